@@ -1,0 +1,1 @@
+"""Exports: a checkpoint becomes verified TorchScript and ONNX files with a manifest."""

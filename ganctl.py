@@ -1,0 +1,146 @@
+"""The front door: `ganctl COMMAND`. A lazy click group; importing this module imports click and nothing else.
+
+Every command lives in the `cli.py` of its package and is imported when it is named. Errors of all layers end here:
+an exception that carries an integer `exit_code` is for the user and is told in one message; anything else is a defect
+of ours and keeps its traceback.
+"""
+
+import errno
+import importlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+__version__ = "0.1.0"
+
+# name → (module, one line of help). The help stands here, so that `ganctl --help` imports no command.
+COMMANDS = {
+    "train": ("training.cli", "Train a GAN; leaves a run folder with checkpoints, samples and logs."),
+    "evaluate": ("training.cli", "Score a generator against real images: Fréchet distance, precision, recall, labels."),
+    "sample": ("training.cli", "Draw images from a run, a checkpoint, an export or a server."),
+    "inspect": ("training.cli", "Say what a run, checkpoint, export or archive is."),
+    "export": ("exports.cli", "Turn the best checkpoint's generator into verified TorchScript and ONNX files."),
+    "package": ("serving.cli", "Pack an export into a TorchServe archive (.mar)."),
+    "serve": ("serving.cli", "Serve an archive, an export or a run with TorchServe."),
+    "demo": ("serving.cli", "Train, evaluate, export, package, serve and ask for digits, in one go."),
+    "doctor": ("serving.cli", "Say what this machine has, and what to do about what it lacks."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when that command runs, and turns every error into a message and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else " See 'ganctl --help'."
+            raise click.UsageError(f"No such command '{args[0]}'.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("standalone_mode", True) is False:
+            return super().main(*args, **kwargs)
+        kwargs["standalone_mode"] = False
+        try:
+            code = super().main(*args, **kwargs)
+        except BaseException as error:
+            code = report(error)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def report(error: BaseException) -> int:
+    """Tells `error` on stderr (with --json also as the one object on stdout) and gives the exit code of DESIGN 3.2."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, BrokenPipeError):  # the reader of our output has gone: nothing left to tell, nobody to tell it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    code, message = _describe(error)
+    if isinstance(error, click.ClickException):
+        error.show()
+    elif message:
+        click.echo(f"Error: {message}", err=True)
+    if "--json" in sys.argv:
+        emit({"error": message, "exit_code": code})
+    return code
+
+
+def _describe(error: BaseException) -> tuple[int, str]:
+    if isinstance(error, click.ClickException):
+        return error.exit_code, error.format_message()
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return 130, "interrupted"
+    exit_code = getattr(error, "exit_code", None)
+    if isinstance(exit_code, int):
+        return exit_code, str(error)
+    if isinstance(error, OSError) and error.errno in _OS_ADVICE:
+        where = f"{error.filename}: " if error.filename else ""
+        return 1, f"{where}{error.strerror}. {_OS_ADVICE[error.errno]}"
+    traceback.print_exception(error)
+    return 1, f"unexpected {type(error).__name__}: {error} (a defect of ganctl; the traceback above is for its developers)"
+
+
+_OS_ADVICE = {
+    errno.ENOSPC: "Free some space, or name another folder.",
+    errno.EDQUOT: "The disk quota is used up: free some space, or name another folder.",
+    errno.EROFS: "Name a folder that can be written.",
+    errno.EACCES: "Name a folder or file that this user may use.",
+    errno.EPERM: "Name a folder or file that this user may use.",
+}
+
+
+def emit(record: Mapping[str, Any]) -> None:
+    """Writes the one JSON object of `--json`: one line on stdout, flushed."""
+    sys.stdout.write(json.dumps(record, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+    sys.stdout.flush()
+
+
+Decorated = TypeVar("Decorated")
+
+
+def json_option(function: Decorated) -> Decorated:
+    """The `--json` flag that every command takes."""
+    flag = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")
+    return flag(function)  # type: ignore[type-var]
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="ganctl")
+def cli() -> None:
+    """From a folder of small images to a verified image generator behind HTTP.
+
+    train → evaluate → export → package → serve → GET an image. SOURCE is a run's folder, a checkpoint, an export, an
+    archive or a server's URL, whatever the command can read.
+    """
+
+
+def main() -> NoReturn:
+    cli.main(prog_name="ganctl")
+    raise AssertionError("click exits by itself")
+
+
+if __name__ == "__main__":
+    main()
