@@ -1,0 +1,134 @@
+"""Answers a batch of requests: all are checked, one pass through the generator draws for all, each gets its reply.
+
+`handle` is TorchServe's entry point; `Service` is the same without TorchServe's ways.
+"""
+
+import base64
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import png
+from .engine import BACKENDS, Engine
+from .latents import latents_of
+from .model import Model
+from .picture import enlarge, tile
+from .problem import MEDIA_TYPE, BadRequest, Fault, problem
+from .request import Request, parse
+
+log = logging.getLogger(__name__)
+
+
+class Context(Protocol):
+    """What is used of TorchServe's context."""
+
+    model_yaml_config: dict[str, Any]
+
+    @property
+    def system_properties(self) -> dict[str, Any]: ...
+    def get_all_request_header(self, idx: int) -> dict[str, Any]: ...
+    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None: ...
+    def set_response_header(self, idx: int, key: str, value: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    media: str
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class Service:
+    """A model and its engine, ready to answer."""
+
+    def __init__(self, model: Model, engine: Engine) -> None:
+        self.model = model
+        self._engine = engine
+
+    @classmethod
+    def load(cls, folder: Path, config: Mapping[str, Any]) -> "Service":
+        """Loads an unpacked archive; `config` is the part `handler` of its model-config.yaml."""
+        model = Model.load(folder, config)
+        return cls(model, Engine(BACKENDS[config["backend"]](folder / config["model_file"]), model))
+
+    def answer(self, batch: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[Reply]:
+        """Answers requests given as (inputs, headers); a faulty one never touches its neighbours."""
+        parsed = [self._guarded(self._parse, inputs, headers) for inputs, headers in batch]
+        good = [request for request in parsed if isinstance(request, Request)]
+        drawn = iter(self._draw(good) if good else ())
+        return [
+            self._guarded(self._encode, request, next(drawn)) if isinstance(request, Request) else request
+            for request in parsed
+        ]
+
+    def _parse(self, inputs: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
+        # The names of headers know no case. A query's parameter leaves a header of its own name, which is no string.
+        texts = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+        return parse(inputs, texts, self.model)
+
+    def _draw(self, requests: Sequence[Request]) -> list[NDArray[np.uint8]]:
+        """All images of all requests in one pass; gives each request its own, uint8 [N, H, W, C]."""
+        z = latents_of([(request.seed, request.draws) for request in requests], self.model.z_dim)
+        draws = [request.draws for request in requests]
+        z *= np.repeat(np.array([request.truncation for request in requests], np.float32), draws)[:, None]
+        z = np.repeat(z, np.repeat([request.repeat for request in requests], draws), axis=0)
+        label = None
+        if self.model.conditional:
+            label = np.concatenate([np.array(request.labels, np.int64) for request in requests])
+        images = self._engine.generate(z, label)
+        return np.split(images, np.cumsum([request.images for request in requests])[:-1])
+
+    def _encode(self, request: Request, images: NDArray[np.uint8]) -> Reply:
+        if request.media == "image/png":
+            body = png.encode(enlarge(tile(images, request.columns), request.scale))
+        else:
+            labels = request.labels or (None,) * len(images)
+            pngs = [base64.b64encode(png.encode(enlarge(image, request.scale))).decode() for image in images]
+            members = [{"label": label, "png": data} for label, data in zip(labels, pngs, strict=True)]
+            record = {"model_version": self.model.version, "seed": request.seed, "images": members}
+            body = json.dumps(record, separators=(",", ":")).encode()
+        if len(body) > self.model.limits.max_reply:
+            raise BadRequest([Fault("count", f"the reply would have {len(body):,} bytes; lower count or scale", 413)])
+        return Reply(200, request.media, body, {"X-Seed": str(request.seed)})
+
+    def _guarded(self, step: Any, *arguments: Any) -> Any:
+        """Turns what a step says about its own request, even a defect of ours, into the reply to that request alone."""
+        try:
+            return step(*arguments)
+        except BadRequest as bad:
+            return Reply(bad.status, MEDIA_TYPE, bad.body())
+        except Exception:
+            log.exception("a defect in the handler, met by one request")
+            return Reply(500, MEDIA_TYPE, problem(500, "The service has a defect; its log says more."))
+
+
+_service: Service | None = None
+
+
+def handle(data: Sequence[Mapping[str, Any]] | None, context: Context) -> list[bytes] | None:
+    """TorchServe's entry point: without data it loads the model, with a batch it answers."""
+    global _service
+    if _service is None or data is None:
+        os.environ["TS_DECODE_INPUT_REQUEST"] = "false"  # or repeated JSON keys and NaN are lost before we see them
+        config = context.model_yaml_config["handler"]
+        _service = Service.load(Path(context.system_properties["model_dir"]), config)
+        logging.getLogger().setLevel(logging.WARNING)  # the worker would print several lines for every batch
+    if data is None:
+        return None
+    replies = _service.answer([(inputs, context.get_all_request_header(i)) for i, inputs in enumerate(data)])
+    for i, reply in enumerate(replies):
+        context.set_response_status(code=reply.status, phrase=HTTPStatus(reply.status).phrase, idx=i)
+        headers = {"content-type": reply.media, "X-Model-Version": _service.model.version, "Vary": "Accept"}
+        headers |= reply.headers
+        for name, value in headers.items():
+            context.set_response_header(i, name, value)
+    return [reply.body for reply in replies]
