@@ -1,0 +1,84 @@
+# The serving image: TorchServe behind `ganctl serve`, with one archive.
+#
+#   docker build -f docker/serve.Dockerfile -t ganctl-serve .
+#   docker run --rm -p 127.0.0.1:8080:8080 -v "$PWD/demo:/models:ro" ganctl-serve
+#
+# It serves /models/digits.mar: mounted as above, or copied in with --build-arg MAR=demo/digits.mar.
+
+# Any image with Python ≥ 3.11, its venv module and glibc: a Debian 12 with python3 and python3-venv will do.
+ARG BASE_IMAGE=python:3.12-slim
+
+# ---- uv, at the version of the lock
+FROM ${BASE_IMAGE} AS tools
+# INDEX_URL: a package index other than the default one. More certificates: --secret id=ca,src=FILE.pem.
+# Build arguments and secrets of a build stage stay out of the final image and its history.
+ARG INDEX_URL=""
+WORKDIR /src
+COPY docker/with-index.sh /usr/local/bin/
+COPY requirements.lock ./
+RUN --mount=type=secret,id=ca \
+    python3 -m venv /opt/uv \
+    && awk '/^[a-z0-9]/ {take = /^uv==/} take' requirements.lock > /tmp/uv.txt \
+    && with-index.sh /opt/uv/bin/pip install --no-cache-dir --require-hashes -r /tmp/uv.txt
+# Compiled here, because the user of the final image cannot write beside the modules. UV_NO_CACHE keeps layers small.
+ENV PATH=/opt/uv/bin:$PATH UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never
+
+# ---- the dependencies: a layer of gigabytes that changes only with the lock
+FROM tools AS deps
+# The index's torch for Linux is the CUDA build, whose libraries serve nobody on a server without a GPU: they are four
+# fifths of this image. TORCH_INDEX_URL names an index of CPU builds (PyTorch's own is given on its "Get started" page);
+# torch, and only torch, is then taken from there, in the lock's version but without its hashes, which are those of the
+# CUDA build. TORCH (say "torch==2.13.0") asks that index for another version than the lock's.
+ARG TORCH_INDEX_URL=""
+ARG TORCH=""
+COPY docker/serve-packages.txt ./
+# The lock as constraints says which version and which hashes, not what to install. Triton, a gigabyte, is left out: it
+# compiles kernels for torch.compile, and nothing is compiled while serving.
+RUN --mount=type=secret,id=ca \
+    uv venv --python python3 /opt/ganctl \
+    && cp requirements.lock constraints.txt \
+    && if [ -n "$TORCH_INDEX_URL" ]; then \
+        locked="$(awk '/^torch==/ {print $1}' requirements.lock)" \
+        && INDEX_URL="$TORCH_INDEX_URL" with-index.sh \
+            uv pip install --python /opt/ganctl/bin/python --no-deps "${TORCH:-$locked}" \
+        && awk '/^[a-z0-9]/ {keep = !/^torch==/} keep' requirements.lock > constraints.txt; \
+    fi \
+    && echo triton > excludes.txt \
+    && with-index.sh uv pip install --python /opt/ganctl/bin/python \
+        -c constraints.txt --excludes excludes.txt -r serve-packages.txt
+
+# ---- the project: a small layer that changes with every commit, laid over the dependencies in the final stage
+FROM tools AS app
+COPY pyproject.toml README.md LICENSE ganctl.py ./
+COPY training training
+COPY exports exports
+COPY serving serving
+RUN --mount=type=secret,id=ca \
+    with-index.sh uv build --wheel --python python3 --build-constraints requirements.lock --out-dir /dist \
+    && uv venv --python python3 /opt/ganctl \
+    && uv pip install --python /opt/ganctl/bin/python --no-deps /dist/*.whl
+
+# ---- the image: no uv, no compiler, no index, no root
+FROM ${BASE_IMAGE}
+LABEL org.opencontainers.image.title="ganctl-serve" org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=deps /opt/ganctl /opt/ganctl
+COPY --from=app /opt/ganctl /opt/ganctl
+COPY docker/healthcheck.py /opt/ganctl/healthcheck.py
+# MAR: an archive inside the build context, to be part of the image.
+ARG MAR=""
+RUN --mount=type=bind,target=/context \
+    useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin ganctl \
+    && install -d /models \
+    && if [ -n "$MAR" ]; then install -m 0644 "/context/$MAR" /models/digits.mar; fi
+# Everything the server writes (settings, logs, the unpacked archive) goes to /tmp: with a tmpfs there the rest can be
+# read-only. USER is a name for users the image does not know (`docker run --user 1000`). ONNX Runtime sends usage data
+# to its makers unless told not to.
+ENV PATH=/opt/ganctl/bin:$PATH HOME=/tmp USER=ganctl PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1
+WORKDIR /tmp
+EXPOSE 8080
+USER 10001:10001
+# Healthy means: every worker of the model is READY. TorchServe's own /ping says 200 while workers crash.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["/opt/ganctl/bin/python", "-I", "-S", "/opt/ganctl/healthcheck.py"]
+ENTRYPOINT ["ganctl"]
+CMD ["serve", "/models/digits.mar", "--host", "0.0.0.0", "--port", "8080"]
