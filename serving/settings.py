@@ -1,0 +1,87 @@
+"""TorchServe's settings: the config.properties and log4j2.xml that a server of ours runs with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .archive import MODEL_NAME
+
+LOOPBACK = ("127.0.0.1", "localhost")
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The five ports of a TorchServe."""
+
+    inference: int
+    management: int
+    metrics: int
+    grpc: int
+    grpc_management: int
+
+    @classmethod
+    def following(cls, port: int) -> "Ports":
+        return cls(*range(port, port + 5))
+
+
+def config_properties(folder: Path, host: str, ports: Ports, workers: int, token: bool) -> str:
+    """The text of config.properties. Each setting departs from TorchServe's own for the reason beside it."""
+    return f"""\
+# Only inference leaves this machine; who can reach the management port can load code.
+inference_address=http://{host}:{ports.inference}
+management_address=http://127.0.0.1:{ports.management}
+metrics_address=http://127.0.0.1:{ports.metrics}
+grpc_inference_address=127.0.0.1
+grpc_management_address=127.0.0.1
+grpc_inference_port={ports.grpc}
+grpc_management_port={ports.grpc_management}
+
+# One archive, and nothing else: no registering of models, no archives by URL, no installing of packages.
+model_store={folder / "store"}
+load_models={MODEL_NAME}={MODEL_NAME}.mar
+allowed_urls=file://{folder / "store"}/.*
+enable_model_api=false
+install_py_dep_per_model=false
+disable_token_authorization={str(not token).lower()}
+
+# One thread a worker, and as many workers as cores: several threads for one small image only wait for each other.
+default_workers_per_model={workers}
+number_of_gpu=0
+
+# A request of ours is a few hundred bytes. Replies are limited by the handler, which can say so.
+max_request_size=1048576
+max_response_size=33554432
+
+metrics_mode=prometheus
+disable_system_metrics=true
+"""
+
+
+def log4j2(folder: Path) -> str:
+    """The text of log4j2.xml: warnings of the server, and what the workers print, each in a rolling file of its own."""
+    return f"""\
+<?xml version="1.0" encoding="UTF-8"?>
+<Configuration status="ERROR">
+  <Appenders>
+{_rolling("server", folder)}
+{_rolling("workers", folder)}
+  </Appenders>
+  <Loggers>
+    <!-- The access log costs a line for every request, the metrics three; both have better places. -->
+    <Logger name="ACCESS_LOG" level="off"/>
+    <Logger name="TS_METRICS" level="off"/>
+    <Logger name="MODEL_METRICS" level="off"/>
+    <!-- Workers print the traceback of a failed start at INFO. Once loaded, our handler silences what is below WARN. -->
+    <Logger name="MODEL_LOG" level="info" additivity="false"><AppenderRef ref="workers"/></Logger>
+    <Root level="warn"><AppenderRef ref="server"/></Root>
+  </Loggers>
+</Configuration>
+"""
+
+
+def _rolling(name: str, folder: Path) -> str:
+    return f"""\
+    <RollingFile name="{name}" fileName="{folder}/logs/{name}.log" filePattern="{folder}/logs/{name}.%i.log">
+      <PatternLayout pattern="%d{{ISO8601}} %p %t - %m%n"/>
+      <SizeBasedTriggeringPolicy size="10 MB"/>
+      <DefaultRolloverStrategy max="3"/>
+    </RollingFile>"""
