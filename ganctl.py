@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -100,7 +100,10 @@ def _describe(error: BaseException) -> tuple[int, str]:
         where = f"{error.filename}: " if error.filename else ""
         return 1, f"{where}{error.strerror}. {_OS_ADVICE[error.errno]}"
     traceback.print_exception(error)
-    return 1, f"unexpected {type(error).__name__}: {error} (a defect of ganctl; the traceback above is for its developers)"
+    return (
+        1,
+        f"unexpected {type(error).__name__}: {error} (a defect of ganctl; the traceback is for its developers)",
+    )
 
 
 _OS_ADVICE = {
@@ -118,13 +121,12 @@ def emit(record: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-Decorated = TypeVar("Decorated")
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def json_option(function: Decorated) -> Decorated:
     """The `--json` flag that every command takes."""
-    flag = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")
-    return flag(function)  # type: ignore[type-var]
+    return click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")(function)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

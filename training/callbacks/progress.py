@@ -1,0 +1,84 @@
+"""The progress of a run for a person: a bar with rate, losses and time left on a terminal, plain lines elsewhere."""
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from training.callback import Callback, Run
+
+_LINES_EVERY = 10.0  # seconds between two plain lines
+
+
+class Progress(Callback):
+    """Writes to stderr and, line by line, to the run's `log.txt`."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._bar: Bar | None = None
+        self._task: Any = None
+        self._losses = ""
+        self._next_refresh = self._next_line = 0.0
+        self._log = logging.Logger("ganctl.train")  # of this run alone: never in the global tree
+
+    def on_start(self, run: Run) -> None:
+        handler = logging.FileHandler(run.run_dir / "log.txt", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self._log.addHandler(handler)
+        self._log.info("begins at step %d", run.step)
+        if self._console.is_terminal:
+            columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+            self._bar = Bar(*columns, TimeRemainingColumn(compact=True), console=self._console, auto_refresh=False)
+            self._task = self._bar.add_task("train", total=run.horizon_images, completed=run.images, note="images")
+            self._bar.start()
+
+    def on_step(self, run: Run) -> None:
+        if self._bar is None:
+            return
+        now = time.monotonic()
+        if now >= self._next_refresh:
+            self._next_refresh = now + run.config.log.refresh
+            note = f"images  {run.images_per_second:,.0f}/s{self._losses}"
+            self._bar.update(self._task, completed=run.images, total=run.horizon_images, note=note, refresh=True)
+
+    def on_log(self, run: Run, stats: Mapping[str, float]) -> None:
+        self._losses = f"  D {stats['loss_d']:.3f}  G {stats['loss_g']:.3f}"
+        line = f"step {run.step}  {_share(run)}  {run.images_per_second:,.0f} images/s{self._losses}{_time_left(run)}"
+        self._log.info(line)
+        if self._bar is None and time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _LINES_EVERY
+            self._console.print(line, highlight=False)
+
+    def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
+        labels = scores["label_accuracy"]
+        line = f"step {run.step}  validation: FD {scores['fd']:.2f} ({scores['fd'] / scores['fd_floor']:.1f} × floor)"
+        line += f", label accuracy {labels:.3f}" if labels is not None else ""
+        self._log.info(line)
+        self._console.print(line, highlight=False)
+
+    def on_end(self, run: Run, reason: str) -> None:
+        self._log.info("ends at step %d: %s", run.step, reason)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=run.images, refresh=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        for handler in self._log.handlers:
+            handler.close()
+        self._log.handlers.clear()
+
+
+def _share(run: Run) -> str:
+    return f"{run.images / run.horizon_images:.0%}" if run.horizon_images else f"{run.images} images"
+
+
+def _time_left(run: Run) -> str:
+    if not run.horizon_images or not run.images_per_second:
+        return ""
+    seconds = max(0, round((run.horizon_images - run.images) / run.images_per_second))
+    return f"  {seconds // 60}:{seconds % 60:02d} left"

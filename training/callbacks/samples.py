@@ -1,0 +1,68 @@
+"""Callbacks that draw: a grid of the fixed latents at each evaluation, and the film of these grids."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from training.callback import Callback, Run
+
+STYLES = 8  # rows of the grid: one latent each
+_SEED = 7
+_ENLARGEMENT = 2
+_FRAME_MS, _LAST_FRAME_MS = 250, 2000
+
+
+def fixed_grid(run: Run) -> np.ndarray:
+    """The fixed latents as one picture, uint8 [H, W, C]: a row for each style, a column for each class."""
+    classes = len(run.class_names)
+    z_dim = run.config.model.z_dim
+    rng = torch.Generator().manual_seed(_SEED)
+    if run.config.model.conditional:
+        z = torch.randn(STYLES, z_dim, generator=rng).repeat_interleave(classes, dim=0)
+    else:
+        z = torch.randn(STYLES * classes, z_dim, generator=rng)
+    return tile(run.draw(z, torch.arange(classes).repeat(STYLES)), columns=classes)
+
+
+def tile(images: Tensor, *, columns: int) -> np.ndarray:
+    """Images uint8 [rows · columns, C, H, W] as one picture, uint8 [rows · H, columns · W, C]."""
+    n, channels, height, width = images.shape
+    assert n % columns == 0, "whole rows"
+    grid = images.view(n // columns, columns, channels, height, width).permute(0, 3, 1, 4, 2)
+    return grid.reshape(n // columns * height, columns * width, channels).numpy()
+
+
+def to_picture(pixels: np.ndarray, enlargement: int = _ENLARGEMENT) -> Image.Image:
+    """A Pillow image of pixels uint8 [H, W, C], each drawn as a square."""
+    pixels = pixels.repeat(enlargement, axis=0).repeat(enlargement, axis=1)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+class SampleGrid(Callback):
+    """Writes `samples/STEP.png` at each evaluation."""
+
+    def on_start(self, run: Run) -> None:
+        folder = run.run_dir / "samples"
+        folder.mkdir(exist_ok=True)
+        for path in folder.glob("*.png"):  # of a run that went further than the checkpoint we resume from
+            if int(path.stem) > run.step:
+                path.unlink()
+
+    def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
+        to_picture(fixed_grid(run)).save(run.run_dir / "samples" / f"{run.step:08d}.png")
+
+
+class Timelapse(Callback):
+    """Joins the pictures in `samples/` to `timelapse.gif` when the run ends."""
+
+    def on_end(self, run: Run, reason: str) -> None:
+        frames = [Image.open(path).convert("P") for path in sorted((run.run_dir / "samples").glob("*.png"))]
+        if frames:
+            durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
+            frames[0].save(
+                run.run_dir / "timelapse.gif", save_all=True, append_images=frames[1:], duration=durations, loop=0
+            )

@@ -1,0 +1,162 @@
+"""Checkpoints: one safetensors file that holds a whole training state, atomic to write, digested, safe to read.
+
+The state is a tree of dicts and lists with tensors and JSON values as leaves. Tensors become the file's tensors, the
+rest a JSON text in its metadata; nothing is pickled. The metadata's `sha256` is the digest of the whole file with that
+field set to zeros, so that any flipped or missing byte is noticed.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from training.errors import CheckpointError
+
+SUFFIX = ".safetensors"
+_FORMAT = "ganctl-checkpoint-1"
+_NO_DIGEST = "0" * 64
+_DIGEST_FIELD = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+_TENSOR, _ITEMS = "$tensor", "$items"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read: the state, and the digest that the file proved."""
+
+    path: Path
+    sha256: str
+    state: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.state["progress"]["step"])
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return dict(self.state["metrics"])
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes `state` to `path`: to a temporary name, flushed to the disk, then renamed.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; `path` is then as it was before.
+    """
+    tensors: dict[str, Tensor] = {}
+    skeleton = json.dumps(_strip(state, "", tensors), allow_nan=False)
+    metadata = {"format": _FORMAT, "sha256": _NO_DIGEST, "state": skeleton}
+    content = bytearray(safetensors.torch.save(tensors, metadata))
+    found = _DIGEST_FIELD.search(content, 8, 8 + _header_length(content))
+    assert found is not None, "the digest's field was just written"
+    content[found.start(1) : found.end(1)] = hashlib.sha256(content).hexdigest().encode()
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint and proves its digest; tensors come to the CPU.
+
+    Raises:
+        CheckpointError: the file is absent, truncated, damaged or something else.
+    """
+    try:
+        content = bytearray(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such checkpoint") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"{path}: this is a folder, expected a checkpoint file") from None
+    found = _DIGEST_FIELD.search(content, 8, 8 + _header_length(content)) if len(content) > 8 else None
+    if found is None:
+        raise CheckpointError(
+            f"{path}: no checkpoint of ganctl, or one cut short ({len(content)} bytes, no digest); use another one"
+        )
+    stated = found[1].decode()
+    start, end = found.span(1)
+    del found  # it holds the buffer, which is about to change
+    content[start:end] = _NO_DIGEST.encode()
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != stated:
+        raise CheckpointError(
+            f"{path}: damaged: its SHA-256 is {actual[:12]}…, expected {stated[:12]}…; use another checkpoint"
+            " (train --resume auto does so by itself)"
+        )
+    try:
+        tensors = safetensors.torch.load(bytes(content))
+        header = json.loads(content[8 : 8 + _header_length(content)])["__metadata__"]
+        state = _fill(json.loads(header["state"]), tensors)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: another kind of safetensors file than a checkpoint ({error!r})") from error
+    if header.get("format") != _FORMAT:
+        raise CheckpointError(
+            f"{path}: format {header.get('format')!r}, expected {_FORMAT!r}; use the ganctl that wrote it"
+        )
+    return Checkpoint(path, stated, state)
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of a network's weights, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _header_length(content: bytes | bytearray) -> int:
+    return int.from_bytes(content[:8], "little")
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes a rename last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _strip(node: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """The tree with its tensors moved to `tensors`, each named by its path."""
+    if isinstance(node, Tensor):
+        tensors[name] = node.detach().contiguous()
+        return {_TENSOR: name}
+    if isinstance(node, Mapping):
+        if all(isinstance(key, str) for key in node):
+            return {key: _strip(value, f"{name}/{key}" if name else key, tensors) for key, value in node.items()}
+        return {_ITEMS: [[key, _strip(value, f"{name}/{key}", tensors)] for key, value in node.items()]}
+    if isinstance(node, list | tuple):
+        return [_strip(value, f"{name}/{i}", tensors) for i, value in enumerate(node)]
+    assert node is None or isinstance(node, bool | int | float | str), f"{name}: {type(node)} is no part of a state"
+    return node
+
+
+def _fill(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of `_strip` (tuples come back as lists)."""
+    if isinstance(node, dict):
+        if _TENSOR in node:
+            return tensors[node[_TENSOR]]
+        if _ITEMS in node:
+            return {key: _fill(value, tensors) for key, value in node[_ITEMS]}
+        return {key: _fill(value, tensors) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_fill(value, tensors) for value in node]
+    return node

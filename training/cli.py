@@ -1,0 +1,297 @@
+"""The commands `train`, `evaluate`, `sample` and `inspect`. Only here are things put together, and only here printed.
+
+torch and the rest are imported by the command that runs, so that `ganctl --help` needs none of it.
+"""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ganctl import emit, json_option
+
+if TYPE_CHECKING:
+    from training.config import Config
+    from training.trainer import Result
+
+
+class Duration(click.ParamType[float]):
+    """120s, 15m or 1h; seconds as a float."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)?", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no duration, expected one such as 120s, 15m or 1h", param, ctx)
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2] or "s"]
+
+
+_FLAGS = {  # flag → the setting that it sets
+    "batch_size": ("--batch-size", "train.batch_size"),
+    "device": ("--device", "train.device"),
+    "seed": ("--seed", "train.seed"),
+    "epochs": ("--epochs", "train.horizon"),
+}
+
+
+@click.command()
+@click.option("--preset", metavar="NAME", help="Settings to start from [default: conv].")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Settings in TOML.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; may be repeated.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Length of the run; schedules follow it.")
+@click.option("--max-steps", type=click.IntRange(min=1), help="Stop after so many steps; changes no schedule.")
+@click.option("--max-time", type=Duration(), help="Stop after a time such as 120s; changes no schedule.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images per step.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.")
+@click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="The run's folder [default: runs/…].")
+@click.option("--resume", metavar="auto|PATH", help="Continue: the newest checkpoint of --run-dir, or a file.")
+@click.option("--allow-changes", is_flag=True, help="Resume although settings differ.")
+@click.option("--print-config", is_flag=True, help="Show every setting and where it came from; train nothing.")
+@click.option("--dry-run", is_flag=True, help="Build everything, say what would be trained; train nothing.")
+@json_option
+def train(
+    preset: str | None,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    max_steps: int | None,
+    max_time: float | None,
+    run_dir: Path | None,
+    resume: str | None,
+    allow_changes: bool,
+    print_config: bool,
+    dry_run: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Train a GAN on MNIST or a data set of the same form; leaves a run folder with checkpoints, samples and logs."""
+    from training.errors import Interrupted
+    from training.launch import Launch
+
+    values = {"epochs": lambda n: f"{n} epochs"}
+    given = {
+        setting: (flag, values.get(name, lambda v: v)(flags[name]))
+        for name, (flag, setting) in _FLAGS.items()
+        if flags[name] is not None
+    }
+    launch = Launch(
+        preset=preset,
+        config_file=config_file,
+        assignments=assignments,
+        flags=given,
+        run_dir=run_dir,
+        resume=resume,
+        allow_changes=allow_changes,
+        announce=_note,
+    )
+    if print_config:
+        _print_config(launch.config, launch.sources, as_json)
+        return
+    trainer = launch.build(max_steps=max_steps, max_seconds=max_time, keep=not dry_run)
+    facts = trainer.describe()
+    if dry_run:
+        if as_json:
+            emit(facts)
+        else:
+            click.echo("\n".join(f"{name:24} {value}" for name, value in facts.items()))
+        return
+    _note(
+        f"{launch.config.preset} on {facts['device']}: {facts['generator_parameters']:,} + "
+        f"{facts['discriminator_parameters']:,} parameters, batch {facts['batch_size']}, {launch.config.train.horizon}"
+    )
+    _note(f"run folder {trainer.run_dir}")
+    result = trainer.fit()
+    record = _result_record(result)
+    if as_json:
+        emit(record)
+    else:
+        _print_result(result)
+    if result.stopped_by.startswith("SIG"):
+        raise Interrupted(
+            f"training was interrupted by {result.stopped_by} and saved at step {result.steps}; continue with"
+            f" 'ganctl train --run-dir {result.run_dir} --resume auto'"
+        )
+
+
+def _note(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _print_config(config: "Config", sources: dict[str, str], as_json: bool) -> None:
+    from training.config import setting_names
+
+    values = config.flat()
+    if as_json:
+        emit({name: {"value": values[name], "source": sources[name]} for name in values})
+        return
+    for name, meaning in setting_names():
+        value = "unset" if values[name] is None else values[name]
+        click.echo(f"{name:26} = {value!s:18} {sources[name]:22} {meaning}")
+
+
+def _result_record(result: "Result") -> dict[str, Any]:
+    return {
+        "run_dir": str(result.run_dir.resolve()),
+        "steps": result.steps,
+        "images": result.images,
+        "seconds": round(result.seconds, 3),
+        "images_per_second": round(result.images_per_second, 1),
+        "best": str(result.best.resolve()) if result.best else None,
+        "last": str(result.last.resolve()),
+        "metrics": result.metrics,
+        "stopped_by": result.stopped_by,
+    }
+
+
+def _print_result(result: "Result") -> None:
+    click.echo(
+        f"{result.steps:,} steps, {result.images:,} images in {result.seconds:.0f} s "
+        f"({result.images_per_second:,.0f} images/s); stopped by {result.stopped_by}"
+    )
+    if "fd" in result.metrics:
+        click.echo(_score_line(result.metrics))
+    click.echo(f"best checkpoint: {result.best or 'none yet'}\nnext: ganctl sample {result.run_dir} --out digits.png")
+
+
+def _score_line(scores: dict[str, Any]) -> str:
+    times = scores["fd"] / scores["fd_floor"]
+    line = f"on the {scores['split']} images: Fréchet distance {scores['fd']:.2f}, {times:.1f} × the floor of "
+    line += f"{scores['fd_floor']:.2f} that real images have"
+    if scores["label_accuracy"] is not None:
+        line += f"; {scores['label_accuracy']:.1%} of the images are read as what was asked for"
+    return line
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--n", default=10_000, show_default=True, type=click.IntRange(100, 60_000), help="Images to compare.")
+@click.option("--split", type=click.Choice(["test", "val", "train"]), default="test", show_default=True)
+@json_option
+def evaluate(source: Path, n: int, split: str, as_json: bool) -> None:
+    """Score a generator against real images. SOURCE is a run, a checkpoint, an export, or the .npz of `sample`.
+
+    fd is the Fréchet distance in the features of a digit classifier; fd_floor is what as many real training images get.
+    """
+    import time
+    from typing import cast
+
+    from training.config import DataSettings
+    from training.data import Split
+    from training.evaluation.evaluator import Evaluator
+
+    began = time.monotonic()
+    opened = _open_images(source) if source.suffix == ".npz" else _open_source(source)
+    data = DataSettings.model_validate({"name": opened.data_name})
+    if opened.images is not None:
+        n = min(n, len(opened.images))
+    evaluator = Evaluator(data, cast(Split, split), n=n, announce=_note)
+    if opened.images is not None:
+        scores = evaluator.score_images(opened.images[:n], opened.labels[:n])
+    else:
+        scores = evaluator.score(opened.source)
+    seconds = round(time.monotonic() - began, 2)
+    record = {"source": str(source.resolve()), **opened.facts, "split": split, **scores, "seconds": seconds}
+    if as_json:
+        emit(record)
+        return
+    click.echo(_score_line(record))
+    names = ("fd", "fd_floor", "label_accuracy", "precision", "recall", "density", "coverage")
+    for name in names:
+        click.echo(f"{name:16} {'–' if record[name] is None else format(record[name], '.4f')}")
+    click.echo(f"{'n':16} {record['n']}\n{'seconds':16} {seconds}")
+
+
+@click.command()
+@click.argument("source")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A .png, .npz, or a folder for PNG files.")
+@click.option("--digit", "digits", multiple=True, metavar="D", help="Class to draw; may be repeated.")
+@click.option("--text", help="A string of digits, drawn in one handwriting (a .png).")
+@click.option("--count", type=click.IntRange(min=1), help="How many images (strips with --text).")
+@click.option("--per-class", type=click.IntRange(min=1), help="How many images of each class.")
+@click.option("--seed", type=click.IntRange(0, 2**53 - 1), help="Seed; the same one draws the same images.")
+@click.option("--truncation", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Pulls z to its mean.")
+@json_option
+def sample(
+    source: str,
+    out: Path,
+    digits: tuple[str, ...],
+    text: str | None,
+    count: int | None,
+    per_class: int | None,
+    seed: int | None,
+    truncation: float,
+    as_json: bool,
+) -> None:
+    """Draw images. SOURCE is a run, a checkpoint, an export, or the URL of a server."""
+    from training.drawing import Order, save
+
+    if sum(option is not None for option in (text, per_class)) + bool(digits) > 1:
+        raise click.UsageError("--digit, --text and --per-class exclude each other: give one of them.")
+    if per_class and count:
+        raise click.UsageError("--per-class and --count exclude each other: give one of them.")
+    order = Order(digits=digits, text=text, count=count, per_class=per_class, seed=seed, truncation=truncation)
+    if source.startswith(("http://", "https://")):
+        from serving.client import Client
+
+        with Client(source) as client:
+            drawn = order.remote(client)
+    else:
+        from serving.handler.latents import draw_labels, latents
+
+        opened = _open_source(Path(source))
+        drawn = order.local(opened.source, latents=latents, draw_labels=draw_labels)
+    save(drawn, out)
+    record = {"out": str(out.resolve()), "count": len(drawn.images), "seed": drawn.seed}
+    if as_json:
+        emit(record)
+    else:
+        click.echo(f"{record['count']} images in {out} (seed {record['seed']})")
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@json_option
+def inspect(path: Path, as_json: bool) -> None:
+    """Say what a run, checkpoint, export or archive is: step, metrics, digests."""
+    from training.errors import CheckpointError
+
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: there is nothing of this name; expected a run, a checkpoint, an export or a .mar"
+        )
+    if path.suffix == ".mar":
+        from serving.archive import describe as describe_archive
+
+        record = describe_archive(path)
+    elif (path / "manifest.json").exists():
+        from exports.manifest import describe as describe_export
+
+        record = describe_export(path)
+    else:
+        from training.inspection import describe as describe_training
+
+        record = describe_training(path)
+    if as_json:
+        emit(record)
+        return
+    for name, value in record.items():
+        click.echo(f"{name:20} {value}")
+
+
+def _open_source(path: Path) -> Any:
+    """An export where the folder has a manifest, else a run's best checkpoint or a checkpoint."""
+    if (path / "manifest.json").exists():
+        from exports.runtime import open_export
+
+        return open_export(path)
+    from training.inspection import open_checkpoint
+
+    return open_checkpoint(path)
+
+
+def _open_images(path: Path) -> Any:
+    from training.drawing import open_images
+
+    return open_images(path)

@@ -1,0 +1,176 @@
+"""Every setting of a training run: its name, type, default and meaning. What sets them is in `settings.py`.
+
+The models are frozen: a run's configuration never changes while it runs, and is stored whole in its checkpoints.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+_SPAN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h|epochs?|images?)?\s*")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+class Span(BaseModel):
+    """A length of training: so many seconds, epochs or images."""
+
+    model_config = ConfigDict(frozen=True)
+    value: float
+    unit: Literal["seconds", "epochs", "images"]
+
+    @staticmethod
+    def parse(text: object) -> "Span":
+        """Reads "120s", "15m", "1h", "10 epochs" or "600000 images" (a bare number counts images)."""
+        if isinstance(text, Span):
+            return text
+        found = _SPAN.fullmatch(str(text))
+        if found is None or float(found[1]) <= 0:
+            raise ValueError("expected a length above zero such as '120s', '15m', '10 epochs' or '600000 images'")
+        value, unit = float(found[1]), found[2] or "images"
+        if unit in _SECONDS:
+            return Span(value=value * _SECONDS[unit], unit="seconds")
+        return Span(value=value, unit="epochs" if unit.startswith("epoch") else "images")
+
+    def __str__(self) -> str:
+        value = int(self.value) if self.value == int(self.value) else self.value
+        return f"{value}s" if self.unit == "seconds" else f"{value} {self.unit}"
+
+    def images(self, epoch_images: int, images_per_second: float | None = None) -> int:
+        """The span as a number of images; a time needs the measured rate."""
+        if self.unit == "seconds":
+            assert images_per_second is not None, "a time becomes images only once the rate is measured"
+            return max(1, round(self.value * images_per_second))
+        return max(1, round(self.value * (epoch_images if self.unit == "epochs" else 1)))
+
+
+Length = Annotated[Span, BeforeValidator(Span.parse), PlainSerializer(str)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses names it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataSettings(Section):
+    """What is learnt from."""
+
+    name: Literal["mnist", "fashion-mnist", "kmnist"] = Field("mnist", description="the data set")
+    root: Path | None = Field(
+        None, description="folder of its files; unset: PATH_DATASETS, else the embedded MNIST or the user's cache"
+    )
+
+
+class ModelSettings(Section):
+    """The two networks."""
+
+    generator: Literal["conv", "mlp"] = Field("conv", description="conv: DCGAN-like; mlp: the Lightning tutorial's")
+    discriminator: Literal["conv", "mlp"] = Field("conv", description="conv: strided, projection; mlp: the tutorial's")
+    z_dim: PositiveInt = Field(64, description="length of the latent vector, drawn from a standard normal")
+    width: PositiveInt = Field(32, description="channels at full resolution of the conv networks")
+    conditional: bool = Field(True, description="whether both networks see the label")
+
+
+class LossSettings(Section):
+    """What the networks are trained towards."""
+
+    name: Literal["relativistic", "non-saturating"] = Field("relativistic", description="the adversarial loss")
+    r1: NonNegative = Field(0.05, description="weight γ of the gradient penalty on real images")
+    r2: NonNegative = Field(0.05, description="weight γ of the gradient penalty on generated images")
+    penalty_end: NonNegative = Field(0.2, description="share of r1 and r2 that is left at the end of the horizon")
+
+
+class OptimizerSettings(Section):
+    """Adam, for both networks."""
+
+    lr: Annotated[float, Field(gt=0)] = Field(3e-3, description="learning rate")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Adam's β₁")
+    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.99, description="Adam's β₂")
+    eps: Annotated[float, Field(gt=0)] = Field(1e-8, description="Adam's ε")
+    schedule: Literal["constant", "cosine"] = Field("cosine", description="cosine: to zero at the end of the horizon")
+    decay_from: Share = Field(0.3, description="share of the horizon after which the decays (lr, penalties) begin")
+
+
+class TrainSettings(Section):
+    """How long and in which steps."""
+
+    horizon: Length = Field(
+        Span(value=10, unit="epochs"), description="length of the run; schedules follow it: '10 epochs', '120s', images"
+    )
+    batch_size: PositiveInt | Literal["auto"] = Field(
+        64, description="images per step over all ranks; auto: 256 on CUDA, 64 on a CPU, as the tutorial"
+    )
+    first: Literal["discriminator", "generator"] = Field("discriminator", description="the network updated first")
+    ema: Share = Field(0.999, description="decay per step of the averaged generator that is scored and exported")
+    seed: Annotated[int, Field(ge=0, lt=2**53)] = Field(0, description="seed of everything random")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is a device")
+
+
+class EvaluationSettings(Section):
+    """The scoring on the validation split while training."""
+
+    every: Length = Field(Span(value=2, unit="epochs"), description="training between two evaluations")
+    n: Annotated[int, Field(ge=100, le=5000)] = Field(5000, description="images compared, real and generated")
+
+
+class CheckpointSettings(Section):
+    """What of a run is kept."""
+
+    monitor: str = Field("fd", description="the score that decides which checkpoint is best")
+    mode: Literal["min", "max"] = Field("min", description="whether less or more of it is better")
+    save_top_k: PositiveInt = Field(2, description="how many of the best checkpoints stay, beside `last`")
+
+
+class EarlyStoppingSettings(Section):
+    """When to stop before the horizon."""
+
+    monitor: str = Field("fd", description="the score that is watched")
+    mode: Literal["min", "max"] = Field("min", description="whether less or more of it is better")
+    patience: Annotated[int, Field(ge=0)] = Field(0, description="evaluations without improvement; 0: never stop early")
+    min_delta: NonNegative = Field(0.0, description="the least change that counts as an improvement")
+
+
+class LogSettings(Section):
+    """What is written down on the way."""
+
+    every: PositiveInt = Field(100, description="steps between two readings of the losses")
+    tensorboard: bool = Field(True, description="write TensorBoard events into the run's folder")
+    refresh: Annotated[float, Field(gt=0)] = Field(0.5, description="seconds between two updates of the progress bar")
+
+
+class Config(Section):
+    """All settings of a run."""
+
+    preset: str = Field("conv", description="the preset that the settings started from")
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    loss: LossSettings = LossSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    train: TrainSettings = TrainSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    early_stopping: EarlyStoppingSettings = EarlyStoppingSettings()
+    log: LogSettings = LogSettings()
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting as `section.key` → plain value (paths and lengths as text, None where unset)."""
+        values: dict[str, Any] = {}
+        for section, content in self.model_dump(mode="json").items():
+            if isinstance(content, dict):
+                values |= {f"{section}.{key}": value for key, value in content.items()}
+        return values
+
+
+def setting_names() -> Iterator[tuple[str, str]]:
+    """Every `section.key` with its meaning, in the order of declaration."""
+    for section, field in Config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            for key, setting in field.annotation.model_fields.items():
+                yield f"{section}.{key}", setting.description or ""

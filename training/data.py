@@ -1,0 +1,172 @@
+"""The data sets: read, checked and split. Images are uint8 [N, C, H, W], labels int64 [N].
+
+MNIST's four files come with the package. Every IDX file is checked (magic number, sizes, digest where one is known)
+before a pixel of it is used. The 60,000 training images are split 55,000 / 5,000 without a random number: each
+twelfth image validates, which keeps the order of writers and the balance of classes.
+"""
+
+import gzip
+import hashlib
+import os
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.config import DataSettings
+from training.errors import DataError
+
+Split = Literal["train", "val", "test"]
+VALIDATION_EVERY = 12
+EMBEDDED = Path(__file__).parent / "datasets" / "mnist"
+
+_FILES = {"train": "train", "val": "train", "test": "t10k"}
+_COUNTS = {"train": 60_000, "t10k": 10_000}
+_TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+_SHA256 = {  # of the uncompressed files of MNIST
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+}
+_CLASS_NAMES = {
+    "mnist": tuple("0123456789"),
+    "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+    "fashion-mnist": (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One split of a data set, in memory."""
+
+    images: Tensor  # uint8 [N, C, H, W]
+    labels: Tensor  # int64 [N]
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+
+def load_split(settings: DataSettings, split: Split) -> ImageSet:
+    """Reads one split of the data set that `settings` names.
+
+    Raises:
+        DataError: a file is absent (and cannot be downloaded), truncated, foreign or damaged.
+    """
+    return _load(settings.name, _folder(settings), split)
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, folder: Path, split: Split) -> ImageSet:
+    prefix = _FILES[split]
+    known = _SHA256 if name == "mnist" else {}
+    pixels = read_idx(_find(folder, f"{prefix}-images-idx3-ubyte"), dimensions=3, sha256=known)
+    labels = read_idx(_find(folder, f"{prefix}-labels-idx1-ubyte"), dimensions=1, sha256=known)
+    if pixels.shape != (_COUNTS[prefix], 28, 28) or labels.shape != (_COUNTS[prefix],):
+        raise DataError(
+            f"{folder}: found {prefix} images {pixels.shape} and labels {labels.shape}, expected"
+            f" {_COUNTS[prefix]} images of 28 × 28 with a label each"
+        )
+    images, targets = torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels).long()
+    if split != "test":
+        validates = torch.arange(len(images)) % VALIDATION_EVERY == VALIDATION_EVERY - 1
+        keep = validates if split == "val" else ~validates
+        images, targets = images[keep], targets[keep]
+    return ImageSet(images, targets, _CLASS_NAMES[name])
+
+
+def read_idx(path: Path, *, dimensions: int, sha256: dict[str, str] | None = None) -> np.ndarray:
+    """Reads an IDX file of unsigned bytes, plain or in gzip, as uint8 with `dimensions` axes.
+
+    The format is that of Y. LeCun's MNIST page: two zero bytes, the type 0x08, the number of axes, each axis's length
+    as a big-endian 32-bit number, then the bytes.
+
+    Args:
+        path: the file, `NAME` or `NAME.gz`.
+        dimensions: the number of axes it must have.
+        sha256: known digests of uncompressed files by NAME.
+
+    Raises:
+        DataError: the file is truncated, is no such file, or has another digest.
+    """
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: not a whole gzip file ({error}); fetch it again") from error
+    header = 4 + 4 * dimensions
+    expected_magic = bytes((0, 0, 8, dimensions))
+    if raw[:4] != expected_magic:
+        raise DataError(
+            f"{path}: begins with {raw[:4].hex() or 'nothing'}, expected {expected_magic.hex()} (an IDX file of"
+            f" unsigned bytes with {dimensions} axes); this is another kind of file"
+        )
+    shape = tuple(int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions))
+    expected_bytes = header + int(np.prod(shape, dtype=np.int64))
+    if len(raw) != expected_bytes:
+        raise DataError(
+            f"{path}: {len(raw)} bytes, expected {expected_bytes} for {shape}; the file is truncated or damaged"
+        )
+    name = path.name.removesuffix(".gz")
+    if sha256 and name in sha256 and (found := hashlib.sha256(raw).hexdigest()) != sha256[name]:
+        raise DataError(f"{path}: its SHA-256 is {found}, expected {sha256[name]}; this is not the original {name}")
+    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy()
+
+
+def _folder(settings: DataSettings) -> Path:
+    """The folder that holds the IDX files, downloaded first where they are absent and the network allows it."""
+    fallback = os.environ.get("PATH_DATASETS")
+    named = settings.root or (Path(fallback) if fallback else None)
+    torchvision_name = _TORCHVISION[settings.name]
+    candidates = [named, named / torchvision_name / "raw"] if named else []
+    for folder in candidates:
+        if any(_present(folder, prefix) for prefix in _COUNTS):
+            return folder
+    if settings.name == "mnist" and settings.root is None:
+        return EMBEDDED
+    root = named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ganctl" / "datasets"
+    folder = root / torchvision_name / "raw"
+    if not all(_present(folder, prefix) for prefix in _COUNTS):
+        _download(torchvision_name, root, settings.name)
+    return folder
+
+
+def _present(folder: Path, prefix: str) -> bool:
+    return any((folder / f"{prefix}-images-idx3-ubyte{suffix}").exists() for suffix in ("", ".gz"))
+
+
+def _find(folder: Path, name: str) -> Path:
+    for candidate in (folder / name, folder / f"{name}.gz"):
+        if candidate.exists():
+            return candidate
+    raise DataError(f"data.root: {folder} lacks {name} (or {name}.gz); {_expected_files()}")
+
+
+def _download(torchvision_name: str, root: Path, name: str) -> None:
+    from torchvision import datasets
+
+    try:
+        getattr(datasets, torchvision_name)(root=str(root), download=True)
+    except (OSError, RuntimeError) as error:  # torchvision raises both, whatever kept it from the files
+        folder = root / torchvision_name / "raw"
+        raise DataError(
+            f"data.root: {name} is neither in {root} nor could it be downloaded ({error}). Put the files into"
+            f" {folder}; {_expected_files()}"
+        ) from error
+
+
+def _expected_files() -> str:
+    return "expected " + ", ".join(_SHA256) + " (plain or .gz)"

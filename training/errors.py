@@ -1,0 +1,45 @@
+"""The errors that training tells its users, each with the exit code that the command line gives for it.
+
+TrainingError (1)
+├── ConfigError (3)      a setting, a preset or a config file; all faults of a configuration in one error
+├── DataError (4)        a data set that is absent, truncated, foreign or damaged
+├── CheckpointError (4)  a checkpoint or run that is absent, damaged or of another experiment
+└── Interrupted (130)    a signal ended the training after its state was saved
+"""
+
+from collections.abc import Sequence
+
+
+class TrainingError(Exception):
+    """Training cannot go on; the message says why and what to do."""
+
+    exit_code = 1
+
+
+class ConfigError(TrainingError, ValueError):
+    """One or more faults of a configuration, each naming its setting and where it was given."""
+
+    exit_code = 3
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        head = "the settings have a fault" if len(faults) == 1 else f"the settings have {len(faults)} faults"
+        super().__init__(f"{head}:" + "".join(f"\n  - {fault}" for fault in faults))
+
+
+class DataError(TrainingError, ValueError):
+    """A data file that cannot be used; names the file, what was found and what was expected."""
+
+    exit_code = 4
+
+
+class CheckpointError(TrainingError, ValueError):
+    """A checkpoint or a run's folder that cannot be used."""
+
+    exit_code = 4
+
+
+class Interrupted(TrainingError):
+    """Raised after a signal has ended a run whose state is saved."""
+
+    exit_code = 130

@@ -1,0 +1,105 @@
+"""The classifier whose features and labels the scores are made of, and where its weights come from.
+
+MNIST's weights are in the package (`train_classifier.py` made them, `classifier.safetensors` holds its accuracy). For
+another data set the same network is trained on that set's training split once and kept in the user's cache.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from training.config import DataSettings
+from training.errors import DataError
+from training.models import to_float
+
+FEATURES = 128
+COMMITTED = Path(__file__).parent / "classifier.safetensors"
+_CHUNK = 500
+
+
+class Classifier(nn.Module):
+    """Four 3 × 3 convolutions, two of them with stride 2, then 128 features (after ReLU) and the classes' logits."""
+
+    def __init__(self, channels: int = 1, classes: int = 10, size: int = 28) -> None:
+        super().__init__()
+
+        def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+            convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+            return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+
+        self.body = nn.Sequential(
+            *block(channels, 32, 1), *block(32, 32, 2), *block(32, 64, 1), *block(64, 64, 2), nn.Flatten(),
+            nn.Linear(64 * (size // 4) ** 2, FEATURES), nn.ReLU(),
+        )  # fmt: skip
+        self.head = nn.Linear(FEATURES, classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images in [−1, 1] [N, C, H, W] → features [N, 128] and logits [N, classes]."""
+        features = self.body(images)
+        return features, self.head(features)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the classifier makes of N images, on the CPU."""
+
+    features: Tensor  # float32 [N, 128]
+    predictions: Tensor  # int64 [N]
+
+
+@torch.inference_mode()
+def judge(classifier: Classifier, images: Tensor) -> Judged:
+    """Features and predicted classes of uint8 images [N, C, H, W]; computed where the classifier is."""
+    device = next(classifier.parameters()).device
+    features, predictions = [], []
+    for chunk in images.split(_CHUNK):
+        seen, logits = classifier(to_float(chunk.to(device)))
+        features.append(seen.cpu())
+        predictions.append(logits.argmax(dim=1).cpu())
+    return Judged(torch.cat(features), torch.cat(predictions))
+
+
+def load_classifier(data: DataSettings, announce: Callable[[str], None] = lambda text: None) -> Classifier:
+    """The classifier of a data set, in evaluation mode on the CPU.
+
+    Args:
+        data: the data set; for others than MNIST the first call trains for some minutes.
+        announce: told when that happens.
+
+    Raises:
+        DataError: the weights are damaged, or the training data is not there.
+    """
+    if data.name == "mnist":
+        return read_classifier(COMMITTED)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ganctl" / "classifiers"
+    path = cache / f"{data.name}.safetensors"
+    if not path.exists():
+        from training.evaluation.train_classifier import train_and_save
+
+        announce(f"training the classifier that scores {data.name}, once; it will be kept in {path}")
+        train_and_save(data, path, announce=announce)
+    return read_classifier(path)
+
+
+def read_classifier(path: Path) -> Classifier:
+    """Reads weights that `train_classifier.train_and_save` wrote."""
+    classifier = Classifier()
+    try:
+        classifier.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise DataError(
+            f"{path}: not the weights of the scoring classifier ({error}); delete it or reinstall"
+        ) from error
+    return classifier.eval()
+
+
+def classifier_notes(path: Path = COMMITTED) -> dict[str, str]:
+    """What is written beside the weights: data set, test accuracy, recipe."""
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})

@@ -1,0 +1,169 @@
+"""Where settings come from: defaults < preset < --config < environment < flags, with every fault told at once.
+
+`resolve` gives the configuration and, for each setting, the name of the source that set it.
+"""
+
+import difflib
+import importlib.resources
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from training.config import Config, setting_names
+from training.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "GANCTL_"  # GANCTL_TRAIN__BATCH_SIZE sets train.batch_size
+
+Values = dict[str, Any]
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package."""
+    folder = importlib.resources.files("training") / "presets"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def preset_text(name: str) -> str:
+    """The TOML of a preset, for a user to copy and own."""
+    return (importlib.resources.files("training") / "presets" / f"{name}.toml").read_text("utf-8")
+
+
+def resolve(
+    *,
+    preset: str | None = None,
+    config_file: Path | None = None,
+    assignments: Sequence[str] = (),
+    flags: Mapping[str, tuple[str, Any]] | None = None,
+    environment: Mapping[str, str] | None = None,
+    stored: Mapping[str, Any] | None = None,
+) -> tuple[Config, dict[str, str]]:
+    """Puts the settings together.
+
+    Args:
+        preset: name of a preset; None leaves the choice to the config file's `preset`, else `conv`.
+        config_file: a TOML file with tables as in a preset.
+        assignments: `section.key=value` as given to --set; values are TOML, or text where they are not.
+        flags: `section.key` → (flag as typed, value) for the flags that were given.
+        environment: variables to read instead of the process's own.
+        stored: the settings of the run that is continued; they take the place of the default preset.
+
+    Returns:
+        The configuration, and for each `section.key` where its value came from.
+
+    Raises:
+        ConfigError: with every fault of every source.
+    """
+    faults: list[str] = []
+    layers: list[tuple[str, Values]] = []
+    from_file = _read_file(config_file, faults) if config_file else {}
+    named = from_file.pop("preset", None)
+    chosen = preset or named or (stored["preset"] if stored else "conv")
+    if stored and preset is None and named is None:
+        layers.append(("the run's checkpoint", _flatten({k: v for k, v in stored.items() if k != "preset"})))
+    else:
+        layers.append((f"preset {chosen}", _read_preset(chosen, faults)))
+    if config_file:
+        layers.append((str(config_file), from_file))
+    layers += _read_environment(os.environ if environment is None else environment)
+    layers += [_read_assignment(assignment, faults) for assignment in assignments]
+    layers += [(flag, {name: value}) for name, (flag, value) in (flags or {}).items()]
+
+    known = [name for name, _ in setting_names()]
+    values: Values = {}
+    sources = dict.fromkeys(known, "default")
+    for source, layer in layers:
+        for name, value in layer.items():
+            if name in known:
+                values[name], sources[name] = value, source
+            else:
+                faults.append(f"{source}: unknown setting '{name}'.{suggest(name, known)}")
+    config = _validate(chosen, values, sources, faults)
+    if faults or config is None:
+        raise ConfigError(faults)
+    return config, sources
+
+
+def suggest(word: str, choices: Sequence[str]) -> str:
+    """A hint that names the closest choices, empty where nothing comes close."""
+    close = difflib.get_close_matches(word, choices, n=2, cutoff=0.6)
+    if not close:  # the key alone may be right, the section wrong or absent
+        close = [choice for choice in choices if choice.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]][:2]
+    return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def _validate(preset: str, values: Values, sources: dict[str, str], faults: list[str]) -> Config | None:
+    tree: dict[str, Any] = {"preset": preset}
+    for name, value in values.items():
+        section, key = name.split(".")
+        tree.setdefault(section, {})[key] = value
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        told = set()
+        for detail in error.errors():
+            name = ".".join(str(part) for part in detail["loc"][:2])
+            if name in told:  # a union reports each of its branches; one line for each setting is enough
+                continue
+            told.add(name)
+            message = detail["msg"].removeprefix("Value error, ")
+            expected = detail.get("ctx", {}).get("expected", "")
+            hint = suggest(
+                str(detail["input"]), [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
+            )
+            faults.append(f"{sources.get(name, 'default')}: {name} = {detail['input']!r}: {message}.{hint}")
+        return None
+
+
+def _read_preset(name: str, faults: list[str]) -> Values:
+    names = preset_names()
+    if name not in names:
+        faults.append(f"--preset: unknown preset '{name}'; there are {', '.join(names)}.{suggest(name, names)}")
+        return {}
+    return _flatten(tomllib.loads(preset_text(name)))
+
+
+def _read_file(path: Path, faults: list[str]) -> Values:
+    try:
+        return _flatten(tomllib.loads(path.read_text("utf-8")))
+    except OSError as error:
+        faults.append(f"--config {path}: {error.strerror}; expected a TOML file such as a preset.")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        faults.append(f"--config {path}: not TOML: {error}.")
+    return {}
+
+
+def _flatten(tree: Mapping[str, Any]) -> Values:
+    values: Values = {}
+    for section, content in tree.items():
+        if isinstance(content, Mapping):
+            values |= {f"{section}.{key}": value for key, value in content.items()}
+        else:
+            values[section] = content
+    return values
+
+
+def _read_environment(environment: Mapping[str, str]) -> list[tuple[str, Values]]:
+    return [
+        (variable, {variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".", 1): _parse_value(text)})
+        for variable, text in sorted(environment.items())
+        if variable.startswith(ENVIRONMENT_PREFIX) and "__" in variable
+    ]
+
+
+def _read_assignment(assignment: str, faults: list[str]) -> tuple[str, Values]:
+    name, equals, text = assignment.partition("=")
+    if not equals or not name.strip():
+        faults.append(f"--set {assignment}: expected section.key=value, such as train.seed=1.")
+        return "--set", {}
+    return "--set", {name.strip(): _parse_value(text)}
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:  # bare words such as cosine or 120s are text
+        return text.strip()

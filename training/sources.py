@@ -1,0 +1,62 @@
+"""Where generated images come from: one small interface over a network in memory, a checkpoint, or (in exports) a file.
+
+Images leave a source as uint8, so that scores and pictures are of what a user gets.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from training.checkpoint import Checkpoint, read_checkpoint
+from training.config import Config
+from training.models import Generator, ImageShape, build_generator, to_bytes
+
+_CHUNK = 500
+
+
+class Source(Protocol):
+    """Something that draws images."""
+
+    @property
+    def z_dim(self) -> int: ...
+    @property
+    def conditional(self) -> bool: ...
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+    def draw(self, z: Tensor, label: Tensor) -> Tensor:
+        """uint8 [N, C, H, W] on the CPU for z float32 [N, z_dim] and label int64 [N] (unused where unconditional)."""
+
+
+class GeneratorSource:
+    """A generator in memory. It is put into evaluation mode while it draws, and back afterwards."""
+
+    def __init__(self, generator: Generator, class_names: tuple[str, ...]) -> None:
+        self.generator, self.class_names = generator, class_names
+        self.z_dim, self.conditional = generator.z_dim, generator.conditional
+
+    @torch.inference_mode()
+    def draw(self, z: Tensor, label: Tensor) -> Tensor:
+        device = next(self.generator.parameters()).device
+        training = self.generator.training
+        self.generator.eval()
+        images = []
+        for chunk in zip(z.to(device).split(_CHUNK), label.to(device).split(_CHUNK), strict=True):
+            images.append(to_bytes(self.generator(*chunk if self.conditional else chunk[:1])).cpu())
+        self.generator.train(training)
+        return torch.cat(images)
+
+
+def load_generator(path: Path) -> tuple[Generator, Checkpoint, Config]:
+    """The averaged generator of a checkpoint, in evaluation mode on the CPU.
+
+    Raises:
+        CheckpointError: the file is absent or damaged.
+    """
+    checkpoint = read_checkpoint(path)
+    config = Config.model_validate(checkpoint.state["config"])
+    data = checkpoint.state["data"]
+    generator = build_generator(config.model, ImageShape(*data["shape"]), len(data["class_names"]))
+    generator.load_state_dict(checkpoint.state["networks"]["ema"])
+    return generator.eval().requires_grad_(False), checkpoint, config
