@@ -11,12 +11,10 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal
@@ -26,11 +24,13 @@ import httpx
 from .archive import MODEL_NAME, describe
 from .errors import PackageError, ServerError
 from .java import find_java
-from .settings import LOOPBACK, Ports, config_properties, log4j2
+from .ports import Ports, free_ports
+from .settings import LOOPBACK, config_properties, log4j2
 
 _DEATHS = ("Backend worker process died", "backend worker process died", "Failed to load model")
 _PR_SET_PDEATHSIG = 1
 _STOP_SECONDS = 10.0
+_SOCKET_PATH = 107  # what a Unix socket's address holds
 
 
 class Server:
@@ -109,7 +109,7 @@ class Server:
         except PackageError as error:
             raise ServerError(f"this archive cannot be served: {error}") from error
         java = find_java()
-        self._ports = _free_ports(self.host, self._wanted_port)
+        self._ports = free_ports(self.host, self._wanted_port)
         try:
             self._launch(java)
             self._wait_until_ready()
@@ -145,8 +145,12 @@ class Server:
         if package is None or package.origin is None:
             raise ServerError("TorchServe is not installed: `pip install torchserve`.")
         home = Path(package.origin).parent.parent
-        # The folder's name stays short: it holds the workers' sockets, whose paths may have 107 characters.
         folder = self._folder = Path(tempfile.mkdtemp(prefix="ganctl-"))
+        if len(os.fsencode(folder / "tmp" / ".ts.sock.9000")) > _SOCKET_PATH:
+            raise ServerError(
+                f"the temporary folder {tempfile.gettempdir()} has too long a path for the workers' sockets "
+                f"({_SOCKET_PATH} bytes in all). Set TMPDIR to a shorter one, such as /tmp."
+            )
         for name in ("store", "logs", "tmp"):
             (folder / name).mkdir()
         shutil.copyfile(self.mar, folder / "store" / f"{MODEL_NAME}.mar")
@@ -221,33 +225,6 @@ class Server:
             if last:
                 parts.append(f"\nThe last lines of {name}.log:\n" + "\n".join(last))
         return "".join(parts)
-
-
-def _free_ports(host: str, port: int) -> Ports:
-    """The ports to use, each tried. Raises ServerError naming the one that is taken."""
-    if port == 0:
-        with contextlib.ExitStack() as held:
-            return Ports(*(held.enter_context(_bound(host if i == 0 else "127.0.0.1", 0)) for i in range(5)))
-    ports = Ports.following(port)
-    for name, number in vars(ports).items():
-        address = host if name == "inference" else "127.0.0.1"
-        try:
-            with _bound(address, number):
-                pass
-        except (OSError, OverflowError) as error:
-            raise ServerError(
-                f"--port {port}: port {number} on {address}, for {name.replace('_', ' ')}, cannot be used ({error}). "
-                f"`ss -ltnp` tells who holds it; give another --port (five in a row are taken), or 0 for free ones."
-            ) from error
-    return ports
-
-
-@contextlib.contextmanager
-def _bound(host: str, port: int) -> Iterator[int]:
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Java does: a port just left is free
-        listener.bind((host, port))
-        yield listener.getsockname()[1]
 
 
 def _spawn(

@@ -1,26 +1,11 @@
 """TorchServe's settings: the config.properties and log4j2.xml that a server of ours runs with."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from .archive import MODEL_NAME
+from .ports import Ports
 
 LOOPBACK = ("127.0.0.1", "localhost")
-
-
-@dataclass(frozen=True)
-class Ports:
-    """The five ports of a TorchServe."""
-
-    inference: int
-    management: int
-    metrics: int
-    grpc: int
-    grpc_management: int
-
-    @classmethod
-    def following(cls, port: int) -> "Ports":
-        return cls(*range(port, port + 5))
 
 
 def config_properties(folder: Path, host: str, ports: Ports, workers: int, token: bool) -> str:
@@ -70,7 +55,7 @@ def log4j2(folder: Path) -> str:
     <Logger name="ACCESS_LOG" level="off"/>
     <Logger name="TS_METRICS" level="off"/>
     <Logger name="MODEL_METRICS" level="off"/>
-    <!-- Workers print the traceback of a failed start at INFO. Once loaded, our handler silences what is below WARN. -->
+    <!-- Workers print the traceback of a failed start at INFO. Once loaded, our handler silences all below WARN. -->
     <Logger name="MODEL_LOG" level="info" additivity="false"><AppenderRef ref="workers"/></Logger>
     <Root level="warn"><AppenderRef ref="server"/></Root>
   </Loggers>

@@ -32,7 +32,7 @@ class OnnxBackend:
     """ONNX Runtime on one thread: workers share the cores, so that more threads would only wait for each other."""
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -57,9 +57,7 @@ class TorchScriptBackend:
         with warnings.catch_warnings():  # TorchScript is deprecated and works; a warning a worker helps nobody
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             warnings.filterwarnings("ignore", category=FutureWarning)
-            self._module = torch.jit.load(  # type: ignore[no-untyped-call]
-                str(path), map_location="cpu"
-            ).eval()
+            self._module = torch.jit.load(str(path), map_location="cpu").eval()
         self._torch = torch
 
     def run(self, z: Floats, label: Labels | None) -> Floats:

@@ -19,7 +19,7 @@ class Fault:
     status: int = 400
 
 
-class BadRequest(Exception):  # noqa: N818 - the name that HTTP gives it
+class BadRequest(Exception):
     """A request that cannot be answered, with everything that is wrong with it."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:

