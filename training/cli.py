@@ -70,12 +70,9 @@ def train(
     from training.errors import Interrupted
     from training.launch import Launch
 
-    values = {"epochs": lambda n: f"{n} epochs"}
-    given = {
-        setting: (flag, values.get(name, lambda v: v)(flags[name]))
-        for name, (flag, setting) in _FLAGS.items()
-        if flags[name] is not None
-    }
+    if flags["epochs"] is not None:
+        flags["epochs"] = f"{flags['epochs']} epochs"
+    given = {setting: (flag, flags[name]) for name, (flag, setting) in _FLAGS.items() if flags[name] is not None}
     launch = Launch(
         preset=preset,
         config_file=config_file,

@@ -16,14 +16,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from training.errors import DataError, TrainingError
 from training.inspection import Opened
+from training.pictures import ENLARGEMENT, tile, to_picture
 from training.sources import Source
 
 _GRID_COLUMNS = 10
-_ENLARGEMENT = 2
+_REPLY_LIMIT = 256  # images, as the service has it
 
 
 class OrderError(TrainingError, ValueError):
@@ -57,8 +57,22 @@ class Drawn:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What fits into one request: `draws` latents from `seed`, each drawn as all of `strip`, or as one class."""
+
+    seed: int
+    draws: int
+    classes: tuple[int, ...] | None  # in turn; None: drawn from the seed
+    strip: bool
+
+
+@dataclass(frozen=True)
 class Order:
-    """What to draw; see the flags of `ganctl sample`."""
+    """What to draw; see the flags of `ganctl sample`.
+
+    Beyond what the service gives in one reply the seed counts on, one for each further reply; a local source does the
+    same, so that both draw the same images.
+    """
 
     digits: tuple[str, ...] = ()
     text: str | None = None
@@ -79,67 +93,73 @@ class Order:
         Raises:
             OrderError: a class that the source does not know, or any class of an unconditional one.
         """
-        seed = secrets.randbelow(2**53) if self.seed is None else self.seed
-        labels, repeat = self._labels(source)
-        if labels is None:
-            labels = draw_labels(seed, self.count or 1, len(source.class_names))
-        z = latents(seed, len(labels) // repeat, source.z_dim) * np.float32(self.truncation)
-        images = source.draw(torch.from_numpy(z.repeat(repeat, axis=0)), torch.from_numpy(labels))
-        columns = repeat if repeat > 1 else _columns(len(labels))
-        return Drawn(images.permute(0, 2, 3, 1).numpy(), labels if source.conditional else None, seed, columns)
-
-    def remote(self, client: Remote) -> Drawn:
-        """Draws from a server, in several requests where one would be too large (from seed, seed + 1, …).
-
-        Raises:
-            OrderError: an order that only a local source can fill.
-        """
-        digits = [int(digit) if digit.isascii() and digit.isdigit() else -1 for digit in self.digits]
-        if -1 in digits:
-            raise OrderError(f"--digit {self.digits[digits.index(-1)]}: expected the number of a class, such as 7")
-        if self.per_class:
-            digits = list(range(10)) * self.per_class
-        seed = secrets.randbelow(2**53 - 2**20) if self.seed is None else self.seed
-        total = len(digits) if self.per_class else self.count
-        limit = 256 if self.text is None else max(1, 256 // len(self.text))
-        parts = []
-        for start in range(0, total or 1, limit):
-            share = None if total is None else min(limit, total - start)
-            turned = digits[start % len(digits) :] + digits[: start % len(digits)] if digits else None
-            parts.append(
-                client.sample(
-                    digits=turned[:share] if turned and share else turned,
-                    text=self.text,
-                    count=share,
-                    seed=seed + start // limit,
-                    truncation=self.truncation,
-                )
-            )
-        images, labels = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-        if images.ndim == 3:
-            images = images[..., None]
-        columns = len(self.text) if self.text else _columns(len(images))
-        return Drawn(images, None if (labels < 0).any() else labels, seed, columns)
-
-    def _labels(self, source: Source) -> tuple[NDArray[np.int64] | None, int]:
-        """The labels asked for, if any, and how many images share a latent."""
-        names = source.class_names
         flag = "--digit" if self.digits else "--text" if self.text else "--per-class" if self.per_class else None
         if flag and not source.conditional:
             raise OrderError(f"{flag}: this generator is unconditional and draws what it likes; leave {flag} out")
-        if self.per_class:
-            return np.tile(np.arange(len(names)), self.per_class), 1
-        wanted = self.digits or tuple(self.text or "")
-        unknown = [name for name in wanted if name not in names]
+        unknown = [name for name in self.digits or tuple(self.text or "") if name not in source.class_names]
         if unknown:
-            raise OrderError(f"{flag} {unknown[0]!r}: expected one of {', '.join(names)}")
-        if not wanted:
-            return None, 1
-        classes = [names.index(name) for name in wanted]
-        if self.text:
-            return np.array(classes * (self.count or 1)), len(classes)
-        count = self.count or len(classes)
-        return np.resize(np.array(classes), count), 1
+            raise OrderError(f"{flag} {unknown[0]!r}: expected one of {', '.join(source.class_names)}")
+        parts = self._parts(source.class_names)
+        images, labels = [], []
+        for part in parts:
+            if part.classes is None:
+                label = draw_labels(part.seed, part.draws, len(source.class_names))
+            else:
+                label = np.resize(part.classes, part.draws * (len(part.classes) if part.strip else 1))
+            z = latents(part.seed, part.draws, source.z_dim) * np.float32(self.truncation)
+            z = z.repeat(len(label) // part.draws, axis=0)
+            images.append(source.draw(torch.from_numpy(z), torch.from_numpy(label)).permute(0, 2, 3, 1).numpy())
+            labels.append(label)
+        all_labels = np.concatenate(labels) if source.conditional else None
+        return self._drawn(np.concatenate(images), all_labels, parts[0].seed)
+
+    def remote(self, client: Remote) -> Drawn:
+        """Draws from a server, which says itself what it cannot draw."""
+        wrong = [name for name in self.digits if not (name.isascii() and name.isdigit())]
+        if wrong:
+            raise OrderError(f"--digit {wrong[0]!r}: expected the number of a class, such as 7")
+        parts = self._parts(tuple("0123456789"))
+        images, labels = [], []
+        for part in parts:
+            drawn, label, _ = client.sample(
+                digits=None if part.strip else part.classes,
+                text=self.text,
+                count=part.draws,
+                seed=part.seed,
+                truncation=self.truncation,
+            )
+            images.append(drawn if drawn.ndim == 4 else drawn[..., None])
+            labels.append(label)
+        all_labels = np.concatenate(labels)
+        return self._drawn(np.concatenate(images), None if (all_labels < 0).any() else all_labels, parts[0].seed)
+
+    def _parts(self, class_names: Sequence[str]) -> list[Part]:
+        # the room left for counting on keeps every part's seed below 2^53
+        seed = secrets.randbelow(2**52) if self.seed is None else self.seed
+        classes: tuple[int, ...] | None = None
+        if self.per_class:
+            classes = tuple(range(len(class_names)))
+        elif self.digits or self.text:
+            wanted = self.digits or tuple(self.text or "")
+            # what a server is asked for may be beyond the ten names assumed here: it judges that itself
+            classes = tuple(
+                class_names.index(n) if n in class_names else int(n) if n.isdecimal() else -1 for n in wanted
+            )
+        strip = self.text is not None
+        each = len(classes) if strip and classes else 1
+        default = len(classes) if classes and not strip else 1
+        total = self.per_class * len(class_names) if self.per_class else self.count or default
+        limit = max(1, _REPLY_LIMIT // each)
+        parts = []
+        for i, start in enumerate(range(0, total, limit)):
+            turn = start % len(classes) if classes and not strip else 0
+            turned = classes[turn:] + classes[:turn] if classes else None
+            parts.append(Part(seed + i, min(limit, total - start), turned, strip))
+        return parts
+
+    def _drawn(self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, seed: int) -> Drawn:
+        columns = len(self.text) if self.text else min(len(images), _GRID_COLUMNS)
+        return Drawn(images, labels, seed, columns)
 
 
 def save(drawn: Drawn, out: Path) -> None:
@@ -155,7 +175,8 @@ def save(drawn: Drawn, out: Path) -> None:
     temporary = out.with_name(f".{out.name}.{os.getpid()}{out.suffix}")
     try:
         if out.suffix == ".png":
-            _picture(_tiled(drawn)).save(temporary)
+            pixels = tile(drawn.images.transpose(0, 3, 1, 2), columns=drawn.columns)
+            to_picture(pixels, ENLARGEMENT).save(temporary)
         elif out.suffix == ".npz":
             np.savez_compressed(temporary, **_arrays(drawn))
         else:
@@ -207,24 +228,5 @@ def _save_folder(drawn: Drawn, folder: Path) -> None:
         for i, image in enumerate(drawn.images):
             label = "" if drawn.labels is None else str(drawn.labels[i])
             name = f"{i:06d}{'-' if label else ''}{label}.png"
-            _picture(image).save(folder / name)
+            to_picture(image).save(folder / name)
             table.writerow([name, label])
-
-
-def _columns(n: int) -> int:
-    return min(n, _GRID_COLUMNS)
-
-
-def _tiled(drawn: Drawn) -> NDArray[np.uint8]:
-    """The images as rows of `columns`, the rest of the last row black, each pixel enlarged."""
-    n, height, width, channels = drawn.images.shape
-    rows = -(-n // drawn.columns)
-    padded = np.zeros((rows * drawn.columns, height, width, channels), np.uint8)
-    padded[:n] = drawn.images
-    grid = padded.reshape(rows, drawn.columns, height, width, channels).transpose(0, 2, 1, 3, 4)
-    picture = grid.reshape(rows * height, drawn.columns * width, channels)
-    return picture.repeat(_ENLARGEMENT, axis=0).repeat(_ENLARGEMENT, axis=1)
-
-
-def _picture(pixels: NDArray[np.uint8]) -> Image.Image:
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

@@ -5,18 +5,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from training.callback import Callback, Run
+from training.pictures import ENLARGEMENT, tile, to_picture
 
 STYLES = 8  # rows of the grid: one latent each
 _SEED = 7
-_ENLARGEMENT = 2
 _FRAME_MS, _LAST_FRAME_MS = 250, 2000
 
 
-def fixed_grid(run: Run) -> np.ndarray:
+def fixed_grid(run: Run) -> NDArray[np.uint8]:
     """The fixed latents as one picture, uint8 [H, W, C]: a row for each style, a column for each class."""
     classes = len(run.class_names)
     z_dim = run.config.model.z_dim
@@ -25,21 +25,7 @@ def fixed_grid(run: Run) -> np.ndarray:
         z = torch.randn(STYLES, z_dim, generator=rng).repeat_interleave(classes, dim=0)
     else:
         z = torch.randn(STYLES * classes, z_dim, generator=rng)
-    return tile(run.draw(z, torch.arange(classes).repeat(STYLES)), columns=classes)
-
-
-def tile(images: Tensor, *, columns: int) -> np.ndarray:
-    """Images uint8 [rows · columns, C, H, W] as one picture, uint8 [rows · H, columns · W, C]."""
-    n, channels, height, width = images.shape
-    assert n % columns == 0, "whole rows"
-    grid = images.view(n // columns, columns, channels, height, width).permute(0, 3, 1, 4, 2)
-    return grid.reshape(n // columns * height, columns * width, channels).numpy()
-
-
-def to_picture(pixels: np.ndarray, enlargement: int = _ENLARGEMENT) -> Image.Image:
-    """A Pillow image of pixels uint8 [H, W, C], each drawn as a square."""
-    pixels = pixels.repeat(enlargement, axis=0).repeat(enlargement, axis=1)
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    return tile(run.draw(z, torch.arange(classes).repeat(STYLES)).numpy(), columns=classes)
 
 
 class SampleGrid(Callback):
@@ -53,7 +39,7 @@ class SampleGrid(Callback):
                 path.unlink()
 
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
-        to_picture(fixed_grid(run)).save(run.run_dir / "samples" / f"{run.step:08d}.png")
+        to_picture(fixed_grid(run), ENLARGEMENT).save(run.run_dir / "samples" / f"{run.step:08d}.png")
 
 
 class Timelapse(Callback):

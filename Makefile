@@ -1,0 +1,68 @@
+# Everything a person or CI does with this project. Each target does the set-up that it needs, in .venv, by itself.
+
+PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell command -v $(name) 2>/dev/null)))
+BIN := .venv/bin
+UV := $(BIN)/uv
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format types unit soak images audit lock clean
+
+help: ## Show what there is
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 10
+
+setup: $(READY) ## Make .venv with everything in requirements.lock, and the command .venv/bin/ganctl
+
+# uv comes from pip at the version and digests that the lock names; then uv installs the rest.
+$(UV):
+	@test -n "$(PYTHON)" || { echo "make: no Python found; install Python 3.11, 3.12 or 3.13, or name one: make PYTHON=…" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); ok or print(f"make: {sys.executable} is Python {sys.version.split()[0]}, expected 3.11 to 3.13; name another: make PYTHON=…", file=sys.stderr); sys.exit(not ok)'
+	@$(PYTHON) -m venv .venv || { echo "make: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; rm -rf .venv; exit 1; }
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
+	@echo "installing uv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r .venv/uv.lock
+
+$(READY): $(UV) requirements.lock pyproject.toml
+	@echo "installing what requirements.lock names (several GB the first time: torch brings CUDA's libraries)"
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY) ## Train, evaluate, export, package, serve and ask for digits; leaves demo/ (about five minutes)
+	@$(BIN)/ganctl demo --out demo
+
+test: lint types unit ## Lint, types and every test that is not a soak
+
+lint: $(READY) ## ruff, import-linter, deptry
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+
+types: $(READY) ## mypy --strict
+	$(BIN)/mypy
+
+unit: $(READY)
+	$(BIN)/coverage run -m pytest -m "not soak"
+	$(BIN)/coverage report
+
+format: $(READY) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+soak: $(READY) ## The tests that take too long for every change
+	$(BIN)/pytest -m soak
+
+images: $(READY) ## Build the containers for real and try them
+	docker/images.sh
+
+audit: $(READY) ## Known weaknesses in what we depend on (asks the package index)
+	$(UV) tool run pip-audit --require-hashes --disable-pip -r requirements.lock
+
+lock: $(UV) ## Renew requirements.lock from pyproject.toml
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make lock" --extra dev pyproject.toml --output-file requirements.lock
+
+clean: ## Delete what can be made again (not runs/)
+	rm -rf .venv demo dist build .images .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	find . -name __pycache__ -prune -exec rm -rf {} +

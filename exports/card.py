@@ -1,0 +1,49 @@
+"""The model card of an export: what it draws, how good it is, how to run it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def card(manifest: Mapping[str, Any]) -> str:
+    """Markdown from the manifest alone."""
+    checkpoint, metrics = manifest["checkpoint"], manifest["checkpoint"]["metrics"]
+    image = manifest["image"]
+    scores = [
+        ("Fréchet distance", metrics.get("fd")),
+        ("its floor (real images)", metrics.get("fd_floor")),
+        ("label accuracy", metrics.get("label_accuracy")),
+    ]
+    table = "\n".join(f"| {name} | {value:.4f} |" for name, value in scores if value is not None)
+    parity = "\n".join(f"| `{name}` | {max(sizes.values()):.1e} |" for name, sizes in manifest["parity"].items())
+    feed = '{"z": z, "label": label}' if manifest["conditional"] else '{"z": z}'
+    labels = "label = np.arange(10)  # the classes, in this order: " + ", ".join(manifest["class_names"])
+    return f"""# Generator {manifest["model_version"]}
+
+Draws {image["channels"]} × {image["height"]} × {image["width"]} images like those of `{manifest["data"]}`; trained by
+`ganctl train --preset {manifest["preset"]}`, {checkpoint["images"]:,} images seen in {checkpoint["step"]:,} steps.
+
+![samples](samples.png)
+
+| score on the validation split ({metrics.get("n", "–")} images) | |
+| --- | --- |
+{table}
+
+| file | largest difference from the checkpoint's generator |
+| --- | --- |
+{parity}
+
+## Use
+
+```python
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession("generator.onnx")
+z = np.random.default_rng(0).standard_normal((10, {manifest["z"]["dim"]})).astype(np.float32)
+{labels if manifest["conditional"] else ""}
+images = session.run(None, {feed})[0]  # float32 [N, {image["channels"]}, {image["height"]}, {image["width"]}] in [0, 1]
+```
+
+## Limits
+
+The images are synthetic: nothing is known about whom a digit could be mistaken for. The generator knows what its
+training data showed it, and nothing else.
+"""

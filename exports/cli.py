@@ -1,0 +1,40 @@
+"""The command `export`."""
+
+import json
+from pathlib import Path
+
+import click
+
+from ganctl import emit, json_option
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "kinds",
+    multiple=True,
+    type=click.Choice(["torchscript", "onnx", "pt2"]),
+    help="What to write; may be repeated [default: all].",
+)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="The export's folder [default: RUN/export]."
+)
+@json_option
+def export(source: Path, kinds: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+    """Turn a checkpoint's averaged generator into TorchScript, ONNX and PT2 files, each verified against it.
+
+    SOURCE is a run (its best checkpoint) or a checkpoint.
+    """
+    from exports.export import export as write_export
+    from exports.formats import FILES
+    from exports.manifest import NAME
+
+    folder = write_export(
+        source, out=out, kinds=kinds or tuple(FILES), announce=lambda text: click.echo(text, err=True)
+    )
+    facts = json.loads((folder / NAME).read_text("utf-8"))
+    if as_json:
+        emit({"export": str(folder.resolve()), **facts})
+    else:
+        click.echo(f"{folder}: generator {facts['model_version']}, verified\nnext: ganctl package {folder}")

@@ -1,0 +1,80 @@
+"""From a checkpoint to an export's folder: written aside, verified, and only then put where it was asked for."""
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from exports import formats, manifest, parity
+from exports.card import card
+from exports.errors import ExportError
+from training.models import Generator
+from training.pictures import ENLARGEMENT, tile, to_picture
+from training.runs import CHECKPOINTS, find_checkpoint
+from training.sources import GeneratorSource, load_generator
+
+_STYLES = 8  # rows of samples.png
+
+
+def export(
+    source: Path,
+    *,
+    out: Path | None = None,
+    kinds: Sequence[str] = tuple(formats.FILES),
+    announce: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Exports the averaged generator of a checkpoint, or of a run's best one.
+
+    Args:
+        source: a run's folder or a checkpoint.
+        out: the export's folder; by default `export` in the run's folder, or beside the checkpoint.
+        kinds: which of `formats.FILES` to write.
+        announce: told about each artefact.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: the source is absent, damaged, or has no best checkpoint yet.
+        ParityError: an artefact draws something else; nothing is left behind.
+        ExportError: `out` is a folder with something else in it.
+    """
+    path = find_checkpoint(source)
+    generator, checkpoint, config = load_generator(path)
+    run_dir = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
+    out = out or run_dir / "export"
+    if out.exists() and not (out / manifest.NAME).exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(f"--out {out}: it holds something else than an export; name another folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    base = manifest.essentials(generator, checkpoint, config)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as aside:
+        folder = Path(aside) / "export"
+        folder.mkdir()
+        differences = {}
+        for kind in kinds:
+            name = formats.FILES[kind]
+            formats.write(generator, kind, folder / name, manifest.as_text(base))
+            differences[name] = parity.measure(folder / name, kind, generator)
+            worst = max(differences[name].values())
+            announce(f"{name}: {(folder / name).stat().st_size / 1e6:.1f} MB, differs by {worst:.1e} at most")
+        _draw_samples(generator, base["class_names"], folder / "samples.png")
+        facts = manifest.build(base, folder, checkpoint, differences)
+        (folder / "card.md").write_text(card(facts), "utf-8")
+        (folder / manifest.NAME).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        if out.exists():
+            out.rename(Path(aside) / "replaced")  # goes with the temporary folder
+        folder.rename(out)
+    return out
+
+
+def _draw_samples(generator: Generator, class_names: Sequence[str], path: Path) -> None:
+    """Rows by style, columns by class."""
+    classes = len(class_names)
+    z = torch.randn(_STYLES, generator.z_dim, generator=torch.Generator().manual_seed(1)).repeat_interleave(classes, 0)
+    labels = torch.arange(classes).repeat(_STYLES)
+    if not generator.conditional:
+        z = torch.randn(len(labels), generator.z_dim, generator=torch.Generator().manual_seed(1))
+    images = GeneratorSource(generator, tuple(class_names)).draw(z, labels)
+    to_picture(tile(images.numpy(), columns=classes), ENLARGEMENT).save(path)

@@ -1,0 +1,93 @@
+"""A generator as files: TorchScript, ONNX and PT2, each with the manifest's essentials inside.
+
+All take `z` float32 [N, z_dim] and, where the generator is conditional, `label` int64 [N], and give `image` float32
+[N, C, H, W] in [0, 1]; N is free.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from training.models import Generator
+
+FILES = {"torchscript": "generator.ts", "onnx": "generator.onnx", "pt2": "generator.pt2"}
+OPSET = 20
+
+
+class Drawer(nn.Module):
+    """A generator whose images are in [0, 1], as users of an export expect them."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        images: Tensor = self.generator(z, label) if label is not None else self.generator(z)
+        return ((images + 1) * 0.5).clamp(0, 1)
+
+
+def example_inputs(generator: Generator, n: int, *, seed: int = 0) -> tuple[Tensor, ...]:
+    """z, and where conditional label, for a batch of n."""
+    rng = torch.Generator().manual_seed(seed)
+    z = torch.randn(n, generator.z_dim, generator=rng)
+    return (z,) if generator.classes is None else (z, torch.randint(generator.classes, (n,), generator=rng))
+
+
+def write(generator: Generator, kind: str, path: Path, essentials: Mapping[str, str]) -> None:
+    """Writes a generator in evaluation mode as `kind`, one of FILES."""
+    drawer = Drawer(generator).eval()
+    with _quiet():
+        if kind == "torchscript":
+            _write_torchscript(drawer, path, essentials)
+        elif kind == "onnx":
+            _write_onnx(drawer, path, essentials)
+        else:
+            assert kind == "pt2", kind
+            torch.export.save(_program(drawer), path, extra_files=dict(essentials))
+
+
+def _write_torchscript(drawer: Drawer, path: Path, essentials: Mapping[str, str]) -> None:
+    script = torch.jit.freeze(torch.jit.trace(drawer, example_inputs(drawer.generator, 2)))
+    torch.jit.save(script, str(path), _extra_files=dict(essentials))
+
+
+def _write_onnx(drawer: Drawer, path: Path, essentials: Mapping[str, str]) -> None:
+    inputs = ["z", "label"] if drawer.generator.conditional else ["z"]
+    torch.onnx.export(
+        _program(drawer),
+        f=str(path),
+        input_names=inputs,
+        output_names=["image"],
+        opset_version=OPSET,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    model = onnx.load(path)
+    for name, value in essentials.items():
+        model.metadata_props.add(key=name, value=value)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def _program(drawer: Drawer) -> torch.export.ExportedProgram:
+    n = torch.export.Dim("N", min=1)
+    inputs = example_inputs(drawer.generator, 2)  # not 1: a size of 1 would be taken for a constant
+    shapes = {"z": {0: n}, "label": {0: n} if len(inputs) == 2 else None}
+    return torch.export.export(drawer, inputs, dynamic_shapes=shapes if len(inputs) == 2 else {"z": {0: n}})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps out what exporters say of themselves: TorchScript's deprecation, which we know and have an answer to
+    (ONNX stands beside it), and the ONNX exporter's notes on operators of torchvision that no generator uses."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(torch|onnxscript|copyreg).*")
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|onnxscript|copyreg).*")
+        yield

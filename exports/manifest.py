@@ -1,0 +1,101 @@
+"""The manifest: what an export says of itself. It is all that crosses from here to serving, as data."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from exports.errors import ExportError
+from exports.formats import FILES
+from training.checkpoint import Checkpoint, weights_digest
+from training.config import Config
+from training.models import Generator
+
+SCHEMA_VERSION = 1
+NAME = "manifest.json"
+
+
+def essentials(generator: Generator, checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
+    """What every artefact of an export carries: which model it is and what goes in and out.
+
+    `model_version` is the start of the SHA-256 of the generator's weights: the same weights have the same version.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model_version": weights_digest(generator.state_dict())[:12],
+        "preset": config.preset,
+        "data": config.data.name,
+        "conditional": generator.conditional,
+        "z": {"dim": generator.z_dim, "distribution": "normal"},
+        "class_names": checkpoint.state["data"]["class_names"],
+        "image": generator.shape._asdict(),
+        "inputs": ["z", "label"] if generator.conditional else ["z"],
+        "output": "image",
+    }
+
+
+def as_text(values: Mapping[str, Any]) -> dict[str, str]:
+    """The essentials as name → text, for ONNX metadata and TorchScript extra files."""
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+
+
+def build(
+    base: Mapping[str, Any], folder: Path, checkpoint: Checkpoint, parity: Mapping[str, Mapping[int, float]]
+) -> dict[str, Any]:
+    """The whole manifest of the artefacts in `folder`; `parity` is file → N → largest absolute difference."""
+    kinds = {name: kind for kind, name in FILES.items()}
+    progress = checkpoint.state["progress"]
+    return {
+        **base,
+        "files": {
+            name: {"format": kinds[name], "bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}
+            for name in parity
+        },
+        "checkpoint": {
+            "sha256": checkpoint.sha256,
+            "step": progress["step"],
+            "images": progress["images"],
+            "metrics": checkpoint.metrics,
+        },
+        "parity": {name: {str(n): difference for n, difference in sizes.items()} for name, sizes in parity.items()},
+        "versions": {name: metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")},
+    }
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest of an export, after proving that its files are whole.
+
+    Raises:
+        ExportError: there is no manifest, it is of another schema, or a file is absent or differs from its digest.
+    """
+    path = folder / NAME
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ExportError(f"{folder}: no export (it has no {NAME}); make one with 'ganctl export RUN'") from None
+    except ValueError as error:
+        raise ExportError(f"{path}: not JSON ({error}); export again") from error
+    if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
+        found = manifest.get("schema_version") if isinstance(manifest, dict) else type(manifest).__name__
+        raise ExportError(f"{path}: schema_version {found!r}, expected {SCHEMA_VERSION}; export again with this ganctl")
+    for name, facts in manifest["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise ExportError(f"{file}: absent, although {NAME} names it; export again")
+        if (found := _sha256(file)) != facts["sha256"]:
+            raise ExportError(
+                f"{file}: damaged: its SHA-256 is {found[:12]}…, expected {facts['sha256'][:12]}…; export again"
+            )
+    return manifest
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """An export for `ganctl inspect`."""
+    return {"kind": "export", "path": str(folder.resolve()), **read(folder)}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

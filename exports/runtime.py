@@ -1,0 +1,52 @@
+"""An export as a source of images, for `sample` and `evaluate`: drawn by the artefact, not by the checkpoint."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from exports import manifest
+from exports.errors import ExportError
+from exports.parity import load
+from training.inspection import Opened
+
+_PREFERRED = ("generator.onnx", "generator.ts", "generator.pt2")
+_CHUNK = 256
+
+
+class ExportSource:
+    """An artefact that draws; ONNX where the export has it."""
+
+    def __init__(self, folder: Path, facts: dict[str, object]) -> None:
+        self._facts = facts
+        files = facts["files"]
+        assert isinstance(files, dict)
+        name = next((name for name in _PREFERRED if name in files), None)
+        if name is None:
+            raise ExportError(f"{folder}: no artefact that can be run here; expected one of {', '.join(_PREFERRED)}")
+        self.artefact = name
+        self._run = load(folder / name, files[name]["format"])
+        z, names = facts["z"], facts["class_names"]
+        assert isinstance(z, dict)
+        assert isinstance(names, list)
+        self.z_dim, self.conditional, self.class_names = int(z["dim"]), bool(facts["conditional"]), tuple(names)
+
+    @torch.inference_mode()
+    def draw(self, z: Tensor, label: Tensor) -> Tensor:
+        images = []
+        for chunk in zip(z.split(_CHUNK), label.split(_CHUNK), strict=True):
+            drawn = self._run(*chunk if self.conditional else chunk[:1])
+            images.append((drawn * 255).round().to(torch.uint8))
+        return torch.cat(images)
+
+
+def open_export(folder: Path) -> Opened:
+    """Opens an export after proving its digests.
+
+    Raises:
+        ExportError: it is absent or damaged.
+    """
+    facts = manifest.read(folder)
+    source = ExportSource(folder, facts)
+    told = {"export": str(folder.resolve()), "artefact": source.artefact, "model_version": facts["model_version"]}
+    return Opened(facts["data"], source, facts=told)

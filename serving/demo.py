@@ -1,0 +1,125 @@
+"""The whole way in one go: train, evaluate, export, package, serve, ask; each stage is a command as a user types it.
+
+The stages run as processes of their own and speak by `--json`; what they say to a person goes through to stderr.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from serving.client import Client
+
+_STYLES = 8  # rows of the picture, each in one handwriting
+_SCALE = 3
+_PER_CLASS = 50  # served digits that the classifier reads
+_MADE = ("run", "export", "digits.mar", "digits.png", "served.npz")
+
+
+class DemoError(Exception):
+    """A stage failed; it has told why, and its exit code is ours."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass
+class Report:
+    """What a demo made: files by name, seconds by stage, and the records of its stages."""
+
+    files: dict[str, Path]
+    seconds: dict[str, float] = field(default_factory=dict)
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def run_demo(out: Path, *, train_seconds: int, announce: Callable[[str], None]) -> Report:
+    """Makes `run`, `export`, `digits.mar`, `digits.png` and `served.npz` in `out`, replacing those of an earlier demo.
+
+    Raises:
+        DemoError: a stage failed.
+    """
+    _clear(out)
+    files = {name: out / name for name in _MADE}
+    report = Report(files)
+
+    @contextmanager
+    def stage(name: str, what: str) -> Iterator[None]:
+        announce(f"── {name}: {what}")
+        began = time.monotonic()
+        yield
+        report.seconds[name] = time.monotonic() - began
+
+    def command(*words: object) -> dict[str, Any]:
+        return _ganctl([str(word) for word in words])
+
+    with stage("train", f"a generator of digits, for about {train_seconds} s on the embedded MNIST"):
+        horizon = f"train.horizon={train_seconds}s"
+        report.records["train"] = command("train", "--preset", "conv", "--set", horizon, "--run-dir", files["run"])
+    with stage("evaluate", "its best checkpoint against the 10,000 test images"):
+        report.records["evaluate"] = command("evaluate", files["run"])
+    with stage("export", "the generator as TorchScript, ONNX and PT2, each compared with the checkpoint"):
+        report.records["export"] = command("export", files["run"], "--out", files["export"])
+    with stage("package", "an archive for TorchServe"):
+        report.records["package"] = command("package", files["export"], "--out", out)
+    with stage("serve", "TorchServe starts"):
+        server, ready = _start_server(files["digits.mar"])
+    try:
+        with stage("ask", f"{_STYLES} handwritings over HTTP, and {10 * _PER_CLASS} digits for the classifier to read"):
+            with Client(ready["url"]) as client:
+                picture = client.picture(text="0123456789", count=_STYLES, scale=_SCALE, seed=0)
+            files["digits.png"].write_bytes(picture)
+            command("sample", ready["url"], "--per-class", _PER_CLASS, "--seed", 1, "--out", files["served.npz"])
+            report.records["served"] = command("evaluate", files["served.npz"])
+    finally:
+        _stop_server(server)
+    return report
+
+
+def _clear(out: Path) -> None:
+    """Makes the folder and deletes what an earlier demo left; anything else in it stays."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in _MADE:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _ganctl(words: list[str]) -> dict[str, Any]:
+    done = subprocess.run([*_program(), *words, "--json"], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        raise DemoError(f"the demo ends here: 'ganctl {' '.join(words)}' failed, see above", done.returncode)
+    record: dict[str, Any] = json.loads(done.stdout)
+    return record
+
+
+def _start_server(archive: Path) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+    words = ["serve", str(archive), "--port", "0", "--json"]
+    server = subprocess.Popen([*_program(), *words], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None, "it is a pipe"
+    line = server.stdout.readline()
+    if not line.strip() or "error" in (ready := json.loads(line)):
+        raise DemoError(f"the demo ends here: 'ganctl {' '.join(words)}' failed, see above", server.wait() or 6)
+    return server, ready
+
+
+def _stop_server(server: subprocess.Popen[str]) -> None:
+    server.terminate()
+    try:
+        server.wait(timeout=60)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+        raise
+
+
+def _program() -> list[str]:
+    return [sys.executable, "-m", "ganctl"]
