@@ -3,7 +3,8 @@
     healthcheck.py [URL]        default: $GANCTL_HEALTH_URL, or http://127.0.0.1:8081/models/digits
 
 The management API is asked, because TorchServe's own /ping answers 200 while the model loads and while its workers
-crash. Standard library only: it runs every few seconds, in an interpreter that skips site-packages.
+crash. Where the server demands tokens, they are read from its private folder, and renewed: they end after an hour.
+Standard library only: it runs every few seconds, in an interpreter that skips site-packages.
 """
 
 import json
@@ -11,16 +12,21 @@ import os
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 DEFAULT_URL = "http://127.0.0.1:8081/models/digits"
-TIMEOUT_SECONDS = 3.0  # less than the HEALTHCHECK's own 5, so that the reason is told before the check is killed
+TIMEOUT_SECONDS = 2.0  # twice that is less than the HEALTHCHECK's own 5: the reason is told before the check is killed
+
+# No proxies: one in the container's environment must not be asked for the container's own loopback.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def fault(models: Any) -> str | None:
     """Says why the management API's reply about one model does not mean healthy; None where it does.
 
-    `models` is a list with one object per version: {"modelVersion", "minWorkers", "workers": [{"id", "status"}, …]}.
+    `models` is a list with one object per version: {"minWorkers", "workers": [{"id", "status"}, …], …}.
     """
     if not isinstance(models, list) or not models:
         return "the management API names no model"
@@ -34,17 +40,41 @@ def fault(models: Any) -> str | None:
     return None
 
 
-def check(url: str) -> str | None:
-    """Asks the management API at `url`; the reason for not being healthy, or None."""
-    request = urllib.request.Request(url, headers={"Accept": "application/json"})
-    # An empty ProxyHandler: a proxy in the container's environment must not be asked for the container's own loopback.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def get(url: str, key: str | None) -> bytes:
+    """The body of a 200. Raises urllib.error.HTTPError for another status, OSError where nobody answers in time."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with _OPENER.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS) as reply:
+        body: bytes = reply.read()
+        return body
+
+
+def find_key_file() -> Path | None:
+    """The tokens of the running server: the newest, as a restarted container may hold those of the server before it."""
+    files = Path(os.environ.get("TMPDIR", "/tmp")).glob("ganctl-*/key_file.json")
+    return max(files, key=lambda file: file.stat().st_mtime, default=None)
+
+
+def describe_model(url: str) -> Any:
+    """What the management API says of the model, asked with a token, renewed if need be, where there are tokens."""
+    key_file = find_key_file()
+    if key_file is None:
+        return json.loads(get(url, None))
     try:
-        with opener.open(request, timeout=TIMEOUT_SECONDS) as reply:
-            return fault(json.load(reply))
+        return json.loads(get(url, json.loads(key_file.read_bytes())["management"]["key"]))
     except urllib.error.HTTPError as error:
-        return f"{url} answers {error.code} {error.reason}"
-    except OSError as error:  # nobody listens yet, or nobody answers in time
+        if error.code != 400:  # TorchServe's status for a token that has ended
+            raise
+    get(urljoin(url, "/token?type=management"), json.loads(key_file.read_bytes())["API"]["key"])
+    return json.loads(get(url, json.loads(key_file.read_bytes())["management"]["key"]))
+
+
+def check(url: str) -> str | None:
+    """The reason for not being healthy, or None."""
+    try:
+        return fault(describe_model(url))
+    except urllib.error.HTTPError as error:
+        return f"{error.url} answers {error.code} {error.reason}"
+    except OSError as error:  # nobody listens yet, nobody answers in time, or the tokens cannot be read
         return f"{url}: {getattr(error, 'reason', error)}"
     except (ValueError, KeyError, TypeError) as error:
         return f"{url} answers what no TorchServe would ({type(error).__name__}: {error})"

@@ -58,18 +58,22 @@ RUN --mount=type=secret,id=ca \
     && uv venv --python python3 /opt/ganctl \
     && uv pip install --python /opt/ganctl/bin/python --no-deps /dist/*.whl
 
+# ---- the archive, where one is to be part of the image
+FROM ${BASE_IMAGE} AS archive
+# MAR: an archive's path inside the build context, say demo/digits.mar.
+ARG MAR=""
+COPY . /context
+RUN install -d /models \
+    && if [ -n "$MAR" ]; then install -m 0644 "/context/$MAR" /models/digits.mar; fi
+
 # ---- the image: no uv, no compiler, no index, no root
 FROM ${BASE_IMAGE}
 LABEL org.opencontainers.image.title="ganctl-serve" org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=deps /opt/ganctl /opt/ganctl
 COPY --from=app /opt/ganctl /opt/ganctl
+COPY --from=archive /models /models
 COPY docker/healthcheck.py /opt/ganctl/healthcheck.py
-# MAR: an archive inside the build context, to be part of the image.
-ARG MAR=""
-RUN --mount=type=bind,target=/context \
-    useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin ganctl \
-    && install -d /models \
-    && if [ -n "$MAR" ]; then install -m 0644 "/context/$MAR" /models/digits.mar; fi
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin ganctl
 # Everything the server writes (settings, logs, the unpacked archive) goes to /tmp: with a tmpfs there the rest can be
 # read-only. USER is a name for users the image does not know (`docker run --user 1000`). ONNX Runtime sends usage data
 # to its makers unless told not to.

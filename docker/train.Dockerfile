@@ -22,13 +22,19 @@ RUN --mount=type=secret,id=ca \
 # Compiled here, because the user of the final image cannot write beside the modules. UV_NO_CACHE keeps layers small.
 ENV PATH=/opt/uv/bin:$PATH UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never
 
+# ---- the project's own dependencies, apart from the rest of pyproject.toml, which changes more often
+FROM tools AS wanted
+COPY pyproject.toml ./
+RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+    > wanted.txt
+
 # ---- the dependencies: a layer of gigabytes that changes only with the lock
 FROM tools AS deps
-COPY pyproject.toml ./
+COPY --from=wanted /src/wanted.txt ./
 # The lock also knows the development tools. As constraints it says which version and which hashes, not what to install.
 RUN --mount=type=secret,id=ca \
     uv venv --python python3 /opt/ganctl \
-    && with-index.sh uv pip install --python /opt/ganctl/bin/python -c requirements.lock -r pyproject.toml
+    && with-index.sh uv pip install --python /opt/ganctl/bin/python -c requirements.lock -r wanted.txt
 
 # ---- the project: a small layer that changes with every commit, laid over the dependencies in the final stage
 FROM tools AS app

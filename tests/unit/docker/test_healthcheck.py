@@ -1,6 +1,7 @@
 """The serving image's health check says healthy when every worker is READY, and only then."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -16,19 +17,25 @@ SCRIPT = Path(__file__).parents[3] / "docker" / "healthcheck.py"
 
 
 class FakeManagement:
-    """A management API on a free loopback port that answers every request with `status` and `body`, after `delay` s."""
+    """A management API on a free loopback port: answers `status` and `body` after `delay` seconds.
+
+    With `key_file` it demands tokens as TorchServe does: 400 for a wrong one, and a new one for who has the API's.
+    """
 
     def __init__(self) -> None:
         self.status, self.body, self.delay = 200, b"", 0.0
+        self.key_file: Path | None = None
+        self.valid_key = ""
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 time.sleep(fake.delay)
-                self.send_response(fake.status)
-                self.send_header("Content-Length", str(len(fake.body)))
+                status, body = fake.answer(self.path, self.headers.get("Authorization", ""))
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(fake.body)
+                self.wfile.write(body)
 
             def log_message(self, *args: Any) -> None:
                 """Quiet: the test's own output is enough."""
@@ -43,6 +50,28 @@ class FakeManagement:
         model = {"modelName": "digits", "modelVersion": "1.0", "minWorkers": min_workers, "workers": workers}
         self.body = json.dumps([model]).encode()
 
+    def demands_tokens(self, temporary: Path, expired: bool = False) -> None:
+        """Writes the key file of a server of ours below `temporary`; `expired` has its management key refused."""
+        self.key_file = temporary / "ganctl-x7" / "key_file.json"
+        self.key_file.parent.mkdir()
+        self.write_keys("old-key")
+        self.valid_key = "another" if expired else "old-key"
+
+    def write_keys(self, management: str) -> None:
+        assert self.key_file is not None
+        self.key_file.write_text(json.dumps({"management": {"key": management}, "API": {"key": "api-key"}}))
+
+    def answer(self, path: str, authorization: str) -> tuple[int, bytes]:
+        if self.key_file is None:
+            return self.status, self.body
+        if path == "/token?type=management" and authorization == "Bearer api-key":
+            self.valid_key = "new-key"
+            self.write_keys("new-key")
+            return 200, b""
+        if authorization != f"Bearer {self.valid_key}":
+            return 400, b'{"code": 400, "type": "InvalidKeyException"}'
+        return self.status, self.body
+
 
 @pytest.fixture
 def management() -> Iterator[FakeManagement]:
@@ -52,48 +81,92 @@ def management() -> Iterator[FakeManagement]:
     fake.server.server_close()
 
 
-def run_check(url: str, **environment: str) -> tuple[int, str]:
-    """Runs the script as the image does, isolated and without site-packages; its exit status and its one line."""
-    command = [sys.executable, "-I", "-S", str(SCRIPT), *([] if environment else [url])]
-    done = subprocess.run(command, env=environment or None, capture_output=True, text=True, timeout=30, check=False)
-    assert done.stderr == ""
-    assert done.stdout.count("\n") == 1, "one line, because that is what an engine shows"
-    return done.returncode, done.stdout.strip()
+@pytest.fixture
+def run_check(tmp_path: Path) -> Callable[..., tuple[int, str]]:
+    """Runs the script as the image does, isolated and without site-packages; gives its exit status and its one line."""
+
+    def run(*arguments: str, **environment: str) -> tuple[int, str]:
+        command = [sys.executable, "-I", "-S", str(SCRIPT), *arguments]
+        environment |= {"TMPDIR": str(tmp_path)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+        assert done.stderr == ""
+        assert done.stdout.count("\n") == 1, "one line, because that is what an engine shows"
+        return done.returncode, done.stdout.strip()
+
+    return run
 
 
-def test_all_workers_ready_is_healthy(management: FakeManagement) -> None:
+Check = Callable[..., tuple[int, str]]
+
+
+def test_all_workers_ready_is_healthy(management: FakeManagement, run_check: Check) -> None:
     management.has("READY", "READY", min_workers=2)
     assert run_check(management.url) == (0, "all workers are READY")
 
 
-def test_the_address_may_come_from_the_environment(management: FakeManagement) -> None:
+def test_the_address_may_come_from_the_environment(management: FakeManagement, run_check: Check) -> None:
     management.has("READY")
-    assert run_check("", GANCTL_HEALTH_URL=management.url)[0] == 0
+    assert run_check(GANCTL_HEALTH_URL=management.url)[0] == 0
 
 
-def test_a_proxy_in_the_environment_is_not_asked_for_the_loopback(management: FakeManagement) -> None:
+def test_a_proxy_in_the_environment_is_not_asked_for_the_loopback(management: FakeManagement, run_check: Check) -> None:
     management.has("READY")
-    assert run_check("", GANCTL_HEALTH_URL=management.url, http_proxy="http://127.0.0.1:1")[0] == 0
+    assert run_check(GANCTL_HEALTH_URL=management.url, http_proxy="http://127.0.0.1:1")[0] == 0
 
 
 @pytest.mark.parametrize("status", ["UNLOADED", "LOADING", "UNLOADING"])
-def test_one_worker_that_is_not_ready_is_unhealthy_and_named(management: FakeManagement, status: str) -> None:
+def test_one_worker_that_is_not_ready_is_unhealthy_and_named(
+    management: FakeManagement, run_check: Check, status: str
+) -> None:
     management.has("READY", status, min_workers=2)
     assert run_check(management.url) == (1, f"worker 9001 is {status}")
 
 
-def test_a_model_without_workers_is_unhealthy(management: FakeManagement) -> None:
+def test_a_model_without_workers_is_unhealthy(management: FakeManagement, run_check: Check) -> None:
     management.has(min_workers=0)
     assert run_check(management.url) == (1, "0 of 1 workers are there")
 
 
-def test_fewer_workers_than_the_model_must_have_is_unhealthy(management: FakeManagement) -> None:
+def test_fewer_workers_than_the_model_must_have_is_unhealthy(management: FakeManagement, run_check: Check) -> None:
     management.has("READY", min_workers=2)
     assert run_check(management.url) == (1, "1 of 2 workers are there")
 
 
+def test_a_server_that_demands_tokens_is_asked_with_its_own(
+    management: FakeManagement, run_check: Check, tmp_path: Path
+) -> None:
+    management.demands_tokens(tmp_path)
+    management.has("READY")
+    assert run_check(management.url)[0] == 0
+    management.has("UNLOADED")
+    assert run_check(management.url) == (1, "worker 9000 is UNLOADED")
+
+
+def test_a_token_that_has_ended_is_renewed(management: FakeManagement, run_check: Check, tmp_path: Path) -> None:
+    management.demands_tokens(tmp_path, expired=True)
+    management.has("READY")
+    assert run_check(management.url)[0] == 0
+    assert management.valid_key == "new-key"
+
+
+def test_the_tokens_of_a_server_before_this_one_are_not_used(
+    management: FakeManagement, run_check: Check, tmp_path: Path
+) -> None:
+    (tmp_path / "ganctl-dead").mkdir()
+    stale = tmp_path / "ganctl-dead" / "key_file.json"
+    stale.write_text('{"management": {"key": "stale"}, "API": {"key": "stale"}}')
+    os.utime(stale, (0, 0))
+    management.demands_tokens(tmp_path)
+    management.has("READY")
+    assert run_check(management.url)[0] == 0
+
+
 def make_unknown(fake: FakeManagement) -> None:
     fake.status, fake.body = 404, b'{"code": 404, "type": "ModelNotFoundException"}'
+
+
+def make_locked(fake: FakeManagement) -> None:
+    fake.status, fake.body = 400, b'{"code": 400, "type": "InvalidKeyException"}'
 
 
 def make_empty(fake: FakeManagement) -> None:
@@ -112,15 +185,17 @@ def make_ping(fake: FakeManagement) -> None:
     fake.body = b'{"status": "Healthy"}'
 
 
-@pytest.mark.parametrize("answer", [make_unknown, make_empty, make_html, make_foreign, make_ping])
-def test_any_other_answer_is_unhealthy(management: FakeManagement, answer: Callable[[FakeManagement], None]) -> None:
+@pytest.mark.parametrize("answer", [make_unknown, make_locked, make_empty, make_html, make_foreign, make_ping])
+def test_any_other_answer_is_unhealthy(
+    management: FakeManagement, run_check: Check, answer: Callable[[FakeManagement], None]
+) -> None:
     answer(management)
     code, reason = run_check(management.url)
     assert code == 1
     assert reason
 
 
-def test_nobody_listening_is_unhealthy(management: FakeManagement) -> None:
+def test_nobody_listening_is_unhealthy(management: FakeManagement, run_check: Check) -> None:
     management.server.shutdown()
     management.server.server_close()
     code, reason = run_check(management.url)
@@ -128,7 +203,9 @@ def test_nobody_listening_is_unhealthy(management: FakeManagement) -> None:
     assert management.url in reason
 
 
-def test_a_server_that_hangs_is_unhealthy_before_the_engine_loses_patience(management: FakeManagement) -> None:
+def test_a_server_that_hangs_is_unhealthy_before_the_engine_loses_patience(
+    management: FakeManagement, run_check: Check
+) -> None:
     management.has("READY")
     management.delay = 6.0
     started = time.monotonic()

@@ -1,0 +1,49 @@
+# The Docker form of the functions that docker/images.sh calls; see engine.sh.
+# shellcheck shell=bash disable=SC2034  # $server and $port are for images.sh
+
+volume=""
+
+prepare_engine() {
+    base="${BASE_IMAGE:-python:3.12-slim}"
+    volume="ganctl-smoke-$$"
+    docker volume create "$volume" > /dev/null  # takes its owner from the image's /runs at first use
+}
+
+inspect_image() { docker image inspect "$1"; }
+
+image_size() { docker image ls --format '{{.Size}}' "$1"; }
+
+# build IMAGE DOCKERFILE [ARGUMENT…]
+build() { DOCKER_BUILDKIT=1 docker build -t "$1" -f "$2" --build-arg "BASE_IMAGE=$base" "${@:3}" .; }
+
+# run_once IMAGE COMMAND…: in a new container, with the smoke test's volume at /runs.
+run_once() { docker run --rm -v "$volume:/runs" --entrypoint "$2" "$1" "${@:3}"; }
+
+# start IMAGE: the serving image as it would be deployed, read-only, with the archive at /models; sets $server and $port.
+start() {
+    server="ganctl-smoke-serve-$$"
+    docker run -d --name "$server" --read-only --tmpfs /tmp:exec --cap-drop ALL --security-opt no-new-privileges \
+        -v "$volume:/models:ro" -p 127.0.0.1::8080 "$1" > /dev/null
+    port="$(docker port "$server" 8080/tcp | head -n 1 | sed 's/.*://')"
+}
+
+running() { [ "$(docker inspect -f '{{.State.Running}}' "$server")" = true ]; }
+
+server_log() { docker logs "$server" 2>&1; }
+
+# inside COMMAND…: in the running server's container.
+inside() { docker exec "$server" "$@"; }
+
+# stop: SIGTERM, as an engine sends it; the exit status of the server.
+stop() {
+    docker stop -t 30 "$server" > /dev/null
+    return "$(docker inspect -f '{{.State.ExitCode}}' "$server")"
+}
+
+# written_files: what the server wrote outside its temporary folder (nothing can be, on a read-only root).
+written_files() { :; }
+
+clean_engine() {
+    if [ -n "${server:-}" ]; then docker rm -f "$server" > /dev/null 2>&1 || true; fi
+    if [ -n "$volume" ]; then docker volume rm -f "$volume" > /dev/null 2>&1 || true; fi
+}

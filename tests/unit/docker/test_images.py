@@ -1,0 +1,61 @@
+"""The images are made of what the project declares: nothing that serving imports is left out, nothing is unlocked."""
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+# Where the name that is imported is not the name that is installed.
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "ts": "torchserve", "model_archiver": "torch-model-archiver"}
+# What the serving side reaches for only with other sources than an archive, which the serving image does not serve.
+OTHER_SIDES = {"exports", "training"}
+
+
+def serve_packages() -> set[str]:
+    lines = (ROOT / "docker" / "serve-packages.txt").read_text(encoding="utf-8").splitlines()
+    return {line for line in lines if line and not line.startswith("#")}
+
+
+def imported_by(file: Path) -> set[str]:
+    """The top-level modules that `file` imports, anywhere in it, standard library and relative imports aside."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.partition(".")[0])
+    return names - sys.stdlib_module_names
+
+
+def test_the_serving_image_holds_whatever_serving_imports() -> None:
+    own = {"ganctl", "serving", *OTHER_SIDES}
+    files = [ROOT / "ganctl.py", *(f for f in (ROOT / "serving").rglob("*.py") if not imported_by(f) & {"training"})]
+    needed = {DISTRIBUTIONS.get(name, name) for file in files for name in imported_by(file) - own}
+    assert needed <= serve_packages()
+
+
+def test_the_serving_image_holds_only_dependencies_of_the_project() -> None:
+    """Their versions come from the lock, which knows the project's dependencies and no others."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        declared = tomllib.load(file)["project"]["dependencies"]
+    assert serve_packages() <= {re.split(r"[^A-Za-z0-9._-]", requirement)[0] for requirement in declared}
+
+
+def test_the_lock_has_a_hash_for_every_package() -> None:
+    """The images are built with the lock as constraints, which checks hashes where they are given."""
+    blocks = re.split(r"\n(?=[a-z0-9])", (ROOT / "requirements.lock").read_text(encoding="utf-8"))
+    assert [block.splitlines()[0] for block in blocks if "==" in block and "--hash=sha256:" not in block] == []
+
+
+def test_the_build_context_has_what_the_images_copy() -> None:
+    allowed = {
+        line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] == "!"
+    }
+    for name in ("train", "serve"):
+        text = (ROOT / "docker" / f"{name}.Dockerfile").read_text(encoding="utf-8")
+        for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE):
+            for source in sources.split():
+                assert (ROOT / source).exists()
+                assert source == "." or any(Path(source).match(pattern) for pattern in allowed), source
