@@ -165,6 +165,7 @@ class Server:
         # TorchServe prefers some variables of the environment to its config file.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TS_")}
         environment |= {"LOG_LOCATION": str(folder / "logs"), "METRICS_LOCATION": str(folder / "logs")}
+        environment["TMPDIR"] = str(folder / "tmp")
         with (folder / "logs" / "java.log").open("wb") as output:
             self._process = _spawn(command, folder, environment, output)
         if token:
@@ -188,8 +189,8 @@ class Server:
     def _workers_ready(self, client: httpx.Client) -> bool:
         try:
             reply = client.get(f"{self.management_url}/models/{MODEL_NAME}", headers=self._authorization("management"))
-        except httpx.TransportError:
-            return False  # not listening yet
+        except (httpx.TransportError, OSError, ValueError):
+            return False  # not listening yet, or the token file is not there or not whole yet
         if reply.status_code == 404:  # it listens only after it has tried to load the archive
             raise ServerError(f"TorchServe refused the archive {self.mar}.{self._logged()}")
         if reply.status_code != 200:
@@ -203,7 +204,7 @@ class Server:
             raise ServerError(f"the first request was answered {reply.status_code}: {reply.text[:500]}{self._logged()}")
 
     def _authorization(self, kind: Literal["management", "inference"]) -> dict[str, str]:
-        if self.token_file is None or not self.token_file.is_file():
+        if self.token_file is None:
             return {}
         return {"Authorization": f"Bearer {json.loads(self.token_file.read_text())[kind]['key']}"}
 

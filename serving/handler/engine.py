@@ -6,6 +6,7 @@ that the largest size gave, at every place of the chunk. ONNX Runtime passes wit
 TorchScript fails below four rows, where oneDNN takes another path, and is then padded to four.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +33,8 @@ class OnnxBackend:
     """ONNX Runtime on one thread: workers share the cores, so that more threads would only wait for each other."""
 
     def __init__(self, path: Path) -> None:
+        # ONNX Runtime of 1.32 sends usage data to its maker unless told before it is imported.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

@@ -17,6 +17,7 @@ FIELDS = ("digits", "labels", "text", "count", "seed", "truncation", "scale", "l
 
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_JSON_ADVICE = "JSON needs the header Content-Type: application/json"
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
@@ -26,6 +27,9 @@ def read(inputs: Mapping[str, Any], headers: Mapping[str, Any], model: Model, fa
         faults.append(Fault("body", f"is larger than {model.limits.max_body:,} bytes", 413))
         return {}
     is_form = str(headers.get("content-type", "")).split(";")[0].strip().lower() in _FORMS
+    if is_form and not inputs and headers.get("content-length", "0") != "0":
+        # TorchServe drops what has no "=" in it; `curl -d '{"digits": 7}'` comes like this.
+        faults.append(Fault("body", f"was sent as a form, and has no field of one; {_JSON_ADVICE}"))
     body = b"" if is_form else bytes(inputs.get("body", b""))
     fields = _json_fields(body, faults) if body.strip() else {}
     for name, value in inputs.items():
@@ -40,7 +44,7 @@ def read(inputs: Mapping[str, Any], headers: Mapping[str, Any], model: Model, fa
         near = difflib.get_close_matches(name[:30], FIELDS, n=1) if place < SHOWN else []
         advice = f"did you mean {near[0]}?" if near else f"the fields are {', '.join(FIELDS)}"
         if is_form and name.lstrip().startswith("{"):
-            advice = "JSON needs the header Content-Type: application/json"
+            advice = _JSON_ADVICE
         faults.append(Fault(name, f"unknown field; {advice}"))
     return {name: value for name, value in fields.items() if name in FIELDS}
 

@@ -87,7 +87,7 @@ def _model_files(conditional: bool, channels: int) -> dict[str, bytes]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated
         script = io.BytesIO()
-        torch.jit.save(torch.jit.freeze(torch.jit.trace(generator, inputs)), script)  # type: ignore[no-untyped-call]
+        torch.jit.save(torch.jit.freeze(torch.jit.trace(generator, inputs)), script)
     return {"generator.onnx": _onnx(generator, channels), "generator.ts": script.getvalue()}
 
 

@@ -207,7 +207,10 @@ def test_a_form_may_not_smuggle_a_body_and_json_sent_as_a_form_is_explained() ->
     with pytest.raises(BadRequest, match="body: unknown field"):
         parse({"body": b"{}"}, form, DIGITS)
     with pytest.raises(BadRequest, match="Content-Type: application/json"):
-        parse({'{"digits": 7}': b""}, form, DIGITS)
+        parse({'{"text": "': b'"}'}, form, DIGITS)
+    with pytest.raises(BadRequest, match="body: was sent as a form.*Content-Type: application/json"):
+        parse({}, form | {"content-length": "13"}, DIGITS)
+    assert parse({}, form | {"content-length": "0"}, DIGITS).images == 1
 
 
 def test_thousands_of_faults_give_a_short_answer() -> None:

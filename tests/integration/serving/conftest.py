@@ -1,0 +1,92 @@
+"""Real TorchServes for the integration tests: one for each back-end, shared by all tests that do them no harm."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from serving.archive import package
+from serving.server import Server
+
+from ...unit.serving.small_export import write_export
+
+PROJECT = Path(__file__).parents[3]
+
+
+class Running(NamedTuple):
+    """A `ganctl serve`: its process, what it printed when ready, and the folder that holds its temporary files."""
+
+    process: "subprocess.Popen[str]"
+    record: dict[str, Any]
+    temporary: Path
+
+    @property
+    def url(self) -> str:
+        return str(self.record["url"])
+
+
+def start_ganctl(*arguments: str, temporary: Path) -> "subprocess.Popen[str]":
+    """Runs `ganctl ARGUMENTS` with its temporary files in `temporary`."""
+    environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-m", "ganctl", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def java_of(pid: int) -> list[int]:
+    """The process ids of the children of `pid` that are Java, by /proc."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid and b"org.pytorch.serve.ModelServer" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:  # gone meanwhile
+            continue
+    return found
+
+
+def members(group: int) -> list[int]:
+    """The living processes of a process group, by /proc: Java and its workers."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, pgid = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(pgid) == group and state != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.fixture(scope="session")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A conditional export, grey; not to be changed."""
+    return write_export(tmp_path_factory.mktemp("export") / "export")
+
+
+@pytest.fixture(scope="session")
+def served(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """`ganctl serve EXPORT --json` with two workers and ONNX Runtime."""
+    temporary = tmp_path_factory.mktemp("t")
+    process = start_ganctl("serve", str(export), "--port", "0", "--workers", "2", "--json", temporary=temporary)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, process.communicate()[1]
+        yield Running(process, json.loads(line), temporary)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def guarded(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with one worker, TorchScript, and a token."""
+    mar = package(export, tmp_path_factory.mktemp("mar"), "torchscript")
+    with Server(mar, port=0, workers=1, auth="token") as server:
+        yield server

@@ -1,0 +1,153 @@
+"""How `ganctl serve` starts, fails and ends: promptly, with the reason, and without remains."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serving.archive import package
+from serving.errors import ServerError
+from serving.server import Server
+
+from ...unit.serving.small_export import entry, write_export
+from .conftest import Running, java_of, members, start_ganctl
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def test_what_is_told_when_ready_is_true(served: Running) -> None:
+    assert set(served.record) == {"url", "pid", "management_url", "metrics_url", "token_file"}
+    assert served.record["pid"] == served.process.pid
+    assert served.record["token_file"] is None
+    assert httpx.get(f"{served.url}/predictions/digits").status_code == 200
+    assert len(java_of(served.process.pid)) == 1
+
+
+def test_a_port_in_use_is_named_with_its_flag(export: Path, tmp_path: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1] - 1  # the second of the five
+        process = start_ganctl("serve", str(export), "--port", str(port), "--json", temporary=tmp_path)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 6
+    assert f"--port {port}" in err
+    assert f"port {port + 1} on 127.0.0.1, for management" in err or f"port {port} " in err
+    assert json.loads(out)["exit_code"] == 6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_cannot_be_loaded_is_told_promptly_in_the_workers_own_words(tmp_path: Path) -> None:
+    export = write_export(tmp_path / "export")
+    broken = b"no ONNX at all"
+    (export / "generator.onnx").write_bytes(broken)
+    manifest = json.loads((export / "manifest.json").read_text())
+    manifest["files"]["generator.onnx"] = entry(broken)
+    (export / "manifest.json").write_text(json.dumps(manifest))
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    started = time.monotonic()
+    process = start_ganctl("serve", str(export), "--port", "0", temporary=temporary)
+    out, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 40  # not TorchServe's 120 s; most of it is importing torch
+    assert process.returncode == 6
+    assert out == ""
+    assert "Traceback (most recent call last)" in err
+    assert "INVALID_PROTOBUF" in err or "InvalidProtobuf" in err
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "absent", "text"])
+def test_a_bad_archive_is_refused_before_anything_starts(export: Path, tmp_path: Path, damage: str) -> None:
+    mar = package(export, tmp_path)
+    if damage == "cut":
+        mar.write_bytes(mar.read_bytes()[:1000])
+    elif damage == "text":
+        mar.write_text("no archive")
+    else:
+        mar.unlink()
+    with pytest.raises(ServerError, match=r"digits\.mar") as caught:
+        Server(mar, port=0).start()
+    assert caught.value.exit_code == 6
+
+
+@pytest.mark.parametrize(("source", "code"), [("absent", 4), ("file.txt", 4), ("absent.mar", 4)])
+def test_a_source_that_is_nothing_of_ours_is_refused(tmp_path: Path, source: str, code: int) -> None:
+    (tmp_path / "file.txt").write_text("x")
+    process = start_ganctl("serve", str(tmp_path / source), temporary=tmp_path)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "expected an archive (.mar), an export or a run's folder" in err
+
+
+def test_ctrl_c_while_starting_leaves_nothing(export: Path, tmp_path: Path) -> None:
+    process = start_ganctl("serve", str(export), "--port", "0", "--json", temporary=tmp_path)
+    wait_for(lambda: java_of(process.pid))
+    java = java_of(process.pid)[0]
+    wait_for(lambda: len(members(java)) > 1)  # a worker imports torch, and would not notice that Java has gone
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)  # the impatient press it twice
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert out == ""
+    assert members(java) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_java_does_not_survive_a_killed_ganctl(export: Path, tmp_path: Path) -> None:
+    process = start_ganctl("serve", str(export), "--port", "0", temporary=tmp_path)
+    wait_for(lambda: java_of(process.pid))
+    java = java_of(process.pid)[0]
+    process.kill()
+    process.communicate(timeout=30)
+    wait_for(lambda: java not in members(java))
+    wait_for(lambda: not members(java), 30)  # its workers notice when they have done importing
+    for left in tmp_path.iterdir():
+        shutil.rmtree(left)
+
+
+def test_java_killed_under_us_is_told_and_ends_with_status_6(export: Path, tmp_path: Path) -> None:
+    process = start_ganctl("serve", str(export), "--port", "0", temporary=tmp_path)
+    wait_for(lambda: java_of(process.pid))
+    java = java_of(process.pid)[0]
+    subprocess.run(["kill", "-KILL", str(java)], check=True)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 6
+    assert "TorchServe ended while starting" in err
+    assert members(java) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_ends_a_serving_server_with_0_and_leaves_nothing(export: Path, tmp_path: Path) -> None:
+    mar = package(export, tmp_path / "mar")
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    process = start_ganctl("serve", str(mar), "--port", "0", "--workers", "1", "--json", temporary=temporary)
+    assert process.stdout is not None
+    record = json.loads(process.stdout.readline())
+    java = java_of(process.pid)[0]
+    assert httpx.get(f"{record['url']}/predictions/digits").status_code == 200
+    assert len(members(java)) == 2  # Java and its worker
+    process.terminate()
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert out == "", "one line, and that was read when it was ready"
+    assert "Traceback" not in err
+    assert members(java) == []
+    assert list(temporary.iterdir()) == []
+    assert mar.is_file()

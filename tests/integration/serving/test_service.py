@@ -1,0 +1,244 @@
+"""The service as its users meet it: HTTP requests to a real TorchServe."""
+
+import functools
+import io
+import json
+import random
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from serving.client import Client
+from serving.errors import RemoteError
+from serving.server import Server
+
+from ...unit.serving.small_export import seen_label
+from .conftest import Running
+
+
+def post(running: Running, body: Any = None, **headers: str) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
+    headers = {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.post(f"{running.url}/predictions/digits", content=content, headers=headers)
+
+
+def pixels(reply: httpx.Response) -> NDArray[np.uint8]:
+    assert (reply.status_code, reply.headers["content-type"]) == (200, "image/png"), reply.text
+    with Image.open(io.BytesIO(reply.content)) as image:
+        return np.asarray(image)
+
+
+def test_an_address_typed_into_a_browser_draws_a_digit(served: Running) -> None:
+    accept = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    reply = httpx.get(f"{served.url}/digits/predict?digits=7&seed=3&scale=2", headers=accept)
+    assert pixels(reply).shape == (56, 56)
+    assert seen_label(pixels(reply)[::2, ::2]) == 7
+    assert reply.headers["x-seed"] == "3"
+    assert len(reply.headers["x-model-version"]) == 12
+
+
+def test_get_and_post_queries_forms_and_json_mean_the_same(served: Running) -> None:
+    fields = {"digits": "2", "seed": "5"}
+    replies = [
+        post(served, {"digits": 2, "seed": 5}),
+        httpx.get(f"{served.url}/digits/predict", params=fields),
+        httpx.get(f"{served.url}/models/digits/invoke", params=fields),
+        httpx.post(f"{served.url}/predictions/digits", data=fields),
+        httpx.post(f"{served.url}/predictions/digits", files={name: (None, value) for name, value in fields.items()}),
+        httpx.request("GET", f"{served.url}/predictions/digits", json={"digits": 2, "seed": 5}),
+    ]
+    assert {reply.status_code for reply in replies} == {200}
+    assert len({reply.content for reply in replies}) == 1
+
+
+def test_without_anything_one_image_is_drawn_with_a_new_seed(served: Running) -> None:
+    replies = [httpx.get(f"{served.url}/predictions/digits") for _ in range(2)]
+    assert pixels(replies[0]).shape == (28, 28)
+    assert replies[0].headers["x-seed"] != replies[1].headers["x-seed"]
+
+
+def test_text_and_count_and_layout(served: Running) -> None:
+    picture = pixels(post(served, {"text": "2026", "count": 3, "seed": 1}))
+    assert picture.shape == (3 * 28, 4 * 28)
+    assert [seen_label(picture[28:56, 28 * i : 28 * i + 28]) for i in range(4)] == [2, 0, 2, 6]
+    assert pixels(post(served, {"count": 5, "layout": "strip"})).shape == (28, 5 * 28)
+    assert pixels(post(served, {"count": 256})).shape == (16 * 28, 16 * 28)
+
+
+def test_the_client_gives_arrays(served: Running) -> None:
+    with Client(served.url) as client:
+        images, labels, seed = client.sample(digits=[1, 2], count=4, seed=9)
+        assert images.shape == (4, 28, 28)
+        assert images.dtype == np.uint8
+        assert seed == 9
+        assert labels.tolist() == [1, 2, 1, 2] == [seen_label(image) for image in images]
+        assert client.sample(text="31").labels.tolist() == [3, 1]
+        assert client.sample(labels="4", count=np.int64(2)).labels.tolist() == [4, 4]  # type: ignore[arg-type]
+        picture = client.picture(digits=[1, 2], count=4, seed=9)
+        with Image.open(io.BytesIO(picture)) as image:
+            assert np.array_equal(np.asarray(image)[:28, :28], images[0])
+    with Client(f"{served.url}/predictions/digits/") as client:
+        assert client.sample(seed=1).images.shape == (1, 28, 28)
+
+
+def test_the_client_says_what_was_wrong(served: Running) -> None:
+    with Client(served.url) as client, pytest.raises(RemoteError, match="seed: must be a whole number") as caught:
+        client.sample(seed=-1, digits=11)
+    assert caught.value.status == 400
+    assert {error["field"] for error in caught.value.problem["errors"]} == {"seed", "digits"}
+    with Client(served.url + "/predictions/letters") as client, pytest.raises(RemoteError, match="404"):
+        client.sample()
+    with Client(str(served.record["metrics_url"])) as client, pytest.raises(RemoteError):
+        client.sample()
+
+
+def test_the_same_request_has_the_same_bytes_alone_and_under_load(served: Running, guarded: Server) -> None:
+    asked: list[dict[str, Any]] = [{"digits": i % 10, "seed": i, "count": 1 + i % 7} for i in range(30)]
+    headers = guarded._authorization("inference")
+    for server in (served.url, guarded.url):
+        with httpx.Client(base_url=server, headers=headers, timeout=30) as client:
+            alone = [client.post("/predictions/digits", json=body) for body in asked]
+            assert {reply.status_code for reply in alone} == {200}
+            noise: list[dict[str, Any]] = [{"count": random.randint(1, 40)} for _ in range(90)]
+            order = random.sample([*enumerate(asked * 2), *enumerate(noise, 1000)], 150)
+            post_json = functools.partial(client.post, "/predictions/digits")
+            with ThreadPoolExecutor(24) as threads:
+                replies = [future.result() for future in [threads.submit(post_json, json=body) for _, body in order]]
+        for (place, _), reply in zip(order, replies, strict=True):
+            assert reply.status_code == 200
+            if place < 1000:
+                assert reply.content == alone[place % 30].content
+
+
+def test_both_back_ends_draw_the_same_within_one_grey_level(served: Running, guarded: Server) -> None:
+    token = guarded._authorization("inference")["Authorization"].split()[1]
+    with Client(served.url) as one, Client(guarded.url, token=token) as other:
+        fields: dict[str, Any] = {"seed": 77, "count": 100}
+        first, second = one.sample(**fields), other.sample(**fields)
+    assert first.labels.tolist() == second.labels.tolist()
+    assert np.abs(first.images.astype(int) - second.images.astype(int)).max() <= 1
+
+
+BAD = [
+    (b'{"digits": "7"}', {}, 400, "digits"),
+    (b'{"digits": true}', {}, 400, "digits"),
+    (b'{"count": 3.5}', {}, 400, "count"),
+    (b'{"count": 257}', {}, 400, "count"),
+    (b'{"seed": NaN}', {}, 400, "body"),
+    (b'{"seed": 1, "seed": 2}', {}, 400, "seed"),
+    (b'{"frames": 3}', {}, 400, "frames"),
+    (b'{"text": "12a"}', {}, 400, "text"),
+    (b"[1, 2]", {}, 400, "body"),
+    (b"{", {}, 400, "body"),
+    (b"\xff\xfe\x00", {}, 400, "body"),
+    (b"[" * 20_000, {}, 400, "body"),
+    (b'{"a":' * 5_000 + b"1" + b"}" * 5_000, {}, 400, "body"),
+    (b'{"text": "' + b"1" * 70_000 + b'"}', {}, 413, "body"),
+    (b'{"count": 256, "scale": 16}', {}, 413, "scale"),
+    (b"{}", {"Accept": "image/webp"}, 406, "Accept"),
+    (b"{}", {"Accept": "text/html"}, 406, "Accept"),
+    (b'{"digits": 7}', {"Content-Type": "application/x-www-form-urlencoded"}, 400, "body"),
+    (b'{"text": "="}', {"Content-Type": "application/x-www-form-urlencoded"}, 400, '{"text": "'),
+    (b'{"seed": -1}', {"describe": "True"}, 400, "seed"),
+]
+
+
+def test_every_bad_request_gets_its_problem_while_its_neighbours_are_served(served: Running) -> None:
+    good = {"digits": 3, "seed": 3}
+    expected = post(served, good).content
+    mixed = [case for case in BAD for _ in range(3)] + [None] * 60
+    random.shuffle(mixed)
+
+    def ask(case: tuple[bytes, dict[str, str], int, str] | None) -> httpx.Response:
+        return post(served, good) if case is None else post(served, case[0], **case[1])
+
+    with ThreadPoolExecutor(24) as threads:
+        replies = list(threads.map(ask, mixed))
+    for case, reply in zip(mixed, replies, strict=True):
+        if case is None:
+            assert (reply.status_code, reply.content) == (200, expected)
+            continue
+        body, _, status, field = case
+        assert reply.status_code == status, (body[:40], reply.text[:300])
+        assert reply.headers["content-type"] == "application/problem+json"
+        problem = reply.json()
+        assert problem["status"] == status
+        assert field in {error["field"] for error in problem["errors"]}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"describe": "True"},
+        {"explain": "True"},
+        {"Accept": "*/*;q=" + "9" * 200},
+        {"Accept": "é".encode("latin-1")},
+        {"url_path": "../../etc"},
+        {"ts_request_sequence_id": "x"},
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/octet-stream"},
+        {"Content-Type": "application/json; charset=utf-16"},
+        {"Content-Type": "é".encode("latin-1")},
+    ],
+)
+def test_strange_headers_make_no_5xx(served: Running, headers: dict[str, Any]) -> None:
+    reply = httpx.post(f"{served.url}/predictions/digits", content=b'{"seed": 3}', headers=headers)
+    assert reply.status_code in (200, 400, 406)
+
+
+def test_after_all_that_both_workers_are_the_ones_that_started(served: Running) -> None:
+    workers = httpx.get(f"{served.record['management_url']}/models/digits").json()[0]["workers"]
+    logs = next(served.temporary.glob("ganctl-*/logs"))
+    assert [worker["status"] for worker in workers] == ["READY", "READY"]
+    assert (logs / "workers.log").read_text().count("Torch worker started") == 2
+
+
+def test_the_logs_stay_quiet_under_requests(served: Running) -> None:
+    logs = next(served.temporary.glob("ganctl-*/logs"))
+    before = sum(path.stat().st_size for path in logs.iterdir())
+    for seed in range(50):
+        assert post(served, {"seed": seed}).status_code == 200
+    assert sum(path.stat().st_size for path in logs.iterdir()) == before
+
+
+def test_metrics_count_requests(served: Running) -> None:
+    httpx.get(f"{served.url}/predictions/digits")
+    told = httpx.get(str(served.record["metrics_url"])).text
+    assert 'ts_inference_requests_total{model_name="digits"' in told
+
+
+def test_a_token_is_demanded_where_auth_is_token(guarded: Server) -> None:
+    assert guarded.token_file is not None
+    assert guarded.token_file.stat().st_mode & 0o077 == 0
+    key = json.loads(guarded.token_file.read_text())["inference"]["key"]
+    with Client(guarded.url) as stranger, pytest.raises(RemoteError, match="token file"):
+        stranger.sample()
+    with Client(guarded.url, token=key) as client:
+        assert client.sample(digits=1).labels.tolist() == [1]
+
+
+def test_models_cannot_be_registered_and_only_inference_leaves_the_machine(served: Running) -> None:
+    reply = httpx.post(f"{served.record['management_url']}/models", params={"url": "https://example.org/evil.mar"})
+    assert reply.status_code in (403, 404, 405)
+    settings = next(served.temporary.glob("ganctl-*/config.properties")).read_text()
+    ports = [line.rpartition("=")[2] for line in settings.splitlines() if "grpc" in line and "_port=" in line]
+    assert len(ports) == 2
+    outside = _outside_address()
+    for port in [
+        *ports,
+        *(str(served.record[url]).split(":")[2].split("/")[0] for url in ("management_url", "metrics_url")),
+    ]:
+        with socket.socket() as probe:
+            probe.settimeout(2)
+            assert probe.connect_ex((outside, int(port))) != 0, f"port {port} answers on {outside}"
+
+
+def _outside_address() -> str:
+    """An address of this machine other than 127.0.0.1; all of 127.0.0.0/8 is there on Linux."""
+    return "127.0.0.2"
