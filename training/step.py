@@ -37,10 +37,13 @@ class Phase:
     loss: Callable[[Batch], Tensor]
 
     def update(self, batch: Batch) -> None:
-        # grad() with the network's own parameters computes no gradient for the other network's weights
-        parameters = list(self.network.parameters())
-        for parameter, gradient in zip(parameters, torch.autograd.grad(self.loss(batch), parameters), strict=True):
-            parameter.grad = gradient
+        """Computes gradients for the network's own parameters only, and takes one step.
+
+        backward() rather than grad(): it lays each gradient out in memory as its parameter, and the fused Adam reads
+        both as flat arrays (with a convolution's permuted gradient it would silently update the wrong weights).
+        """
+        self.optimizer.zero_grad()
+        self.loss(batch).backward(inputs=list(self.network.parameters()))
         self.optimizer.step()
 
 

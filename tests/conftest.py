@@ -1,0 +1,49 @@
+"""What tests of several packages share: a small finished run, and the command line in a process of its own."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.launch import Launch
+
+SMALL = ("model.width=8", "evaluation.n=200", "log.every=10", "log.tensorboard=false")
+
+Ganctl = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device, and torch sees none here")
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a conditional run of 40 steps that has a best checkpoint."""
+    return train_small(tmp_path_factory.mktemp("small") / "run")
+
+
+@pytest.fixture(scope="session")
+def small_unconditional_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for the tutorial's unconditional networks."""
+    return train_small(tmp_path_factory.mktemp("unconditional") / "run", preset="lightning-basic-gan", max_steps=20)
+
+
+def train_small(run_dir: Path, *, preset: str = "conv", max_steps: int = 40, extra: tuple[str, ...] = ()) -> Path:
+    Launch(preset=preset, assignments=[*SMALL, *extra], run_dir=run_dir).build(max_steps=max_steps).fit()
+    return run_dir
+
+
+@pytest.fixture
+def ganctl(tmp_path: Path) -> Ganctl:
+    """Runs `ganctl WORDS…` in a process of its own, in an empty folder."""
+
+    def run(*words: object, timeout: float = 120, **kwargs: object) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "ganctl", *map(str, words)]
+        options = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": timeout, "check": False, **kwargs}
+        return subprocess.run(command, **options)  # type: ignore[call-overload, no-any-return]
+
+    return run

@@ -1,0 +1,129 @@
+"""A checkpoint is whole or it is refused; writing one never harms the one before."""
+
+import errno
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training import checkpoint as module
+from training.checkpoint import read_checkpoint, weights_digest, write_checkpoint
+from training.errors import CheckpointError
+
+
+def state() -> dict[str, Any]:
+    network = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
+    network(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return {
+        "progress": {"step": 7},
+        "metrics": {"fd": 1.5, "label_accuracy": None},
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "rng": torch.get_rng_state(),
+        "lists": [1, [2.5, "text"], True],
+    }
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
+    written = state()
+    write_checkpoint(tmp_path / "a.safetensors", written)
+    found = read_checkpoint(tmp_path / "a.safetensors")
+    assert equal(found.state, written)
+    assert found.step == 7
+    assert found.metrics["fd"] == 1.5
+
+
+def test_any_safetensors_reader_can_open_it(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    written = state()
+    write_checkpoint(tmp_path / "a.safetensors", written)
+    assert torch.equal(load_file(tmp_path / "a.safetensors")["network/weight"], written["network"]["weight"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_any_flipped_bit_is_noticed(share: float, bit: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("flip") / "a.safetensors"
+    write_checkpoint(path, {"progress": {"step": 1}, "metrics": {}, "w": torch.arange(20.0)})
+    content = bytearray(path.read_bytes())
+    content[int(share * len(content))] ^= 1 << bit
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.1, 0.5, 0.999])
+def test_a_checkpoint_cut_short_is_refused(share: float, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_checkpoint(path, state())
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CheckpointError, match=r"a\.safetensors") as raised:
+        read_checkpoint(path)
+    assert raised.value.exit_code == 4
+
+
+def test_absent_and_foreign_files_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        read_checkpoint(tmp_path / "absent")
+    with pytest.raises(CheckpointError, match="folder"):
+        read_checkpoint(tmp_path)
+    (tmp_path / "foreign").write_bytes(b"PK\x03\x04 a zip, perhaps a pickle" * 9)
+    with pytest.raises(CheckpointError, match="no checkpoint of ganctl"):
+        read_checkpoint(tmp_path / "foreign")
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({"state": Trap()}, tmp_path / "pickle.pt")
+    with pytest.raises(CheckpointError):
+        read_checkpoint(tmp_path / "pickle.pt")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_remains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    write_checkpoint(path, state())
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_checkpoint(path, state())
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_the_weights_digest_is_of_the_weights_and_not_of_the_file() -> None:
+    weights = torch.nn.Linear(3, 2).state_dict()
+    buffer = io.BytesIO()
+    torch.save(weights, buffer)
+    buffer.seek(0)
+    assert weights_digest(weights) == weights_digest(torch.load(buffer, weights_only=True))
+    changed = {name: tensor.clone() for name, tensor in weights.items()}
+    changed["bias"][0] += 1e-6
+    assert weights_digest(changed) != weights_digest(weights)

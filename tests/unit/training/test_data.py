@@ -1,0 +1,116 @@
+"""The data sets are whole, split as promised, and never half-read."""
+
+import gzip
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.config import DataSettings
+from training.data import EMBEDDED, load_split
+from training.errors import DataError
+
+MNIST = DataSettings()
+
+
+def copy_of_mnist(folder: Path) -> Path:
+    shutil.copytree(EMBEDDED, folder, dirs_exist_ok=True)
+    return folder
+
+
+def with_root(folder: Path, name: str = "mnist") -> DataSettings:
+    return DataSettings.model_validate({"name": name, "root": folder})
+
+
+def test_the_embedded_mnist_has_its_known_images_and_labels() -> None:
+    train, val, test = (load_split(MNIST, split) for split in ("train", "val", "test"))
+    assert [len(train), len(val), len(test)] == [55_000, 5_000, 10_000]
+    assert train.images.dtype == torch.uint8
+    assert train.shape == (1, 28, 28)
+    counts = torch.bincount(train.labels) + torch.bincount(val.labels)
+    assert counts.tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+
+
+def test_training_and_validation_images_are_disjoint_parts_of_the_training_file() -> None:
+    train, val = load_split(MNIST, "train"), load_split(MNIST, "val")
+    digests = [{image.numpy().tobytes() for image in split.images} for split in (train, val)]
+    assert not digests[0] & digests[1]
+    shares = torch.bincount(val.labels) / len(val) - torch.bincount(train.labels) / len(train)
+    assert shares.abs().max() < 0.02
+
+
+def test_data_root_may_hold_the_four_files_plain_or_packed(tmp_path: Path) -> None:
+    root = copy_of_mnist(tmp_path)
+    packed = root / "t10k-labels-idx1-ubyte.gz"
+    (root / "t10k-labels-idx1-ubyte").write_bytes(gzip.decompress(packed.read_bytes()))
+    packed.unlink()
+    assert torch.equal(load_split(with_root(root), "test").labels, load_split(MNIST, "test").labels)
+
+
+def test_path_datasets_stands_in_for_data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"not an image file")
+    monkeypatch.setenv("PATH_DATASETS", str(tmp_path))
+    with pytest.raises(DataError, match="train-images-idx3-ubyte"):
+        load_split(MNIST, "train")
+
+
+def test_path_datasets_without_mnist_leaves_the_embedded_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH_DATASETS", str(tmp_path))
+    assert len(load_split(MNIST, "test")) == 10_000
+
+
+def test_a_truncated_packed_file_is_named(tmp_path: Path) -> None:
+    file = copy_of_mnist(tmp_path) / "train-images-idx3-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:100_000])
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz: not a whole gzip file"):
+        load_split(with_root(tmp_path), "train")
+
+
+def test_a_truncated_plain_file_is_told_with_both_sizes(tmp_path: Path) -> None:
+    file = copy_of_mnist(tmp_path) / "t10k-images-idx3-ubyte.gz"
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(gzip.decompress(file.read_bytes())[:-1])
+    with pytest.raises(DataError, match=r"7840015 bytes, expected 7840016 .* truncated"):
+        load_split(with_root(tmp_path), "test")
+
+
+def test_a_foreign_file_is_told_by_its_first_bytes(tmp_path: Path) -> None:
+    (copy_of_mnist(tmp_path) / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\x89PNG and so on"))
+    with pytest.raises(DataError, match=r"begins with 89504e47, expected 00000803"):
+        load_split(with_root(tmp_path), "test")
+
+
+def test_a_changed_pixel_is_noticed(tmp_path: Path) -> None:
+    file = copy_of_mnist(tmp_path) / "t10k-images-idx3-ubyte.gz"
+    raw = bytearray(gzip.decompress(file.read_bytes()))
+    raw[5000] ^= 1
+    file.write_bytes(gzip.compress(bytes(raw), 1))
+    with pytest.raises(DataError, match="SHA-256"):
+        load_split(with_root(tmp_path), "test")
+
+
+def test_an_absent_file_is_told_with_what_is_expected(tmp_path: Path) -> None:
+    (copy_of_mnist(tmp_path) / "train-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(DataError, match=r"lacks train-labels-idx1-ubyte .* expected t10k-images-idx3-ubyte"):
+        load_split(with_root(tmp_path), "train")
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "kmnist", "mnist"])
+def test_what_cannot_be_downloaded_is_told_with_the_folder_and_the_files(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # no network in this test, wherever it runs
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with pytest.raises(DataError, match=r"raw; expected t10k-images-idx3-ubyte") as raised:
+        load_split(with_root(tmp_path, name), "train")
+    assert str(tmp_path) in str(raised.value)
+    assert raised.value.exit_code == 4
+
+
+def test_fashion_mnist_is_read_from_torchvisions_layout(tmp_path: Path) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    copy_of_mnist(raw)  # the same format; only the pictures differ
+    images = load_split(with_root(tmp_path, "fashion-mnist"), "val")
+    assert len(images) == 5_000
+    assert images.class_names[0] == "T-shirt/top"

@@ -1,0 +1,67 @@
+"""The networks have the shapes and the layers that they promise."""
+
+import pytest
+import torch
+from torch import nn
+
+from training.config import ModelSettings
+from training.errors import ConfigError
+from training.models import ImageShape, build_discriminator, build_generator, to_bytes, to_float
+from training.settings import resolve
+
+
+def settings(**values: object) -> ModelSettings:
+    return ModelSettings.model_validate(values)
+
+
+@pytest.mark.parametrize("kind", ["conv", "mlp"])
+@pytest.mark.parametrize("conditional", [True, False])
+@pytest.mark.parametrize("shape", [ImageShape(1, 28, 28), ImageShape(3, 32, 40)])
+def test_generators_draw_in_range_and_discriminators_judge_each_image(
+    kind: str, conditional: bool, shape: ImageShape
+) -> None:
+    model = settings(generator=kind, discriminator=kind, conditional=conditional, width=8)
+    generator, discriminator = build_generator(model, shape, 10), build_discriminator(model, shape, 10)
+    labels = torch.arange(6)
+    images = generator(torch.randn(6, model.z_dim), labels if conditional else None)
+    assert images.shape == (6, *shape)
+    assert images.abs().max() <= 1
+    assert discriminator(images, labels if conditional else None).shape == (6,)
+
+
+@pytest.mark.parametrize("kind", ["conv", "mlp"])
+def test_labels_matter_to_conditional_networks(kind: str) -> None:
+    model = settings(generator=kind, discriminator=kind, width=8)
+    generator = build_generator(model, ImageShape(1, 28, 28), 10).eval()
+    discriminator = build_discriminator(model, ImageShape(1, 28, 28), 10)
+    z, one, two = torch.randn(4, model.z_dim), torch.full((4,), 1), torch.full((4,), 2)
+    assert not torch.allclose(generator(z, one), generator(z, two))
+    images = generator(z, one)
+    assert not torch.allclose(discriminator(images, one), discriminator(images, two))
+
+
+def test_the_tutorials_networks_are_rebuilt_layer_by_layer() -> None:
+    model = resolve(preset="lightning-basic-gan", environment={})[0].model
+    generator = build_generator(model, ImageShape(1, 28, 28), 10)
+    discriminator = build_discriminator(model, ImageShape(1, 28, 28), 10)
+    linear = [(m.in_features, m.out_features) for m in generator.modules() if isinstance(m, nn.Linear)]
+    assert linear == [(100, 128), (128, 256), (256, 512), (512, 1024), (1024, 784)]
+    norms = [(m.num_features, m.eps) for m in generator.modules() if isinstance(m, nn.BatchNorm1d)]
+    assert norms == [(256, 0.8), (512, 0.8), (1024, 0.8)]
+    judged = [(m.in_features, m.out_features) for m in discriminator.modules() if isinstance(m, nn.Linear)]
+    assert judged == [(784, 512), (512, 256), (256, 1)]
+    assert not any(isinstance(m, nn.Sigmoid) for m in discriminator.modules())
+
+
+def test_images_of_an_odd_size_are_refused_by_the_conv_networks() -> None:
+    with pytest.raises(ConfigError, match="multiples of 4"):
+        build_generator(settings(), ImageShape(1, 30, 28), 10)
+    with pytest.raises(ConfigError, match="multiples of 4"):
+        build_discriminator(settings(), ImageShape(1, 28, 30), 10)
+
+
+def test_every_grey_level_survives_the_way_to_floats_and_back() -> None:
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert to_float(levels).min() == -1
+    assert to_float(levels).max() == 1
+    assert torch.equal(to_bytes(to_float(levels)), levels)

@@ -1,0 +1,93 @@
+"""Settings: who wins, where a value came from, and all faults in one message."""
+
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from training.config import Config, Span, setting_names
+from training.errors import ConfigError
+from training.settings import preset_names, preset_text, resolve
+
+
+def faults(**kwargs: object) -> str:
+    with pytest.raises(ConfigError) as raised:
+        resolve(environment={}, **kwargs)  # type: ignore[arg-type]
+    assert raised.value.exit_code == 3
+    return str(raised.value)
+
+
+def test_flags_win_over_environment_over_file_over_preset(tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text("[train]\nseed = 1\nbatch_size = 1\nema = 0.1\n[optimizer]\nlr = 0.1\n")
+    environment = {"GANCTL_TRAIN__SEED": "2", "GANCTL_TRAIN__BATCH_SIZE": "2", "UNRELATED__X": "1"}
+    config, sources = resolve(
+        config_file=file,
+        environment=environment,
+        assignments=["train.seed=3"],
+        flags={"train.seed": ("--seed", 4)},
+    )
+    assert (config.train.seed, config.train.batch_size, config.train.ema, config.optimizer.beta2) == (4, 2, 0.1, 0.99)
+    assert sources["train.seed"] == "--seed"
+    assert sources["train.batch_size"] == "GANCTL_TRAIN__BATCH_SIZE"
+    assert sources["train.ema"] == str(file)
+    assert sources["optimizer.beta2"] == "preset conv"
+    assert sources["log.every"] == "default"
+
+
+def test_all_faults_of_all_sources_are_told_at_once_with_suggestions(tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text("[optimiser]\nlr = 1\n")
+    told = faults(
+        preset="convv", config_file=file, assignments=["train.bach_size=3", "loss.name=relativstic", "train.ema=2"]
+    )
+    for expected in (
+        "unknown preset 'convv'",
+        "Did you mean conv?",
+        "unknown setting 'optimiser.lr'. Did you mean optimizer.lr",
+        "unknown setting 'train.bach_size'. Did you mean train.batch_size",
+        "loss.name = 'relativstic'",
+        "Did you mean relativistic?",
+        "train.ema = 2",
+    ):
+        assert expected in told
+
+
+def test_a_config_that_is_absent_or_no_toml_is_a_fault(tmp_path: Path) -> None:
+    assert "No such file" in faults(config_file=tmp_path / "absent.toml")
+    (tmp_path / "bad.toml").write_text("train = [")
+    assert "not TOML" in faults(config_file=tmp_path / "bad.toml")
+    assert "expected section.key=value" in faults(assignments=["train.seed"])
+
+
+def test_a_preset_named_in_a_config_file_is_used(tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text('preset = "lightning-basic-gan"\n')
+    assert resolve(config_file=file, environment={})[0].model.generator == "mlp"
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_valid_and_repeats_itself_from_its_resolved_settings(name: str, tmp_path: Path) -> None:
+    config, _ = resolve(preset=name, environment={})
+    (tmp_path / "config.toml").write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
+    assert resolve(config_file=tmp_path / "config.toml", environment={})[0] == config
+    assert preset_text(name).startswith(f"# {name}")
+
+
+def test_every_setting_says_what_it_means() -> None:
+    names = dict(setting_names())
+    assert names.keys() == Config().flat().keys()
+    assert all(names.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "images"),
+    [("120s", 12_000), ("2m", 12_000), ("2 epochs", 2_000), ("1 epoch", 1_000), ("500 images", 500), (500, 500)],
+)
+def test_lengths_become_images(text: object, images: int) -> None:
+    assert Span.parse(text).images(1_000, images_per_second=100) == images
+
+
+@pytest.mark.parametrize("text", ["", "0s", "-3s", "3 days", "s"])
+def test_no_length_is_told_with_examples(text: str) -> None:
+    assert "'10 epochs'" in faults(assignments=[f"train.horizon='{text}'"])

@@ -1,0 +1,137 @@
+"""One step does what its description says, and nothing waits for the device in between."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from training.config import Config
+from training.losses import LOSSES, squared_gradient_norm
+from training.models import Generator, ImageShape, build_discriminator, build_generator, to_float
+from training.settings import resolve
+from training.step import STATS, Step
+
+CPU = torch.device("cpu")
+SHAPE = ImageShape(1, 28, 28)
+
+
+def build(*assignments: str, preset: str = "conv") -> tuple[Config, Step]:
+    config, _ = resolve(preset=preset, assignments=["model.width=4", *assignments], environment={})
+    torch.manual_seed(0)
+    generator, discriminator = build_generator(config.model, SHAPE, 10), build_discriminator(config.model, SHAPE, 10)
+    return config, Step(config, generator, discriminator, CPU)
+
+
+def batch(n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(3)
+    images = torch.randint(256, (n, *SHAPE), generator=rng, dtype=torch.uint8)
+    return images, torch.randint(10, (n,), generator=rng)
+
+
+def straightforward_step(config: Config, generator: Generator, discriminator: nn.Module) -> None:
+    """The same update written as a textbook would: separate passes, zero_grad, backward, plain Adam."""
+    images, labels = batch()
+    rng = torch.Generator().manual_seed(config.train.seed)
+    loss, settings = LOSSES[config.loss.name], config.optimizer
+    real = to_float(images).requires_grad_(True)
+    options = {"lr": settings.lr, "betas": (settings.beta1, settings.beta2), "eps": settings.eps}
+    adam_d = torch.optim.Adam(discriminator.parameters(), **options)  # type: ignore[arg-type]
+    adam_g = torch.optim.Adam(generator.parameters(), **options)  # type: ignore[arg-type]
+
+    fake = generator(torch.randn(8, generator.z_dim, generator=rng), labels).detach().requires_grad_(True)
+    real_logits, fake_logits = discriminator(real, labels), discriminator(fake, labels)
+    total = loss.discriminator(real_logits, fake_logits)
+    total = total + config.loss.r1 / 2 * squared_gradient_norm(real_logits, real).mean()
+    total = total + config.loss.r2 / 2 * squared_gradient_norm(fake_logits, fake).mean()
+    adam_d.zero_grad()
+    total.backward()
+    adam_d.step()
+
+    fake = generator(torch.randn(8, generator.z_dim, generator=rng), labels)
+    total = loss.generator(discriminator(real, labels), discriminator(fake, labels))
+    adam_g.zero_grad()
+    total.backward()
+    adam_g.step()
+
+
+@pytest.mark.parametrize("loss", ["relativistic", "non-saturating"])
+def test_the_joined_passes_give_the_update_of_separate_ones(loss: str) -> None:
+    # a large ε: Adam's first step is the gradient's sign, which rounding decides where the gradient is near zero
+    config, step = build(f"loss.name={loss}", "loss.r1=0.5", "loss.r2=0.2", "optimizer.eps=0.1")
+    generator, discriminator = copy.deepcopy(step.generator), copy.deepcopy(step.phases[0].network)
+    step(*batch(), step=0, progress=0.0)
+    straightforward_step(config, generator, discriminator)
+    for ours, plain in ((step.generator, generator), (step.phases[0].network, discriminator)):
+        for (name, a), b in zip(ours.named_parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_the_tutorial_updates_its_generator_first() -> None:
+    assert [phase.name for phase in build(preset="lightning-basic-gan")[1].phases] == ["generator", "discriminator"]
+    assert [phase.name for phase in build()[1].phases] == ["discriminator", "generator"]
+
+
+def test_each_phase_changes_its_own_network_only() -> None:
+    _, step = build()
+    discriminator_phase, generator_phase = step.phases
+    images, labels = batch()
+    from training.step import Batch
+
+    before = [p.clone() for p in generator_phase.network.parameters()]
+    discriminator_phase.update(Batch(to_float(images), labels))
+    assert all(torch.equal(a, b) for a, b in zip(before, generator_phase.network.parameters(), strict=True))
+    before = [p.clone() for p in discriminator_phase.network.parameters()]
+    generator_phase.update(Batch(to_float(images), labels))
+    assert all(torch.equal(a, b) for a, b in zip(before, discriminator_phase.network.parameters(), strict=True))
+
+
+def test_the_average_follows_the_generator_with_its_decay() -> None:
+    _, step = build("train.ema=0.9")
+    start = [p.clone() for p in step.ema.parameters()]
+    step(*batch(), step=10_000, progress=0.0)
+    for old, average, current in zip(start, step.ema.parameters(), step.generator.parameters(), strict=True):
+        torch.testing.assert_close(average, 0.9 * old + 0.1 * current)
+
+
+def test_without_averaging_the_average_is_the_generator() -> None:
+    _, step = build("train.ema=0", preset="lightning-basic-gan")
+    step(*batch(), step=0, progress=0.0)
+    for name, tensor in step.ema.state_dict().items():
+        assert torch.equal(tensor, step.generator.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 1.0), (0.3, 1.0), (0.65, 0.5), (1.0, 0.0)])
+def test_learning_rate_and_penalties_fall_after_their_share_of_the_horizon(progress: float, share: float) -> None:
+    _, step = build("optimizer.lr=0.001", "optimizer.decay_from=0.3", "loss.penalty_end=0.2")
+    step(*batch(), step=0, progress=progress)
+    assert step.read_stats()["lr"] == pytest.approx(0.001 * share)
+    assert step._penalty_scale == pytest.approx(0.2 + 0.8 * share)
+
+
+def test_statistics_are_means_since_the_last_reading() -> None:
+    _, step = build()
+    step(*batch(), step=0, progress=0.0)
+    first = step.read_stats()
+    assert set(STATS) < set(first)
+    assert first["r1"] > 0
+    step(*batch(), step=1, progress=0.0)
+    step(*batch(), step=2, progress=0.0)
+    assert step._stats_steps == 2
+    step.read_stats()
+    assert step.read_stats()["loss_d"] == 0
+
+
+@pytest.mark.gpu
+def test_a_step_on_cuda_never_waits_for_the_device() -> None:
+    config, _ = build()
+    cuda = torch.device("cuda")
+    generator = build_generator(config.model, SHAPE, 10).to(cuda)
+    step = Step(config, generator, build_discriminator(config.model, SHAPE, 10).to(cuda), cuda)
+    images, labels = (tensor.to(cuda) for tensor in batch())
+    step(images, labels, step=0, progress=0.0)  # the first call may set things up
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(images, labels, step=1, progress=0.5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
