@@ -51,8 +51,11 @@ build() {
 }
 
 create() {
+    local declared
     container="$(buildah from "$1")"
     containers+=("$container")
+    # buildah mounts a declared volume and one given with -v over each other in no certain order: only -v is wanted here.
+    for declared in $(image_config "$1" Volumes); do buildah config --volume "$declared-" "$container"; done
 }
 
 # run_once IMAGE COMMAND…: in a new container, with the smoke test's volume at /runs.

@@ -3,15 +3,15 @@
 # Sourced, not run. Uses $work (a folder for logs and caches) and sets $engine.
 # shellcheck shell=bash
 
-# image_config IMAGE FIELD: the entries of a list (or the one value) of the image's config, one a line.
+# image_config IMAGE FIELD: the entries of a list (or a set, or the one value) of the image's config, one a line.
 image_config() {
     inspect_image "$1" | python3 -c '
 import json, sys
 document = json.load(sys.stdin)
 config = document[0]["Config"] if isinstance(document, list) else document["Docker"]["config"]
 for key in sys.argv[1].split("."):
-    config = config[key]
-print(*(config if isinstance(config, list) else [config]), sep="\n")' "$2"
+    config = config.get(key) or []
+print(*(config if isinstance(config, list | dict) else [config]), sep="\n")' "$2"
 }
 
 choose_engine() {

@@ -24,8 +24,8 @@ begin() {
 }
 
 passed() {
-    table+=("$(printf '%-62s %5d s' "$step" $((SECONDS - started)))")
-    echo "ok: $step"
+    table+=("$(printf '%-74s %5d s' "$step" $((SECONDS - started)))")
+    echo "ok: ${table[-1]}"
 }
 
 fail() {
@@ -133,5 +133,5 @@ passed
 echo
 printf '%s\n' "${table[@]}"
 for image in ganctl-train ganctl-serve; do
-    printf '%-62s %s\n' "$image: size of the image" "$(image_size "$image")"
+    printf '%-74s %s\n' "$image: size of the image" "$(image_size "$image")"
 done
