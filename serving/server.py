@@ -158,7 +158,8 @@ class Server:
         settings = config_properties(folder, self.host, self._ports, self.workers, token)
         (folder / "config.properties").write_text(settings, encoding="utf-8")
         (folder / "log4j2.xml").write_text(log4j2(folder), encoding="utf-8")
-        command = [str(java), f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={folder / 'tmp'}"]
+        # -UsePerfData: no /tmp/hsperfdata_USER left behind.
+        command = [str(java), "-XX:-UsePerfData", f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={folder / 'tmp'}"]
         command += [f"-Dlog4j.configurationFile=file://{folder / 'log4j2.xml'}", "-cp", f"{home / 'ts' / 'frontend'}/*"]
         command += ["org.pytorch.serve.ModelServer", "--python", sys.executable]
         command += ["-f", str(folder / "config.properties"), "-s", str(folder / "store"), "-ncs"]

@@ -1,5 +1,6 @@
 """Chooses the reply's type from an `Accept` header (RFC 9110, section 12.5.1)."""
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -7,7 +8,8 @@ _MEMBER = re.compile(r"\s*([^\s;,/]+)/([^\s;,/]+)\s*(;.*)?", re.DOTALL)
 _WEIGHT = re.compile(r";\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*(?:;|$)", re.IGNORECASE)
 
 
-def choose(header: str | None, offered: Sequence[str]) -> str | None:
+@functools.lru_cache(maxsize=256)  # clients send the same header with every request
+def choose(header: str | None, offered: tuple[str, ...]) -> str | None:
     """The best of `offered`, the first being the default; None where the header allows none of them.
 
     The weight decides, then how exactly the type was named (so that `application/json, */*` means JSON), then the order

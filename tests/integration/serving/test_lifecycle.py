@@ -1,10 +1,10 @@
 """How `ganctl serve` starts, fails and ends: promptly, with the reason, and without remains."""
 
 import json
+import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -101,6 +101,7 @@ def test_ctrl_c_while_starting_leaves_nothing(export: Path, tmp_path: Path) -> N
     java = java_of(process.pid)[0]
     wait_for(lambda: len(members(java)) > 1)  # a worker imports torch, and would not notice that Java has gone
     process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
     process.send_signal(signal.SIGINT)  # the impatient press it twice
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
@@ -125,7 +126,8 @@ def test_java_killed_under_us_is_told_and_ends_with_status_6(export: Path, tmp_p
     process = start_ganctl("serve", str(export), "--port", "0", temporary=tmp_path)
     wait_for(lambda: java_of(process.pid))
     java = java_of(process.pid)[0]
-    subprocess.run(["kill", "-KILL", str(java)], check=True)
+    wait_for(lambda: len(members(java)) > 1)
+    os.kill(java, signal.SIGKILL)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 6
     assert "TorchServe ended while starting" in err

@@ -208,7 +208,7 @@ def test_a_form_may_not_smuggle_a_body_and_json_sent_as_a_form_is_explained() ->
         parse({"body": b"{}"}, form, DIGITS)
     with pytest.raises(BadRequest, match="Content-Type: application/json"):
         parse({'{"text": "': b'"}'}, form, DIGITS)
-    with pytest.raises(BadRequest, match="body: was sent as a form.*Content-Type: application/json"):
+    with pytest.raises(BadRequest, match=r"body: was sent as a form.*Content-Type: application/json"):
         parse({}, form | {"content-length": "13"}, DIGITS)
     assert parse({}, form | {"content-length": "0"}, DIGITS).images == 1
 
