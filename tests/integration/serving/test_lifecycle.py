@@ -61,13 +61,12 @@ def test_a_model_that_cannot_be_loaded_is_told_promptly_in_the_workers_own_words
     (export / "manifest.json").write_text(json.dumps(manifest))
     temporary = tmp_path / "t"
     temporary.mkdir()
-    started = time.monotonic()
     process = start_ganctl("serve", str(export), "--port", "0", temporary=temporary)
-    out, err = process.communicate(timeout=60)
-    assert time.monotonic() - started < 40  # not TorchServe's 120 s; most of it is importing torch
+    out, err = process.communicate(timeout=110)  # TorchServe itself would try again and again, for minutes
     assert process.returncode == 6
     assert out == ""
-    assert "Traceback (most recent call last)" in err
+    assert "a worker could not load the model" in err
+    assert err.count("Traceback (most recent call last)") == 1
     assert "INVALID_PROTOBUF" in err or "InvalidProtobuf" in err
     assert list(temporary.iterdir()) == []
 
