@@ -177,3 +177,4 @@ class CheckpointStore:
         except OSError:  # a file system without hard links
             temporary.write_bytes(target.read_bytes())
         temporary.replace(name)
+        temporary.unlink(missing_ok=True)  # a rename between two links to one file does nothing

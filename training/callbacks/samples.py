@@ -29,17 +29,31 @@ def fixed_grid(run: Run) -> NDArray[np.uint8]:
 
 
 class SampleGrid(Callback):
-    """Writes `samples/STEP.png` at each evaluation."""
+    """Writes `samples/STEP.png` at each evaluation.
+
+    A resumed run first deletes the pictures that its checkpoint does not know of: those of a run that went further,
+    and of a look that a limit made off the schedule.
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[int] = []
 
     def on_start(self, run: Run) -> None:
         folder = run.run_dir / "samples"
         folder.mkdir(exist_ok=True)
-        for path in folder.glob("*.png"):  # of a run that went further than the checkpoint we resume from
-            if int(path.stem) > run.step:
+        for path in folder.glob("*.png"):
+            if int(path.stem) not in self._steps:
                 path.unlink()
 
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
+        self._steps.append(run.step)
         to_picture(fixed_grid(run), ENLARGEMENT).save(run.run_dir / "samples" / f"{run.step:08d}.png")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": list(self._steps)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._steps = list(state["steps"])
 
 
 class Timelapse(Callback):

@@ -89,7 +89,8 @@ def load_classifier(data: DataSettings, announce: Callable[[str], None] = lambda
 
 def read_classifier(path: Path) -> Classifier:
     """Reads weights that `train_classifier.train_and_save` wrote."""
-    classifier = Classifier()
+    with torch.random.fork_rng(devices=[]):  # fresh weights must not use up the random numbers of a training run
+        classifier = Classifier()
     try:
         classifier.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:

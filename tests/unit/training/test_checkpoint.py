@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import checkpoint as module
 from training.checkpoint import read_checkpoint, weights_digest, write_checkpoint
 from training.errors import CheckpointError
 
@@ -111,7 +111,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_remains(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(path, state())
     assert path.read_bytes() == before

@@ -53,5 +53,5 @@ def test_the_gradient_penalty_can_itself_be_made_smaller() -> None:
     discriminator = build_discriminator(ModelSettings.model_validate({"width": 4}), ImageShape(1, 8, 8), 3)
     images, labels = torch.rand(2, 1, 8, 8, requires_grad=True), torch.tensor([0, 2])
     penalty = squared_gradient_norm(discriminator(images, labels), images).sum()
-    gradients = torch.autograd.grad(penalty, list(discriminator.features.parameters()), allow_unused=True)
+    gradients = torch.autograd.grad(penalty, list(discriminator.parameters()), allow_unused=True)
     assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)

@@ -1,0 +1,128 @@
+"""The callbacks that come with a run: what they write, and when they end it."""
+
+import io
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from tests.conftest import SMALL
+from training.callback import Callback, Run
+from training.callbacks import EarlyStopping, Preemption, Progress, TensorBoard, TimeLimit
+from training.config import EarlyStoppingSettings
+from training.launch import Launch
+from training.settings import resolve
+from training.trainer import Result, Trainer
+
+
+def run_with(tmp_path: Path, *callbacks: Callback, max_steps: int | None = 12, extra: tuple[str, ...] = ()) -> Result:
+    config, _ = resolve(assignments=[*SMALL, *extra], environment={})
+    return Trainer(config, run_dir=tmp_path, callbacks=callbacks, max_steps=max_steps).fit()
+
+
+def test_a_run_folder_holds_what_a_report_could_ask_for(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    Launch(assignments=[*SMALL, "log.tensorboard=true"], run_dir=run_dir).build(max_steps=12).fit()
+    names = {path.name for path in run_dir.iterdir()}
+    assert {
+        "config.toml",
+        "environment.json",
+        "stats.jsonl",
+        "samples",
+        "timelapse.gif",
+        "log.txt",
+        "checkpoints",
+    } <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    rows = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
+    assert rows[0]["step"] == 10
+    assert rows[0]["loss_d"] > 0
+    assert rows[1]["evaluation"]["fd"] > 0
+    with Image.open(run_dir / "samples/00000012.png") as picture:
+        assert picture.size == (10 * 28 * 2, 8 * 28 * 2)
+    assert json.loads((run_dir / "environment.json").read_text())["versions"]["torch"]
+
+
+def test_tensorboard_has_losses_scores_and_pictures(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run_with(tmp_path, TensorBoard())
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert {"train/loss_d", "train/loss_g", "validation/fd", "validation/label_accuracy"} <= set(
+        events.Tags()["scalars"]
+    )
+    assert events.Tags()["images"] == ["fixed latents"]
+    assert [event.step for event in events.Scalars("train/loss_d")] == [10]
+
+
+class Scripted(Callback):
+    """Has an evaluation after every step, with scores from a list."""
+
+    def __init__(self, early_stopping: EarlyStopping, scores: list[float]) -> None:
+        self._early_stopping, self._scores = early_stopping, scores
+
+    def on_step(self, run: Run) -> None:
+        if self._scores:
+            self._early_stopping.on_evaluation(run, {"fd": self._scores.pop(0)})
+
+
+@pytest.mark.parametrize(
+    ("scores", "stops_at"),
+    [([5, 4, 4, 4], 4), ([5, 4, 3.95, 3.9], 4), ([5, 6, 4, 5, 5.5], 5), ([5, 4, 3, 2], None)],
+)
+def test_early_stopping_waits_for_its_patience(scores: list[float], stops_at: int | None, tmp_path: Path) -> None:
+    settings = EarlyStoppingSettings.model_validate({"patience": 2, "min_delta": 0.2})
+    early_stopping = EarlyStopping(settings)
+    result = run_with(tmp_path, Scripted(early_stopping, list(scores)), max_steps=6)
+    assert (result.stopped_by, result.steps) == (("early-stopping", stops_at) if stops_at else ("max-steps", 6))
+
+
+def test_early_stopping_goes_on_counting_after_a_resume() -> None:
+    settings = EarlyStoppingSettings.model_validate({"patience": 2})
+    first, second = EarlyStopping(settings), EarlyStopping(settings)
+    for score in (5.0, 6.0):
+        first.on_evaluation(None, {"fd": score})  # type: ignore[arg-type]
+    second.load_state_dict(first.state_dict())
+    assert second.state_dict() == {"best": 5.0, "waited": 1}
+
+
+def test_a_time_limit_stops_after_the_step_that_passes_it(tmp_path: Path) -> None:
+    result = run_with(tmp_path, TimeLimit(0.0), max_steps=50)
+    assert (result.stopped_by, result.steps) == ("max-time", 1)
+
+
+class Kill(Callback):
+    def on_step(self, run: Run) -> None:
+        if run.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_ends_the_run_after_its_step_with_everything_saved(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    result = run_with(tmp_path, Kill(), Preemption(), max_steps=50)
+    assert result.stopped_by == "SIGTERM"
+    assert result.steps == 5
+    assert result.last.exists()
+    assert result.best is None  # no time was taken for an evaluation
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
+    text = io.StringIO()
+    run_with(tmp_path, Progress(Console(file=text, width=120)))
+    assert "images/s" in text.getvalue()
+    assert "× floor" in text.getvalue()
+    assert "\x1b" not in text.getvalue()
+    assert "ends at step 12: max-steps" in (tmp_path / "log.txt").read_text()
+
+
+def test_progress_is_a_bar_with_rate_losses_and_time_left_on_a_terminal(tmp_path: Path) -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=140, force_terminal=True)
+    run_with(tmp_path, Progress(console), extra=("log.every=2", "log.refresh=0.001"))
+    for expected in ("━", "/s", "  D ", "  G ", "0:0"):
+        assert expected in text.getvalue()

@@ -1,0 +1,114 @@
+"""The scores are those of their papers, and the classifier behind them is as good as it says."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.config import DataSettings
+from training.data import load_split
+from training.errors import DataError
+from training.evaluation.classifier import COMMITTED, classifier_notes, judge, load_classifier, read_classifier
+from training.evaluation.evaluator import Evaluator
+from training.evaluation.metrics import Gaussian, Neighbourhoods, frechet_distance, manifold_scores
+from training.evaluation.train_classifier import train_classifier
+
+MNIST = DataSettings()
+
+
+def test_the_committed_classifier_is_small_and_reads_the_test_set_as_well_as_it_claims() -> None:
+    test = load_split(MNIST, "test")
+    accuracy = (judge(load_classifier(MNIST), test.images).predictions == test.labels).float().mean().item()
+    assert COMMITTED.stat().st_size <= 2_000_000
+    assert accuracy >= 0.993
+    assert classifier_notes()["test_accuracy"] == f"{accuracy:.4f}"
+
+
+def test_the_script_that_made_the_classifier_learns() -> None:
+    data = load_split(MNIST, "val")
+    classifier = train_classifier(data, epochs=12, seed=1)
+    fit = judge(classifier, data.images[:500]).predictions == data.labels[:500]
+    assert fit.float().mean() > 0.5  # ten classes; the average of weights lags behind in so few steps
+
+
+def test_damaged_weights_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(COMMITTED.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"c\.safetensors"):
+        read_classifier(path)
+
+
+def test_reading_the_classifier_uses_no_random_number() -> None:
+    before = torch.get_rng_state()
+    load_classifier(MNIST)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_frechet_distance_of_known_gaussians() -> None:
+    covariance = torch.diag(torch.tensor([4.0, 9.0], dtype=torch.float64))
+    a = Gaussian(torch.zeros(2, dtype=torch.float64), covariance)
+    b = Gaussian(torch.tensor([3.0, 4.0], dtype=torch.float64), torch.eye(2, dtype=torch.float64))
+    assert frechet_distance(a, b) == pytest.approx(25 + (2 - 1) ** 2 + (3 - 1) ** 2)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_frechet_distance_agrees_with_a_general_matrix_root() -> None:
+    torch.manual_seed(0)
+    first, second = torch.randn(500, 6) @ torch.randn(6, 6), torch.randn(500, 6) + 1
+    a, b = Gaussian.fit(first), Gaussian.fit(second)
+    values, vectors = torch.linalg.eig(a.covariance @ b.covariance)
+    root = (vectors @ torch.diag(values.sqrt()) @ torch.linalg.inv(vectors)).real
+    expected = (a.mean - b.mean).square().sum() + (a.covariance + b.covariance - 2 * root).trace()
+    assert frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-9)
+
+
+def brute_force(real: torch.Tensor, fake: torch.Tensor) -> dict[str, float]:
+    """The definitions of the papers, sample by sample."""
+
+    def radius(points: torch.Tensor, i: int, k: int) -> float:
+        return sorted(math.dist(points[i], other) for j, other in enumerate(points) if j != i)[k - 1]
+
+    n, m = len(real), len(fake)
+    real3, real5 = [radius(real, i, 3) for i in range(n)], [radius(real, i, 5) for i in range(n)]
+    fake3 = [radius(fake, j, 3) for j in range(m)]
+    near = [[math.dist(real[i], fake[j]) for j in range(m)] for i in range(n)]
+    return {
+        "precision": sum(any(near[i][j] <= real3[i] for i in range(n)) for j in range(m)) / m,
+        "recall": sum(any(near[i][j] <= fake3[j] for j in range(m)) for i in range(n)) / n,
+        "density": sum(near[i][j] <= real5[i] for i in range(n) for j in range(m)) / (5 * m),
+        "coverage": sum(min(near[i]) <= real5[i] for i in range(n)) / n,
+    }
+
+
+def test_precision_recall_density_and_coverage_are_those_of_their_papers() -> None:
+    rng = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(60, 3, generator=rng), torch.randn(40, 3, generator=rng) * 1.3 + 0.4
+    found = manifold_scores(real, Neighbourhoods.of(real), fake)
+    assert found == pytest.approx(brute_force(real, fake), abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def evaluator() -> Evaluator:
+    return Evaluator(MNIST, "test", n=1000)
+
+
+def test_real_images_score_at_the_floor_and_noise_far_above_it(evaluator: Evaluator) -> None:
+    train = load_split(MNIST, "train")
+    real = evaluator.score_images(train.images[-1000:], train.labels[-1000:])
+    assert real["fd"] < 2 * real["fd_floor"]
+    assert real["label_accuracy"] > 0.98
+    assert real["recall"] > 0.5  # of 1,000 images; 10,000 give more
+    assert real["coverage"] > 0.8
+    noise = torch.randint(256, (1000, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    scores = evaluator.score_images(noise, torch.arange(1000) % 10)
+    assert scores["fd"] > 50 * scores["fd_floor"]
+    assert scores["label_accuracy"] < 0.3
+    assert scores["coverage"] < 0.1
+
+
+def test_labels_are_scored_only_where_there_are_some(evaluator: Evaluator) -> None:
+    images = load_split(MNIST, "val").images[:100]
+    scores = evaluator.score_images(images, None, manifold=False)
+    assert scores["label_accuracy"] is None
+    assert scores["class_accuracy"] is None
