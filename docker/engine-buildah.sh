@@ -20,8 +20,8 @@ make_base() {
     local archive="$work/base.tar" mirror suite container
     if [ ! -f "$archive" ]; then
         # shellcheck disable=SC2016
-        read -r mirror suite < <(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(LABEL)' 'Created-By: Packages' \
-            | awk '$3 == "Debian" && $2 !~ /-/ {print $1, $2; exit}')
+        read -r mirror suite < <(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(LABEL)' \
+            'Created-By: Packages' | awk '$3 == "Debian" && $2 !~ /-/ {print $1, $2; exit}')
         if [ -z "${mirror:-}" ]; then
             echo "images.sh: apt knows no Debian mirror to make a base image from; run 'apt-get update' first." >&2
             return 1
@@ -54,7 +54,7 @@ create() {
     local declared
     container="$(buildah from "$1")"
     containers+=("$container")
-    # buildah mounts a declared volume and one given with -v over each other in no certain order: only -v is wanted here.
+    # buildah mounts a declared volume and one given with -v over each other in no certain order: only -v is wanted.
     for declared in $(image_config "$1" Volumes); do buildah config --volume "$declared-" "$container"; done
 }
 
@@ -67,8 +67,8 @@ run_once() {
     return "$status"
 }
 
-# start IMAGE: the image's own entry point and command, on free ports because the network is the host's, with the archive
-# at /models; sets $server, $port and GANCTL_HEALTH_URL for `inside`.
+# start IMAGE: the image's own entry point and command, on free ports because the network is the host's, with the
+# archive at /models; sets $server and $port.
 start() {
     local container command
     create "$1"

@@ -19,7 +19,7 @@ build() { DOCKER_BUILDKIT=1 docker build -t "$1" -f "$2" --build-arg "BASE_IMAGE
 # run_once IMAGE COMMAND…: in a new container, with the smoke test's volume at /runs.
 run_once() { docker run --rm -v "$volume:/runs" --entrypoint "$2" "$1" "${@:3}"; }
 
-# start IMAGE: the serving image as it would be deployed, read-only, with the archive at /models; sets $server and $port.
+# start IMAGE: as it would be deployed, read-only, with the archive at /models; sets $server and $port.
 start() {
     server="ganctl-smoke-serve-$$"
     docker run -d --name "$server" --read-only --tmpfs /tmp:exec --cap-drop ALL --security-opt no-new-privileges \

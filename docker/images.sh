@@ -101,9 +101,11 @@ mapfile -t health < <(image_config ganctl-serve Healthcheck.Test)
 begin "ganctl-serve: unhealthy before the workers are READY"
 start ganctl-serve
 unhealthy=0
+: > "$work/unhealthy.log"
 deadline=$((SECONDS + 120))
 until inside "${health[@]:1}" > "$work/health.log" 2>&1; do
     unhealthy=$((unhealthy + 1))
+    cat "$work/health.log" >> "$work/unhealthy.log"
     running || fail "the server ended before it was ready"
     [ "$SECONDS" -lt "$deadline" ] || fail "not healthy after 120 s: $(cat "$work/health.log")"
     sleep 0.5

@@ -25,10 +25,10 @@ ENV PATH=/opt/uv/bin:$PATH UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOA
 
 # ---- the dependencies: a layer of gigabytes that changes only with the lock
 FROM tools AS deps
-# The index's torch for Linux is the CUDA build, whose libraries serve nobody on a server without a GPU: they are four
-# fifths of this image. TORCH_INDEX_URL names an index of CPU builds (PyTorch's own is given on its "Get started" page);
-# torch, and only torch, is then taken from there, in the lock's version but without its hashes, which are those of the
-# CUDA build. TORCH (say "torch==2.13.0") asks that index for another version than the lock's.
+# The index's torch for Linux is the CUDA build, whose libraries serve nobody on a server without a GPU: they are three
+# quarters of this image. TORCH_INDEX_URL names an index of CPU builds (PyTorch's own is given on its "Get started"
+# page); torch, and only torch, is then taken from there, in the lock's version but without its hashes, which are those
+# of the CUDA build. TORCH (say "torch==2.13.0") asks that index for another version than the lock's.
 ARG TORCH_INDEX_URL=""
 ARG TORCH=""
 COPY docker/serve-packages.txt ./

@@ -25,8 +25,8 @@ ENV PATH=/opt/uv/bin:$PATH UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOA
 # ---- the project's own dependencies, apart from the rest of pyproject.toml, which changes more often
 FROM tools AS wanted
 COPY pyproject.toml ./
-RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-    > wanted.txt
+RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+    print(*project["dependencies"], sep="\n")' > wanted.txt
 
 # ---- the dependencies: a layer of gigabytes that changes only with the lock
 FROM tools AS deps
