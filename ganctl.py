@@ -111,6 +111,8 @@ _OS_ADVICE = {
     errno.EDQUOT: "The disk quota is used up: free some space, or name another folder.",
     errno.EROFS: "Name a folder that can be written.",
     errno.EACCES: "Name a folder or file that this user may use.",
+    errno.ENOENT: "Check the path.",
+    errno.ENOTDIR: "Name a folder; something on this path is a file.",
     errno.EPERM: "Name a folder or file that this user may use.",
 }
 

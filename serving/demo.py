@@ -60,8 +60,8 @@ def run_demo(out: Path, *, train_seconds: int, announce: Callable[[str], None]) 
         return _ganctl([str(word) for word in words])
 
     with stage("train", f"a generator of digits, for about {train_seconds} s on the embedded MNIST"):
-        horizon = f"train.horizon={train_seconds}s"
-        report.records["train"] = command("train", "--preset", "conv", "--set", horizon, "--run-dir", files["run"])
+        lengths = ("--set", f"train.horizon={train_seconds}s", "--set", f"evaluation.every={train_seconds // 4}s")
+        report.records["train"] = command("train", "--preset", "conv", *lengths, "--run-dir", files["run"])
     with stage("evaluate", "its best checkpoint against the 10,000 test images"):
         report.records["evaluate"] = command("evaluate", files["run"])
     with stage("export", "the generator as TorchScript, ONNX and PT2, each compared with the checkpoint"):

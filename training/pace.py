@@ -1,7 +1,7 @@
 """How long a run is and how fast it goes: lengths given in seconds or epochs become images here.
 
 Schedules are functions of images, so that a run repeats itself whatever the machine's mood. A horizon given as a time
-becomes images once, from the rate of the first seconds, and is kept in the checkpoint.
+becomes images once, from the rate of its first fifth, and is kept in the checkpoint.
 """
 
 import time
@@ -12,7 +12,8 @@ import torch
 
 from training.config import Span
 
-_WARM_UP, _SECONDS, _STEPS = 20, 5.0, 400  # steps passed over; then the rate is that of 5 s or 400 steps
+_WARM_UP = 20  # steps that say nothing about the rate: caches fill, kernels are chosen
+_SHARE = 0.2  # of a time that is measured before it becomes images; the schedules' decays begin later than this
 
 
 class Pace:
@@ -68,7 +69,7 @@ class Pace:
             self._measured_from = self.seconds - self._paused
         elif self._steps > _WARM_UP:
             steps, training = self._steps - _WARM_UP, self.seconds - self._paused - self._measured_from
-            if training >= _SECONDS or steps >= _STEPS:
+            if training >= self._seconds_to_measure():
                 self._wait()
                 rate = steps * self._batch_size / (self.seconds - self._paused - self._measured_from)
                 self.horizon_images = self.horizon_images or self._horizon.images(self._epoch_images, rate)
@@ -92,6 +93,9 @@ class Pace:
 
     def at_horizon(self, images: int) -> bool:
         return self.horizon_images is not None and images >= self.horizon_images
+
+    def _seconds_to_measure(self) -> float:
+        return _SHARE * max(span.value for span in (self._horizon, self._evaluation) if span.unit == "seconds")
 
     def _wait(self) -> None:
         if self._device.type == "cuda":

@@ -240,13 +240,12 @@ def test_callbacks_may_ask_for_checkpoints_evaluations_and_the_end(tmp_path: Pat
     events: list[str] = []
     result = small_trainer(tmp_path, Asking(), Recorder("r", events)).fit()
     assert result.stopped_by == "enough"
-    assert events[1:] == [
-        "r checkpoint 4", "r evaluation 6", "r checkpoint 6", "r evaluation 8", "r checkpoint 8", "r end enough", "r close",
-    ]  # fmt: skip
+    expected = ["checkpoint 4", "evaluation 6", "checkpoint 6", "evaluation 8", "checkpoint 8", "end enough", "close"]
+    assert events[1:] == [f"r {event}" for event in expected]
 
 
 class Poison(Callback):
-    """Puts a value that is no number into the statistics, as a diverged loss would."""
+    """Puts what is no number into the statistics, as a diverged loss would."""
 
     def on_step(self, run: Run) -> None:
         assert isinstance(run, Trainer)

@@ -1,0 +1,114 @@
+"""The main job with its real parts: train, export, package, serve, and digits over HTTP."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from training.config import DataSettings
+from training.evaluation.classifier import judge, load_classifier
+
+
+def ganctl(folder: Path, *words: object) -> dict[str, Any]:
+    command = [sys.executable, "-m", "ganctl", *map(str, words), "--json"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=250)
+    assert done.returncode == 0, done.stderr
+    record: dict[str, Any] = json.loads(done.stdout)
+    return record
+
+
+@dataclass
+class Served:
+    folder: Path
+    url: str
+    records: dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A small conditional GAN, trained for two epochs, behind a real TorchServe."""
+    folder = tmp_path_factory.mktemp("job")
+    # the default recipe at half its width; the horizon is all there is, so that the learning rate ends low
+    settings = ("--set", "model.width=16", "--set", "train.horizon=45000 images", "--set", "optimizer.lr=2e-3")
+    records = {"train": ganctl(folder, "train", *settings, "--run-dir", "run")}
+    records["export"] = ganctl(folder, "export", "run", "--out", "export")
+    records["package"] = ganctl(folder, "package", "export", "--out", ".")
+    command = [sys.executable, "-m", "ganctl", "serve", "digits.mar", "--port", "0", "--workers", "1", "--json"]
+    server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    records["serve"] = json.loads(server.stdout.readline())
+    yield Served(folder, records["serve"]["url"], records)
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(timeout=60) == 0
+    assert server.stdout.read() == ""  # one object, and no more
+
+
+def test_the_trained_digits_are_read_as_what_was_asked_for(served: Served) -> None:
+    with httpx.Client(base_url=served.url, timeout=60) as http:
+        reply = http.post(
+            "/predictions/digits",
+            json={"digits": list(range(10)), "count": 200, "seed": 1},
+            headers={"Accept": "application/json"},
+        )
+    assert reply.status_code == 200, reply.text
+    record = reply.json()
+    assert record["model_version"] == served.records["export"]["model_version"]
+    import base64
+
+    pictures = [Image.open(io.BytesIO(base64.b64decode(entry["png"]))) for entry in record["images"]]
+    images = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))[:, None]
+    labels = torch.tensor([entry["label"] for entry in record["images"]])
+    assert labels.tolist() == list(range(10)) * 20
+    accuracy = (judge(load_classifier(DataSettings()), images).predictions == labels).float().mean().item()
+    assert accuracy >= 0.7  # the demo trains ten times longer; chance is 0.1
+
+
+def test_server_export_and_checkpoint_draw_the_same_digits_for_a_seed(served: Served) -> None:
+    drawn = {}
+    for name, source in (("server", served.url), ("export", "export"), ("run", "run")):
+        words = ("--digit", 4, "--digit", 2, "--count", 300, "--seed", 9, "--truncation", 0.7)
+        ganctl(served.folder, "sample", source, *words, "--out", f"{name}.npz")
+        with np.load(served.folder / f"{name}.npz") as arrays:
+            drawn[name] = (arrays["images"].astype(int), arrays["labels"])
+    for name in ("export", "run"):
+        assert np.abs(drawn[name][0] - drawn["server"][0]).max() <= 1
+        assert np.array_equal(drawn[name][1], drawn["server"][1])
+
+
+def test_a_text_is_drawn_in_one_handwriting_by_server_and_run_alike(served: Served) -> None:
+    for name, source in (("server", served.url), ("run", "run")):
+        words = ("--text", "2026", "--count", 2, "--seed", 3, "--out", f"{name}-text.png")
+        ganctl(served.folder, "sample", source, *words)
+    pictures = [np.asarray(Image.open(served.folder / f"{name}-text.png")).astype(int) for name in ("server", "run")]
+    assert pictures[0].shape == (2 * 56, 4 * 56)
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+def test_inspect_knows_the_version_of_every_form_of_the_model(served: Served) -> None:
+    version = served.records["export"]["model_version"]
+    assert ganctl(served.folder, "inspect", "export")["model_version"] == version
+    assert ganctl(served.folder, "inspect", "digits.mar")["model_version"] == version
+    checkpoint = ganctl(served.folder, "inspect", "run/checkpoints/best.safetensors")
+    assert checkpoint["generator_sha256"].startswith(version)
+
+
+def test_a_run_can_be_served_as_it_is(served: Served) -> None:
+    command = [sys.executable, "-m", "ganctl", "serve", "run", "--port", "0", "--workers", "1", "--json"]
+    with subprocess.Popen(command, cwd=served.folder, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = json.loads(server.stdout.readline())["url"]
+        picture = httpx.get(f"{url}/predictions/digits", timeout=60)
+        assert picture.headers["content-type"] == "image/png"
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=60) == 0

@@ -1,0 +1,168 @@
+"""An export draws what its checkpoint draws, says so in its manifest, and is whole or not there."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from exports import formats, manifest, parity
+from exports.errors import ExportError, ParityError
+from exports.export import export
+from exports.runtime import open_export
+from training.checkpoint import read_checkpoint, weights_digest
+from training.sources import load_generator
+
+
+@pytest.fixture(scope="module")
+def exported(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(small_run, out=tmp_path_factory.mktemp("export") / "export")
+
+
+@pytest.fixture(scope="module")
+def exported_unconditional(small_unconditional_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(small_unconditional_run, out=tmp_path_factory.mktemp("export") / "export")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return facts
+
+
+def test_an_export_holds_the_artefacts_the_manifest_the_card_and_samples(exported: Path) -> None:
+    assert {path.name for path in exported.iterdir()} == {
+        "generator.ts", "generator.onnx", "generator.pt2", "manifest.json", "card.md", "samples.png",
+    }  # fmt: skip
+
+
+def test_the_manifest_names_the_model_the_files_and_the_measured_parity(exported: Path, small_run: Path) -> None:
+    facts = manifest.read(exported)
+    best = read_checkpoint(small_run / "checkpoints/best.safetensors")
+    assert facts["model_version"] == weights_digest(best.state["networks"]["ema"])[:12]
+    assert facts["checkpoint"]["sha256"] == best.sha256
+    assert facts["checkpoint"]["metrics"] == best.metrics
+    assert (facts["z"], facts["image"]) == (
+        {"dim": 64, "distribution": "normal"},
+        {"channels": 1, "height": 28, "width": 28},
+    )
+    for name, sizes in facts["parity"].items():
+        assert set(sizes) == {"1", "2", "3", "7", "64", "256"}
+        assert max(sizes.values()) <= 1e-5, name
+
+
+@pytest.mark.parametrize("kind", ["conditional", "unconditional"])
+def test_onnx_runtime_alone_draws_what_the_checkpoint_draws(kind: str, request: pytest.FixtureRequest) -> None:
+    suffix = "" if kind == "conditional" else "_unconditional"
+    folder: Path = request.getfixturevalue(f"exported{suffix}")
+    run: Path = request.getfixturevalue(f"small{suffix}_run")
+    generator, _, _ = load_generator(run / "checkpoints/best.safetensors")
+    z, label = torch.randn(5, generator.z_dim), torch.arange(5)
+    expected = (generator(z, label) if generator.conditional else generator(z)).add(1).div(2)
+    session = onnxruntime.InferenceSession(folder / "generator.onnx")
+    feed = {"z": z.numpy(), "label": label.numpy()}
+    found = session.run(["image"], {entry.name: feed[entry.name] for entry in session.get_inputs()})[0]
+    assert found.dtype == np.float32
+    assert np.abs(found - expected.detach().numpy()).max() <= 1e-5
+    assert len(session.get_inputs()) == (2 if generator.conditional else 1)
+
+
+def test_the_essentials_travel_inside_the_files(exported: Path) -> None:
+    facts = read_manifest(exported)
+    model = onnx.load(exported / "generator.onnx")
+    inside = {entry.key: entry.value for entry in model.metadata_props}
+    assert inside["model_version"] == facts["model_version"]
+    assert json.loads(inside["class_names"]) == list("0123456789")
+    extra = {"model_version": "", "z": ""}
+    torch.jit.load(str(exported / "generator.ts"), _extra_files=extra)
+    assert extra["model_version"] == facts["model_version"].encode()
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+
+
+def test_torchscript_needs_nothing_of_ours(exported: Path, tmp_path: Path) -> None:
+    code = "import torch, sys; m = torch.jit.load(sys.argv[1]); x = m(torch.zeros(2, 64), torch.tensor([1, 2]))\n"
+    code += "assert x.shape == (2, 1, 28, 28) and 'training' not in sys.modules"
+    command = [sys.executable, "-W", "ignore", "-c", code, str(exported / "generator.ts")]
+    subprocess.run(command, check=True, cwd=tmp_path)
+
+
+def test_an_artefact_that_draws_something_else_is_refused_and_nothing_is_left(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = formats.write
+
+    def shifted(generator: Any, kind: str, path: Path, essentials: Any) -> None:
+        with torch.no_grad():
+            bias = generator.net[0].bias
+            bias.add_(1e-3)
+            write(generator, kind, path, essentials)
+            bias.sub_(1e-3)
+
+    monkeypatch.setattr(formats, "write", shifted)
+    with pytest.raises(ParityError, match=r"differs from the checkpoint's generator by .* at N = 1") as raised:
+        export(small_run, out=tmp_path / "export")
+    assert raised.value.exit_code == 5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_are_no_numbers_are_no_parity(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, _, _ = load_generator(small_run / "checkpoints/best.safetensors")
+    monkeypatch.setattr(parity, "load", lambda path, kind: lambda z, label: torch.full((len(z), 1, 28, 28), torch.nan))
+    with pytest.raises(ParityError, match="nan"):
+        parity.measure(Path("generator.onnx"), "onnx", generator)
+
+
+def test_exporting_again_replaces_the_export_and_nothing_else(small_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "export"
+    export(small_run, out=out, kinds=["torchscript"])
+    first = read_manifest(out)
+    export(small_run, out=out, kinds=["torchscript"])
+    assert read_manifest(out)["model_version"] == first["model_version"]
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    with pytest.raises(ExportError, match="something else than an export"):
+        export(small_run, out=tmp_path / "mine")
+    assert (tmp_path / "mine/thesis.txt").exists()
+
+
+def test_the_same_checkpoint_has_the_same_model_version(exported: Path, small_run: Path, tmp_path: Path) -> None:
+    again = export(small_run, out=tmp_path / "again", kinds=["torchscript"])
+    assert read_manifest(again)["model_version"] == read_manifest(exported)["model_version"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda folder: (folder / "generator.onnx").write_bytes(b"cut"), "generator.onnx: damaged"),
+        (lambda folder: (folder / "generator.ts").unlink(), "generator.ts: absent"),
+        (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "not JSON"),
+        (lambda folder: (folder / "manifest.json").write_text('{"schema_version": 99}'), "schema_version 99"),
+    ],
+)
+def test_a_harmed_export_is_told_by_file(harm: Any, message: str, exported: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "export"
+    shutil.copytree(exported, folder)
+    harm(folder)
+    with pytest.raises(ExportError, match=message) as raised:
+        open_export(folder)
+    assert raised.value.exit_code == 4
+
+
+def test_an_export_draws_the_images_of_its_checkpoint(exported: Path, small_run: Path) -> None:
+    from training.inspection import open_checkpoint
+
+    ours, theirs = open_export(exported).source, open_checkpoint(small_run).source
+    assert ours is not None
+    assert theirs is not None
+    z, label = torch.randn(300, 64), torch.arange(300) % 10
+    difference = ours.draw(z, label).int() - theirs.draw(z, label).int()
+    assert difference.abs().max() <= 1

@@ -1,0 +1,266 @@
+"""The commands as a user types them: one JSON object, one clear message, the right exit code, nothing half-written."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import SMALL, Ganctl
+from training.data import EMBEDDED
+from training.launch import Launch
+
+SETTINGS = [word for setting in SMALL for word in ("--set", setting)]
+
+
+def one_object(stdout: str) -> dict[str, object]:
+    lines = stdout.splitlines()
+    assert len(lines) == 1, stdout
+    record = json.loads(lines[0])
+    assert isinstance(record, dict)
+    return record
+
+
+def test_help_is_quick_and_imports_no_torch(ganctl: Ganctl) -> None:
+    code = "import sys; sys.argv = ['ganctl', '--help']\nimport ganctl\ntry: ganctl.main()\nexcept SystemExit: pass\n"
+    code += (
+        "heavy = {'torch', 'numpy', 'pydantic', 'rich', 'httpx', 'training', 'serving', 'exports'} & set(sys.modules)\n"
+    )
+    code += "assert not heavy, heavy"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        done = ganctl("--help")
+        times.append(time.perf_counter() - began)
+        assert done.returncode == 0
+    assert min(times) < 0.3
+    for command in ("train", "evaluate", "sample", "export", "package", "serve", "inspect", "doctor", "demo"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "sample", "inspect", "export", "package", "serve", "doctor"])
+def test_every_command_has_help_and_json(command: str, ganctl: Ganctl) -> None:
+    done = ganctl(command, "--help")
+    assert done.returncode == 0
+    assert "--json" in done.stdout
+
+
+def test_a_misspelt_command_is_told_with_the_right_one(ganctl: Ganctl) -> None:
+    done = ganctl("trian")
+    assert done.returncode == 2
+    assert "Did you mean 'train'?" in done.stderr
+
+
+def test_train_prints_one_object_and_leaves_a_run(ganctl: Ganctl, tmp_path: Path) -> None:
+    done = ganctl("train", *SETTINGS, "--max-steps", 12, "--json", "--seed", 3)
+    assert done.returncode == 0, done.stderr
+    record = one_object(done.stdout)
+    run_dir = tmp_path / "runs/00000-conv-mnist"
+    assert record["run_dir"] == str(run_dir)
+    assert (record["steps"], record["images"], record["stopped_by"]) == (12, 768, "max-steps")
+    assert {"seconds", "images_per_second", "best", "last", "metrics"} <= record.keys()
+    assert Path(str(record["best"])).is_file()
+    assert "seed = 3" in (run_dir / "config.toml").read_text()
+    assert "images/s" in done.stderr
+
+
+def test_all_faults_of_settings_are_told_at_once_with_exit_code_3(ganctl: Ganctl, tmp_path: Path) -> None:
+    done = ganctl("train", "--preset", "covn", "--set", "train.sede=1", "--set", "optimizer.lr=-1", "--json")
+    assert done.returncode == 3
+    for expected in ("3 faults", "Did you mean conv?", "Did you mean train.seed", "optimizer.lr = -1"):
+        assert expected in done.stderr
+    assert one_object(done.stdout)["exit_code"] == 3
+    assert list(tmp_path.iterdir()) == []
+    assert "Traceback" not in done.stderr
+
+
+def test_print_config_shows_every_value_and_its_source(ganctl: Ganctl) -> None:
+    record = one_object(ganctl("train", "--epochs", 3, "--print-config", "--json").stdout)
+    assert record["train.horizon"] == {"value": "3 epochs", "source": "--epochs"}
+    assert record["log.every"] == {"value": 100, "source": "default"}
+    assert "preset conv" in ganctl("train", "--print-config").stdout
+
+
+def test_dry_run_says_what_would_be_trained_and_leaves_nothing(ganctl: Ganctl, tmp_path: Path) -> None:
+    record = one_object(ganctl("train", "--dry-run", "--epochs", 2, "--json").stdout)
+    assert (record["steps"], record["batch_size"], record["training_images"]) == (1718, 64, 55_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_ends_training_with_130_and_resume_goes_on(ganctl: Ganctl, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ganctl", "train", *SETTINGS, "--run-dir", "run", "--json"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "run/stats.jsonl"
+    deadline = time.monotonic() + 100
+    while not (log.exists() and log.read_text().strip()):  # the first steps are done
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume auto" in stderr
+    steps = json.loads(stdout.splitlines()[0])["steps"]
+    assert steps >= 10
+    done = ganctl("train", "--run-dir", "run", "--resume", "auto", "--max-steps", steps + 2, "--json")
+    assert done.returncode == 0, done.stderr
+    assert f"from step {steps}" in done.stderr
+    assert one_object(done.stdout)["steps"] == steps + 2
+
+
+def test_a_run_is_not_written_over(ganctl: Ganctl, small_run: Path) -> None:
+    done = ganctl("train", "--run-dir", small_run)
+    assert done.returncode == 2
+    assert "--resume auto" in done.stderr
+
+
+def test_damaged_data_is_told_with_exit_code_4_and_leaves_no_run(ganctl: Ganctl, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    for path in EMBEDDED.glob("*.gz"):
+        (root / path.name).write_bytes(path.read_bytes()[:20_000])
+    done = ganctl("train", "--set", f"data.root={root}", "--run-dir", tmp_path / "run")
+    assert done.returncode == 4
+    assert "not a whole gzip file" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB that a test may fill, or make read-only."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("needs the right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_folder_that_cannot_be_written_is_told(ganctl: Ganctl, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    done = ganctl("train", *SETTINGS, "--max-steps", 1, "--run-dir", small_disk / "run")
+    assert done.returncode == 1
+    assert f"{small_disk}/run" in done.stderr
+    assert "Read-only file system. Name a folder that can be written." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_disk_that_fills_ends_training_with_a_word_and_no_half_written_checkpoint(
+    ganctl: Ganctl, small_disk: Path
+) -> None:
+    (small_disk / "ballast").write_bytes(bytes(1_000_000))
+    done = ganctl("train", *SETTINGS, "--set", "model.width=32", "--max-steps", 1, "--run-dir", small_disk / "run")
+    assert done.returncode == 1
+    assert "No space left on device. Free some space" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((small_disk / "run/checkpoints").iterdir()) == []
+
+
+def test_evaluate_scores_a_run_and_a_checkpoint_alike(ganctl: Ganctl, small_run: Path) -> None:
+    by_run = one_object(ganctl("evaluate", small_run, "--n", 500, "--json").stdout)
+    best = small_run / "checkpoints/best.safetensors"
+    by_file = one_object(ganctl("evaluate", best, "--n", 500, "--json").stdout)
+    names = {"fd", "fd_floor", "precision", "recall", "density", "coverage", "label_accuracy", "n"}
+    assert names <= by_run.keys()
+    assert {name: by_run[name] for name in names} == {name: by_file[name] for name in names}
+    told = ganctl("evaluate", small_run, "--n", 500, "--split", "val")
+    assert "on the val images: Fréchet distance" in told.stdout
+
+
+def test_an_unconditional_generator_has_no_label_scores_and_draws_no_named_digit(
+    ganctl: Ganctl, small_unconditional_run: Path
+) -> None:
+    record = one_object(ganctl("evaluate", small_unconditional_run, "--n", 200, "--json").stdout)
+    assert record["label_accuracy"] is None
+    done = ganctl("sample", small_unconditional_run, "--digit", 7, "--out", "x.png")
+    assert done.returncode == 2
+    assert "unconditional" in done.stderr
+    assert ganctl("sample", small_unconditional_run, "--count", 3, "--out", "x.png").returncode == 0
+
+
+def test_sample_writes_a_picture_arrays_and_a_folder(ganctl: Ganctl, small_run: Path, tmp_path: Path) -> None:
+    assert ganctl("sample", small_run, "--text", "2026", "--count", 3, "--out", "a.png").returncode == 0
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (4 * 56, 3 * 56)
+    record = one_object(ganctl("sample", small_run, "--per-class", 30, "--seed", 5, "--out", "b.npz", "--json").stdout)
+    assert (record["count"], record["seed"]) == (300, 5)
+    with np.load(tmp_path / "b.npz") as arrays:
+        assert (arrays["images"].dtype, arrays["images"].shape) == (np.uint8, (300, 28, 28))
+        assert np.bincount(arrays["labels"]).tolist() == [30] * 10
+    assert ganctl("sample", small_run, "--digit", 3, "--digit", 8, "--count", 5, "--out", "c").returncode == 0
+    rows = (tmp_path / "c/labels.csv").read_text().splitlines()
+    assert [row.split(",")[1] for row in rows[1:]] == ["3", "8", "3", "8", "3"]
+    assert len(list((tmp_path / "c").glob("*.png"))) == 5
+
+
+def test_the_same_seed_draws_the_same_images_whatever_the_count(
+    ganctl: Ganctl, small_run: Path, tmp_path: Path
+) -> None:
+    for name, count in (("few", 4), ("many", 9)):
+        ganctl("sample", small_run, "--seed", 11, "--count", count, "--out", f"{name}.npz")
+    few, many = np.load(tmp_path / "few.npz"), np.load(tmp_path / "many.npz")
+    assert np.array_equal(few["labels"], many["labels"][:4])
+    assert np.abs(few["images"].astype(int) - many["images"][:4]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("--digit", "x", "--out", "a.png"), 2, "expected one of 0, 1"),
+        (("--digit", "1", "--text", "12", "--out", "a.png"), 2, "exclude each other"),
+        (("--out", "a.bmp"), 2, "ending in .png or .npz"),
+    ],
+)
+def test_orders_that_make_no_sense_are_usage_errors(
+    words: tuple[str, ...], code: int, told: str, ganctl: Ganctl, small_run: Path, tmp_path: Path
+) -> None:
+    done = ganctl("sample", small_run, *words)
+    assert done.returncode == code
+    assert told in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_inspect_tells_step_metrics_and_digests(ganctl: Ganctl, small_run: Path) -> None:
+    record = one_object(ganctl("inspect", small_run / "checkpoints/last.safetensors", "--json").stdout)
+    assert (record["kind"], record["step"]) == ("checkpoint", 40)
+    assert len(str(record["generator_sha256"])) == 64
+    assert "fd" in dict(record["metrics"])  # type: ignore[call-overload]
+    run = one_object(ganctl("inspect", small_run, "--json").stdout)
+    assert run["kind"] == "run"
+    assert run["checkpoints"] == ["best", "last", "step-00000040"]
+
+
+def test_absent_damaged_and_unfinished_sources_have_exit_code_4(
+    ganctl: Ganctl, tmp_path: Path, small_run: Path
+) -> None:
+    best = (small_run / "checkpoints/best.safetensors").read_bytes()
+    (tmp_path / "half.safetensors").write_bytes(best[: len(best) // 2])
+    (tmp_path / "young/checkpoints").mkdir(parents=True)
+    for command in (("evaluate",), ("inspect",), ("export",), ("sample", "--out", "x.png")):
+        for source, told in (
+            ("absent", "absent"),
+            ("half.safetensors", "damaged"),
+            ("young", "no best checkpoint yet"),
+        ):
+            if command[0] == "inspect" and source == "young":
+                continue  # it says that there are none
+            done = ganctl(command[0], source, *command[1:])
+            assert done.returncode == 4, (command, source, done)
+            assert told in done.stderr
+            assert "Traceback" not in done.stderr
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_environment_variables_set_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GANCTL_TRAIN__SEED", "77")
+    launch = Launch()
+    assert launch.config.train.seed == 77
+    assert launch.sources["train.seed"] == "GANCTL_TRAIN__SEED"
