@@ -1,5 +1,6 @@
 # Everything a person or CI does with this project. Each target does the set-up that it needs, in .venv, by itself.
 
+TRAIN_SECONDS ?= 120
 PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell command -v $(name) 2>/dev/null)))
 BIN := .venv/bin
 UV := $(BIN)/uv
@@ -29,7 +30,7 @@ $(READY): $(UV) requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(READY) ## Train, evaluate, export, package, serve and ask for digits; leaves demo/ (about five minutes)
-	@$(BIN)/ganctl demo --out demo
+	@$(BIN)/ganctl demo --out demo --train-seconds $(TRAIN_SECONDS)
 
 test: lint types unit ## Lint, types and every test that is not a soak
 

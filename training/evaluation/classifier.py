@@ -20,7 +20,7 @@ from training.models import to_float
 
 FEATURES = 128
 COMMITTED = Path(__file__).parent / "classifier.safetensors"
-_CHUNK = 500
+_CHUNK = 200  # images; larger ones fall out of the caches
 
 
 class Classifier(nn.Module):
@@ -59,7 +59,9 @@ def judge(classifier: Classifier, images: Tensor) -> Judged:
     device = next(classifier.parameters()).device
     features, predictions = [], []
     for chunk in images.split(_CHUNK):
-        seen, logits = classifier(to_float(chunk.to(device)))
+        # channels last: convolutions of few channels run several times faster on a CPU
+        pixels = to_float(chunk.to(device)).to(memory_format=torch.channels_last)
+        seen, logits = classifier(pixels)
         features.append(seen.cpu())
         predictions.append(logits.argmax(dim=1).cpu())
     return Judged(torch.cat(features), torch.cat(predictions))
@@ -97,7 +99,7 @@ def read_classifier(path: Path) -> Classifier:
         raise DataError(
             f"{path}: not the weights of the scoring classifier ({error}); delete it or reinstall"
         ) from error
-    return classifier.eval()
+    return classifier.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def classifier_notes(path: Path = COMMITTED) -> dict[str, str]:

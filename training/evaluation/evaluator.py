@@ -33,20 +33,20 @@ class Evaluator:
         seed: int = 2024,
         announce: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Reads the split and judges its first `n` images (all, where there are fewer)."""
+        """Reads the split and judges `n` of its images (all, where there are fewer)."""
         self._data, self._split, self._seed = data, split, seed
         self.classifier = load_classifier(data, announce).to(device or torch.device("cpu"))
         real = load_split(data, split)
         self.n = min(n, len(real))
         self.class_names = real.class_names
-        self._real = judge(self.classifier, real.images[: self.n])
+        self._real = judge(self.classifier, _spread(real.images, self.n))
         self._gaussian = Gaussian.fit(self._real.features)
 
     @cached_property
     def floor(self) -> float:
         """The Fréchet distance of as many real training images from the split: what a perfect generator would get."""
         other: Split = "val" if self._split == "train" else "train"
-        images = load_split(self._data, other).images[: self.n]
+        images = _spread(load_split(self._data, other).images, self.n)
         return frechet_distance(Gaussian.fit(judge(self.classifier, images).features), self._gaussian)
 
     @cached_property
@@ -86,3 +86,9 @@ class Evaluator:
         present = [(i, name) for i, name in enumerate(self.class_names) if (labels == i).any()]
         by_class = {name: hits[labels == i].mean().item() for i, name in present}
         return {"label_accuracy": hits.mean().item(), "class_accuracy": by_class}
+
+
+def _spread(images: Tensor, n: int) -> Tensor:
+    """n images from the whole length of a split: MNIST's files are sorted by groups of writers, and the first of them
+    are no sample of all."""
+    return images[torch.arange(min(n, len(images))) * len(images) // min(n, len(images))]

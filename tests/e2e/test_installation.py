@@ -1,0 +1,83 @@
+"""A stranger's ways in: the README's commands in a copy of the project, and the wheel in an environment of its own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+UV = Path(sys.executable).parent / "uv"
+
+
+def run(*words: object, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    inherited = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    return subprocess.run(
+        [str(word) for word in words],
+        cwd=cwd,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=550,
+    )
+
+
+@pytest.mark.timeout(600)
+def test_the_wheel_installed_alone_trains_in_another_folder(tmp_path: Path) -> None:
+    built = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT, cwd=ROOT)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("ganctl-*.whl")
+    venv, folder = tmp_path / "venv", tmp_path / "elsewhere"
+    folder.mkdir()
+    made = run(UV, "venv", "--python", sys.executable, venv, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    python = venv / "bin/python"
+    lock = ROOT / "requirements.lock"
+    installed = run(UV, "pip", "install", "--python", python, "--constraint", lock, wheel, cwd=tmp_path)
+    assert installed.returncode == 0, installed.stderr
+    trained = run(venv / "bin/ganctl", "train", "--max-steps", 3, "--json", cwd=folder)
+    assert trained.returncode == 0, trained.stderr
+    assert json.loads(trained.stdout)["run_dir"].startswith(str(folder))
+    where = run(python, "-c", "import training; print(training.__file__)", cwd=folder)
+    assert where.stdout.startswith(str(venv))
+
+
+@pytest.mark.timeout(900)
+def test_the_readmes_commands_work_in_a_copy_of_the_project(tmp_path: Path) -> None:
+    copy = tmp_path / "ganctl"
+    files = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout.split()
+    for name in files:
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes((ROOT / name).read_bytes())
+            (copy / name).chmod((ROOT / name).stat().st_mode)
+    demo, serve = re.findall(r"```sh\n(.*?)\n```", (copy / "README.md").read_text(), re.DOTALL)
+
+    made = run("sh", "-c", demo, cwd=copy, TRAIN_SECONDS="10")
+    assert made.returncode == 0, made.stderr
+    for name in ("run", "export", "digits.mar", "digits.png"):
+        assert (copy / "demo" / name).exists(), name
+    for told in ("demo/digits.png", "Fréchet distance", "time to train", "ganctl serve demo/digits.mar"):
+        assert told in made.stdout
+    with Image.open(copy / "demo/digits.png") as picture:
+        columns, rows = picture.size
+    assert (columns, rows) == (10 * 28 * 3, 8 * 28 * 3)
+
+    again = run("make", "setup", cwd=copy)
+    assert "installing" not in again.stdout + again.stderr, "a second call installs nothing"
+
+    command = f"exec {serve} --port 0 --workers 1 --json"
+    with subprocess.Popen(["sh", "-c", command], cwd=copy, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = json.loads(server.stdout.readline())["url"]
+        reply = httpx.get(f"{url}/digits/predict?text=2026&scale=5", timeout=60)
+        assert (reply.status_code, reply.headers["content-type"]) == (200, "image/png")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=60) == 0
