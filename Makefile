@@ -1,7 +1,9 @@
 # Everything a person or CI does with this project. Each target does the set-up that it needs, in .venv, by itself.
 
 TRAIN_SECONDS ?= 120
-PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell command -v $(name) 2>/dev/null)))
+# the first Python that runs and has a version that requirements.lock covers (a name on the PATH may be an empty shim)
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1 && echo $$name && break; done)
 BIN := .venv/bin
 UV := $(BIN)/uv
 READY := .venv/.ready
@@ -16,8 +18,7 @@ setup: $(READY) ## Make .venv with everything in requirements.lock, and the comm
 
 # uv comes from pip at the version and digests that the lock names; then uv installs the rest.
 $(UV):
-	@test -n "$(PYTHON)" || { echo "make: no Python found; install Python 3.11, 3.12 or 3.13, or name one: make PYTHON=…" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); ok or print(f"make: {sys.executable} is Python {sys.version.split()[0]}, expected 3.11 to 3.13; name another: make PYTHON=…", file=sys.stderr); sys.exit(not ok)'
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11, 3.12 or 3.13 found; install one, or name it: make PYTHON=…" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "make: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; rm -rf .venv; exit 1; }
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
 	@echo "installing uv"
