@@ -9,7 +9,7 @@ UV := $(BIN)/uv
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format types unit soak images audit lock clean
+.PHONY: help setup demo test lint format types unit coverage soak images audit lock clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 10
@@ -45,8 +45,11 @@ types: $(READY) ## mypy --strict
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/coverage run -m pytest -m "not soak"
-	$(BIN)/coverage report
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not soak" -n 2 --dist worksteal --durations 10
+
+coverage: $(READY) ## Which lines the unit tests of training run
+	$(BIN)/coverage run -m pytest tests/unit/training
+	$(BIN)/coverage report --include 'training/*'
 
 format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .

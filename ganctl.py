@@ -96,6 +96,8 @@ def _describe(error: BaseException) -> tuple[int, str]:
     exit_code = getattr(error, "exit_code", None)
     if isinstance(exit_code, int):
         return exit_code, str(error)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] not in _OURS:
+        return 1, f"this installation lacks the package {error.name}, which this command needs: install all of ganctl's"
     if isinstance(error, OSError) and error.errno in _OS_ADVICE:
         where = f"{error.filename}: " if error.filename else ""
         return 1, f"{where}{error.strerror}. {_OS_ADVICE[error.errno]}"
@@ -106,12 +108,16 @@ def _describe(error: BaseException) -> tuple[int, str]:
     )
 
 
+_OURS = ("ganctl", "training", "exports", "serving")
 _OS_ADVICE = {
     errno.ENOSPC: "Free some space, or name another folder.",
     errno.EDQUOT: "The disk quota is used up: free some space, or name another folder.",
     errno.EROFS: "Name a folder that can be written.",
     errno.EACCES: "Name a folder or file that this user may use.",
     errno.ENOENT: "Check the path.",
+    errno.EISDIR: "Name a file; this is a folder.",
+    errno.ENAMETOOLONG: "Name a shorter path.",
+    errno.EBUSY: "Name another folder.",
     errno.ENOTDIR: "Name a folder; something on this path is a file.",
     errno.EPERM: "Name a folder or file that this user may use.",
 }

@@ -45,7 +45,8 @@ def export(
     generator, checkpoint, config = load_generator(path)
     run_dir = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
     out = out or run_dir / "export"
-    if out.exists() and not (out / manifest.NAME).exists() and (not out.is_dir() or any(out.iterdir())):
+    out = out.resolve()
+    if out.exists() and not manifest.may_be_replaced(out):
         raise ExportError(f"--out {out}: it holds something else than an export; name another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     base = manifest.essentials(generator, checkpoint, config)

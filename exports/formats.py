@@ -4,6 +4,7 @@ All take `z` float32 [N, z_dim] and, where the generator is conditional, `label`
 [N, C, H, W] in [0, 1]; N is free.
 """
 
+import io
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -48,12 +49,16 @@ def write(generator: Generator, kind: str, path: Path, essentials: Mapping[str, 
             _write_onnx(drawer, path, essentials)
         else:
             assert kind == "pt2", kind
-            torch.export.save(_program(drawer), path, extra_files=dict(essentials))
+            buffer = io.BytesIO()  # torch's own file writer aborts the process when the disk is full
+            torch.export.save(_program(drawer), buffer, extra_files=dict(essentials))
+            path.write_bytes(buffer.getvalue())
 
 
 def _write_torchscript(drawer: Drawer, path: Path, essentials: Mapping[str, str]) -> None:
     script = torch.jit.freeze(torch.jit.trace(drawer, example_inputs(drawer.generator, 2)))
-    torch.jit.save(script, str(path), _extra_files=dict(essentials))
+    buffer = io.BytesIO()
+    torch.jit.save(script, buffer, _extra_files=dict(essentials))
+    path.write_bytes(buffer.getvalue())
 
 
 def _write_onnx(drawer: Drawer, path: Path, essentials: Mapping[str, str]) -> None:

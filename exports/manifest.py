@@ -15,6 +15,7 @@ from training.models import Generator
 
 SCHEMA_VERSION = 1
 NAME = "manifest.json"
+_KEYS = {"model_version", "data", "conditional", "z", "class_names", "image", "files", "checkpoint", "parity"}
 
 
 def essentials(generator: Generator, checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
@@ -80,6 +81,9 @@ def read(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
         found = manifest.get("schema_version") if isinstance(manifest, dict) else type(manifest).__name__
         raise ExportError(f"{path}: schema_version {found!r}, expected {SCHEMA_VERSION}; export again with this ganctl")
+    missing = _KEYS - manifest.keys()
+    if missing:
+        raise ExportError(f"{path}: lacks {', '.join(sorted(missing))}; export again with this ganctl")
     for name, facts in manifest["files"].items():
         file = folder / name
         if not file.is_file():
@@ -89,6 +93,14 @@ def read(folder: Path) -> dict[str, Any]:
                 f"{file}: damaged: its SHA-256 is {found[:12]}…, expected {facts['sha256'][:12]}…; export again"
             )
     return manifest
+
+
+def may_be_replaced(folder: Path) -> bool:
+    """Whether a folder is empty, or holds an export's files and nothing else."""
+    if not folder.is_dir():
+        return False
+    ours = {NAME, "card.md", "samples.png", *FILES.values()}
+    return {path.name for path in folder.iterdir()} <= ours
 
 
 def describe(folder: Path) -> dict[str, Any]:

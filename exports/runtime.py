@@ -8,6 +8,7 @@ from torch import Tensor
 from exports import manifest
 from exports.errors import ExportError
 from exports.parity import load
+from training.config import DataSettings
 from training.inspection import Opened
 
 _PREFERRED = ("generator.onnx", "generator.ts", "generator.pt2")
@@ -49,4 +50,4 @@ def open_export(folder: Path) -> Opened:
     facts = manifest.read(folder)
     source = ExportSource(folder, facts)
     told = {"export": str(folder.resolve()), "artefact": source.artefact, "model_version": facts["model_version"]}
-    return Opened(facts["data"], source, facts=told)
+    return Opened(DataSettings.model_validate({"name": facts["data"]}), source, facts=told)

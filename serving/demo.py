@@ -19,6 +19,7 @@ from serving.client import Client
 _STYLES = 8  # rows of the picture, each in one handwriting
 _SCALE = 3
 _PER_CLASS = 50  # served digits that the classifier reads
+_MARK = ".ganctl-demo"  # says that a folder is a demo's, to be replaced by the next
 _MADE = ("run", "export", "digits.mar", "digits.png", "served.npz")
 
 
@@ -68,9 +69,11 @@ def run_demo(out: Path, *, train_seconds: int, announce: Callable[[str], None]) 
         report.records["export"] = command("export", files["run"], "--out", files["export"])
     with stage("package", "an archive for TorchServe"):
         report.records["package"] = command("package", files["export"], "--out", out)
-    with stage("serve", "TorchServe starts"):
-        server, ready = _start_server(files["digits.mar"])
+    words = ["serve", str(files["digits.mar"]), "--port", "0", "--json"]
+    server = subprocess.Popen([*_program(), *words], stdout=subprocess.PIPE, text=True)
     try:
+        with stage("serve", "TorchServe starts"):
+            ready = _first_line(server, words)
         with stage("ask", f"{_STYLES} handwritings over HTTP, and {10 * _PER_CLASS} digits for the classifier to read"):
             with Client(ready["url"]) as client:
                 picture = client.picture(text="0123456789", count=_STYLES, scale=_SCALE, seed=0)
@@ -78,13 +81,16 @@ def run_demo(out: Path, *, train_seconds: int, announce: Callable[[str], None]) 
             command("sample", ready["url"], "--per-class", _PER_CLASS, "--seed", 1, "--out", files["served.npz"])
             report.records["served"] = command("evaluate", files["served.npz"])
     finally:
-        _stop_server(server)
+        _stop(server)
     return report
 
 
 def _clear(out: Path) -> None:
-    """Makes the folder and deletes what an earlier demo left; anything else in it stays."""
+    """Makes the folder and deletes what an earlier demo left there; a folder of somebody else's is not touched."""
+    if out.exists() and any(out.iterdir()) and not (out / _MARK).exists():
+        raise DemoError(f"--out {out}: it is not empty and no demo made it; name another folder", 2)
     out.mkdir(parents=True, exist_ok=True)
+    (out / _MARK).touch()
     for name in _MADE:
         path = out / name
         if path.is_dir():
@@ -94,30 +100,35 @@ def _clear(out: Path) -> None:
 
 
 def _ganctl(words: list[str]) -> dict[str, Any]:
-    done = subprocess.run([*_program(), *words, "--json"], stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        raise DemoError(f"the demo ends here: 'ganctl {' '.join(words)}' failed, see above", done.returncode)
-    record: dict[str, Any] = json.loads(done.stdout)
+    process = subprocess.Popen([*_program(), *words, "--json"], stdout=subprocess.PIPE, text=True)
+    try:
+        told, _ = process.communicate()
+    except BaseException:  # a signal asks us to stop: the stage gets the same chance to end well
+        _stop(process)
+        raise
+    if process.returncode != 0:
+        raise DemoError(f"the demo ends here: 'ganctl {' '.join(words)}' failed, see above", process.returncode)
+    record: dict[str, Any] = json.loads(told)
     return record
 
 
-def _start_server(archive: Path) -> tuple[subprocess.Popen[str], dict[str, Any]]:
-    words = ["serve", str(archive), "--port", "0", "--json"]
-    server = subprocess.Popen([*_program(), *words], stdout=subprocess.PIPE, text=True)
+def _first_line(server: subprocess.Popen[str], words: list[str]) -> dict[str, Any]:
     assert server.stdout is not None, "it is a pipe"
     line = server.stdout.readline()
-    if not line.strip() or "error" in (ready := json.loads(line)):
+    ready: dict[str, Any] = json.loads(line) if line.strip() else {"error": ""}
+    if "error" in ready:
         raise DemoError(f"the demo ends here: 'ganctl {' '.join(words)}' failed, see above", server.wait() or 6)
-    return server, ready
+    return ready
 
 
-def _stop_server(server: subprocess.Popen[str]) -> None:
-    server.terminate()
+def _stop(process: subprocess.Popen[str]) -> None:
+    """Asks a stage to end (a training saves, a server stops its workers) and waits until it has."""
+    process.terminate()
     try:
-        server.wait(timeout=60)
+        process.wait(timeout=60)
     except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
+        process.kill()
+        process.wait()
         raise
 
 

@@ -56,7 +56,7 @@ class Server:
     ) -> None:
         self.mar = mar.absolute()
         self.host = host
-        self.workers = workers or min(4, os.cpu_count() or 1)
+        self.workers = workers or min(4, len(os.sched_getaffinity(0)))
         self.auth = auth or ("none" if host in LOOPBACK else "token")
         self.token_file: Path | None = None
         self._wanted_port = port

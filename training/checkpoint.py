@@ -67,6 +67,9 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         _flush_folder(path.parent)
+    except OSError as error:
+        error.filename = str(path)  # a write that fails does not say where
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -122,7 +125,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def _header_length(content: bytes | bytearray) -> int:
-    return int.from_bytes(content[:8], "little")
+    return min(int.from_bytes(content[:8], "little"), len(content))  # in a foreign file it may be any number
 
 
 def _flush_folder(folder: Path) -> None:

@@ -67,7 +67,6 @@ def train(
     **flags: Any,
 ) -> None:
     """Train a GAN on MNIST or a data set of the same form; leaves a run folder with checkpoints, samples and logs."""
-    from training.errors import Interrupted
     from training.launch import Launch
 
     if flags["epochs"] is not None:
@@ -106,10 +105,11 @@ def train(
     else:
         _print_result(result)
     if result.stopped_by.startswith("SIG"):
-        raise Interrupted(
+        _note(
             f"training was interrupted by {result.stopped_by} and saved at step {result.steps}; continue with"
             f" 'ganctl train --run-dir {result.run_dir} --resume auto'"
         )
+        raise SystemExit(130)  # the one object is out already
 
 
 def _note(text: str) -> None:
@@ -174,18 +174,17 @@ def evaluate(source: Path, n: int, split: str, as_json: bool) -> None:
     import time
     from typing import cast
 
-    from training.config import DataSettings
     from training.data import Split
     from training.evaluation.evaluator import Evaluator
 
     began = time.monotonic()
     opened = _open_images(source) if source.suffix == ".npz" else _open_source(source)
-    data = DataSettings.model_validate({"name": opened.data_name})
     if opened.images is not None:
         n = min(n, len(opened.images))
-    evaluator = Evaluator(data, cast(Split, split), n=n, announce=_note)
+    evaluator = Evaluator(opened.data, cast(Split, split), n=n, announce=_note)
     if opened.images is not None:
-        scores = evaluator.score_images(opened.images[:n], opened.labels[:n])
+        n = evaluator.n
+        scores = evaluator.score_images(opened.images[:n], None if opened.labels is None else opened.labels[:n])
     else:
         scores = evaluator.score(opened.source)
     seconds = round(time.monotonic() - began, 2)
@@ -208,6 +207,7 @@ def evaluate(source: Path, n: int, split: str, as_json: bool) -> None:
 @click.option("--count", type=click.IntRange(min=1), help="How many images (strips with --text).")
 @click.option("--per-class", type=click.IntRange(min=1), help="How many images of each class.")
 @click.option("--seed", type=click.IntRange(0, 2**53 - 1), help="Seed; the same one draws the same images.")
+@click.option("--token", help="The key `inference` of the server's token file, where SOURCE asks for one.")
 @click.option("--truncation", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Pulls z to its mean.")
 @json_option
 def sample(
@@ -218,12 +218,16 @@ def sample(
     count: int | None,
     per_class: int | None,
     seed: int | None,
+    token: str | None,
     truncation: float,
     as_json: bool,
 ) -> None:
     """Draw images. SOURCE is a run, a checkpoint, an export, or the URL of a server."""
-    from training.drawing import Order, save
+    from training.drawing import Order, check_name, save
 
+    check_name(out)
+    if text is not None and not text:
+        raise click.UsageError("--text '': expected at least one digit.")
     if sum(option is not None for option in (text, per_class)) + bool(digits) > 1:
         raise click.UsageError("--digit, --text and --per-class exclude each other: give one of them.")
     if per_class and count:
@@ -232,7 +236,7 @@ def sample(
     if source.startswith(("http://", "https://")):
         from serving.client import Client
 
-        with Client(source) as client:
+        with Client(source, token=token) as client:
             drawn = order.remote(client)
     else:
         from serving.handler.latents import draw_labels, latents

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -56,15 +56,17 @@ Length = Annotated[Span, BeforeValidator(Span.parse), PlainSerializer(str)]
 class Section(BaseModel):
     """A frozen group of settings that refuses names it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class DataSettings(Section):
     """What is learnt from."""
 
     name: Literal["mnist", "fashion-mnist", "kmnist"] = Field("mnist", description="the data set")
-    root: Path | None = Field(
-        None, description="folder of its files; unset: PATH_DATASETS, else the embedded MNIST or the user's cache"
+    root: Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())] | None = Field(
+        None,
+        strict=False,
+        description="folder of its files; unset: PATH_DATASETS, else the embedded MNIST or the user's cache",
     )
 
 
@@ -124,7 +126,7 @@ class CheckpointSettings(Section):
     """What of a run is kept."""
 
     monitor: str = Field("fd", description="the score that decides which checkpoint is best")
-    mode: Literal["min", "max"] = Field("min", description="whether less or more of it is better")
+    mode: Literal["auto", "min", "max"] = Field("auto", description="whether less or more of it is better")
     save_top_k: PositiveInt = Field(2, description="how many of the best checkpoints stay, beside `last`")
 
 
@@ -132,7 +134,7 @@ class EarlyStoppingSettings(Section):
     """When to stop before the horizon."""
 
     monitor: str = Field("fd", description="the score that is watched")
-    mode: Literal["min", "max"] = Field("min", description="whether less or more of it is better")
+    mode: Literal["auto", "min", "max"] = Field("auto", description="whether less or more of it is better")
     patience: Annotated[int, Field(ge=0)] = Field(0, description="evaluations without improvement; 0: never stop early")
     min_delta: NonNegative = Field(0.0, description="the least change that counts as an improvement")
 
@@ -143,6 +145,12 @@ class LogSettings(Section):
     every: PositiveInt = Field(100, description="steps between two readings of the losses")
     tensorboard: bool = Field(True, description="write TensorBoard events into the run's folder")
     refresh: Annotated[float, Field(gt=0)] = Field(0.5, description="seconds between two updates of the progress bar")
+
+
+def sign_of(monitor: str, mode: str) -> int:
+    """1 where less of a score is better, −1 where more of it is."""
+    less = mode == "min" or (mode == "auto" and monitor == "fd")
+    return 1 if less else -1
 
 
 class Config(Section):

@@ -129,7 +129,7 @@ def read_idx(path: Path, *, dimensions: int, sha256: dict[str, str] | None = Non
 def _folder(settings: DataSettings) -> Path:
     """The folder that holds the IDX files, downloaded first where they are absent and the network allows it."""
     fallback = os.environ.get("PATH_DATASETS")
-    named = settings.root or (Path(fallback) if fallback else None)
+    named = settings.root or (Path(fallback).expanduser() if fallback else None)
     torchvision_name = _TORCHVISION[settings.name]
     candidates = [named, named / torchvision_name / "raw"] if named else []
     for folder in candidates:
@@ -158,10 +158,15 @@ def _find(folder: Path, name: str) -> Path:
 def _download(torchvision_name: str, root: Path, name: str) -> None:
     from torchvision import datasets
 
+    folders = [root / torchvision_name / "raw", root / torchvision_name, root]
+    absent = [folder for folder in folders if not folder.exists()]
     try:
         getattr(datasets, torchvision_name)(root=str(root), download=True)
     except (OSError, RuntimeError) as error:  # torchvision raises both, whatever kept it from the files
-        folder = root / torchvision_name / "raw"
+        for folder in absent:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        folder = folders[0]
         raise DataError(
             f"data.root: {name} is neither in {root} nor could it be downloaded ({error}). Put the files into"
             f" {folder}; {_expected_files()}"

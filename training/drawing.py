@@ -17,12 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from training.config import DataSettings
 from training.errors import DataError, TrainingError
 from training.inspection import Opened
 from training.pictures import ENLARGEMENT, tile, to_picture
 from training.sources import Source
 
 _GRID_COLUMNS = 10
+_LEAST = 10  # images that can be scored at all
 _REPLY_LIMIT = 256  # images, as the service has it
 
 
@@ -151,6 +153,8 @@ class Order:
         total = self.per_class * len(class_names) if self.per_class else self.count or default
         limit = max(1, _REPLY_LIMIT // each)
         parts = []
+        if seed + (total - 1) // limit >= 2**53:
+            raise OrderError(f"--seed {seed}: for {total} images it counts on beyond 2^53 - 1; take a smaller one")
         for i, start in enumerate(range(0, total, limit)):
             turn = start % len(classes) if classes and not strip else 0
             turned = classes[turn:] + classes[:turn] if classes else None
@@ -162,6 +166,16 @@ class Order:
         return Drawn(images, labels, seed, columns)
 
 
+def check_name(out: Path) -> None:
+    """Raises OrderError where `save` could not write to `out`."""
+    if out.suffix not in (".png", ".npz", ""):
+        raise OrderError(f"--out {out}: expected a name ending in .png or .npz, or a folder's name without a suffix")
+    if out.suffix and out.is_dir():
+        raise OrderError(f"--out {out}: it is a folder, expected a file")
+    if not out.suffix and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OrderError(f"--out {out}: it is there already and is not an empty folder; name another one")
+
+
 def save(drawn: Drawn, out: Path) -> None:
     """Writes images to `out`: .png (one picture), .npz (`images` uint8, `labels` int64), or a folder of PNG files with
     `labels.csv`. Whatever fails, nothing half-written stays under that name.
@@ -169,8 +183,8 @@ def save(drawn: Drawn, out: Path) -> None:
     Raises:
         OrderError: a suffix that is none of these.
     """
-    if out.suffix not in (".png", ".npz", ""):
-        raise OrderError(f"--out {out}: expected a name ending in .png or .npz, or a folder's name without a suffix")
+    check_name(out)
+    out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}{out.suffix}")
     try:
@@ -180,8 +194,6 @@ def save(drawn: Drawn, out: Path) -> None:
         elif out.suffix == ".npz":
             np.savez_compressed(temporary, **_arrays(drawn))
         else:
-            if out.exists() and (not out.is_dir() or any(out.iterdir())):
-                raise OrderError(f"--out {out}: it is there already and is not an empty folder; name another one")
             _save_folder(drawn, temporary)
             if out.exists():
                 out.rmdir()
@@ -200,19 +212,21 @@ def open_images(path: Path) -> Opened:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays["labels"]
+            images, labels = arrays["images"], arrays.get("labels")
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, EOFError, TypeError, AttributeError, IsADirectoryError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path}: {error}; expected `images` and `labels` as 'ganctl sample --out FILE.npz' writes them"
         ) from error
-    if images.dtype != np.uint8 or images.ndim != 3 or labels.shape != images.shape[:1]:
-        raise DataError(
-            f"{path}: images {images.dtype} {images.shape}, labels {labels.shape}; expected uint8 [N, H, W] and [N]"
-        )
+    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28) or len(images) < _LEAST:
+        found = f"images {images.dtype} {images.shape}"
+        raise DataError(f"{path}: {found}, expected uint8 [N, 28, 28] with at least {_LEAST} images")
+    if labels is not None and (labels.dtype != np.int64 or labels.shape != images.shape[:1]):
+        raise DataError(f"{path}: labels {labels.dtype} {labels.shape}, expected int64 ({len(images)},)")
     facts = {"images_in_file": len(images)}
-    return Opened("mnist", images=torch.from_numpy(images)[:, None], labels=torch.from_numpy(labels), facts=facts)
+    known = None if labels is None else torch.from_numpy(labels)
+    return Opened(DataSettings(), images=torch.from_numpy(images)[:, None], labels=known, facts=facts)
 
 
 def _arrays(drawn: Drawn) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 TrainingError (1)
 ├── ConfigError (3)      a setting, a preset or a config file; all faults of a configuration in one error
 ├── DataError (4)        a data set that is absent, truncated, foreign or damaged
-├── CheckpointError (4)  a checkpoint or run that is absent, damaged or of another experiment
-└── Interrupted (130)    a signal ended the training after its state was saved
+└── CheckpointError (4)  a checkpoint or run that is absent, damaged or of another experiment
 """
 
 from collections.abc import Sequence
@@ -37,9 +36,3 @@ class CheckpointError(TrainingError, ValueError):
     """A checkpoint or a run's folder that cannot be used."""
 
     exit_code = 4
-
-
-class Interrupted(TrainingError):
-    """Raised after a signal has ended a run whose state is saved."""
-
-    exit_code = 130

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from training.checkpoint import read_checkpoint, weights_digest
+from training.config import DataSettings
 from training.errors import CheckpointError
 from training.runs import CHECKPOINTS, find_checkpoint
 from training.sources import GeneratorSource, Source, load_generator
@@ -16,7 +17,7 @@ from training.sources import GeneratorSource, Source, load_generator
 class Opened:
     """Something images can be had from: a source that draws, or images that were drawn before."""
 
-    data_name: str
+    data: DataSettings
     source: Source | None = None
     images: Tensor | None = None  # uint8 [N, C, H, W]
     labels: Tensor | None = None  # int64 [N]
@@ -28,7 +29,7 @@ def open_checkpoint(path: Path) -> Opened:
     generator, checkpoint, config = load_generator(find_checkpoint(path))
     names = tuple(checkpoint.state["data"]["class_names"])
     facts = {"checkpoint": str(checkpoint.path.resolve()), "step": checkpoint.step}
-    return Opened(config.data.name, GeneratorSource(generator, names), facts=facts)
+    return Opened(config.data, GeneratorSource(generator, names), facts=facts)
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ becomes images once, from the rate of its first fifth, and is kept in the checkp
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -69,33 +70,38 @@ class Pace:
             self._measured_from = self.seconds - self._paused
         elif self._steps > _WARM_UP:
             steps, training = self._steps - _WARM_UP, self.seconds - self._paused - self._measured_from
-            if training >= self._seconds_to_measure():
-                self._wait()
-                rate = steps * self._batch_size / (self.seconds - self._paused - self._measured_from)
-                self.horizon_images = self.horizon_images or self._horizon.images(self._epoch_images, rate)
-                self.evaluation_images = self.evaluation_images or self._evaluation.images(self._epoch_images, rate)
+            if self.horizon_images is None and training >= _SHARE * self._horizon.value:
+                self.horizon_images = self._horizon.images(self._epoch_images, self._rate(steps))
+            if self.evaluation_images is None and training >= _SHARE * self._evaluation.value:
+                self.evaluation_images = self._evaluation.images(self._epoch_images, self._rate(steps))
 
     def evaluation_due(self, images: int) -> bool:
         """Whether the step that ended at `images` crossed a multiple of the evaluations' interval."""
         every = self.evaluation_images
         return every is not None and images // every > (images - self._batch_size) // every
 
-    def state_dict(self) -> dict[str, int | None]:
-        """The lengths that were measured."""
-        return {"horizon_images": self.horizon_images, "evaluation_images": self.evaluation_images}
+    def state_dict(self) -> dict[str, Any]:
+        """The lengths as given and as images."""
+        return {
+            "horizon": str(self._horizon),
+            "horizon_images": self.horizon_images,
+            "evaluation": str(self._evaluation),
+            "evaluation_images": self.evaluation_images,
+        }
 
-    def load_state_dict(self, state: Mapping[str, int | None]) -> None:
-        """Takes up lengths given as times; those in epochs or images follow the settings, which may have grown."""
-        if self._horizon.unit == "seconds":
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up what was measured of the same lengths; a new time is measured anew."""
+        if state["horizon"] == str(self._horizon):
             self.horizon_images = state["horizon_images"]
-        if self._evaluation.unit == "seconds":
+        if state["evaluation"] == str(self._evaluation):
             self.evaluation_images = state["evaluation_images"]
 
     def at_horizon(self, images: int) -> bool:
         return self.horizon_images is not None and images >= self.horizon_images
 
-    def _seconds_to_measure(self) -> float:
-        return _SHARE * max(span.value for span in (self._horizon, self._evaluation) if span.unit == "seconds")
+    def _rate(self, steps: int) -> float:
+        self._wait()
+        return steps * self._batch_size / (self.seconds - self._paused - self._measured_from)
 
     def _wait(self) -> None:
         if self._device.type == "cuda":

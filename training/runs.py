@@ -9,9 +9,9 @@ import json
 import os
 import platform
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,23 +21,18 @@ import tomli_w
 import torch
 
 from training.checkpoint import SUFFIX, Checkpoint, read_checkpoint, write_checkpoint
-from training.config import CheckpointSettings, Config
+from training.config import CheckpointSettings, Config, sign_of
 from training.errors import CheckpointError
 
 CHECKPOINTS = "checkpoints"
+_NUMBERED = f"step-{'[0-9]' * 8}{SUFFIX}"
 
 
-def new_run_folder(config: Config, root: Path = Path("runs")) -> Path:
-    """Makes the next numbered folder below `root`."""
-    root.mkdir(parents=True, exist_ok=True)
-    numbers = [int(found[1]) for entry in root.iterdir() if (found := re.match(r"(\d{5})-", entry.name))]
-    number = max(numbers, default=-1) + 1
-    while True:
-        folder = root / f"{number:05d}-{config.preset}-{config.data.name}"
-        with suppress(FileExistsError):  # another run took the number in between: the next one
-            folder.mkdir()
-            return folder
-        number += 1
+def next_run_folder(config: Config, root: Path = Path("runs")) -> Path:
+    """The next numbered folder below `root`; `write_settings` makes it."""
+    entries = root.iterdir() if root.is_dir() else ()
+    numbers = [int(found[1]) for entry in entries if (found := re.match(r"(\d{5})-", entry.name))]
+    return root / f"{max(numbers, default=-1) + 1:05d}-{config.preset}-{config.data.name}"
 
 
 def write_settings(folder: Path, config: Config) -> None:
@@ -90,7 +85,7 @@ class CheckpointStore:
     def __init__(self, run_dir: Path, settings: CheckpointSettings) -> None:
         self.folder = run_dir / CHECKPOINTS
         self._settings = settings
-        self._sign = 1 if settings.mode == "min" else -1
+        self._sign = sign_of(settings.monitor, settings.mode)
         self.ranking: list[tuple[float, int]] = []
         self.recent: list[int] = []
 
@@ -106,10 +101,13 @@ class CheckpointStore:
         return {"ranking": self.ranking, "recent": self.recent}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes up the lists, and makes the folder what they say (a stop may have added a file of its own)."""
-        self.ranking = [(score, step) for score, step in state["ranking"]]
-        self.recent = list(state["recent"])
-        if self.ranking and self._file(self.ranking[0][1]).exists():
+        """Takes up the lists, and makes the folder what they say (a stop may have added a file of its own).
+
+        Checkpoints that are not in this folder (the run goes on in another one) are no longer ranked.
+        """
+        self.ranking = [(score, step) for score, step in state["ranking"] if self._file(step).exists()]
+        self.recent = [step for step in state["recent"] if self._file(step).exists()]
+        if self.ranking:
             self._link(self._file(self.ranking[0][1]), self.best)
 
     def rank(self, step: int, score: float) -> None:
@@ -135,7 +133,7 @@ class CheckpointStore:
         if best:
             self._link(path, self.best)
         keep = {step for _, step in self.ranking} | set(self.recent)
-        for numbered in self.folder.glob(f"step-*{SUFFIX}"):
+        for numbered in self.folder.glob(_NUMBERED):
             if int(numbered.stem.removeprefix("step-")) not in keep:
                 numbered.unlink()  # `last` and `best` are links of their own
         return self.last
@@ -153,7 +151,7 @@ class CheckpointStore:
             CheckpointError: there are checkpoints, all of them damaged.
         """
         folder = run_dir / CHECKPOINTS
-        numbered = sorted(folder.glob(f"step-*{SUFFIX}"), reverse=True)
+        numbered = sorted(folder.glob(_NUMBERED), reverse=True)
         candidates = [path for path in (folder / f"last{SUFFIX}", *numbered, folder / f"best{SUFFIX}") if path.exists()]
         for path in candidates:
             try:
@@ -175,6 +173,8 @@ class CheckpointStore:
         try:
             os.link(target, temporary)
         except OSError:  # a file system without hard links
-            temporary.write_bytes(target.read_bytes())
-        temporary.replace(name)
-        temporary.unlink(missing_ok=True)  # a rename between two links to one file does nothing
+            shutil.copyfile(target, temporary)
+        try:
+            temporary.replace(name)
+        finally:
+            temporary.unlink(missing_ok=True)  # a rename between two links to one file does nothing

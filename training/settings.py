@@ -60,15 +60,19 @@ def resolve(
     faults: list[str] = []
     layers: list[tuple[str, Values]] = []
     from_file = _read_file(config_file, faults) if config_file else {}
-    named = from_file.pop("preset", None)
+    variables = os.environ if environment is None else environment
+    named = from_file.pop("preset", None) or variables.get(f"{ENVIRONMENT_PREFIX}PRESET")
+    if named is not None and not isinstance(named, str):
+        faults.append(f"{config_file}: preset = {named!r}: expected the name of a preset.")
+        named = None
     chosen = preset or named or (stored["preset"] if stored else "conv")
-    if stored and preset is None and named is None:
+    if stored and chosen == stored["preset"]:
         layers.append(("the run's checkpoint", _flatten({k: v for k, v in stored.items() if k != "preset"})))
     else:
         layers.append((f"preset {chosen}", _read_preset(chosen, faults)))
     if config_file:
         layers.append((str(config_file), from_file))
-    layers += _read_environment(os.environ if environment is None else environment)
+    layers += _read_environment(variables, faults)
     layers += [_read_assignment(assignment, faults) for assignment in assignments]
     layers += [(flag, {name: value}) for name, (flag, value) in (flags or {}).items()]
 
@@ -146,7 +150,11 @@ def _flatten(tree: Mapping[str, Any]) -> Values:
     return values
 
 
-def _read_environment(environment: Mapping[str, str]) -> list[tuple[str, Values]]:
+def _read_environment(environment: Mapping[str, str], faults: list[str]) -> list[tuple[str, Values]]:
+    others = {f"{ENVIRONMENT_PREFIX}PRESET", f"{ENVIRONMENT_PREFIX}HEALTH_URL"}
+    for variable in sorted(environment):
+        if variable.startswith(ENVIRONMENT_PREFIX) and "__" not in variable and variable not in others:
+            faults.append(f"{variable}: unknown; expected a name such as {ENVIRONMENT_PREFIX}TRAIN__BATCH_SIZE.")
     return [
         (variable, {variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".", 1): _parse_value(text)})
         for variable, text in sorted(environment.items())

@@ -58,6 +58,8 @@ class Step:
         self._config, self._loss = config, LOSSES[config.loss.name]
         self._penalised = config.loss.r1 > 0 or config.loss.r2 > 0
         self._penalty_scale = 1.0
+        adam = config.optimizer
+        self._adam_settings: dict[str, Any] = {"betas": (adam.beta1, adam.beta2), "eps": adam.eps}
         self._stats = torch.zeros(len(STATS), device=device)
         self._stats_steps = 0
         phases = [
@@ -96,6 +98,17 @@ class Step:
         self._stats_steps = 0
         return dict(zip(STATS, means, strict=True)) | {"lr": self.phases[0].optimizer.param_groups[0]["lr"]}
 
+    def broken(self) -> str | None:
+        """The name of a weight that is no longer a finite number, None where all are. Waits for the device."""
+        for phase in self.phases:
+            name, network = phase.name, phase.network
+            sums = torch.stack([parameter.detach().sum() for parameter in network.parameters()])
+            if not sums.isfinite().all():
+                parameters = list(network.named_parameters())
+                first = sums.isfinite().logical_not().nonzero()[0].item()
+                return f"{name}.{parameters[int(first)][0]}"
+        return None
+
     def state_dict(self) -> dict[str, Any]:
         """Both networks, their average, both optimizers, the random stream and the open statistics."""
         return {
@@ -115,6 +128,7 @@ class Step:
         self.ema.load_state_dict(state["ema"])
         for phase in self.phases:
             phase.optimizer.load_state_dict(state["optimizers"][phase.name])
+            phase.optimizer.param_groups[0].update(self._adam_settings)  # they may have been changed on purpose
         self.rng.set_state(state["rng"].cpu())
         self._stats.copy_(state["stats"])
         self._stats_steps = state["stats_steps"]
@@ -166,6 +180,4 @@ class Step:
         return 0.5 * (1 + torch.cos(torch.tensor(torch.pi * done)).item())
 
     def _adam(self, network: nn.Module) -> torch.optim.Adam:
-        settings = self._config.optimizer
-        betas = (settings.beta1, settings.beta2)
-        return torch.optim.Adam(network.parameters(), lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
+        return torch.optim.Adam(network.parameters(), lr=self._config.optimizer.lr, fused=True, **self._adam_settings)

@@ -17,7 +17,7 @@ from training.callback import HOOKS, Callback
 from training.checkpoint import Checkpoint, read_checkpoint
 from training.config import Config
 from training.data import load_split
-from training.errors import CheckpointError, ConfigError
+from training.errors import CheckpointError, ConfigError, TrainingError
 from training.evaluation.evaluator import MONITORS, Evaluator
 from training.models import ImageShape, build_discriminator, build_generator
 from training.pace import Pace
@@ -75,6 +75,8 @@ class Trainer:
         for setting in ("checkpoint.monitor", "early_stopping.monitor"):
             if (name := config.flat()[setting]) not in MONITORS:
                 raise ConfigError([f"{setting} = {name!r}: no such score; there are {', '.join(MONITORS)}."])
+            if name == "label_accuracy" and not config.model.conditional:
+                raise ConfigError([f"{setting} = {name!r}: an unconditional generator has no such score; use 'fd'."])
         self.config, self.run_dir, self.callbacks = config, run_dir, callbacks
         self._max_steps = max_steps
         self.device = choose_device(config.train.device)
@@ -128,6 +130,7 @@ class Trainer:
                     self._evaluate_and_save()
                 elif self._wants_checkpoint:
                     with self.pace.pause():
+                        self._check_finite()
                         self._save()
             return self._finish()
         finally:
@@ -143,6 +146,7 @@ class Trainer:
 
     def _evaluate_and_save(self) -> None:
         with self.pace.pause():
+            self._check_finite()
             self.metrics = self._evaluate()
             score = self.metrics[self.config.checkpoint.monitor]
             best = self._store.is_best(score)
@@ -150,12 +154,22 @@ class Trainer:
             self._emit("on_evaluation", self.metrics)  # before the save: what it changes in callbacks is saved, too
             self._save(best=best)
 
+    def _check_finite(self) -> None:
+        """Nothing that is not a number is scored or saved: the checkpoint before stays the last one."""
+        broken = self._step.broken()
+        if broken:
+            raise TrainingError(
+                f"{broken} is no longer finite at step {self.step}; the checkpoint before stays the last one. Lower"
+                " optimizer.lr, or raise loss.r1 and loss.r2"
+            )
+
     def _finish(self) -> Result:
         """The closing evaluation and save, where the last step has not had them, and the scores to report."""
         seconds, rate = self.pace.seconds, self.pace.images_per_second
         if self.metrics.get("step") != self.step:
             # A limit stopped the run off its schedule. What continues it later must not know that anyone looked here,
             # or it would not end as a run without the stop: the state is taken before the look.
+            self._check_finite()
             state = self.state_dict()
             if self._evaluate_at_stop:
                 self.metrics = self._evaluate()
@@ -201,7 +215,12 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the future of the run depends on, and what describes it."""
         return {
-            "progress": {"step": self.step, "images": self.images, **self.pace.state_dict()},
+            "progress": {
+                "step": self.step,
+                "images": self.images,
+                "batch_size": self.batch_size,
+                **self.pace.state_dict(),
+            },
             "networks": self._step.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "callbacks": {callback.key: callback.state_dict() for callback in self.callbacks},
@@ -213,6 +232,8 @@ class Trainer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes a run up where `state` was taken."""
+        if (before := state["progress"]["batch_size"]) != self.batch_size:
+            raise ValueError(f"the run has a batch of {before}, here it would be {self.batch_size}; give --batch-size")
         self._step.load_state_dict(state["networks"])
         self.step, self.images = state["progress"]["step"], state["progress"]["images"]
         self.pace.load_state_dict(state["progress"])
@@ -221,7 +242,8 @@ class Trainer:
             if callback.key in state["callbacks"]:
                 callback.load_state_dict(state["callbacks"][callback.key])
         self._store.load_state_dict(state["checkpoints"])
-        self.metrics = dict(state["metrics"])
+        # in another folder there is no checkpoint yet, so the run must end with a look of its own
+        self.metrics = dict(state["metrics"]) if self._store.last.exists() else {}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Takes a run up from a checkpoint.

@@ -13,6 +13,7 @@ from training.pictures import ENLARGEMENT, tile, to_picture
 
 STYLES = 8  # rows of the grid: one latent each
 _SEED = 7
+_OURS = "[0-9]" * 8 + ".png"
 _FRAME_MS, _LAST_FRAME_MS = 250, 2000
 
 
@@ -41,7 +42,7 @@ class SampleGrid(Callback):
     def on_start(self, run: Run) -> None:
         folder = run.run_dir / "samples"
         folder.mkdir(exist_ok=True)
-        for path in folder.glob("*.png"):
+        for path in folder.glob(_OURS):
             if int(path.stem) not in self._steps:
                 path.unlink()
 
@@ -60,7 +61,7 @@ class Timelapse(Callback):
     """Joins the pictures in `samples/` to `timelapse.gif` when the run ends."""
 
     def on_end(self, run: Run, reason: str) -> None:
-        frames = [Image.open(path).convert("P") for path in sorted((run.run_dir / "samples").glob("*.png"))]
+        frames = [Image.open(path).convert("P") for path in sorted((run.run_dir / "samples").glob(_OURS))]
         if frames:
             durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
             frames[0].save(

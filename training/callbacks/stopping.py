@@ -7,7 +7,7 @@ from types import FrameType
 from typing import Any
 
 from training.callback import Callback, Run
-from training.config import EarlyStoppingSettings
+from training.config import EarlyStoppingSettings, sign_of
 from training.errors import TrainingError
 
 
@@ -19,13 +19,13 @@ class EarlyStopping(Callback):
         self._best: float | None = None
         self._waited = 0
 
+    def on_start(self, run: Run) -> None:
+        if self._waited >= self._settings.patience:
+            run.request_stop("early-stopping")  # it had stopped before: resuming it must not train on
+
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
         score = scores[self._settings.monitor]
-        if score is None:
-            raise TrainingError(
-                f"early_stopping.monitor = {self._settings.monitor!r}: this generator has no such score; use 'fd'"
-            )
-        sign = 1 if self._settings.mode == "min" else -1
+        sign = sign_of(self._settings.monitor, self._settings.mode)
         if self._best is None or sign * (self._best - score) > self._settings.min_delta:
             self._best, self._waited = score, 0
             return

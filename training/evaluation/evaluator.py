@@ -37,7 +37,8 @@ class Evaluator:
         self._data, self._split, self._seed = data, split, seed
         self.classifier = load_classifier(data, announce).to(device or torch.device("cpu"))
         real = load_split(data, split)
-        self.n = min(n, len(real))
+        # the floor needs as many other real images: 5,000 validation images where the training split is the real side
+        self.n = min(n, len(real), 5000 if split == "train" else len(real))
         self.class_names = real.class_names
         self._real = judge(self.classifier, _spread(real.images, self.n))
         self._gaussian = Gaussian.fit(self._real.features)

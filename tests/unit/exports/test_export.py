@@ -128,6 +128,9 @@ def test_exporting_again_replaces_the_export_and_nothing_else(small_run: Path, t
     (tmp_path / "mine/thesis.txt").write_text("years of work")
     with pytest.raises(ExportError, match="something else than an export"):
         export(small_run, out=tmp_path / "mine")
+    (tmp_path / "mine/manifest.json").write_text('{"name": "a web application"}')
+    with pytest.raises(ExportError, match="something else than an export"):
+        export(small_run, out=tmp_path / "mine")
     assert (tmp_path / "mine/thesis.txt").exists()
 
 
@@ -144,6 +147,7 @@ def test_the_same_checkpoint_has_the_same_model_version(exported: Path, small_ru
         (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "not JSON"),
         (lambda folder: (folder / "manifest.json").write_text('{"schema_version": 99}'), "schema_version 99"),
+        (lambda folder: (folder / "manifest.json").write_text('{"schema_version": 1}'), "lacks checkpoint"),
     ],
 )
 def test_a_harmed_export_is_told_by_file(harm: Any, message: str, exported: Path, tmp_path: Path) -> None:

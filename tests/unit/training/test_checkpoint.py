@@ -90,6 +90,13 @@ def test_absent_and_foreign_files_are_told_apart(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "foreign")
 
 
+@pytest.mark.parametrize("content", [b"\xff" * 100, "Käse für alle".encode() * 9, b"", b"123"])
+def test_files_whose_first_bytes_are_a_huge_length_are_refused_like_others(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "foreign").write_bytes(content)
+    with pytest.raises(CheckpointError, match="no checkpoint of ganctl"):
+        read_checkpoint(tmp_path / "foreign")
+
+
 def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:

@@ -107,7 +107,8 @@ def test_sigterm_ends_training_with_130_and_resume_goes_on(ganctl: Ganctl, tmp_p
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "--resume auto" in stderr
-    steps = json.loads(stdout.splitlines()[0])["steps"]
+    steps = one_object(stdout)["steps"]
+    assert isinstance(steps, int)
     assert steps >= 10
     done = ganctl("train", "--run-dir", "run", "--resume", "auto", "--max-steps", steps + 2, "--json")
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ import pytest
 from training.checkpoint import read_checkpoint
 from training.config import CheckpointSettings
 from training.errors import CheckpointError
-from training.runs import CheckpointStore, find_checkpoint, new_run_folder
+from training.runs import CheckpointStore, find_checkpoint, next_run_folder
 from training.settings import resolve
 
 
@@ -35,8 +35,10 @@ def store_in(run_dir: Path, **settings: object) -> CheckpointStore:
 def test_run_folders_are_numbered_on(tmp_path: Path) -> None:
     config, _ = resolve(environment={})
     (tmp_path / "00011-other").mkdir()
-    assert new_run_folder(config, tmp_path).name == "00012-conv-mnist"
-    assert new_run_folder(config, tmp_path).name == "00013-conv-mnist"
+    folder = next_run_folder(config, tmp_path)
+    assert folder.name == "00012-conv-mnist"
+    folder.mkdir()
+    assert next_run_folder(config, tmp_path).name == "00013-conv-mnist"
 
 
 def test_last_best_and_the_top_k_stay_and_nothing_else(tmp_path: Path) -> None:

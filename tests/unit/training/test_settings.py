@@ -60,6 +60,22 @@ def test_a_config_that_is_absent_or_no_toml_is_a_fault(tmp_path: Path) -> None:
     assert "expected section.key=value" in faults(assignments=["train.seed"])
 
 
+def test_misspelt_variables_and_loose_types_are_faults(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"GANCTL_TRAIN_SEED: unknown; expected .* GANCTL_TRAIN__BATCH_SIZE"):
+        resolve(environment={"GANCTL_TRAIN_SEED": "5"})
+    assert "unknown setting 'trian.seed'" in faults_of({"GANCTL_TRIAN__SEED": "5"})
+    assert "train.batch_size = True" in faults(assignments=["train.batch_size=true"])
+    assert "model.z_dim = '7'" in faults(assignments=["model.z_dim='7'"])
+    (tmp_path / "bad.toml").write_text("preset = 5")
+    assert "expected the name of a preset" in faults(config_file=tmp_path / "bad.toml")
+
+
+def faults_of(environment: dict[str, str]) -> str:
+    with pytest.raises(ConfigError) as raised:
+        resolve(environment=environment)
+    return str(raised.value)
+
+
 def test_a_preset_named_in_a_config_file_is_used(tmp_path: Path) -> None:
     file = tmp_path / "my.toml"
     file.write_text('preset = "lightning-basic-gan"\n')

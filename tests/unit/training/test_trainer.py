@@ -257,3 +257,61 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_it(tmp_path: Path) -> N
 
     with pytest.raises(TrainingError, match="loss_d became nan before step 10"):
         small_trainer(tmp_path, Poison(), NonFinite(), max_steps=20).fit()
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with pytest.raises(TrainingError, match=r"is no longer finite at step 5; the checkpoint before stays the last one"):
+        launch(run_dir, extra=("optimizer.lr=1e30",)).build(max_steps=5).fit()
+    assert list((run_dir / "checkpoints").iterdir()) == []
+
+
+def test_a_run_that_goes_on_in_another_folder_has_its_checkpoints_there(tmp_path: Path) -> None:
+    launch(tmp_path / "a").build(max_steps=20).fit()
+    source = tmp_path / "a/checkpoints/last.safetensors"
+    moved = Launch(run_dir=tmp_path / "b", resume=str(source))
+    result = moved.build(max_steps=20).fit()
+    assert result.best is not None
+    assert read_checkpoint(result.best).step == read_checkpoint(result.last).step == 20
+    with pytest.raises(FolderInUse, match="already holds a run"):
+        Launch(run_dir=tmp_path / "b", resume=str(source))
+
+
+def test_a_folder_with_other_peoples_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("mine = true")
+    with pytest.raises(FolderInUse, match="something else than a run"):
+        Launch(run_dir=tmp_path)
+
+
+def test_an_early_stopped_run_stays_stopped_when_it_is_resumed(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    extra = ("early_stopping.patience=1", "early_stopping.min_delta=1e9")
+    first = launch(run_dir, extra=extra).build().fit()
+    assert (first.stopped_by, first.steps) == ("early-stopping", 20)
+    again = launch(run_dir, resume="auto").build().fit()
+    assert (again.stopped_by, again.steps) == ("early-stopping", 20)
+
+
+def test_a_new_time_horizon_is_measured_anew(tmp_path: Path) -> None:
+    settings = (*SMALL, "model.width=4", "train.horizon=2s")
+    Launch(assignments=settings, run_dir=tmp_path / "run").build(max_steps=400).fit()
+    longer = Launch(assignments=["train.horizon=60s"], run_dir=tmp_path / "run", resume="auto").build()
+    assert longer.horizon_images is None
+
+
+def test_allowed_changes_reach_the_optimizer(tmp_path: Path) -> None:
+    run_dir = train_small(tmp_path / "run", max_steps=3)
+    changed = Launch(assignments=["optimizer.beta1=0.5"], run_dir=run_dir, resume="auto", allow_changes=True).build()
+    assert changed._step.phases[0].optimizer.param_groups[0]["betas"] == (0.5, 0.99)
+
+
+def test_more_label_accuracy_is_better_without_saying_so() -> None:
+    from training.config import sign_of
+
+    assert [sign_of("fd", "auto"), sign_of("label_accuracy", "auto"), sign_of("fd", "max")] == [1, -1, -1]
+
+
+def test_an_unconditional_generator_cannot_be_watched_by_label_accuracy(tmp_path: Path) -> None:
+    config, _ = resolve(preset="lightning-basic-gan", assignments=["checkpoint.monitor=label_accuracy"], environment={})
+    with pytest.raises(ConfigError, match="unconditional generator has no such score"):
+        Trainer(config, run_dir=tmp_path)
