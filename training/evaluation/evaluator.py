@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from training.config import DataSettings
-from training.data import Split, load_split
+from training.data import Split, load_split, shuffled
 from training.evaluation.classifier import Judged, judge, load_classifier
 from training.evaluation.metrics import Gaussian, Neighbourhoods, frechet_distance, manifold_scores
 from training.sources import Source
@@ -40,14 +40,14 @@ class Evaluator:
         # the floor needs as many other real images: 5,000 validation images where the training split is the real side
         self.n = min(n, len(real), 5000 if split == "train" else len(real))
         self.class_names = real.class_names
-        self._real = judge(self.classifier, _spread(real.images, self.n))
+        self._real = judge(self.classifier, _some(real.images, self.n))
         self._gaussian = Gaussian.fit(self._real.features)
 
     @cached_property
     def floor(self) -> float:
         """The Fréchet distance of as many real training images from the split: what a perfect generator would get."""
         other: Split = "val" if self._split == "train" else "train"
-        images = _spread(load_split(self._data, other).images, self.n)
+        images = _some(load_split(self._data, other).images, self.n)
         return frechet_distance(Gaussian.fit(judge(self.classifier, images).features), self._gaussian)
 
     @cached_property
@@ -89,7 +89,7 @@ class Evaluator:
         return {"label_accuracy": hits.mean().item(), "class_accuracy": by_class}
 
 
-def _spread(images: Tensor, n: int) -> Tensor:
-    """n images from the whole length of a split: MNIST's files are sorted by groups of writers, and the first of them
-    are no sample of all."""
-    return images[torch.arange(min(n, len(images))) * len(images) // min(n, len(images))]
+def _some(images: Tensor, n: int) -> Tensor:
+    """n images from all over a split: MNIST's files are sorted by groups of writers, and repeat themselves with a
+    period, so that neither their first images nor every k-th one are a sample of all."""
+    return images if n >= len(images) else images[shuffled(len(images))[:n]]

@@ -1,6 +1,6 @@
 """Trains the classifier that scores generators, and says how accurate it is on the test set.
 
-    python -m training.evaluation.train_classifier [--data mnist] [--out FILE] [--epochs 20]
+    python -m training.evaluation.train_classifier [--data mnist] [--out FILE] [--epochs 8]
 
 made the committed `classifier.safetensors`. It learns from the 55,000 training images only, so neither the validation
 images that choose checkpoints nor the test images that report scores have shaped the features.
@@ -71,7 +71,7 @@ def _augment(images: Tensor) -> Tensor:
 
 
 def train_and_save(
-    data: DataSettings, path: Path, *, epochs: int = 20, announce: Callable[[str], None] = lambda text: None
+    data: DataSettings, path: Path, *, epochs: int = 8, announce: Callable[[str], None] = lambda text: None
 ) -> float:
     """Trains, writes the weights with their test accuracy to `path` (atomically), and returns that accuracy."""
     classifier = train_classifier(load_split(data, "train"), epochs=epochs, announce=announce)
@@ -89,7 +89,7 @@ def train_and_save(
 @click.command()
 @click.option("--data", default="mnist", show_default=True, type=click.Choice(["mnist", "fashion-mnist", "kmnist"]))
 @click.option("--out", type=click.Path(path_type=Path), default=COMMITTED)
-@click.option("--epochs", default=20, show_default=True)
+@click.option("--epochs", default=8, show_default=True)
 def main(data: str, out: Path, epochs: int) -> None:
     """Trains the scoring classifier and prints its test accuracy."""
     settings = DataSettings.model_validate({"name": data})

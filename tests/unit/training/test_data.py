@@ -37,7 +37,7 @@ def test_training_and_validation_images_are_disjoint_parts_of_the_training_file(
     digests = [{image.numpy().tobytes() for image in split.images} for split in (train, val)]
     assert not digests[0] & digests[1]
     shares = torch.bincount(val.labels) / len(val) - torch.bincount(train.labels) / len(train)
-    assert shares.abs().max() < 0.02
+    assert shares.abs().max() < 0.013  # three standard deviations of a sample of 5,000
 
 
 def test_data_root_may_hold_the_four_files_plain_or_packed(tmp_path: Path) -> None:
