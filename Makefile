@@ -9,7 +9,7 @@ UV := $(BIN)/uv
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format types unit coverage soak images audit lock clean
+.PHONY: help setup demo test lint format types unit coverage bench soak images audit lock clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 10
@@ -54,6 +54,9 @@ coverage: $(READY) ## Which lines the unit tests of training run
 format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(READY) ## Measure the training step (prints the table of BENCHMARKS.md)
+	$(BIN)/python -m benchmarks.step_rate
 
 soak: $(READY) ## The tests that take too long for every change
 	$(BIN)/pytest -m soak
