@@ -26,7 +26,7 @@ $(UV):
 
 $(READY): $(UV) requirements.lock pyproject.toml
 	@echo "installing what requirements.lock names (several GB the first time: torch brings CUDA's libraries)"
-	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 

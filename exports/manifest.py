@@ -9,7 +9,7 @@ from typing import Any
 
 from exports.errors import ExportError
 from exports.formats import FILES
-from training.checkpoint import Checkpoint, weights_digest
+from training.checkpoint import Saved, weights_digest
 from training.config import Config
 from training.models import Generator
 
@@ -18,7 +18,7 @@ NAME = "manifest.json"
 _KEYS = {"model_version", "data", "conditional", "z", "class_names", "image", "files", "checkpoint", "parity"}
 
 
-def essentials(generator: Generator, checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
+def essentials(generator: Generator, checkpoint: Saved, config: Config) -> dict[str, Any]:
     """What every artefact of an export carries: which model it is and what goes in and out.
 
     `model_version` is the start of the SHA-256 of the generator's weights: the same weights have the same version.
@@ -43,7 +43,7 @@ def as_text(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def build(
-    base: Mapping[str, Any], folder: Path, checkpoint: Checkpoint, parity: Mapping[str, Mapping[int, float]]
+    base: Mapping[str, Any], folder: Path, checkpoint: Saved, parity: Mapping[str, Mapping[int, float]]
 ) -> dict[str, Any]:
     """The whole manifest of the artefacts in `folder`; `parity` is file → N → largest absolute difference."""
     kinds = {name: kind for kind, name in FILES.items()}

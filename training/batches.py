@@ -14,10 +14,12 @@ from training.data import ImageSet
 class Batches:
     """The batches of a split, shuffled anew for each epoch; an incomplete last batch of an epoch is left out."""
 
-    def __init__(self, data: ImageSet, *, batch_size: int, seed: int, device: torch.device) -> None:
+    def __init__(self, data: ImageSet, *, batch_size: int, seed: int, device: torch.device, rank: int = 0, ranks: int = 1) -> None:
         assert batch_size <= len(data), "checked by the trainer"
         self._images, self._labels = data.images.to(device), data.labels.to(device)
         self._batch_size, self._seed = batch_size, seed
+        self._share = slice(rank * (batch_size // ranks), (rank + 1) * (batch_size // ranks))
+        self.resident_bytes = self._images.nbytes
         self.size, self.per_epoch = len(data), len(data) // batch_size
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
@@ -26,7 +28,7 @@ class Batches:
         epoch, position = divmod(step, self.per_epoch)
         if self._order[0] != epoch:
             self._order = (epoch, self._shuffled(epoch))
-        index = self._order[1][position * self._batch_size : (position + 1) * self._batch_size]
+        index = self._order[1][position * self._batch_size : (position + 1) * self._batch_size][self._share]
         return self._images.index_select(0, index), self._labels.index_select(0, index)
 
     def _shuffled(self, epoch: int) -> Tensor:

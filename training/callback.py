@@ -1,16 +1,25 @@
 """The callback protocol: what an observer of a training run may override, read and ask for.
 
 Callbacks run in the order in which they were given; `close` runs in reverse order, whatever happened. Exceptions go
-through: a callback that fails ends the run. A hook that is not overridden costs nothing.
+through: a callback that fails ends the run. A hook that is not overridden costs nothing. Where many ranks train, a
+callback runs on the first one alone, unless its class says `every_rank = True`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from training.config import Config
+from training.data import Split
+from training.models import Generator
+from training.pace import Clock
+from training.sources import Source
+
+
+FINISHED = ("horizon", "early-stopping", "goal")  # reasons after which a run is complete, not merely stopped
 
 
 class Run(Protocol):
@@ -20,6 +29,8 @@ class Run(Protocol):
     def config(self) -> Config: ...
     @property
     def run_dir(self) -> Path: ...
+    @property
+    def device(self) -> torch.device: ...
     @property
     def class_names(self) -> tuple[str, ...]: ...
     @property
@@ -31,6 +42,10 @@ class Run(Protocol):
         """Real images seen."""
 
     @property
+    def batch_size(self) -> int:
+        """Images of a step, over all ranks."""
+
+    @property
     def epoch_images(self) -> int:
         """Images that make an epoch."""
 
@@ -39,12 +54,23 @@ class Run(Protocol):
         """Images at which the run ends; None until a horizon given as a time has been measured."""
 
     @property
-    def seconds(self) -> float:
-        """Seconds since this process's first step, evaluations included."""
+    def progress(self) -> float:
+        """Share of the horizon that is behind us, 0 … 1; 0 until the horizon is known."""
 
     @property
-    def images_per_second(self) -> float:
-        """Rate of the training steps alone."""
+    def clock(self) -> Clock:
+        """Seconds since this process's first step, and images per second of the training steps alone."""
+
+    @property
+    def generator(self) -> Generator:
+        """The averaged generator, which is what is scored, kept and exported; in evaluation mode."""
+
+    @property
+    def source(self) -> Source:
+        """The same as a source of uint8 images."""
+
+    def broken(self) -> str | None:
+        """The name of a weight that is no finite number any more, None where all are. Waits for the device."""
 
     def draw(self, z: Tensor, label: Tensor) -> Tensor:
         """Images of the averaged generator, uint8 [N, C, H, W], for z [N, z_dim] and labels [N] (unused where
@@ -63,7 +89,10 @@ class Run(Protocol):
 class Callback:
     """Base of all callbacks. Override what you need; a misspelt `on_…` method is an error at once."""
 
-    key: ClassVar[str] = ""  # names the callback's state in checkpoints; the class's name by default
+    key: str = ""  # names the callback's state in checkpoints; the class's name by default
+    every_rank: ClassVar[bool] = False  # whether it runs on each rank, not on the first alone
+    produces: tuple[str, ...] = ()  # names of the scores that `on_measure` gives always, for others to watch
+    watches: tuple[str, ...] = ()  # names of the scores that it needs; told at once where nobody produces them
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -78,17 +107,26 @@ class Callback:
     def on_step(self, run: Run) -> None:
         """After each step."""
 
+    def on_schedule(self, run: Run) -> float:
+        """Before each step: a factor of the learning rates. A function of `run.progress` and `run.images` alone, or
+        ranks and resumes would differ; needs `every_rank = True`."""
+        return 1.0
+
     def on_log(self, run: Run, stats: Mapping[str, float]) -> None:
         """Every `log.every` steps, with the means of the losses since the last time."""
 
+    def on_measure(self, run: Run, source: Source, split: Split) -> Mapping[str, Any]:
+        """At each evaluation (val), and of the best checkpoint when the run is complete (test): scores of `source`."""
+        return {}
+
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
-        """After a scoring on the validation split."""
+        """After a scoring on the validation split, with everybody's scores."""
 
     def on_checkpoint(self, run: Run, path: Path) -> None:
         """After a checkpoint was written."""
 
-    def on_end(self, run: Run, reason: str) -> None:
-        """After the last step's evaluation and checkpoint; not after an error."""
+    def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
+        """After the last step's evaluation and checkpoint, with the scores that are reported; not after an error."""
 
     def close(self) -> None:
         """Always, last: give back files, screens, signal handlers."""
@@ -101,4 +139,14 @@ class Callback:
         """Takes `state_dict`'s value up again."""
 
 
-HOOKS = ("on_start", "on_step", "on_log", "on_evaluation", "on_checkpoint", "on_end")
+HOOKS = (
+    "on_start", "on_schedule", "on_step", "on_log", "on_measure", "on_evaluation", "on_checkpoint", "on_end"
+)  # fmt: skip
+
+
+def overriding(callbacks: Sequence[Callback]) -> dict[str, list[Callback]]:
+    """For each hook the callbacks that do something in it, in their order."""
+    return {
+        hook: [callback for callback in callbacks if getattr(type(callback), hook) is not getattr(Callback, hook)]
+        for hook in HOOKS
+    }

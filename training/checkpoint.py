@@ -28,7 +28,7 @@ _TENSOR, _ITEMS = "$tensor", "$items"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Saved:
     """A checkpoint as read: the state, and the digest that the file proved."""
 
     path: Path
@@ -74,7 +74,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> Saved:
     """Reads a checkpoint and proves its digest; tensors come to the CPU.
 
     Raises:
@@ -111,7 +111,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path}: format {header.get('format')!r}, expected {_FORMAT!r}; use the ganctl that wrote it"
         )
-    return Checkpoint(path, stated, state)
+    return Saved(path, stated, state)
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

@@ -13,7 +13,8 @@ from ganctl import emit, json_option
 
 if TYPE_CHECKING:
     from training.config import Config
-    from training.trainer import Result
+    from training.requests import Result
+    from training.trainer import Trainer
 
 
 class Duration(click.ParamType[float]):
@@ -33,6 +34,8 @@ _FLAGS = {  # flag → the setting that it sets
     "device": ("--device", "train.device"),
     "seed": ("--seed", "train.seed"),
     "epochs": ("--epochs", "train.horizon"),
+    "precision": ("--precision", "train.precision"),
+    "init_from": ("--init-from", "train.init_from"),
 }
 
 
@@ -43,14 +46,19 @@ _FLAGS = {  # flag → the setting that it sets
 @click.option("--epochs", type=click.IntRange(min=1), help="Length of the run; schedules follow it.")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop after so many steps; changes no schedule.")
 @click.option("--max-time", type=Duration(), help="Stop after a time such as 120s; changes no schedule.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Images per step.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images per step, over all ranks.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Number format of the passes.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
+@click.option("--nproc", metavar="N|auto", help="Ranks on this machine, through torchrun; auto: one for each GPU.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.")
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="The run's folder [default: runs/…].")
 @click.option("--resume", metavar="auto|PATH", help="Continue: the newest checkpoint of --run-dir, or a file.")
+@click.option("--init-from", metavar="PATH", help="Begin with the networks of another run or checkpoint.")
+@click.option("--callback", "callbacks", multiple=True, metavar="MODULE:NAME", help="A callback of your own.")
 @click.option("--allow-changes", is_flag=True, help="Resume although settings differ.")
 @click.option("--print-config", is_flag=True, help="Show every setting and where it came from; train nothing.")
 @click.option("--dry-run", is_flag=True, help="Build everything, say what would be trained; train nothing.")
+@click.option("--restarted", is_flag=True, hidden=True, help="Go on from the last checkpoint: a rank was killed.")
 @json_option
 def train(
     preset: str | None,
@@ -60,9 +68,12 @@ def train(
     max_time: float | None,
     run_dir: Path | None,
     resume: str | None,
+    nproc: str | None,
+    callbacks: tuple[str, ...],
     allow_changes: bool,
     print_config: bool,
     dry_run: bool,
+    restarted: bool,
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -80,36 +91,68 @@ def train(
         run_dir=run_dir,
         resume=resume,
         allow_changes=allow_changes,
+        restarted=restarted,
         announce=_note,
     )
     if print_config:
         _print_config(launch.config, launch.sources, as_json)
         return
-    trainer = launch.build(max_steps=max_steps, max_seconds=max_time, keep=not dry_run)
-    facts = trainer.describe()
+    if nproc is not None and launch.ranks.alone:
+        from training.launch_ranks import count_ranks, run_ranks
+
+        if (ranks := count_ranks(nproc)) > 1 and not dry_run:
+            arguments = _train_arguments(click.get_current_context(), run_dir=launch.run_dir)
+            ended = run_ranks(arguments, ranks=ranks, run_dir=launch.run_dir, announce=_note)
+            click.echo(ended.stdout, nl=False)
+            raise SystemExit(ended.exit_code)
+    trainer = launch.build(max_steps=max_steps, max_seconds=max_time, keep=not dry_run, callbacks=callbacks)
     if dry_run:
-        if as_json:
-            emit(facts)
-        else:
-            click.echo("\n".join(f"{name:24} {value}" for name, value in facts.items()))
+        _print_facts(trainer.describe(), as_json)
         return
-    _note(
-        f"{launch.config.preset} on {facts['device']}: {facts['generator_parameters']:,} + "
-        f"{facts['discriminator_parameters']:,} parameters, batch {facts['batch_size']}, {launch.config.train.horizon}"
-    )
-    _note(f"run folder {trainer.run_dir}")
-    result = trainer.fit()
-    record = _result_record(result)
-    if as_json:
-        emit(record)
-    else:
-        _print_result(result)
+    result = _fit(trainer, launch.config.preset)
+    if trainer.ranks.first:
+        emit(_result_record(result)) if as_json else _print_result(result)
+    trainer.ranks.leave()
     if result.stopped_by.startswith("SIG"):
-        _note(
-            f"training was interrupted by {result.stopped_by} and saved at step {result.steps}; continue with"
-            f" 'ganctl train --run-dir {result.run_dir} --resume auto'"
-        )
+        if trainer.ranks.first:
+            _note(
+                f"training was interrupted by {result.stopped_by} and saved at step {result.steps}; continue with"
+                f" 'ganctl train --run-dir {result.run_dir} --resume auto'"
+            )
         raise SystemExit(130)  # the one object is out already
+
+
+def _fit(trainer: "Trainer", preset: str) -> "Result":
+    facts = trainer.describe()
+    if trainer.ranks.first:
+        _note(
+            f"{preset} on {facts['device']}: {facts['generator_parameters']:,} + "
+            f"{facts['discriminator_parameters']:,} parameters, batch {facts['batch_size']}"
+            + (f" over {facts['ranks']} ranks" if facts["ranks"] > 1 else "")
+            + f", {trainer.config.train.horizon}"
+        )
+        _note(f"precision {facts['precision']}: {facts['precision_reason']}")
+        _note(f"run folder {trainer.run_dir}")
+    return trainer.fit()
+
+
+def _train_arguments(context: click.Context, *, run_dir: Path) -> list[str]:
+    """The words of this `train` again, for each rank: all options as given, but for --nproc, and with the folder."""
+    arguments = ["train", "--run-dir", str(run_dir)]
+    for option in context.command.params:
+        value = context.params[option.name or ""]
+        if option.name in ("nproc", "run_dir") or not value:
+            continue
+        for item in value if isinstance(value, tuple) else (value,):
+            arguments += [option.opts[0]] if item is True else [option.opts[0], str(item)]
+    return arguments
+
+
+def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        emit(facts)
+    else:
+        click.echo("\n".join(f"{name:24} {value}" for name, value in facts.items()))
 
 
 def _note(text: str) -> None:
@@ -136,7 +179,7 @@ def _result_record(result: "Result") -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         "images_per_second": round(result.images_per_second, 1),
         "best": str(result.best.resolve()) if result.best else None,
-        "last": str(result.last.resolve()),
+        "last": str(result.last.resolve()) if result.last else None,
         "metrics": result.metrics,
         "stopped_by": result.stopped_by,
     }

@@ -6,11 +6,13 @@ The models are frozen: a run's configuration never changes while it runs, and is
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 Share = Annotated[float, Field(ge=0, le=1)]
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 NonNegative = Annotated[float, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -86,17 +88,25 @@ class LossSettings(Section):
     name: Literal["relativistic", "non-saturating"] = Field("relativistic", description="the adversarial loss")
     r1: NonNegative = Field(0.05, description="weight γ of the gradient penalty on real images")
     r2: NonNegative = Field(0.05, description="weight γ of the gradient penalty on generated images")
-    penalty_end: NonNegative = Field(0.2, description="share of r1 and r2 that is left at the end of the horizon")
+    gp: NonNegative = Field(0.0, description="weight λ of WGAN-GP's penalty between real and generated images")
+    penalty_end: NonNegative = Field(0.2, description="share of the penalties that is left at the end of the horizon")
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the discriminator's update differentiates a gradient."""
+        return self.r1 > 0 or self.r2 > 0 or self.gp > 0
 
 
 class OptimizerSettings(Section):
     """Adam, for both networks."""
 
     lr: Annotated[float, Field(gt=0)] = Field(3e-3, description="learning rate")
+    lr_discriminator: Annotated[float, Field(gt=0)] | None = Field(None, description="the discriminator's; unset: lr")
     beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Adam's β₁")
     beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.99, description="Adam's β₂")
     eps: Annotated[float, Field(gt=0)] = Field(1e-8, description="Adam's ε")
-    schedule: Literal["constant", "cosine"] = Field("cosine", description="cosine: to zero at the end of the horizon")
+    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="how it falls to 0 at the horizon")
+    warmup: Annotated[int, Field(ge=0)] = Field(0, description="images over which the learning rate rises from 0")
     decay_from: Share = Field(0.3, description="share of the horizon after which the decays (lr, penalties) begin")
 
 
@@ -110,9 +120,17 @@ class TrainSettings(Section):
         64, description="images per step over all ranks; auto: 256 on CUDA, 64 on a CPU, as the tutorial"
     )
     first: Literal["discriminator", "generator"] = Field("discriminator", description="the network updated first")
+    generator_every: PositiveInt = Field(1, description="updates of the discriminator for one of the generator")
     ema: Share = Field(0.999, description="decay per step of the averaged generator that is scored and exported")
     seed: Annotated[int, Field(ge=0, lt=2**53)] = Field(0, description="seed of everything random")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is a device")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="of the passes outside the penalties; auto: the fastest sound one for the device"
+    )
+    tf32: bool = Field(True, description="whether fp32 products on CUDA may round their factors to TF32")
+    init_from: AbsolutePath | None = Field(
+        None, strict=False, description="run or checkpoint whose networks the run begins with"
+    )
 
 
 class EvaluationSettings(Section):
@@ -122,12 +140,32 @@ class EvaluationSettings(Section):
     n: Annotated[int, Field(ge=100, le=5000)] = Field(5000, description="images compared, real and generated")
 
 
+def _check_filename(template: str) -> str:
+    """A template that needs `step` (two checkpoints must not share a name) and stays in its folder."""
+    try:
+        fields = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"no template: {error}") from error
+    if "step" not in fields:
+        raise ValueError("expected {step} in it, as in 'step-{step:08d}'")
+    if any(not name.isidentifier() for name in fields):
+        raise ValueError("expected plain names in braces, as in '{step:08d}-{fd:.2f}'")
+    if "/" in template or template.startswith(("last", "best", ".")):
+        raise ValueError("expected a file's name without '/', other than last… and best…")
+    return template
+
+
 class CheckpointSettings(Section):
     """What of a run is kept."""
 
     monitor: str = Field("fd", description="the score that decides which checkpoint is best")
     mode: Literal["auto", "min", "max"] = Field("auto", description="whether less or more of it is better")
     save_top_k: PositiveInt = Field(2, description="how many of the best checkpoints stay, beside `last`")
+    save_last: bool = Field(True, description="whether a complete run keeps `last` and the one before it")
+    every: Length | None = Field(None, description="training between two saves beside those of the evaluations")
+    filename: Annotated[str, AfterValidator(_check_filename)] = Field(
+        "step-{step:08d}", description="name of a checkpoint: {step}, {images} and scores, as in {step}-fd={fd:.2f}"
+    )
 
 
 class EarlyStoppingSettings(Section):
@@ -137,6 +175,7 @@ class EarlyStoppingSettings(Section):
     mode: Literal["auto", "min", "max"] = Field("auto", description="whether less or more of it is better")
     patience: Annotated[int, Field(ge=0)] = Field(0, description="evaluations without improvement; 0: never stop early")
     min_delta: NonNegative = Field(0.0, description="the least change that counts as an improvement")
+    stop_at: float | None = Field(None, description="the score at which the run has what was wanted; unset: never")
 
 
 class LogSettings(Section):
@@ -145,6 +184,11 @@ class LogSettings(Section):
     every: PositiveInt = Field(100, description="steps between two readings of the losses")
     tensorboard: bool = Field(True, description="write TensorBoard events into the run's folder")
     refresh: Annotated[float, Field(gt=0)] = Field(0.5, description="seconds between two updates of the progress bar")
+    profile: bool = Field(False, description="write a trace of some steps for TensorBoard and Perfetto")
+    root: AbsolutePath | None = Field(None, strict=False, description="folder of the numbered runs; unset: runs")
+    name: Annotated[str, Field(pattern=r"^[\w.+=-]+$")] | None = Field(
+        None, description="name of a numbered run; unset: preset and data set"
+    )
 
 
 def sign_of(monitor: str, mode: str) -> int:

@@ -1,26 +1,37 @@
 """From a command's words to a trainer: settings resolved, folder chosen, state restored.
 
 A resumed run starts from the settings in its checkpoint; what is given anew may only change how long it goes on and
-what is written down, unless changes are allowed.
+what is written down, unless changes are allowed. With many ranks the first one decides and reads, and tells the others.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from training.callback import Callback
 from training.callbacks import default_callbacks
-from training.checkpoint import Checkpoint, read_checkpoint
+from training.checkpoint import Saved, read_checkpoint
+from training.config import Config
+from training.distributed import Ranks
 from training.errors import CheckpointError, ConfigError, TrainingError
-from training.runs import CHECKPOINTS, CheckpointStore, next_run_folder, write_settings
+from training.registry import load_object
+from training.runs import (
+    CHECKPOINTS, LOGS, find_checkpoint, holds_checkpoints, newest_checkpoint, next_run_folder, write_settings,
+)  # fmt: skip
 from training.settings import resolve
 from training.trainer import Trainer
 
 # what may differ between a run and its continuation without making it another experiment
-_MAY_CHANGE = ("log.", "early_stopping.", "checkpoint.save_top_k", "train.horizon", "data.root")
-
+_MAY_CHANGE = (
+    "log.", "early_stopping.", "checkpoint.save_top_k", "checkpoint.save_last", "checkpoint.every",
+    "checkpoint.filename", "train.horizon", "train.init_from", "data.root", "data.num_workers", "data.resident",
+)  # fmt: skip
 
 # what a run that ended before its first checkpoint may have left
-_OWN_FILES = (CHECKPOINTS, "config.toml", "environment.json", "stats.jsonl", "log.txt", "samples", "events.out.")
+_OWN_FILES = (
+    CHECKPOINTS, LOGS, "config.toml", "environment.json", "stats.jsonl", "log.txt", "samples", "profile", "events.out.",
+)  # fmt: skip
 
 
 class FolderInUse(TrainingError):
@@ -42,59 +53,123 @@ class Launch:
         run_dir: Path | None = None,
         resume: str | None = None,
         allow_changes: bool = False,
+        restarted: bool = False,
         announce: Callable[[str], None] = lambda text: None,
+        ranks: Ranks | None = None,
     ) -> None:
         """Resolves everything that can be resolved without building a network.
+
+        Args:
+            preset, config_file, assignments, flags: see `settings.resolve`.
+            run_dir: the run's folder; None takes the next numbered one.
+            resume: `auto` (what `run_dir` holds, if anything), a run, or a checkpoint file.
+            allow_changes: whether a resumed run may have other settings than before.
+            restarted: whether this is a run that was started before with the same words and has lost a rank.
+            announce: told what a person may want to know.
+            ranks: the processes that train together; None asks torchrun's variables.
 
         Raises:
             ConfigError: the settings are at fault, or differ from the run that is to be continued.
             CheckpointError: what is to be continued is absent or damaged.
         """
-        self._announce = announce
-        self._checkpoint, self._run_dir = _find_resumed(run_dir, resume, announce)
-        self.config, self.sources = resolve(
-            preset=preset,
-            config_file=config_file,
-            assignments=assignments,
-            flags=flags,
-            stored=self._checkpoint.state["config"] if self._checkpoint else None,
-        )
-        if self._checkpoint and not allow_changes:
-            _refuse_changes(self._checkpoint, self.config.flat())
+        self.ranks = ranks or Ranks.join()
+        self._announce = announce if self.ranks.first else lambda text: None
+        restarted = restarted or self.ranks.restarts > 0
+        if restarted and run_dir is None:
+            raise ConfigError(["--run-dir: ranks that torchrun starts again need it, to find what they had done."])
 
-    def build(self, *, max_steps: int | None = None, max_seconds: float | None = None, keep: bool = True) -> Trainer:
-        """The trainer, restored where the run resumes. With `keep` the folder is made and the settings written."""
+        def decide() -> tuple[Saved | None, Path | None, Config, dict[str, str]]:
+            saved, folder = _find_resumed(run_dir, resume, restarted, announce)
+            stored = saved.state["config"] if saved else None
+            config, sources = resolve(
+                preset=preset, config_file=config_file, assignments=assignments, flags=flags, stored=stored
+            )
+            if saved:
+                config = _keep_automatic(config, Config.model_validate(stored))
+                if not allow_changes:
+                    _refuse_changes(saved, config.flat())
+            return saved, folder, config, sources
+
+        self._saved, self._run_dir, self.config, self.sources = self.ranks.on_first(decide)
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder of the run, as far as it is known: the next numbered one may be taken before we come to it."""
+        return self._run_dir or next_run_folder(self.config)
+
+    def build(
+        self,
+        *,
+        max_steps: int | None = None,
+        max_seconds: float | None = None,
+        keep: bool = True,
+        callbacks: Sequence[str | Callback] = (),
+    ) -> Trainer:
+        """The trainer, restored where the run resumes. With `keep` the folder is made and the settings written.
+
+        Args:
+            max_steps, max_seconds: limits that change no schedule.
+            keep: False leaves no trace.
+            callbacks: one's own, beside the default ones: objects, or `module:Name` of classes.
+        """
+        own = [load_callback(callback) if isinstance(callback, str) else callback for callback in callbacks]
         trainer = Trainer(
             self.config,
-            run_dir=self._run_dir or (next_run_folder(self.config) if keep else Path("runs")),
-            callbacks=default_callbacks(self.config, max_seconds=max_seconds),
+            run_dir=self._run_dir,
+            callbacks=[*default_callbacks(self.config, max_seconds=max_seconds), *own],
             max_steps=max_steps,
+            ranks=self.ranks,
         )
-        if self._checkpoint is not None:
-            trainer.restore(self._checkpoint)
-            self._announce(f"continues {self._checkpoint.path} from step {trainer.step}")
+        if self._saved is not None:
+            trainer.restore(self._saved)
+            self._announce(f"continues {self._saved.path} from step {trainer.step}")
+        elif (source := self.config.train.init_from) is not None:
+            saved = self.ranks.on_first(lambda: read_checkpoint(find_checkpoint(source)))
+            trainer.restore(saved, networks_only=True)
+            self._announce(f"begins with the networks of {saved.path}")
         if keep:  # only now: what cannot be built leaves no folder
-            write_settings(trainer.run_dir, self.config)
+            self.ranks.on_first(partial(write_settings, trainer.run_dir, trainer.config, self.ranks.size))
         return trainer
 
 
+def load_callback(name: str) -> Callback:
+    """The callback that `module:Name` means: a class is called without arguments.
+
+    Raises:
+        ConfigError: there is no such thing, or it is no callback.
+    """
+    found = load_object(name, "--callback")
+    if isinstance(found, type) and issubclass(found, Callback):
+        try:
+            return found()
+        except TypeError as error:
+            raise ConfigError([f"--callback {name}: it cannot be made without arguments ({error}); name a class that"
+                               " can, or an object."]) from error  # fmt: skip
+    if isinstance(found, Callback):
+        return found
+    raise ConfigError([f"--callback {name}: found {found!r}, expected a class derived from training.callback.Callback."])
+
+
 def _find_resumed(
-    run_dir: Path | None, resume: str | None, announce: Callable[[str], None]
-) -> tuple[Checkpoint | None, Path | None]:
+    run_dir: Path | None, resume: str | None, restarted: bool, announce: Callable[[str], None]
+) -> tuple[Saved | None, Path | None]:
     """The checkpoint to go on from, if any, and the run's folder, if it is known."""
+    if restarted and run_dir is not None and holds_checkpoints(run_dir):
+        return newest_checkpoint(run_dir, announce), run_dir
+    ours = _OWN_FILES if restarted else (LOGS,)
     if resume is None:
-        _refuse_used(run_dir)
+        _refuse_used(run_dir, but=ours)
         return None, run_dir
     if resume == "auto":
         if run_dir is None:
             raise ConfigError(["--resume auto: needs --run-dir, the folder of the run that is to be continued."])
-        newest = CheckpointStore.newest(run_dir, announce)
+        newest = newest_checkpoint(run_dir, announce)
         if newest is None:
             _refuse_used(run_dir, but=_OWN_FILES)
         return newest, run_dir
     path = Path(resume)
     if (path / CHECKPOINTS).is_dir():
-        newest = CheckpointStore.newest(path, announce)
+        newest = newest_checkpoint(path, announce)
         if newest is None:
             raise CheckpointError(f"--resume {path}: this run has no checkpoint yet")
         home = path.resolve()
@@ -104,7 +179,7 @@ def _find_resumed(
         if path.resolve().parent.name != CHECKPOINTS and run_dir is None:
             raise ConfigError([f"--resume {path}: it lies in no run's folder; name one for what follows: --run-dir."])
     if run_dir is not None and run_dir.resolve() != home:
-        _refuse_used(run_dir)
+        _refuse_used(run_dir, but=ours)
     return newest, run_dir or home
 
 
@@ -112,7 +187,7 @@ def _refuse_used(run_dir: Path | None, *, but: tuple[str, ...] = ()) -> None:
     """Refuses a folder that holds anything, save what begins as one of `but`."""
     if run_dir is None or not run_dir.exists():
         return
-    if CheckpointStore.holds_checkpoints(run_dir):
+    if holds_checkpoints(run_dir):
         raise FolderInUse(
             f"--run-dir {run_dir}: it already holds a run; add --resume auto to continue it, or name another folder"
         )
@@ -120,10 +195,16 @@ def _refuse_used(run_dir: Path | None, *, but: tuple[str, ...] = ()) -> None:
         raise FolderInUse(f"--run-dir {run_dir}: it holds something else than a run; name another folder")
 
 
-def _refuse_changes(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
-    from training.config import Config
+def _keep_automatic(config: Config, then: Config) -> Config:
+    """A run goes on with what `auto` meant when it began, wherever it goes on."""
+    kept = {
+        name: getattr(then.train, name) for name in ("batch_size", "precision") if getattr(config.train, name) == "auto"
+    }
+    return config.model_copy(update={"train": config.train.model_copy(update=kept)})
 
-    then = Config.model_validate(checkpoint.state["config"]).flat()
+
+def _refuse_changes(saved: Saved, now: Mapping[str, Any]) -> None:
+    then = Config.model_validate(saved.state["config"]).flat()
     changed = [name for name in now if now[name] != then[name] and not name.startswith(_MAY_CHANGE)]
     if changed:
         raise ConfigError(

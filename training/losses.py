@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from training.config import LossSettings
+
 
 class AdversarialLoss(Protocol):
     """A pair of losses over the logits of real and fake images."""
@@ -63,3 +65,8 @@ def squared_gradient_norm(logits: Tensor, images: Tensor) -> Tensor:
     """
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3))
+
+
+def build_loss(settings: LossSettings) -> AdversarialLoss:
+    """The loss that the settings name."""
+    return LOSSES[settings.name]

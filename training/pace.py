@@ -1,6 +1,6 @@
-"""How long a run is and how fast it goes: lengths given in seconds or epochs become images here.
+"""How fast a run goes, and how long its lengths are: lengths given in seconds or epochs become images here.
 
-Schedules are functions of images, so that a run repeats itself whatever the machine's mood. A horizon given as a time
+Schedules are functions of images, so that a run repeats itself whatever the machine's mood. A length given as a time
 becomes images once, from the rate of its first fifth, and is kept in the checkpoint.
 """
 
@@ -17,19 +17,13 @@ _WARM_UP = 20  # steps that say nothing about the rate: caches fill, kernels are
 _SHARE = 0.2  # of a time that is measured before it becomes images; the schedules' decays begin later than this
 
 
-class Pace:
-    """The clock of one process's part of a run."""
+class Clock:
+    """The time of one process's part of a run, and its rate."""
 
-    def __init__(
-        self, *, horizon: Span, evaluation: Span, batch_size: int, epoch_images: int, device: torch.device
-    ) -> None:
-        self._horizon, self._evaluation = horizon, evaluation
-        self._batch_size, self._epoch_images, self._device = batch_size, epoch_images, device
-        self.horizon_images = None if horizon.unit == "seconds" else horizon.images(epoch_images)
-        self.evaluation_images = None if evaluation.unit == "seconds" else evaluation.images(epoch_images)
-        self._began = self._paused = 0.0
+    def __init__(self, *, batch_size: int, device: torch.device) -> None:
+        self._batch_size, self._device = batch_size, device
+        self._began = self._paused = self._warm_at = 0.0
         self._steps = 0
-        self._measured_from = 0.0
 
     @property
     def seconds(self) -> float:
@@ -39,16 +33,18 @@ class Pace:
     @property
     def images_per_second(self) -> float:
         """Rate of the training steps alone, without evaluations and saves."""
-        training = self.seconds - self._paused
-        return self._steps * self._batch_size / training if training > 0 else 0.0
-
-    def progress(self, images: int) -> float:
-        """Share of the horizon that is behind us; 0 until the horizon is known."""
-        return min(1.0, images / self.horizon_images) if self.horizon_images else 0.0
+        return self._steps * self._batch_size / self._training if self._began and self._training > 0 else 0.0
 
     def start(self) -> None:
         """Begins to count, right before the first step."""
-        self._began = time.monotonic()
+        self._began, self._paused, self._steps = time.monotonic(), 0.0, 0
+
+    def count(self) -> None:
+        """Counts a step."""
+        self._steps += 1
+        if self._steps == _WARM_UP:
+            self._wait()
+            self._warm_at = self._training
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -60,49 +56,47 @@ class Pace:
         finally:
             self._paused += time.monotonic() - began
 
-    def count(self) -> None:
-        """Counts a step; measures what was given as a time as soon as the rate is known."""
-        self._steps += 1
-        if self.horizon_images and self.evaluation_images:
-            return
-        if self._steps == _WARM_UP:
-            self._wait()
-            self._measured_from = self.seconds - self._paused
-        elif self._steps > _WARM_UP:
-            steps, training = self._steps - _WARM_UP, self.seconds - self._paused - self._measured_from
-            if self.horizon_images is None and training >= _SHARE * self._horizon.value:
-                self.horizon_images = self._horizon.images(self._epoch_images, self._rate(steps))
-            if self.evaluation_images is None and training >= _SHARE * self._evaluation.value:
-                self.evaluation_images = self._evaluation.images(self._epoch_images, self._rate(steps))
-
-    def evaluation_due(self, images: int) -> bool:
-        """Whether the step that ended at `images` crossed a multiple of the evaluations' interval."""
-        every = self.evaluation_images
-        return every is not None and images // every > (images - self._batch_size) // every
-
-    def state_dict(self) -> dict[str, Any]:
-        """The lengths as given and as images."""
-        return {
-            "horizon": str(self._horizon),
-            "horizon_images": self.horizon_images,
-            "evaluation": str(self._evaluation),
-            "evaluation_images": self.evaluation_images,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes up what was measured of the same lengths; a new time is measured anew."""
-        if state["horizon"] == str(self._horizon):
-            self.horizon_images = state["horizon_images"]
-        if state["evaluation"] == str(self._evaluation):
-            self.evaluation_images = state["evaluation_images"]
-
-    def at_horizon(self, images: int) -> bool:
-        return self.horizon_images is not None and images >= self.horizon_images
-
-    def _rate(self, steps: int) -> float:
+    def rate_after(self, seconds: float) -> float | None:
+        """The rate once so many seconds of training are over (the warm-up aside), None before."""
+        if self._steps <= _WARM_UP or self._training - self._warm_at < seconds:
+            return None
         self._wait()
-        return steps * self._batch_size / (self.seconds - self._paused - self._measured_from)
+        return (self._steps - _WARM_UP) * self._batch_size / (self._training - self._warm_at)
+
+    @property
+    def _training(self) -> float:
+        return self.seconds - self._paused
 
     def _wait(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+class Measured:
+    """A span as a number of images: at once for epochs and images, after its first fifth for a time."""
+
+    def __init__(self, span: Span, *, epoch_images: int) -> None:
+        self._span, self._epoch_images = span, epoch_images
+        self.images = None if span.unit == "seconds" else span.images(epoch_images)
+
+    def update(self, clock: Clock) -> None:
+        """Looks whether the rate is known by now."""
+        if self.images is None and (rate := clock.rate_after(_SHARE * self._span.value)):
+            self.images = self._span.images(self._epoch_images, rate)
+
+    def progress(self, images: int) -> float:
+        """Share of the span that `images` make; 0 until it is measured."""
+        return min(1.0, images / self.images) if self.images else 0.0
+
+    def crossed(self, images: int, batch_size: int) -> bool:
+        """Whether the step that ended at `images` crossed a multiple of the span."""
+        return self.images is not None and images // self.images > (images - batch_size) // self.images
+
+    def state_dict(self) -> dict[str, Any]:
+        """The span as given and as images."""
+        return {"span": str(self._span), "images": self.images}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up what was measured of the same span; a new one is measured anew."""
+        if state["span"] == str(self._span):
+            self.images = state["images"]

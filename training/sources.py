@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from training.checkpoint import Checkpoint, read_checkpoint
+from training.checkpoint import Saved, read_checkpoint
 from training.config import Config
 from training.models import Generator, ImageShape, build_generator, to_bytes
 
@@ -48,7 +48,7 @@ class GeneratorSource:
         return torch.cat(images)
 
 
-def load_generator(path: Path) -> tuple[Generator, Checkpoint, Config]:
+def load_generator(path: Path) -> tuple[Generator, Saved, Config]:
     """The averaged generator of a checkpoint, in evaluation mode on the CPU.
 
     Raises:

@@ -2,6 +2,9 @@
 
 A step never waits for the device: losses are summed in a tensor there and read once per log interval (`read_stats`).
 Everything that changes from step to step, and only that, is in `Step.state_dict`.
+
+Random numbers are drawn for the whole batch on every rank, from the same stream, and each rank uses its share: the
+latents of a step do not depend on how many ranks there are.
 """
 
 from collections.abc import Callable
@@ -13,10 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from training.config import Config
-from training.losses import LOSSES, squared_gradient_norm
+from training.distributed import SOLO, Ranks, fingerprint, share_batch_statistics
+from training.errors import ConfigError, TrainingError
+from training.losses import build_loss
 from training.models import Generator, to_float
+from training.penalties import interpolation_penalty, squared_gradient_norm
+from training.precision import Precision
+from training.schedules import decay
 
-STATS = ("loss_d", "loss_g", "real_logit", "fake_logit", "r1", "r2")
+STATS = {
+    "discriminator": ("loss_d", "real_logit", "fake_logit", "r1", "r2", "gp"),
+    "generator": ("loss_g",),
+}  # what each phase records, one number a step
+_NAMES = [name for names in STATS.values() for name in names]
 
 
 @dataclass(frozen=True)
@@ -29,74 +41,110 @@ class Batch:
 
 @dataclass(frozen=True)
 class Phase:
-    """One network's update: `loss(batch)` gives the scalar that `optimizer` makes smaller."""
+    """One network's update: `loss(batch)` gives the scalar that `optimizer` makes smaller, on every `every`-th step."""
 
     name: str
     network: nn.Module
     optimizer: torch.optim.Adam
+    lr: float
     loss: Callable[[Batch], Tensor]
+    every: int = 1
 
-    def update(self, batch: Batch) -> None:
-        """Computes gradients for the network's own parameters only, and takes one step.
+    def update(self, batch: Batch, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO) -> None:
+        """Computes gradients for the network's own parameters only, averages them over the ranks, takes one step.
 
         backward() rather than grad(): it lays each gradient out in memory as its parameter, and the fused Adam reads
         both as flat arrays (with a convolution's permuted gradient it would silently update the wrong weights).
         """
+        parameters = list(self.network.parameters())
         self.optimizer.zero_grad()
-        self.loss(batch).backward(inputs=list(self.network.parameters()))
-        self.optimizer.step()
+        scaler.scale(self.loss(batch)).backward(inputs=parameters)
+        ranks.average_([parameter.grad for parameter in parameters if parameter.grad is not None])
+        scaler.step(self.optimizer)
 
 
 class Step:
     """Updates both networks and the averaged generator on one batch; `step(images, labels)` is all the loop calls."""
 
-    def __init__(self, config: Config, generator: Generator, discriminator: nn.Module, device: torch.device) -> None:
-        """Takes the networks as they are on `device`; the average starts as a copy of the generator."""
+    def __init__(
+        self,
+        config: Config,
+        generator: Generator,
+        discriminator: nn.Module,
+        device: torch.device,
+        *,
+        precision: Precision | None = None,
+        ranks: Ranks = SOLO,
+    ) -> None:
+        """Takes the networks as they are on `device`; the average starts as a copy of the generator.
+
+        Raises:
+            ConfigError: a penalty is asked for on a discriminator whose images see each other.
+        """
         self.generator, self.discriminator, self.device = generator, discriminator, device
         self.ema = deepcopy(generator).requires_grad_(False).eval()
         self.rng = torch.Generator(device).manual_seed(config.train.seed)
-        self._config, self._loss = config, LOSSES[config.loss.name]
-        self._penalised = config.loss.r1 > 0 or config.loss.r2 > 0
-        self._penalty_scale = 1.0
+        self._config, self._loss = config, build_loss(config.loss)
+        self._precision = precision or Precision("fp32", device.type, "default")
+        self._scaler = self._precision.scaler()
+        self._ranks, self._dtype = ranks, next(generator.parameters()).dtype
+        # one pass over real and fake is exact unless normalisation mixes the batch's images
+        self._joined = not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in discriminator.modules())
+        if config.loss.penalised and not self._joined:
+            raise ConfigError(
+                ["loss.r1, loss.r2, loss.gp: a gradient penalty needs a discriminator that judges each image by itself;"
+                 " this one has batch normalisation. Take it out, or set all three to 0."]
+            )  # fmt: skip
+        share_batch_statistics(generator, ranks)
+        share_batch_statistics(discriminator, ranks)
+        self.penalised, self._penalty_scale = config.loss.penalised, 1.0
+        self._stats = torch.zeros(len(_NAMES), device=device)
+        self._stats_steps = dict.fromkeys(STATS, 0)
         adam = config.optimizer
         self._adam_settings: dict[str, Any] = {"betas": (adam.beta1, adam.beta2), "eps": adam.eps}
-        self._stats = torch.zeros(len(STATS), device=device)
-        self._stats_steps = 0
         phases = [
-            Phase("discriminator", discriminator, self._adam(discriminator), self._discriminator_loss),
-            Phase("generator", generator, self._adam(generator), self._generator_loss),
+            self._phase("discriminator", discriminator, adam.lr_discriminator or adam.lr, self._discriminator_loss),
+            self._phase("generator", generator, adam.lr, self._generator_loss, config.train.generator_every),
         ]
         self.phases = phases if config.train.first == "discriminator" else phases[::-1]
 
-    def __call__(self, images: Tensor, labels: Tensor, *, step: int, progress: float) -> None:
+    def __call__(self, images: Tensor, labels: Tensor, *, step: int, progress: float, rate: float = 1.0) -> None:
         """One update of both networks.
 
         Args:
-            images: uint8 [N, C, H, W] on the step's device.
+            images: uint8 [N, C, H, W] on the step's device: this rank's share.
             labels: int64 [N] there.
             step: how many steps were done before this one.
-            progress: share of the horizon that is behind us, 0 … 1.
+            progress: share of the horizon that is behind us, 0 … 1; the penalties follow it.
+            rate: factor of the learning rates.
         """
-        decay = self._decay(progress)
-        self._penalty_scale = 1 - (1 - self._config.loss.penalty_end) * (1 - decay)
-        learning_rate = self._config.optimizer.lr * (decay if self._config.optimizer.schedule == "cosine" else 1)
-        batch = Batch(to_float(images), labels)
+        loss = self._config.loss
+        remaining = decay("cosine", progress, self._config.optimizer.decay_from)
+        self._penalty_scale = 1 - (1 - loss.penalty_end) * (1 - remaining)
+        batch = Batch(to_float(images, self._dtype), labels)
         for phase in self.phases:
-            phase.optimizer.param_groups[0]["lr"] = learning_rate
-            phase.update(batch)
+            if (step + 1) % phase.every == 0:
+                phase.optimizer.param_groups[0]["lr"] = phase.lr * rate
+                phase.update(batch, self._scaler, self._ranks)
+                self._stats_steps[phase.name] += 1
+        if self._scaler.is_enabled():
+            self._scaler.update()  # once for both phases: they share one scale
         self._average(step)
-        self._stats_steps += 1
 
     def draw(self, n: int) -> Tensor:
-        """n fresh latents, float32 [n, z_dim], from the step's own random stream."""
-        return torch.randn(n, self.generator.z_dim, device=self.device, generator=self.rng)
+        """n fresh latents for this rank, [n, z_dim], from the step's own random stream."""
+        return self._share(torch.randn, n, self.generator.z_dim)
 
     def read_stats(self) -> dict[str, float]:
-        """The means since the last reading. The one place where the host waits for the device."""
-        means = (self._stats / max(1, self._stats_steps)).tolist()
+        """The means since the last reading, over all ranks. The one place where the host waits for the device."""
+        means = self._stats.clone()
+        self._ranks.average_([means])
+        counts = [max(1, self._stats_steps[phase]) for phase, names in STATS.items() for _ in names]
         self._stats.zero_()
-        self._stats_steps = 0
-        return dict(zip(STATS, means, strict=True)) | {"lr": self.phases[0].optimizer.param_groups[0]["lr"]}
+        self._stats_steps = dict.fromkeys(STATS, 0)
+        values = {name: value / n for name, value, n in zip(_NAMES, means.tolist(), counts, strict=True)}
+        values |= {"lr": self.phases[0].optimizer.param_groups[0]["lr"]}
+        return values | ({"loss_scale": self._scaler.get_scale()} if self._scaler.is_enabled() else {})
 
     def broken(self) -> str | None:
         """The name of a weight that is no longer a finite number, None where all are. Waits for the device."""
@@ -109,75 +157,115 @@ class Step:
                 return f"{name}.{parameters[int(first)][0]}"
         return None
 
+    def check(self, step: int) -> None:
+        """Nothing that is not a number, and nothing that ranks differ in, is to be scored or saved.
+
+        Raises:
+            TrainingError: a weight is no finite number, or ranks have different weights.
+        """
+        if broken := self.broken():
+            raise TrainingError(
+                f"{broken} is no longer finite at step {step}; the checkpoint before stays the last one. Lower"
+                " optimizer.lr, or raise loss.r1 and loss.r2"
+            )
+        if self._ranks.size > 1:
+            self._ranks.need_equal(f"the weights at step {step}", fingerprint(self.ema.parameters()))
+
     def state_dict(self) -> dict[str, Any]:
-        """Both networks, their average, both optimizers, the random stream and the open statistics."""
+        """Both networks, their average, both optimizers, the loss scaler, the random stream, the open statistics."""
         return {
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizers": {phase.name: phase.optimizer.state_dict() for phase in self.phases},
+            "scaler": self._scaler.state_dict(),
             "rng": self.rng.get_state(),
-            "stats": self._stats,
-            "stats_steps": self._stats_steps,
+            "stats": torch.stack(self._ranks.gather(self._stats.cpu())),  # of each rank
+            "stats_steps": dict(self._stats_steps),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up where `state_dict` was taken."""
-        self.generator.load_state_dict(state["generator"])
-        self.discriminator.load_state_dict(state["discriminator"])
-        self.ema.load_state_dict(state["ema"])
+        self.load_networks(state)
         for phase in self.phases:
             phase.optimizer.load_state_dict(state["optimizers"][phase.name])
             phase.optimizer.param_groups[0].update(self._adam_settings)  # they may have been changed on purpose
+        if self._scaler.is_enabled() and state["scaler"]:  # empty where the precision was changed on purpose
+            self._scaler.load_state_dict(state["scaler"])
         self.rng.set_state(state["rng"].cpu())
-        self._stats.copy_(state["stats"])
-        self._stats_steps = state["stats_steps"]
+        stats = state["stats"]
+        same_ranks = len(stats) == self._ranks.size
+        self._stats.copy_(stats[self._ranks.rank] if same_ranks else stats.mean(dim=0))
+        self._stats_steps = dict(state["stats_steps"])
+
+    def load_networks(self, state: dict[str, Any]) -> None:
+        """Takes the networks and their average alone, as a beginning for another run."""
+        self.generator.load_state_dict(state["generator"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.ema.load_state_dict(state["ema"])
 
     def _discriminator_loss(self, batch: Batch) -> Tensor:
-        n = len(batch.images)
+        n, weights = len(batch.images), self._config.loss
         with torch.no_grad():
-            fakes = self.generator(self.draw(n), batch.labels)
-        # real and fake in one pass: exact, as the discriminator has no batch statistics
-        images = torch.cat([batch.images, fakes]).requires_grad_(self._penalised)
-        logits = self.discriminator(images, batch.labels.repeat(2))
-        loss = adversarial = self._loss.discriminator(logits[:n], logits[n:])
-        r1 = r2 = torch.zeros((), device=self.device)
-        if self._penalised:
-            norms = squared_gradient_norm(logits, images)
-            r1, r2 = norms[:n].mean(), norms[n:].mean()
-            loss = loss + self._penalty_scale / 2 * (self._config.loss.r1 * r1 + self._config.loss.r2 * r2)
-        self._record(loss_d=adversarial, real_logit=logits[:n].mean(), fake_logit=logits[n:].mean(), r1=r1, r2=r2)
+            fakes = self._generate(batch.labels)
+        # penalties differentiate the discriminator's gradient: the pass that they share is fp32 (or better) throughout
+        with self._precision.autocast(enabled=not self.penalised):
+            if self._joined:
+                images = torch.cat([batch.images, fakes]).requires_grad_(self.penalised)
+                logits = self.discriminator(images, batch.labels.repeat(2)).to(self._dtype)
+                real, fake = logits[:n], logits[n:]
+            else:
+                real = self.discriminator(batch.images, batch.labels).to(self._dtype)
+                fake = self.discriminator(fakes, batch.labels).to(self._dtype)
+            loss = adversarial = self._loss.discriminator(real, fake)
+            r1 = r2 = gp = torch.zeros((), device=self.device)
+            if weights.r1 or weights.r2:
+                norms = squared_gradient_norm(logits, images)
+                r1, r2 = norms[:n].mean(), norms[n:].mean()
+                loss = loss + self._penalty_scale / 2 * (weights.r1 * r1 + weights.r2 * r2)
+            if weights.gp:
+                mix = self._share(torch.rand, n)
+                gp = interpolation_penalty(self.discriminator, batch.images, fakes, batch.labels, mix).mean()
+                loss = loss + self._penalty_scale * weights.gp * gp
+        self._record(loss_d=adversarial, real_logit=real.mean(), fake_logit=fake.mean(), r1=r1, r2=r2, gp=gp)
         return loss
 
     def _generator_loss(self, batch: Batch) -> Tensor:
-        fakes = self.generator(self.draw(len(batch.images)), batch.labels)
+        fakes = self._generate(batch.labels)
         real = None
-        if self._loss.needs_real:
-            with torch.no_grad():
-                real = self.discriminator(batch.images, batch.labels)
-        loss = self._loss.generator(real, self.discriminator(fakes, batch.labels))
+        with self._precision.autocast():
+            if self._loss.needs_real:
+                with torch.no_grad():
+                    real = self.discriminator(batch.images, batch.labels).to(self._dtype)
+            loss = self._loss.generator(real, self.discriminator(fakes, batch.labels).to(self._dtype))
         self._record(loss_g=loss)
         return loss
 
+    def _generate(self, labels: Tensor) -> Tensor:
+        z = self.draw(len(labels))
+        with self._precision.autocast():
+            return self.generator(z, labels).to(self._dtype)  # type: ignore[no-any-return]
+
+    def _share(self, sample: Callable[..., Tensor], n: int, *shape: int) -> Tensor:
+        """This rank's n of the whole batch's random numbers."""
+        everything = n * self._ranks.size
+        numbers = sample(everything, *shape, device=self.device, dtype=self._dtype, generator=self.rng)
+        return numbers[self._ranks.share(everything)]
+
     def _record(self, **values: Tensor) -> None:
         for name, value in values.items():
-            self._stats[STATS.index(name)] += value.detach()
+            self._stats[_NAMES.index(name)] += value.detach()
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
         """ema ← decay · ema + (1 − decay) · generator; the decay ramps up so that early weights are soon forgotten."""
-        decay = min(self._config.train.ema, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - decay)
+        decay_now = min(self._config.train.ema, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - decay_now)
         for average, current in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
             average.copy_(current)
 
-    def _decay(self, progress: float) -> float:
-        """1 until `decay_from`, then half a cosine to 0 at the end of the horizon."""
-        start = self._config.optimizer.decay_from
-        if progress <= start:
-            return 1.0
-        done = min(1.0, (progress - start) / (1 - start))
-        return 0.5 * (1 + torch.cos(torch.tensor(torch.pi * done)).item())
-
-    def _adam(self, network: nn.Module) -> torch.optim.Adam:
-        return torch.optim.Adam(network.parameters(), lr=self._config.optimizer.lr, fused=True, **self._adam_settings)
+    def _phase(
+        self, name: str, network: nn.Module, lr: float, loss: Callable[[Batch], Tensor], every: int = 1
+    ) -> Phase:
+        optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True, **self._adam_settings)
+        return Phase(name, network, optimizer, lr, loss, every)

@@ -1,233 +1,233 @@
-"""The loop: read it from `fit` down. A step is in `step.py`, what watches it in `callbacks/`, its files in `runs.py`.
+"""The loop: read it from `fit` down. A step is in `step.py`, the parts of a run in `assembly.py`, what watches it in
+`callbacks/`, its files in `runs.py`.
 
 Everything that the run's future depends on is in `Trainer.state_dict`: N steps in one go, and N steps with any stops
-and resumes in between, give the same bits on a CPU.
+and resumes in between, give the same bits on a CPU. Every rank runs this same loop; what ranks must agree on passes
+through `ranks`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from training.batches import Batches
-from training.callback import HOOKS, Callback
-from training.checkpoint import Checkpoint, read_checkpoint
+from training.assembly import assemble
+from training.callback import FINISHED, Callback, overriding
+from training.callbacks.essentials import check_callbacks, with_essentials
+from training.checkpoint import Saved
 from training.config import Config
-from training.data import load_split
-from training.errors import CheckpointError, ConfigError, TrainingError
-from training.evaluation.evaluator import MONITORS, Evaluator
-from training.models import ImageShape, build_discriminator, build_generator
-from training.pace import Pace
-from training.runs import CheckpointStore
-from training.sources import GeneratorSource
-from training.step import Step
-
-FINISHED = ("horizon", "early-stopping")  # reasons after which a run is complete, not merely stopped
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a run ended. `metrics` are the scores on the split that `metrics["split"]` names: of the best checkpoint on
-    the test set where the run is complete, of the last step on the validation split where a limit stopped it."""
-
-    run_dir: Path
-    steps: int
-    images: int
-    seconds: float
-    images_per_second: float
-    best: Path | None
-    last: Path
-    metrics: dict[str, Any]
-    stopped_by: str
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that `train.device` means; auto takes CUDA where there is one."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            ["train.device = 'cuda': torch sees no CUDA device; use 'cpu' or 'auto', or see 'ganctl doctor'."]
-        )
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+from training.data import Split
+from training.distributed import Ranks, random_states, set_random_states
+from training.errors import CheckpointError
+from training.pace import Clock, Measured
+from training.requests import Requests, Result
+from training.runs import next_run_folder
+from training.sources import GeneratorSource, Source, load_generator
 
 
 class Trainer:
-    """Trains one GAN into one folder: `Trainer(config, run_dir=…).fit()`."""
+    """Trains one GAN into one folder: `Trainer(config, callbacks=[…]).fit()`."""
 
     def __init__(
         self,
         config: Config,
         *,
-        run_dir: Path,
+        run_dir: Path | None = None,
         callbacks: Sequence[Callback] = (),
         max_steps: int | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        """Builds data, networks and state. `max_steps` stops early without changing what is done until then.
+        """Builds data, networks and state.
+
+        Args:
+            config: the settings, from `settings.configure` or `settings.resolve`.
+            run_dir: the run's folder; None takes the next numbered one.
+            callbacks: what watches the run. What the settings demand (LearningRate, Evaluate, Checkpoint) is added
+                where it is not among them.
+            max_steps: stops early without changing what is done until then.
+            ranks: the processes that train together; None asks torchrun's variables.
 
         Raises:
-            ConfigError, DataError: the settings do not fit the data or this machine.
+            ConfigError, DataError: the settings do not fit the data, the ranks or this machine.
         """
-        keys = [callback.key for callback in callbacks]
-        if len(set(keys)) < len(keys):
-            raise ConfigError([f"callbacks: two of {', '.join(keys)} share a key; give one of them another `key`."])
-        for setting in ("checkpoint.monitor", "early_stopping.monitor"):
-            if (name := config.flat()[setting]) not in MONITORS:
-                raise ConfigError([f"{setting} = {name!r}: no such score; there are {', '.join(MONITORS)}."])
-            if name == "label_accuracy" and not config.model.conditional:
-                raise ConfigError([f"{setting} = {name!r}: an unconditional generator has no such score; use 'fd'."])
-        self.config, self.run_dir, self.callbacks = config, run_dir, callbacks
+        self.ranks = ranks or Ranks.join()
+        callbacks, self._checkpoint = with_essentials(callbacks, config)
+        check_callbacks(callbacks)
+        self.parts = assemble(config, self.ranks)
+        self.config, self.device, self.class_names = self.parts.config, self.parts.device, self.parts.class_names
+        self.batch_size, self._step = self.parts.batch_size, self.parts.step
+        self.epoch_images = self.parts.batches.per_epoch * self.batch_size
+        self.run_dir = self.ranks.from_first(run_dir or next_run_folder(config))
+        self.clock = Clock(batch_size=self.batch_size, device=self.device)
+        self.horizon = Measured(config.train.horizon, epoch_images=self.epoch_images)
+        self.generator = self._step.ema
+        self.source = GeneratorSource(self.generator, self.class_names)
+        self.callbacks = [callback for callback in callbacks if self.ranks.first or callback.every_rank]
+        self._overridden = overriding(self.callbacks)
         self._max_steps = max_steps
-        self.device = choose_device(config.train.device)
-        data = load_split(config.data, "train")
-        self.class_names, self.shape = data.class_names, ImageShape(*data.shape)
-        automatic = 256 if self.device.type == "cuda" else 64
-        self.batch_size = automatic if config.train.batch_size == "auto" else config.train.batch_size
-        if self.batch_size > len(data):
-            raise ConfigError([f"train.batch_size = {self.batch_size}: there are only {len(data)} training images."])
-        self._batches = Batches(data, batch_size=self.batch_size, seed=config.train.seed, device=self.device)
-        self.epoch_images = self._batches.per_epoch * self.batch_size
-        self.pace = Pace(
-            horizon=config.train.horizon,
-            evaluation=config.evaluation.every,
-            batch_size=self.batch_size,
-            epoch_images=self.epoch_images,
-            device=self.device,
-        )
-        torch.manual_seed(config.train.seed)
-        generator = build_generator(config.model, self.shape, len(data.class_names)).to(self.device)
-        discriminator = build_discriminator(config.model, self.shape, len(data.class_names)).to(self.device)
-        self._step = Step(config, generator, discriminator, self.device)
-        self._store = CheckpointStore(run_dir, config.checkpoint)
-        self._source = GeneratorSource(self._step.ema, self.class_names)
-        self._evaluator: Evaluator | None = None
-        self._overridden = {
-            hook: [callback for callback in callbacks if getattr(type(callback), hook) is not getattr(Callback, hook)]
-            for hook in HOOKS
-        }
         self.step = self.images = 0
-        self.metrics: dict[str, Any] = {}
-        self._stop_reason, self._evaluate_at_stop = "", True
-        self._wants_evaluation = self._wants_checkpoint = False
+        self.metrics: dict[str, Any] = {}  # of the last evaluation
+        self._requests = Requests()
+        self._saved: Mapping[str, Any] | None = None
 
-    def fit(self) -> Result:
-        """Trains until the horizon, a limit or a request to stop; evaluates, saves, and says how it went."""
-        try:
-            self._emit("on_start")
-            self.pace.start()
+    def fit(self, max_steps: int | None = None) -> Result:
+        """Trains until the horizon, a limit or a request to stop; evaluates, saves, and says how it went.
+
+        Called again, it goes on where it stopped.
+        """
+        self._max_steps = max_steps or self._max_steps
+        self._requests = Requests()
+        if self._saved is not None:
+            self.load_state_dict(self._saved)
+        with ExitStack() as stack:
+            for callback in self.callbacks:
+                stack.callback(callback.close)  # in reverse order, whatever happens, also if one of them fails
+            self._begin()
             while not self._should_stop():
-                images, labels = self._batches.at(self.step)
-                self._step(images, labels, step=self.step, progress=self.pace.progress(self.images))
-                self.step += 1
-                self.images += self.batch_size
-                self.pace.count()
-                self._emit("on_step")
-                if self.step % self.config.log.every == 0:
-                    self._emit("on_log", self._step.read_stats())
-                finished = self.pace.at_horizon(self.images)
-                if finished or self._wants_evaluation or self.pace.evaluation_due(self.images):
-                    self._evaluate_and_save()
-                elif self._wants_checkpoint:
-                    with self.pace.pause():
-                        self._check_finite()
-                        self._save()
+                self._train_step()
+                if self._requests.evaluation or self._at_horizon():
+                    with self.clock.pause():
+                        self._evaluate()
+                        self._save(fresh=True)
+                elif self._requests.checkpoint:
+                    with self.clock.pause():
+                        self._save(fresh=False)
             return self._finish()
-        finally:
-            for callback in reversed(self.callbacks):
-                callback.close()
+
+    def _begin(self) -> None:
+        self._emit("on_start")
+        # in another folder there is no checkpoint yet, so the run must end with an evaluation of its own
+        if not self.ranks.from_first(self._checkpoint.last.exists()):
+            self.metrics = {}
+        self._requests.agree(self.ranks, self.horizon)  # a callback may have asked for the end already
+        self.clock.start()
+
+    def _train_step(self) -> None:
+        rate = 1.0
+        for callback in self._overridden["on_schedule"]:
+            rate *= callback.on_schedule(self)
+        images, labels = self.parts.batches.at(self.step)
+        self._step(images, labels, step=self.step, progress=self.progress, rate=rate)
+        self.step += 1
+        self.images += self.batch_size
+        self.clock.count()
+        if self.ranks.first:
+            self.horizon.update(self.clock)
+        self._emit("on_step")
+        if self.step % self.config.log.every == 0:
+            self._emit("on_log", self._step.read_stats())
+        self._requests.agree(self.ranks, self.horizon)
 
     def _should_stop(self) -> bool:
-        if self.pace.at_horizon(self.images):
+        if self._at_horizon():
             self.request_stop("horizon")
         if self._max_steps is not None and self.step >= self._max_steps:
             self.request_stop("max-steps")
-        return bool(self._stop_reason)
+        return bool(self._requests.stop)
 
-    def _evaluate_and_save(self) -> None:
-        with self.pace.pause():
-            self._check_finite()
-            self.metrics = self._evaluate()
-            score = self.metrics[self.config.checkpoint.monitor]
-            best = self._store.is_best(score)
-            self._store.rank(self.step, score)
-            self._emit("on_evaluation", self.metrics)  # before the save: what it changes in callbacks is saved, too
-            self._save(best=best)
+    def _at_horizon(self) -> bool:
+        return self.horizon.images is not None and self.images >= self.horizon.images
 
-    def _check_finite(self) -> None:
-        """Nothing that is not a number is scored or saved: the checkpoint before stays the last one."""
-        broken = self._step.broken()
-        if broken:
-            raise TrainingError(
-                f"{broken} is no longer finite at step {self.step}; the checkpoint before stays the last one. Lower"
-                " optimizer.lr, or raise loss.r1 and loss.r2"
-            )
+    def _evaluate(self) -> None:
+        self._step.check(self.step)
+        where = {"step": self.step, "images": self.images}
+        self.metrics = where | self.ranks.from_first(self._measure(self.source, "val"))
+        self._emit("on_evaluation", self.metrics)  # before the save: what it changes in callbacks is saved, too
+        self._requests.agree(self.ranks, self.horizon)
+
+    def _measure(self, source: Source, split: Split) -> dict[str, Any]:
+        scores: dict[str, Any] = {"split": split}
+        for callback in self._overridden["on_measure"]:
+            scores |= callback.on_measure(self, source, split)
+        return scores
+
+    def _save(self, *, fresh: bool) -> None:
+        """Saves what the run has come to; with `fresh` scores the checkpoint is ranked by them."""
+        self._step.check(self.step)
+        self._requests.evaluation = self._requests.checkpoint = False
+        best = self.ranks.first and self._checkpoint.enlist(self.step, self.images, self.metrics, fresh=fresh)
+        self._write(self.state_dict(), best=best, listed=True)
+
+    def _write(self, state: Mapping[str, Any], *, best: bool, listed: bool) -> None:
+        self._saved = state
+        if self.ranks.first:
+            self._emit("on_checkpoint", self._checkpoint.write(state, best=best, listed=listed))
 
     def _finish(self) -> Result:
         """The closing evaluation and save, where the last step has not had them, and the scores to report."""
-        seconds, rate = self.pace.seconds, self.pace.images_per_second
+        seconds, rate = self.clock.seconds, self.clock.images_per_second
         if self.metrics.get("step") != self.step:
             # A limit stopped the run off its schedule. What continues it later must not know that anyone looked here,
             # or it would not end as a run without the stop: the state is taken before the look.
-            self._check_finite()
-            state = self.state_dict()
-            if self._evaluate_at_stop:
-                self.metrics = self._evaluate()
-                self._emit("on_evaluation", self.metrics)
-            score = self.metrics.get(self.config.checkpoint.monitor) if self._evaluate_at_stop else None
-            self._save(state | {"metrics": self.metrics}, best=self._store.is_best(score))
-        self._emit("on_end", self._stop_reason)
-        best = self._store.best if self._store.best.exists() else None
-        metrics = self._final_scores() if best and self._stop_reason in FINISHED else {"split": "val"} | self.metrics
-        return Result(
-            self.run_dir, self.step, self.images, seconds, rate, best, self._store.last, metrics, self._stop_reason
-        )
+            self._step.check(self.step)
+            state, look = self.state_dict(), self._requests.evaluate_at_stop
+            if look:
+                self._evaluate()
+            best = look and self.ranks.first and self._checkpoint.beats(self.metrics)
+            self._write(state | {"metrics": self.metrics}, best=best, listed=False)
+        best_file, last_file = (p if p.exists() else None for p in (self._checkpoint.best, self._checkpoint.last))
+        metrics, reason = {"split": "val"} | self.metrics, self._requests.stop
+        if self.ranks.first and best_file and reason in FINISHED:
+            metrics = self._score_best(best_file)
+        self._emit("on_end", reason, metrics)
+        return Result(self.run_dir, self.step, self.images, seconds, rate, best_file, last_file, metrics, reason)
 
-    # --- what callbacks see (with config, run_dir, class_names, step, images, epoch_images) and may ask for ---
+    def _score_best(self, path: Path) -> dict[str, Any]:
+        """The best checkpoint's scores on the test set, by which nothing was chosen."""
+        generator, saved, _ = load_generator(path)
+        source = GeneratorSource(generator.to(self.device), self.class_names)
+        return {"step": saved.step, "images": saved.state["progress"]["images"], **self._measure(source, "test")}
+
+    def _emit(self, hook: str, *arguments: Any) -> None:
+        for callback in self._overridden[hook]:
+            getattr(callback, hook)(self, *arguments)
+
+    def describe(self) -> dict[str, Any]:
+        """What is going to be trained, in numbers."""
+        steps = -(-self.horizon.images // self.batch_size) if self.horizon.images else None
+        return self.parts.describe(self.ranks) | {"steps": steps, "first_step": self.step}
+
+    # --- what callbacks see (with the attributes of `callback.Run`) and may ask for ---
+
+    @property
+    def progress(self) -> float:
+        return self.horizon.progress(self.images)
 
     @property
     def horizon_images(self) -> int | None:
-        return self.pace.horizon_images
+        return self.horizon.images
 
-    @property
-    def seconds(self) -> float:
-        return self.pace.seconds
-
-    @property
-    def images_per_second(self) -> float:
-        return self.pace.images_per_second
+    def broken(self) -> str | None:
+        return self._step.broken()
 
     def draw(self, z: Tensor, label: Tensor) -> Tensor:
-        return self._source.draw(z, label)
+        return self.source.draw(z, label)
 
     def request_stop(self, reason: str, *, evaluate: bool = True) -> None:
-        self._stop_reason = self._stop_reason or reason
-        self._evaluate_at_stop = self._evaluate_at_stop and evaluate
+        self._requests.stop = self._requests.stop or reason
+        self._requests.evaluate_at_stop = self._requests.evaluate_at_stop and evaluate
 
     def request_evaluation(self) -> None:
-        self._wants_evaluation = True
+        self._requests.evaluation = True
 
     def request_checkpoint(self) -> None:
-        self._wants_checkpoint = True
+        self._requests.checkpoint = True
 
-    # --- state and files ---
+    # --- state ---
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the future of the run depends on, and what describes it."""
+        """Everything that the future of the run depends on, and what describes it. Every rank must call it."""
         return {
-            "progress": {
-                "step": self.step,
-                "images": self.images,
-                "batch_size": self.batch_size,
-                **self.pace.state_dict(),
-            },
+            "progress": {"step": self.step, "images": self.images, "batch_size": self.batch_size},
+            "horizon": self.horizon.state_dict(),
             "networks": self._step.state_dict(),
-            "torch_rng": torch.get_rng_state(),
+            "torch_rng": self.ranks.gather(random_states(self.device)),
             "callbacks": {callback.key: callback.state_dict() for callback in self.callbacks},
-            "checkpoints": self._store.state_dict(),
             "metrics": dict(self.metrics),
             "config": self.config.model_dump(mode="json"),
-            "data": {"class_names": list(self.class_names), "shape": list(self.shape)},
+            "data": {"class_names": list(self.class_names), "shape": list(self.parts.shape)},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -236,65 +236,23 @@ class Trainer:
             raise ValueError(f"the run has a batch of {before}, here it would be {self.batch_size}; give --batch-size")
         self._step.load_state_dict(state["networks"])
         self.step, self.images = state["progress"]["step"], state["progress"]["images"]
-        self.pace.load_state_dict(state["progress"])
-        torch.set_rng_state(state["torch_rng"])
+        self.horizon.load_state_dict(state["horizon"])
+        set_random_states(state["torch_rng"], self.ranks, self.device)
         for callback in self.callbacks:
             if callback.key in state["callbacks"]:
                 callback.load_state_dict(state["callbacks"][callback.key])
-        self._store.load_state_dict(state["checkpoints"])
-        # in another folder there is no checkpoint yet, so the run must end with a look of its own
-        self.metrics = dict(state["metrics"]) if self._store.last.exists() else {}
+        self.metrics = dict(state["metrics"])
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Takes a run up from a checkpoint.
+    def restore(self, saved: Saved, *, networks_only: bool = False) -> None:
+        """Takes a run up from a checkpoint; with `networks_only` another run begins with its networks.
 
         Raises:
             CheckpointError: it belongs to other networks or another version.
         """
         try:
-            self.load_state_dict(checkpoint.state)
+            if networks_only:
+                self._step.load_networks(saved.state["networks"])
+            else:
+                self.load_state_dict(saved.state)
         except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(f"{checkpoint.path}: it does not fit these settings: {error}") from error
-
-    def describe(self) -> dict[str, Any]:
-        """What is going to be trained, in numbers."""
-        parameters = {phase.name: sum(p.numel() for p in phase.network.parameters()) for phase in self._step.phases}
-        horizon = self.pace.horizon_images
-        return {
-            "device": str(self.device),
-            "generator_parameters": parameters["generator"],
-            "discriminator_parameters": parameters["discriminator"],
-            # weights, gradients and two moments of both networks, and the average
-            "state_bytes": 4 * (4 * sum(parameters.values()) + parameters["generator"]),
-            "training_images": self._batches.size,
-            "batch_size": self.batch_size,
-            "steps_per_epoch": self._batches.per_epoch,
-            "steps": -(-horizon // self.batch_size) if horizon else None,
-            "first_step": self.step,
-        }
-
-    def _save(self, state: Mapping[str, Any] | None = None, *, best: bool = False) -> None:
-        self._wants_evaluation = self._wants_checkpoint = False
-        if state is None:
-            self._store.keep_recent(self.step)
-            state = self.state_dict()
-        self._emit("on_checkpoint", self._store.save(state, self.step, best=best))
-
-    def _evaluate(self) -> dict[str, Any]:
-        if self._evaluator is None:
-            n = self.config.evaluation.n
-            self._evaluator = Evaluator(self.config.data, "val", n=n, device=self.device)
-        scores = self._evaluator.score(self._source, manifold=False)
-        return {"step": self.step, "images": self.images, "split": "val", **scores}
-
-    def _final_scores(self) -> dict[str, Any]:
-        """The best checkpoint's scores on the test set, by which nothing was chosen."""
-        best = read_checkpoint(self._store.best)
-        self._step.ema.load_state_dict(best.state["networks"]["ema"])
-        evaluator = Evaluator(self.config.data, "test", n=10_000, device=self.device)
-        where = {"step": best.step, "images": best.state["progress"]["images"], "split": "test"}
-        return where | evaluator.score(self._source)
-
-    def _emit(self, hook: str, *arguments: Any) -> None:
-        for callback in self._overridden[hook]:
-            getattr(callback, hook)(self, *arguments)
+            raise CheckpointError(f"{saved.path}: it does not fit these settings: {error}") from error

@@ -1,16 +1,25 @@
 """The callbacks that come with ganctl, and the set that `ganctl train` uses."""
 
 from training.callback import Callback
-from training.callbacks.logs import StatsLog, TensorBoard
+from training.callbacks.checkpoints import Checkpoint
+from training.callbacks.logs import StatsLog
+from training.callbacks.profiler import Profiler
 from training.callbacks.progress import Progress
+from training.callbacks.rates import LearningRate
 from training.callbacks.samples import SampleGrid, Timelapse
+from training.callbacks.scoring import Evaluate
 from training.callbacks.stopping import EarlyStopping, NonFinite, Preemption, TimeLimit
+from training.callbacks.tensorboard import TensorBoard
 from training.config import Config
 
 __all__ = [
+    "Checkpoint",
     "EarlyStopping",
+    "Evaluate",
+    "LearningRate",
     "NonFinite",
     "Preemption",
+    "Profiler",
     "Progress",
     "SampleGrid",
     "StatsLog",
@@ -22,13 +31,15 @@ __all__ = [
 
 
 def default_callbacks(config: Config, *, max_seconds: float | None = None) -> list[Callback]:
-    """What a run has by default, in the order in which they run."""
+    """What a run of the command line has, in the order in which they run."""
     callbacks: list[Callback] = [Preemption(), Progress(), NonFinite(), StatsLog(), SampleGrid()]
     if config.log.tensorboard:
         callbacks.append(TensorBoard())
     callbacks.append(Timelapse())
-    if config.early_stopping.patience:
-        callbacks.append(EarlyStopping(config.early_stopping))
+    if config.log.profile:
+        callbacks.append(Profiler())
+    if config.early_stopping.patience or config.early_stopping.stop_at is not None:
+        callbacks.append(EarlyStopping(**dict(config.early_stopping)))
     if max_seconds is not None:
         callbacks.append(TimeLimit(max_seconds))
     return callbacks

@@ -42,12 +42,12 @@ class Progress(Callback):
         now = time.monotonic()
         if now >= self._next_refresh:
             self._next_refresh = now + run.config.log.refresh
-            note = f"images  {run.images_per_second:,.0f}/s{self._losses}"
+            note = f"images  {run.clock.images_per_second:,.0f}/s{self._losses}"
             self._bar.update(self._task, completed=run.images, total=run.horizon_images, note=note, refresh=True)
 
     def on_log(self, run: Run, stats: Mapping[str, float]) -> None:
         self._losses = f"  D {stats['loss_d']:.3f}  G {stats['loss_g']:.3f}"
-        line = f"step {run.step}  {_share(run)}  {run.images_per_second:,.0f} images/s{self._losses}{_time_left(run)}"
+        line = f"step {run.step}  {_share(run)}  {run.clock.images_per_second:,.0f} images/s{self._losses}{_time_left(run)}"
         self._log.info(line)
         if self._bar is None and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINES_EVERY
@@ -60,7 +60,7 @@ class Progress(Callback):
         self._log.info(line)
         self._console.print(line, highlight=False)
 
-    def on_end(self, run: Run, reason: str) -> None:
+    def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
         self._log.info("ends at step %d: %s", run.step, reason)
         if self._bar is not None:
             self._bar.update(self._task, completed=run.images, refresh=True)
@@ -78,7 +78,7 @@ def _share(run: Run) -> str:
 
 
 def _time_left(run: Run) -> str:
-    if not run.horizon_images or not run.images_per_second:
+    if not run.horizon_images or not run.clock.images_per_second:
         return ""
-    seconds = max(0, round((run.horizon_images - run.images) / run.images_per_second))
+    seconds = max(0, round((run.horizon_images - run.images) / run.clock.images_per_second))
     return f"  {seconds // 60}:{seconds % 60:02d} left"

@@ -60,7 +60,7 @@ class SampleGrid(Callback):
 class Timelapse(Callback):
     """Joins the pictures in `samples/` to `timelapse.gif` when the run ends."""
 
-    def on_end(self, run: Run, reason: str) -> None:
+    def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
         frames = [Image.open(path).convert("P") for path in sorted((run.run_dir / "samples").glob(_OURS))]
         if frames:
             durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]

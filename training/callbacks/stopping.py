@@ -2,42 +2,57 @@
 
 import math
 import signal
+import threading
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from training.callback import Callback, Run
-from training.config import EarlyStoppingSettings, sign_of
+from training.config import sign_of
 from training.errors import TrainingError
 
 
 class EarlyStopping(Callback):
-    """Stops when a score has not improved by `min_delta` for `patience` evaluations."""
+    """Stops when a score has not improved by `min_delta` for `patience` evaluations, or is as good as `stop_at`."""
 
-    def __init__(self, settings: EarlyStoppingSettings) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        *,
+        monitor: str = "fd",
+        mode: str = "auto",
+        patience: int = 3,
+        min_delta: float = 0.0,
+        stop_at: float | None = None,
+    ) -> None:
+        """The arguments are those of the settings `early_stopping.…`; a patience of 0 waits for ever."""
+        self._monitor, self._patience, self._min_delta, self._stop_at = monitor, patience, min_delta, stop_at
+        self._sign = sign_of(monitor, mode)
+        self.watches = (monitor,)
         self._best: float | None = None
         self._waited = 0
 
     def on_start(self, run: Run) -> None:
-        if self._waited >= self._settings.patience:
-            run.request_stop("early-stopping")  # it had stopped before: resuming it must not train on
+        self._decide(run)  # it may have stopped before: resuming it must not train on
 
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
-        score = scores[self._settings.monitor]
-        sign = sign_of(self._settings.monitor, self._settings.mode)
-        if self._best is None or sign * (self._best - score) > self._settings.min_delta:
+        score = scores[self._monitor]
+        if self._best is None or self._sign * (self._best - score) > self._min_delta:
             self._best, self._waited = score, 0
-            return
-        self._waited += 1
-        if self._waited >= self._settings.patience:
-            run.request_stop("early-stopping")
+        else:
+            self._waited += 1
+        self._decide(run)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best, "waited": self._waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._best, self._waited = state["best"], state["waited"]
+
+    def _decide(self, run: Run) -> None:
+        if self._stop_at is not None and self._best is not None and self._sign * (self._stop_at - self._best) >= 0:
+            run.request_stop("goal")
+        elif self._patience and self._waited >= self._patience:
+            run.request_stop("early-stopping")
 
 
 class TimeLimit(Callback):
@@ -47,7 +62,7 @@ class TimeLimit(Callback):
         self._limit = seconds
 
     def on_step(self, run: Run) -> None:
-        if run.seconds >= self._limit:
+        if run.clock.seconds >= self._limit:
             run.request_stop("max-time")
 
 
@@ -57,8 +72,10 @@ class NonFinite(Callback):
     def on_log(self, run: Run, stats: Mapping[str, float]) -> None:
         broken = [name for name, value in stats.items() if not math.isfinite(value)]
         if broken:
+            weight = run.broken()
+            where = f"{weight} is no finite number any more" if weight else "all weights are still finite"
             raise TrainingError(
-                f"{', '.join(broken)} became {stats[broken[0]]} before step {run.step}; the last checkpoint is"
+                f"{', '.join(broken)} became {stats[broken[0]]} before step {run.step}; {where}; the last checkpoint is"
                 " untouched. Lower optimizer.lr, or raise loss.r1 and loss.r2"
             )
 
@@ -67,12 +84,16 @@ class Preemption(Callback):
     """SIGTERM and SIGINT: finish the step, save, and end as interrupted. A second signal ends the process at once."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
+    every_rank: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def on_start(self, run: Run) -> None:
+        self._received = None
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python gives signals to the main thread alone: whoever trains in another one minds them himself
         for number in self.SIGNALS:
             self._previous[number] = signal.signal(number, self._receive)
 

@@ -1,0 +1,117 @@
+"""From settings to the parts of a run: device, number format, data, networks, step. `trainer.py` sets them in motion."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.batches import Batches
+from training.config import Config
+from training.data import load_split
+from training.distributed import Ranks, choose_device
+from training.errors import ConfigError
+from training.models import ImageShape, build_discriminator, build_generator
+from training.precision import Precision, choose_precision, set_tf32
+from training.step import Step
+
+_BATCH_ON_CUDA, _BATCH_ON_CPU = 256, 64  # what `auto` means, as in the tutorial
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts of a run. In `config` every `auto` that decides what is computed has become a value."""
+
+    config: Config
+    device: torch.device
+    precision: Precision
+    class_names: tuple[str, ...]
+    shape: ImageShape
+    batch_size: int  # over all ranks
+    batches: Batches
+    step: Step
+
+    def describe(self, ranks: Ranks) -> dict[str, Any]:
+        """What is going to be trained, in numbers; memory is that of one rank, in bytes."""
+        parameters = {phase.name: sum(p.numel() for p in phase.network.parameters()) for phase in self.step.phases}
+        weights = 4 * (4 * sum(parameters.values()) + parameters["generator"])
+        data = self.batches.resident_bytes
+        activations = _activation_bytes(self.step, self.shape, self.batch_size // ranks.size)
+        return {
+            "device": str(self.device),
+            "precision": self.precision.name,
+            "precision_reason": self.precision.reason,
+            "ranks": ranks.size,
+            "generator_parameters": parameters["generator"],
+            "discriminator_parameters": parameters["discriminator"],
+            "state_bytes": weights,  # weights, gradients and two moments of both networks, and the average
+            "data_bytes": data,
+            "activation_bytes": activations,  # an estimate: what the larger phase keeps for its backward pass
+            "memory_bytes": weights + data + activations,
+            "training_images": self.batches.size,
+            "batch_size": self.batch_size,
+            "batch_size_per_rank": self.batch_size // ranks.size,
+            "steps_per_epoch": self.batches.per_epoch,
+        }
+
+
+def assemble(config: Config, ranks: Ranks) -> Assembly:
+    """Builds everything that a run needs. Networks begin with the same weights on every rank.
+
+    Raises:
+        ConfigError, DataError: the settings do not fit the data, the ranks or this machine.
+    """
+    device = choose_device(config.train.device, ranks)
+    precision = choose_precision(config, device)
+    set_tf32(config.train.tf32)
+    data = load_split(config.data, "train")
+    batch_size = _batch_size(config, device, ranks, len(data))
+    chosen = config.train.model_copy(update={"batch_size": batch_size, "precision": precision.name})
+    config = config.model_copy(update={"train": chosen})
+    seed, shape, classes = config.train.seed, ImageShape(*data.shape), len(data.class_names)
+    torch.manual_seed(seed)
+    generator = build_generator(config.model, shape, classes).to(device)
+    discriminator = build_discriminator(config.model, shape, classes).to(device)
+    torch.manual_seed(seed + ranks.rank)  # what a network of one's own draws by itself differs from rank to rank
+    batches = Batches(
+        data, batch_size=batch_size, seed=seed, device=device, rank=ranks.rank, ranks=ranks.size
+    )
+    step = Step(config, generator, discriminator, device, precision=precision, ranks=ranks)
+    return Assembly(config, device, precision, data.class_names, shape, batch_size, batches, step)
+
+
+def _batch_size(config: Config, device: torch.device, ranks: Ranks, images: int) -> int:
+    asked = config.train.batch_size
+    automatic = (_BATCH_ON_CUDA if device.type == "cuda" else _BATCH_ON_CPU) // ranks.size * ranks.size
+    size = max(ranks.size, automatic) if asked == "auto" else asked
+    if size > images:
+        raise ConfigError([f"train.batch_size = {size}: there are only {images} training images."])
+    if size % ranks.size:
+        below = size // ranks.size * ranks.size
+        near = " or ".join(str(n) for n in (below, below + ranks.size) if n)
+        raise ConfigError(
+            [f"train.batch_size = {size}: {ranks.size} ranks cannot share it equally; take {near}, or other ranks."]
+        )
+    return size
+
+
+def _activation_bytes(step: Step, shape: ImageShape, n: int) -> int:
+    """What autograd keeps of a discriminator's pass over 2n images and of a generator's over n, counted on networks
+    without storage. A second derivative keeps about as much again."""
+    kept = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += 0 if isinstance(tensor, nn.Parameter) else tensor.nbytes
+        return tensor
+
+    generator, discriminator = (copy.deepcopy(net).to("meta") for net in (step.generator, step.discriminator))
+    labels = torch.zeros(n, dtype=torch.int64, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        discriminator(torch.empty(2 * n, *shape, device="meta"), labels.repeat(2))
+        discriminators = kept * (2 if step.penalised else 1)
+        kept = 0
+        images = generator(torch.empty(n, step.generator.z_dim, device="meta"), labels)
+        discriminator(images, labels)
+    return max(discriminators, kept)

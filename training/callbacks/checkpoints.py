@@ -1,0 +1,157 @@
+"""Checkpoint: when the state is saved beside the evaluations, what the files are called, and which of them stay."""
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from glob import escape
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+from training.callback import FINISHED, Callback, Run
+from training.checkpoint import SUFFIX, write_checkpoint
+from training.config import CheckpointSettings, Span, sign_of
+from training.pace import Measured
+from training.runs import CHECKPOINTS
+
+_ALWAYS_KNOWN = ("step", "images")  # what a file's name may hold beside scores
+
+
+class Checkpoint(Callback):
+    """Keeps `last`, `best`, the top k by score, and the save before last; deletes the others.
+
+    Every evaluation is saved. `ranking` (best first: score, step, name) and `recent` (step, name) belong to the training
+    state: a resumed run keeps and drops the same files. Names that mean the same checkpoint are hard links to one file
+    where the file system has them.
+    """
+
+    def __init__(
+        self,
+        *,
+        monitor: str = "fd",
+        mode: str = "auto",
+        save_top_k: int = 2,
+        save_last: bool = True,
+        every: str | Span | None = None,
+        filename: str = "step-{step:08d}",
+    ) -> None:
+        """The arguments are those of the settings `checkpoint.…`, and are checked like them."""
+        self._settings = CheckpointSettings.model_validate(
+            {
+                "monitor": monitor, "mode": mode, "save_top_k": save_top_k, "save_last": save_last, "every": every,
+                "filename": filename,
+            }
+        )  # fmt: skip
+        self._sign = sign_of(monitor, self._settings.mode)
+        named = [name for _, name, _, _ in Formatter().parse(filename) if name]
+        self.watches = tuple(dict.fromkeys([monitor, *(name for name in named if name not in _ALWAYS_KNOWN)]))
+        self._pattern = re.sub(r"\\?\{.*?\}", "*", escape(filename)) + SUFFIX
+        self._folder = Path()
+        self._every: Measured | None = None
+        self._every_state: dict[str, Any] | None = None
+        self.ranking: list[tuple[float, int, str]] = []
+        self.recent: list[tuple[int, str]] = []
+
+    @property
+    def last(self) -> Path:
+        return self._folder / f"last{SUFFIX}"
+
+    @property
+    def best(self) -> Path:
+        return self._folder / f"best{SUFFIX}"
+
+    def on_start(self, run: Run) -> None:
+        """Makes the folder what the lists say: a stop may have added a file of its own, a crash left one over.
+
+        Checkpoints that are not in this folder (the run goes on in another one) are no longer ranked.
+        """
+        self._folder = run.run_dir / CHECKPOINTS
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if self._settings.every is not None:
+            self._every = Measured(self._settings.every, epoch_images=run.epoch_images)
+            if self._every_state is not None:
+                self._every.load_state_dict(self._every_state)
+        self.ranking = [entry for entry in self.ranking if (self._folder / entry[2]).exists()]
+        self.recent = [entry for entry in self.recent if (self._folder / entry[1]).exists()]
+        if self.ranking:
+            self._link(self._folder / self.ranking[0][2], self.best)
+
+    def on_step(self, run: Run) -> None:
+        if self._every is not None:
+            self._every.update(run.clock)
+            if self._every.crossed(run.images, run.batch_size):
+                run.request_checkpoint()
+
+    def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
+        if reason in FINISHED and not self._settings.save_last and self.best.exists():
+            self.last.unlink()
+            self.recent = []
+            self._drop_unlisted()
+
+    def enlist(self, step: int, images: int, scores: Mapping[str, Any], *, fresh: bool) -> bool:
+        """Takes the state that is about to be saved into the lists. With `fresh` scores it is ranked by them.
+
+        Returns:
+            whether it is the best one.
+        """
+        name = self._name(step, images, scores)
+        best = fresh and self.beats(scores)
+        if fresh:
+            entries = [*self.ranking, (float(scores[self._settings.monitor]), step, name)]
+            self.ranking = sorted(entries, key=lambda entry: (self._sign * entry[0], entry[1]))
+            self.ranking = self.ranking[: self._settings.save_top_k]
+        self.recent = [*self.recent[-1:], (step, name)]
+        return best
+
+    def beats(self, scores: Mapping[str, Any]) -> bool:
+        """Whether these scores are better than all that are ranked."""
+        return not self.ranking or self._sign * scores[self._settings.monitor] < self._sign * self.ranking[0][0]
+
+    def write(self, state: Mapping[str, Any], *, best: bool, listed: bool = True) -> Path:
+        """Writes a state that was enlisted just before (or, not `listed`, as `last` alone), points `last` and, where
+        it is the `best`, that name to it, and deletes what the lists no longer name.
+
+        Raises:
+            OSError: the disk is full, or the like; `last`, `best` and the others are then as they were.
+        """
+        path = self._folder / self.recent[-1][1] if listed else self.last
+        write_checkpoint(path, state)
+        if listed:
+            self._link(path, self.last)
+        if best:
+            self._link(path, self.best)
+        if listed:
+            self._drop_unlisted()
+        return self.last
+
+    def state_dict(self) -> dict[str, Any]:
+        every = self._every.state_dict() if self._every is not None else self._every_state
+        return {"ranking": self.ranking, "recent": self.recent, "every": every}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.ranking = [(score, step, name) for score, step, name in state["ranking"]]
+        self.recent = [(step, name) for step, name in state["recent"]]
+        self._every_state = state["every"]
+
+    def _name(self, step: int, images: int, scores: Mapping[str, Any]) -> str:
+        known = {name: float("nan") if (v := scores.get(name)) is None else v for name in self.watches}
+        return self._settings.filename.format(step=step, images=images, **known) + SUFFIX
+
+    def _drop_unlisted(self) -> None:
+        keep = {name for _, _, name in self.ranking} | {name for _, name in self.recent}
+        for path in self._folder.glob(self._pattern):
+            if path.name not in keep and path not in (self.last, self.best):
+                path.unlink()  # `last` and `best` are links of their own
+
+    def _link(self, target: Path, name: Path) -> None:
+        temporary = name.with_name(f".{name.name}.{os.getpid()}")
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(target, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(target, temporary)
+        try:
+            temporary.replace(name)
+        finally:
+            temporary.unlink(missing_ok=True)  # a rename between two links to one file does nothing

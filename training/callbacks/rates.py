@@ -1,0 +1,29 @@
+"""LearningRate: the learning rates' schedule over the run."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from training.callback import Callback, Run
+from training.schedules import decay
+
+
+class LearningRate(Callback):
+    """A linear warm-up over so many images, times a factor that follows the share of the horizon behind us."""
+
+    every_rank: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        schedule: str | Callable[[float], float] = "constant",
+        *,
+        decay_from: float = 0.0,
+        warmup: int = 0,
+    ) -> None:
+        """`schedule` is constant, linear, cosine, or a function of the progress 0 … 1 that gives the factor."""
+        self._schedule, self._decay_from, self._warmup = schedule, decay_from, warmup
+
+    def on_schedule(self, run: Run) -> float:
+        warm = min(1.0, (run.images + run.batch_size) / self._warmup) if self._warmup else 1.0
+        if callable(self._schedule):
+            return warm * self._schedule(run.progress)
+        return warm * decay(self._schedule, run.progress, self._decay_from)

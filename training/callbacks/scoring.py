@@ -1,0 +1,49 @@
+"""Evaluate: when the averaged generator is scored, and against what."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from training.callback import Callback, Run
+from training.config import EvaluationSettings, Span
+from training.data import Split
+from training.evaluation.evaluator import Evaluator
+from training.pace import Measured
+from training.sources import Source
+
+_TEST_IMAGES = 10_000
+
+
+class Evaluate(Callback):
+    """Asks for an evaluation every so often, and gives the scores of `evaluator.py` against real images."""
+
+    def __init__(self, *, every: str | Span = "2 epochs", n: int = 5000, conditional: bool = True) -> None:
+        """The arguments are those of the settings `evaluation.…`; without `conditional` there is no score by label."""
+        self._settings = EvaluationSettings.model_validate({"every": every, "n": n})
+        self.produces = ("fd", "fd_floor", "label_accuracy") if conditional else ("fd", "fd_floor")
+        self._every: Measured | None = None
+        self._every_state: dict[str, Any] | None = None
+        self._evaluator: Evaluator | None = None
+
+    def on_start(self, run: Run) -> None:
+        self._every = Measured(self._settings.every, epoch_images=run.epoch_images)
+        if self._every_state is not None:
+            self._every.load_state_dict(self._every_state)
+
+    def on_step(self, run: Run) -> None:
+        assert self._every is not None, "on_start comes first"
+        self._every.update(run.clock)
+        if self._every.crossed(run.images, run.batch_size):
+            run.request_evaluation()
+
+    def on_measure(self, run: Run, source: Source, split: Split) -> Mapping[str, Any]:
+        if split != "val":
+            return Evaluator(run.config.data, split, n=_TEST_IMAGES, device=run.device).score(source)
+        if self._evaluator is None:  # the real images are judged once for all evaluations
+            self._evaluator = Evaluator(run.config.data, split, n=self._settings.n, device=run.device)
+        return self._evaluator.score(source, manifold=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"every": self._every.state_dict() if self._every is not None else self._every_state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._every_state = state["every"]

@@ -1,0 +1,98 @@
+"""TensorBoard: losses, scores, the fixed latents' grid, the generator's graph, and settings with the final scores."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from training.callback import Callback, Run
+from training.callbacks.samples import fixed_grid
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class TensorBoard(Callback):
+    """Writes events into the run's folder.
+
+    A resumed run's history has no overlap: what was written at the checkpoint's step or later is purged, and what
+    belongs to that very step (its state remembers it) is written once more. So a look that a limit made off the
+    schedule leaves no trace.
+    """
+
+    def __init__(self) -> None:
+        self._writer: SummaryWriter | None = None
+        self._newest: tuple[int, dict[str, float], bool] = (-1, {}, False)  # step, its scalars, whether with a picture
+        self._has_graph = False
+
+    def on_start(self, run: Run) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # half a second of import that only this needs
+
+        step, scalars, picture = self._newest
+        self._writer = SummaryWriter(run.run_dir, purge_step=run.step if run.step else None)
+        if step == run.step:
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, step)
+            if picture:
+                self._add_picture(run)
+
+    def on_log(self, run: Run, stats: Mapping[str, float]) -> None:
+        self._add(run, stats, "train")
+        assert self._writer is not None
+        self._writer.add_scalar("train/images_per_second", run.clock.images_per_second, run.step)
+
+    def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
+        self._add(run, scores, "validation")
+        self._add(run, scores.get("class_accuracy") or {}, "validation_class_accuracy")
+        self._newest = (*self._newest[:2], True)
+        self._add_picture(run)
+        if not self._has_graph:  # not at the start: tracing costs some seconds of it
+            self._add_graph(run)
+        assert self._writer is not None
+        self._writer.flush()
+
+    def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
+        """The settings beside the scores, for TensorBoard's page that compares runs."""
+        settings = {k: v for k, v in run.config.flat().items() if isinstance(v, bool | int | float | str)}
+        finals = {f"{scores['split']}/{name}": value for name, value in _numbers(scores)}
+        if finals:
+            assert self._writer is not None
+            self._writer.add_hparams(settings, finals, run_name=".", global_step=run.step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def state_dict(self) -> dict[str, Any]:
+        step, scalars, picture = self._newest
+        return {"step": step, "scalars": dict(scalars), "picture": picture, "graph": self._has_graph}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._newest = (state["step"], dict(state["scalars"]), state["picture"])
+        self._has_graph = state["graph"]
+
+    def _add(self, run: Run, values: Mapping[str, Any], group: str) -> None:
+        assert self._writer is not None, "on_start comes first"
+        if self._newest[0] != run.step:
+            self._newest = (run.step, {}, False)
+        for name, value in _numbers(values):
+            self._newest[1][f"{group}/{name}"] = value
+            self._writer.add_scalar(f"{group}/{name}", value, run.step)
+
+    def _add_picture(self, run: Run) -> None:
+        assert self._writer is not None
+        self._writer.add_image("fixed latents", torch.from_numpy(fixed_grid(run)), run.step, dataformats="HWC")
+
+    def _add_graph(self, run: Run) -> None:
+        assert self._writer is not None
+        self._has_graph = True
+        label = (torch.zeros(2, dtype=torch.int64, device=run.device),) if run.config.model.conditional else ()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # add_graph traces with TorchScript, which is deprecated
+            self._writer.add_graph(run.generator, (torch.zeros(2, run.generator.z_dim, device=run.device), *label))
+
+
+def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    return ((name, value) for name, value in values.items() if isinstance(value, float))

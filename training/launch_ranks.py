@@ -1,0 +1,120 @@
+"""`--nproc`: the same command as several processes of this machine, under torchrun's elastic agent.
+
+The agent watches the ranks: where one dies, it ends the others. A rank that was killed (out of memory, a lost node)
+has all of them started again from the run's last checkpoint; one that ended with an error of its own would only do so
+again, and ends the run.
+"""
+
+import logging
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from training.errors import ConfigError, TrainingError
+from training.runs import LOGS
+
+_RESTARTS = 3
+_INTERRUPTED = 130
+_SIGTERM = -15  # the agent's own way to end ranks: no failure by itself
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the ranks ended: the run's exit code, and what the first of them wrote to stdout."""
+
+    exit_code: int
+    stdout: str
+
+
+def count_ranks(asked: str) -> int:
+    """What `--nproc` means: a number, or with `auto` one rank for each visible GPU (without any, one on the CPU).
+
+    Raises:
+        ConfigError: it is no such thing.
+    """
+    if asked == "auto":
+        return max(1, torch.cuda.device_count())
+    if not asked.isdigit() or int(asked) < 1:
+        raise ConfigError([f"--nproc {asked}: expected a number of ranks above 0, or auto."])
+    return int(asked)
+
+
+def run_ranks(arguments: Sequence[str], *, ranks: int, run_dir: Path, announce: Callable[[str], None]) -> Ended:
+    """Runs `python -m ganctl ARGUMENTS` as so many ranks and waits for their end.
+
+    Args:
+        arguments: of the command; they must name `run_dir`, from which killed ranks go on.
+        ranks: how many processes; without OMP_NUM_THREADS they share the cores equally.
+        run_dir: the run's folder.
+        announce: told of restarts.
+
+    Raises:
+        TrainingError: ranks were killed more often than it pays to start them again.
+    """
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks tell what there is to tell
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // ranks)))
+    for attempt in range(_RESTARTS + 1):
+        again = ["--restarted"] if attempt else []
+        logs = run_dir / LOGS
+        shutil.rmtree(logs, ignore_errors=True)
+        logs.mkdir(parents=True)
+        try:
+            ended = _launch([*arguments, *again], ranks, logs)
+        finally:
+            shutil.rmtree(logs)
+        if ended is not None:
+            return ended
+        if attempt < _RESTARTS:
+            announce(f"a rank was killed: all {ranks} start again from the last checkpoint in {run_dir}")
+    raise TrainingError(
+        f"{run_dir}: ranks were killed {_RESTARTS + 1} times (out of memory?); the last checkpoint is whole: continue"
+        " with --resume auto, perhaps with a smaller --batch-size"
+    )
+
+
+def _launch(arguments: Sequence[str], ranks: int, logs: Path) -> Ended | None:
+    """One start of all ranks to their end; None where one was killed."""
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",  # a free port: several runs may live on one machine
+        max_restarts=0,
+        monitor_interval=0.1,
+        logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.OUT),
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "ganctl", *arguments)
+    except SignalException:  # the agent has passed it on and waited for the ranks
+        stdout = _stdout(logs)
+        return Ended(_INTERRUPTED if _tells_result(stdout) else 1, stdout)
+    except ChildFailedError as error:
+        codes = [failure.exitcode for failure in error.failures.values()]
+        if any(code < 0 and code != _SIGTERM for code in codes):
+            return None
+        return Ended(max(codes), _stdout(logs))
+    return Ended(0, _stdout(logs))
+
+
+def _stdout(logs: Path) -> str:
+    return "".join(path.read_text("utf-8") for path in sorted(logs.glob("**/0/stdout.log")))
+
+
+def _tells_result(stdout: str) -> bool:
+    """Whether the first rank came to tell how the run ended, which it does once everything is saved."""
+    return bool(stdout.strip()) and not stdout.startswith('{"error"')
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

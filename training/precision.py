@@ -1,0 +1,78 @@
+"""The number format of the passes: fp32, or bf16 and fp16 by autocast, and why.
+
+Weights, optimizers, averages and gradient penalties are fp32 always; `step.py` says which passes autocast covers.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from training.config import Config
+from training.errors import ConfigError
+
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A number format on a kind of device, and the reason for it."""
+
+    name: str
+    device_type: str
+    reason: str
+
+    def autocast(self, *, enabled: bool = True) -> torch.autocast:
+        """Passes within run in this format; with `enabled=False` in fp32."""
+        return torch.autocast(self.device_type, dtype=self._autocast_type, enabled=enabled and self.name != "fp32")
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Keeps fp16's gradients from vanishing; does nothing in the other formats, whose exponents are fp32's."""
+        return torch.amp.GradScaler(self.device_type, enabled=self.name == "fp16")
+
+    @property
+    def _autocast_type(self) -> torch.dtype:
+        return torch.bfloat16 if self.name == "fp32" else _TYPES[self.name]
+
+
+def choose_precision(config: Config, device: torch.device) -> Precision:
+    """The format that `train.precision` means on this device; `auto` takes the fastest sound one.
+
+    Raises:
+        ConfigError: the device cannot do what was asked for.
+    """
+    asked = config.train.precision
+    if asked == "fp16" and device.type == "cpu":
+        raise ConfigError(
+            ["train.precision = 'fp16': a CPU has no fp16 worth training with; use 'bf16', 'fp32' or 'auto'."]
+        )
+    if asked == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ConfigError(
+            ["train.precision = 'bf16': this GPU has no bf16 (it came with Ampere); use 'fp16', 'fp32' or 'auto'."]
+        )
+    if asked != "auto":
+        return Precision(asked, device.type, "asked for")
+    name, reason = _fastest_on_cuda(device) if device.type == "cuda" else _fastest_on_cpu(config)
+    return Precision(name, device.type, reason)
+
+
+def set_tf32(allowed: bool) -> None:
+    """Lets fp32 products on CUDA round their factors to 10 bits of mantissa (TF32, from Ampere on), or not."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def _fastest_on_cuda(device: torch.device) -> tuple[str, str]:
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16", "the GPU multiplies bf16 in hardware, and bf16 needs no loss scaling"
+    if torch.cuda.get_device_capability(device) >= (7, 0):
+        return "fp16", "the GPU has fp16 in hardware and no bf16"
+    return "fp32", "the GPU has neither bf16 nor fast fp16"
+
+
+def _fastest_on_cpu(config: Config) -> tuple[str, str]:
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if not found.get("amx_bf16"):
+        return "fp32", "this CPU does not multiply bf16 matrices in hardware (AMX)"
+    if config.loss.penalised:
+        return "fp32", "gradient penalties are computed in fp32, which leaves too little for bf16 on a CPU"
+    return "bf16", "this CPU multiplies bf16 matrices in hardware (AMX)"

@@ -1,0 +1,48 @@
+"""What callbacks have asked the loop for, and what ended a run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.distributed import Ranks
+from training.pace import Measured
+
+
+@dataclass
+class Requests:
+    """Open requests of this rank's callbacks; after `agree`, those of all ranks."""
+
+    stop: str = ""  # the reason
+    evaluate_at_stop: bool = True
+    evaluation: bool = False
+    checkpoint: bool = False
+
+    def agree(self, ranks: Ranks, horizon: Measured) -> None:
+        """Makes every rank want what any rank wants: none may leave the loop, or wait, alone. The first rank's
+        measurement of the horizon becomes everybody's."""
+        if ranks.size == 1:
+            return
+        wanted = [bool(self.stop), self.evaluation, self.checkpoint, horizon.images or 0]
+        stop, evaluation, checkpoint, images = ranks.largest(wanted)
+        self.evaluation, self.checkpoint, horizon.images = bool(evaluation), bool(checkpoint), images or None
+        if stop:
+            reasons = ranks.gather((self.stop, self.evaluate_at_stop))
+            self.stop = next(reason for reason, _ in reasons if reason)
+            self.evaluate_at_stop = all(evaluate for _, evaluate in reasons)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended. `metrics` are the scores on the split that `metrics["split"]` names: of the best checkpoint on
+    the test set where the run is complete, of the last evaluation on the validation split where a limit stopped it.
+    Only the first rank has the files and the test scores."""
+
+    run_dir: Path
+    steps: int
+    images: int
+    seconds: float
+    images_per_second: float
+    best: Path | None
+    last: Path | None
+    metrics: dict[str, Any]
+    stopped_by: str
