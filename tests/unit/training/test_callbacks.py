@@ -14,7 +14,6 @@ from rich.console import Console
 from tests.conftest import SMALL
 from training.callback import Callback, Run
 from training.callbacks import EarlyStopping, Preemption, Progress, TensorBoard, TimeLimit
-from training.config import EarlyStoppingSettings
 from training.launch import Launch
 from training.settings import resolve
 from training.trainer import Result, Trainer
@@ -75,7 +74,7 @@ class Requests:
     [([5, 4, 4, 4], 4), ([5, 4, 3.95, 3.9], 4), ([5, 6, 4, 5, 5.5], 5), ([5, 4, 3, 2], None)],
 )
 def test_early_stopping_waits_for_its_patience(scores: list[float], stops_at: int | None) -> None:
-    early_stopping = EarlyStopping(EarlyStoppingSettings.model_validate({"patience": 2, "min_delta": 0.2}))
+    early_stopping = EarlyStopping(patience=2, min_delta=0.2)
     run = Requests()
     for n, score in enumerate(scores, start=1):
         early_stopping.on_evaluation(run, {"fd": score})  # type: ignore[arg-type]
@@ -83,12 +82,21 @@ def test_early_stopping_waits_for_its_patience(scores: list[float], stops_at: in
 
 
 def test_early_stopping_goes_on_counting_after_a_resume() -> None:
-    settings = EarlyStoppingSettings.model_validate({"patience": 2})
-    first, second = EarlyStopping(settings), EarlyStopping(settings)
+    first, second = EarlyStopping(patience=2), EarlyStopping(patience=2)
     for score in (5.0, 6.0):
         first.on_evaluation(None, {"fd": score})  # type: ignore[arg-type]
     second.load_state_dict(first.state_dict())
     assert second.state_dict() == {"best": 5.0, "waited": 1}
+
+
+@pytest.mark.parametrize(("monitor", "scores", "stops_at"), [("fd", [9, 5, 4], 2), ("label_accuracy", [0.2, 0.95], 2)])
+def test_early_stopping_stops_at_the_score_that_was_wanted(monitor: str, scores: list[float], stops_at: int) -> None:
+    early_stopping = EarlyStopping(monitor=monitor, patience=0, stop_at=5.0 if monitor == "fd" else 0.9)
+    run = Requests()
+    for n, score in enumerate(scores, start=1):
+        early_stopping.on_evaluation(run, {monitor: score})  # type: ignore[arg-type]
+        assert bool(run.reasons) == (n >= stops_at)
+    assert run.reasons[0] == "goal"
 
 
 def test_a_time_limit_stops_after_the_step_that_passes_it(tmp_path: Path) -> None:

@@ -5,44 +5,55 @@ from typing import Any
 
 import pytest
 
+from training.callbacks import Checkpoint
 from training.checkpoint import read_checkpoint
-from training.config import CheckpointSettings
-from training.errors import CheckpointError
-from training.runs import CheckpointStore, find_checkpoint, next_run_folder
+from training.errors import CheckpointError, ConfigError
+from training.runs import find_checkpoint, newest_checkpoint, next_run_folder
 from training.settings import resolve
+
+
+class Somewhere:
+    """As much of a run as the callback Checkpoint asks for at its start."""
+
+    epoch_images = 1000
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+
+def keeper(run_dir: Path, **settings: Any) -> Checkpoint:
+    checkpoint = Checkpoint(**settings)
+    checkpoint.on_start(Somewhere(run_dir))  # type: ignore[arg-type]
+    return checkpoint
 
 
 def state(step: int) -> dict[str, Any]:
     return {"progress": {"step": step}, "metrics": {}}
 
 
-def save(store: CheckpointStore, step: int, score: float | None) -> None:
-    best = store.is_best(score)
-    if score is not None:
-        store.rank(step, score)
-    store.keep_recent(step)
-    store.save(state(step), step, best=best)
+def save(checkpoint: Checkpoint, step: int, score: float | None) -> None:
+    scores = {} if score is None else {checkpoint.watches[0]: score}
+    best = checkpoint.enlist(step, 10 * step, scores, fresh=score is not None)
+    checkpoint.write(state(step), best=best)
 
 
 def steps(run_dir: Path) -> dict[str, int]:
     return {path.stem: read_checkpoint(path).step for path in (run_dir / "checkpoints").iterdir()}
 
 
-def store_in(run_dir: Path, **settings: object) -> CheckpointStore:
-    return CheckpointStore(run_dir, CheckpointSettings.model_validate(settings))
-
-
-def test_run_folders_are_numbered_on(tmp_path: Path) -> None:
-    config, _ = resolve(environment={})
+def test_run_folders_are_numbered_on_and_may_be_named(tmp_path: Path) -> None:
+    config, _ = resolve(assignments=[f"log.root={tmp_path}"], environment={})
     (tmp_path / "00011-other").mkdir()
-    folder = next_run_folder(config, tmp_path)
+    folder = next_run_folder(config)
     assert folder.name == "00012-conv-mnist"
     folder.mkdir()
-    assert next_run_folder(config, tmp_path).name == "00013-conv-mnist"
+    assert next_run_folder(config).name == "00013-conv-mnist"
+    named, _ = resolve(assignments=[f"log.root={tmp_path}", "log.name=warm-up"], environment={})
+    assert next_run_folder(named).name == "00013-warm-up"
 
 
 def test_last_best_and_the_top_k_stay_and_nothing_else(tmp_path: Path) -> None:
-    store = store_in(tmp_path, save_top_k=2)
+    store = keeper(tmp_path, save_top_k=2)
     for step, score in enumerate([5.0, 3.0, 4.0, 9.0, 8.0, 7.0], start=1):
         save(store, step, score)
     assert steps(tmp_path) == {
@@ -51,14 +62,14 @@ def test_last_best_and_the_top_k_stay_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_more_may_be_better(tmp_path: Path) -> None:
-    store = store_in(tmp_path, mode="max", monitor="label_accuracy")
+    store = keeper(tmp_path, mode="max", monitor="label_accuracy")
     for step, score in enumerate([0.5, 0.9, 0.7], start=1):
         save(store, step, score)
     assert steps(tmp_path)["best"] == 2
 
 
 def test_a_checkpoint_without_a_score_is_last_but_never_best(tmp_path: Path) -> None:
-    store = store_in(tmp_path)
+    store = keeper(tmp_path)
     save(store, 1, None)
     assert "best" not in steps(tmp_path)
     with pytest.raises(CheckpointError, match="no best checkpoint yet") as raised:
@@ -67,35 +78,69 @@ def test_a_checkpoint_without_a_score_is_last_but_never_best(tmp_path: Path) -> 
 
 
 def test_the_newest_sound_checkpoint_is_found_and_damaged_ones_are_told(tmp_path: Path) -> None:
-    store = store_in(tmp_path)
+    store = keeper(tmp_path)
     save(store, 1, 2.0)
     save(store, 2, 3.0)
     for name in ("last", "step-00000002"):
         (tmp_path / "checkpoints" / f"{name}.safetensors").write_bytes(b"cut")
     told: list[str] = []
-    found = CheckpointStore.newest(tmp_path, told.append)
+    found = newest_checkpoint(tmp_path, told.append)
     assert found is not None
     assert found.step == 1
     assert len(told) == 2
 
 
 def test_a_folder_with_nothing_but_damaged_checkpoints_is_an_error_and_an_empty_one_is_not(tmp_path: Path) -> None:
-    assert CheckpointStore.newest(tmp_path, print) is None
-    save(store_in(tmp_path), 1, None)
+    assert newest_checkpoint(tmp_path, print) is None
+    save(keeper(tmp_path), 1, None)
     for path in (tmp_path / "checkpoints").iterdir():
         path.write_bytes(b"cut")
     with pytest.raises(CheckpointError, match="all 2 checkpoints are damaged"):
-        CheckpointStore.newest(tmp_path, lambda text: None)
+        newest_checkpoint(tmp_path, lambda text: None)
 
 
 def test_best_of_a_stop_off_the_schedule_is_forgotten_when_the_run_goes_on(tmp_path: Path) -> None:
-    store = store_in(tmp_path)
+    store = keeper(tmp_path)
     save(store, 1, 5.0)
     kept = store.state_dict()
-    store.save(state(2), 2, best=True)  # a limit stopped the run here, and the look at it was good
-    resumed = store_in(tmp_path)
+    store.write(state(2), best=True, listed=False)  # a limit stopped the run here, and the look at it was good
+    assert steps(tmp_path)["best"] == 2
+    resumed = Checkpoint()
     resumed.load_state_dict(kept)
+    resumed.on_start(Somewhere(tmp_path))  # type: ignore[arg-type]
     assert steps(tmp_path)["best"] == 1
+
+
+def test_names_of_checkpoints_may_hold_scores(tmp_path: Path) -> None:
+    store = keeper(tmp_path, filename="{step:04d}-fd={fd:.1f}", save_top_k=1)
+    for step, score in enumerate([None, 7.25, 9.0, 8.0], start=1):
+        save(store, step, score)
+    assert steps(tmp_path) == {"last": 4, "best": 2, "0002-fd=7.2": 2, "0003-fd=9.0": 3, "0004-fd=8.0": 4}
+    (tmp_path / "checkpoints/mine.safetensors").write_bytes(b"a copy that somebody made")
+    save(store, 5, 6.0)
+    assert {path.stem for path in (tmp_path / "checkpoints").iterdir()} == {
+        "last", "best", "0004-fd=8.0", "0005-fd=6.0", "mine",
+    }  # fmt: skip
+
+
+def test_a_complete_run_may_keep_its_best_alone(tmp_path: Path) -> None:
+    store = keeper(tmp_path, save_top_k=1, save_last=False)
+    for step, score in enumerate([3.0, 5.0, 6.0], start=1):
+        save(store, step, score)
+    store.on_end(None, "max-steps", {})  # type: ignore[arg-type]
+    assert "last" in steps(tmp_path), "a run that was stopped will want to go on"
+    store.on_end(None, "horizon", {})  # type: ignore[arg-type]
+    assert steps(tmp_path) == {"best": 1, "step-00000001": 1}
+
+
+@pytest.mark.parametrize(
+    ("filename", "message"),
+    [("model", "expected {step}"), ("last-{step}", "other than last"), ("a/{step}", "without '/'"), ("{step", "no temp"),
+     ("{step}{x.y}", "plain names")],
+)  # fmt: skip
+def test_a_name_that_cannot_work_is_refused(filename: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve(assignments=[f"checkpoint.filename='{filename}'"], environment={})
 
 
 @pytest.mark.parametrize(("made", "message"), [(False, "no such run"), (True, "no run's folder")])

@@ -79,10 +79,11 @@ def test_each_phase_changes_its_own_network_only() -> None:
     from training.step import Batch
 
     before = [p.clone() for p in generator_phase.network.parameters()]
-    discriminator_phase.update(Batch(to_float(images), labels))
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    discriminator_phase.update(Batch(to_float(images), labels), scaler)
     assert all(torch.equal(a, b) for a, b in zip(before, generator_phase.network.parameters(), strict=True))
     before = [p.clone() for p in discriminator_phase.network.parameters()]
-    generator_phase.update(Batch(to_float(images), labels))
+    generator_phase.update(Batch(to_float(images), labels), scaler)
     assert all(torch.equal(a, b) for a, b in zip(before, discriminator_phase.network.parameters(), strict=True))
 
 
@@ -102,22 +103,39 @@ def test_without_averaging_the_average_is_the_generator() -> None:
 
 
 @pytest.mark.parametrize(("progress", "share"), [(0.0, 1.0), (0.3, 1.0), (0.65, 0.5), (1.0, 0.0)])
-def test_learning_rate_and_penalties_fall_after_their_share_of_the_horizon(progress: float, share: float) -> None:
-    _, step = build("optimizer.lr=0.001", "optimizer.decay_from=0.3", "loss.penalty_end=0.2")
+def test_penalties_fall_after_their_share_of_the_horizon(progress: float, share: float) -> None:
+    _, step = build("optimizer.decay_from=0.3", "loss.penalty_end=0.2")
     step(*batch(), step=0, progress=progress)
-    assert step.read_stats()["lr"] == pytest.approx(0.001 * share)
     assert step._penalty_scale == pytest.approx(0.2 + 0.8 * share)
+
+
+def test_each_network_has_its_learning_rate_times_the_schedules_factor() -> None:
+    _, step = build("optimizer.lr=0.001", "optimizer.lr_discriminator=0.004")
+    step(*batch(), step=0, progress=0.0, rate=0.5)
+    rates = {phase.name: phase.optimizer.param_groups[0]["lr"] for phase in step.phases}
+    assert rates == {"discriminator": 0.002, "generator": 0.0005}
+
+
+def test_the_generator_may_be_updated_less_often() -> None:
+    _, step = build("train.generator_every=3")
+    changed = []
+    for number in range(6):
+        before = [p.clone() for p in step.generator.parameters()]
+        step(*batch(), step=number, progress=0.0)
+        changed.append(any(not torch.equal(a, b) for a, b in zip(before, step.generator.parameters(), strict=True)))
+    assert changed == [False, False, True, False, False, True]
+    assert step.read_stats()["loss_g"] > 0.3, "a mean over the generator's own updates"
 
 
 def test_statistics_are_means_since_the_last_reading() -> None:
     _, step = build()
     step(*batch(), step=0, progress=0.0)
     first = step.read_stats()
-    assert set(STATS) < set(first)
+    assert {name for names in STATS.values() for name in names} < set(first)
     assert first["r1"] > 0
     step(*batch(), step=1, progress=0.0)
     step(*batch(), step=2, progress=0.0)
-    assert step._stats_steps == 2
+    assert step._stats_steps == {"discriminator": 2, "generator": 2}
     step.read_stats()
     assert step.read_stats()["loss_d"] == 0
 
