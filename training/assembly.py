@@ -1,4 +1,4 @@
-"""From settings to the parts of a run: device, number format, data, networks, step. `trainer.py` sets them in motion."""
+"""From settings to the parts of a run: device, number format, data, networks, step. `trainer.py` moves them."""
 
 import copy
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from training.config import Config
 from training.data import load_split
 from training.distributed import Ranks, choose_device
 from training.errors import ConfigError
+from training.image_folder import worker_count
 from training.models import ImageShape, build_discriminator, build_generator
 from training.precision import Precision, choose_precision, set_tf32
 from training.step import Step
@@ -75,7 +76,14 @@ def assemble(config: Config, ranks: Ranks) -> Assembly:
     discriminator = build_discriminator(config.model, shape, classes).to(device)
     torch.manual_seed(seed + ranks.rank)  # what a network of one's own draws by itself differs from rank to rank
     batches = Batches(
-        data, batch_size=batch_size, seed=seed, device=device, rank=ranks.rank, ranks=ranks.size
+        data,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        rank=ranks.rank,
+        ranks=ranks.size,
+        resident=config.data.resident,
+        workers=worker_count(config.data),
     )
     step = Step(config, generator, discriminator, device, precision=precision, ranks=ranks)
     return Assembly(config, device, precision, data.class_names, shape, batch_size, batches, step)

@@ -18,7 +18,6 @@ from training.models import Generator
 from training.pace import Clock
 from training.sources import Source
 
-
 FINISHED = ("horizon", "early-stopping", "goal")  # reasons after which a run is complete, not merely stopped
 
 

@@ -64,28 +64,48 @@ class Section(BaseModel):
 class DataSettings(Section):
     """What is learnt from."""
 
-    name: Literal["mnist", "fashion-mnist", "kmnist"] = Field("mnist", description="the data set")
-    root: Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())] | None = Field(
+    name: str = Field(
+        "mnist", description="mnist, fashion-mnist, kmnist, folder (class folders of images), module:Name"
+    )
+    root: AbsolutePath | None = Field(
         None,
         strict=False,
         description="folder of its files; unset: PATH_DATASETS, else the embedded MNIST or the user's cache",
+    )
+    size: Annotated[int, Field(ge=28, le=64, multiple_of=4)] = Field(28, description="folder: pixels of a side")
+    channels: Literal["auto", 1, 3] = Field("auto", description="folder: 1 grey, 3 colour; auto: as the images are")
+    skip_bad: bool = Field(False, description="folder: leave out files that cannot be read, instead of refusing all")
+    num_workers: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="processes that read images where a loader is used; unset: half the cores"
+    )
+    resident: Literal["auto"] | bool = Field(
+        "auto", description="whether the images live on the device; auto: if they take less than half its free memory"
     )
 
 
 class ModelSettings(Section):
     """The two networks."""
 
-    generator: Literal["conv", "mlp"] = Field("conv", description="conv: DCGAN-like; mlp: the Lightning tutorial's")
-    discriminator: Literal["conv", "mlp"] = Field("conv", description="conv: strided, projection; mlp: the tutorial's")
+    generator: str = Field("conv", description="conv: DCGAN-like; mlp: the Lightning tutorial's; or module:Name")
+    discriminator: str = Field("conv", description="conv: strided; mlp: the tutorial's; or module:Name")
     z_dim: PositiveInt = Field(64, description="length of the latent vector, drawn from a standard normal")
     width: PositiveInt = Field(32, description="channels at full resolution of the conv networks")
     conditional: bool = Field(True, description="whether both networks see the label")
+    conditioning: Literal["auto", "projection", "embedding"] = Field(
+        "auto", description="how the discriminator sees it; auto: projection for conv, embedding for mlp"
+    )
+    spectral_norm: bool = Field(False, description="whether the discriminator's layers are spectrally normalised")
+    options: dict[str, bool | int | float | str] = Field(
+        default_factory=dict, description="a table of what a network of one's own wants to know"
+    )
 
 
 class LossSettings(Section):
     """What the networks are trained towards."""
 
-    name: Literal["relativistic", "non-saturating"] = Field("relativistic", description="the adversarial loss")
+    name: str = Field(
+        "relativistic", description="relativistic, non-saturating, hinge, least-squares, wasserstein, or module:Name"
+    )
     r1: NonNegative = Field(0.05, description="weight γ of the gradient penalty on real images")
     r2: NonNegative = Field(0.05, description="weight γ of the gradient penalty on generated images")
     gp: NonNegative = Field(0.0, description="weight λ of WGAN-GP's penalty between real and generated images")

@@ -2,12 +2,17 @@
 
 MNIST's four files come with the package. Every IDX file is checked (magic number, sizes, digest where one is known)
 before a pixel of it is used. The 60,000 training images are split 55,000 / 5,000 by a fixed shuffle.
+
+One's own data set is a function (settings, split) that gives an ImageSet: registered with `@DATASETS.register("name")`
+or named as `data.name = "module:function"`. Folders of images are in `image_folder.py`.
 """
 
 import gzip
 import hashlib
+import json
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +24,7 @@ from torch import Tensor
 
 from training.config import DataSettings
 from training.errors import DataError
+from training.registry import Registry
 
 Split = Literal["train", "val", "test"]
 _VALIDATION = 5_000  # images of the training file
@@ -60,13 +66,61 @@ class ImageSet:
         return channels, height, width
 
 
+DATASETS: Registry[Callable[[DataSettings, Split], ImageSet]] = Registry("data set", "data.name")
+
+
 def load_split(settings: DataSettings, split: Split) -> ImageSet:
     """Reads one split of the data set that `settings` names.
 
     Raises:
-        DataError: a file is absent (and cannot be downloaded), truncated, foreign or damaged.
+        DataError: a file is absent (and cannot be downloaded), truncated, foreign or damaged; or what somebody's own
+            function gave is no set of images.
     """
+    return _sound(DATASETS.get(settings.name)(settings, split), f"data.name = '{settings.name}', {split} images")
+
+
+@DATASETS.register("mnist")
+@DATASETS.register("fashion-mnist")
+@DATASETS.register("kmnist")
+def _idx_set(settings: DataSettings, split: Split) -> ImageSet:
     return _load(settings.name, _folder(settings), split)
+
+
+@DATASETS.register("folder")
+def _folder_set(settings: DataSettings, split: Split) -> ImageSet:
+    from training.image_folder import load_folder  # it needs Pillow and this module
+
+    return load_folder(settings, split)
+
+
+def data_digest(settings: DataSettings) -> str:
+    """What tells this data set from others, for the names of files that are cached by it."""
+    if settings.name == "folder":
+        from training.image_folder import folder_digest
+
+        return f"folder-{folder_digest(settings)}"
+    if settings.name in _CLASS_NAMES:
+        return settings.name
+    data = load_split(settings, "train")
+    digest = hashlib.sha256(json.dumps([data.images.shape, data.class_names]).encode())
+    digest.update(data.images.numpy().tobytes())
+    return f"{settings.name.replace(':', '.')}-{digest.hexdigest()[:16]}"
+
+
+def _sound(data: ImageSet, what: str) -> ImageSet:
+    images, labels, classes = data.images, data.labels, len(data.class_names)
+    faults = []
+    if images.dtype != torch.uint8 or images.dim() != 4 or not len(images):
+        faults.append(
+            f"images are {images.dtype} {tuple(images.shape)}, expected uint8 [N, C, H, W] with pixels 0 … 255"
+        )
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        faults.append(f"labels are {labels.dtype} {tuple(labels.shape)}, expected int64 [{len(images)}]")
+    elif len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        faults.append(f"labels go from {int(labels.min())} to {int(labels.max())}, expected 0 to {classes - 1}")
+    if faults:
+        raise DataError(f"{what}: {'; '.join(faults)}")
+    return data
 
 
 @lru_cache(maxsize=4)

@@ -199,7 +199,8 @@ class _SharedBatchNorm(nn.Module):
 
     def __init__(self, local: nn.BatchNorm1d | nn.BatchNorm2d, ranks: Ranks) -> None:
         super().__init__()
-        assert local.affine and local.track_running_stats and local.momentum is not None, "the usual kind only"
+        assert local.affine, "the usual kind only"
+        assert local.momentum is not None, "likewise"
         self.weight, self.bias = local.weight, local.bias
         self._ranks, self._eps, self._momentum = ranks.size, local.eps, local.momentum
         for name, buffer in local.named_buffers():

@@ -17,7 +17,13 @@ from training.distributed import Ranks
 from training.errors import CheckpointError, ConfigError, TrainingError
 from training.registry import load_object
 from training.runs import (
-    CHECKPOINTS, LOGS, find_checkpoint, holds_checkpoints, newest_checkpoint, next_run_folder, write_settings,
+    CHECKPOINTS,
+    LOGS,
+    find_checkpoint,
+    holds_checkpoints,
+    newest_checkpoint,
+    next_run_folder,
+    write_settings,
 )  # fmt: skip
 from training.settings import resolve
 from training.trainer import Trainer
@@ -147,7 +153,9 @@ def load_callback(name: str) -> Callback:
                                " can, or an object."]) from error  # fmt: skip
     if isinstance(found, Callback):
         return found
-    raise ConfigError([f"--callback {name}: found {found!r}, expected a class derived from training.callback.Callback."])
+    raise ConfigError(
+        [f"--callback {name}: found {found!r}, expected a class derived from training.callback.Callback."]
+    )
 
 
 def _find_resumed(

@@ -1,18 +1,17 @@
-"""Adversarial losses and gradient penalties. Logits are [N]; every loss is a mean over the batch.
+"""Adversarial losses. Logits are [N]; every loss is a mean over the batch, so that equal shares of it may be averaged.
 
-- relativistic: each real image against one fake, softplus(−(D(x) − D(G(z)))) (Jolicoeur-Martineau 2018,
-  arXiv:1807.00734; with R1 and R2: Huang et al. 2024, arXiv:2501.05441).
-- non-saturating: softplus(−D(x)) + softplus(D(G(z))) against softplus(−D(G(z))) (Goodfellow et al. 2014).
-- gradient penalties R1 (real) and R2 (fake): γ/2 · E‖∇ₓD(x)‖² (Mescheder et al. 2018, arXiv:1801.04406).
+One's own loss is a class (or an object) with the same members: registered with `@LOSSES.register("name")`, or named as
+`loss.name = "module:Name"`.
 """
 
-from typing import Protocol
+from typing import Protocol, cast
 
-import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import relu, softplus
 
 from training.config import LossSettings
+from training.errors import ConfigError
+from training.registry import Registry
 
 
 class AdversarialLoss(Protocol):
@@ -29,8 +28,15 @@ class AdversarialLoss(Protocol):
     needs_real: bool  # whether the generator's loss looks at the real images' logits
 
 
+LOSSES: Registry[object] = Registry("loss", "loss.name")
+
+
+@LOSSES.register("relativistic")
 class Relativistic:
-    """Each fake is judged against the real image beside it."""
+    """Each fake is judged against the real image beside it, softplus(−(D(x) − D(G(z)))).
+
+    Jolicoeur-Martineau 2018, arXiv:1807.00734; with R1 and R2: Huang et al. 2024, arXiv:2501.05441, eq. 2.
+    """
 
     needs_real = True
 
@@ -42,8 +48,12 @@ class Relativistic:
         return softplus(real - fake).mean()
 
 
+@LOSSES.register("non-saturating")
 class NonSaturating:
-    """Binary cross-entropy on logits; the generator maximises log D instead of minimising log(1 − D)."""
+    """Binary cross-entropy on logits; the generator maximises log D instead of minimising log(1 − D).
+
+    Goodfellow et al. 2014, arXiv:1406.2661, section 3.
+    """
 
     needs_real = False
 
@@ -54,19 +64,58 @@ class NonSaturating:
         return softplus(-fake).mean()
 
 
-LOSSES: dict[str, AdversarialLoss] = {"relativistic": Relativistic(), "non-saturating": NonSaturating()}
+@LOSSES.register("hinge")
+class Hinge:
+    """max(0, 1 − D(x)) + max(0, 1 + D(G(z))) against −D(G(z)).
 
-
-def squared_gradient_norm(logits: Tensor, images: Tensor) -> Tensor:
-    """‖∇ₓD(x)‖² for each image, [N], differentiable once more.
-
-    `logits` [N] must come from `images` [N, C, H, W], which must require a gradient; image i must not reach logit j ≠ i
-    (no batch statistics in the discriminator), since the gradient of the logits' sum stands for N gradients.
+    Lim & Ye 2017, arXiv:1705.02894; as in Miyato et al. 2018, arXiv:1802.05957, eq. 16 and 17.
     """
-    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return gradient.square().sum(dim=(1, 2, 3))
+
+    needs_real = False
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return relu(1 - real).mean() + relu(1 + fake).mean()
+
+    def generator(self, real: Tensor | None, fake: Tensor) -> Tensor:
+        return -fake.mean()
+
+
+@LOSSES.register("least-squares")
+class LeastSquares:
+    """½(D(x) − 1)² + ½D(G(z))² against ½(D(G(z)) − 1)²: Mao et al. 2017, arXiv:1611.04076, eq. 9."""
+
+    needs_real = False
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return 0.5 * (real - 1).square().mean() + 0.5 * fake.square().mean()
+
+    def generator(self, real: Tensor | None, fake: Tensor) -> Tensor:
+        return 0.5 * (fake - 1).square().mean()
+
+
+@LOSSES.register("wasserstein")
+class Wasserstein:
+    """D(G(z)) − D(x) against −D(G(z)): Arjovsky et al. 2017, arXiv:1701.07875, eq. 2. The critic must be kept smooth:
+    by `loss.gp`, or `model.spectral_norm`."""
+
+    needs_real = False
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return fake.mean() - real.mean()
+
+    def generator(self, real: Tensor | None, fake: Tensor) -> Tensor:
+        return -fake.mean()
 
 
 def build_loss(settings: LossSettings) -> AdversarialLoss:
-    """The loss that the settings name."""
-    return LOSSES[settings.name]
+    """The loss that the settings name.
+
+    Raises:
+        ConfigError: there is no such loss, or it lacks a member.
+    """
+    found = LOSSES.get(settings.name)
+    loss = found() if isinstance(found, type) else found
+    lacking = [name for name in ("discriminator", "generator", "needs_real") if not hasattr(loss, name)]
+    if lacking:
+        raise ConfigError([f"loss.name = '{settings.name}': {found!r} lacks {', '.join(lacking)}; a loss has these."])
+    return cast(AdversarialLoss, loss)

@@ -4,16 +4,22 @@ images (and labels) to logits [N].
 - conv: a small DCGAN (Radford et al. 2016, arXiv:1511.06434) without batch normalisation; the generator sees the label
   as an embedding beside z, the discriminator as a projection (Miyato & Koyama 2018, arXiv:1802.05637).
 - mlp: the networks of the PyTorch Lightning tutorial "basic GAN", the discriminator without its final sigmoid.
+
+One's own network is registered with `@GENERATORS.register("name")` or named as `model.generator = "module:Name"`: a
+callable (settings, shape, classes) that gives it, with classes None where there are no labels.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from training.config import ModelSettings
 from training.errors import ConfigError
+from training.registry import Registry
 
 _HIDDEN = 256  # the conv discriminator's last layer
 _EMBEDDING = 32  # what the conv generator sees of a label
@@ -43,6 +49,14 @@ class Generator(nn.Module):
         return self.classes is not None
 
 
+GENERATORS: Registry[Callable[[ModelSettings, ImageShape, int | None], Generator]] = Registry(
+    "generator", "model.generator"
+)
+DISCRIMINATORS: Registry[Callable[[ModelSettings, ImageShape, int | None], nn.Module]] = Registry(
+    "discriminator", "model.discriminator"
+)
+
+
 class ConvGenerator(Generator):
     """z and label → 2w·H/4·W/4 → w·H/2·W/2 → C·H·W by transposed convolutions."""
 
@@ -68,12 +82,14 @@ class ConvGenerator(Generator):
 
 
 class ConvDiscriminator(nn.Module):
-    """C·H·W → w·H/2·W/2 → 2w·H/4·W/4 → 256 → logit, plus the projection on the label's embedding."""
+    """C·H·W → w·H/2·W/2 → 2w·H/4·W/4 → 256 → logit, plus the projection on the label's embedding. With `embedding`
+    the label comes as a further channel instead: a learnt picture for each class."""
 
-    def __init__(self, classes: int | None, shape: ImageShape, width: int) -> None:
+    def __init__(self, classes: int | None, shape: ImageShape, width: int, *, embedding: bool = False) -> None:
         super().__init__()
+        self.embedding = nn.Embedding(classes, shape.height * shape.width) if classes and embedding else None
         self.features = nn.Sequential(
-            nn.Conv2d(shape.channels, width, 4, stride=2, padding=1),
+            nn.Conv2d(shape.channels + (self.embedding is not None), width, 4, stride=2, padding=1),
             nn.LeakyReLU(0.2),
             nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
             nn.LeakyReLU(0.2),
@@ -82,16 +98,23 @@ class ConvDiscriminator(nn.Module):
             nn.LeakyReLU(0.2),
         )
         self.logit = nn.Linear(_HIDDEN, 1)
-        self.projection = nn.Embedding(classes, _HIDDEN) if classes else None
-        if self.projection is not None:
-            nn.init.normal_(self.projection.weight, std=_HIDDEN**-0.5)
+        self.projection = _projection(classes, _HIDDEN) if classes and not embedding else None
 
     def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
+        if self.embedding is not None:
+            plane = self.embedding(label).view(-1, 1, *images.shape[2:])
+            images = torch.cat([images, plane], dim=1)
         features = self.features(images)
         logits: Tensor = self.logit(features).squeeze(1)
         if self.projection is not None:
             logits = logits + (self.projection(label) * features).sum(dim=1)
         return logits
+
+
+def _projection(classes: int, width: int) -> nn.Embedding:
+    projection = nn.Embedding(classes, width)
+    nn.init.normal_(projection.weight, std=width**-0.5)
+    return projection
 
 
 class MlpGenerator(Generator):
@@ -117,51 +140,112 @@ class MlpGenerator(Generator):
 
 
 class MlpDiscriminator(nn.Module):
-    """The tutorial's: C·H·W → 512 → 256 → logit; a label enters as an embedding beside the pixels."""
+    """The tutorial's: C·H·W → 512 → 256 → logit; a label enters as an embedding beside the pixels, or by projection."""
 
-    def __init__(self, classes: int | None, shape: ImageShape) -> None:
+    def __init__(self, classes: int | None, shape: ImageShape, *, projection: bool = False) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(classes, classes) if classes else None
+        beside = classes if classes and not projection else 0
+        self.embedding = nn.Embedding(beside, beside) if beside else None
         self.net = nn.Sequential(
-            nn.Linear(shape.size + (classes or 0), 512),
+            nn.Linear(shape.size + beside, 512),
             nn.LeakyReLU(0.2),
             nn.Linear(512, 256),
             nn.LeakyReLU(0.2),
             nn.Linear(256, 1),
         )
+        self.projection = _projection(classes, 256) if classes and projection else None
 
     def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
         flat = images.flatten(1)
         if self.embedding is not None:
             flat = torch.cat([flat, self.embedding(label)], dim=1)
-        logits: Tensor = self.net(flat).squeeze(1)
+        features = self.net[:-1](flat)
+        logits: Tensor = self.net[-1](features).squeeze(1)
+        if self.projection is not None:
+            logits = logits + (self.projection(label) * features).sum(dim=1)
         return logits
+
+
+@GENERATORS.register("conv")
+def _conv_generator(settings: ModelSettings, shape: ImageShape, classes: int | None) -> Generator:
+    _need_quarters(shape, "model.generator")
+    return ConvGenerator(settings.z_dim, classes, shape, settings.width)
+
+
+@GENERATORS.register("mlp")
+def _mlp_generator(settings: ModelSettings, shape: ImageShape, classes: int | None) -> Generator:
+    return MlpGenerator(settings.z_dim, classes, shape)
+
+
+@DISCRIMINATORS.register("conv")
+def _conv_discriminator(settings: ModelSettings, shape: ImageShape, classes: int | None) -> nn.Module:
+    _need_quarters(shape, "model.discriminator")
+    return ConvDiscriminator(classes, shape, settings.width, embedding=settings.conditioning == "embedding")
+
+
+@DISCRIMINATORS.register("mlp")
+def _mlp_discriminator(settings: ModelSettings, shape: ImageShape, classes: int | None) -> nn.Module:
+    return MlpDiscriminator(classes, shape, projection=settings.conditioning == "projection")
 
 
 def build_generator(settings: ModelSettings, shape: ImageShape, classes: int) -> Generator:
     """The generator that the settings name, with fresh weights.
 
     Raises:
-        ConfigError: the images' size does not suit the network.
+        ConfigError: there is no such network, the images' size does not suit it, or it does not do what one must.
     """
-    labels = classes if settings.conditional else None
-    if settings.generator == "mlp":
-        return MlpGenerator(settings.z_dim, labels, shape)
-    _need_quarters(shape, "model.generator")
-    return ConvGenerator(settings.z_dim, labels, shape, settings.width)
+    network = GENERATORS.get(settings.generator)(settings, shape, classes if settings.conditional else None)
+    if settings.generator not in ("conv", "mlp"):
+        _try_generator(network, settings, shape)
+    return network
 
 
 def build_discriminator(settings: ModelSettings, shape: ImageShape, classes: int) -> nn.Module:
-    """The discriminator that the settings name, with fresh weights.
+    """The discriminator that the settings name, with fresh weights; under spectral normalisation (Miyato et al. 2018,
+    arXiv:1802.05957) where `model.spectral_norm` asks for it.
 
     Raises:
-        ConfigError: the images' size does not suit the network.
+        ConfigError: there is no such network, the images' size does not suit it, or it does not do what one must.
     """
-    labels = classes if settings.conditional else None
-    if settings.discriminator == "mlp":
-        return MlpDiscriminator(labels, shape)
-    _need_quarters(shape, "model.discriminator")
-    return ConvDiscriminator(labels, shape, settings.width)
+    network = DISCRIMINATORS.get(settings.discriminator)(settings, shape, classes if settings.conditional else None)
+    if settings.spectral_norm:
+        for layer in list(network.modules()):
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.Embedding):
+                spectral_norm(layer)
+    if settings.discriminator not in ("conv", "mlp"):
+        _try_discriminator(network, settings, shape)
+    return network
+
+
+@torch.no_grad()
+def _try_generator(network: object, settings: ModelSettings, shape: ImageShape) -> None:
+    """Two images from somebody's own generator: is it one?"""
+    where = f"model.generator = '{settings.generator}'"
+    if not isinstance(network, Generator):
+        raise ConfigError([f"{where}: it gives {type(network).__name__}, expected a training.models.Generator."])
+    with torch.random.fork_rng(devices=[]):  # a trial must not use up the random numbers of the training
+        images = network.eval()(torch.randn(2, network.z_dim), torch.zeros(2, dtype=torch.int64))
+    network.train()
+    if tuple(images.shape) != (2, *shape) or images.abs().max() > 1:
+        raise ConfigError(
+            [f"{where}: two images have shape {tuple(images.shape)} and values up to {images.abs().max():.2f}, expected"
+             f" {(2, *shape)} within [-1, 1]; end it in tanh."]
+        )  # fmt: skip
+
+
+@torch.no_grad()
+def _try_discriminator(network: object, settings: ModelSettings, shape: ImageShape) -> None:
+    """Two logits from somebody's own discriminator: is it one?"""
+    where = f"model.discriminator = '{settings.discriminator}'"
+    if not isinstance(network, nn.Module):
+        raise ConfigError([f"{where}: it gives {type(network).__name__}, expected a torch.nn.Module."])
+    with torch.random.fork_rng(devices=[]):
+        logits = network.eval()(torch.zeros(2, *shape), torch.zeros(2, dtype=torch.int64))
+    network.train()
+    if tuple(logits.shape) != (2,):
+        raise ConfigError(
+            [f"{where}: two logits have shape {tuple(logits.shape)}, expected (2,); squeeze the last axis."]
+        )
 
 
 def _need_quarters(shape: ImageShape, setting: str) -> None:

@@ -14,7 +14,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from training.config import Config, setting_names
+from training.data import DATASETS
 from training.errors import ConfigError
+from training.losses import LOSSES
+from training.models import DISCRIMINATORS, GENERATORS
 
 ENVIRONMENT_PREFIX = "GANCTL_"  # GANCTL_TRAIN__BATCH_SIZE sets train.batch_size
 
@@ -86,6 +89,8 @@ def resolve(
             else:
                 faults.append(f"{source}: unknown setting '{name}'.{suggest(name, known)}")
     config = _validate(chosen, values, sources, faults)
+    if config is not None:
+        faults += _unknown_names(config, sources)
     if faults or config is None:
         raise ConfigError(faults)
     return config, sources
@@ -120,6 +125,22 @@ def _validate(preset: str, values: Values, sources: dict[str, str], faults: list
             )
             faults.append(f"{sources.get(name, 'default')}: {name} = {detail['input']!r}: {message}.{hint}")
         return None
+
+
+def _unknown_names(config: Config, sources: Mapping[str, str]) -> list[str]:
+    """What a setting names and nobody has registered."""
+    faults = []
+    for registry, name in (
+        (DATASETS, config.data.name),
+        (GENERATORS, config.model.generator),
+        (DISCRIMINATORS, config.model.discriminator),
+        (LOSSES, config.loss.name),
+    ):
+        try:
+            registry.get(name)
+        except ConfigError as error:
+            faults += [f"{sources[registry.setting]}: {fault}" for fault in error.faults]
+    return faults
 
 
 def _read_preset(name: str, faults: list[str]) -> Values:

@@ -84,6 +84,7 @@ class Trainer:
         with ExitStack() as stack:
             for callback in self.callbacks:
                 stack.callback(callback.close)  # in reverse order, whatever happens, also if one of them fails
+            stack.callback(self.parts.batches.close)
             self._begin()
             while not self._should_stop():
                 self._train_step()

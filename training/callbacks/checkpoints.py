@@ -21,9 +21,9 @@ _ALWAYS_KNOWN = ("step", "images")  # what a file's name may hold beside scores
 class Checkpoint(Callback):
     """Keeps `last`, `best`, the top k by score, and the save before last; deletes the others.
 
-    Every evaluation is saved. `ranking` (best first: score, step, name) and `recent` (step, name) belong to the training
-    state: a resumed run keeps and drops the same files. Names that mean the same checkpoint are hard links to one file
-    where the file system has them.
+    Every evaluation is saved. `ranking` (best first: score, step, name) and `recent` (step, name) belong to the
+    training state: a resumed run keeps and drops the same files. Names that mean the same checkpoint are hard links to
+    one file where the file system has them.
     """
 
     def __init__(

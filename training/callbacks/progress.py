@@ -47,7 +47,8 @@ class Progress(Callback):
 
     def on_log(self, run: Run, stats: Mapping[str, float]) -> None:
         self._losses = f"  D {stats['loss_d']:.3f}  G {stats['loss_g']:.3f}"
-        line = f"step {run.step}  {_share(run)}  {run.clock.images_per_second:,.0f} images/s{self._losses}{_time_left(run)}"
+        rate = f"{run.clock.images_per_second:,.0f} images/s"
+        line = f"step {run.step}  {_share(run)}  {rate}{self._losses}{_time_left(run)}"
         self._log.info(line)
         if self._bar is None and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINES_EVERY

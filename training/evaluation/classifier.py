@@ -4,6 +4,7 @@ MNIST's weights are in the package (`train_classifier.py` made them, `classifier
 another data set the same network is trained on that set's training split once and kept in the user's cache.
 """
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from training.config import DataSettings
+from training.data import data_digest
 from training.errors import DataError
 from training.models import to_float
 
@@ -80,22 +82,25 @@ def load_classifier(data: DataSettings, announce: Callable[[str], None] = lambda
     if data.name == "mnist":
         return read_classifier(COMMITTED)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ganctl" / "classifiers"
-    path = cache / f"{data.name}.safetensors"
+    path = cache / f"{data_digest(data)}.safetensors"
     if not path.exists():
         from training.evaluation.train_classifier import train_and_save
 
         announce(f"training the classifier that scores {data.name}, once; it will be kept in {path}")
-        train_and_save(data, path, announce=announce)
+        with torch.random.fork_rng():  # a training run that asks for it must not notice
+            train_and_save(data, path, announce=announce)
     return read_classifier(path)
 
 
 def read_classifier(path: Path) -> Classifier:
     """Reads weights that `train_classifier.train_and_save` wrote."""
-    with torch.random.fork_rng(devices=[]):  # fresh weights must not use up the random numbers of a training run
-        classifier = Classifier()
     try:
-        classifier.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError) as error:
+        weights = load_file(path)
+        classes, inputs = weights["head.weight"].shape[0], weights["body.13.weight"].shape[1]
+        with torch.random.fork_rng(devices=[]):  # fresh weights must not use up the random numbers of a training run
+            classifier = Classifier(weights["body.0.weight"].shape[1], classes, 4 * math.isqrt(inputs // 64))
+        classifier.load_state_dict(weights)
+    except (SafetensorError, RuntimeError, KeyError) as error:
         raise DataError(
             f"{path}: not the weights of the scoring classifier ({error}); delete it or reinstall"
         ) from error

@@ -23,6 +23,7 @@ from training.evaluation.classifier import COMMITTED, Classifier, judge
 from training.models import to_float
 
 _BATCH = 128
+_LEAST_STEPS = 200  # for small sets, whose epochs are short
 _PEAK_RATE = 3e-3
 _EMA = 0.998
 
@@ -38,19 +39,22 @@ def train_classifier(
         classifier, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(_EMA), use_buffers=True
     )
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=_PEAK_RATE, weight_decay=1e-2, fused=True)
-    steps = len(data) // _BATCH
+    batch = min(_BATCH, len(data))
+    steps = len(data) // batch
+    epochs = max(epochs, -(-_LEAST_STEPS // steps))
     for epoch in range(epochs):
         order = torch.randperm(len(data))
         for step in range(steps):
             done = (epoch * steps + step) / (epochs * steps)
             optimizer.param_groups[0]["lr"] = _PEAK_RATE * min(done * 10, 0.5 * (1 + math.cos(math.pi * done)))
-            chosen = order[step * _BATCH : (step + 1) * _BATCH]
+            chosen = order[step * batch : (step + 1) * batch]
             _, logits = classifier(_augment(to_float(data.images[chosen])))
             optimizer.zero_grad()
             cross_entropy(logits, data.labels[chosen]).backward()
             optimizer.step()
             average.update_parameters(classifier)
-        announce(f"classifier: epoch {epoch + 1} of {epochs}")
+        if epoch + 1 == epochs or (epoch + 1) % max(1, epochs // 8) == 0:
+            announce(f"classifier: epoch {epoch + 1} of {epochs}")
     trained = average.module
     assert isinstance(trained, Classifier)
     return trained.eval()

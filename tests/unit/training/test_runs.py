@@ -135,8 +135,8 @@ def test_a_complete_run_may_keep_its_best_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("filename", "message"),
-    [("model", "expected {step}"), ("last-{step}", "other than last"), ("a/{step}", "without '/'"), ("{step", "no temp"),
-     ("{step}{x.y}", "plain names")],
+    [("model", "expected {step}"), ("last-{step}", "other than last"), ("a/{step}", "without '/'"),
+     ("{step", "no template"), ("{step}{x.y}", "plain names")],
 )  # fmt: skip
 def test_a_name_that_cannot_work_is_refused(filename: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -310,5 +310,7 @@ def test_more_label_accuracy_is_better_without_saying_so() -> None:
 
 def test_an_unconditional_generator_cannot_be_watched_by_label_accuracy(tmp_path: Path) -> None:
     config, _ = resolve(preset="lightning-basic-gan", assignments=["checkpoint.monitor=label_accuracy"], environment={})
-    with pytest.raises(ConfigError, match="'label_accuracy': no callback produces such a score; there are fd, fd_floor"):
+    with pytest.raises(
+        ConfigError, match="'label_accuracy': no callback produces such a score; there are fd, fd_floor"
+    ):
         Trainer(config, run_dir=tmp_path)

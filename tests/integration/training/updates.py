@@ -1,0 +1,55 @@
+"""Run by torchrun in test_ranks.py: the gradients and weights of some updates, for a table of settings.
+
+Each rank takes its share of the batch; the first writes what it has to the file that is named first.
+"""
+
+import json
+import sys
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from training.distributed import Ranks
+from training.models import ImageShape, build_discriminator, build_generator
+from training.settings import resolve
+from training.step import Step
+
+SHAPE, BATCH, STEPS = ImageShape(1, 28, 28), 8, 3
+
+
+def main(target: str, cases: dict[str, list[str]]) -> None:
+    ranks = Ranks.join()
+    found: dict[str, Tensor] = {}
+    for name, assignments in cases.items():
+        preset, *rest = assignments
+        for dtype in (torch.float64, torch.float32):
+            config, _ = resolve(preset=preset, assignments=["model.width=4", *rest], environment={})
+            torch.manual_seed(1)
+            generator = build_generator(config.model, SHAPE, 10).to(dtype)
+            discriminator = build_discriminator(config.model, SHAPE, 10).to(dtype)
+            step = Step(config, generator, discriminator, torch.device("cpu"), ranks=ranks)
+            rng = torch.Generator().manual_seed(2)
+            for number in range(STEPS):
+                images = torch.randint(256, (BATCH, *SHAPE), generator=rng, dtype=torch.uint8)
+                labels = torch.randint(10, (BATCH,), generator=rng)
+                share = ranks.share(BATCH)
+                step(images[share], labels[share], step=number, progress=0.0, rate=0.1)
+                if number == 0:
+                    gradients = {
+                        f"{name}/{dtype}/gradient/{phase.name}.{key}": parameter.grad.clone()
+                        for phase in step.phases
+                        for key, parameter in phase.network.named_parameters()
+                        if parameter.grad is not None
+                    }
+                    found |= gradients
+            for network in ("generator", "discriminator", "ema"):
+                for key, value in getattr(step, network).state_dict().items():
+                    found[f"{name}/{dtype}/after/{network}.{key}"] = value.clone()
+    if ranks.first:
+        save_file({key: value.contiguous() for key, value in found.items()}, target)
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], json.loads(sys.argv[2]))
