@@ -18,10 +18,12 @@ from training.data import DATASETS
 from training.errors import ConfigError
 from training.losses import LOSSES
 from training.models import DISCRIMINATORS, GENERATORS
+from training.registry import Registry
 
 ENVIRONMENT_PREFIX = "GANCTL_"  # GANCTL_TRAIN__BATCH_SIZE sets train.batch_size
 
 Values = dict[str, Any]
+_REGISTRIES: tuple[Registry[Any], ...] = (DATASETS, GENERATORS, DISCRIMINATORS, LOSSES)
 
 
 def preset_names() -> list[str]:
@@ -89,8 +91,7 @@ def resolve(
             else:
                 faults.append(f"{source}: unknown setting '{name}'.{suggest(name, known)}")
     config = _validate(chosen, values, sources, faults)
-    if config is not None:
-        faults += _unknown_names(config, sources)
+    faults += _unknown_names(values, sources)
     if faults or config is None:
         raise ConfigError(faults)
     return config, sources
@@ -127,19 +128,16 @@ def _validate(preset: str, values: Values, sources: dict[str, str], faults: list
         return None
 
 
-def _unknown_names(config: Config, sources: Mapping[str, str]) -> list[str]:
+def _unknown_names(values: Values, sources: Mapping[str, str]) -> list[str]:
     """What a setting names and nobody has registered."""
     faults = []
-    for registry, name in (
-        (DATASETS, config.data.name),
-        (GENERATORS, config.model.generator),
-        (DISCRIMINATORS, config.model.discriminator),
-        (LOSSES, config.loss.name),
-    ):
-        try:
-            registry.get(name)
-        except ConfigError as error:
-            faults += [f"{sources[registry.setting]}: {fault}" for fault in error.faults]
+    for registry in _REGISTRIES:
+        name = values.get(registry.setting)
+        if isinstance(name, str):  # anything else is a fault that has been told
+            try:
+                registry.get(name)
+            except ConfigError as error:
+                faults += [f"{sources[registry.setting]}: {fault}" for fault in error.faults]
     return faults
 
 
@@ -196,3 +194,13 @@ def _parse_value(text: str) -> Any:
         return tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:  # bare words such as cosine or 120s are text
         return text.strip()
+
+
+def configure(preset: str | None = None, settings: Mapping[str, Any] | None = None) -> Config:
+    """The settings of a preset with some changed, for Python: `configure("conv", {"train.horizon": "1 epochs"})`.
+
+    Raises:
+        ConfigError: with every fault.
+    """
+    config, _ = resolve(preset=preset, flags={name: ("configure", value) for name, value in (settings or {}).items()})
+    return config

@@ -15,8 +15,9 @@ from tests.conftest import SMALL
 from training.callback import Callback, Run
 from training.callbacks import EarlyStopping, Preemption, Progress, TensorBoard, TimeLimit
 from training.launch import Launch
+from training.requests import Result
 from training.settings import resolve
-from training.trainer import Result, Trainer
+from training.trainer import Trainer
 
 
 def run_with(tmp_path: Path, *callbacks: Callback, max_steps: int | None = 12, extra: tuple[str, ...] = ()) -> Result:
@@ -115,6 +116,7 @@ def test_a_signal_ends_the_run_after_its_step_with_everything_saved(tmp_path: Pa
     result = run_with(tmp_path, Kill(), Preemption(), max_steps=50)
     assert result.stopped_by == "SIGTERM"
     assert result.steps == 5
+    assert result.last is not None
     assert result.last.exists()
     assert result.best is None  # no time was taken for an evaluation
     assert signal.getsignal(signal.SIGTERM) is before

@@ -1,57 +1,83 @@
-"""Losses have the values of their formulas; the penalty is the gradient that finite differences see."""
+"""Losses have the values of their formulas, and slopes that finite differences see."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from training.config import ModelSettings
-from training.losses import LOSSES, squared_gradient_norm
-from training.models import ImageShape, build_discriminator
+from training.config import LossSettings
+from training.errors import ConfigError
+from training.losses import LOSSES, AdversarialLoss, build_loss
 
-REAL, FAKE = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])
+REAL, FAKE = (1.1, -2.0, 0.3), (0.5, 3.0, -1.7)
 
 
 def softplus(x: float) -> float:
     return math.log1p(math.exp(x))
 
 
-def test_the_relativistic_loss_pairs_each_fake_with_the_real_image_beside_it() -> None:
-    loss = LOSSES["relativistic"]
-    assert loss.discriminator(REAL, FAKE).item() == pytest.approx((softplus(0.5 - 1) + softplus(3 + 2)) / 2)
-    assert loss.generator(REAL, FAKE).item() == pytest.approx((softplus(1 - 0.5) + softplus(-2 - 3)) / 2)
+def mean(f: Callable[[float, float], float]) -> float:
+    return sum(f(real, fake) for real, fake in zip(REAL, FAKE, strict=True)) / len(REAL)
 
 
-def test_the_non_saturating_loss_is_binary_cross_entropy_on_logits() -> None:
-    loss = LOSSES["non-saturating"]
-    bce = torch.nn.functional.binary_cross_entropy_with_logits
-    expected = bce(REAL, torch.ones(2)) + bce(FAKE, torch.zeros(2))
-    assert loss.discriminator(REAL, FAKE).item() == pytest.approx(expected.item())
-    assert loss.generator(None, FAKE).item() == pytest.approx(bce(FAKE, torch.ones(2)).item())
+FORMULAS: dict[str, tuple[Callable[[float, float], float], Callable[[float, float], float]]] = {
+    "relativistic": (lambda r, f: softplus(-(r - f)), lambda r, f: softplus(-(f - r))),
+    "non-saturating": (
+        lambda r, f: -math.log(1 / (1 + math.exp(-r))) - math.log(1 - 1 / (1 + math.exp(-f))),
+        lambda r, f: -math.log(1 / (1 + math.exp(-f))),
+    ),
+    "hinge": (lambda r, f: max(0.0, 1 - r) + max(0.0, 1 + f), lambda r, f: -f),
+    "least-squares": (lambda r, f: 0.5 * (r - 1) ** 2 + 0.5 * f**2, lambda r, f: 0.5 * (f - 1) ** 2),
+    "wasserstein": (lambda r, f: f - r, lambda r, f: -f),
+}
 
 
-def test_the_gradient_penalty_agrees_with_finite_differences() -> None:
-    torch.manual_seed(0)
-    shape = ImageShape(1, 8, 8)
-    discriminator = build_discriminator(ModelSettings.model_validate({"width": 4}), shape, 3).double()
-    images, labels = torch.rand(2, *shape, dtype=torch.float64, requires_grad=True), torch.tensor([0, 2])
-    found = squared_gradient_norm(discriminator(images, labels), images)
-    step = 1e-6
-    expected = torch.zeros(2, dtype=torch.float64)
-    with torch.no_grad():
-        for pixel in range(shape.size):
-            shift = torch.zeros(shape.size, dtype=torch.float64)
-            shift[pixel] = step
-            shift = shift.view(1, *shape)
-            slope = (discriminator(images + shift, labels) - discriminator(images - shift, labels)) / (2 * step)
-            expected += slope.square()
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-12)
+def loss_of(name: str) -> AdversarialLoss:
+    return build_loss(LossSettings.model_validate({"name": name}))
 
 
-def test_the_gradient_penalty_can_itself_be_made_smaller() -> None:
-    torch.manual_seed(0)
-    discriminator = build_discriminator(ModelSettings.model_validate({"width": 4}), ImageShape(1, 8, 8), 3)
-    images, labels = torch.rand(2, 1, 8, 8, requires_grad=True), torch.tensor([0, 2])
-    penalty = squared_gradient_norm(discriminator(images, labels), images).sum()
-    gradients = torch.autograd.grad(penalty, list(discriminator.parameters()), allow_unused=True)
-    assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+def logits(values: tuple[float, ...]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64, requires_grad=True)
+
+
+def test_every_loss_that_comes_with_ganctl_is_checked_here() -> None:
+    assert sorted(FORMULAS) == LOSSES.names()
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_loss_is_the_mean_of_its_formula(name: str) -> None:
+    loss, (discriminator, generator) = loss_of(name), FORMULAS[name]
+    assert loss.discriminator(logits(REAL), logits(FAKE)).item() == pytest.approx(mean(discriminator))
+    real = logits(REAL) if loss.needs_real else None
+    assert loss.generator(real, logits(FAKE)).item() == pytest.approx(mean(generator))
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_loss_has_the_slopes_that_finite_differences_see(name: str) -> None:
+    loss = loss_of(name)
+    assert torch.autograd.gradcheck(loss.discriminator, (logits(REAL), logits(FAKE)))
+    assert torch.autograd.gradcheck(lambda fake: loss.generator(logits(REAL).detach(), fake), (logits(FAKE),))
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_the_generator_is_drawn_towards_higher_logits(name: str) -> None:
+    fake = logits((-0.5, 0.25, 0.5))
+    loss_of(name).generator(logits(REAL).detach(), fake).backward()
+    assert fake.grad is not None
+    assert (fake.grad < 0).all()
+
+
+def test_an_unknown_loss_is_told_with_those_that_exist() -> None:
+    with pytest.raises(ConfigError, match=r"no such loss; there are hinge, least-squares.* Did you mean wasserstein"):
+        loss_of("wasserstien")
+
+
+class Lopsided:
+    def discriminator(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+        return fake.mean()
+
+
+def test_a_loss_of_ones_own_without_its_members_is_refused() -> None:
+    with pytest.raises(ConfigError, match="lacks generator, needs_real"):
+        loss_of(f"{__name__}:Lopsided")

@@ -65,3 +65,40 @@ def test_every_grey_level_survives_the_way_to_floats_and_back() -> None:
     assert to_float(levels).min() == -1
     assert to_float(levels).max() == 1
     assert torch.equal(to_bytes(to_float(levels)), levels)
+
+
+@pytest.mark.parametrize("kind", ["conv", "mlp"])
+@pytest.mark.parametrize("conditioning", ["auto", "projection", "embedding"])
+def test_the_discriminator_sees_the_label_by_projection_or_embedding_or_not_at_all(
+    kind: str, conditioning: str
+) -> None:
+    torch.manual_seed(0)
+    shape, images = ImageShape(3, 28, 28), torch.rand(2, 3, 28, 28)
+    model = settings(discriminator=kind, conditioning=conditioning, width=4)
+    sees = build_discriminator(model, shape, 10)
+    names = dict(sees.named_parameters())
+    by_projection = conditioning == "projection" or (conditioning == "auto" and kind == "conv")
+    assert ("projection.weight" in names, "embedding.weight" in names) == (by_projection, not by_projection)
+    zero, one = (sees(images, torch.full((2,), label)) for label in (0, 1))
+    assert not torch.allclose(zero, one)
+    blind = build_discriminator(model.model_copy(update={"conditional": False}), shape, 10)
+    assert torch.equal(blind(images, torch.zeros(2).long()), blind(images, torch.ones(2).long()))
+
+
+@pytest.mark.parametrize("kind", ["conv", "mlp"])
+def test_spectral_normalisation_brings_every_layer_to_a_largest_singular_value_of_1(kind: str) -> None:
+    torch.manual_seed(0)
+    model = settings(discriminator=kind, spectral_norm=True, width=4)
+    discriminator = build_discriminator(model, ImageShape(1, 28, 28), 10)
+    labels = torch.zeros(2, dtype=torch.int64)
+    for _ in range(50):
+        discriminator(torch.rand(2, 1, 28, 28), labels)
+    layers = [m for m in discriminator.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.Embedding)]
+    assert len(layers) >= 4
+    for layer in layers:
+        largest = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2).item()
+        assert largest == pytest.approx(1, abs=0.02), layer
+    again = build_discriminator(model, ImageShape(1, 28, 28), 10)
+    again.load_state_dict(discriminator.state_dict())
+    images = torch.rand(2, 1, 28, 28)
+    torch.testing.assert_close(again.eval()(images, labels), discriminator.eval()(images, labels))

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from training.config import Config
-from training.losses import LOSSES, squared_gradient_norm
+from training.losses import build_loss
 from training.models import Generator, ImageShape, build_discriminator, build_generator, to_float
+from training.penalties import squared_gradient_norm
 from training.settings import resolve
 from training.step import STATS, Step
 
@@ -33,7 +34,7 @@ def straightforward_step(config: Config, generator: Generator, discriminator: nn
     """The same update written as a textbook would: separate passes, zero_grad, backward, plain Adam."""
     images, labels = batch()
     rng = torch.Generator().manual_seed(config.train.seed)
-    loss, settings = LOSSES[config.loss.name], config.optimizer
+    loss, settings = build_loss(config.loss), config.optimizer
     real = to_float(images).requires_grad_(True)
     options = {"lr": settings.lr, "betas": (settings.beta1, settings.beta2), "eps": settings.eps}
     adam_d = torch.optim.Adam(discriminator.parameters(), **options)  # type: ignore[arg-type]

@@ -164,7 +164,7 @@ def test_settings_that_do_not_fit_data_or_machine_are_refused_before_a_step(
 
 class Recorder(Callback):
     def __init__(self, name: str, events: list[str]) -> None:
-        self.key = name  # type: ignore[misc]
+        self.key = name
         self._name, self._events = name, events
 
     def on_start(self, run: Run) -> None:
@@ -269,6 +269,7 @@ def test_a_run_that_goes_on_in_another_folder_has_its_checkpoints_there(tmp_path
     moved = Launch(run_dir=tmp_path / "b", resume=str(source))
     result = moved.build(max_steps=20).fit()
     assert result.best is not None
+    assert result.last is not None
     assert read_checkpoint(result.best).step == read_checkpoint(result.last).step == 20
     with pytest.raises(FolderInUse, match="already holds a run"):
         Launch(run_dir=tmp_path / "b", resume=str(source))

@@ -1,0 +1,187 @@
+"""One's own networks, losses, data sets and callbacks: by registry, or as module:Name."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.conftest import SMALL
+from training.callback import Callback
+from training.config import ModelSettings
+from training.data import DATASETS, ImageSet, load_split
+from training.errors import ConfigError, DataError
+from training.launch import Launch, load_callback
+from training.losses import LOSSES, NonSaturating
+from training.models import DISCRIMINATORS, GENERATORS, Generator, ImageShape
+from training.registry import Registry, load_object
+from training.settings import resolve
+
+MODULE = """
+import torch
+from torch import nn
+from training.callback import Callback
+from training.data import ImageSet
+from training.losses import Hinge
+from training.models import Generator
+
+class Tiny(Generator):
+    def __init__(self, settings, shape, classes):
+        super().__init__(settings.z_dim, classes, shape)
+        self.net = nn.Linear(settings.z_dim, shape.size)
+        self.gain = settings.options.get("gain", 1.0)
+
+    def forward(self, z, label=None):
+        return torch.tanh(self.gain * self.net(z)).view(-1, *self.shape)
+
+class TooWide(Tiny):
+    def forward(self, z, label=None):
+        return 5 + super().forward(z)
+
+class Judge(nn.Module):
+    def __init__(self, settings, shape, classes):
+        super().__init__()
+        self.net = nn.Linear(shape.size, 1)
+
+    def forward(self, images, label=None):
+        return self.net(images.flatten(1)).squeeze(1)
+
+class Unsqueezed(Judge):
+    def forward(self, images, label=None):
+        return self.net(images.flatten(1))
+
+class Loss(Hinge): ...
+
+def stripes(settings, split):
+    rng = torch.Generator().manual_seed(len(split))
+    labels = torch.arange(400) % 4
+    images = torch.randint(40, (400, 1, 28, 28), generator=rng, dtype=torch.uint8)
+    for i, label in enumerate(labels.tolist()):
+        images[i, :, :, label::4] += 200
+    return ImageSet(images, labels, ("a", "b", "c", "d"))
+
+def unfinished(settings, split):
+    return ImageSet(torch.full((9, 1, 28, 28), torch.nan), torch.arange(9), ("a", "b"))
+
+class Loud(Callback):
+    heard = []
+    def on_step(self, run):
+        self.heard.append(run.step)
+
+class Needy(Callback):
+    def __init__(self, something): ...
+
+nothing = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module in the current folder."""
+    name = f"own_{tmp_path.name}".replace("-", "_")
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))  # taken back afterwards
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return name
+
+
+def test_a_run_of_ones_own_networks_loss_data_and_callback_goes_through_to_pictures(own: str, tmp_path: Path) -> None:
+    settings = (
+        f"model.generator='{own}:Tiny'", f"model.discriminator='{own}:Judge'", f"loss.name='{own}:Loss'",
+        f"data.name='{own}:stripes'", "model.options={gain = 0.5}", "train.batch_size=50",
+    )  # fmt: skip
+    trainer = Launch(assignments=[*SMALL, *settings], run_dir=tmp_path / "run").build(
+        max_steps=12, callbacks=[f"{own}:Loud"]
+    )
+    assert trainer.generator.gain == 0.5
+    result = trainer.fit()
+    assert load_object(f"{own}:Loud", "--callback").heard == list(range(1, 13))
+    assert result.metrics["fd"] > 0
+    assert trainer.draw(torch.zeros(2, 64), torch.zeros(2, dtype=torch.int64)).shape == (2, 1, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("model.generator='{own}:TooWide'", r"values up to [56]\.\d+, expected .* within \[-1, 1\]; end it in tanh"),
+        ("model.generator='{own}:Judge'", "it gives Judge, expected a training.models.Generator"),
+        ("model.discriminator='{own}:Unsqueezed'", r"two logits have shape \(2, 1\), expected \(2,\)"),
+    ],
+)
+def test_a_network_that_is_none_is_refused_before_a_step(
+    assignment: str, message: str, own: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Launch(assignments=[*SMALL, assignment.format(own=own)], run_dir=tmp_path / "run").build()
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_is_no_set_of_images_is_told_with_what_was_found(own: str) -> None:
+    config, _ = resolve(assignments=[f"data.name='{own}:unfinished'"], environment={})
+    with pytest.raises(DataError, match=r"images are torch.float32 \(9, 1, 28, 28\), expected uint8.*from 0 to 8, exp"):
+        load_split(config.data, "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("{own}:Lowd", "has no 'Lowd'. Did you mean Loud"),
+        ("absent_module:X", "no module 'absent_module'"),
+        ("{own}", "expected module:Name"),
+        ("{own}:nothing", "found 3, expected a class derived from"),
+        ("{own}:Needy", "cannot be made without arguments"),
+    ],
+)
+def test_a_callback_that_is_none_is_told(name: str, message: str, own: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_callback(name.format(own=own))
+
+
+def test_a_module_that_fails_is_told_with_its_error(own: str, tmp_path: Path) -> None:
+    (tmp_path / "broken_on_import.py").write_text("1 / 0")
+    with pytest.raises(ConfigError, match="importing broken_on_import fails: ZeroDivisionError"):
+        load_object("broken_on_import:X", "--callback")
+
+
+def test_a_registered_name_is_a_setting_and_cannot_be_taken_twice() -> None:
+    table: Registry[type] = Registry("thing", "some.setting")
+    assert table.register("a")(int) is int
+    table.register("a")(int)  # the same one again: a notebook's cell that is run twice
+    assert (table.get("a"), table.names()) == (int, ["a"])
+    with pytest.raises(ValueError, match="'a' is taken by <class 'int'>"):
+        table.register("a")(str)
+
+
+def test_all_unknown_names_are_told_at_once_with_where_they_came_from() -> None:
+    assignments = ["model.generator=covn", "model.discriminator=mpl", "loss.name=hing", "data.name=mnits"]
+    with pytest.raises(ConfigError) as raised:
+        resolve(assignments=assignments, environment={})
+    for word in ("4 faults", "Did you mean conv", "Did you mean mlp", "Did you mean hinge", "Did you mean mnist"):
+        assert word in str(raised.value)
+    assert str(raised.value).count("--set: ") == 4
+
+
+def test_decorators_make_names_that_settings_may_use() -> None:
+    @GENERATORS.register("flat-for-test")
+    class Flat(Generator):
+        def __init__(self, settings: ModelSettings, shape: ImageShape, classes: int | None) -> None:
+            super().__init__(settings.z_dim, classes, shape)
+            self.bias = nn.Parameter(torch.zeros(shape.size))
+
+        def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+            return torch.tanh(self.bias).expand(len(z), -1).view(-1, *self.shape)
+
+    LOSSES.register("same-for-test")(NonSaturating)
+    config, _ = resolve(assignments=["model.generator=flat-for-test", "loss.name=same-for-test"], environment={})
+    assert config.model.generator == "flat-for-test"
+    assert isinstance(GENERATORS.get("flat-for-test")(config.model, ImageShape(1, 28, 28), 10), Flat)
+    for registry in (GENERATORS, LOSSES):
+        registry._entries = {name: entry for name, entry in registry._entries.items() if "for-test" not in name}
+
+
+def test_what_comes_with_ganctl() -> None:
+    assert GENERATORS.names() == DISCRIMINATORS.names() == ["conv", "mlp"]
+    assert DATASETS.names() == ["fashion-mnist", "folder", "kmnist", "mnist"]
+    assert issubclass(type(load_callback("training.callbacks:Profiler")), Callback)
+    assert ImageSet(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1).long(), ("a",)).shape == (1, 28, 28)
