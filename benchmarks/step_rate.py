@@ -15,7 +15,7 @@ from training.data import load_split
 from training.models import ImageShape, build_discriminator, build_generator
 from training.settings import preset_names, resolve
 from training.step import Step
-from training.trainer import choose_device
+from training.distributed import choose_device
 
 WARM_UP = 20  # steps
 

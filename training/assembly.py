@@ -89,6 +89,17 @@ def assemble(config: Config, ranks: Ranks) -> Assembly:
     return Assembly(config, device, precision, data.class_names, shape, batch_size, batches, step)
 
 
+def check_ranks(config: Config, ranks: int) -> None:
+    """Tells before so many ranks of this machine are started what they would stumble over.
+
+    Raises:
+        ConfigError, DataError: as `assemble`.
+    """
+    device = choose_device(config.train.device, Ranks(ranks - 1, ranks, ranks - 1))
+    choose_precision(config, device)
+    _batch_size(config, device, Ranks(0, ranks), len(load_split(config.data, "train")))
+
+
 def _batch_size(config: Config, device: torch.device, ranks: Ranks, images: int) -> int:
     asked = config.train.batch_size
     automatic = (_BATCH_ON_CUDA if device.type == "cuda" else _BATCH_ON_CPU) // ranks.size * ranks.size

@@ -98,9 +98,14 @@ def train(
         _print_config(launch.config, launch.sources, as_json)
         return
     if nproc is not None and launch.ranks.alone:
+        from training.assembly import check_ranks
+        from training.launch import load_callback
         from training.launch_ranks import count_ranks, run_ranks
 
-        if (ranks := count_ranks(nproc)) > 1 and not dry_run:
+        if (ranks := count_ranks(nproc)) > 1:
+            check_ranks(launch.config, ranks)
+            for name in callbacks:
+                load_callback(name)
             arguments = _train_arguments(click.get_current_context(), run_dir=launch.run_dir)
             ended = run_ranks(arguments, ranks=ranks, run_dir=launch.run_dir, announce=_note)
             click.echo(ended.stdout, nl=False)

@@ -10,7 +10,8 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,13 +65,8 @@ def run_ranks(arguments: Sequence[str], *, ranks: int, run_dir: Path, announce: 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // ranks)))
     for attempt in range(_RESTARTS + 1):
         again = ["--restarted"] if attempt else []
-        logs = run_dir / LOGS
-        shutil.rmtree(logs, ignore_errors=True)
-        logs.mkdir(parents=True)
-        try:
+        with _logs(run_dir) as logs:
             ended = _launch([*arguments, *again], ranks, logs)
-        finally:
-            shutil.rmtree(logs)
         if ended is not None:
             return ended
         if attempt < _RESTARTS:
@@ -105,6 +101,20 @@ def _launch(arguments: Sequence[str], ranks: int, logs: Path) -> Ended | None:
             return None
         return Ended(max(codes), _stdout(logs))
     return Ended(0, _stdout(logs))
+
+
+@contextmanager
+def _logs(run_dir: Path) -> Iterator[Path]:
+    """A folder for the ranks' output, in the run's own, which goes, too, where the ranks put nothing there."""
+    logs = run_dir / LOGS
+    shutil.rmtree(logs, ignore_errors=True)  # of a parent that was killed
+    logs.mkdir(parents=True)
+    try:
+        yield logs
+    finally:
+        shutil.rmtree(logs)
+        if not any(run_dir.iterdir()):
+            run_dir.rmdir()
 
 
 def _stdout(logs: Path) -> str:
