@@ -12,10 +12,10 @@ import click
 import torch
 
 from training.data import load_split
+from training.distributed import choose_device
 from training.models import ImageShape, build_discriminator, build_generator
 from training.settings import preset_names, resolve
 from training.step import Step
-from training.distributed import choose_device
 
 WARM_UP = 20  # steps
 

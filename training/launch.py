@@ -127,11 +127,11 @@ class Launch:
             ranks=self.ranks,
         )
         if self._saved is not None:
-            trainer.restore(self._saved)
+            _restore(trainer.load_state_dict, self._saved)
             self._announce(f"continues {self._saved.path} from step {trainer.step}")
         elif (source := self.config.train.init_from) is not None:
             saved = self.ranks.on_first(lambda: read_checkpoint(find_checkpoint(source)))
-            trainer.restore(saved, networks_only=True)
+            _restore(trainer.load_networks, saved)
             self._announce(f"begins with the networks of {saved.path}")
         if keep:  # only now: what cannot be built leaves no folder
             self.ranks.on_first(partial(write_settings, trainer.run_dir, trainer.config, self.ranks.size))
@@ -156,6 +156,13 @@ def load_callback(name: str) -> Callback:
     raise ConfigError(
         [f"--callback {name}: found {found!r}, expected a class derived from training.callback.Callback."]
     )
+
+
+def _restore(load: Callable[[Mapping[str, Any]], None], saved: Saved) -> None:
+    try:
+        load(saved.state)
+    except (KeyError, RuntimeError, ValueError) as error:  # as torch and we tell that shapes or names differ
+        raise CheckpointError(f"{saved.path}: it does not fit these settings: {error}") from error
 
 
 def _find_resumed(

@@ -16,11 +16,9 @@ from torch import Tensor
 from training.assembly import assemble
 from training.callback import FINISHED, Callback, overriding
 from training.callbacks.essentials import check_callbacks, with_essentials
-from training.checkpoint import Saved
 from training.config import Config
 from training.data import Split
 from training.distributed import Ranks, random_states, set_random_states
-from training.errors import CheckpointError
 from training.pace import Clock, Measured
 from training.requests import Requests, Result
 from training.runs import next_run_folder
@@ -244,16 +242,6 @@ class Trainer:
                 callback.load_state_dict(state["callbacks"][callback.key])
         self.metrics = dict(state["metrics"])
 
-    def restore(self, saved: Saved, *, networks_only: bool = False) -> None:
-        """Takes a run up from a checkpoint; with `networks_only` another run begins with its networks.
-
-        Raises:
-            CheckpointError: it belongs to other networks or another version.
-        """
-        try:
-            if networks_only:
-                self._step.load_networks(saved.state["networks"])
-            else:
-                self.load_state_dict(saved.state)
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(f"{saved.path}: it does not fit these settings: {error}") from error
+    def load_networks(self, state: Mapping[str, Any]) -> None:
+        """Takes the networks of another run's state as this run's beginning."""
+        self._step.load_networks(state["networks"])
