@@ -15,8 +15,11 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from training.errors import ConfigError, TrainingError
+from training.meeting import agree_on_word
 
 T = TypeVar("T")
 _PATIENCE = datetime.timedelta(minutes=30)  # of the ranks that wait while the first one evaluates
@@ -46,7 +49,12 @@ class Ranks:
             cuda = torch.cuda.is_available() and dist.is_nccl_available()
             if cuda and local < torch.cuda.device_count():
                 torch.cuda.set_device(local)
-            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_PATIENCE)
+            store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
+            word = agree_on_word(store, rank=rank, size=size, patience=_PATIENCE)
+            backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+            dist.init_process_group(
+                backend, store=PrefixStore(word, store), rank=rank, world_size=size, timeout=_PATIENCE
+            )
         return Ranks(rank, size, local, restarts)
 
     def leave(self) -> None:

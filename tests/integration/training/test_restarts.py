@@ -1,0 +1,134 @@
+"""Two ranks that are killed, stopped or started anew: the run goes on, and ends as one that was left alone."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.integration.training.processes import pid_of_rank, start, wait_for_rows
+from tests.states import assert_same_run
+from training.checkpoint import read_checkpoint
+
+STEPS = 120
+LIMIT = ("--max-steps", str(STEPS))
+PRESETS = ["conv", "lightning-basic-gan"]
+
+CALLBACK = """
+from training.callback import Callback
+
+class Failing(Callback):
+    every_rank = True
+    def on_step(self, run):
+        if run.step == 5:
+            raise RuntimeError("a callback's own defect")
+"""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of two ranks for each preset."""
+    runs = {}
+    for preset in PRESETS:
+        runs[preset] = tmp_path_factory.mktemp("undisturbed") / preset
+        process = start(runs[preset], "--nproc", "2", *LIMIT, preset=preset)
+        stdout, stderr = process.communicate(timeout=240)
+        assert process.returncode == 0, stderr
+        record = json.loads(stdout)  # one object: the other rank says nothing
+        assert (record["steps"], record["run_dir"], record["stopped_by"]) == (STEPS, str(runs[preset]), "max-steps")
+        assert "over 2 ranks" in stderr
+        assert not (runs[preset] / ".ranks").exists()
+    return runs
+
+
+def test_torchrun_starts_ranks_again_when_one_was_killed_and_they_end_as_if_it_had_not_been(
+    undisturbed: dict[str, Path], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    process = start(run_dir, *LIMIT, torchrun=("--nproc-per-node=2", "--max-restarts=2"))
+    wait_for_rows(run_dir, 5, process)
+    os.kill(pid_of_rank(run_dir, 1), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=240)
+    assert process.returncode == 0, stderr
+    assert "continues" in stderr
+    assert_same_run(undisturbed["conv"], run_dir)
+
+
+def test_nproc_starts_ranks_again_when_one_was_killed_and_they_end_as_if_it_had_not_been(
+    undisturbed: dict[str, Path], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    process = start(run_dir, "--nproc", "2", *LIMIT, preset="lightning-basic-gan")
+    wait_for_rows(run_dir, 5, process)
+    os.kill(pid_of_rank(run_dir, 0), signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=240)
+    assert process.returncode == 0, stderr
+    assert "a rank was killed: all 2 start again" in stderr
+    assert json.loads(stdout)["steps"] == STEPS
+    assert_same_run(undisturbed["lightning-basic-gan"], run_dir)
+
+
+def test_nproc_passes_a_signal_on_saves_and_goes_on_later_as_if_it_had_not_been_stopped(
+    undisturbed: dict[str, Path], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    process = start(run_dir, "--nproc", "2", *LIMIT)
+    wait_for_rows(run_dir, 4, process)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    steps = json.loads(stdout)["steps"]
+    assert 20 <= steps < STEPS
+    assert f"interrupted by SIGTERM and saved at step {steps}" in stderr
+    again = start(run_dir, "--nproc", "2", "--resume", "auto", *LIMIT)
+    _, stderr = again.communicate(timeout=240)
+    assert again.returncode == 0, stderr
+    assert f"from step {steps}" in stderr
+    assert_same_run(undisturbed["conv"], run_dir)
+
+
+def test_torchrun_that_is_stopped_never_ends_with_0_and_one_rank_may_go_on_where_two_stopped(tmp_path: Path) -> None:
+    two = tmp_path / "two"
+    process = start(two, *LIMIT, torchrun=("--nproc-per-node=2",))
+    wait_for_rows(two, 4, process)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode != 0
+    steps = read_checkpoint(two / "checkpoints/last.safetensors").step
+    assert f"interrupted by SIGTERM and saved at step {steps}" in stderr
+
+    one = tmp_path / "one"
+    shutil.copytree(two, one)
+    states = []
+    for run_dir, ranks in ((one, "1"), (two, "2")):
+        again = start(run_dir, "--resume", "auto", "--nproc", ranks, "--max-steps", str(steps + 3))
+        _, stderr = again.communicate(timeout=240)
+        assert again.returncode == 0, stderr
+        states.append(read_checkpoint(run_dir / "checkpoints/last.safetensors").state)
+    assert states[0]["progress"] == states[1]["progress"]
+    assert torch.equal(*(state["networks"]["rng"] for state in states)), "the latents are the same"
+    for name, weight in states[0]["networks"]["ema"].items():  # sums that are split otherwise round otherwise
+        assert (states[1]["networks"]["ema"][name] - weight).norm() <= 1e-4 * weight.norm() + 1e-6, name
+
+
+def test_what_a_rank_fails_on_by_itself_is_told_and_not_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "failing_callback.py").write_text(CALLBACK)
+    process = start(
+        tmp_path / "run", "--nproc", "2", "--callback", "failing_callback:Failing", *LIMIT, python_path=tmp_path
+    )
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "a callback's own defect" in stderr
+    assert "start again" not in stderr
+    assert json.loads(stdout)["exit_code"] == 1
+
+
+def test_two_runs_of_two_ranks_share_a_machine(tmp_path: Path) -> None:
+    processes = [start(tmp_path / name, "--nproc", "2", "--max-steps", "3") for name in "ab"]
+    for process in processes:
+        stdout, stderr = process.communicate(timeout=240)
+        assert process.returncode == 0, stderr
+        assert json.loads(stdout)["steps"] == 3
