@@ -110,7 +110,7 @@ def train(
             ended = run_ranks(arguments, ranks=ranks, run_dir=launch.run_dir, announce=_note)
             click.echo(ended.stdout, nl=False)
             raise SystemExit(ended.exit_code)
-    trainer = launch.build(max_steps=max_steps, max_seconds=max_time, keep=not dry_run, callbacks=callbacks)
+    trainer = launch.build(max_steps=max_steps, max_seconds=max_time, callbacks=callbacks)
     if dry_run:
         _print_facts(trainer.describe(), as_json)
         return

@@ -5,7 +5,6 @@ what is written down, unless changes are allowed. With many ranks the first one 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from training.runs import (
     holds_checkpoints,
     newest_checkpoint,
     next_run_folder,
-    write_settings,
 )  # fmt: skip
 from training.settings import resolve
 from training.trainer import Trainer
@@ -108,14 +106,12 @@ class Launch:
         *,
         max_steps: int | None = None,
         max_seconds: float | None = None,
-        keep: bool = True,
         callbacks: Sequence[str | Callback] = (),
     ) -> Trainer:
-        """The trainer, restored where the run resumes. With `keep` the folder is made and the settings written.
+        """The trainer, restored where the run resumes. Nothing is written before its `fit`.
 
         Args:
             max_steps, max_seconds: limits that change no schedule.
-            keep: False leaves no trace.
             callbacks: one's own, beside the default ones: objects, or `module:Name` of classes.
         """
         own = [load_callback(callback) if isinstance(callback, str) else callback for callback in callbacks]
@@ -133,8 +129,6 @@ class Launch:
             saved = self.ranks.on_first(lambda: read_checkpoint(find_checkpoint(source)))
             _restore(trainer.load_networks, saved)
             self._announce(f"begins with the networks of {saved.path}")
-        if keep:  # only now: what cannot be built leaves no folder
-            self.ranks.on_first(partial(write_settings, trainer.run_dir, trainer.config, self.ranks.size))
         return trainer
 
 

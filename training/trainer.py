@@ -21,7 +21,7 @@ from training.data import Split
 from training.distributed import Ranks, random_states, set_random_states
 from training.pace import Clock, Measured
 from training.requests import Requests, Result
-from training.runs import next_run_folder
+from training.runs import next_run_folder, write_settings
 from training.sources import GeneratorSource, Source, load_generator
 
 
@@ -96,6 +96,8 @@ class Trainer:
             return self._finish()
 
     def _begin(self) -> None:
+        # only now: what cannot be built leaves no folder
+        self.ranks.on_first(lambda: write_settings(self.run_dir, self.config, self.ranks.size))
         self._emit("on_start")
         # in another folder there is no checkpoint yet, so the run must end with an evaluation of its own
         if not self.ranks.from_first(self._checkpoint.last.exists()):
@@ -166,12 +168,12 @@ class Trainer:
                 self._evaluate()
             best = look and self.ranks.first and self._checkpoint.beats(self.metrics)
             self._write(state | {"metrics": self.metrics}, best=best, listed=False)
-        best_file, last_file = (p if p.exists() else None for p in (self._checkpoint.best, self._checkpoint.last))
-        metrics, reason = {"split": "val"} | self.metrics, self._requests.stop
-        if self.ranks.first and best_file and reason in FINISHED:
+        metrics, reason, best_file = {"split": "val"} | self.metrics, self._requests.stop, self._checkpoint.best
+        if self.ranks.first and best_file.exists() and reason in FINISHED:
             metrics = self._score_best(best_file)
-        self._emit("on_end", reason, metrics)
-        return Result(self.run_dir, self.step, self.images, seconds, rate, best_file, last_file, metrics, reason)
+        self._emit("on_end", reason, metrics)  # after it some files may be gone
+        kept = [path if path.exists() else None for path in (best_file, self._checkpoint.last)]
+        return Result(self.run_dir, self.step, self.images, seconds, rate, *kept, metrics, reason)
 
     def _score_best(self, path: Path) -> dict[str, Any]:
         """The best checkpoint's scores on the test set, by which nothing was chosen."""

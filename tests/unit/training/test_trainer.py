@@ -1,9 +1,10 @@
 """The loop: exact resume, a best checkpoint in every run, and callbacks in their order."""
 
 import json
-from collections.abc import Mapping
+import os
+import signal
+import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ import torch
 from tests.conftest import SMALL, train_small
 from tests.states import assert_same_run, timeless_rows
 from training.callback import Callback, Run
+from training.callbacks import default_callbacks
 from training.checkpoint import read_checkpoint
 from training.errors import CheckpointError, ConfigError, TrainingError
 from training.launch import FolderInUse, Launch
-from training.settings import resolve
+from training.settings import preset_names, resolve
 from training.trainer import Trainer
 
 SHORT = (*SMALL, "train.batch_size=32", "train.horizon=1600 images", "evaluation.every=320 images")
@@ -25,7 +27,7 @@ def launch(run_dir: Path, *, preset: str = "conv", resume: str | None = None, ex
     return Launch(preset=None if resume else preset, assignments=assignments, run_dir=run_dir, resume=resume)
 
 
-@pytest.mark.parametrize("preset", ["conv", "lightning-basic-gan"])
+@pytest.mark.parametrize("preset", preset_names())
 @pytest.mark.parametrize("stop", [7, 20, 25])  # before the first evaluation, on one, between two
 def test_a_run_that_stops_and_resumes_ends_with_the_bits_of_one_that_does_not(
     preset: str, stop: int, tmp_path: Path
@@ -138,100 +140,6 @@ def test_settings_that_do_not_fit_data_or_machine_are_refused_before_a_step(
         Trainer(config, run_dir=tmp_path)
 
 
-class Recorder(Callback):
-    def __init__(self, name: str, events: list[str]) -> None:
-        self.key = name
-        self._name, self._events = name, events
-
-    def on_start(self, run: Run) -> None:
-        self._events.append(f"{self._name} start {run.step}")
-
-    def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
-        self._events.append(f"{self._name} evaluation {run.step}")
-
-    def on_checkpoint(self, run: Run, path: Path) -> None:
-        self._events.append(f"{self._name} checkpoint {run.step}")
-
-    def on_log(self, run: Run, stats: Mapping[str, float]) -> None:
-        self._events.append(f"{self._name} log {run.step}")
-
-    def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
-        self._events.append(f"{self._name} end {reason}")
-
-    def close(self) -> None:
-        self._events.append(f"{self._name} close")
-
-
-class Failing(Callback):
-    def on_step(self, run: Run) -> None:
-        if run.step == 3:
-            raise RuntimeError("a callback's own defect")
-
-
-def small_trainer(tmp_path: Path, *callbacks: Callback, max_steps: int = 10) -> Trainer:
-    config, _ = resolve(assignments=SMALL, environment={})
-    return Trainer(config, run_dir=tmp_path, callbacks=callbacks, max_steps=max_steps)
-
-
-def test_callbacks_run_in_order_and_close_in_reverse(tmp_path: Path) -> None:
-    events: list[str] = []
-    small_trainer(tmp_path, Recorder("a", events), Recorder("b", events)).fit()
-    expected = ["start 0", "log 10", "evaluation 10", "checkpoint 10", "end max-steps"]
-    assert events == [f"{name} {event}" for event in expected for name in "ab"] + ["b close", "a close"]
-
-
-def test_an_error_in_a_callback_goes_through_and_everything_is_closed(tmp_path: Path) -> None:
-    events: list[str] = []
-    with pytest.raises(RuntimeError, match="own defect"):
-        small_trainer(tmp_path, Recorder("a", events), Failing(), Recorder("b", events)).fit()
-    assert events[-2:] == ["b close", "a close"]
-
-
-def test_two_callbacks_with_one_key_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="share a key"):
-        small_trainer(tmp_path, Failing(), Failing())
-
-
-def test_a_misspelt_hook_is_an_error_when_the_class_is_defined() -> None:
-    with pytest.raises(TypeError, match="on_evalution is no hook; there are on_start"):
-
-        class Misspelt(Callback):
-            def on_evalution(self) -> None: ...
-
-
-class Asking(Callback):
-    def on_step(self, run: Run) -> None:
-        if run.step == 4:
-            run.request_checkpoint()
-        if run.step == 6:
-            run.request_evaluation()
-        if run.step == 8:
-            run.request_stop("enough")
-
-
-def test_callbacks_may_ask_for_checkpoints_evaluations_and_the_end(tmp_path: Path) -> None:
-    events: list[str] = []
-    result = small_trainer(tmp_path, Asking(), Recorder("r", events)).fit()
-    assert result.stopped_by == "enough"
-    expected = ["checkpoint 4", "evaluation 6", "checkpoint 6", "evaluation 8", "checkpoint 8", "end enough", "close"]
-    assert events[1:] == [f"r {event}" for event in expected]
-
-
-class Poison(Callback):
-    """Puts what is no number into the statistics, as a diverged loss would."""
-
-    def on_step(self, run: Run) -> None:
-        assert isinstance(run, Trainer)
-        run._step._stats[0] = torch.nan
-
-
-def test_a_loss_that_is_no_number_ends_the_run_and_names_it(tmp_path: Path) -> None:
-    from training.callbacks import NonFinite
-
-    with pytest.raises(TrainingError, match="loss_d became nan before step 10"):
-        small_trainer(tmp_path, Poison(), NonFinite(), max_steps=20).fit()
-
-
 def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     with pytest.raises(TrainingError, match=r"is no longer finite at step 5; the checkpoint before stays the last one"):
@@ -291,3 +199,122 @@ def test_an_unconditional_generator_cannot_be_watched_by_label_accuracy(tmp_path
         ConfigError, match="'label_accuracy': no callback produces such a score; there are fd, fd_floor"
     ):
         Trainer(config, run_dir=tmp_path)
+
+
+class Stop(Callback):
+    """Ends a run at a step: by a signal, by an error, or by asking."""
+
+    def __init__(self, step: int, way: str) -> None:
+        self._step, self._way = step, way
+
+    def on_step(self, run: Run) -> None:
+        if run.step != self._step:
+            return
+        if self._way == "error":
+            raise RuntimeError("a callback's own defect")
+        if self._way == "max-time":
+            run.request_stop("max-time")
+        if self._way == "SIGTERM":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_checkpoint(self, run: Run, path: Path) -> None:
+        if self._way == "signal during a save" and run.step == self._step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 40 steps with everything that is written down, that nobody disturbed."""
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    launch(run_dir, extra=EVERYTHING).build(max_steps=40).fit()
+    return run_dir
+
+
+EVERYTHING = ("log.tensorboard=true", "early_stopping.patience=9", "checkpoint.every=224 images")
+
+
+@pytest.mark.parametrize("way", ["SIGTERM", "max-time", "error", "signal during a save"])
+def test_however_a_run_was_stopped_it_goes_on_as_if_it_had_not_been(way: str, whole: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    first = launch(run_dir, extra=EVERYTHING).build(callbacks=[Stop(28 if "save" in way else 25, way)])
+    if way == "error":
+        with pytest.raises(RuntimeError, match="own defect"):
+            first.fit()
+    else:
+        assert first.fit().stopped_by == ("max-time" if way == "max-time" else "SIGTERM")
+    launch(run_dir, resume="auto").build(max_steps=40).fit()
+    assert_same_run(whole, run_dir)
+    assert_same_events(whole, run_dir)
+
+
+def assert_same_events(a: Path, b: Path) -> None:
+    """The same history in TensorBoard: each step once, with the same values, and the same pictures."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    one, two = (EventAccumulator(str(run_dir), {"images": 0, "scalars": 0}).Reload() for run_dir in (a, b))
+    assert one.Tags() == two.Tags()
+    for tag in one.Tags()["scalars"]:
+        points = [[(event.step, event.value) for event in events.Scalars(tag)] for events in (one, two)]
+        if tag != "train/images_per_second":
+            assert points[0] == points[1], tag
+    pictures = [[(event.step, event.encoded_image_string) for event in e.Images("fixed latents")] for e in (one, two)]
+    assert pictures[0] == pictures[1]
+    assert [step for step, _ in pictures[0]] == [10, 20, 30, 40]
+
+
+def test_a_run_in_bf16_resumes_exactly_too(tmp_path: Path) -> None:
+    extra = ("train.precision=bf16", "loss.r1=0", "loss.r2=0")
+    launch(tmp_path / "whole", extra=extra).build(max_steps=12).fit()
+    launch(tmp_path / "parts", extra=extra).build(max_steps=5).fit()
+    launch(tmp_path / "parts", resume="auto").build(max_steps=12).fit()
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_fit_may_be_called_again_to_go_on_as_in_a_notebook(tmp_path: Path) -> None:
+    config, _ = resolve(assignments=SHORT, environment={})
+    Trainer(config, run_dir=tmp_path / "whole", callbacks=default_callbacks(config)).fit(max_steps=20)
+    cells = Trainer(config, run_dir=tmp_path / "cells", callbacks=default_callbacks(config))
+    assert cells.fit(max_steps=7).steps == 7
+    assert cells.fit(max_steps=20).steps == 20
+    assert_same_run(tmp_path / "whole", tmp_path / "cells")
+
+
+def test_a_run_may_begin_with_the_networks_of_another_and_nothing_else_of_it(small_run: Path, tmp_path: Path) -> None:
+    config, _ = resolve(assignments=[*SMALL, f"train.init_from={small_run}"], environment={})
+    trainer = Launch(assignments=[*SMALL, f"train.init_from={small_run}"], run_dir=tmp_path / "run").build(max_steps=1)
+    best = read_checkpoint(small_run / "checkpoints/best.safetensors").state["networks"]
+    for name, weight in trainer.generator.state_dict().items():
+        assert torch.equal(weight, best["ema"][name])
+    assert (trainer.step, trainer.metrics) == (0, {})
+    assert trainer.parts.step.phases[0].optimizer.state_dict()["state"] == {}
+    trainer.fit()
+    resumed = Launch(run_dir=tmp_path / "run", resume="auto").build()
+    assert resumed.step == 1
+    assert config.train.init_from == small_run
+
+
+def test_networks_of_another_shape_cannot_be_begun_with(small_run: Path, tmp_path: Path) -> None:
+    assignments = [*SMALL, "model.width=16", f"train.init_from={small_run}"]
+    with pytest.raises(CheckpointError, match="does not fit these settings"):
+        Launch(assignments=assignments, run_dir=tmp_path / "run").build()
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_in_a_thread_leaves_signals_to_the_main_one(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    trainer = launch(tmp_path / "run").build(max_steps=2)
+    results = []
+    thread = threading.Thread(target=lambda: results.append(trainer.fit()))
+    thread.start()
+    thread.join()
+    assert results[0].steps == 2
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_run_holds_no_more_than_its_settings_say(tmp_path: Path) -> None:
+    extra = ("checkpoint.every=96 images", "checkpoint.save_top_k=1", "checkpoint.save_last=false")
+    result = launch(tmp_path / "run", extra=extra).build().fit()
+    names = {path.stem for path in (tmp_path / "run/checkpoints").iterdir()}
+    assert result.best is not None
+    assert names == {"best", f"step-{read_checkpoint(result.best).step:08d}"}
+    assert result.last is None

@@ -1,0 +1,244 @@
+"""The protocol of callbacks: which hooks there are, when they are called, and what every shipped callback keeps to."""
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import SMALL
+from training import callbacks as shipped
+from training.callback import HOOKS, Callback, Run
+from training.callbacks import TimeLimit
+from training.callbacks.essentials import check_callbacks
+from training.checkpoint import read_checkpoint, write_checkpoint
+from training.data import Split
+from training.errors import ConfigError, TrainingError
+from training.settings import resolve
+from training.sources import Source
+from training.trainer import Trainer
+
+SHIPPED = [getattr(shipped, name) for name in shipped.__all__ if inspect.isclass(getattr(shipped, name))]
+
+
+def make(kind: type[Callback]) -> Callback:
+    return TimeLimit(3600) if kind is TimeLimit else kind()
+
+
+def trainer_with(run_dir: Path, *callbacks: Callback, max_steps: int = 12, extra: tuple[str, ...] = ()) -> Trainer:
+    config, _ = resolve(assignments=[*SMALL, *extra], environment={})
+    return Trainer(config, run_dir=run_dir, callbacks=callbacks, max_steps=max_steps)
+
+
+class Recorder(Callback):
+    """Writes down every hook that is called, with the step and what is worth knowing of the arguments."""
+
+    def __init__(self, name: str, events: list[str]) -> None:
+        self.key = name
+        self._events = events
+
+    def _note(self, event: str) -> None:
+        self._events.append(f"{self.key}: {event}")
+
+    def on_start(self, run: Run) -> None:
+        self._note(f"start at {run.step}")
+
+    def on_schedule(self, run: Run) -> float:
+        self._note(f"schedule of step {run.step + 1}")
+        return 1.0
+
+    def on_step(self, run: Run) -> None:
+        self._note(f"step {run.step}")
+
+    def on_log(self, run: Run, stats: Mapping[str, float]) -> None:
+        self._note(f"log {run.step}")
+
+    def on_measure(self, run: Run, source: Source, split: Split) -> Mapping[str, Any]:
+        self._note(f"measure {split}")
+        return {f"of {self.key}": 1.0}
+
+    def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
+        self._note(f"evaluation {run.step}, {'of b' in scores}")
+
+    def on_checkpoint(self, run: Run, path: Path) -> None:
+        self._note(f"checkpoint {run.step}, {read_checkpoint(path).step}")
+
+    def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
+        self._note(f"end by {reason}, {scores['split']}")
+
+    def close(self) -> None:
+        self._note("close")
+
+
+def both(*events: str) -> list[str]:
+    return [f"{name}: {event}" for event in events for name in "ab"]
+
+
+def test_the_order_of_events_is_fixed(tmp_path: Path) -> None:
+    events: list[str] = []
+    lengths = ("train.horizon=96 images", "evaluation.every=64 images", "checkpoint.every=32 images")
+    trainer_with(
+        tmp_path, Recorder("a", events), Recorder("b", events), extra=("log.every=2", "train.batch_size=32", *lengths)
+    ).fit()
+    assert events == [
+        *both("start at 0"),
+        *both("schedule of step 1"), *both("step 1"), *both("checkpoint 1, 1"),
+        *both("schedule of step 2"), *both("step 2"), *both("log 2"),
+        *both("measure val"), *both("evaluation 2, True"), *both("checkpoint 2, 2"),
+        *both("schedule of step 3"), *both("step 3"),
+        *both("measure val"), *both("evaluation 3, True"), *both("checkpoint 3, 3"),
+        *both("measure test"), *both("end by horizon, test"),
+        "b: close", "a: close",
+    ]  # fmt: skip
+
+
+class Sabotage(Callback):
+    """Fails in one hook, and in `close` as well if asked to."""
+
+    def __init__(self, hook: str, *, close_fails: bool = False) -> None:
+        self._hook, self._close_fails = hook, close_fails
+
+    def _act(self, hook: str) -> None:
+        if hook == self._hook:
+            raise RuntimeError(f"fails in {hook}")
+
+    def on_start(self, run: Run) -> None:
+        self._act("on_start")
+
+    def on_step(self, run: Run) -> None:
+        self._act("on_step")
+
+    def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
+        self._act("on_evaluation")
+
+    def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
+        self._act("on_end")
+
+    def close(self) -> None:
+        if self._close_fails:
+            raise OSError("fails in close")
+
+
+@pytest.mark.parametrize("hook", ["on_start", "on_step", "on_evaluation", "on_end"])
+def test_an_error_goes_through_and_all_are_closed_in_reverse_order(hook: str, tmp_path: Path) -> None:
+    events: list[str] = []
+    trainer = trainer_with(tmp_path, Recorder("a", events), Sabotage(hook), Recorder("b", events), max_steps=2)
+    with pytest.raises(RuntimeError, match=f"fails in {hook}"):
+        trainer.fit()
+    assert events[-2:] == ["b: close", "a: close"]
+
+
+def test_a_close_that_fails_keeps_no_other_from_closing_and_hides_no_error(tmp_path: Path) -> None:
+    events: list[str] = []
+    sabotage = Sabotage("on_step", close_fails=True)
+    with pytest.raises(OSError, match="fails in close") as raised:
+        trainer_with(tmp_path, Recorder("a", events), sabotage, Recorder("b", events)).fit()
+    assert events[-2:] == ["b: close", "a: close"]
+    assert "fails in on_step" in str(raised.value.__context__)
+
+
+def test_a_misspelt_hook_is_an_error_when_the_class_is_defined() -> None:
+    with pytest.raises(TypeError, match=r"Misspelt.on_evalution is no hook; there are on_start, on_schedule, on_step"):
+
+        class Misspelt(Callback):
+            def on_evalution(self) -> None: ...
+
+
+def test_two_callbacks_with_one_key_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"share a key \(Sabotage\); give one of them another `key`"):
+        check_callbacks([Sabotage("on_start"), Sabotage("on_step")])
+
+
+@pytest.mark.parametrize("kind", SHIPPED)
+def test_shipped_callbacks_override_hooks_with_the_protocols_signatures(kind: type[Callback]) -> None:
+    assert kind.__doc__
+    for hook in (*HOOKS, "close", "state_dict", "load_state_dict"):
+        names = list(inspect.signature(getattr(kind, hook)).parameters)
+        assert names == list(inspect.signature(getattr(Callback, hook)).parameters)
+
+
+def test_shipped_callbacks_have_keys_of_their_own() -> None:
+    keys = [kind.key for kind in SHIPPED]
+    assert len(set(keys)) == len(keys) == 13
+
+
+@pytest.mark.parametrize("kind", SHIPPED)
+def test_shipped_callbacks_may_be_closed_at_any_time_and_twice(kind: type[Callback], tmp_path: Path) -> None:
+    callback = make(kind)
+    callback.close()
+    trainer_with(tmp_path, callback, max_steps=1).fit()
+    callback.close()
+
+
+@pytest.mark.parametrize("kind", SHIPPED)
+def test_the_state_of_shipped_callbacks_survives_a_checkpoint(kind: type[Callback], tmp_path: Path) -> None:
+    callback, other = make(kind), make(kind)
+    trainer_with(tmp_path / "run", callback).fit()
+    path = tmp_path / "state.safetensors"
+    write_checkpoint(path, {"progress": {"step": 12}, "metrics": {}, "state": callback.state_dict()})
+    other.load_state_dict(read_checkpoint(path).state["state"])
+    assert json.dumps(other.state_dict()) == json.dumps(callback.state_dict())
+
+
+class Asking(Callback):
+    def on_step(self, run: Run) -> None:
+        if run.step == 4:
+            run.request_checkpoint()
+        if run.step == 6:
+            run.request_evaluation()
+        if run.step == 8:
+            run.request_stop("enough")
+            run.request_stop("a later reason changes nothing")
+
+
+def test_callbacks_may_ask_for_checkpoints_evaluations_and_the_end(tmp_path: Path) -> None:
+    events: list[str] = []
+    result = trainer_with(tmp_path, Asking(), Recorder("r", events)).fit()
+    assert result.stopped_by == "enough"
+    told = [event.removeprefix("r: ") for event in events if not event.startswith(("r: step", "r: sched", "r: meas"))]
+    assert told == [
+        "start at 0", "checkpoint 4, 4", "evaluation 6, False", "checkpoint 6, 6", "evaluation 8, False",
+        "checkpoint 8, 8", "end by enough, val", "close",
+    ]  # fmt: skip
+
+
+class StopsAt(Callback):
+    """Asks for the end in a hook where nobody expects it."""
+
+    def __init__(self, hook: str) -> None:
+        self._hook = hook
+
+    def on_start(self, run: Run) -> None:
+        if self._hook == "on_start":
+            run.request_stop("at once")
+
+    def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
+        if self._hook == "on_evaluation":
+            run.request_stop("seen enough")
+
+    def on_checkpoint(self, run: Run, path: Path) -> None:
+        if self._hook == "on_checkpoint":
+            run.request_stop("saved enough")
+
+
+@pytest.mark.parametrize(("hook", "steps"), [("on_start", 0), ("on_evaluation", 2), ("on_checkpoint", 2)])
+def test_the_end_may_be_asked_for_in_any_hook(hook: str, steps: int, tmp_path: Path) -> None:
+    extra = ("train.batch_size=32", "evaluation.every=64 images")
+    result = trainer_with(tmp_path, StopsAt(hook), extra=extra).fit()
+    assert result.steps == steps
+    assert result.best is not None
+
+
+def test_what_diverges_is_named_and_the_checkpoint_before_stays(tmp_path: Path) -> None:
+    class Poison(Callback):
+        def on_step(self, run: Run) -> None:
+            if run.step == 7:
+                assert isinstance(run, Trainer)
+                next(run.parts.step.generator.parameters()).data[0] = float("nan")
+
+    extra = ("train.batch_size=32", "checkpoint.every=160 images")
+    with pytest.raises(TrainingError, match=r"became nan before step 10; discriminator\.\S+ is no finite number"):
+        trainer_with(tmp_path, Poison(), shipped.NonFinite(), extra=extra).fit()
+    assert read_checkpoint(tmp_path / "checkpoints/last.safetensors").step == 5
