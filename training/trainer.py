@@ -172,8 +172,8 @@ class Trainer:
         if self.ranks.first and best_file.exists() and reason in FINISHED:
             metrics = self._score_best(best_file)
         self._emit("on_end", reason, metrics)  # after it some files may be gone
-        kept = [path if path.exists() else None for path in (best_file, self._checkpoint.last)]
-        return Result(self.run_dir, self.step, self.images, seconds, rate, *kept, metrics, reason)
+        kept, last = (path if path.exists() else None for path in (best_file, self._checkpoint.last))
+        return Result(self.run_dir, self.step, self.images, seconds, rate, kept, last, metrics, reason)
 
     def _score_best(self, path: Path) -> dict[str, Any]:
         """The best checkpoint's scores on the test set, by which nothing was chosen."""

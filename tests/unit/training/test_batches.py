@@ -1,0 +1,70 @@
+"""Batches: every image once an epoch, a new order each epoch, the same whoever gathers them, wherever one begins."""
+
+from itertools import chain
+
+import pytest
+import torch
+
+from training.batches import Batches
+from training.data import ImageSet
+
+CPU = torch.device("cpu")
+SIZE, BATCH = 50, 8
+IMAGES = torch.arange(SIZE, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
+DATA = ImageSet(IMAGES, torch.arange(SIZE) % 10, tuple("0123456789"))
+
+
+def batches(*, seed: int = 1, rank: int = 0, ranks: int = 1, resident: bool | str = True, workers: int = 0) -> Batches:
+    return Batches(
+        DATA, batch_size=BATCH, seed=seed, device=CPU, rank=rank, ranks=ranks, resident=resident, workers=workers
+    )
+
+
+def numbers(source: Batches, steps: range) -> list[list[int]]:
+    return [source.at(step)[0][:, 0, 0, 0].tolist() for step in steps]
+
+
+def test_an_epoch_shows_no_image_twice_and_the_next_one_another_order() -> None:
+    source = batches()
+    assert source.per_epoch == SIZE // BATCH == 6
+    first, second = ([*chain(*numbers(source, range(start, start + 6)))] for start in (0, 6))
+    assert len(set(first)) == len(set(second)) == 48
+    assert first != second
+
+
+def test_labels_belong_to_their_images() -> None:
+    images, labels = batches().at(3)
+    assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
+    assert (images[:, 0, 0, 0] % 10).tolist() == labels.tolist()
+
+
+def test_seeds_that_differ_by_one_share_no_epoch() -> None:
+    epochs = [numbers(batches(seed=seed), range(e, e + 6)) for seed in (1, 2) for e in (0, 6, 12)]
+    assert all(a != b for i, a in enumerate(epochs) for b in epochs[:i])
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_share_each_batch(ranks: int) -> None:
+    shares = [batches(rank=rank, ranks=ranks).at(9)[0][:, 0, 0, 0].tolist() for rank in range(ranks)]
+    assert [*chain(*shares)] == numbers(batches(), range(9, 10))[0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_gives_the_same_batches_as_images_on_the_device_from_any_step_on(workers: int) -> None:
+    loader = batches(resident=False, workers=workers, rank=1, ranks=2)
+    assert (loader.resident, loader.resident_bytes) == (False, 0)
+    resident = batches(rank=1, ranks=2)
+    state = torch.get_rng_state()
+    for steps in (range(4, 9), range(9, 11), range(2)):  # on, on, and back, as after a resume
+        assert numbers(loader, steps) == numbers(resident, steps)
+    assert torch.equal(torch.get_rng_state(), state), "it used up the training's random numbers"
+    loader.close()
+
+
+def test_images_live_on_the_device_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert batches(resident="auto").resident
+    from training.batches import _fits
+
+    for free, fits in ((IMAGES.nbytes * 3, True), (IMAGES.nbytes, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * free))
+        assert _fits(DATA, torch.device("cuda")) is fits

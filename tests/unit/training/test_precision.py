@@ -1,0 +1,186 @@
+"""Number formats: which one is taken and why, what it covers, and fp16's one scaler for two optimizers."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.config import Config
+from training.errors import ConfigError
+from training.models import ImageShape, build_discriminator, build_generator
+from training.precision import Precision, choose_precision, set_tf32
+from training.settings import resolve
+from training.step import Step
+
+SHAPE = ImageShape(1, 28, 28)
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+UNPENALISED = ("loss.r1=0", "loss.r2=0", "loss.name=non-saturating")
+
+
+def settings(*assignments: str) -> Config:
+    return resolve(assignments=["model.width=4", *assignments], environment={})[0]
+
+
+def step_in(precision: str, *assignments: str) -> Step:
+    config = settings(*assignments)
+    torch.manual_seed(0)
+    networks = build_generator(config.model, SHAPE, 10), build_discriminator(config.model, SHAPE, 10)
+    return Step(config, *networks, CPU, precision=Precision(precision, "cpu", "a test"))
+
+
+def update(step: Step, number: int = 0, seed: int = 1) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    images = torch.randint(256, (8, *SHAPE), generator=rng, dtype=torch.uint8)
+    step(images, torch.arange(8), step=number, progress=0.0)
+
+
+def set_machine(
+    monkeypatch: pytest.MonkeyPatch, *, amx: bool = False, bf16: bool = True, capability: tuple[int, int] = (9, 0)
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx}, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+
+
+@pytest.mark.parametrize(
+    ("device", "machine", "assignments", "name", "reason"),
+    [
+        (CPU, {"amx": False}, (), "fp32", "does not multiply bf16"),
+        (CPU, {"amx": True}, (), "fp32", "gradient penalties are computed in fp32"),
+        (CPU, {"amx": True}, UNPENALISED, "bf16", "AMX"),
+        (CUDA, {"bf16": True}, (), "bf16", "no loss scaling"),
+        (CUDA, {"bf16": False, "capability": (7, 5)}, (), "fp16", "has fp16 in hardware and no bf16"),
+        (CUDA, {"bf16": False, "capability": (6, 1)}, (), "fp32", "neither"),
+        (CPU, {}, ("train.precision=bf16",), "bf16", "asked for"),
+    ],
+)
+def test_auto_takes_the_fastest_sound_format_of_the_device_and_says_why(
+    device: torch.device, machine: dict[str, bool], assignments: tuple[str, ...], name: str, reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    set_machine(monkeypatch, **machine)  # type: ignore[arg-type]
+    chosen = choose_precision(settings(*assignments), device)
+    assert chosen.name == name
+    assert reason in chosen.reason
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "message"),
+    [(CPU, "fp16", "a CPU has no fp16 worth training with"), (CUDA, "bf16", "this GPU has no bf16")],
+)
+def test_what_the_device_cannot_do_is_refused_with_what_it_can(
+    device: torch.device, asked: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_machine(monkeypatch, bf16=False)
+    with pytest.raises(ConfigError, match=f"train.precision = '{asked}': {message}.*'fp32' or 'auto'"):
+        choose_precision(settings(f"train.precision={asked}"), device)
+
+
+def types_seen(step: Step) -> dict[str, set[torch.dtype]]:
+    """The number formats of the outputs of each network's layers in one update."""
+    seen: dict[str, set[torch.dtype]] = {"generator": set(), "discriminator": set()}
+    for name, network in (("generator", step.generator), ("discriminator", step.discriminator)):
+        for layer in network.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                layer.register_forward_hook(lambda _m, _i, out, name=name: seen[name].add(out.dtype))
+    update(step)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_autocast_covers_both_networks_passes(precision: str, dtype: torch.dtype) -> None:
+    assert types_seen(step_in(precision, *UNPENALISED)) == {"generator": {dtype}, "discriminator": {dtype}}
+
+
+@pytest.mark.parametrize("penalty", ["loss.r1=1", "loss.r2=1", "loss.gp=1"])
+def test_penalties_are_computed_in_fp32(penalty: str) -> None:
+    step = step_in("bf16", *UNPENALISED, penalty)
+    seen: list[tuple[bool, torch.dtype]] = []  # whether it is the generator's phase, and its format
+    layer = next(m for m in step.discriminator.modules() if isinstance(m, nn.Conv2d))
+    phase = {"generator": False}
+    step.generator.register_forward_hook(lambda *_: phase.update(generator=torch.is_grad_enabled()))
+    layer.register_forward_hook(lambda _m, _i, out: seen.append((phase["generator"], out.dtype)))
+    update(step)
+    assert {dtype for in_generators, dtype in seen if not in_generators} == {torch.float32}
+    assert {dtype for in_generators, dtype in seen if in_generators} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_weights_averages_and_moments_stay_fp32(precision: str) -> None:
+    step = step_in(precision)
+    update(step)
+    tensors = [*step.ema.parameters()]
+    for phase in step.phases:
+        tensors += [*phase.network.parameters()]
+        tensors += [value for state in phase.optimizer.state.values() for value in state.values()]
+    assert {tensor.dtype for tensor in tensors} == {torch.float32}
+
+
+def gradients(step: Step) -> dict[str, Tensor]:
+    return {
+        f"{phase.name}.{name}": parameter.grad
+        for phase in step.phases
+        for name, parameter in phase.network.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def test_fp16_steps_with_the_gradients_of_fp32_penalties_included() -> None:
+    fp32, fp16 = step_in("fp32"), step_in("fp16")
+    update(fp32)
+    update(fp16)
+    assert fp16.read_stats()["loss_scale"] == 65536
+    for name, exact in gradients(fp32).items():
+        unscaled = gradients(fp16)[name]  # the optimizer divides the scale out, in place
+        assert (unscaled - exact).norm() <= 0.02 * exact.norm() + 1e-4, name
+    for one, other in zip(fp32.discriminator.parameters(), fp16.discriminator.parameters(), strict=True):
+        # Adam's first step is ± the learning rate: only signs of tiny gradients may differ
+        assert (one - other).abs().mean() < 0.02 * fp32.phases[0].lr
+
+
+def test_fp16_leaves_out_only_the_update_whose_gradient_overflowed_and_halves_the_scale_once() -> None:
+    step = step_in("fp16")
+    before = {phase.name: [p.clone() for p in phase.network.parameters()] for phase in step.phases}
+    next(step.discriminator.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    update(step)
+    moved = {}
+    for phase in step.phases:
+        pairs = zip(before[phase.name], phase.network.parameters(), strict=True)
+        moved[phase.name] = any(not torch.equal(old, new) for old, new in pairs)
+    assert moved == {"discriminator": False, "generator": True}
+    assert step.read_stats()["loss_scale"] == 65536 / 2
+    assert step.broken() is None
+
+
+def test_fp16s_scale_is_part_of_the_state() -> None:
+    one, other = step_in("fp16"), step_in("fp16")
+    next(one.discriminator.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    update(one)
+    other.load_state_dict(one.state_dict())
+    assert other.read_stats()["loss_scale"] == 65536 / 2
+
+
+def test_tf32_is_a_setting() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        set_tf32(True)
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("high", True)
+        set_tf32(False)
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("highest", False)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_gpu_trains_in_every_format(precision: str) -> None:
+    config = settings(f"train.precision={precision}")
+    chosen = choose_precision(config, CUDA)
+    torch.manual_seed(0)
+    networks = build_generator(config.model, SHAPE, 10).to(CUDA), build_discriminator(config.model, SHAPE, 10).to(CUDA)
+    step = Step(config, *networks, CUDA, precision=chosen)
+    for number in range(5):
+        images = torch.randint(256, (8, *SHAPE), dtype=torch.uint8, device=CUDA)
+        step(images, torch.arange(8, device=CUDA), step=number, progress=0.0)
+    assert step.broken() is None
