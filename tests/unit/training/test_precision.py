@@ -133,7 +133,9 @@ def test_fp16_steps_with_the_gradients_of_fp32_penalties_included() -> None:
     assert fp16.read_stats()["loss_scale"] == 65536
     for name, exact in gradients(fp32).items():
         unscaled = gradients(fp16)[name]  # the optimizer divides the scale out, in place
-        assert (unscaled - exact).norm() <= 0.02 * exact.norm() + 1e-4, name
+        # the generator meets a discriminator that has taken a step already, with other signs of tiny gradients
+        tolerance = 0.01 if name.startswith("discriminator") else 0.1
+        assert (unscaled - exact).norm() <= tolerance * exact.norm() + 1e-5, name
     for one, other in zip(fp32.discriminator.parameters(), fp16.discriminator.parameters(), strict=True):
         # Adam's first step is ± the learning rate: only signs of tiny gradients may differ
         assert (one - other).abs().mean() < 0.02 * fp32.phases[0].lr
