@@ -66,6 +66,7 @@ def assemble(config: Config, ranks: Ranks) -> Assembly:
     device = choose_device(config.train.device, ranks)
     precision = choose_precision(config, device)
     set_tf32(config.train.tf32)
+    ranks.on_first(lambda: len(load_split(config.data, "train")))  # where it must be fetched or read, once
     data = load_split(config.data, "train")
     batch_size = _batch_size(config, device, ranks, len(data))
     chosen = config.train.model_copy(update={"batch_size": batch_size, "precision": precision.name})

@@ -222,10 +222,10 @@ def _tell_bad(lines: Iterable[str], settings: DataSettings) -> None:
     shown += f"\n  - and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
     if not settings.skip_bad:
         raise DataError(
-            f"data.root: {len(lines)} files cannot be read as images; remove them, or leave them out with"
+            f"data.root: files that cannot be read as images ({len(lines)}); remove them, or leave them out with"
             f" data.skip_bad=true:{shown}"
         )
-    _log.warning("data.skip_bad: %d files left out:%s", len(lines), shown)
+    _log.warning("data.skip_bad leaves out what cannot be read as images (%d):%s", len(lines), shown)
 
 
 def worker_count(settings: DataSettings) -> int:

@@ -1,5 +1,6 @@
 """Evaluate: when the averaged generator is scored, and against what."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from training.pace import Measured
 from training.sources import Source
 
 _TEST_IMAGES = 10_000
+_log = logging.getLogger(__name__)
 
 
 class Evaluate(Callback):
@@ -39,7 +41,8 @@ class Evaluate(Callback):
         if split != "val":
             return Evaluator(run.config.data, split, n=_TEST_IMAGES, device=run.device).score(source)
         if self._evaluator is None:  # the real images are judged once for all evaluations
-            self._evaluator = Evaluator(run.config.data, split, n=self._settings.n, device=run.device)
+            n, device = self._settings.n, run.device
+            self._evaluator = Evaluator(run.config.data, split, n=n, device=device, announce=_log.warning)
         return self._evaluator.score(source, manifold=False)
 
     def state_dict(self) -> dict[str, Any]:

@@ -88,7 +88,8 @@ def load_classifier(data: DataSettings, announce: Callable[[str], None] = lambda
 
         announce(f"training the classifier that scores {data.name}, once; it will be kept in {path}")
         with torch.random.fork_rng():  # a training run that asks for it must not notice
-            train_and_save(data, path, announce=announce)
+            accuracy = train_and_save(data, path, announce=announce)
+        announce(f"the classifier reads {accuracy:.1%} of the test images right; the scores are as good as that")
     return read_classifier(path)
 
 

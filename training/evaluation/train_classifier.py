@@ -23,9 +23,9 @@ from training.evaluation.classifier import COMMITTED, Classifier, judge
 from training.models import to_float
 
 _BATCH = 128
-_LEAST_STEPS = 200  # for small sets, whose epochs are short
+_LEAST_STEPS = 400  # for small sets, whose epochs are short
 _PEAK_RATE = 3e-3
-_EMA = 0.998
+_EMA = 0.998  # at most: the average must have forgotten the beginning when the training ends
 
 
 def train_classifier(
@@ -35,13 +35,14 @@ def train_classifier(
     torch.manual_seed(seed)
     channels, size, _ = data.shape
     classifier = Classifier(channels, len(data.class_names), size)
-    average = torch.optim.swa_utils.AveragedModel(
-        classifier, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(_EMA), use_buffers=True
-    )
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=_PEAK_RATE, weight_decay=1e-2, fused=True)
     batch = min(_BATCH, len(data))
     steps = len(data) // batch
     epochs = max(epochs, -(-_LEAST_STEPS // steps))
+    decay = min(_EMA, 1 - 5 / (epochs * steps))
+    average = torch.optim.swa_utils.AveragedModel(
+        classifier, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay), use_buffers=True
+    )
     for epoch in range(epochs):
         order = torch.randperm(len(data))
         for step in range(steps):

@@ -1,0 +1,87 @@
+"""Class folders of one's own colour images, all the way: train, evaluate, export, package, serve, ask by class name."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+COLOURS = {"leaf": (40, 200, 60), "sea": (30, 60, 220), "sun": (250, 220, 30)}
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 discs of each colour, at random places on black; one file is no picture."""
+    folder = tmp_path_factory.mktemp("own")
+    rng = np.random.default_rng(1)
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    for name, colour in COLOURS.items():
+        (folder / "discs" / name).mkdir(parents=True)
+        for i in range(60):
+            y, x = rng.integers(12, 20, 2)
+            disc = ((rows - y) ** 2 + (columns - x) ** 2 < 90)[..., None]
+            Image.fromarray((disc * np.array(colour)).astype(np.uint8)).save(folder / "discs" / name / f"{i}.png")
+    (folder / "discs/sun/broken.png").write_bytes(b"no picture")
+    return folder
+
+
+def ganctl(folder: Path, *words: object, code: int = 0) -> tuple[dict[str, Any], str]:
+    command = [sys.executable, "-m", "ganctl", *map(str, words), "--json"]
+    environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=250
+    )
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+def test_discs_of_three_colours_come_back_by_their_names(folder: Path) -> None:
+    data = ("--set", "data.name=folder", "--set", "data.root=discs", "--set", f"data.size={SIZE}")
+    length = ("--set", "model.width=16", "--set", "train.horizon=9600 images", "--set", "train.batch_size=32")
+    _, told = ganctl(folder, "train", *data, "--run-dir", "run", code=4)
+    assert "discs/sun/broken.png" in told
+    assert "data.skip_bad=true" in told
+    assert not (folder / "run").exists()
+
+    trained, told = ganctl(folder, "train", *data, *length, "--set", "data.skip_bad=true", "--run-dir", "run")
+    assert "leaves out what cannot be read as images (1)" in told
+    assert trained["metrics"]["class_accuracy"].keys() == COLOURS.keys()
+    assert "training the classifier that scores folder" in told
+    assert "the classifier reads 100.0% of the test images right" in told
+    scores, told = ganctl(folder, "evaluate", "run")
+    assert "training the classifier" not in told, "it was kept"
+    assert scores["label_accuracy"] > 0.9
+
+    ganctl(folder, "export", "run", "--out", "export")
+    manifest = json.loads((folder / "export/manifest.json").read_text())
+    assert manifest["class_names"] == list(COLOURS)
+    assert manifest["image"] == {"channels": 3, "height": SIZE, "width": SIZE}
+    ganctl(folder, "sample", "export", "--digit", "sea", "--count", 4, "--out", "sea.npz")
+    with np.load(folder / "sea.npz") as arrays:
+        assert arrays["images"].shape == (4, SIZE, SIZE, 3)
+        assert arrays["labels"].tolist() == [1] * 4
+
+    ganctl(folder, "package", "export", "--out", ".")
+    (mar,) = folder.glob("*.mar")
+    command = [sys.executable, "-m", "ganctl", "serve", str(mar), "--port", "0", "--workers", "1", "--json"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = json.loads(server.stdout.readline())["url"]
+        for name, colour in COLOURS.items():
+            reply = httpx.post(f"{url}/predictions/digits", json={"labels": [name], "seed": 5}, timeout=60)
+            assert reply.status_code == 200, reply.text
+            pixels = np.asarray(Image.open(io.BytesIO(reply.content))).astype(int)
+            assert pixels.shape == (SIZE, SIZE, 3)
+            nearest = min(COLOURS, key=lambda other: np.abs(pixels[16, 16] - COLOURS[other]).sum())
+            assert nearest == name, (pixels[16, 16], colour)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=60) == 0
