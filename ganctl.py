@@ -83,7 +83,7 @@ def report(error: BaseException) -> int:
         error.show()
     elif message:
         click.echo(f"Error: {message}", err=True)
-    if "--json" in sys.argv:
+    if "--json" in sys.argv and os.environ.get("RANK", "0") == "0":  # of many ranks one tells the result
         emit({"error": message, "exit_code": code})
     return code
 

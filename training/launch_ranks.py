@@ -105,16 +105,18 @@ def _launch(arguments: Sequence[str], ranks: int, logs: Path) -> Ended | None:
 
 @contextmanager
 def _logs(run_dir: Path) -> Iterator[Path]:
-    """A folder for the ranks' output, in the run's own, which goes, too, where the ranks put nothing there."""
+    """A folder for the ranks' output in the run's own; afterwards it goes, and so do folders that nothing was put in."""
     logs = run_dir / LOGS
     shutil.rmtree(logs, ignore_errors=True)  # of a parent that was killed
+    made = [folder for folder in logs.parents if not folder.exists()]
     logs.mkdir(parents=True)
     try:
         yield logs
     finally:
         shutil.rmtree(logs)
-        if not any(run_dir.iterdir()):
-            run_dir.rmdir()
+        for folder in made:
+            if not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def _stdout(logs: Path) -> str:

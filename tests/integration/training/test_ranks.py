@@ -63,3 +63,30 @@ def test_two_ranks_have_the_weights_averages_and_statistics_of_one_after_some_st
     for name in one:
         if name.startswith(f"{case}/torch.float64/after/"):
             torch.testing.assert_close(one[name], two[name], rtol=1e-6, atol=1e-9, msg=name)
+
+
+def agreements(task: str) -> subprocess.CompletedProcess[str]:
+    return torchrun(2, "-m", "tests.integration.training.agreements", task)
+
+
+def test_ranks_agree_on_requests_statistics_and_random_numbers() -> None:
+    done = agreements("agree")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "agreed cpu"
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("first fails", "Error: run: nothing is here"),
+        ("differ", "Error: the weights: rank 1 of 2 has another than rank 0; give every rank the same command"),
+        ("one leaves", "Error: another rank went away"),
+    ],
+)
+def test_no_rank_waits_for_one_that_fails_and_the_reason_is_told(task: str, message: str) -> None:
+    done = agreements(task)
+    assert done.returncode == 1, done.stderr
+    assert message in done.stderr
+    if task == "first fails":
+        assert done.stderr.count("Error: run: nothing is here") == 1
+        assert "exitcode  : 4" in done.stderr

@@ -1,6 +1,7 @@
 """The commands as a user types them: one JSON object, one clear message, the right exit code, nothing half-written."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -91,6 +92,77 @@ def test_print_config_shows_every_value_and_its_source(ganctl: Ganctl) -> None:
 def test_dry_run_says_what_would_be_trained_and_leaves_nothing(ganctl: Ganctl, tmp_path: Path) -> None:
     record = one_object(ganctl("train", "--dry-run", "--epochs", 2, "--json").stdout)
     assert (record["steps"], record["batch_size"], record["training_images"]) == (1718, 64, 55_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+OWN_CALLBACK = """
+from training.callback import Callback
+
+class Greeting(Callback):
+    def on_start(self, run):
+        print("hello from", type(self).__name__, file=__import__("sys").stderr)
+"""
+
+
+def test_a_callback_of_ones_own_is_one_class_and_one_flag(ganctl: Ganctl, tmp_path: Path) -> None:
+    (tmp_path / "my_callbacks.py").write_text(OWN_CALLBACK)
+    command = [str(Path(sys.executable).with_name("ganctl")), "train", *SETTINGS, "--max-steps", "1"]
+    done = subprocess.run(
+        [*command, "--callback", "my_callbacks:Greeting"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "hello from Greeting" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("--precision", "fp16", "--device", "cpu"), 3, "a CPU has no fp16 worth training with; use 'bf16', 'fp32'"),
+        (("--set", "checkpoint.monitor=fid"), 3, "'fid': no callback produces such a score; there are fd, fd_floor"),
+        (("--callback", "nowhere:Nothing"), 3, "no module 'nowhere'"),
+        (("--nproc", "0"), 3, "--nproc 0: expected a number of ranks above 0, or auto"),
+        (("--nproc", "2", "--batch-size", "63"), 3, "batch_size = 63: 2 ranks cannot share it equally; take 62 or 64"),
+        (("--nproc", "2", "--callback", "nowhere:Nothing"), 3, "no module 'nowhere'"),
+        (("--max-time", "soon"), 2, "'soon' is no duration, expected one such as 120s"),
+        (("--init-from", "absent"), 4, "absent: there is no such run or checkpoint"),
+        (("--set", "data.name=folder", "--set", "data.root=absent"), 4, "absent is no folder"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_told_before_anything_is_written(
+    words: tuple[str, ...], code: int, told: str, ganctl: Ganctl, tmp_path: Path
+) -> None:
+    done = ganctl("train", *SETTINGS, *words, "--json")
+    assert done.returncode == code, done.stderr
+    assert told in done.stderr
+    assert one_object(done.stdout)["exit_code"] == code
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_writes_nowhere_but_into_its_folder(ganctl: Ganctl, tmp_path: Path) -> None:
+    for name in ("home", "tmp", "here"):
+        (tmp_path / name).mkdir()
+    before = {path for path in Path("/tmp").iterdir() if path.name.startswith(("torch", "tmp"))}
+    places = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp"), "XDG_CACHE_HOME": ""}
+    environment = {**os.environ, **places, "OMP_NUM_THREADS": "1"}
+    words = ("--run-dir", tmp_path / "run", "--max-steps", 12, "--nproc", 2, "--set", "log.tensorboard=true")
+    done = ganctl("train", *SETTINGS, *words, "--json", cwd=tmp_path / "here", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert one_object(done.stdout)["steps"] == 12
+    assert "\x1b" not in done.stderr
+    left = [path for name in ("home", "tmp", "here") for path in (tmp_path / name).rglob("*")]
+    assert [path for path in left if not path.name.startswith("torchinductor_")] == []  # torch's own, and empty
+    assert {path for path in Path("/tmp").iterdir() if path.name.startswith(("torch", "tmp"))} <= before
+
+
+def test_dry_run_of_many_ranks_tells_the_batch_of_each_and_leaves_nothing(ganctl: Ganctl, tmp_path: Path) -> None:
+    done = ganctl("train", "--dry-run", "--nproc", 2, "--json", env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    record = one_object(done.stdout)
+    assert (record["ranks"], record["batch_size"], record["batch_size_per_rank"]) == (2, 64, 32)
+    sizes = {name: int(str(record[f"{name}_bytes"])) for name in ("state", "data", "activation", "memory")}
+    assert sizes["data"] == 55_000 * 784
+    assert sizes["memory"] == sizes["state"] + sizes["data"] + sizes["activation"]
     assert list(tmp_path.iterdir()) == []
 
 

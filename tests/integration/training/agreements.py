@@ -1,0 +1,102 @@
+"""Run by torchrun in test_ranks.py: what ranks tell each other. Whatever does not hold ends the process."""
+
+import sys
+
+import torch
+from torch import nn
+
+from training.config import Span
+from training.distributed import Ranks, choose_device, random_states, set_random_states, share_batch_statistics
+from training.errors import CheckpointError, TrainingError
+from training.pace import Measured
+from training.requests import Requests
+
+CPU = torch.device("cpu")
+
+
+def main(task: str) -> None:
+    ranks = Ranks.join()
+    assert ranks.size == 2
+    if task == "agree":
+        agree(ranks)
+    elif task == "first fails":
+        ranks.on_first(fail)
+    elif task == "differ":
+        ranks.need_equal("the weights", 1.0 if ranks.first else 2.0)
+    elif task == "one leaves":
+        if ranks.first:
+            return
+        ranks.largest([1])
+    ranks.leave()
+
+
+def agree(ranks: Ranks) -> None:
+    assert ranks.share(8) == (slice(0, 4) if ranks.first else slice(4, 8))
+    assert ranks.gather(ranks.rank) == [0, 1]
+    assert ranks.from_first(ranks.rank) == 0
+    assert ranks.on_first(lambda: f"by {ranks.rank}") == "by 0"
+    assert ranks.largest([ranks.rank, -ranks.rank]) == [1, 0]
+    ranks.need_equal("what is equal", "x")
+    tensors = [torch.full((3,), float(ranks.rank)), torch.full((2, 2), 10.0 * ranks.rank)]
+    ranks.average_(tensors)
+    assert torch.equal(tensors[0], torch.full((3,), 0.5))
+    assert torch.equal(tensors[1], torch.full((2, 2), 5.0))
+    requests_of_one_become_those_of_all(ranks)
+    each_rank_has_random_numbers_of_its_own(ranks)
+    batch_statistics_are_those_of_all_samples(ranks)
+    if ranks.first:
+        print("agreed", choose_device("cpu", ranks))
+
+
+def requests_of_one_become_those_of_all(ranks: Ranks) -> None:
+    horizon = Measured(Span.parse("10s"), epoch_images=100)
+    requests = Requests()
+    requests.agree(ranks, horizon)
+    assert (requests.stop, requests.evaluation, requests.checkpoint, horizon.images) == ("", False, False, None)
+    if not ranks.first:
+        requests.stop, requests.evaluate_at_stop, requests.checkpoint = "SIGTERM", False, True
+    else:
+        horizon.images = 777
+    requests.agree(ranks, horizon)
+    assert (requests.stop, requests.evaluate_at_stop, requests.evaluation) == ("SIGTERM", False, False)
+    assert (requests.checkpoint, horizon.images) == (True, 777)
+
+
+def each_rank_has_random_numbers_of_its_own(ranks: Ranks) -> None:
+    torch.manual_seed(5 + ranks.rank)
+    states = ranks.gather(random_states(CPU))
+    expected = torch.rand(3)
+    set_random_states(states, ranks, CPU)
+    assert torch.equal(torch.rand(3), expected)
+    others = ranks.gather(expected)
+    assert not torch.equal(others[0], others[1])
+
+
+def batch_statistics_are_those_of_all_samples(ranks: Ranks) -> None:
+    """First and second derivatives, too."""
+    for network, shape in ((nn.BatchNorm1d(3), (8, 3)), (nn.BatchNorm2d(3), (8, 3, 5, 5))):
+        everything = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        results = []
+        for mine in (Ranks(), ranks):
+            parent = nn.Sequential(type(network)(3)).double()
+            share_batch_statistics(parent, mine)
+            x = everything[mine.share(8)].clone().requires_grad_(True)
+            weights = torch.arange(x.numel() * mine.size, dtype=torch.float64).view(shape)[mine.share(8)].sin()
+            (first,) = torch.autograd.grad((parent(x) * weights).sum(), x, create_graph=True)
+            (second,) = torch.autograd.grad(first.square().sum(), x)
+            results.append([parent(x).detach(), first.detach(), second, *parent.state_dict().values()])
+        for whole, share in zip(*results, strict=True):
+            expected = whole[ranks.share(8)] if whole.shape == torch.Size(shape) else whole
+            torch.testing.assert_close(share, expected, rtol=1e-9, atol=1e-12)
+
+
+def fail() -> None:
+    raise CheckpointError("run: nothing is here")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1])
+    except TrainingError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
