@@ -105,7 +105,7 @@ def _launch(arguments: Sequence[str], ranks: int, logs: Path) -> Ended | None:
 
 @contextmanager
 def _logs(run_dir: Path) -> Iterator[Path]:
-    """A folder for the ranks' output in the run's own; afterwards it goes, and so do folders that nothing was put in."""
+    """A folder for the ranks' output in the run's own; afterwards it goes, with all that nothing was put in."""
     logs = run_dir / LOGS
     shutil.rmtree(logs, ignore_errors=True)  # of a parent that was killed
     made = [folder for folder in logs.parents if not folder.exists()]

@@ -1,5 +1,6 @@
 """Settings: who wins, where a value came from, and all faults in one message."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,19 @@ def test_every_setting_says_what_it_means() -> None:
     names = dict(setting_names())
     assert names.keys() == Config().flat().keys()
     assert all(names.values())
+
+
+def test_a_variable_may_set_any_setting() -> None:
+    values = resolve(environment={})[0].flat()
+    text = {name: "unset" if value is None else json.dumps(value) for name, value in values.items()}
+    text |= {"data.root": "/d", "data.num_workers": "3", "optimizer.lr_discriminator": "0.1", "train.init_from": "/i"}
+    text |= {"checkpoint.every": "9 images", "early_stopping.stop_at": "5", "log.root": "/l", "log.name": "n"}
+    text["model.options"] = "{ gain = 2 }"
+    variables = {f"GANCTL_{name.upper().replace('.', '__')}": value for name, value in text.items()}
+    assert "unset" not in variables.values()
+    config, sources = resolve(environment=variables)
+    assert {source for name, source in sources.items()} == set(variables)
+    assert (config.model.options, config.log.name, config.early_stopping.stop_at) == ({"gain": 2}, "n", 5.0)
 
 
 @pytest.mark.parametrize(

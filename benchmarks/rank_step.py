@@ -1,0 +1,117 @@
+"""What many ranks cost: a step with one flattened all-reduce per phase (ours) against DistributedDataParallel.
+
+    torchrun --standalone --nproc-per-node 2 -m benchmarks.rank_step [--repetitions 5] [--steps 40]
+
+Both do the same update of the same networks with the same random numbers; only how gradients are averaged differs. The
+settings take turns within each repetition; medians are told, with the ratio of the paired ones. DistributedDataParallel
+gets the networks without batch normalisation, which it cannot train here: its buffers are written between the forward
+passes and the backward pass (pytorch#175024).
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from training.data import load_split
+from training.distributed import SOLO, Ranks, choose_device
+from training.models import ImageShape, build_discriminator, build_generator
+from training.settings import resolve
+from training.step import Batch, Phase, Step
+
+WARM_UP = 10  # steps
+CASES: dict[str, tuple[str, ...]] = {
+    "conv, R1 and R2": (),
+    "conv, no penalty": ("loss.r1=0", "loss.r2=0", "loss.name=non-saturating"),
+}
+
+
+class Wrapped(Phase):
+    """A phase whose gradients the wrapper's hooks average while the backward pass runs."""
+
+    def update(self, batch: Batch, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO) -> None:
+        self.optimizer.zero_grad()
+        scaler.scale(self.loss(batch)).backward(inputs=list(self.network.parameters()))
+        scaler.step(self.optimizer)
+
+
+@click.command()
+@click.option("--repetitions", default=5, show_default=True)
+@click.option("--steps", default=40, show_default=True)
+@click.option("--batch", default=64, show_default=True, help="Over all ranks.")
+def main(repetitions: int, steps: int, batch: int) -> None:
+    """Prints a table of milliseconds per step."""
+    ranks = Ranks.join()
+    device = choose_device("auto", ranks)
+    makers: dict[str, Callable[..., Step]] = {"ours": build, "DistributedDataParallel": build_wrapped}
+    found: dict[tuple[str, str], list[float]] = {}
+    for _ in range(repetitions):
+        for case, assignments in CASES.items():
+            for name, make in makers.items():
+                seconds = measure(make(assignments, ranks, device), ranks, steps, batch)
+                found.setdefault((case, name), []).append(1000 * seconds)
+    if ranks.first:
+        click.echo(f"{device}, {ranks.size} ranks of {torch.get_num_threads()} threads, batch {batch}")
+        click.echo("| case | ours, ms per step | DistributedDataParallel | ratio of pairs |\n| --- | --- | --- | --- |")
+        for case in CASES:
+            ours, wrapped = found[case, "ours"], found[case, "DistributedDataParallel"]
+            ratio = statistics.median(b / a for a, b in zip(ours, wrapped, strict=True))
+            click.echo(f"| {case} | {statistics.median(ours):.1f} | {statistics.median(wrapped):.1f} | {ratio:.2f} |")
+    ranks.leave()
+
+
+def build(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> Step:
+    """Our step."""
+    config, _ = resolve(preset="conv", assignments=list(assignments), environment={})
+    shape = ImageShape(1, 28, 28)
+    torch.manual_seed(0)
+    generator = build_generator(config.model, shape, 10).to(device)
+    return Step(config, generator, build_discriminator(config.model, shape, 10).to(device), device, ranks=ranks)
+
+
+def build_wrapped(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> Step:
+    """The same with each network in a DistributedDataParallel, which is called in its own network's phase alone."""
+    step = build(assignments, ranks, device)
+    bare: dict[str, Any] = {"generator": step.generator, "discriminator": step.discriminator}
+    wrapped = {name: DistributedDataParallel(network) for name, network in bare.items()}
+
+    def in_phase(name: str, loss: Callable[[Batch], Tensor]) -> Callable[[Batch], Tensor]:
+        def inner(batch: Batch) -> Tensor:
+            step.discriminator = wrapped["discriminator"] if name == "discriminator" else bare["discriminator"]
+            if name == "generator":
+                step._generate = lambda labels: wrapped["generator"](step.draw(len(labels)), labels)  # type: ignore[method-assign]
+            else:
+                step._generate = lambda labels: bare["generator"](step.draw(len(labels)), labels)  # type: ignore[method-assign]
+            return loss(batch)
+
+        return inner
+
+    step.phases = [
+        Wrapped(phase.name, phase.network, phase.optimizer, phase.lr, in_phase(phase.name, phase.loss))
+        for phase in step.phases
+    ]
+    return step
+
+
+def measure(step: Step, ranks: Ranks, steps: int, batch: int) -> float:
+    """Seconds per step."""
+    data = load_split(resolve(environment={})[0].data, "train")
+    share = ranks.share(batch)
+    images, labels = data.images[:batch][share].to(step.device), data.labels[:batch][share].to(step.device)
+    for n in range(WARM_UP):
+        step(images, labels, step=n, progress=0.0)
+    step.read_stats()  # waits for device and ranks
+    began = time.perf_counter()
+    for n in range(steps):
+        step(images, labels, step=WARM_UP + n, progress=0.0)
+    step.read_stats()
+    return (time.perf_counter() - began) / steps
+
+
+if __name__ == "__main__":
+    main()
