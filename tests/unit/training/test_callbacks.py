@@ -1,5 +1,6 @@
 """The callbacks that come with a run: what they write, and when they end it."""
 
+import gzip
 import io
 import json
 import os
@@ -13,7 +14,16 @@ from rich.console import Console
 
 from tests.conftest import SMALL
 from training.callback import Callback, Run
-from training.callbacks import EarlyStopping, Preemption, Progress, TensorBoard, TimeLimit
+from training.callbacks import (
+    EarlyStopping,
+    LearningRate,
+    Preemption,
+    Profiler,
+    Progress,
+    StatsLog,
+    TensorBoard,
+    TimeLimit,
+)
 from training.launch import Launch
 from training.requests import Result
 from training.settings import resolve
@@ -58,6 +68,59 @@ def test_tensorboard_has_losses_scores_and_pictures(tmp_path: Path) -> None:
     )
     assert events.Tags()["images"] == ["fixed latents"]
     assert [event.step for event in events.Scalars("train/loss_d")] == [10]
+    assert events.Scalars("train/lr")[0].value > 0
+
+
+def test_tensorboard_has_the_generators_graph_and_the_settings_with_the_final_scores(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    run_with(tmp_path, TensorBoard(), extra=("optimizer.lr=0.002",))
+    events = EventAccumulator(str(tmp_path)).Reload()
+    operators = {node.op for node in events.Graph().node}
+    assert any("conv" in operator for operator in operators), operators
+    content = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    settings = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert settings["optimizer.lr"].number_value == 0.002
+    assert settings["model.generator"].string_value == "conv"
+    assert events.Scalars("val/fd")[0].step == 12
+
+
+def test_the_profiler_leaves_a_trace_of_some_steps(tmp_path: Path) -> None:
+    run_with(tmp_path, Profiler(steps=2), max_steps=20)
+    (path,) = (tmp_path / "profile").glob("*.pt.trace.json.gz")
+    trace = json.loads(gzip.decompress(path.read_bytes()))
+    names = {event.get("name") for event in trace["traceEvents"]}
+    assert any("conv" in str(name) for name in names)
+    assert "ProfilerStep#15" in names
+
+
+class Moment:
+    """As much of a run as a schedule looks at."""
+
+    def __init__(self, images: int, progress: float) -> None:
+        self.images, self.progress, self.batch_size = images, progress, 10
+
+
+def rate(schedule: LearningRate, *, images: int = 10_000, progress: float = 0.0) -> float:
+    return schedule.on_schedule(Moment(images, progress))  # type: ignore[arg-type]
+
+
+def test_learning_rates_rise_over_the_warm_up_and_fall_as_asked() -> None:
+    warm = LearningRate("linear", decay_from=0.5, warmup=100)
+    assert [rate(warm, images=images) for images in (0, 40, 90, 5000)] == [0.1, 0.5, 1.0, 1.0]
+    assert [rate(warm, progress=progress) for progress in (0.5, 0.75, 1.0)] == [1.0, 0.5, 0.0]
+    cosine = LearningRate("cosine", decay_from=0.0)
+    assert [rate(cosine, progress=p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    assert rate(LearningRate(lambda progress: 2 - progress, warmup=100), images=40, progress=0.5) == 0.75
+
+
+def test_the_learning_rate_of_each_step_is_the_setting_times_the_schedule(tmp_path: Path) -> None:
+    rates = ("optimizer.lr=0.5e-3", "optimizer.lr_discriminator=1e-3", "optimizer.schedule=linear")
+    length = ("optimizer.decay_from=0", "train.horizon=640 images", "log.every=1")
+    run_with(tmp_path, StatsLog(), max_steps=4, extra=(*rates, *length))
+    rows = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert [row["lr"] for row in rows if "lr" in row] == pytest.approx([1e-3, 0.9e-3, 0.8e-3, 0.7e-3])
 
 
 class Requests:

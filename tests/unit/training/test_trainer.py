@@ -318,3 +318,17 @@ def test_a_run_holds_no_more_than_its_settings_say(tmp_path: Path) -> None:
     assert result.best is not None
     assert names == {"best", f"step-{read_checkpoint(result.best).step:08d}"}
     assert result.last is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("resident", ["true", "false"])
+def test_a_gpu_trains_stops_and_goes_on(resident: str, tmp_path: Path) -> None:
+    extra = ("train.device=cuda", f"data.resident={resident}", "train.precision=fp32", "train.tf32=false")
+    launch(tmp_path / "whole", extra=extra).build(max_steps=30).fit()
+    launch(tmp_path / "parts", extra=extra).build(max_steps=13).fit()
+    launch(tmp_path / "parts", resume="auto").build(max_steps=30).fit()
+    one, two = (read_checkpoint(tmp_path / n / "checkpoints/last.safetensors").state for n in ("whole", "parts"))
+    assert "cuda" in one["torch_rng"][0]
+    assert one["progress"] == two["progress"]
+    for name, weight in one["networks"]["ema"].items():  # a GPU's sums may come in any order
+        assert (two["networks"]["ema"][name] - weight).norm() <= 0.05 * weight.norm() + 1e-3

@@ -1,0 +1,54 @@
+"""The code of docs/python.md runs as it stands there, and the tables of the documents name what there is."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from training.cli import train
+from training.config import setting_names
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_code_of_the_python_page_runs(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text("utf-8"), re.DOTALL)
+    assert len(blocks) == 3
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(blocks), "utf-8")
+    places = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | places | {"GANCTL_EVALUATION__N": "200"}
+    done = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert re.match(r".*runs/00000-conv-mnist max-steps \d", lines[0]), lines
+    assert re.match(r"step 10: \d+% of the digits can be read", lines[1])
+    assert lines[2] == "stopped by max-steps"
+    assert "'across': " in lines[3]
+
+
+@pytest.mark.parametrize("name", ["python.md", "lightning.md", "ranks.md"])
+def test_settings_and_flags_of_the_documents_exist(name: str) -> None:
+    text = (ROOT / "docs" / name).read_text("utf-8")
+    settings = {setting for setting, _ in setting_names()}
+    sections = {setting.split(".")[0] for setting in settings}
+    for found in re.findall(r"[`\"]([a-z_]+\.[a-z_0-9]+)[`\"=]", text):
+        if found.split(".")[0] in sections and not found.endswith((".py", ".toml", ".md")):
+            assert found in settings, found
+    flags = {flag for option in train.params if isinstance(option, click.Option) for flag in option.opts}
+    torchruns = {"--standalone", "--nproc-per-node", "--max-restarts", "--nnodes"}
+    torchruns |= {"--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--logdir"}
+    for found in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
+        assert found in flags | torchruns, found

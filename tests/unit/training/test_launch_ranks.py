@@ -1,0 +1,36 @@
+"""`--nproc`: what the number may be, and which device each rank takes."""
+
+import pytest
+import torch
+
+from training.distributed import Ranks, choose_device
+from training.errors import ConfigError
+from training.launch import Launch
+from training.launch_ranks import count_ranks
+
+
+@pytest.mark.parametrize(("gpus", "ranks"), [(0, 1), (1, 1), (8, 8)])
+def test_auto_means_a_rank_for_each_visible_gpu(gpus: int, ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert count_ranks("auto") == ranks
+    assert count_ranks("3") == 3
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "two", "1.5", ""])
+def test_what_is_no_number_of_ranks_is_refused(asked: str) -> None:
+    with pytest.raises(ConfigError, match=f"--nproc {asked}: expected a number of ranks above 0, or auto"):
+        count_ranks(asked)
+
+
+def test_each_rank_takes_the_gpu_of_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto", Ranks(5, 8, 1)) == torch.device("cuda", 1)
+    assert choose_device("cpu", Ranks(5, 8, 1)) == torch.device("cpu")
+    with pytest.raises(ConfigError, match="rank 2 of this machine has no GPU of its own, 2 are visible; start 2 ranks"):
+        choose_device("auto", Ranks(2, 3, 2))
+
+
+def test_ranks_that_torchrun_starts_again_need_the_folder_of_what_they_had_done() -> None:
+    with pytest.raises(ConfigError, match="--run-dir: ranks that torchrun starts again need it"):
+        Launch(ranks=Ranks(0, 1, 0, restarts=1))
