@@ -68,6 +68,9 @@ def assemble(config: Config, ranks: Ranks) -> Assembly:
     set_tf32(config.train.tf32)
     ranks.on_first(lambda: len(load_split(config.data, "train")))  # where it must be fetched or read, once
     data = load_split(config.data, "train")
+    if ranks.size > 1:  # machines may differ in what is on their disks, and in their GPUs
+        ranks.need_equal("the training images", [list(data.images.shape), int(data.images.sum(dtype=torch.int64))])
+        ranks.need_equal("train.precision", precision.name)
     batch_size = _batch_size(config, device, ranks, len(data))
     chosen = config.train.model_copy(update={"batch_size": batch_size, "precision": precision.name})
     config = config.model_copy(update={"train": chosen})
