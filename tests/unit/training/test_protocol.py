@@ -76,6 +76,7 @@ def both(*events: str) -> list[str]:
     return [f"{name}: {event}" for event in events for name in "ab"]
 
 
+@pytest.mark.usefixtures("few_test_images")
 def test_the_order_of_events_is_fixed(tmp_path: Path) -> None:
     events: list[str] = []
     lengths = ("train.horizon=96 images", "evaluation.every=64 images", "checkpoint.every=32 images")

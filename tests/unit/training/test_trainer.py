@@ -165,6 +165,7 @@ def test_a_folder_with_other_peoples_files_is_refused(tmp_path: Path) -> None:
         Launch(run_dir=tmp_path)
 
 
+@pytest.mark.usefixtures("few_test_images")
 def test_an_early_stopped_run_stays_stopped_when_it_is_resumed(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     extra = ("early_stopping.patience=1", "early_stopping.min_delta=1e9")
@@ -311,6 +312,7 @@ def test_training_in_a_thread_leaves_signals_to_the_main_one(tmp_path: Path) -> 
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.usefixtures("few_test_images")
 def test_a_run_holds_no_more_than_its_settings_say(tmp_path: Path) -> None:
     extra = ("checkpoint.every=96 images", "checkpoint.save_top_k=1", "checkpoint.save_last=false")
     result = launch(tmp_path / "run", extra=extra).build().fit()
