@@ -28,8 +28,10 @@ class Registry(Generic[T]):
         """
 
         def keep(entry: Entry) -> Entry:
-            if self._entries.setdefault(name, cast(T, entry)) is not cast(T, entry):
-                raise ValueError(f"{self.kind} '{name}' is taken by {self._entries[name]!r}: choose another name")
+            taken = self._entries.get(name)
+            if taken is not None and _place(taken) != _place(entry):  # a notebook's cell may run twice
+                raise ValueError(f"{self.kind} '{name}' is taken by {taken!r}: choose another name")
+            self._entries[name] = cast(T, entry)
             return entry
 
         return keep
@@ -55,6 +57,11 @@ class Registry(Generic[T]):
             [f"{self.setting} = '{name}': no such {self.kind}; there are {', '.join(self.names())}, and module:Name for"
              f" your own (a name that only a script registers is unknown to other commands).{hint}"]
         )  # fmt: skip
+
+
+def _place(entry: object) -> tuple[object, object]:
+    """Where something was defined."""
+    return getattr(entry, "__module__", None), getattr(entry, "__qualname__", entry)
 
 
 def load_object(name: str, setting: str) -> Any:

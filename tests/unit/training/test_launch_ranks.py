@@ -1,12 +1,15 @@
 """`--nproc`: what the number may be, and which device each rank takes."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from training import launch_ranks
 from training.distributed import Ranks, choose_device
-from training.errors import ConfigError
+from training.errors import ConfigError, TrainingError
 from training.launch import Launch
-from training.launch_ranks import count_ranks
+from training.launch_ranks import Ended, count_ranks, run_ranks
 
 
 @pytest.mark.parametrize(("gpus", "ranks"), [(0, 1), (1, 1), (8, 8)])
@@ -34,3 +37,26 @@ def test_each_rank_takes_the_gpu_of_its_place(monkeypatch: pytest.MonkeyPatch) -
 def test_ranks_that_torchrun_starts_again_need_the_folder_of_what_they_had_done() -> None:
     with pytest.raises(ConfigError, match="--run-dir: ranks that torchrun starts again need it"):
         Launch(ranks=Ranks(0, 1, 0, restarts=1))
+
+
+@pytest.mark.parametrize("kills", [0, 1, 3, 4])
+def test_killed_ranks_are_started_again_so_often_and_no_more(
+    kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[list[str]] = []
+
+    def launch(arguments: list[str], ranks: int, logs: Path) -> Ended | None:
+        assert logs.is_dir()
+        starts.append(arguments)
+        return None if len(starts) <= kills else Ended(0, "{}")
+
+    monkeypatch.setattr(launch_ranks, "_launch", launch)
+    told: list[str] = []
+    if kills < 4:
+        assert run_ranks(["train"], ranks=2, run_dir=tmp_path / "run", announce=told.append) == Ended(0, "{}")
+    else:
+        with pytest.raises(TrainingError, match=r"ranks were killed 4 times .* continue with --resume auto"):
+            run_ranks(["train"], ranks=2, run_dir=tmp_path / "run", announce=told.append)
+    assert starts == [["train"], *[["train", "--restarted"]] * min(kills, 3)]
+    assert len(told) == min(kills, 3)
+    assert not (tmp_path / "run").exists(), "nothing was put there"

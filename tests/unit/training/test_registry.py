@@ -147,10 +147,22 @@ def test_a_module_that_fails_is_told_with_its_error(own: str, tmp_path: Path) ->
 def test_a_registered_name_is_a_setting_and_cannot_be_taken_twice() -> None:
     table: Registry[type] = Registry("thing", "some.setting")
     assert table.register("a")(int) is int
-    table.register("a")(int)  # the same one again: a notebook's cell that is run twice
     assert (table.get("a"), table.names()) == (int, ["a"])
     with pytest.raises(ValueError, match="'a' is taken by <class 'int'>"):
         table.register("a")(str)
+
+
+def test_a_notebooks_cell_that_runs_twice_registers_what_it_defined_last() -> None:
+    table: Registry[type] = Registry("thing", "some.setting")
+
+    def cell() -> type:
+        @table.register("mine")
+        class Mine: ...
+
+        return Mine
+
+    assert cell() is not (second := cell())
+    assert table.get("mine") is second
 
 
 def test_all_unknown_names_are_told_at_once_with_where_they_came_from() -> None:

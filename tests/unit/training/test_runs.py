@@ -1,5 +1,7 @@
 """A run's folder holds what its settings say: numbered folders, last, best, the top k."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,17 @@ def test_names_of_checkpoints_may_hold_scores(tmp_path: Path) -> None:
     assert {path.stem for path in (tmp_path / "checkpoints").iterdir()} == {
         "last", "best", "0004-fd=8.0", "0005-fd=6.0", "mine",
     }  # fmt: skip
+
+
+def test_a_file_system_without_hard_links_holds_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = keeper(tmp_path, save_top_k=1)
+    for step, score in enumerate([3.0, 5.0, 2.0], start=1):
+        save(store, step, score)
+    assert steps(tmp_path) == {"last": 3, "best": 3, "step-00000002": 2, "step-00000003": 3}
 
 
 def test_a_complete_run_may_keep_its_best_alone(tmp_path: Path) -> None:

@@ -94,6 +94,24 @@ def test_a_folder_with_a_run_is_not_written_over(small_run: Path) -> None:
         Launch(run_dir=small_run)
 
 
+def test_a_run_is_continued_by_its_folders_name_too(tmp_path: Path) -> None:
+    train_small(tmp_path / "run", max_steps=3)
+    assert Launch(resume=str(tmp_path / "run")).build(max_steps=5).fit().steps == 5
+    (tmp_path / "young/checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="young: this run has no checkpoint yet"):
+        Launch(resume=str(tmp_path / "young"))
+    copy = tmp_path / "somewhere.safetensors"
+    copy.write_bytes((tmp_path / "run/checkpoints/last.safetensors").read_bytes())
+    with pytest.raises(ConfigError, match="it lies in no run's folder; name one for what follows: --run-dir"):
+        Launch(resume=str(copy))
+
+
+def test_a_time_limit_and_a_profile_are_callbacks_of_the_command(tmp_path: Path) -> None:
+    trainer = launch(tmp_path / "run", extra=("log.profile=true",)).build(max_seconds=0.001)
+    assert {"TimeLimit", "Profiler"} <= {callback.key for callback in trainer.callbacks}
+    assert trainer.fit().stopped_by == "max-time"
+
+
 def test_resume_starts_fresh_where_there_is_nothing_and_needs_a_folder(tmp_path: Path) -> None:
     assert Launch(assignments=SMALL, run_dir=tmp_path / "new", resume="auto").build(max_steps=1).fit().steps == 1
     with pytest.raises(ConfigError, match="--run-dir"):
@@ -234,10 +252,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 EVERYTHING = ("log.tensorboard=true", "early_stopping.patience=9", "checkpoint.every=224 images")
 
 
-@pytest.mark.parametrize("way", ["SIGTERM", "max-time", "error", "signal during a save"])
-def test_however_a_run_was_stopped_it_goes_on_as_if_it_had_not_been(way: str, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("way", "step"),
+    # it goes on from the step itself, from the save before it, and from the evaluation before it
+    [("SIGTERM", 25), ("max-time", 25), ("error", 29), ("error", 32), ("signal during a save", 28)],
+)
+def test_however_a_run_was_stopped_it_goes_on_as_if_it_had_not_been(
+    way: str, step: int, whole: Path, tmp_path: Path
+) -> None:
     run_dir = tmp_path / "run"
-    first = launch(run_dir, extra=EVERYTHING).build(callbacks=[Stop(28 if "save" in way else 25, way)])
+    first = launch(run_dir, extra=EVERYTHING).build(callbacks=[Stop(step, way)])
     if way == "error":
         with pytest.raises(RuntimeError, match="own defect"):
             first.fit()
