@@ -21,6 +21,7 @@ def main(task: str) -> None:
         agree(ranks)
     elif task == "first fails":
         ranks.on_first(fail)
+        ranks.largest([1])  # never comes to this
     elif task == "differ":
         ranks.need_equal("the weights", 1.0 if ranks.first else 2.0)
     elif task == "one leaves":

@@ -1,6 +1,7 @@
 """Training in processes of its own: alone, as ranks by `--nproc`, or under torchrun; and how to find and hurt one."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -22,7 +23,8 @@ def start(
     python_path: Path | None = None,
 ) -> Process:
     """`ganctl train` for `run_dir`; with `torchrun` options by that program."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", *torchrun] if torchrun else []
+    alone = () if "--nnodes=2" in torchrun else ("--standalone",)
+    launcher = ["-m", "torch.distributed.run", *alone, *torchrun] if torchrun else []
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     command = [sys.executable, *launcher, "-m", "ganctl", "train", "--run-dir", str(run_dir), "--preset", preset]
     return subprocess.Popen(
@@ -55,3 +57,11 @@ def pid_of_rank(run_dir: Path, rank: int) -> int:
         if str(run_dir).encode() in words and f"RANK={rank}".encode() in variables:
             return int(folder.name)
     raise AssertionError(f"no process is rank {rank} of {run_dir}")
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port

@@ -91,4 +91,5 @@ def test_no_rank_waits_for_one_that_fails_and_the_reason_is_told(task: str, mess
     assert message in done.stderr
     if task == "first fails":
         assert done.stderr.count("Error: run: nothing is here") == 1
+        assert "went away" not in done.stderr
         assert "exitcode  : 4" in done.stderr

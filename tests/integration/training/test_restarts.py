@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.integration.training.processes import pid_of_rank, start, wait_for_rows
+from tests.integration.training.processes import free_port, pid_of_rank, start, wait_for_rows
 from tests.states import assert_same_run
 from training.checkpoint import read_checkpoint
 
@@ -56,6 +56,19 @@ def test_torchrun_starts_ranks_again_when_one_was_killed_and_they_end_as_if_it_h
     _, stderr = process.communicate(timeout=240)
     assert process.returncode == 0, stderr
     assert "continues" in stderr
+    assert_same_run(undisturbed["conv"], run_dir)
+
+
+def test_ranks_of_two_machines_start_again_too(undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    meeting = ("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=a")
+    torchrun = ("--nnodes=2", "--nproc-per-node=1", "--max-restarts=2", *meeting)
+    machines = [start(run_dir, *LIMIT, torchrun=torchrun) for _ in range(2)]  # an agent each, as on two machines
+    wait_for_rows(run_dir, 5, machines[0])
+    os.kill(pid_of_rank(run_dir, 1), signal.SIGKILL)
+    outputs = [machine.communicate(timeout=240) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], outputs
+    assert sorted(bool(stdout) for stdout, _ in outputs) == [False, True], "one rank tells the result"
     assert_same_run(undisturbed["conv"], run_dir)
 
 

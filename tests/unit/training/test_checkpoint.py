@@ -134,3 +134,13 @@ def test_the_weights_digest_is_of_the_weights_and_not_of_the_file() -> None:
     changed = {name: tensor.clone() for name, tensor in weights.items()}
     changed["bias"][0] += 1e-6
     assert weights_digest(changed) != weights_digest(weights)
+
+
+def test_a_new_checkpoint_takes_the_place_of_the_old_one_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+    write_checkpoint(path, {"progress": {"step": 1}, "metrics": {}})
+    before = path.read_bytes()
+    with path.open("rb") as reader:  # whoever is reading the old one reads it to its end
+        write_checkpoint(path, {"progress": {"step": 2}, "metrics": {}})
+        assert reader.read() == before
+    assert read_checkpoint(path).step == 2
