@@ -1,7 +1,9 @@
 """TensorBoard: losses, scores, the fixed latents' grid, the generator's graph, and settings with the final scores."""
 
+import time
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +32,8 @@ class TensorBoard(Callback):
         from torch.utils.tensorboard import SummaryWriter  # half a second of import that only this needs
 
         step, scalars, picture = self._newest
-        self._writer = SummaryWriter(run.run_dir, purge_step=run.step if run.step else None)
+        _wait_for_a_later_name(run.run_dir)
+        self._writer = SummaryWriter(run.run_dir, purge_step=run.step)
         if step == run.step:
             for name, value in scalars.items():
                 self._writer.add_scalar(name, value, step)
@@ -56,9 +59,17 @@ class TensorBoard(Callback):
         """The settings beside the scores, for TensorBoard's page that compares runs."""
         settings = {k: v for k, v in run.config.flat().items() if isinstance(v, bool | int | float | str)}
         finals = {f"{scores['split']}/{name}": value for name, value in _numbers(scores)}
-        if finals:
-            assert self._writer is not None
-            self._writer.add_hparams(settings, finals, run_name=".", global_step=run.step)
+        if not finals:
+            return
+        from torch.utils.tensorboard.summary import hparams
+
+        # not `add_hparams`: it writes a second file, which a resumed run's purge may come too early for
+        assert self._writer is not None
+        events: Any = self._writer.file_writer
+        for summary in hparams(settings, finals):
+            events.add_summary(summary, run.step)
+        for name, value in finals.items():
+            self._writer.add_scalar(name, value, run.step)
 
     def close(self) -> None:
         if self._writer is not None:
@@ -92,6 +103,13 @@ class TensorBoard(Callback):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # add_graph traces with TorchScript, which is deprecated
             self._writer.add_graph(run.generator, (torch.zeros(2, run.generator.z_dim, device=run.device), *label))
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """TensorBoard reads event files by their names, which hold whole seconds: a file of the same second might be read
+    before the one that it purges."""
+    seconds = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
+    time.sleep(min(1.0, max(0.0, max(seconds, default=0) + 1 - time.time())))
 
 
 def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

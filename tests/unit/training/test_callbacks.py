@@ -86,6 +86,34 @@ def test_tensorboard_has_the_generators_graph_and_the_settings_with_the_final_sc
     assert events.Scalars("val/fd")[0].step == 12
 
 
+def test_tensorboard_reads_a_runs_files_in_the_order_of_its_starts(tmp_path: Path) -> None:
+    config, _ = resolve(assignments=SMALL, environment={})
+    trainer = Trainer(config, run_dir=tmp_path, callbacks=[TensorBoard()])
+    files: list[str] = []
+    for steps in (1, 2, 3):
+        trainer.fit(max_steps=steps)
+        (new,) = {path.name for path in tmp_path.glob("events.out.tfevents.*")} - set(files)
+        files.append(new)
+    seconds = [int(name.split(".")[3]) for name in files]
+    assert seconds[0] < seconds[1] < seconds[2]
+
+
+def test_tensorboard_forgets_a_start_that_ended_before_its_first_checkpoint(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    class Failing(Callback):
+        def on_step(self, run: Run) -> None:
+            if run.step == 13:
+                raise RuntimeError("a callback's own defect")
+
+    settings = [*SMALL, "log.tensorboard=true"]
+    with pytest.raises(RuntimeError, match="own defect"):
+        Launch(assignments=settings, run_dir=tmp_path / "run").build(callbacks=[Failing()]).fit()
+    Launch(assignments=settings, run_dir=tmp_path / "run", resume="auto").build(max_steps=20).fit()
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    assert [event.step for event in events.Scalars("train/loss_d")] == [10, 20]
+
+
 def test_the_profiler_leaves_a_trace_of_some_steps(tmp_path: Path) -> None:
     run_with(tmp_path, Profiler(steps=2), max_steps=20)
     (path,) = (tmp_path / "profile").glob("*.pt.trace.json.gz")
