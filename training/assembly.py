@@ -29,6 +29,7 @@ class Assembly:
     precision: Precision
     class_names: tuple[str, ...]
     shape: ImageShape
+    data: dict[str, Any]  # what tells the data from other data, as JSON
     batch_size: int  # over all ranks
     batches: Batches
     step: Step
@@ -68,8 +69,9 @@ def assemble(config: Config, ranks: Ranks) -> Assembly:
     set_tf32(config.train.tf32)
     ranks.on_first(lambda: len(load_split(config.data, "train")))  # where it must be fetched or read, once
     data = load_split(config.data, "train")
+    facts = {"class_names": list(data.class_names), "shape": list(data.shape), "digest": data.digest()}
     if ranks.size > 1:  # machines may differ in what is on their disks, and in their GPUs
-        ranks.need_equal("the training images", [list(data.images.shape), int(data.images.sum(dtype=torch.int64))])
+        ranks.need_equal("the training images", facts)
         ranks.need_equal("train.precision", precision.name)
     batch_size = _batch_size(config, device, ranks, len(data))
     chosen = config.train.model_copy(update={"batch_size": batch_size, "precision": precision.name})
@@ -90,7 +92,7 @@ def assemble(config: Config, ranks: Ranks) -> Assembly:
         workers=worker_count(config.data),
     )
     step = Step(config, generator, discriminator, device, precision=precision, ranks=ranks)
-    return Assembly(config, device, precision, data.class_names, shape, batch_size, batches, step)
+    return Assembly(config, device, precision, data.class_names, shape, facts, batch_size, batches, step)
 
 
 def check_ranks(config: Config, ranks: int) -> None:

@@ -6,6 +6,7 @@ number is all that a resume needs.
 """
 
 import hashlib
+import signal
 from collections.abc import Iterator
 
 import torch
@@ -73,8 +74,16 @@ class Batches:
                 prefetch_factor=_AHEAD if self._workers else None,
                 pin_memory=self._device.type == "cuda",
                 generator=torch.Generator(),  # or it would use up the random numbers of the training
+                worker_init_fn=leave_signals_to_the_parent,
             )
         )
+
+
+def leave_signals_to_the_parent(worker: int) -> None:
+    """A signal to the whole process group (Ctrl-C, `timeout`, a scheduler) must not end a loader's process: whoever
+    reads from it finishes the step and closes it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Order:

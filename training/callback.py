@@ -79,10 +79,10 @@ class Run(Protocol):
         """Ends the run after this step; without evaluation where there is no time for one."""
 
     def request_evaluation(self) -> None:
-        """Has the generator scored after this step."""
+        """Has the generator scored after this step. In `on_evaluation` and `on_checkpoint` it asks for nothing."""
 
     def request_checkpoint(self) -> None:
-        """Has the state saved after this step."""
+        """Has the state saved after this step. In `on_evaluation` and `on_checkpoint` it asks for nothing."""
 
 
 class Callback:

@@ -7,8 +7,10 @@ field set to zeros, so that any flipped or missing byte is noticed.
 
 import hashlib
 import json
+import math
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +20,13 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from training.errors import CheckpointError
+from training.errors import CheckpointError, TrainingError
 
 SUFFIX = ".safetensors"
 _FORMAT = "ganctl-checkpoint-1"
 _NO_DIGEST = "0" * 64
 _DIGEST_FIELD = re.compile(rb'"sha256":"([0-9a-f]{64})"')
-_TENSOR, _ITEMS = "$tensor", "$items"
+_TENSOR, _ITEMS, _NUMBER = "$tensor", "$items", "$number"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ class Saved:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        return dict(self.state["metrics"])
+        """The scores of this very state where a stop had it scored off the schedule, else those of the last
+        evaluation before it."""
+        return dict(self.state.get("look") or self.state["metrics"])
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -49,9 +53,14 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
     Raises:
         OSError: the disk is full or the folder cannot be written; `path` is then as it was before.
+        TrainingError: something in `state` is neither a tensor nor a JSON value.
     """
     tensors: dict[str, Tensor] = {}
     skeleton = json.dumps(_strip(state, "", tensors), allow_nan=False)
+    places = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
+    for name, tensor in tensors.items():
+        if places[tensor.untyped_storage().data_ptr()] > 1:  # tied weights: the format holds each tensor by itself
+            tensors[name] = tensor.clone()
     metadata = {"format": _FORMAT, "sha256": _NO_DIGEST, "state": skeleton}
     content = bytearray(safetensors.torch.save(tensors, metadata))
     found = _DIGEST_FIELD.search(content, 8, 8 + _header_length(content))
@@ -86,6 +95,8 @@ def read_checkpoint(path: Path) -> Saved:
         raise CheckpointError(f"{path}: there is no such checkpoint") from None
     except IsADirectoryError:
         raise CheckpointError(f"{path}: this is a folder, expected a checkpoint file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; use another checkpoint") from error
     found = _DIGEST_FIELD.search(content, 8, 8 + _header_length(content)) if len(content) > 8 else None
     if found is None:
         raise CheckpointError(
@@ -148,8 +159,13 @@ def _strip(node: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {_ITEMS: [[key, _strip(value, f"{name}/{key}", tensors)] for key, value in node.items()]}
     if isinstance(node, list | tuple):
         return [_strip(value, f"{name}/{i}", tensors) for i, value in enumerate(node)]
-    assert node is None or isinstance(node, bool | int | float | str), f"{name}: {type(node)} is no part of a state"
-    return node
+    if isinstance(node, float) and not math.isfinite(node):
+        return {_NUMBER: str(node)}  # JSON has no word for it
+    if node is None or isinstance(node, bool | int | float | str):
+        return node
+    raise TrainingError(
+        f"{name} is {type(node).__name__}, which no checkpoint can hold; give tensors and JSON values, such as float(…)"
+    )
 
 
 def _fill(node: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -157,6 +173,8 @@ def _fill(node: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(node, dict):
         if _TENSOR in node:
             return tensors[node[_TENSOR]]
+        if _NUMBER in node:
+            return float(node[_NUMBER])
         if _ITEMS in node:
             return {key: _fill(value, tensors) for key, value in node[_ITEMS]}
         return {key: _fill(value, tensors) for key, value in node.items()}

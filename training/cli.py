@@ -137,7 +137,6 @@ def _fit(trainer: "Trainer", preset: str) -> "Result":
             + f", {trainer.config.train.horizon}"
         )
         _note(f"precision {facts['precision']}: {facts['precision_reason']}")
-        _note(f"run folder {trainer.run_dir}")
     return trainer.fit()
 
 

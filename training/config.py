@@ -170,6 +170,12 @@ def _check_filename(template: str) -> str:
         raise ValueError("expected {step} in it, as in 'step-{step:08d}'")
     if any(not name.isidentifier() for name in fields):
         raise ValueError("expected plain names in braces, as in '{step:08d}-{fd:.2f}'")
+    try:
+        names = {template.format(**dict.fromkeys(fields, 0.5) | {"step": step, "images": 1}) for step in (1, 2, 12)}
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"it cannot be filled in: {error}; formats look as in '{{step:08d}}-{{fd:.2f}}'") from error
+    if len(names) < 3:
+        raise ValueError("two steps would share a name; give {step} all its digits")
     if "/" in template or template.startswith(("last", "best", ".")):
         raise ValueError("expected a file's name without '/', other than last… and best…")
     return template

@@ -269,6 +269,16 @@ def random_states(device: torch.device) -> dict[str, Tensor]:
     return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
+@contextmanager
+def kept_random_states(device: torch.device) -> Iterator[None]:
+    """What is drawn within leaves no trace in the global random states."""
+    before = random_states(device)
+    try:
+        yield
+    finally:
+        set_random_states([before], SOLO, device)
+
+
 def set_random_states(states: Sequence[Mapping[str, Tensor]], ranks: Ranks, device: torch.device) -> None:
     """Takes up each rank's states. A rank or a kind of device that the run did not have before keeps its fresh ones."""
     own = states[ranks.rank] if ranks.rank < len(states) else {}

@@ -8,16 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from training import callbacks as shipped
 from training.callback import Callback
 from training.callbacks import default_callbacks
 from training.checkpoint import Saved, read_checkpoint
 from training.config import Config
 from training.distributed import Ranks
-from training.errors import CheckpointError, ConfigError, TrainingError
+from training.errors import CheckpointError, ConfigError
 from training.registry import load_object
 from training.runs import (
     CHECKPOINTS,
     LOGS,
+    FolderInUse,
     find_checkpoint,
     holds_checkpoints,
     newest_checkpoint,
@@ -36,12 +40,6 @@ _MAY_CHANGE = (
 _OWN_FILES = (
     CHECKPOINTS, LOGS, "config.toml", "environment.json", "stats.jsonl", "log.txt", "samples", "profile", "events.out.",
 )  # fmt: skip
-
-
-class FolderInUse(TrainingError):
-    """The folder already holds a run, and nobody asked to continue it."""
-
-    exit_code = 2
 
 
 class Launch:
@@ -95,6 +93,7 @@ class Launch:
             return saved, folder, config, sources
 
         self._saved, self._run_dir, self.config, self.sources = self.ranks.on_first(decide)
+        self._allow_changes = allow_changes
 
     @property
     def run_dir(self) -> Path:
@@ -123,8 +122,12 @@ class Launch:
             ranks=self.ranks,
         )
         if self._saved is not None:
+            if not self._allow_changes:
+                _refuse_other_data(self._saved, trainer.parts.data)
             _restore(trainer.load_state_dict, self._saved)
             self._announce(f"continues {self._saved.path} from step {trainer.step}")
+            for text in _differences(self._saved, trainer):
+                self._announce(text)
         elif (source := self.config.train.init_from) is not None:
             saved = self.ranks.on_first(lambda: read_checkpoint(find_checkpoint(source)))
             _restore(trainer.load_networks, saved)
@@ -157,6 +160,28 @@ def _restore(load: Callable[[Mapping[str, Any]], None], saved: Saved) -> None:
         load(saved.state)
     except (KeyError, RuntimeError, ValueError) as error:  # as torch and we tell that shapes or names differ
         raise CheckpointError(f"{saved.path}: it does not fit these settings: {error}") from error
+
+
+def _refuse_other_data(saved: Saved, now: Mapping[str, Any]) -> None:
+    then = saved.state["data"]
+    if then != now:
+        what = ", ".join(name for name in now if now[name] != then[name])
+        raise ConfigError(
+            [f"data: the training images are not those of {saved.path} ({what} differ);"
+             " --allow-changes goes on all the same."]
+        )  # fmt: skip
+
+
+def _differences(saved: Saved, trainer: Trainer) -> list[str]:
+    """What no setting shows, and what makes the run another one than it would have been."""
+    told = []
+    own = saved.state["callbacks"].keys() - {callback.key for callback in trainer.callbacks} - {*shipped.__all__}
+    if own:
+        told.append(f"the run had callbacks that are not here now: {', '.join(sorted(own))}; add them by --callback")
+    now, then = torch.get_num_threads(), saved.state["networks"]["threads"]
+    if now != then:
+        told.append(f"{now} threads instead of {then}: sums round differently from here on")
+    return told
 
 
 def _find_resumed(

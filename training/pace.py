@@ -56,12 +56,13 @@ class Clock:
         finally:
             self._paused += time.monotonic() - began
 
-    def rate_after(self, seconds: float) -> float | None:
-        """The rate once so many seconds of training are over (the warm-up aside), None before."""
-        if self._steps <= _WARM_UP or self._training - self._warm_at < seconds:
-            return None
-        self._wait()
-        return (self._steps - _WARM_UP) * self._batch_size / (self._training - self._warm_at)
+    def measured(self, *, wait: bool = False) -> tuple[float, int]:
+        """Seconds of training and the images seen in them, the warm-up aside; with `wait` the device has done them."""
+        if self._steps <= _WARM_UP:
+            return 0.0, 0
+        if wait:
+            self._wait()
+        return self._training - self._warm_at, (self._steps - _WARM_UP) * self._batch_size
 
     @property
     def _training(self) -> float:
@@ -77,12 +78,17 @@ class Measured:
 
     def __init__(self, span: Span, *, epoch_images: int) -> None:
         self._span, self._epoch_images = span, epoch_images
+        self._before = self._now = (0.0, 0)  # seconds and images that earlier processes measured, and this one
         self.images = None if span.unit == "seconds" else span.images(epoch_images)
 
     def update(self, clock: Clock) -> None:
         """Looks whether the rate is known by now."""
-        if self.images is None and (rate := clock.rate_after(_SHARE * self._span.value)):
-            self.images = self._span.images(self._epoch_images, rate)
+        if self.images is not None:
+            return
+        self._now = clock.measured()
+        if self._seconds >= _SHARE * self._span.value:
+            self._now = clock.measured(wait=True)
+            self.images = self._span.images(self._epoch_images, (self._before[1] + self._now[1]) / self._seconds)
 
     def progress(self, images: int) -> float:
         """Share of the span that `images` make; 0 until it is measured."""
@@ -93,10 +99,19 @@ class Measured:
         return self.images is not None and images // self.images > (images - batch_size) // self.images
 
     def state_dict(self) -> dict[str, Any]:
-        """The span as given and as images."""
-        return {"span": str(self._span), "images": self.images}
+        """The span as given and as images, and what has been measured on the way there."""
+        return {
+            "span": str(self._span),
+            "images": self.images,
+            "measured": [self._seconds, self._before[1] + self._now[1]],
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up what was measured of the same span; a new one is measured anew."""
         if state["span"] == str(self._span):
             self.images = state["images"]
+            self._before, self._now = (state["measured"][0], state["measured"][1]), (0.0, 0)
+
+    @property
+    def _seconds(self) -> float:
+        return self._before[0] + self._now[0]

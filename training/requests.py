@@ -17,6 +17,11 @@ class Requests:
     evaluation: bool = False
     checkpoint: bool = False
 
+    def ask_for_the_end(self, reason: str, *, evaluate: bool) -> None:
+        """The first reason counts; one that cannot wait for an evaluation (a signal) outweighs those that can."""
+        if not self.stop or (self.evaluate_at_stop and not evaluate):
+            self.stop, self.evaluate_at_stop = reason, evaluate
+
     def agree(self, ranks: Ranks, horizon: Measured) -> None:
         """Makes every rank want what any rank wants: none may leave the loop, or wait, alone. The first rank's
         measurement of the horizon becomes everybody's."""
@@ -26,9 +31,11 @@ class Requests:
         stop, evaluation, checkpoint, images = ranks.largest(wanted)
         self.evaluation, self.checkpoint, horizon.images = bool(evaluation), bool(checkpoint), images or None
         if stop:
-            reasons = ranks.gather((self.stop, self.evaluate_at_stop))
-            self.stop = next(reason for reason, _ in reasons if reason)
-            self.evaluate_at_stop = all(evaluate for _, evaluate in reasons)
+            asked = ranks.gather((self.stop, self.evaluate_at_stop))
+            self.stop, self.evaluate_at_stop = "", True
+            for reason, evaluate in asked:
+                if reason:
+                    self.ask_for_the_end(reason, evaluate=evaluate)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch
 
 from training.checkpoint import SUFFIX, Saved, read_checkpoint
 from training.config import Config
-from training.errors import CheckpointError
+from training.errors import CheckpointError, TrainingError
 
 CHECKPOINTS = "checkpoints"
 LOGS = ".ranks"  # where several ranks' output lies while they run
@@ -33,6 +33,37 @@ def next_run_folder(config: Config) -> Path:
     numbers = [int(found[1]) for entry in entries if (found := re.match(r"(\d{5})-", entry.name))]
     name = config.log.name or f"{config.preset}-{config.data.name.replace(':', '.')}"
     return root / f"{max(numbers, default=-1) + 1:05d}-{name}"
+
+
+class FolderInUse(TrainingError):
+    """The folder already holds a run, and nobody asked to continue it."""
+
+    exit_code = 2
+
+
+def begin_run_folder(folder: Path, config: Config, ranks: int, *, fresh: bool, numbered: bool) -> Path:
+    """Makes the run's folder, with its settings.
+
+    Args:
+        folder: where it is to be.
+        config, ranks: what is written down.
+        fresh: whether the run begins here, rather than goes on.
+        numbered: whether another number will do where somebody has taken the folder meanwhile.
+
+    Raises:
+        FolderInUse: a fresh run finds the checkpoints of another one.
+    """
+    if fresh and numbered:
+        while True:
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:
+                folder = next_run_folder(config)
+    elif fresh and holds_checkpoints(folder):
+        raise FolderInUse(f"{folder} already holds a run; continue it (Launch with resume='auto'), or name another")
+    write_settings(folder, config, ranks)
+    return folder
 
 
 def write_settings(folder: Path, config: Config, ranks: int = 1) -> None:

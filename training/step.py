@@ -98,6 +98,12 @@ class Step:
         share_batch_statistics(generator, ranks)
         share_batch_statistics(discriminator, ranks)
         self.penalised, self._penalty_scale = config.loss.penalised, 1.0
+        self._weights = {
+            f"{name}.{key}": tensor
+            for name, network in (("generator", generator), ("discriminator", discriminator))
+            for key, tensor in network.state_dict(keep_vars=True).items()
+        }
+        self._first_broken = torch.zeros(len(self._weights), dtype=torch.bool, device=device)
         self._stats = torch.zeros(len(_NAMES), device=device)
         self._stats_steps = dict.fromkeys(STATS, 0)
         adam = config.optimizer
@@ -147,15 +153,15 @@ class Step:
         return values | ({"loss_scale": self._scaler.get_scale()} if self._scaler.is_enabled() else {})
 
     def broken(self) -> str | None:
-        """The name of a weight that is no longer a finite number, None where all are. Waits for the device."""
+        """The name of what first came to hold no finite number: a weight, a buffer, an average, a moment of Adam's.
+        None where all are sound. Waits for the device."""
+        everything = self._weights | {f"ema.{key}": value for key, value in self.ema.state_dict().items()}
         for phase in self.phases:
-            name, network = phase.name, phase.network
-            sums = torch.stack([parameter.detach().sum() for parameter in network.parameters()])
-            if not sums.isfinite().all():
-                parameters = list(network.named_parameters())
-                first = sums.isfinite().logical_not().nonzero()[0].item()
-                return f"{name}.{parameters[int(first)][0]}"
-        return None
+            for key, parameter in phase.network.named_parameters():
+                moments = phase.optimizer.state.get(parameter, {})
+                everything |= {f"{moment} of {phase.name}.{key}": value for moment, value in moments.items()}
+        broken = self._first_broken if self._first_broken.any() else _not_finite(list(everything.values()))
+        return list(everything)[int(broken.nonzero()[0])] if broken.any() else None
 
     def check(self, step: int) -> None:
         """Nothing that is not a number, and nothing that ranks differ in, is to be scored or saved.
@@ -182,6 +188,7 @@ class Step:
             "rng": self.rng.get_state(),
             "stats": torch.stack(self._ranks.gather(self._stats.cpu())),  # of each rank
             "stats_steps": dict(self._stats_steps),
+            "threads": torch.get_num_threads(),  # sums round as they are split
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -228,6 +235,7 @@ class Step:
                 gp = interpolation_penalty(self.discriminator, batch.images, fakes, batch.labels, mix).mean()
                 loss = loss + self._penalty_scale * weights.gp * gp
         self._record(loss_d=adversarial, real_logit=real.mean(), fake_logit=fake.mean(), r1=r1, r2=r2, gp=gp)
+        self._watch(loss)
         return loss
 
     def _generator_loss(self, batch: Batch) -> Tensor:
@@ -239,6 +247,7 @@ class Step:
                     real = self.discriminator(batch.images, batch.labels).to(self._dtype)
             loss = self._loss.generator(real, self.discriminator(fakes, batch.labels).to(self._dtype))
         self._record(loss_g=loss)
+        self._watch(loss)
         return loss
 
     def _generate(self, labels: Tensor) -> Tensor:
@@ -251,6 +260,14 @@ class Step:
         everything = n * self._ranks.size
         numbers = sample(everything, *shape, device=self.device, dtype=self._dtype, generator=self.rng)
         return numbers[self._ranks.share(everything)]
+
+    def _watch(self, loss: Tensor) -> None:
+        """Remembers, on the device, which weights are broken when the first ones are: some steps later all will be. On
+        a CPU, where looking at the loss costs nothing, a finite one says that all is well."""
+        if self.device.type == "cpu" and loss.isfinite():
+            return
+        broken = _not_finite(list(self._weights.values()))
+        self._first_broken = torch.where(self._first_broken.any(), self._first_broken, broken)
 
     def _record(self, **values: Tensor) -> None:
         for name, value in values.items():
@@ -269,3 +286,10 @@ class Step:
     ) -> Phase:
         optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True, **self._adam_settings)
         return Phase(name, network, optimizer, lr, loss, every)
+
+
+@torch.no_grad()
+def _not_finite(tensors: list[Tensor]) -> Tensor:
+    """bool [len(tensors)]: which of them hold a number that is none."""
+    numbers = [tensor if tensor.is_floating_point() else tensor.float() for tensor in tensors]
+    return torch.stack(torch._foreach_norm(numbers, ord=float("inf"))).isfinite().logical_not()

@@ -6,6 +6,7 @@ and resumes in between, give the same bits on a CPU. Every rank runs this same l
 through `ranks`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,12 +17,13 @@ from torch import Tensor
 from training.assembly import assemble
 from training.callback import FINISHED, Callback, overriding
 from training.callbacks.essentials import check_callbacks, with_essentials
+from training.checkpoint import read_checkpoint
 from training.config import Config
 from training.data import Split
-from training.distributed import Ranks, random_states, set_random_states
+from training.distributed import Ranks, kept_random_states, random_states, set_random_states
 from training.pace import Clock, Measured
 from training.requests import Requests, Result
-from training.runs import next_run_folder, write_settings
+from training.runs import begin_run_folder, next_run_folder
 from training.sources import GeneratorSource, Source, load_generator
 
 
@@ -44,7 +46,7 @@ class Trainer:
             run_dir: the run's folder; None takes the next numbered one.
             callbacks: what watches the run. What the settings demand (LearningRate, Evaluate, Checkpoint) is added
                 where it is not among them.
-            max_steps: stops early without changing what is done until then.
+            max_steps: stops early without changing what is done until then; `fit` may name another limit.
             ranks: the processes that train together; None asks torchrun's variables.
 
         Raises:
@@ -57,6 +59,7 @@ class Trainer:
         self.config, self.device, self.class_names = self.parts.config, self.parts.device, self.parts.class_names
         self.batch_size, self._step = self.parts.batch_size, self.parts.step
         self.epoch_images = self.parts.batches.per_epoch * self.batch_size
+        self._numbered, self._restored, self._began = run_dir is None, False, False
         self.run_dir = self.ranks.from_first(run_dir or next_run_folder(config))
         self.clock = Clock(batch_size=self.batch_size, device=self.device)
         self.horizon = Measured(config.train.horizon, epoch_images=self.epoch_images)
@@ -64,21 +67,18 @@ class Trainer:
         self.source = GeneratorSource(self.generator, self.class_names)
         self.callbacks = [callback for callback in callbacks if self.ranks.first or callback.every_rank]
         self._overridden = overriding(self.callbacks)
-        self._max_steps = max_steps
+        self._max_steps = self._limit = max_steps
         self.step = self.images = 0
         self.metrics: dict[str, Any] = {}  # of the last evaluation
         self._requests = Requests()
-        self._saved: Mapping[str, Any] | None = None
 
     def fit(self, max_steps: int | None = None) -> Result:
-        """Trains until the horizon, a limit or a request to stop; evaluates, saves, and says how it went.
-
-        Called again, it goes on where it stopped.
-        """
-        self._max_steps = max_steps or self._max_steps
+        """Trains until the horizon, a limit or a request to stop; evaluates, saves, and says how it went. Called again
+        it goes on from `last`, also after an error."""
+        self._limit = max_steps or self._max_steps
         self._requests = Requests()
-        if self._saved is not None:
-            self.load_state_dict(self._saved)
+        if self._began:
+            self.load_state_dict(self.ranks.on_first(lambda: read_checkpoint(self._checkpoint.last).state))
         with ExitStack() as stack:
             for callback in self.callbacks:
                 stack.callback(callback.close)  # in reverse order, whatever happens, also if one of them fails
@@ -86,19 +86,22 @@ class Trainer:
             self._begin()
             while not self._should_stop():
                 self._train_step()
-                if self._requests.evaluation or self._at_horizon():
+                look = self._requests.evaluation or self._at_horizon()
+                if look or self._requests.checkpoint:
                     with self.clock.pause():
-                        self._evaluate()
-                        self._save(fresh=True)
-                elif self._requests.checkpoint:
-                    with self.clock.pause():
-                        self._save(fresh=False)
+                        if look:
+                            self._evaluate()
+                        self._save(fresh=look)
             return self._finish()
 
     def _begin(self) -> None:
         # only now: what cannot be built leaves no folder
-        self.ranks.on_first(lambda: write_settings(self.run_dir, self.config, self.ranks.size))
-        self._emit("on_start")
+        fresh, self._began = not self._restored, True
+        self.run_dir = self.ranks.on_first(
+            lambda: begin_run_folder(self.run_dir, self.config, self.ranks.size, fresh=fresh, numbered=self._numbered)
+        )
+        with kept_random_states(self.device):  # what is drawn at a start, a run without a stop has not drawn
+            self._emit("on_start")
         # in another folder there is no checkpoint yet, so the run must end with an evaluation of its own
         if not self.ranks.from_first(self._checkpoint.last.exists()):
             self.metrics = {}
@@ -106,9 +109,7 @@ class Trainer:
         self.clock.start()
 
     def _train_step(self) -> None:
-        rate = 1.0
-        for callback in self._overridden["on_schedule"]:
-            rate *= callback.on_schedule(self)
+        rate = math.prod(callback.on_schedule(self) for callback in self._overridden["on_schedule"])
         images, labels = self.parts.batches.at(self.step)
         self._step(images, labels, step=self.step, progress=self.progress, rate=rate)
         self.step += 1
@@ -124,7 +125,7 @@ class Trainer:
     def _should_stop(self) -> bool:
         if self._at_horizon():
             self.request_stop("horizon")
-        if self._max_steps is not None and self.step >= self._max_steps:
+        if self._limit and self.step >= self._limit:
             self.request_stop("max-steps")
         return bool(self._requests.stop)
 
@@ -147,14 +148,14 @@ class Trainer:
     def _save(self, *, fresh: bool) -> None:
         """Saves what the run has come to; with `fresh` scores the checkpoint is ranked by them."""
         self._step.check(self.step)
-        self._requests.evaluation = self._requests.checkpoint = False
         best = self.ranks.first and self._checkpoint.enlist(self.step, self.images, self.metrics, fresh=fresh)
         self._write(self.state_dict(), best=best, listed=True)
 
     def _write(self, state: Mapping[str, Any], *, best: bool, listed: bool) -> None:
-        self._saved = state
         if self.ranks.first:
             self._emit("on_checkpoint", self._checkpoint.write(state, best=best, listed=listed))
+        self._requests.evaluation = self._requests.checkpoint = False
+        self._requests.agree(self.ranks, self.horizon)
 
     def _finish(self) -> Result:
         """The closing evaluation and save, where the last step has not had them, and the scores to report."""
@@ -163,14 +164,14 @@ class Trainer:
             # A limit stopped the run off its schedule. What continues it later must not know that anyone looked here,
             # or it would not end as a run without the stop: the state is taken before the look.
             self._step.check(self.step)
-            state, look = self.state_dict(), self._requests.evaluate_at_stop
-            if look:
+            state, best = self.state_dict(), False
+            if self._requests.evaluate_at_stop:
                 self._evaluate()
-            best = look and self.ranks.first and self._checkpoint.beats(self.metrics)
-            self._write(state | {"metrics": self.metrics}, best=best, listed=False)
+                best = self.ranks.first and self._checkpoint.beats(self.metrics)
+            self._write(state | {"look": self.metrics}, best=best, listed=False)
         metrics, reason, best_file = {"split": "val"} | self.metrics, self._requests.stop, self._checkpoint.best
         if self.ranks.first and best_file.exists() and reason in FINISHED:
-            metrics = self._score_best(best_file)
+            metrics = self._score_best(self._checkpoint.sound_best())
         self._emit("on_end", reason, metrics)  # after it some files may be gone
         kept, last = (path if path.exists() else None for path in (best_file, self._checkpoint.last))
         return Result(self.run_dir, self.step, self.images, seconds, rate, kept, last, metrics, reason)
@@ -207,8 +208,7 @@ class Trainer:
         return self.source.draw(z, label)
 
     def request_stop(self, reason: str, *, evaluate: bool = True) -> None:
-        self._requests.stop = self._requests.stop or reason
-        self._requests.evaluate_at_stop = self._requests.evaluate_at_stop and evaluate
+        self._requests.ask_for_the_end(reason, evaluate=evaluate)
 
     def request_evaluation(self) -> None:
         self._requests.evaluation = True
@@ -228,7 +228,7 @@ class Trainer:
             "callbacks": {callback.key: callback.state_dict() for callback in self.callbacks},
             "metrics": dict(self.metrics),
             "config": self.config.model_dump(mode="json"),
-            "data": {"class_names": list(self.class_names), "shape": list(self.parts.shape)},
+            "data": self.parts.data,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -243,6 +243,7 @@ class Trainer:
             if callback.key in state["callbacks"]:
                 callback.load_state_dict(state["callbacks"][callback.key])
         self.metrics = dict(state["metrics"])
+        self._restored = True
 
     def load_networks(self, state: Mapping[str, Any]) -> None:
         """Takes the networks of another run's state as this run's beginning."""

@@ -1,21 +1,24 @@
 """Checkpoint: when the state is saved beside the evaluations, what the files are called, and which of them stay."""
 
+import logging
 import os
 import re
 import shutil
 from collections.abc import Mapping
-from glob import escape
 from pathlib import Path
 from string import Formatter
 from typing import Any
 
 from training.callback import FINISHED, Callback, Run
-from training.checkpoint import SUFFIX, write_checkpoint
+from training.checkpoint import SUFFIX, read_checkpoint, write_checkpoint
 from training.config import CheckpointSettings, Span, sign_of
+from training.errors import CheckpointError
 from training.pace import Measured
 from training.runs import CHECKPOINTS
 
 _ALWAYS_KNOWN = ("step", "images")  # what a file's name may hold beside scores
+_TEMPORARY = re.compile(rf"\..+{re.escape(SUFFIX)}\.\d+")
+_log = logging.getLogger(__name__)
 
 
 class Checkpoint(Callback):
@@ -46,7 +49,8 @@ class Checkpoint(Callback):
         self._sign = sign_of(monitor, self._settings.mode)
         named = [name for _, name, _, _ in Formatter().parse(filename) if name]
         self.watches = tuple(dict.fromkeys([monitor, *(name for name in named if name not in _ALWAYS_KNOWN)]))
-        self._pattern = re.sub(r"\\?\{.*?\}", "*", escape(filename)) + SUFFIX
+        self._ours = _pattern(filename)
+        self._dropped: set[str] = set()  # names that the lists held and do not hold any more
         self._folder = Path()
         self._every: Measured | None = None
         self._every_state: dict[str, Any] | None = None
@@ -76,6 +80,10 @@ class Checkpoint(Callback):
         self.recent = [entry for entry in self.recent if (self._folder / entry[1]).exists()]
         if self.ranking:
             self._link(self._folder / self.ranking[0][2], self.best)
+        for path in self._folder.iterdir():
+            if _TEMPORARY.fullmatch(path.name):  # of a process that was killed in a save
+                path.unlink()
+        self._drop_unlisted()
 
     def on_step(self, run: Run) -> None:
         if self._every is not None:
@@ -86,6 +94,7 @@ class Checkpoint(Callback):
     def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
         if reason in FINISHED and not self._settings.save_last and self.best.exists():
             self.last.unlink()
+            self._dropped |= self._listed
             self.recent = []
             self._drop_unlisted()
 
@@ -95,13 +104,14 @@ class Checkpoint(Callback):
         Returns:
             whether it is the best one.
         """
-        name = self._name(step, images, scores)
+        name, listed = self._name(step, images, scores), self._listed
         best = fresh and self.beats(scores)
         if fresh:
             entries = [*self.ranking, (float(scores[self._settings.monitor]), step, name)]
             self.ranking = sorted(entries, key=lambda entry: (self._sign * entry[0], entry[1]))
             self.ranking = self.ranking[: self._settings.save_top_k]
         self.recent = [*self.recent[-1:], (step, name)]
+        self._dropped |= listed
         return best
 
     def beats(self, scores: Mapping[str, Any]) -> bool:
@@ -125,6 +135,24 @@ class Checkpoint(Callback):
             self._drop_unlisted()
         return self.last
 
+    def sound_best(self) -> Path:
+        """`best`; where it has been damaged, the next best sound one, which takes its name.
+
+        Raises:
+            CheckpointError: all that were ranked are damaged.
+        """
+        for path in (self.best, *(self._folder / name for _, _, name in self.ranking)):
+            try:
+                read_checkpoint(path)
+            except CheckpointError as error:
+                damage = error
+                _log.warning("passed over: %s", error)
+            else:
+                if path != self.best:
+                    self._link(path, self.best)
+                return self.best
+        raise damage
+
     def state_dict(self) -> dict[str, Any]:
         every = self._every.state_dict() if self._every is not None else self._every_state
         return {"ranking": self.ranking, "recent": self.recent, "every": every}
@@ -138,20 +166,34 @@ class Checkpoint(Callback):
         known = {name: float("nan") if (v := scores.get(name)) is None else v for name in self.watches}
         return self._settings.filename.format(step=step, images=images, **known) + SUFFIX
 
+    @property
+    def _listed(self) -> set[str]:
+        return {name for _, _, name in self.ranking} | {name for _, name in self.recent}
+
     def _drop_unlisted(self) -> None:
-        keep = {name for _, _, name in self.ranking} | {name for _, name in self.recent}
-        for path in self._folder.glob(self._pattern):
-            if path.name not in keep and path not in (self.last, self.best):
-                path.unlink()  # `last` and `best` are links of their own
+        """Deletes what the lists have dropped, and what a killed process wrote and listed nowhere."""
+        found = {path.name for path in self._folder.iterdir() if self._ours.fullmatch(path.name)}
+        for name in (found | self._dropped) - self._listed - {self.last.name, self.best.name}:
+            (self._folder / name).unlink(missing_ok=True)
+        self._dropped.clear()
 
     def _link(self, target: Path, name: Path) -> None:
         temporary = name.with_name(f".{name.name}.{os.getpid()}")
         temporary.unlink(missing_ok=True)
         try:
-            os.link(target, temporary)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(target, temporary)
-        try:
+            try:
+                os.link(target, temporary)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(target, temporary)
             temporary.replace(name)
         finally:
             temporary.unlink(missing_ok=True)  # a rename between two links to one file does nothing
+
+
+def _pattern(filename: str) -> re.Pattern[str]:
+    """The names that a template can give: whole numbers for step and images, anything like a number for scores."""
+    pattern = ""
+    for text, field, _, _ in Formatter().parse(filename):
+        number = "" if field is None else r"\d+" if field in _ALWAYS_KNOWN else r"[-+\w.%]+"
+        pattern += re.escape(text) + number
+    return re.compile(pattern + re.escape(SUFFIX))

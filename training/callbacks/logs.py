@@ -24,6 +24,7 @@ class StatsLog(Callback):
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text("".join(kept), "utf-8")
         temporary.replace(path)
+        self._lines = len(kept)  # none, where the run goes on in another folder
         self._file = path.open("a", encoding="utf-8")
 
     def on_log(self, run: Run, stats: Mapping[str, float]) -> None:

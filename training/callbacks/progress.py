@@ -30,6 +30,7 @@ class Progress(Callback):
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         self._log.addHandler(handler)
         self._log.info("begins at step %d", run.step)
+        self._console.print(f"run folder {run.run_dir}", highlight=False, soft_wrap=True)
         if self._console.is_terminal:
             columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
             self._bar = Bar(*columns, TimeRemainingColumn(compact=True), console=self._console, auto_refresh=False)

@@ -4,6 +4,7 @@ import math
 import signal
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
 
@@ -29,7 +30,7 @@ class EarlyStopping(Callback):
         self._sign = sign_of(monitor, mode)
         self.watches = (monitor,)
         self._best: float | None = None
-        self._waited = 0
+        self._waited, self._reached = 0, False
 
     def on_start(self, run: Run) -> None:
         self._decide(run)  # it may have stopped before: resuming it must not train on
@@ -40,16 +41,17 @@ class EarlyStopping(Callback):
             self._best, self._waited = score, 0
         else:
             self._waited += 1
+        self._reached = self._reached or (self._stop_at is not None and self._sign * (self._stop_at - score) >= 0)
         self._decide(run)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self._best, "waited": self._waited}
+        return {"best": self._best, "waited": self._waited, "reached": self._reached}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._best, self._waited = state["best"], state["waited"]
+        self._best, self._waited, self._reached = state["best"], state["waited"], state["reached"]
 
     def _decide(self, run: Run) -> None:
-        if self._stop_at is not None and self._best is not None and self._sign * (self._stop_at - self._best) >= 0:
+        if self._reached:
             run.request_stop("goal")
         elif self._patience and self._waited >= self._patience:
             run.request_stop("early-stopping")
@@ -81,7 +83,8 @@ class NonFinite(Callback):
 
 
 class Preemption(Callback):
-    """SIGTERM and SIGINT: finish the step, save, and end as interrupted. A second signal ends the process at once."""
+    """SIGTERM and SIGINT: finish the step (or the evaluation, or the save), save, and end as interrupted. A second
+    signal ends the process at once."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
     every_rank: ClassVar[bool] = True
@@ -98,6 +101,15 @@ class Preemption(Callback):
             self._previous[number] = signal.signal(number, self._receive)
 
     def on_step(self, run: Run) -> None:
+        self._pass_on(run)
+
+    def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
+        self._pass_on(run)
+
+    def on_checkpoint(self, run: Run, path: Path) -> None:
+        self._pass_on(run)
+
+    def _pass_on(self, run: Run) -> None:
         if self._received is not None:
             run.request_stop(self._received.name, evaluate=False)  # whoever sends a signal does not wait for scores
 

@@ -31,7 +31,7 @@ def begins(run_dir: Path) -> int:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("preset", ["conv", "lightning-basic-gan"])
 @pytest.mark.parametrize(
-    ("kills", "steps"), [(1, 100), pytest.param(20, 1000, marks=pytest.mark.soak)], ids=["one kill", "20 kills"]
+    ("kills", "steps"), [(1, 150), pytest.param(20, 1000, marks=pytest.mark.soak)], ids=["one kill", "20 kills"]
 )
 def test_killed_runs_end_as_undisturbed_ones(preset: str, kills: int, steps: int, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -178,7 +178,7 @@ def test_early_stopping_goes_on_counting_after_a_resume() -> None:
     for score in (5.0, 6.0):
         first.on_evaluation(None, {"fd": score})  # type: ignore[arg-type]
     second.load_state_dict(first.state_dict())
-    assert second.state_dict() == {"best": 5.0, "waited": 1}
+    assert second.state_dict() == {"best": 5.0, "waited": 1, "reached": False}
 
 
 @pytest.mark.parametrize(("monitor", "scores", "stops_at"), [("fd", [9, 5, 4], 2), ("label_accuracy", [0.2, 0.95], 2)])

@@ -240,6 +240,6 @@ def test_what_diverges_is_named_and_the_checkpoint_before_stays(tmp_path: Path) 
                 next(run.parts.step.generator.parameters()).data[0] = float("nan")
 
     extra = ("train.batch_size=32", "checkpoint.every=160 images")
-    with pytest.raises(TrainingError, match=r"became nan before step 10; discriminator\.\S+ is no finite number"):
+    with pytest.raises(TrainingError, match=r"became nan before step 10; generator\.\S+ is no finite number"):
         trainer_with(tmp_path, Poison(), shipped.NonFinite(), extra=extra).fit()
     assert read_checkpoint(tmp_path / "checkpoints/last.safetensors").step == 5

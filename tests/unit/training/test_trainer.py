@@ -15,7 +15,8 @@ from training.callback import Callback, Run
 from training.callbacks import default_callbacks
 from training.checkpoint import read_checkpoint
 from training.errors import CheckpointError, ConfigError, TrainingError
-from training.launch import FolderInUse, Launch
+from training.launch import Launch
+from training.runs import FolderInUse
 from training.settings import preset_names, resolve
 from training.trainer import Trainer
 
@@ -242,26 +243,28 @@ class Stop(Callback):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 40 steps with everything that is written down, that nobody disturbed."""
-    run_dir = tmp_path_factory.mktemp("whole") / "run"
-    launch(run_dir, extra=EVERYTHING).build(max_steps=40).fit()
-    return run_dir
+def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of 40 steps of each preset with everything that is written down, that nobody disturbed."""
+    runs = {preset: tmp_path_factory.mktemp("whole") / preset for preset in preset_names()}
+    for preset, run_dir in runs.items():
+        launch(run_dir, preset=preset, extra=EVERYTHING).build(max_steps=40).fit()
+    return runs
 
 
 EVERYTHING = ("log.tensorboard=true", "early_stopping.patience=9", "checkpoint.every=224 images")
 
 
+@pytest.mark.parametrize("preset", preset_names())
 @pytest.mark.parametrize(
     ("way", "step"),
     # it goes on from the step itself, from the save before it, and from the evaluation before it
     [("SIGTERM", 25), ("max-time", 25), ("error", 29), ("error", 32), ("signal during a save", 28)],
 )
 def test_however_a_run_was_stopped_it_goes_on_as_if_it_had_not_been(
-    way: str, step: int, whole: Path, tmp_path: Path
+    preset: str, way: str, step: int, wholes: dict[str, Path], tmp_path: Path
 ) -> None:
-    run_dir = tmp_path / "run"
-    first = launch(run_dir, extra=EVERYTHING).build(callbacks=[Stop(step, way)])
+    whole, run_dir = wholes[preset], tmp_path / "run"
+    first = launch(run_dir, preset=preset, extra=EVERYTHING).build(callbacks=[Stop(step, way)])
     if way == "error":
         with pytest.raises(RuntimeError, match="own defect"):
             first.fit()
