@@ -33,7 +33,27 @@ def assert_same_run(a: Path, b: Path) -> None:
         assert sorted(p.name for p in (a / part).iterdir()) == sorted(p.name for p in (b / part).iterdir())
     for checkpoint in (a / "checkpoints").iterdir():
         assert_same_state(checkpoint, b / "checkpoints" / checkpoint.name)
+    for picture in (a / "samples").iterdir():
+        assert picture.read_bytes() == (b / "samples" / picture.name).read_bytes(), picture.name
     assert timeless_rows(a) == timeless_rows(b)
+
+
+def assert_same_events(a: Path, b: Path) -> None:
+    """The same history in TensorBoard: each step once, with the same values, and the same pictures."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    one, two = (EventAccumulator(str(run_dir), {"images": 0, "scalars": 0}).Reload() for run_dir in (a, b))
+    assert one.Tags() == two.Tags()
+    for tag in one.Tags()["scalars"]:
+        points = [[(event.step, event.value) for event in events.Scalars(tag)] for events in (one, two)]
+        steps = [step for step, _ in points[0]]
+        assert steps == sorted(set(steps)), tag
+        if tag != "train/images_per_second":
+            assert points[0] == points[1], tag
+    pictures = [[(event.step, event.encoded_image_string) for event in e.Images("fixed latents")] for e in (one, two)]
+    assert pictures[0] == pictures[1]
+    evaluations = [row["step"] for row in timeless_rows(a) if "evaluation" in row]
+    assert [step for step, _ in pictures[0]] == evaluations
 
 
 def timeless_rows(run_dir: Path) -> list[dict[str, Any]]:
