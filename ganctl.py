@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -102,10 +103,23 @@ def _describe(error: BaseException) -> tuple[int, str]:
         where = f"{error.filename}: " if error.filename else ""
         return 1, f"{where}{error.strerror}. {_OS_ADVICE[error.errno]}"
     traceback.print_exception(error)
-    return (
-        1,
-        f"unexpected {type(error).__name__}: {error} (a defect of ganctl; the traceback is for its developers)",
-    )
+    what = f"{type(error).__name__}: {error}"
+    if place := _in_own_code(error):
+        return 1, f"{place}: {what} (your own code, which ganctl has called; the traceback shows how)"
+    return 1, f"unexpected {what} (a defect of ganctl; the traceback is for its developers)"
+
+
+def _in_own_code(error: BaseException) -> str | None:
+    """Where a user's callback, network, loss or data set was running, if one was: outside of ganctl and of packages."""
+    ours = Path(__file__).parent
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path == Path(__file__) or any(path.is_relative_to(ours / name) for name in _OURS):
+            return None  # ganctl's own code comes after (or without) any of the user's
+        packaged = {"site-packages", "dist-packages"} & {*path.parts} or path.is_relative_to(Path(os.__file__).parent)
+        if path.is_absolute() and path.exists() and not packaged:
+            return f"{path}:{frame.lineno}"
+    return None
 
 
 _OURS = ("ganctl", "training", "exports", "serving")

@@ -1,11 +1,13 @@
 """From settings to the parts of a run: device, number format, data, networks, step. `trainer.py` moves them."""
 
 import copy
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.batches import Batches
 from training.config import Config
@@ -18,6 +20,7 @@ from training.precision import Precision, choose_precision, set_tf32
 from training.step import Step
 
 _BATCH_ON_CUDA, _BATCH_ON_CPU = 256, 64  # what `auto` means, as in the tutorial
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Assembly:
     step: Step
 
     def describe(self, ranks: Ranks) -> dict[str, Any]:
-        """What is going to be trained, in numbers; memory is that of one rank, in bytes."""
+        """What is going to be trained, in numbers; memory is that of one rank, in bytes (None: no estimate, since a
+        network of one's own cannot be tried without its storage)."""
         parameters = {phase.name: sum(p.numel() for p in phase.network.parameters()) for phase in self.step.phases}
         weights = 4 * (4 * sum(parameters.values()) + parameters["generator"])
         data = self.batches.resident_bytes
@@ -50,7 +54,7 @@ class Assembly:
             "state_bytes": weights,  # weights, gradients and two moments of both networks, and the average
             "data_bytes": data,
             "activation_bytes": activations,  # an estimate: what the larger phase keeps for its backward pass
-            "memory_bytes": weights + data + activations,
+            "memory_bytes": None if activations is None else weights + data + activations,
             "training_images": self.batches.size,
             "batch_size": self.batch_size,
             "batch_size_per_rank": self.batch_size // ranks.size,
@@ -80,6 +84,8 @@ def assemble(config: Config, ranks: Ranks) -> Assembly:
     torch.manual_seed(seed)
     generator = build_generator(config.model, shape, classes).to(device)
     discriminator = build_discriminator(config.model, shape, classes).to(device)
+    if batch_size == 1 and any(isinstance(m, _BatchNorm) for net in (generator, discriminator) for m in net.modules()):
+        raise ConfigError(["train.batch_size = 1: batch normalisation needs two images or more at a time."])
     torch.manual_seed(seed + ranks.rank)  # what a network of one's own draws by itself differs from rank to rank
     batches = Batches(
         data,
@@ -121,9 +127,17 @@ def _batch_size(config: Config, device: torch.device, ranks: Ranks, images: int)
     return size
 
 
-def _activation_bytes(step: Step, shape: ImageShape, n: int) -> int:
+def _activation_bytes(step: Step, shape: ImageShape, n: int) -> int | None:
     """What autograd keeps of a discriminator's pass over 2n images and of a generator's over n, counted on networks
-    without storage. A second derivative keeps about as much again."""
+    without storage. A second derivative keeps about as much again. None where a network needs storage to run."""
+    try:
+        return _count_activations(step, shape, n)
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        _log.info("no estimate of the activations: %s", error)
+        return None
+
+
+def _count_activations(step: Step, shape: ImageShape, n: int) -> int:
     kept = 0
 
     def count(tensor: Tensor) -> Tensor:
@@ -132,11 +146,11 @@ def _activation_bytes(step: Step, shape: ImageShape, n: int) -> int:
         return tensor
 
     generator, discriminator = (copy.deepcopy(net).to("meta") for net in (step.generator, step.discriminator))
-    labels = torch.zeros(n, dtype=torch.int64, device="meta")
+    labels = (torch.zeros(n, dtype=torch.int64, device="meta"),) if step.generator.conditional else ()
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        discriminator(torch.empty(2 * n, *shape, device="meta"), labels.repeat(2))
+        discriminator(torch.empty(2 * n, *shape, device="meta"), *(label.repeat(2) for label in labels))
         discriminators = kept * (2 if step.penalised else 1)
         kept = 0
-        images = generator(torch.empty(n, step.generator.z_dim, device="meta"), labels)
-        discriminator(images, labels)
+        images = generator(torch.empty(n, step.generator.z_dim, device="meta"), *labels)
+        discriminator(images, *labels)
     return max(discriminators, kept)

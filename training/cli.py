@@ -4,6 +4,7 @@ torch and the rest are imported by the command that runs, so that `ganctl --help
 """
 
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +123,7 @@ def train(
         if trainer.ranks.first:
             _note(
                 f"training was interrupted by {result.stopped_by} and saved at step {result.steps}; continue with"
-                f" 'ganctl train --run-dir {result.run_dir} --resume auto'"
+                f" 'ganctl train --run-dir {shlex.quote(str(result.run_dir))} --resume auto'"
             )
         raise SystemExit(130)  # the one object is out already
 
@@ -166,11 +167,11 @@ def _note(text: str) -> None:
 def _print_config(config: "Config", sources: dict[str, str], as_json: bool) -> None:
     from training.config import setting_names
 
-    values = config.flat()
+    values = {"preset": config.preset} | config.flat()
     if as_json:
         emit({name: {"value": values[name], "source": sources[name]} for name in values})
         return
-    for name, meaning in setting_names():
+    for name, meaning in (("preset", "the preset that the settings start from"), *setting_names()):
         value = "unset" if values[name] is None else values[name]
         click.echo(f"{name:26} = {value!s:18} {sources[name]:22} {meaning}")
 
@@ -196,7 +197,8 @@ def _print_result(result: "Result") -> None:
     )
     if "fd" in result.metrics:
         click.echo(_score_line(result.metrics))
-    click.echo(f"best checkpoint: {result.best or 'none yet'}\nnext: ganctl sample {result.run_dir} --out digits.png")
+    click.echo(f"best checkpoint: {result.best or 'none yet'}")
+    click.echo(f"next: ganctl sample {shlex.quote(str(result.run_dir))} --out digits.png")
 
 
 def _score_line(scores: dict[str, Any]) -> str:

@@ -5,11 +5,14 @@ The models are frozen: a run's configuration never changes while it runs, and is
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Any, Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic.fields import FieldInfo
 
 Share = Annotated[float, Field(ge=0, le=1)]
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
@@ -246,9 +249,28 @@ class Config(Section):
         return values
 
 
-def setting_names() -> Iterator[tuple[str, str]]:
-    """Every `section.key` with its meaning, in the order of declaration."""
+def _settings() -> Iterator[tuple[str, FieldInfo]]:
     for section, field in Config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             for key, setting in field.annotation.model_fields.items():
-                yield f"{section}.{key}", setting.description or ""
+                yield f"{section}.{key}", setting
+
+
+def setting_names() -> Iterator[tuple[str, str]]:
+    """Every `section.key` with its meaning, in the order of declaration."""
+    return ((name, setting.description or "") for name, setting in _settings())
+
+
+@cache
+def text_settings() -> frozenset[str]:
+    """Settings that hold a text or a path and nothing else, be it one such as 2024."""
+    return frozenset(name for name, setting in _settings() if _kinds(setting.annotation) <= {str, Path, NoneType})
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that a setting may have, whatever is noted beside them."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
+        return set().union(*map(_kinds, get_args(annotation)))
+    return {annotation}

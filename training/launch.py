@@ -52,7 +52,7 @@ class Launch:
         config_file: Path | None = None,
         assignments: Sequence[str] = (),
         flags: Mapping[str, tuple[str, Any]] | None = None,
-        run_dir: Path | None = None,
+        run_dir: Path | str | None = None,
         resume: str | None = None,
         allow_changes: bool = False,
         restarted: bool = False,
@@ -74,6 +74,7 @@ class Launch:
             ConfigError: the settings are at fault, or differ from the run that is to be continued.
             CheckpointError: what is to be continued is absent or damaged.
         """
+        run_dir = Path(run_dir) if run_dir is not None else None
         self.ranks = ranks or Ranks.join()
         self._announce = announce if self.ranks.first else lambda text: None
         restarted = restarted or self.ranks.restarts > 0

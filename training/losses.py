@@ -6,6 +6,7 @@ One's own loss is a class (or an object) with the same members: registered with 
 
 from typing import Protocol, cast
 
+import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
@@ -118,4 +119,11 @@ def build_loss(settings: LossSettings) -> AdversarialLoss:
     lacking = [name for name in ("discriminator", "generator", "needs_real") if not hasattr(loss, name)]
     if lacking:
         raise ConfigError([f"loss.name = '{settings.name}': {found!r} lacks {', '.join(lacking)}; a loss has these."])
-    return cast(AdversarialLoss, loss)
+    logits = torch.zeros(2)
+    tried = cast(AdversarialLoss, loss)
+    for value in (tried.discriminator(logits, logits), tried.generator(logits if tried.needs_real else None, logits)):
+        if not isinstance(value, Tensor) or value.shape != ():
+            what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ConfigError([f"loss.name = '{settings.name}': of two logits it makes {what}, expected a scalar tensor"
+                               " (such as .mean())."])  # fmt: skip
+    return tried

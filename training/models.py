@@ -6,7 +6,7 @@ images (and labels) to logits [N].
 - mlp: the networks of the PyTorch Lightning tutorial "basic GAN", the discriminator without its final sigmoid.
 
 One's own network is registered with `@GENERATORS.register("name")` or named as `model.generator = "module:Name"`: a
-callable (settings, shape, classes) that gives it, with classes None where there are no labels.
+callable (settings, shape, classes) that gives it. Without labels classes is None, and the network is called without.
 """
 
 from collections.abc import Callable
@@ -224,7 +224,7 @@ def _try_generator(network: object, settings: ModelSettings, shape: ImageShape) 
     if not isinstance(network, Generator):
         raise ConfigError([f"{where}: it gives {type(network).__name__}, expected a training.models.Generator."])
     with torch.random.fork_rng(devices=[]):  # a trial must not use up the random numbers of the training
-        images = network.eval()(torch.randn(2, network.z_dim), torch.zeros(2, dtype=torch.int64))
+        images = network.eval()(torch.randn(2, network.z_dim), *_labels(settings))
     network.train()
     if tuple(images.shape) != (2, *shape) or images.abs().max() > 1:
         raise ConfigError(
@@ -240,12 +240,16 @@ def _try_discriminator(network: object, settings: ModelSettings, shape: ImageSha
     if not isinstance(network, nn.Module):
         raise ConfigError([f"{where}: it gives {type(network).__name__}, expected a torch.nn.Module."])
     with torch.random.fork_rng(devices=[]):
-        logits = network.eval()(torch.zeros(2, *shape), torch.zeros(2, dtype=torch.int64))
+        logits = network.eval()(torch.zeros(2, *shape), *_labels(settings))
     network.train()
     if tuple(logits.shape) != (2,):
         raise ConfigError(
             [f"{where}: two logits have shape {tuple(logits.shape)}, expected (2,); squeeze the last axis."]
         )
+
+
+def _labels(settings: ModelSettings) -> tuple[Tensor, ...]:
+    return (torch.zeros(2, dtype=torch.int64),) if settings.conditional else ()
 
 
 def _need_quarters(shape: ImageShape, setting: str) -> None:

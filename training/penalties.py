@@ -4,8 +4,10 @@
 - WGAN-GP, between them: λ · E(‖∇D(x̂)‖₂ − 1)² (Gulrajani et al. 2017, arXiv:1704.00028, eq. 3).
 """
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def squared_gradient_norm(logits: Tensor, images: Tensor) -> Tensor:
@@ -18,7 +20,10 @@ def squared_gradient_norm(logits: Tensor, images: Tensor) -> Tensor:
     return gradient.square().sum(dim=(1, 2, 3))
 
 
-def interpolation_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, mix: Tensor) -> Tensor:
+Judge = Callable[[Tensor, Tensor], Tensor]
+
+
+def interpolation_penalty(discriminator: Judge, real: Tensor, fake: Tensor, labels: Tensor, mix: Tensor) -> Tensor:
     """(‖∇D(x̂)‖₂ − 1)² for each x̂ = ε·real + (1 − ε)·fake, [N].
 
     Args:

@@ -50,6 +50,8 @@ class Registry(Generic[T]):
             return self._entries[name]
         if ":" in name:
             found: T = load_object(name, f"{self.setting} =")
+            if not callable(found) and self.kind != "loss":
+                raise ConfigError([f"{self.setting} = '{name}': found {found!r}, expected something to call."])
             return found
         close = difflib.get_close_matches(name, self._entries, n=2)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""

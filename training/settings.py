@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from training.config import Config, setting_names
+from training.config import Config, setting_names, text_settings
 from training.data import DATASETS
 from training.errors import ConfigError
 from training.losses import LOSSES
@@ -66,15 +66,21 @@ def resolve(
     layers: list[tuple[str, Values]] = []
     from_file = _read_file(config_file, faults) if config_file else {}
     variables = os.environ if environment is None else environment
-    named = from_file.pop("preset", None) or variables.get(f"{ENVIRONMENT_PREFIX}PRESET")
-    if named is not None and not isinstance(named, str):
-        faults.append(f"{config_file}: preset = {named!r}: expected the name of a preset.")
-        named = None
-    chosen = preset or named or (stored["preset"] if stored else "conv")
+    chosen, chooser = "conv", "default"
+    for source, name in (
+        ("the run's checkpoint", stored["preset"] if stored else None),
+        (str(config_file), from_file.pop("preset", None)),
+        (f"{ENVIRONMENT_PREFIX}PRESET", variables.get(f"{ENVIRONMENT_PREFIX}PRESET")),
+        ("--preset", preset),
+    ):
+        if isinstance(name, str) and name:
+            chosen, chooser = name, source
+        elif name:
+            faults.append(f"{source}: preset = {name!r}: expected the name of a preset.")
     if stored and chosen == stored["preset"]:
         layers.append(("the run's checkpoint", _flatten({k: v for k, v in stored.items() if k != "preset"})))
     else:
-        layers.append((f"preset {chosen}", _read_preset(chosen, faults)))
+        layers.append((f"preset {chosen}", _read_preset(chosen, chooser, faults)))
     if config_file:
         layers.append((str(config_file), from_file))
     layers += _read_environment(variables, faults)
@@ -83,7 +89,7 @@ def resolve(
 
     known = [name for name, _ in setting_names()]
     values: Values = {}
-    sources = dict.fromkeys(known, "default")
+    sources = {"preset": chooser} | dict.fromkeys(known, "default")
     for source, layer in layers:
         for name, value in layer.items():
             if name in known:
@@ -99,9 +105,9 @@ def resolve(
 
 def suggest(word: str, choices: Sequence[str]) -> str:
     """A hint that names the closest choices, empty where nothing comes close."""
-    close = difflib.get_close_matches(word, choices, n=2, cutoff=0.6)
-    if not close:  # the key alone may be right, the section wrong or absent
-        close = [choice for choice in choices if choice.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]][:2]
+    key = word.rsplit(".", 1)[-1]  # it alone may be right, the section wrong or absent
+    close = [choice for choice in choices if "." in choice and choice.rsplit(".", 1)[-1] == key][:2]
+    close = close or difflib.get_close_matches(word, choices, n=2, cutoff=0.6)
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
@@ -113,18 +119,16 @@ def _validate(preset: str, values: Values, sources: dict[str, str], faults: list
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        told = set()
-        for detail in error.errors():
-            name = ".".join(str(part) for part in detail["loc"][:2])
-            if name in told:  # a union reports each of its branches; one line for each setting is enough
-                continue
-            told.add(name)
-            message = detail["msg"].removeprefix("Value error, ")
-            expected = detail.get("ctx", {}).get("expected", "")
-            hint = suggest(
-                str(detail["input"]), [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
-            )
-            faults.append(f"{sources.get(name, 'default')}: {name} = {detail['input']!r}: {message}.{hint}")
+        details: dict[str, list[Any]] = {}
+        for detail in error.errors():  # a union reports each of its branches
+            details.setdefault(".".join(str(part) for part in detail["loc"][:2]), []).append(detail)
+        for name, branches in details.items():
+            messages = [branch["msg"].removeprefix("Value error, ") for branch in branches]
+            expected = ", ".join(branch.get("ctx", {}).get("expected", "") for branch in branches)
+            found = branches[0]["input"]
+            hint = suggest(str(found), [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")])
+            message = "; or ".join(dict.fromkeys(messages))
+            faults.append(f"{sources.get(name, 'default')}: {name} = {found!r}: {message}.{hint}")
         return None
 
 
@@ -141,10 +145,10 @@ def _unknown_names(values: Values, sources: Mapping[str, str]) -> list[str]:
     return faults
 
 
-def _read_preset(name: str, faults: list[str]) -> Values:
+def _read_preset(name: str, source: str, faults: list[str]) -> Values:
     names = preset_names()
     if name not in names:
-        faults.append(f"--preset: unknown preset '{name}'; there are {', '.join(names)}.{suggest(name, names)}")
+        faults.append(f"{source}: unknown preset '{name}'; there are {', '.join(names)}.{suggest(name, names)}")
         return {}
     return _flatten(tomllib.loads(preset_text(name)))
 
@@ -174,11 +178,12 @@ def _read_environment(environment: Mapping[str, str], faults: list[str]) -> list
     for variable in sorted(environment):
         if variable.startswith(ENVIRONMENT_PREFIX) and "__" not in variable and variable not in others:
             faults.append(f"{variable}: unknown; expected a name such as {ENVIRONMENT_PREFIX}TRAIN__BATCH_SIZE.")
-    return [
-        (variable, {variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".", 1): _parse_value(text)})
-        for variable, text in sorted(environment.items())
-        if variable.startswith(ENVIRONMENT_PREFIX) and "__" in variable
-    ]
+    layers: list[tuple[str, Values]] = []
+    for variable, text in sorted(environment.items()):
+        if variable.startswith(ENVIRONMENT_PREFIX) and "__" in variable and text.strip():  # an empty one is not set
+            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".", 1)
+            layers.append((variable, {name: _parse_value(name, text)}))
+    return layers
 
 
 def _read_assignment(assignment: str, faults: list[str]) -> tuple[str, Values]:
@@ -186,14 +191,17 @@ def _read_assignment(assignment: str, faults: list[str]) -> tuple[str, Values]:
     if not equals or not name.strip():
         faults.append(f"--set {assignment}: expected section.key=value, such as train.seed=1.")
         return "--set", {}
-    return "--set", {name.strip(): _parse_value(text)}
+    return "--set", {name.strip(): _parse_value(name.strip(), text)}
 
 
-def _parse_value(text: str) -> Any:
+def _parse_value(name: str, text: str) -> Any:
+    if text.strip() in ("", "unset"):  # as --print-config shows it
+        return None
     try:
-        return tomllib.loads(f"value = {text.strip()}")["value"]
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:  # bare words such as cosine or 120s are text
         return text.strip()
+    return text.strip() if name in text_settings() and not isinstance(value, str) else value
 
 
 def configure(preset: str | None = None, settings: Mapping[str, Any] | None = None) -> Config:

@@ -219,11 +219,10 @@ class Step:
         with self._precision.autocast(enabled=not self.penalised):
             if self._joined:
                 images = torch.cat([batch.images, fakes]).requires_grad_(self.penalised)
-                logits = self.discriminator(images, batch.labels.repeat(2)).to(self._dtype)
+                logits = self._judge(images, batch.labels.repeat(2))
                 real, fake = logits[:n], logits[n:]
             else:
-                real = self.discriminator(batch.images, batch.labels).to(self._dtype)
-                fake = self.discriminator(fakes, batch.labels).to(self._dtype)
+                real, fake = self._judge(batch.images, batch.labels), self._judge(fakes, batch.labels)
             loss = adversarial = self._loss.discriminator(real, fake)
             r1 = r2 = gp = torch.zeros((), device=self.device)
             if weights.r1 or weights.r2:
@@ -232,7 +231,7 @@ class Step:
                 loss = loss + self._penalty_scale / 2 * (weights.r1 * r1 + weights.r2 * r2)
             if weights.gp:
                 mix = self._share(torch.rand, n)
-                gp = interpolation_penalty(self.discriminator, batch.images, fakes, batch.labels, mix).mean()
+                gp = interpolation_penalty(self._judge, batch.images, fakes, batch.labels, mix).mean()
                 loss = loss + self._penalty_scale * weights.gp * gp
         self._record(loss_d=adversarial, real_logit=real.mean(), fake_logit=fake.mean(), r1=r1, r2=r2, gp=gp)
         self._watch(loss)
@@ -244,8 +243,8 @@ class Step:
         with self._precision.autocast():
             if self._loss.needs_real:
                 with torch.no_grad():
-                    real = self.discriminator(batch.images, batch.labels).to(self._dtype)
-            loss = self._loss.generator(real, self.discriminator(fakes, batch.labels).to(self._dtype))
+                    real = self._judge(batch.images, batch.labels)
+            loss = self._loss.generator(real, self._judge(fakes, batch.labels))
         self._record(loss_g=loss)
         self._watch(loss)
         return loss
@@ -253,7 +252,16 @@ class Step:
     def _generate(self, labels: Tensor) -> Tensor:
         z = self.draw(len(labels))
         with self._precision.autocast():
-            return self.generator(z, labels).to(self._dtype)  # type: ignore[no-any-return]
+            images: Tensor = self.generator(z, *self._known(labels)).to(self._dtype)
+        return images
+
+    def _judge(self, images: Tensor, labels: Tensor) -> Tensor:
+        logits: Tensor = self.discriminator(images, *self._known(labels)).to(self._dtype)
+        return logits
+
+    def _known(self, labels: Tensor) -> tuple[Tensor, ...]:
+        """What the networks are told of the labels."""
+        return (labels,) if self._config.model.conditional else ()
 
     def _share(self, sample: Callable[..., Tensor], n: int, *shape: int) -> Tensor:
         """This rank's n of the whole batch's random numbers."""

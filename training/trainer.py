@@ -34,7 +34,7 @@ class Trainer:
         self,
         config: Config,
         *,
-        run_dir: Path | None = None,
+        run_dir: Path | str | None = None,
         callbacks: Sequence[Callback] = (),
         max_steps: int | None = None,
         ranks: Ranks | None = None,
@@ -60,7 +60,7 @@ class Trainer:
         self.batch_size, self._step = self.parts.batch_size, self.parts.step
         self.epoch_images = self.parts.batches.per_epoch * self.batch_size
         self._numbered, self._restored, self._began = run_dir is None, False, False
-        self.run_dir = self.ranks.from_first(run_dir or next_run_folder(config))
+        self.run_dir = self.ranks.from_first(Path(run_dir or next_run_folder(config)))
         self.clock = Clock(batch_size=self.batch_size, device=self.device)
         self.horizon = Measured(config.train.horizon, epoch_images=self.epoch_images)
         self.generator = self._step.ema

@@ -20,7 +20,7 @@ _FRAME_MS, _LAST_FRAME_MS = 250, 2000
 def fixed_grid(run: Run) -> NDArray[np.uint8]:
     """The fixed latents as one picture, uint8 [H, W, C]: a row for each style, a column for each class."""
     classes = len(run.class_names)
-    z_dim = run.config.model.z_dim
+    z_dim = run.generator.z_dim
     rng = torch.Generator().manual_seed(_SEED)
     if run.config.model.conditional:
         z = torch.randn(STYLES, z_dim, generator=rng).repeat_interleave(classes, dim=0)

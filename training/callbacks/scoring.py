@@ -7,6 +7,7 @@ from typing import Any
 from training.callback import Callback, Run
 from training.config import EvaluationSettings, Span
 from training.data import Split
+from training.evaluation.classifier import Classifier, load_classifier
 from training.evaluation.evaluator import Evaluator
 from training.pace import Measured
 from training.sources import Source
@@ -24,12 +25,15 @@ class Evaluate(Callback):
         self.produces = ("fd", "fd_floor", "label_accuracy") if conditional else ("fd", "fd_floor")
         self._every: Measured | None = None
         self._every_state: dict[str, Any] | None = None
+        self._classifier: Classifier | None = None
         self._evaluator: Evaluator | None = None
 
     def on_start(self, run: Run) -> None:
         self._every = Measured(self._settings.every, epoch_images=run.epoch_images)
         if self._every_state is not None:
             self._every.load_state_dict(self._every_state)
+        # at the start: for other data than MNIST it may have to be trained, while there is nothing to lose yet
+        self._classifier = load_classifier(run.config.data, _log.warning)
 
     def on_step(self, run: Run) -> None:
         assert self._every is not None, "on_start comes first"
@@ -38,11 +42,11 @@ class Evaluate(Callback):
             run.request_evaluation()
 
     def on_measure(self, run: Run, source: Source, split: Split) -> Mapping[str, Any]:
+        data, device, classifier = run.config.data, run.device, self._classifier
         if split != "val":
-            return Evaluator(run.config.data, split, n=_TEST_IMAGES, device=run.device).score(source)
+            return Evaluator(data, split, n=_TEST_IMAGES, device=device, classifier=classifier).score(source)
         if self._evaluator is None:  # the real images are judged once for all evaluations
-            n, device = self._settings.n, run.device
-            self._evaluator = Evaluator(run.config.data, split, n=n, device=device, announce=_log.warning)
+            self._evaluator = Evaluator(data, split, n=self._settings.n, device=device, classifier=classifier)
         return self._evaluator.score(source, manifold=False)
 
     def state_dict(self) -> dict[str, Any]:

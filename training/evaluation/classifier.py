@@ -4,7 +4,6 @@ MNIST's weights are in the package (`train_classifier.py` made them, `classifier
 another data set the same network is trained on that set's training split once and kept in the user's cache.
 """
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,9 +25,12 @@ _CHUNK = 200  # images; larger ones fall out of the caches
 
 
 class Classifier(nn.Module):
-    """Four 3 × 3 convolutions, two of them with stride 2, then 128 features (after ReLU) and the classes' logits."""
+    """Four 3 × 3 convolutions, two of them with stride 2, then 128 features (after ReLU) and the classes' logits.
 
-    def __init__(self, channels: int = 1, classes: int = 10, size: int = 28) -> None:
+    `places` is the number of places that the convolutions leave: see `places_of`.
+    """
+
+    def __init__(self, channels: int = 1, classes: int = 10, places: int = 49) -> None:
         super().__init__()
 
         def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
@@ -37,7 +39,7 @@ class Classifier(nn.Module):
 
         self.body = nn.Sequential(
             *block(channels, 32, 1), *block(32, 32, 2), *block(32, 64, 1), *block(64, 64, 2), nn.Flatten(),
-            nn.Linear(64 * (size // 4) ** 2, FEATURES), nn.ReLU(),
+            nn.Linear(64 * places, FEATURES), nn.ReLU(),
         )  # fmt: skip
         self.head = nn.Linear(FEATURES, classes)
 
@@ -45,6 +47,11 @@ class Classifier(nn.Module):
         """Images in [−1, 1] [N, C, H, W] → features [N, 128] and logits [N, classes]."""
         features = self.body(images)
         return features, self.head(features)
+
+
+def places_of(height: int, width: int) -> int:
+    """How many places two strides of 2 leave of an image."""
+    return -(-height // 4) * -(-width // 4)
 
 
 @dataclass(frozen=True)
@@ -83,23 +90,29 @@ def load_classifier(data: DataSettings, announce: Callable[[str], None] = lambda
         return read_classifier(COMMITTED)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ganctl" / "classifiers"
     path = cache / f"{data_digest(data)}.safetensors"
-    if not path.exists():
-        from training.evaluation.train_classifier import train_and_save
+    if path.exists():
+        return read_classifier(path)
+    from training.evaluation.train_classifier import save, train_and_test
 
-        announce(f"training the classifier that scores {data.name}, once; it will be kept in {path}")
-        with torch.random.fork_rng():  # a training run that asks for it must not notice
-            accuracy = train_and_save(data, path, announce=announce)
-        announce(f"the classifier reads {accuracy:.1%} of the test images right; the scores are as good as that")
-    return read_classifier(path)
+    announce(f"training the classifier that scores {data.name}, once; it will be kept in {path}")
+    with torch.random.fork_rng():  # a training run that asks for it must not notice
+        classifier, notes = train_and_test(data, announce=announce)
+    accuracy = float(notes["test_accuracy"])
+    announce(f"the classifier reads {accuracy:.1%} of the test images right; the scores are as good as that")
+    try:
+        save(classifier, notes, path)
+    except OSError as error:
+        announce(f"{path}: {error.strerror}; the classifier cannot be kept, and the next run trains it again")
+    return classifier.to(memory_format=torch.channels_last)
 
 
 def read_classifier(path: Path) -> Classifier:
-    """Reads weights that `train_classifier.train_and_save` wrote."""
+    """Reads weights that `train_classifier.save` wrote."""
     try:
         weights = load_file(path)
         classes, inputs = weights["head.weight"].shape[0], weights["body.13.weight"].shape[1]
         with torch.random.fork_rng(devices=[]):  # fresh weights must not use up the random numbers of a training run
-            classifier = Classifier(weights["body.0.weight"].shape[1], classes, 4 * math.isqrt(inputs // 64))
+            classifier = Classifier(weights["body.0.weight"].shape[1], classes, inputs // 64)
         classifier.load_state_dict(weights)
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise DataError(

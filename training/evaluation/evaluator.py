@@ -13,7 +13,7 @@ from torch import Tensor
 
 from training.config import DataSettings
 from training.data import Split, load_split, shuffled
-from training.evaluation.classifier import Judged, judge, load_classifier
+from training.evaluation.classifier import Classifier, Judged, judge, load_classifier
 from training.evaluation.metrics import Gaussian, Neighbourhoods, frechet_distance, manifold_scores
 from training.sources import Source
 
@@ -32,10 +32,11 @@ class Evaluator:
         device: torch.device | None = None,
         seed: int = 2024,
         announce: Callable[[str], None] = lambda text: None,
+        classifier: Classifier | None = None,
     ) -> None:
-        """Reads the split and judges `n` of its images (all, where there are fewer)."""
+        """Reads the split and judges `n` of its images (all, where there are fewer), by the data set's classifier."""
         self._data, self._split, self._seed = data, split, seed
-        self.classifier = load_classifier(data, announce).to(device or torch.device("cpu"))
+        self.classifier = (classifier or load_classifier(data, announce)).to(device or torch.device("cpu"))
         real = load_split(data, split)
         # the floor needs as many other real images: 5,000 validation images where the training split is the real side
         self.n = min(n, len(real), 5000 if split == "train" else len(real))

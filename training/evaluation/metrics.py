@@ -51,14 +51,12 @@ class Neighbourhoods:
 
     @staticmethod
     def of(features: Tensor) -> "Neighbourhoods":
-        """Radii of the balls around each of the samples [N, F], N > 5."""
+        """Radii of the balls around each of the samples [N, F]; with fewer than k others, to the farthest of them."""
+        k = min(DENSITY_COVERAGE_K, len(features) - 1)
         smallest = torch.cat(
-            [
-                torch.cdist(rows, features).topk(DENSITY_COVERAGE_K + 1, largest=False).values  # +1: itself, at 0
-                for rows in features.split(_ROWS)
-            ]
-        )
-        return Neighbourhoods(smallest[:, PRECISION_RECALL_K], smallest[:, DENSITY_COVERAGE_K])
+            [torch.cdist(rows, features).topk(k + 1, largest=False).values for rows in features.split(_ROWS)]
+        )  # the first is the sample itself, at 0
+        return Neighbourhoods(smallest[:, min(PRECISION_RECALL_K, k)], smallest[:, k])
 
 
 def manifold_scores(real: Tensor, balls: Neighbourhoods, fake: Tensor) -> dict[str, float]:

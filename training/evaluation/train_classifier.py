@@ -12,14 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
 from training.config import DataSettings
 from training.data import ImageSet, load_split
-from training.evaluation.classifier import COMMITTED, Classifier, judge
+from training.evaluation.classifier import COMMITTED, Classifier, judge, places_of
 from training.models import to_float
 
 _BATCH = 128
@@ -33,8 +33,8 @@ def train_classifier(
 ) -> Classifier:
     """Trains on shifted, turned, sheared and scaled images; gives the average of the weights, in evaluation mode."""
     torch.manual_seed(seed)
-    channels, size, _ = data.shape
-    classifier = Classifier(channels, len(data.class_names), size)
+    channels, height, width = data.shape
+    classifier = Classifier(channels, len(data.class_names), places_of(height, width))
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=_PEAK_RATE, weight_decay=1e-2, fused=True)
     batch = min(_BATCH, len(data))
     steps = len(data) // batch
@@ -75,20 +75,31 @@ def _augment(images: Tensor) -> Tensor:
     return grid_sample(images + 1, grid, align_corners=False) - 1  # +1: what comes in from outside is background
 
 
-def train_and_save(
-    data: DataSettings, path: Path, *, epochs: int = 8, announce: Callable[[str], None] = lambda text: None
-) -> float:
-    """Trains, writes the weights with their test accuracy to `path` (atomically), and returns that accuracy."""
+def train_and_test(
+    data: DataSettings, *, epochs: int = 8, announce: Callable[[str], None] = lambda text: None
+) -> tuple[Classifier, dict[str, str]]:
+    """Trains, and says in notes what came of it."""
     classifier = train_classifier(load_split(data, "train"), epochs=epochs, announce=announce)
     test = load_split(data, "test")
     accuracy = (judge(classifier, test.images).predictions == test.labels).float().mean().item()
     notes = {"data": data.name, "test_accuracy": f"{accuracy:.4f}", "epochs": str(epochs), "torch": torch.__version__}
+    return classifier, notes
+
+
+def save(classifier: Classifier, notes: dict[str, str], path: Path) -> None:
+    """Writes the weights with the notes to `path`, whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     weights = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
-    save_file(weights, temporary, metadata=notes)
-    temporary.replace(path)
-    return accuracy
+    try:
+        temporary.write_bytes(safetensors.torch.save(weights, metadata=notes))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @click.command()
@@ -98,8 +109,9 @@ def train_and_save(
 def main(data: str, out: Path, epochs: int) -> None:
     """Trains the scoring classifier and prints its test accuracy."""
     settings = DataSettings.model_validate({"name": data})
-    accuracy = train_and_save(settings, out, epochs=epochs, announce=lambda text: click.echo(text, err=True))
-    click.echo(f"{out}: test accuracy {accuracy:.4f}")
+    classifier, notes = train_and_test(settings, epochs=epochs, announce=lambda text: click.echo(text, err=True))
+    save(classifier, notes, out)
+    click.echo(f"{out}: test accuracy {notes['test_accuracy']}")
 
 
 if __name__ == "__main__":

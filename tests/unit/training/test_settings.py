@@ -36,6 +36,50 @@ def test_flags_win_over_environment_over_file_over_preset(tmp_path: Path) -> Non
     assert sources["log.every"] == "default"
 
 
+def test_each_layer_wins_over_the_one_below_it(tmp_path: Path) -> None:
+    """preset < file < environment < --set < flag, each pair on a setting of its own."""
+    file = tmp_path / "my.toml"
+    file.write_text("[train]\nema = 0.1\nseed = 1\n[loss]\nr1 = 1.0\n")
+    config, _ = resolve(
+        preset="conv",
+        config_file=file,
+        environment={"GANCTL_TRAIN__SEED": "2", "GANCTL_LOSS__R2": "2.0", "GANCTL_LOG__EVERY": "2"},
+        assignments=["loss.r2=3.0", "log.every=3"],
+        flags={"log.every": ("--log-every", 4)},
+    )
+    assert (config.train.ema, config.train.seed, config.loss.r1, config.loss.r2, config.log.every) == (0.1, 2, 1, 3, 4)
+
+
+def test_the_preset_is_chosen_by_the_same_order_and_its_source_is_told(tmp_path: Path) -> None:
+    file, variable = tmp_path / "my.toml", {"GANCTL_PRESET": "lightning-basic-gan"}
+    file.write_text('preset = "conv"\n')
+    for arguments, preset, source in (
+        ({"environment": {}}, "conv", "default"),
+        ({"environment": {}, "config_file": file}, "conv", str(file)),
+        ({"environment": variable, "config_file": file}, "lightning-basic-gan", "GANCTL_PRESET"),
+        ({"environment": variable, "config_file": file, "preset": "conv"}, "conv", "--preset"),
+    ):
+        config, sources = resolve(**arguments)
+        assert (config.preset, sources["preset"]) == (preset, source)
+    assert "GANCTL_PRESET: unknown preset 'convv'" in faults_of({"GANCTL_PRESET": "convv"})
+
+
+def test_a_setting_may_be_unset_again_and_an_empty_variable_sets_nothing() -> None:
+    environment = {"GANCTL_EARLY_STOPPING__STOP_AT": "5.0", "GANCTL_TRAIN__INIT_FROM": ""}
+    config, _ = resolve(environment=environment)
+    assert (config.early_stopping.stop_at, config.train.init_from) == (5.0, None)
+    config, _ = resolve(environment=environment, assignments=["early_stopping.stop_at=unset"])
+    assert config.early_stopping.stop_at is None
+
+
+def test_texts_may_look_like_numbers_and_all_that_a_setting_may_be_is_told() -> None:
+    config, _ = resolve(environment={"GANCTL_LOG__NAME": "2024"}, assignments=["log.root=7"])
+    assert (config.log.name, config.log.root) == ("2024", Path("7").absolute())
+    told = faults(assignments=["train.batch_size=Auto", "train.lr=1"])
+    assert "valid integer; or Input should be 'auto'. Did you mean auto?" in told
+    assert "unknown setting 'train.lr'. Did you mean optimizer.lr?" in told
+
+
 def test_all_faults_of_all_sources_are_told_at_once_with_suggestions(tmp_path: Path) -> None:
     file = tmp_path / "my.toml"
     file.write_text("[optimiser]\nlr = 1\n")
@@ -106,7 +150,7 @@ def test_a_variable_may_set_any_setting() -> None:
     variables = {f"GANCTL_{name.upper().replace('.', '__')}": value for name, value in text.items()}
     assert "unset" not in variables.values()
     config, sources = resolve(environment=variables)
-    assert {source for name, source in sources.items()} == set(variables)
+    assert {source for name, source in sources.items() if name != "preset"} == set(variables)
     assert (config.model.options, config.log.name, config.early_stopping.stop_at) == ({"gain": 2}, "n", 5.0)
 
 
