@@ -174,8 +174,9 @@ def _check_filename(template: str) -> str:
     if any(not name.isidentifier() for name in fields):
         raise ValueError("expected plain names in braces, as in '{step:08d}-{fd:.2f}'")
     try:
-        names = {template.format(**dict.fromkeys(fields, 0.5) | {"step": step, "images": 1}) for step in (1, 2, 12)}
-    except (ValueError, IndexError) as error:
+        known = dict.fromkeys(fields, 0.5) | {"images": 1}
+        names = {template.format(**known | {"step": step}) for step in (1, 123456, 123457)}
+    except (ValueError, IndexError, KeyError) as error:
         raise ValueError(f"it cannot be filled in: {error}; formats look as in '{{step:08d}}-{{fd:.2f}}'") from error
     if len(names) < 3:
         raise ValueError("two steps would share a name; give {step} all its digits")

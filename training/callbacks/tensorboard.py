@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.jit._trace import TracerWarning
 
 from training.callback import Callback, Run
 from training.callbacks.samples import fixed_grid
@@ -102,6 +103,7 @@ class TensorBoard(Callback):
         label = (torch.zeros(2, dtype=torch.int64, device=run.device),) if run.config.model.conditional else ()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # add_graph traces with TorchScript, which is deprecated
+            warnings.simplefilter("ignore", TracerWarning)  # networks may draw random numbers
             self._writer.add_graph(run.generator, (torch.zeros(2, run.generator.z_dim, device=run.device), *label))
 
 

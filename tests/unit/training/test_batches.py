@@ -1,5 +1,8 @@
 """Batches: every image once an epoch, a new order each epoch, the same whoever gathers them, wherever one begins."""
 
+import multiprocessing
+import os
+import signal
 from itertools import chain
 
 import pytest
@@ -68,3 +71,19 @@ def test_images_live_on_the_device_where_they_fit(monkeypatch: pytest.MonkeyPatc
     for free, fits in ((IMAGES.nbytes * 3, True), (IMAGES.nbytes, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * free))
         assert _fits(DATA, torch.device("cuda")) is fits
+
+
+def test_a_signal_to_the_whole_process_group_ends_no_process_of_a_loader() -> None:
+    source, resident = batches(resident=False, workers=2), batches()
+    assert numbers(source, range(1)) == numbers(resident, range(1))
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGINT)
+    assert numbers(source, range(1, 30)) == numbers(resident, range(1, 30))
+    source.close()
+    for worker in workers:
+        worker.join(timeout=20)
+        assert not worker.is_alive()

@@ -229,3 +229,36 @@ def test_progress_is_a_bar_with_rate_losses_and_time_left_on_a_terminal(tmp_path
     for expected in ("━", "/s", "  D ", "  G "):
         assert expected in text.getvalue()
     assert re.search(r"\d+:\d\d", text.getvalue()), "the time that is left"
+
+
+def test_a_second_signal_ends_the_process_at_once() -> None:
+    callback = Preemption()
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        callback.on_start(None)  # type: ignore[arg-type]
+        assert signal.getsignal(signal.SIGTERM) == callback._receive
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN, "the next one does what it did before the run"
+        callback.close()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_goal_is_reached_by_the_score_itself_however_small_the_step_to_it() -> None:
+    callback, run = EarlyStopping(patience=0, min_delta=0.2, stop_at=4.9), Requests()
+    callback.on_evaluation(run, {"fd": 5.0})  # type: ignore[arg-type]
+    assert not run.reasons
+    callback.on_evaluation(run, {"fd": 4.85})  # type: ignore[arg-type]
+    resumed = EarlyStopping(patience=0, min_delta=0.2, stop_at=4.9)
+    resumed.load_state_dict(callback.state_dict())
+    resumed.on_start(run)  # type: ignore[arg-type]
+    assert run.reasons == ["goal", "goal"]
+
+
+def test_a_log_that_goes_on_in_another_folder_counts_its_own_lines(tmp_path: Path) -> None:
+    Launch(assignments=[*SMALL, "log.every=2"], run_dir=tmp_path / "a").build(max_steps=6).fit()
+    last = tmp_path / "a/checkpoints/last.safetensors"
+    Launch(run_dir=tmp_path / "b", resume=str(last)).build(max_steps=9).fit()
+    Launch(run_dir=tmp_path / "b", resume="auto").build(max_steps=12).fit()
+    rows = [json.loads(line) for line in (tmp_path / "b/stats.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss_d" in row] == [8, 10, 12]

@@ -2,17 +2,19 @@
 
 import errno
 import io
+import math
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.checkpoint import read_checkpoint, weights_digest, write_checkpoint
-from training.errors import CheckpointError
+from training.errors import CheckpointError, TrainingError
 
 
 def state() -> dict[str, Any]:
@@ -144,3 +146,36 @@ def test_a_new_checkpoint_takes_the_place_of_the_old_one_at_once(tmp_path: Path)
         write_checkpoint(path, {"progress": {"step": 2}, "metrics": {}})
         assert reader.read() == before
     assert read_checkpoint(path).step == 2
+
+
+def test_numbers_that_json_lacks_and_tied_weights_come_back(tmp_path: Path) -> None:
+    weight = torch.arange(6.0).view(2, 3)
+    written = {
+        "progress": {"step": 1},
+        "metrics": {"x": math.inf},
+        "a": weight,
+        "b": weight,
+        "c": weight[0],
+        "d": -math.inf,
+    }
+    write_checkpoint(tmp_path / "a.safetensors", written)
+    state = read_checkpoint(tmp_path / "a.safetensors").state
+    assert (state["metrics"]["x"], state["d"]) == (math.inf, -math.inf)
+    assert torch.equal(state["a"], weight)
+    assert torch.equal(state["b"], weight)
+    assert torch.equal(state["c"], weight[0])
+
+
+def test_what_no_checkpoint_can_hold_is_named(tmp_path: Path) -> None:
+    state = {"callbacks": {"Mine": {"best": np.float32(1)}}}
+    with pytest.raises(TrainingError, match=r"callbacks/Mine/best is float32, which no checkpoint can hold; give"):
+        write_checkpoint(tmp_path / "a.safetensors", state)
+
+
+def test_a_file_that_cannot_be_read_is_told_like_a_damaged_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(CheckpointError, match=r"a.safetensors: cannot be read: Input/output error; use another"):
+        read_checkpoint(tmp_path / "a.safetensors")

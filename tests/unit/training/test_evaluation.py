@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from training.config import DataSettings
-from training.data import load_split, shuffled
+from training.data import DATASETS, ImageSet, load_split, shuffled
 from training.errors import DataError
 from training.evaluation.classifier import COMMITTED, classifier_notes, judge, load_classifier, read_classifier
 from training.evaluation.evaluator import Evaluator
@@ -115,3 +115,45 @@ def test_labels_are_scored_only_where_there_are_some(evaluator: Evaluator) -> No
     scores = evaluator.score_images(images, None, manifold=False)
     assert scores["label_accuracy"] is None
     assert scores["class_accuracy"] is None
+
+
+@pytest.fixture
+def odd_data(monkeypatch: pytest.MonkeyPatch) -> DataSettings:
+    """A data set of one's own: 30 × 26 pixels, and only four test images."""
+    monkeypatch.setattr("training.evaluation.train_classifier._LEAST_STEPS", 5)
+
+    def odd(settings: DataSettings, split: str) -> ImageSet:
+        n = {"train": 40, "val": 38, "test": 4}[split]
+        rng = torch.Generator().manual_seed(n)
+        return ImageSet(
+            torch.randint(256, (n, 3, 30, 26), generator=rng, dtype=torch.uint8), torch.arange(n) % 2, ("a", "b")
+        )
+
+    monkeypatch.setitem(DATASETS._entries, "odd", odd)
+    return DataSettings(name="odd")
+
+
+def test_small_sets_of_odd_images_are_scored_and_their_classifier_is_kept(
+    odd_data: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    told: list[str] = []
+    evaluator = Evaluator(odd_data, "test", n=100, announce=told.append)
+    assert any("training the classifier" in text for text in told)
+    images = load_split(odd_data, "train").images
+    scores = evaluator.score_images(images, None)
+    assert all(math.isfinite(scores[name]) for name in ("fd", "fd_floor", "precision", "recall", "density", "coverage"))
+    told.clear()
+    again = Evaluator(odd_data, "test", n=100, announce=told.append)
+    assert told == []
+    assert again.score_images(images, None)["fd"] == pytest.approx(scores["fd"], rel=1e-3)
+
+
+def test_a_classifier_that_cannot_be_kept_is_used_all_the_same(
+    odd_data: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    told: list[str] = []
+    assert Evaluator(odd_data, "val", n=100, announce=told.append).floor > 0
+    assert "the classifier cannot be kept" in told[-1]

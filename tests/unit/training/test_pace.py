@@ -76,3 +76,19 @@ def test_what_was_measured_is_kept_unless_another_length_is_asked_for() -> None:
     for span in (same, other):
         span.load_state_dict(first.state_dict())
     assert (same.images, other.images) == (12345, None)
+
+
+def test_a_run_that_is_stopped_again_and_again_measures_on(time: Time) -> None:
+    state = None
+    for _ in range(4):
+        clock, horizon = Clock(batch_size=10, device=CPU), Measured(Span.parse("100s"), epoch_images=1000)
+        if state is not None:
+            horizon.load_state_dict(state)
+        assert horizon.images is None
+        clock.start()
+        train(clock, time, steps=20, seconds_each=5)
+        for _ in range(60):  # 6 seconds: less than a fifth
+            train(clock, time, steps=1, seconds_each=0.1)
+            horizon.update(clock)
+        state = horizon.state_dict()
+    assert horizon.images == pytest.approx(100 * 100, rel=1e-3)

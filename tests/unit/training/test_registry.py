@@ -1,18 +1,19 @@
 """One's own networks, losses, data sets and callbacks: by registry, or as module:Name."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.conftest import SMALL
+from tests.conftest import SMALL, Ganctl
 from training.callback import Callback
 from training.config import ModelSettings
 from training.data import DATASETS, ImageSet, load_split
 from training.errors import ConfigError, DataError
 from training.launch import Launch, load_callback
-from training.losses import LOSSES, NonSaturating
+from training.losses import LOSSES, NonSaturating, build_loss
 from training.models import DISCRIMINATORS, GENERATORS, Generator, ImageShape
 from training.registry import Registry, load_object
 from training.settings import resolve
@@ -50,7 +51,24 @@ class Unsqueezed(Judge):
     def forward(self, images, label=None):
         return self.net(images.flatten(1))
 
+class Fixed(Tiny):
+    def __init__(self, settings, shape, classes):
+        super().__init__(settings, shape, classes)
+        self.shift = torch.zeros(1)  # a plain attribute does not move with the network
+
+    def forward(self, z, label=None):
+        return super().forward(z + self.shift)
+
+class Faulty(Tiny):
+    def __init__(self, settings, shape, classes):
+        super().__init__(settings, shape, classes)
+        self.absent.bias.zero_()
+
 class Loss(Hinge): ...
+
+class Unreduced(Hinge):
+    def generator(self, real, fake):
+        return -fake
 
 def stripes(settings, split):
     rng = torch.Generator().manual_seed(len(split))
@@ -200,3 +218,34 @@ def test_what_comes_with_ganctl() -> None:
     assert DATASETS.names() == ["fashion-mnist", "folder", "kmnist", "mnist"]
     assert issubclass(type(load_callback("training.callbacks:Profiler")), Callback)
     assert ImageSet(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1).long(), ("a",)).shape == (1, 28, 28)
+
+
+def test_a_network_that_needs_storage_trains_without_an_estimate_of_its_memory(own: str, tmp_path: Path) -> None:
+    settings = [*SMALL, f"model.generator='{own}:Fixed'", "train.batch_size=8"]
+    trainer = Launch(assignments=settings, run_dir=tmp_path / "run").build(max_steps=1)
+    facts = trainer.describe()
+    assert (facts["activation_bytes"], facts["memory_bytes"]) == (None, None)
+    assert trainer.fit().steps == 1
+
+
+def test_a_loss_that_is_no_number_is_refused_before_a_step(own: str) -> None:
+    config, _ = resolve(assignments=[f"loss.name='{own}:Unreduced'"], environment={})
+    with pytest.raises(ConfigError, match=r"of two logits it makes \(2,\), expected a scalar tensor"):
+        build_loss(config.loss)
+
+
+def test_what_cannot_be_called_is_no_network_and_no_data_set(own: str) -> None:
+    with pytest.raises(ConfigError, match=r"model.generator = '.*:nothing': found 3, expected something to call"):
+        resolve(assignments=[f"model.generator='{own}:nothing'"], environment={})
+
+
+def test_batch_normalisation_of_one_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train.batch_size = 1: batch normalisation needs two images or more"):
+        Launch(preset="lightning-basic-gan", flags={"train.batch_size": ("x", 1)}, run_dir=tmp_path / "r").build()
+
+
+def test_an_error_in_ones_own_code_is_told_as_that_and_with_its_place(own: str, ganctl: Ganctl) -> None:
+    done = ganctl("train", "--max-steps", 1, "--set", f"model.generator={own}:Faulty", "--json")
+    assert done.returncode == 1
+    assert re.search(rf"{own}.py:\d+: AttributeError: .* \(your own code, which ganctl has called", done.stderr)
+    assert "defect of ganctl" not in done.stderr

@@ -163,3 +163,57 @@ def test_what_is_no_run_is_told(made: bool, message: str, tmp_path: Path) -> Non
         source.mkdir()
     with pytest.raises(CheckpointError, match=message):
         find_checkpoint(source)
+
+
+def test_what_a_killed_process_left_goes_and_what_somebody_put_there_stays(tmp_path: Path) -> None:
+    store = keeper(tmp_path, filename="{step}")
+    save(store, 1, 5.0)
+    folder = tmp_path / "checkpoints"
+    for name in (".2.safetensors.4711", ".last.safetensors.4711", "2.safetensors", "mine.safetensors"):
+        (folder / name).write_bytes(b"x")
+    resumed = Checkpoint(filename="{step}")
+    resumed.load_state_dict(store.state_dict())
+    resumed.on_start(Somewhere(tmp_path))  # type: ignore[arg-type]
+    assert {path.name for path in folder.iterdir()} == {
+        "last.safetensors", "best.safetensors", "1.safetensors", "mine.safetensors",
+    }  # fmt: skip
+
+
+def test_files_of_an_earlier_template_go_in_their_turn(tmp_path: Path) -> None:
+    store = keeper(tmp_path, save_top_k=1)
+    save(store, 1, 5.0)
+    resumed = Checkpoint(save_top_k=1, filename="new-{step}")
+    resumed.load_state_dict(store.state_dict())
+    resumed.on_start(Somewhere(tmp_path))  # type: ignore[arg-type]
+    for step, score in ((2, 4.0), (3, 3.0)):
+        save(resumed, step, score)
+    assert steps(tmp_path) == {"last": 3, "best": 3, "new-2": 2, "new-3": 3}
+
+
+def test_a_disk_that_is_full_without_hard_links_keeps_no_half_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = keeper(tmp_path)
+    save(store, 1, 5.0)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    def half(source: Path, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr("shutil.copyfile", half)
+    with pytest.raises(OSError, match="No space left"):
+        save(store, 2, 4.0)
+    assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".")]
+    assert (steps(tmp_path)["last"], steps(tmp_path)["best"]) == (1, 1)
+
+
+@pytest.mark.parametrize("filename", ["{step:q}", "{step}-{fd:d}", "{step:.0e}", "{step!s:.1}", "{step:{fd}}"])
+def test_a_template_that_cannot_be_filled_in_or_tell_steps_apart_is_refused_at_once(filename: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"checkpoint.filename = .*(cannot be filled in|two steps would share a name)"
+    ):
+        resolve(assignments=[f"checkpoint.filename='{filename}'"], environment={})

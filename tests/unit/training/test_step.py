@@ -1,12 +1,14 @@
 """One step does what its description says, and nothing waits for the device in between."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
 from training.config import Config
+from training.errors import TrainingError
 from training.losses import build_loss
 from training.models import Generator, ImageShape, build_discriminator, build_generator, to_float
 from training.penalties import squared_gradient_norm
@@ -154,3 +156,59 @@ def test_a_step_on_cuda_never_waits_for_the_device() -> None:
         step(images, labels, step=1, progress=0.5)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(
+    ("name", "break_it"),
+    [
+        ("generator.net.3.running_var", lambda step: step.generator.get_buffer("net.3.running_var")),
+        ("ema.net.0.weight", lambda step: step.ema.get_parameter("net.0.weight").data),
+        (
+            "exp_avg_sq of discriminator.net.0.bias",
+            lambda step: step.phases[-1].optimizer.state[step.discriminator.get_parameter("net.0.bias")]["exp_avg_sq"],
+        ),
+    ],
+)
+def test_nothing_that_is_no_number_is_sound_wherever_it_stands(
+    name: str, break_it: Callable[[Step], torch.Tensor]
+) -> None:
+    _, step = build(preset="lightning-basic-gan")
+    step(*batch(), step=0, progress=0.0)
+    assert step.broken() is None
+    break_it(step).view(-1)[0] = float("inf")
+    assert step.broken() == name
+    with pytest.raises(TrainingError, match=f"{name} is no longer finite at step 1"):
+        step.check(1)
+
+
+def test_what_broke_first_is_remembered_when_all_is_broken() -> None:
+    _, step = build()
+    step(*batch(), step=0, progress=0.0)
+    step.discriminator.get_parameter("logit.weight").data[0, 0] = float("nan")
+    for number in range(1, 4):
+        step(*batch(), step=number, progress=0.0)
+    assert not any(p.isfinite().all() for p in step.generator.parameters())
+    assert step.broken() == "discriminator.logit.weight"
+
+
+def test_networks_without_labels_are_called_without() -> None:
+    class Plain(Generator):
+        def __init__(self) -> None:
+            super().__init__(64, None, SHAPE)
+            self.net = nn.Linear(64, SHAPE.size)
+
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return self.net(z).tanh().view(-1, *SHAPE)  # type: ignore[no-any-return]
+
+    class Judge(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(SHAPE.size, 1)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.net(images.flatten(1)).squeeze(1)  # type: ignore[no-any-return]
+
+    config, _ = resolve(assignments=["model.conditional=false", "loss.gp=1.0"], environment={})
+    step = Step(config, Plain(), Judge(), CPU)
+    step(*batch(), step=0, progress=0.0)
+    assert step.read_stats()["gp"] > 0
