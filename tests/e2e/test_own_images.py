@@ -34,9 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ganctl(folder: Path, *words: object, code: int = 0) -> tuple[dict[str, Any], str]:
+def ganctl(folder: Path, *words: object, code: int = 0, **variables: str) -> tuple[dict[str, Any], str]:
     command = [sys.executable, "-m", "ganctl", *map(str, words), "--json"]
-    environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
+    environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")} | variables
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=250
     )
@@ -61,7 +61,26 @@ def test_discs_of_three_colours_come_back_by_their_names(folder: Path) -> None:
     assert "training the classifier" not in told, "it was kept"
     assert scores["label_accuracy"] > 0.9
 
+    # scored as it was trained, wherever the images lie and whatever is scored
     ganctl(folder, "export", "run", "--out", "export")
+    ganctl(folder, "sample", "run", "--per-class", 60, "--seed", 8, "--out", "drawn.npz")
+    (folder / "discs").rename(folder / "moved")
+    _, told = ganctl(folder, "evaluate", "run", code=4)
+    assert f"{folder / 'discs'} is no folder" in told
+    again, told = ganctl(folder, "evaluate", "run", GANCTL_DATA__ROOT="moved")
+    assert "training the classifier" not in told, "the images are the same"
+    assert {**again, "seconds": 0} == {**scores, "seconds": 0}
+    by_export, told = ganctl(folder, "evaluate", "export", "--set", "data.root=moved")
+    assert "training the classifier" not in told, "the export knows how the images were read"
+    assert by_export["fd"] == pytest.approx(scores["fd"], rel=0.05)
+    _, told = ganctl(folder, "evaluate", "drawn.npz", code=4)
+    assert "its images are 3 × 32 × 32 (channels, height, width), the real ones 1 × 28 × 28" in told
+    words = ("--set", "data.name=folder", "--set", "data.root=moved", "--set", f"data.size={SIZE}")
+    by_file, _ = ganctl(folder, "evaluate", "drawn.npz", *words, "--set", "data.skip_bad=true")
+    assert by_file["label_accuracy"] > 0.9
+    _, told = ganctl(folder, "evaluate", "run", "--set", "train.seed=1", code=3)
+    assert "--set train.seed=1: expected a setting of the data" in told
+
     manifest = json.loads((folder / "export/manifest.json").read_text())
     assert manifest["class_names"] == list(COLOURS)
     assert manifest["image"] == {"channels": 3, "height": SIZE, "width": SIZE}
@@ -83,5 +102,13 @@ def test_discs_of_three_colours_come_back_by_their_names(folder: Path) -> None:
             assert pixels.shape == (SIZE, SIZE, 3)
             nearest = min(COLOURS, key=lambda other: np.abs(pixels[16, 16] - COLOURS[other]).sum())
             assert nearest == name, (pixels[16, 16], colour)
+        for order in (("--digit", "sun", "--digit", "sea"), ("--per-class", 2)):
+            drawn = {}
+            for name, source in (("server", url), ("run", "run")):
+                ganctl(folder, "sample", source, *order, "--seed", 9, "--out", f"{name}.npz")
+                with np.load(folder / f"{name}.npz") as arrays:
+                    drawn[name] = (arrays["labels"].tolist(), arrays["images"].astype(int))
+            assert drawn["server"][0] == drawn["run"][0]
+            assert np.abs(drawn["server"][1] - drawn["run"][1]).max() <= 1
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=60) == 0

@@ -141,6 +141,20 @@ def test_what_a_rank_fails_on_by_itself_is_told_and_not_tried_again(tmp_path: Pa
     assert json.loads(stdout)["exit_code"] == 1
 
 
+def test_the_end_asked_for_after_a_save_on_one_rank_ends_all(tmp_path: Path) -> None:
+    (tmp_path / "late_callback.py").write_text(
+        "from training.callback import Callback\n\n"
+        "class AtSave(Callback):\n"
+        "    def on_checkpoint(self, run, path):\n"
+        "        run.request_stop('saved enough')\n"
+    )
+    words = ("--nproc", "2", "--callback", "late_callback:AtSave", *LIMIT)
+    process = start(tmp_path / "run", *words, python_path=tmp_path)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert (json.loads(stdout)["stopped_by"], json.loads(stdout)["steps"]) == ("saved enough", 20)
+
+
 def test_two_runs_of_two_ranks_share_a_machine(tmp_path: Path) -> None:
     processes = [start(tmp_path / name, "--nproc", "2", "--max-steps", "3") for name in "ab"]
     for process in processes:

@@ -1,6 +1,8 @@
 """An export draws what its checkpoint draws, says so in its manifest, and is whole or not there."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +13,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 from exports import formats, manifest, parity
 from exports.errors import ExportError, ParityError
 from exports.export import export
 from exports.runtime import open_export
+from tests.conftest import train_small
 from training.checkpoint import read_checkpoint, weights_digest
+from training.config import DataSettings
 from training.sources import load_generator
 
 
@@ -28,6 +33,21 @@ def exported(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exported_unconditional(small_unconditional_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(small_unconditional_run, out=tmp_path_factory.mktemp("export") / "export")
+
+
+@pytest.fixture(scope="module")
+def exported_colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run on one's own images, three classes of 32 × 32 pixels in colour; its networks are as they began."""
+    folder = tmp_path_factory.mktemp("colour")
+    for name, colour in (("it's", (40, 200, 60)), ("sea", (30, 60, 220)), ("sun\nset", (250, 220, 30))):
+        (folder / "own" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (32, 32), colour).save(folder / "own" / name / f"{i}.png")
+    settings = ["data.name=folder", f"data.root={folder / 'own'}", "data.size=32", "data.skip_bad=true"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        train_small(folder / "run", max_steps=1, extra=(*settings, "train.batch_size=8"))
+    return export(folder / "run")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -70,6 +90,29 @@ def test_onnx_runtime_alone_draws_what_the_checkpoint_draws(kind: str, request: 
     assert found.dtype == np.float32
     assert np.abs(found - expected.detach().numpy()).max() <= 1e-5
     assert len(session.get_inputs()) == (2 if generator.conditional else 1)
+
+
+@pytest.mark.parametrize("case", ["3 classes in colour", "10 digits", "unconditional"])
+def test_the_card_says_how_to_draw_an_image_of_each_class(case: str, request: pytest.FixtureRequest) -> None:
+    fixtures = {"3 classes in colour": "exported_colour", "10 digits": "exported"}
+    folder: Path = request.getfixturevalue(fixtures.get(case, "exported_unconditional"))
+    found = re.search(r"^```python\n(.*?)^```$", (folder / "card.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert found is not None
+    code = found[1] + "print(images.dtype, images.shape)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    shape = "(3, 3, 32, 32)" if case == "3 classes in colour" else "(10, 1, 28, 28)"
+    assert done.stdout == f"float32 {shape}\n", done.stderr
+
+
+def test_an_export_knows_how_its_images_were_read(exported_colour: Path, tmp_path: Path) -> None:
+    opened = open_export(exported_colour)
+    assert opened.data == DataSettings(name="folder", size=32, skip_bad=True)
+    assert read_manifest(exported_colour)["data"] == "folder"
+    shutil.copytree(exported_colour, tmp_path / "old")
+    facts = read_manifest(tmp_path / "old")
+    del facts["data_settings"]  # as exports were before they knew
+    (tmp_path / "old/manifest.json").write_text(json.dumps(facts))
+    assert open_export(tmp_path / "old").data == DataSettings(name="folder")
 
 
 def test_the_essentials_travel_inside_the_files(exported: Path) -> None:
@@ -151,8 +194,6 @@ def test_the_same_checkpoint_has_the_same_model_version(exported: Path, small_ru
     ],
 )
 def test_a_harmed_export_is_told_by_file(harm: Any, message: str, exported: Path, tmp_path: Path) -> None:
-    import shutil
-
     folder = tmp_path / "export"
     shutil.copytree(exported, folder)
     harm(folder)

@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from tests.conftest import SMALL, Ganctl
+from tests.states import assert_same_run
+from training.checkpoint import read_checkpoint
 from training.data import EMBEDDED
 from training.launch import Launch
 
@@ -207,10 +209,10 @@ def test_damaged_data_is_told_with_exit_code_4_and_leaves_no_run(ganctl: Ganctl,
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB that a test may fill, or make read-only."""
+    """A file system of 20 MB that a test may fill, or make read-only."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(folder)]
     if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
         pytest.skip("needs the right to mount a small file system")
     yield folder
@@ -229,12 +231,34 @@ def test_a_folder_that_cannot_be_written_is_told(ganctl: Ganctl, small_disk: Pat
 def test_a_disk_that_fills_ends_training_with_a_word_and_no_half_written_checkpoint(
     ganctl: Ganctl, small_disk: Path
 ) -> None:
-    (small_disk / "ballast").write_bytes(bytes(1_000_000))
+    (small_disk / "ballast").write_bytes(bytes(19_000_000))
     done = ganctl("train", *SETTINGS, "--set", "model.width=32", "--max-steps", 1, "--run-dir", small_disk / "run")
     assert done.returncode == 1
     assert "No space left on device. Free some space" in done.stderr
     assert "Traceback" not in done.stderr
     assert list((small_disk / "run/checkpoints").iterdir()) == []
+
+
+def test_a_disk_that_fills_in_a_later_save_keeps_the_one_before_from_which_the_run_goes_on_exactly(
+    ganctl: Ganctl, small_disk: Path, tmp_path: Path
+) -> None:
+    words = ("train", *SETTINGS, "--set", "checkpoint.every=256 images", "--set", "evaluation.every=512 images")
+    assert ganctl(*words, "--max-steps", 6, "--run-dir", small_disk / "run").returncode == 0
+    names = sorted(path.name for path in (small_disk / "run/checkpoints").iterdir())
+    with (small_disk / "ballast").open("wb", buffering=0) as ballast:
+        size = os.statvfs(small_disk)
+        ballast.write(bytes(size.f_bavail * size.f_bsize - 200_000))
+    again = ("train", "--run-dir", small_disk / "run", "--resume", "auto", "--max-steps", 10)
+    done = ganctl(*again)
+    assert done.returncode == 1
+    assert "No space left on device. Free some space" in done.stderr
+    assert sorted(path.name for path in (small_disk / "run/checkpoints").iterdir()) == names
+    for name in names:
+        read_checkpoint(small_disk / "run/checkpoints" / name)  # whole
+    (small_disk / "ballast").unlink()
+    assert ganctl(*again).returncode == 0
+    assert ganctl(*words, "--max-steps", 10, "--run-dir", tmp_path / "whole").returncode == 0
+    assert_same_run(tmp_path / "whole", small_disk / "run")
 
 
 def test_evaluate_scores_a_run_and_a_checkpoint_alike(ganctl: Ganctl, small_run: Path) -> None:

@@ -1,6 +1,10 @@
 """One's own images: class folders become tensors, once; what cannot be read is told, all of it."""
 
 import logging
+import os
+import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,10 @@ from training.config import DataSettings
 from training.data import ImageSet, data_digest, load_split
 from training.errors import ConfigError, DataError
 from training.image_folder import decode
+
+posix = pytest.mark.skipif(
+    sys.platform != "linux", reason="names that are no UTF-8, FIFOs, limits of open files: Linux"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +46,17 @@ def fill(root: Path, *, classes: tuple[str, ...] = ("cat", "dog"), images: int =
     return root
 
 
+def of(root: Path, **settings: object) -> DataSettings:
+    return DataSettings.model_validate({"name": "folder", "root": str(root), "num_workers": 0, **settings})
+
+
 def read(root: Path, split: str = "train", **settings: object) -> ImageSet:
-    chosen = {"name": "folder", "root": str(root), "num_workers": 0, **settings}
-    return load_split(DataSettings.model_validate(chosen), split)  # type: ignore[arg-type]
+    return load_split(of(root, **settings), split)  # type: ignore[arg-type]
+
+
+def count(root: Path, **settings: object) -> int:
+    """The images of all splits."""
+    return sum(len(read(root, split, **settings)) for split in ("train", "val", "test"))
 
 
 def test_class_folders_are_split_by_a_shuffle_that_keeps_each_class_in_proportion(tmp_path: Path) -> None:
@@ -94,8 +110,6 @@ def test_the_files_are_read_once_and_kept_with_a_digest(tmp_path: Path, cache: P
     for path in root.rglob("*.png"):  # only the cache can know the pixels now: sizes and times stay
         facts = path.stat()
         path.write_bytes(bytes(facts.st_size))
-        import os
-
         os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     image_folder._load.cache_clear()
     assert torch.equal(read(root).images, first)
@@ -103,12 +117,66 @@ def test_the_files_are_read_once_and_kept_with_a_digest(tmp_path: Path, cache: P
 
 def test_a_folder_that_changed_is_read_anew(tmp_path: Path) -> None:
     root = fill(tmp_path / "pets")
-    settings = DataSettings.model_validate({"name": "folder", "root": str(root), "num_workers": 0})
-    before, digest = len(read(root)), data_digest(settings)
+    before, digest = len(read(root)), data_digest(of(root))
     for i in range(30):
         paint(root / "cat" / f"new {i}.png", seed=1000 + i)
     assert len(read(root)) == before + 24  # of 50 files a fifth goes to the other splits
-    assert data_digest(settings) != digest
+    assert data_digest(of(root)) != digest
+
+
+def edit(root: Path) -> None:
+    """Other pixels in a file of the same size."""
+    file = root / "cat/3.png"
+    size = file.stat().st_size
+    paint(file, seed=77)
+    assert file.stat().st_size == size, "noise is stored as it is"
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "edited": edit,
+    "deleted": lambda root: (root / "cat/3.png").unlink(),
+    "renamed": lambda root: (root / "cat/3.png").rename(root / "cat/new.png"),
+    "a class renamed": lambda root: (root / "cat").rename(root / "lion"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_each_change_of_a_folder_is_seen(change: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = fill(tmp_path / "pets", images=10)
+    read(root)
+    read(root)
+    assert caplog.text.count("reading ") == 1
+    CHANGES[change](root)
+    seen = {image.numpy().tobytes() for split in ("train", "val", "test") for image in read(root, split).images}
+    assert caplog.text.count("reading ") == 2
+    assert seen == {decode(path, 28, grey=False).tobytes() for path in root.rglob("*.png")}
+
+
+def test_what_was_read_with_bad_files_left_out_is_not_taken_where_they_are_refused(tmp_path: Path) -> None:
+    root = fill(tmp_path / "pets")
+    spoil(root)
+    read(root, skip_bad=True)
+    with pytest.raises(DataError, match="cannot be read as images"):
+        read(root)
+
+
+def test_folders_that_differ_in_pixels_alone_are_not_taken_for_one_another(tmp_path: Path) -> None:
+    # noise in PNG files has the same size; a copy of a data set may keep the times
+    first, second = fill(tmp_path / "a", images=5), tmp_path / "b"
+    for number, path in enumerate(sorted(first.rglob("*.png"))):
+        twin = second / path.relative_to(first)
+        paint(twin, seed=500 + number)
+        facts = path.stat()
+        assert twin.stat().st_size == facts.st_size
+        os.utime(twin, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert not torch.equal(read(first).images, read(second).images)
+
+
+def test_the_scoring_classifier_of_a_folder_that_was_moved_is_kept(tmp_path: Path) -> None:
+    root = fill(tmp_path / "pets")
+    digest = data_digest(of(root))
+    assert data_digest(of(root.rename(tmp_path / "animals"))) == digest
+    assert data_digest(of(tmp_path / "animals", channels=1)) != digest
 
 
 def test_a_damaged_cache_is_told_and_made_anew(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -153,12 +221,138 @@ def test_files_that_cannot_be_read_may_be_left_out(tmp_path: Path, caplog: pytes
     assert str(bad[1]) in caplog.text
 
 
+def test_every_bad_file_is_listed_by_name(tmp_path: Path) -> None:
+    root = fill(tmp_path / "pets")
+    bad = [root / "dog" / f"note {i:02}.txt" for i in range(30)]
+    for path in bad:
+        path.write_text("no picture")
+    with pytest.raises(DataError) as raised:
+        read(root)
+    assert re.findall(r"\n  - (.*?): Unidentified", str(raised.value)) == [str(path) for path in bad]
+
+
+@posix
+def test_what_is_neither_a_file_nor_a_folder_is_a_bad_file(tmp_path: Path) -> None:
+    root = fill(tmp_path / "pets")
+    (root / "cat/absent.png").symlink_to(tmp_path / "absent")
+    (root / "cat/device.png").symlink_to("/dev/null")
+    (root / "cat/self.png").symlink_to("self.png")
+    (root / "cow").symlink_to(tmp_path / "absent")  # a class on a disk that is not mounted
+    os.mkfifo(root / "dog/pipe.png")
+    with pytest.raises(DataError, match=r"files that cannot be read as images \(5\)") as raised:
+        read(root)
+    assert str(raised.value).splitlines()[1:] == [
+        f"  - {root}/cat/absent.png: a broken link (No such file or directory)",
+        f"  - {root}/cat/device.png: neither a file nor a folder",
+        f"  - {root}/cat/self.png: a broken link (Too many levels of symbolic links)",
+        f"  - {root}/cow: a broken link (No such file or directory)",
+        f"  - {root}/dog/pipe.png: neither a file nor a folder",
+    ]
+    assert count(root, skip_bad=True) == 40
+
+
+def test_links_to_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
+    root = fill(tmp_path / "pets", images=5)
+    fill(tmp_path / "disk", classes=("more", "fish"), images=3)
+    (root / "cat/more").symlink_to(tmp_path / "disk/more")
+    (root / "fish").symlink_to(tmp_path / "disk/fish")
+    (root / "cat/up").symlink_to(root)
+    (root / "dog/same").symlink_to(root / "dog")
+    (tmp_path / "disk/more/back").symlink_to(root / "cat")
+    assert count(root) == 5 + 3 + 5 + 3
+
+
+def test_what_was_left_out_is_told_whenever_the_images_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = fill(tmp_path / "pets")
+    bad = spoil(root)
+    for _ in range(2):
+        caplog.clear()
+        image_folder._load.cache_clear()
+        read(root, skip_bad=True)
+        told = [line for line in caplog.messages if "leaves out what cannot be read as images (3)" in line]
+        assert len(told) == 1
+        assert [line.split(": ")[0] for line in told[0].splitlines()[1:]] == [f"  - {path}" for path in sorted(bad)]
+    assert "reading" not in caplog.text, "the second time is from the cache"
+
+
+@posix
+def test_names_that_are_no_utf_8_are_read(tmp_path: Path) -> None:
+    root = fill(tmp_path / "pets")
+    (root / "cat/3.png").rename(root / os.fsdecode(b"cat/caf\xe9.png"))
+    (root / "cat" / os.fsdecode(b"\xff.png")).write_bytes(b"no picture")
+    (root / "dog/1.png").rename(root / "dog/1².png")
+    assert count(root, skip_bad=True) == 40
+    assert len(data_digest(of(root, skip_bad=True))) > 16
+    with pytest.raises(DataError, match=r"pets/cat/\\xff.png: ") as raised:
+        read(root)
+    str(raised.value).encode()  # it can be written to a log
+
+
+@posix
+def test_a_class_name_that_is_no_utf_8_must_be_changed(tmp_path: Path) -> None:
+    root = fill(tmp_path / "pets", classes=("cat", os.fsdecode(b"caf\xe9")))
+    with pytest.raises(DataError, match=r"data.root: .*pets/caf\\xe9 is not UTF-8; rename it"):
+        read(root)
+
+
+def test_classes_of_other_digits_than_ours_are_names(tmp_path: Path) -> None:
+    assert read(fill(tmp_path / "powers", classes=("²", "10", "9"), images=3)).class_names == ("10", "9", "²")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "valid"),
+        ("train", "validation", "test"),
+        ("train", "dev", "val"),
+        ("Train", "Test"),
+        ("train", "Test"),
+        ("train",),
+        ("Train",),
+        ("training", "testing"),
+        ("train", "plane", "car"),
+    ],
+)
+def test_splits_of_other_names_are_not_taken_for_classes(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        fill(tmp_path / "pets" / name, images=4)
+    (tmp_path / "pets/train/README.txt").write_text("read me") if "train" in names else None
+    with pytest.raises(DataError) as raised:
+        read(tmp_path / "pets")
+    assert f"pets has the folders {', '.join(sorted(names))};" in str(raised.value)
+    assert "expected train beside val, test or both (in these letters)" in str(raised.value)
+
+
+def test_a_single_class_may_be_called_train(tmp_path: Path) -> None:
+    assert read(fill(tmp_path / "vehicles", classes=("train",), images=20)).class_names == ("train",)
+
+
+@pytest.mark.parametrize("part", ["", "train/"])
+def test_images_outside_the_class_folders_are_told(part: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = tmp_path / "pets"
+    fill(root / part)
+    if part:
+        fill(root / "test")
+    for name in ("a.png", "b.JPG", "labels.csv"):
+        (root / part / name).write_bytes(b"x")
+    for _ in range(2):  # from the cache, too
+        caplog.clear()
+        image_folder._load.cache_clear()
+        read(root)
+        assert f"{(root / part)}: 2 images lie beside the class folders and are left out" in caplog.text
+
+
 def test_what_systems_leave_in_folders_is_no_image(tmp_path: Path) -> None:
     root = fill(tmp_path / "pets")
     for name in (".DS_Store", "Thumbs.db"):
         (root / "cat" / name).write_bytes(b"x")
     (root / ".git").mkdir()
+    paint(root / "cat/.ipynb_checkpoints/0-checkpoint.png")
+    paint(root / "cat/x/.thumbnails/large/0.png")
     assert read(root).class_names == ("cat", "dog")
+    assert count(root) == 40
 
 
 @pytest.mark.parametrize(
@@ -189,6 +383,53 @@ def test_a_class_of_which_nothing_is_left_is_told(tmp_path: Path) -> None:
         path.write_bytes(b"")
     with pytest.raises(DataError, match="class 1 has no sound image left among the train images"):
         read(root, skip_bad=True)
+
+
+@pytest.mark.parametrize("layout", ["a class alone", "a split of one image"])
+def test_splits_of_one_image_are_told(layout: str, tmp_path: Path, cache: Path) -> None:
+    root = tmp_path / "pets"
+    if layout == "a class alone":
+        fill(root, classes=("cat",), images=3)
+    else:
+        fill(root / "train", classes=("cat",))
+        fill(root / "val", classes=("cat",), images=1)
+    with pytest.raises(DataError, match=r"data.root: .*pets has 1 val image in all, expected 2 or more; add images"):
+        read(root)
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("failing", ["fsync", "second fsync", "folder"])
+def test_a_cache_that_cannot_be_written_stops_nothing(
+    failing: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = fill(tmp_path / "pets")
+    if failing == "folder":
+        (tmp_path / "cache").write_text("a file")
+    calls = []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if failing == "fsync" or len(calls) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert len(read(root)) == 32
+    reason = "Not a directory" if failing == "folder" else "No space left on device"
+    assert re.search(rf"\.safetensors: {reason}; the images cannot be kept, and the next run reads them", caplog.text)
+    assert failing == "folder" or not list(cache.iterdir()), "something is left"
+
+
+@posix
+def test_reading_with_workers_takes_no_descriptor_for_an_image(tmp_path: Path) -> None:
+    import resource
+
+    root = fill(tmp_path / "pets", images=300)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 60, hard))
+    try:
+        assert len(read(root, num_workers=2)) == 480
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_folder_must_be_named(tmp_path: Path) -> None:

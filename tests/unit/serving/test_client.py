@@ -1,0 +1,98 @@
+"""The client and `ganctl sample URL`, against a real service without TorchServe around it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from exports.runtime import open_export
+from serving.client import Client
+from serving.errors import RemoteError
+from serving.handler.latents import draw_labels, latents
+from serving.handler.service import Service
+from training.drawing import Order
+
+from .small_export import write_export
+
+# names as of a folder's classes: some look like numbers, none is its own
+NAMES = ["10", "2", "leaf", "1", "sun", "a", "b", "c", "d", "e"]
+
+
+def client_of(service: Service) -> Client:
+    def answer(request: httpx.Request) -> httpx.Response:
+        (reply,) = service.answer([({"body": request.content}, dict(request.headers))])
+        return httpx.Response(reply.status, content=reply.body, headers={"Content-Type": reply.media})
+
+    client = Client("http://127.0.0.1:8080")
+    client._http = httpx.Client(transport=httpx.MockTransport(answer))
+    return client
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export whose classes have other names than their numbers."""
+    folder = write_export(tmp_path_factory.mktemp("named") / "export")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["class_names"] = NAMES
+    manifest["files"]["generator.onnx"]["format"] = "onnx"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        Order(digits=("sun", "leaf"), count=300, seed=4),
+        Order(digits=("2", "10"), seed=4),
+        Order(digits=("1", "leaf", "sun") * 100, seed=4),
+        Order(per_class=2, seed=4),
+        Order(per_class=30, seed=4),
+        Order(text="21", count=200, seed=4),
+        Order(count=300, seed=4),
+    ],
+)
+def test_a_server_draws_what_its_export_draws_for_the_same_order(named: Path, order: Order) -> None:
+    service = Service.load(named, {"backend": "onnx", "model_file": "generator.onnx"})
+    source = open_export(named).source
+    assert source is not None
+    here = order.local(source, latents=latents, draw_labels=draw_labels)
+    with client_of(service) as client:
+        there = order.remote(client)
+    assert here.labels is not None
+    assert there.labels is not None
+    assert there.labels.tolist() == here.labels.tolist()
+    assert np.abs(there.images.astype(int) - here.images).max() <= 1
+
+
+def test_a_class_that_the_server_does_not_know_is_told_with_those_it_knows(named: Path) -> None:
+    service = Service.load(named, {"backend": "onnx", "model_file": "generator.onnx"})
+    with client_of(service) as client, pytest.raises(RemoteError, match="must be one of 10, 2, leaf"):
+        Order(digits=("moon",)).remote(client)
+
+
+def test_the_client_counts_the_classes_by_what_is_refused(load: Callable[..., Service]) -> None:
+    with client_of(load()) as client:
+        assert client.count_classes() == 10
+    with client_of(load(conditional=False)) as client, pytest.raises(RemoteError, match="knows no labels"):
+        client.count_classes()
+    with client_of(load(max_count=5)) as client, pytest.raises(RemoteError, match="digits: must have 1 to 5 members"):
+        client.count_classes()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (200, {"images": []}, "what no server of ours answers"),
+        (400, {"errors": [{"field": "seed", "detail": "low"}]}, "256 classes or more"),
+        (400, {"errors": "none"}, "no reason given"),
+        (401, {"message": "Token is absent"}, "token file"),
+    ],
+)
+def test_classes_that_cannot_be_counted_are_no_guess(status: int, body: dict[str, object], told: str) -> None:
+    with Client("http://127.0.0.1:8080") as client:
+        client._http = httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(status, json=body)))
+        with pytest.raises(RemoteError, match=told):
+            client.count_classes()

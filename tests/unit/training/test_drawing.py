@@ -1,0 +1,98 @@
+"""What was drawn can be scored against the data it is like, wherever that lies now."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from training.config import DataSettings
+from training.data import ImageSet
+from training.drawing import Drawn, open_images, save
+from training.errors import ConfigError, DataError
+from training.inspection import Opened, check_fit, lay_over
+
+REAL = ImageSet(torch.zeros(5, 3, 32, 32, dtype=torch.uint8), torch.arange(5) % 3, ("leaf", "sea", "sun"))
+
+
+class Generated:
+    """A source that draws black images of three classes."""
+
+    z_dim, conditional, class_names = 4, True, REAL.class_names
+
+    def draw(self, z: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(z), 3, 32, 32, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_saved_arrays_are_opened_as_they_were(tmp_path: Path, channels: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, channels), dtype=np.uint8)
+    labels = np.arange(12, dtype=np.int64) % 3
+    save(Drawn(images, labels, seed=0, columns=4), tmp_path / "s.npz")
+    opened = open_images(tmp_path / "s.npz")
+    assert opened.images is not None
+    assert opened.labels is not None
+    assert np.array_equal(opened.images.permute(0, 2, 3, 1), images)
+    assert opened.labels.tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize(
+    "images",
+    [np.zeros((12, 32), np.uint8), np.zeros((12, 32, 32), np.float32), np.zeros((9, 32, 32, 3), np.uint8)],
+)
+def test_arrays_that_are_no_images_are_told(tmp_path: Path, images: Any) -> None:
+    np.savez(tmp_path / "s.npz", images=images)
+    with pytest.raises(DataError, match=r"expected uint8 \[N, H, W\] or \[N, H, W, C\] with at least 10 images"):
+        open_images(tmp_path / "s.npz")
+
+
+def test_flags_lie_over_the_environment_and_that_over_what_the_source_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said = DataSettings(name="folder", root=tmp_path / "gone", size=32, skip_bad=True)
+    assert lay_over(said, []) == said
+    monkeypatch.setenv("GANCTL_DATA__ROOT", str(tmp_path / "moved"))
+    monkeypatch.setenv("GANCTL_DATA__CHANNELS", "1")
+    monkeypatch.setenv("GANCTL_PRESET", "lightning-basic-gan")
+    monkeypatch.setenv("GANCTL_TRAIN__SEED", "none of this command's business")
+    expected = said.model_copy(update={"root": tmp_path / "moved", "channels": 3})
+    assert lay_over(said, ["data.channels=3"]) == expected
+    assert lay_over(said, ["data.channels=3", "data.root=unset"]) == expected.model_copy(update={"root": None})
+
+
+@pytest.mark.parametrize(
+    ("assignment", "told"),
+    [
+        ("train.seed=1", "--set train.seed=1: expected a setting of the data"),
+        ("root=x", "--set root=x: expected a setting of the data"),
+        ("data.rot=x", "unknown setting 'data.rot'. Did you mean data.root"),
+        ("data.size=30", "--set: data.size = 30"),
+    ],
+)
+def test_only_settings_of_the_data_can_be_laid_over(assignment: str, told: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        lay_over(DataSettings(), [assignment])
+    assert told in str(raised.value)
+
+
+def test_a_misspelt_variable_of_the_data_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GANCTL_DATA_ROOT", "/somewhere")
+    with pytest.raises(ConfigError, match="GANCTL_DATA_ROOT: unknown"):
+        lay_over(DataSettings(), [])
+
+
+def test_images_are_scored_only_against_a_data_set_that_they_fit() -> None:
+    folder = DataSettings(name="folder")
+    black = torch.zeros(12, 3, 32, 32, dtype=torch.uint8)
+    check_fit(Opened(folder, images=black, labels=torch.arange(12) % 3), REAL, Path("s.npz"))
+    check_fit(Opened(folder, images=black), REAL, Path("s.npz"))
+    check_fit(Opened(folder, Generated()), REAL, Path("run"))
+    grey = Opened(folder, images=black[:, :1, :28, :28])
+    with pytest.raises(DataError, match=r"s.npz: .* images are 1 × 28 × 28 .*, the real ones 3 × 32 × 32\. Name the"):
+        check_fit(grey, REAL, Path("s.npz"))
+    with pytest.raises(DataError, match="labels go from 0 to 3, those of the real images from 0 to 2"):
+        check_fit(Opened(folder, images=black, labels=torch.arange(12) % 4), REAL, Path("s.npz"))
+    other = ImageSet(REAL.images, REAL.labels, ("leaf", "sea", "sky"))
+    with pytest.raises(DataError, match="draws the classes leaf, sea, sun, the real ones are leaf, sea, sky"):
+        check_fit(Opened(folder, Generated()), other, Path("run"))
