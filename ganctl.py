@@ -84,7 +84,8 @@ def report(error: BaseException) -> int:
         error.show()
     elif message:
         click.echo(f"Error: {message}", err=True)
-    if "--json" in sys.argv and os.environ.get("RANK", "0") == "0":  # of many ranks one tells the result
+    told_later = getattr(error, "told_later", False)
+    if "--json" in sys.argv and os.environ.get("RANK", "0") == "0" and not told_later:  # of many ranks one tells it
         emit({"error": message, "exit_code": code})
     return code
 

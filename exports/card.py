@@ -8,6 +8,7 @@ def card(manifest: Mapping[str, Any]) -> str:
     """Markdown from the manifest alone."""
     checkpoint, metrics = manifest["checkpoint"], manifest["checkpoint"]["metrics"]
     image = manifest["image"]
+    size = f"{image['channels']}, {image['height']}, {image['width']}"
     scores = [
         ("Fréchet distance", metrics.get("fd")),
         ("its floor (real images)", metrics.get("fd_floor")),
@@ -15,8 +16,11 @@ def card(manifest: Mapping[str, Any]) -> str:
     ]
     table = "\n".join(f"| {name} | {value:.4f} |" for name, value in scores if value is not None)
     parity = "\n".join(f"| `{name}` | {max(sizes.values()):.1e} |" for name, sizes in manifest["parity"].items())
+    names = manifest["class_names"]
+    n = len(names) if manifest["conditional"] else 10
     feed = '{"z": z, "label": label}' if manifest["conditional"] else '{"z": z}'
-    labels = "label = np.arange(10)  # the classes, in this order: " + ", ".join(manifest["class_names"])
+    listed = ", ".join(map(repr, names))  # as Python writes them: a folder's name may hold anything, a line break too
+    label = f"label = np.arange({n})  # the classes, in this order: {listed}\n" if manifest["conditional"] else ""
     return f"""# Generator {manifest["model_version"]}
 
 Draws {image["channels"]} × {image["height"]} × {image["width"]} images like those of `{manifest["data"]}`; trained by
@@ -37,9 +41,8 @@ Draws {image["channels"]} × {image["height"]} × {image["width"]} images like t
 ```python
 import numpy as np, onnxruntime
 session = onnxruntime.InferenceSession("generator.onnx")
-z = np.random.default_rng(0).standard_normal((10, {manifest["z"]["dim"]})).astype(np.float32)
-{labels if manifest["conditional"] else ""}
-images = session.run(None, {feed})[0]  # float32 [N, {image["channels"]}, {image["height"]}, {image["width"]}] in [0, 1]
+z = np.random.default_rng(0).standard_normal(({n}, {manifest["z"]["dim"]})).astype(np.float32)
+{label}images = session.run(None, {feed})[0]  # float32 [{n}, {size}] in [0, 1]
 ```
 
 ## Limits

@@ -15,6 +15,7 @@ from training.models import Generator
 
 SCHEMA_VERSION = 1
 NAME = "manifest.json"
+_DATA_SETTINGS = {"size", "channels", "skip_bad"}  # what the images are; not where they lie, which is private
 _KEYS = {"model_version", "data", "conditional", "z", "class_names", "image", "files", "checkpoint", "parity"}
 
 
@@ -28,6 +29,7 @@ def essentials(generator: Generator, checkpoint: Saved, config: Config) -> dict[
         "model_version": weights_digest(generator.state_dict())[:12],
         "preset": config.preset,
         "data": config.data.name,
+        "data_settings": config.data.model_dump(mode="json", include=_DATA_SETTINGS),
         "conditional": generator.conditional,
         "z": {"dim": generator.z_dim, "distribution": "normal"},
         "class_names": checkpoint.state["data"]["class_names"],

@@ -50,4 +50,5 @@ def open_export(folder: Path) -> Opened:
     facts = manifest.read(folder)
     source = ExportSource(folder, facts)
     told = {"export": str(folder.resolve()), "artefact": source.artefact, "model_version": facts["model_version"]}
-    return Opened(DataSettings.model_validate({"name": facts["data"]}), source, facts=told)
+    read_as = facts.get("data_settings", {})  # older exports lack it
+    return Opened(DataSettings.model_validate({"name": facts["data"], **read_as}), source, facts=told)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from PIL import Image
 from .errors import RemoteError
 
 _PATH = "/predictions/digits"
+_MOST = 256  # members of a list, as the service has it unless it was told otherwise
 
 
 class Sample(NamedTuple):
@@ -76,6 +78,26 @@ class Client:
                 f"{self.url}: answered what no server of ours answers ({error!r}). Check the address.",
                 reply.status_code,
             ) from error
+
+    def count_classes(self) -> int:
+        """How many classes the model knows; RemoteError where it knows none, or 256 and more.
+
+        The service has no word for it, but it names every faulty member of a list: the first number that is no class is
+        as many as there are. The seed is faulty, too, so that nothing is drawn.
+        """
+        try:
+            reply = self._ask({"digits": list(range(_MOST)), "seed": -1}, "application/json")
+        except RemoteError as error:
+            errors = error.problem.get("errors")
+            if error.status != 400 or not isinstance(errors, list):
+                raise
+            faults = {str(fault["field"]): str(fault["detail"]) for fault in errors}
+            places = [int(found[1]) for name in faults if (found := re.fullmatch(r"digits\[(\d+)\]", name))]
+            if places:
+                return min(places)
+            told = f"digits: {faults['digits']}" if "digits" in faults else f"it has {_MOST} classes or more"
+            raise RemoteError(f"{self.url}: the classes cannot be counted; {told}", 400, error.problem) from error
+        raise RemoteError(f"{self.url}: answered what no server of ours answers. Check the address.", reply.status_code)
 
     def picture(self, **fields: Any) -> bytes:
         """One picture of all images, as a PNG file; `fields` as in the service: digits, text, count, scale, layout …"""

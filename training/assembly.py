@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from training.batches import Batches
 from training.config import Config
 from training.data import load_split
-from training.distributed import Ranks, choose_device
+from training.distributed import Ranks, choose_device, fingerprint
 from training.errors import ConfigError
 from training.image_folder import worker_count
 from training.models import ImageShape, build_discriminator, build_generator
@@ -69,6 +69,8 @@ def assemble(config: Config, ranks: Ranks) -> Assembly:
         ConfigError, DataError: the settings do not fit the data, the ranks or this machine.
     """
     device = choose_device(config.train.device, ranks)
+    if device.type == "cuda" and ranks.size > 1:
+        torch.cuda.set_device(device)  # where NCCL, and what names no device, is to be
     precision = choose_precision(config, device)
     set_tf32(config.train.tf32)
     ranks.on_first(lambda: len(load_split(config.data, "train")))  # where it must be fetched or read, once
@@ -86,6 +88,10 @@ def assemble(config: Config, ranks: Ranks) -> Assembly:
     discriminator = build_discriminator(config.model, shape, classes).to(device)
     if batch_size == 1 and any(isinstance(m, _BatchNorm) for net in (generator, discriminator) for m in net.modules()):
         raise ConfigError(["train.batch_size = 1: batch normalisation needs two images or more at a time."])
+    if ranks.size > 1:
+        ranks.need_equal(
+            "the first weights", [fingerprint(n.state_dict().values()) for n in (generator, discriminator)]
+        )
     torch.manual_seed(seed + ranks.rank)  # what a network of one's own draws by itself differs from rank to rank
     batches = Batches(
         data,

@@ -6,7 +6,7 @@ torch and the rest are imported by the command that runs, so that `ganctl --help
 import re
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -14,6 +14,7 @@ from ganctl import emit, json_option
 
 if TYPE_CHECKING:
     from training.config import Config
+    from training.launch import Launch
     from training.requests import Result
     from training.trainer import Trainer
 
@@ -79,53 +80,88 @@ def train(
     **flags: Any,
 ) -> None:
     """Train a GAN on MNIST or a data set of the same form; leaves a run folder with checkpoints, samples and logs."""
-    from training.launch import Launch
+    from training.distributed import Ranks
 
     if flags["epochs"] is not None:
         flags["epochs"] = f"{flags['epochs']} epochs"
     given = {setting: (flag, flags[name]) for name, (flag, setting) in _FLAGS.items() if flags[name] is not None}
-    launch = Launch(
-        preset=preset,
-        config_file=config_file,
-        assignments=assignments,
-        flags=given,
-        run_dir=run_dir,
-        resume=resume,
-        allow_changes=allow_changes,
-        restarted=restarted,
-        announce=_note,
-    )
+    try:
+        _train(
+            given,
+            limits={"max_steps": max_steps, "max_seconds": max_time},
+            callbacks=callbacks,
+            nproc=nproc,
+            print_config=print_config,
+            dry_run=dry_run,
+            as_json=as_json,
+            preset=preset,
+            config_file=config_file,
+            assignments=assignments,
+            run_dir=run_dir,
+            resume=resume,
+            allow_changes=allow_changes,
+            restarted=restarted,
+        )
+    finally:
+        Ranks.leave()
+
+
+def _train(
+    given: dict[str, tuple[str, Any]],
+    *,
+    limits: dict[str, Any],
+    callbacks: tuple[str, ...],
+    nproc: str | None,
+    print_config: bool,
+    dry_run: bool,
+    as_json: bool,
+    **start: Any,
+) -> None:
+    from training.launch import Launch
+
+    launch = Launch(flags=given, announce=_note, **start)
+    first = launch.ranks.first  # it speaks for all
     if print_config:
-        _print_config(launch.config, launch.sources, as_json)
+        if first:
+            _print_config(launch.config, launch.sources, as_json)
         return
     if nproc is not None and launch.ranks.alone:
-        from training.assembly import check_ranks
-        from training.launch import load_callback
-        from training.launch_ranks import count_ranks, run_ranks
+        from training.launch_ranks import count_ranks
 
         if (ranks := count_ranks(nproc)) > 1:
-            check_ranks(launch.config, ranks)
-            for name in callbacks:
-                load_callback(name)
-            arguments = _train_arguments(click.get_current_context(), run_dir=launch.run_dir)
-            ended = run_ranks(arguments, ranks=ranks, run_dir=launch.run_dir, announce=_note)
-            click.echo(ended.stdout, nl=False)
-            raise SystemExit(ended.exit_code)
-    trainer = launch.build(max_steps=max_steps, max_seconds=max_time, callbacks=callbacks)
+            _train_ranks(launch, ranks, callbacks, as_json)
+    trainer = launch.build(**limits, callbacks=callbacks)
     if dry_run:
-        _print_facts(trainer.describe(), as_json)
+        if first:
+            _print_facts(trainer.describe(), as_json)
         return
     result = _fit(trainer, launch.config.preset)
-    if trainer.ranks.first:
+    if first:
         emit(_result_record(result)) if as_json else _print_result(result)
-    trainer.ranks.leave()
     if result.stopped_by.startswith("SIG"):
-        if trainer.ranks.first:
+        if first:
             _note(
                 f"training was interrupted by {result.stopped_by} and saved at step {result.steps}; continue with"
                 f" 'ganctl train --run-dir {shlex.quote(str(result.run_dir))} --resume auto'"
             )
         raise SystemExit(130)  # the one object is out already
+
+
+def _train_ranks(launch: "Launch", ranks: int, callbacks: tuple[str, ...], as_json: bool) -> NoReturn:
+    """The same command as so many processes; what the first of them tells is what this one tells."""
+    from training.assembly import check_ranks
+    from training.launch import load_callback
+    from training.launch_ranks import run_ranks
+
+    check_ranks(launch.config, ranks)
+    for name in callbacks:
+        load_callback(name)
+    arguments = _train_arguments(click.get_current_context(), run_dir=launch.run_dir)
+    ended = run_ranks(arguments, ranks=ranks, run_dir=launch.run_dir, announce=_note)
+    click.echo(ended.stdout, nl=False)
+    if as_json and ended.exit_code and not ended.stdout.strip():
+        emit({"error": "a rank failed before the first one could tell the result", "exit_code": ended.exit_code})
+    raise SystemExit(ended.exit_code)
 
 
 def _fit(trainer: "Trainer", preset: str) -> "Result":
@@ -214,23 +250,30 @@ def _score_line(scores: dict[str, Any]) -> str:
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--n", default=10_000, show_default=True, type=click.IntRange(100, 60_000), help="Images to compare.")
 @click.option("--split", type=click.Choice(["test", "val", "train"]), default="test", show_default=True)
+@click.option("--set", "assignments", multiple=True, metavar="data.KEY=VALUE", help="Other data than SOURCE says.")
 @json_option
-def evaluate(source: Path, n: int, split: str, as_json: bool) -> None:
+def evaluate(source: Path, n: int, split: str, assignments: tuple[str, ...], as_json: bool) -> None:
     """Score a generator against real images. SOURCE is a run, a checkpoint, an export, or the .npz of `sample`.
+
+    Where the images have moved, and for an export or a .npz of one's own images, --set data.root=FOLDER says where they
+    are; a .npz of other images than MNIST's needs data.name (and data.size, data.channels) as well.
 
     fd is the Fréchet distance in the features of a digit classifier; fd_floor is what as many real training images get.
     """
     import time
     from typing import cast
 
-    from training.data import Split
+    from training.data import Split, load_split
     from training.evaluation.evaluator import Evaluator
+    from training.inspection import check_fit, lay_over
 
     began = time.monotonic()
     opened = _open_images(source) if source.suffix == ".npz" else _open_source(source)
+    data = lay_over(opened.data, assignments)
+    check_fit(opened, load_split(data, cast(Split, split)), source)  # before a classifier is trained for minutes
     if opened.images is not None:
         n = min(n, len(opened.images))
-    evaluator = Evaluator(opened.data, cast(Split, split), n=n, announce=_note)
+    evaluator = Evaluator(data, cast(Split, split), n=n, announce=_note)
     if opened.images is not None:
         n = evaluator.n
         scores = evaluator.score_images(opened.images[:n], None if opened.labels is None else opened.labels[:n])
@@ -251,7 +294,7 @@ def evaluate(source: Path, n: int, split: str, as_json: bool) -> None:
 @click.command()
 @click.argument("source")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A .png, .npz, or a folder for PNG files.")
-@click.option("--digit", "digits", multiple=True, metavar="D", help="Class to draw; may be repeated.")
+@click.option("--digit", "digits", multiple=True, metavar="D", help="Class to draw, by its name; may be repeated.")
 @click.option("--text", help="A string of digits, drawn in one handwriting (a .png).")
 @click.option("--count", type=click.IntRange(min=1), help="How many images (strips with --text).")
 @click.option("--per-class", type=click.IntRange(min=1), help="How many images of each class.")

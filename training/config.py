@@ -150,7 +150,9 @@ class TrainSettings(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="of the passes outside the penalties; auto: the fastest sound one for the device"
     )
-    tf32: bool = Field(True, description="whether fp32 products on CUDA may round their factors to TF32")
+    tf32: bool = Field(
+        False, description="whether fp32 products on CUDA, the penalties' too, may round their factors to TF32"
+    )
     init_from: AbsolutePath | None = Field(
         None, strict=False, description="run or checkpoint whose networks the run begins with"
     )

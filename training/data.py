@@ -103,25 +103,24 @@ def _folder_set(settings: DataSettings, split: Split) -> ImageSet:
 
 def data_digest(settings: DataSettings) -> str:
     """What tells this data set from others, for the names of files that are cached by it."""
-    if settings.name == "folder":
-        from training.image_folder import folder_digest
-
-        return f"folder-{folder_digest(settings)}"
     if settings.name in _CLASS_NAMES:
         return settings.name
     data = load_split(settings, "train")
     digest = hashlib.sha256(json.dumps([data.images.shape, data.class_names]).encode())
-    digest.update(data.images.numpy().tobytes())
+    for numbers in (data.images, data.labels):
+        digest.update(numbers.numpy().tobytes())
     return f"{settings.name.replace(':', '.')}-{digest.hexdigest()[:16]}"
 
 
 def _sound(data: ImageSet, what: str) -> ImageSet:
     images, labels, classes = data.images, data.labels, len(data.class_names)
     faults = []
-    if images.dtype != torch.uint8 or images.dim() != 4 or not len(images):
+    if images.dtype != torch.uint8 or images.dim() != 4:
         faults.append(
             f"images are {images.dtype} {tuple(images.shape)}, expected uint8 [N, C, H, W] with pixels 0 … 255"
         )
+    elif len(images) < 2:
+        faults.append(f"{len(images)} in all, expected 2 or more (the scores need their covariance); add images")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         faults.append(f"labels are {labels.dtype} {tuple(labels.shape)}, expected int64 [{len(images)}]")
     elif len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar, cast
 
 import torch
@@ -17,8 +18,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from training.errors import ConfigError, TrainingError
+from training.errors import ConfigError, RankLostError, TrainingError
 from training.meeting import agree_on_word
 
 T = TypeVar("T")
@@ -36,29 +38,25 @@ class Ranks:
 
     @staticmethod
     def join() -> "Ranks":
-        """Takes the place that torchrun's variables give, and meets the other ranks; alone without them.
-
-        NCCL carries what is on GPUs, gloo what is on CPUs (and every agreement between the hosts).
-        """
+        """Takes the place that torchrun's variables give, and meets the other ranks; alone without them."""
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return Ranks()
         rank, size, local, restarts = (
             int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
         )
         if size > 1 and not dist.is_initialized():
-            cuda = torch.cuda.is_available() and dist.is_nccl_available()
-            if cuda and local < torch.cuda.device_count():
-                torch.cuda.set_device(local)
             store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
             word = agree_on_word(store, rank=rank, size=size, patience=_PATIENCE)
-            backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+            # gloo carries agreements between the hosts; NCCL comes when something on a GPU is to be shared
             dist.init_process_group(
-                backend, store=PrefixStore(word, store), rank=rank, world_size=size, timeout=_PATIENCE
+                "gloo", store=PrefixStore(word, store), rank=rank, world_size=size, timeout=_PATIENCE
             )
         return Ranks(rank, size, local, restarts)
 
-    def leave(self) -> None:
-        """Parts from the other ranks; the process may end then."""
+    @staticmethod
+    def leave() -> None:
+        """Parts from the other ranks, without waiting for them; a process that ends without it may be aborted."""
+        _nccl.cache_clear()
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -84,7 +82,7 @@ class Ranks:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         with _company():
-            dist.all_reduce(flat)
+            dist.all_reduce(flat, group=_group(flat.device))
         flat /= self.size
         parts = flat.split([tensor.numel() for tensor in tensors])
         torch._foreach_copy_(list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
@@ -157,13 +155,26 @@ class Ranks:
 SOLO = Ranks()
 
 
+def _group(device: torch.device) -> "dist.ProcessGroup | None":
+    """What carries tensors of this device: NCCL on GPUs, else gloo, the default."""
+    return _nccl() if device.type == "cuda" else None
+
+
+@cache
+def _nccl() -> "dist.ProcessGroup":
+    """All ranks come here at the same step, once each knows its GPU."""
+    group = dist.new_group(backend="nccl", timeout=_PATIENCE)
+    assert isinstance(group, dist.ProcessGroup), "every rank is in it"
+    return group
+
+
 @contextmanager
 def _company() -> Iterator[None]:
     """Says in our words that a rank went away while another waited for it."""
     try:
         yield
     except RuntimeError as error:
-        raise TrainingError(
+        raise RankLostError(
             f"another rank went away ({str(error).splitlines()[0]}); what the one that ended first said tells why"
         ) from error
 
@@ -193,48 +204,66 @@ def share_batch_statistics(network: nn.Module, ranks: Ranks) -> None:
     """Makes the network's batch normalisation see the whole batch, not this rank's share of it (in place).
 
     PyTorch's SyncBatchNorm runs on GPUs only; this one runs everywhere and may be differentiated twice.
+
+    Raises:
+        ConfigError: there is a kind of batch normalisation that it cannot stand in for.
     """
     if ranks.size == 1:
         return
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            if not isinstance(child, _BatchNorm):
+                continue
+            if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d):
                 setattr(parent, name, _SharedBatchNorm(child, ranks))
+            else:
+                raise ConfigError(
+                    [f"--nproc: {type(network).__name__}.{name} is a {type(child).__name__}; over several ranks only"
+                     " nn.BatchNorm1d and nn.BatchNorm2d themselves are known to share their statistics."]
+                )  # fmt: skip
 
 
 class _SharedBatchNorm(nn.Module):
     """A batch normalisation whose mean and variance are those of all ranks' samples; same parameters, same names."""
 
-    def __init__(self, local: nn.BatchNorm1d | nn.BatchNorm2d, ranks: Ranks) -> None:
+    def __init__(self, local: _BatchNorm, ranks: Ranks) -> None:
         super().__init__()
-        assert local.affine, "the usual kind only"
-        assert local.momentum is not None, "likewise"
-        self.weight, self.bias = local.weight, local.bias
+        self.weight, self.bias = local.weight, local.bias  # None where it has none
         self._ranks, self._eps, self._momentum = ranks.size, local.eps, local.momentum
-        for name, buffer in local.named_buffers():
-            self.register_buffer(name, buffer)
-        self.running_mean: Tensor
-        self.running_var: Tensor
-        self.num_batches_tracked: Tensor
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, getattr(local, name))  # likewise
+        self.running_mean: Tensor | None
+        self.running_var: Tensor | None
+        self.num_batches_tracked: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
+        if not self.training and self.running_mean is not None:
             return nn.functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self._eps
             )
         shape = [1, -1] + [1] * (x.dim() - 2)
         axes = [0, *range(2, x.dim())]
-        wide = x.to(self.weight.dtype)  # under autocast x may have few bits
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # under autocast x may have few bits
         count = x.numel() // x.shape[1] * self._ranks
         mean = _sum_over_ranks(wide.sum(axes)) / count
         centred = wide - mean.view(shape)
         variance = _sum_over_ranks(centred.square().sum(axes)) / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self._momentum)
-            self.running_var.lerp_(variance * (count / (count - 1)), self._momentum)
-        scale = self.weight * (variance + self._eps).rsqrt()
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+        if self.training:
+            self._remember(mean.detach(), variance.detach() * (count / (count - 1)))
+        normal = centred * (variance + self._eps).rsqrt().view(shape)
+        if self.weight is not None:
+            normal = normal * self.weight.view(shape) + self.bias.view(shape)
+        return normal.to(x.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked += 1
+        # without a momentum: the mean of all batches so far
+        share = self._momentum if self._momentum is not None else 1 / int(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
 
 
 def _sum_over_ranks(x: Tensor) -> Tensor:
@@ -249,7 +278,7 @@ class _SumOverRanks(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         total = x.clone()
         with _company():
-            dist.all_reduce(total)
+            dist.all_reduce(total, group=_group(total.device))
         return total
 
     @staticmethod

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ _GRID_COLUMNS = 10
 _LEAST = 10  # images that can be scored at all
 _REPLY_LIMIT = 256  # images, as the service has it
 
+Wanted = TypeVar("Wanted", int, str)  # a class by its number or by its name
+
 
 class OrderError(TrainingError, ValueError):
     """An order that the source cannot fill; names the flag."""
@@ -37,10 +39,12 @@ class OrderError(TrainingError, ValueError):
 class Remote(Protocol):
     """A server's client, as far as drawing needs it."""
 
+    def count_classes(self) -> int: ...
     def sample(
         self,
         *,
         digits: Sequence[int] | None = None,
+        labels: Sequence[str] | None = None,
         text: str | None = None,
         count: int | None = None,
         seed: int | None = None,
@@ -60,12 +64,15 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Part:
-    """What fits into one request: `draws` latents from `seed`, each drawn as all of `strip`, or as one class."""
+    """What fits into one request: `draws` latents from `seed`; the wanted classes go on from the one at `turn`."""
 
     seed: int
     draws: int
-    classes: tuple[int, ...] | None  # in turn; None: drawn from the seed
-    strip: bool
+    turn: int
+
+    def classes(self, wanted: Sequence[Wanted]) -> list[Wanted] | None:
+        """What this part asks for, in turn; None where nothing is wanted and the seed decides."""
+        return [wanted[(self.turn + i) % len(wanted)] for i in range(min(self.draws, len(wanted)))] or None
 
 
 @dataclass(frozen=True)
@@ -101,13 +108,17 @@ class Order:
         unknown = [name for name in self.digits or tuple(self.text or "") if name not in source.class_names]
         if unknown:
             raise OrderError(f"{flag} {unknown[0]!r}: expected one of {', '.join(source.class_names)}")
-        parts = self._parts(source.class_names)
+        wanted = list(range(len(source.class_names))) if self.per_class else []
+        wanted = wanted or [source.class_names.index(name) for name in self.digits or tuple(self.text or "")]
+        parts = self._parts(len(wanted))
         images, labels = [], []
         for part in parts:
-            if part.classes is None:
-                label = draw_labels(part.seed, part.draws, len(source.class_names))
+            if self.text:
+                label = np.tile(np.array(wanted), part.draws)
+            elif classes := part.classes(wanted):
+                label = np.resize(classes, part.draws)
             else:
-                label = np.resize(part.classes, part.draws * (len(part.classes) if part.strip else 1))
+                label = draw_labels(part.seed, part.draws, len(source.class_names))
             z = latents(part.seed, part.draws, source.z_dim) * np.float32(self.truncation)
             z = z.repeat(len(label) // part.draws, axis=0)
             images.append(source.draw(torch.from_numpy(z), torch.from_numpy(label)).permute(0, 2, 3, 1).numpy())
@@ -116,15 +127,17 @@ class Order:
         return self._drawn(np.concatenate(images), all_labels, parts[0].seed)
 
     def remote(self, client: Remote) -> Drawn:
-        """Draws from a server, which says itself what it cannot draw."""
-        wrong = [name for name in self.digits if not (name.isascii() and name.isdigit())]
-        if wrong:
-            raise OrderError(f"--digit {wrong[0]!r}: expected the number of a class, such as 7")
-        parts = self._parts(tuple("0123456789"))
+        """Draws from a server, which says itself what it cannot draw.
+
+        Classes go by their names, as a local source takes them: a class called 2 need not be number 2.
+        """
+        numbers = range(client.count_classes()) if self.per_class else ()
+        parts = self._parts(len(numbers or self.digits or self.text or ""))
         images, labels = [], []
         for part in parts:
             drawn, label, _ = client.sample(
-                digits=None if part.strip else part.classes,
+                digits=part.classes(numbers),
+                labels=part.classes(self.digits),
                 text=self.text,
                 count=part.draws,
                 seed=part.seed,
@@ -135,31 +148,19 @@ class Order:
         all_labels = np.concatenate(labels)
         return self._drawn(np.concatenate(images), None if (all_labels < 0).any() else all_labels, parts[0].seed)
 
-    def _parts(self, class_names: Sequence[str]) -> list[Part]:
+    def _parts(self, wanted: int) -> list[Part]:
+        """`wanted` is how many classes were named, or characters of `text`; 0: neither."""
         # the room left for counting on keeps every part's seed below 2^53
         seed = secrets.randbelow(2**52) if self.seed is None else self.seed
-        classes: tuple[int, ...] | None = None
-        if self.per_class:
-            classes = tuple(range(len(class_names)))
-        elif self.digits or self.text:
-            wanted = self.digits or tuple(self.text or "")
-            # what a server is asked for may be beyond the ten names assumed here: it judges that itself
-            classes = tuple(
-                class_names.index(n) if n in class_names else int(n) if n.isdecimal() else -1 for n in wanted
-            )
-        strip = self.text is not None
-        each = len(classes) if strip and classes else 1
-        default = len(classes) if classes and not strip else 1
-        total = self.per_class * len(class_names) if self.per_class else self.count or default
-        limit = max(1, _REPLY_LIMIT // each)
-        parts = []
+        listed = 0 if self.text else wanted
+        total = self.per_class * wanted if self.per_class else self.count or listed or 1
+        limit = max(1, _REPLY_LIMIT // max(1, wanted)) if self.text else _REPLY_LIMIT
         if seed + (total - 1) // limit >= 2**53:
             raise OrderError(f"--seed {seed}: for {total} images it counts on beyond 2^53 - 1; take a smaller one")
-        for i, start in enumerate(range(0, total, limit)):
-            turn = start % len(classes) if classes and not strip else 0
-            turned = classes[turn:] + classes[:turn] if classes else None
-            parts.append(Part(seed + i, min(limit, total - start), turned, strip))
-        return parts
+        return [
+            Part(seed + i, min(limit, total - start), start % listed if listed else 0)
+            for i, start in enumerate(range(0, total, limit))
+        ]
 
     def _drawn(self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, seed: int) -> Drawn:
         columns = len(self.text) if self.text else min(len(images), _GRID_COLUMNS)
@@ -205,7 +206,8 @@ def save(drawn: Drawn, out: Path) -> None:
 
 
 def open_images(path: Path) -> Opened:
-    """The images and labels of a .npz that `save` wrote.
+    """The images and labels of a .npz that `save` wrote; it does not say what data set they are like: MNIST, if nobody
+    says otherwise.
 
     Raises:
         DataError: the file is absent, damaged or holds something else.
@@ -219,14 +221,15 @@ def open_images(path: Path) -> Opened:
         raise DataError(
             f"{path}: {error}; expected `images` and `labels` as 'ganctl sample --out FILE.npz' writes them"
         ) from error
-    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28) or len(images) < _LEAST:
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) < _LEAST:
         found = f"images {images.dtype} {images.shape}"
-        raise DataError(f"{path}: {found}, expected uint8 [N, 28, 28] with at least {_LEAST} images")
+        raise DataError(f"{path}: {found}, expected uint8 [N, H, W] or [N, H, W, C] with at least {_LEAST} images")
     if labels is not None and (labels.dtype != np.int64 or labels.shape != images.shape[:1]):
         raise DataError(f"{path}: labels {labels.dtype} {labels.shape}, expected int64 ({len(images)},)")
     facts = {"images_in_file": len(images)}
     known = None if labels is None else torch.from_numpy(labels)
-    return Opened(DataSettings(), images=torch.from_numpy(images)[:, None], labels=known, facts=facts)
+    pixels = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2)
+    return Opened(DataSettings(), images=pixels, labels=known, facts=facts)
 
 
 def _arrays(drawn: Drawn) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """The errors that training tells its users, each with the exit code that the command line gives for it.
 
 TrainingError (1)
+├── RankLostError (1)    another process of those that train together has gone
 ├── ConfigError (3)      a setting, a preset or a config file; all faults of a configuration in one error
 ├── DataError (4)        a data set that is absent, truncated, foreign or damaged
 └── CheckpointError (4)  a checkpoint or run that is absent, damaged or of another experiment
 """
 
+import os
 from collections.abc import Sequence
 
 
@@ -13,6 +15,16 @@ class TrainingError(Exception):
     """Training cannot go on; the message says why and what to do."""
 
     exit_code = 1
+
+
+class RankLostError(TrainingError):
+    """Another rank has gone, for a reason of its own that it tells itself."""
+
+    @property
+    def told_later(self) -> bool:
+        """Whether torchrun starts all ranks again after this, so that the result is still to come."""
+        restarts, limit = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+        return int(restarts) < int(limit)
 
 
 class ConfigError(TrainingError, ValueError):

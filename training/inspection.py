@@ -1,15 +1,20 @@
 """What a run or a checkpoint is, for `ganctl inspect` and for every command that takes one as SOURCE."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from training.checkpoint import read_checkpoint, weights_digest
 from training.config import DataSettings
-from training.errors import CheckpointError
+from training.data import ImageSet
+from training.errors import CheckpointError, ConfigError, DataError
 from training.runs import CHECKPOINTS, find_checkpoint
+from training.settings import ENVIRONMENT_PREFIX, resolve
 from training.sources import GeneratorSource, Source, load_generator
 
 
@@ -30,6 +35,52 @@ def open_checkpoint(path: Path) -> Opened:
     names = tuple(checkpoint.state["data"]["class_names"])
     facts = {"checkpoint": str(checkpoint.path.resolve()), "step": checkpoint.step}
     return Opened(config.data, GeneratorSource(generator, names), facts=facts)
+
+
+def lay_over(data: DataSettings, assignments: Sequence[str]) -> DataSettings:
+    """What a source says of its data, under the variables GANCTL_DATA__… and the `data.key=value` given to --set.
+
+    Raises:
+        ConfigError: a fault of these, or a setting of another section: a source's own are as it was trained.
+    """
+    section = "data."
+    others = [assignment for assignment in assignments if not assignment.strip().startswith(section)]
+    if others:
+        raise ConfigError([f"--set {other}: expected a setting of the data, such as data.root=…" for other in others])
+    # without the second underscore, so that a name such as GANCTL_DATA_ROOT is told as the fault that it is
+    variables = {name: text for name, text in os.environ.items() if name.startswith(f"{ENVIRONMENT_PREFIX}DATA")}
+    config, sources = resolve(assignments=assignments, environment=variables)
+    given = {name.removeprefix(section) for name, source in sources.items() if source in ("--set", *variables)}
+    return data.model_copy(update={key: getattr(config.data, key) for key in given})
+
+
+def check_fit(opened: Opened, real: ImageSet, path: Path) -> None:
+    """Raises DataError where images from `path` cannot be scored against real ones: other sizes, or other classes."""
+    images, source = opened.images, opened.source
+    if images is None:
+        assert source is not None
+        images = source.draw(torch.zeros(1, source.z_dim), torch.zeros(1, dtype=torch.int64))
+    faults = []
+    if (found := tuple(images.shape[1:])) != real.shape:
+        faults.append(f"its images are {_by(found)} (channels, height, width), the real ones {_by(real.shape)}")
+    if source is not None and source.conditional and source.class_names != real.class_names:
+        faults.append(f"it draws the classes {_some(source.class_names)}, the real ones are {_some(real.class_names)}")
+    if opened.labels is not None and not 0 <= opened.labels.min() <= opened.labels.max() < len(real.class_names):
+        numbers = f"{opened.labels.min()} to {opened.labels.max()}"
+        faults.append(f"its labels go from {numbers}, those of the real images from 0 to {len(real.class_names) - 1}")
+    if faults:
+        raise DataError(
+            f"{path}: does not fit the data set: {'; '.join(faults)}. Name the data that it was trained on, by --set"
+            " data.name=…, data.root=…, data.size=… or data.channels=…"
+        )
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
 
 
 def describe(path: Path) -> dict[str, Any]:

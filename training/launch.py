@@ -77,7 +77,8 @@ class Launch:
         run_dir = Path(run_dir) if run_dir is not None else None
         self.ranks = ranks or Ranks.join()
         self._announce = announce if self.ranks.first else lambda text: None
-        restarted = restarted or self.ranks.restarts > 0
+        # each machine's torchrun counts its own restarts, and it may be another one's that this start is owed to
+        restarted = bool(self.ranks.largest([restarted or self.ranks.restarts > 0])[0])
         if restarted and run_dir is None:
             raise ConfigError(["--run-dir: ranks that torchrun starts again need it, to find what they had done."])
 
@@ -179,6 +180,8 @@ def _differences(saved: Saved, trainer: Trainer) -> list[str]:
     own = saved.state["callbacks"].keys() - {callback.key for callback in trainer.callbacks} - {*shipped.__all__}
     if own:
         told.append(f"the run had callbacks that are not here now: {', '.join(sorted(own))}; add them by --callback")
+    if (device := trainer.device.type) != (before := saved.state["networks"]["device"]):
+        told.append(f"on {device} instead of {before}: from here on other random numbers are drawn")
     now, then = torch.get_num_threads(), saved.state["networks"]["threads"]
     if now != then:
         told.append(f"{now} threads instead of {then}: sums round differently from here on")

@@ -25,6 +25,7 @@ from training.runs import LOGS
 
 _RESTARTS = 3
 _INTERRUPTED = 130
+_SHUTDOWN = "600"  # seconds that ranks have to save after a signal: one may be in the middle of an evaluation
 _SIGTERM = -15  # the agent's own way to end ranks: no failure by itself
 
 
@@ -44,7 +45,7 @@ def count_ranks(asked: str) -> int:
     """
     if asked == "auto":
         return max(1, torch.cuda.device_count())
-    if not asked.isdigit() or int(asked) < 1:
+    if not (asked.isascii() and asked.isdigit()) or int(asked) < 1:
         raise ConfigError([f"--nproc {asked}: expected a number of ranks above 0, or auto."])
     return int(asked)
 
@@ -63,6 +64,7 @@ def run_ranks(arguments: Sequence[str], *, ranks: int, run_dir: Path, announce: 
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks tell what there is to tell
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // ranks)))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _SHUTDOWN)
     for attempt in range(_RESTARTS + 1):
         again = ["--restarted"] if attempt else []
         with _logs(run_dir) as logs:
@@ -99,7 +101,7 @@ def _launch(arguments: Sequence[str], ranks: int, logs: Path) -> Ended | None:
         codes = [failure.exitcode for failure in error.failures.values()]
         if any(code < 0 and code != _SIGTERM for code in codes):
             return None
-        return Ended(max(codes), _stdout(logs))
+        return Ended(max(1, *codes), _stdout(logs))
     return Ended(0, _stdout(logs))
 
 

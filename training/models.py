@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import register_parametrization
 
 from training.config import ModelSettings
 from training.errors import ConfigError
@@ -55,6 +56,15 @@ GENERATORS: Registry[Callable[[ModelSettings, ImageShape, int | None], Generator
 DISCRIMINATORS: Registry[Callable[[ModelSettings, ImageShape, int | None], nn.Module]] = Registry(
     "discriminator", "model.discriminator"
 )
+
+
+class SpectralNorm(_SpectralNorm):
+    """PyTorch's, kept out of autocast: on CUDA its power iteration would run with few bits."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            normal: Tensor = super().forward(weight)
+        return normal
 
 
 class ConvGenerator(Generator):
@@ -211,7 +221,7 @@ def build_discriminator(settings: ModelSettings, shape: ImageShape, classes: int
     if settings.spectral_norm:
         for layer in list(network.modules()):
             if isinstance(layer, nn.Linear | nn.Conv2d | nn.Embedding):
-                spectral_norm(layer)
+                register_parametrization(layer, "weight", SpectralNorm(layer.weight))
     if settings.discriminator not in ("conv", "mlp"):
         _try_discriminator(network, settings, shape)
     return network

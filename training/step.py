@@ -7,6 +7,7 @@ Random numbers are drawn for the whole batch on every rank, from the same stream
 latents of a step do not depend on how many ranks there are.
 """
 
+import hashlib
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -175,7 +176,8 @@ class Step:
                 " optimizer.lr, or raise loss.r1 and loss.r2"
             )
         if self._ranks.size > 1:
-            self._ranks.need_equal(f"the weights at step {step}", fingerprint(self.ema.parameters()))
+            weights = [*self._weights.values(), *self.ema.state_dict().values()]
+            self._ranks.need_equal(f"the weights at step {step}", fingerprint(weights))
 
     def state_dict(self) -> dict[str, Any]:
         """Both networks, their average, both optimizers, the loss scaler, the random stream, the open statistics."""
@@ -186,6 +188,7 @@ class Step:
             "optimizers": {phase.name: phase.optimizer.state_dict() for phase in self.phases},
             "scaler": self._scaler.state_dict(),
             "rng": self.rng.get_state(),
+            "device": self.device.type,
             "stats": torch.stack(self._ranks.gather(self._stats.cpu())),  # of each rank
             "stats_steps": dict(self._stats_steps),
             "threads": torch.get_num_threads(),  # sums round as they are split
@@ -199,7 +202,10 @@ class Step:
             phase.optimizer.param_groups[0].update(self._adam_settings)  # they may have been changed on purpose
         if self._scaler.is_enabled() and state["scaler"]:  # empty where the precision was changed on purpose
             self._scaler.load_state_dict(state["scaler"])
-        self.rng.set_state(state["rng"].cpu())
+        if state["device"] == self.device.type:
+            self.rng.set_state(state["rng"].cpu())
+        else:  # another kind of device has another kind of stream: a new one, that is none of the run's so far
+            self.rng.manual_seed(int.from_bytes(hashlib.sha256(state["rng"].numpy().tobytes()).digest()[:7], "big"))
         stats = state["stats"]
         same_ranks = len(stats) == self._ranks.size
         self._stats.copy_(stats[self._ranks.rank] if same_ranks else stats.mean(dim=0))

@@ -54,7 +54,7 @@ class Trainer:
         """
         self.ranks = ranks or Ranks.join()
         callbacks, self._checkpoint = with_essentials(callbacks, config)
-        check_callbacks(callbacks)
+        check_callbacks(callbacks, self.ranks)
         self.parts = assemble(config, self.ranks)
         self.config, self.device, self.class_names = self.parts.config, self.parts.device, self.parts.class_names
         self.batch_size, self._step = self.parts.batch_size, self.parts.step
@@ -75,7 +75,7 @@ class Trainer:
     def fit(self, max_steps: int | None = None) -> Result:
         """Trains until the horizon, a limit or a request to stop; evaluates, saves, and says how it went. Called again
         it goes on from `last`, also after an error."""
-        self._limit = max_steps or self._max_steps
+        self._limit = self.ranks.from_first(max_steps or self._max_steps)
         self._requests = Requests()
         if self._began:
             self.load_state_dict(self.ranks.on_first(lambda: read_checkpoint(self._checkpoint.last).state))

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.xdist_group("own-images")  # one worker: what the module's tests share is made once
+
 COLOURS = {"leaf": (40, 200, 60), "sea": (30, 60, 220), "sun": (250, 220, 30)}
 SIZE = 32
 
@@ -44,7 +46,9 @@ def ganctl(folder: Path, *words: object, code: int = 0, **variables: str) -> tup
     return json.loads(done.stdout), done.stderr
 
 
-def test_discs_of_three_colours_come_back_by_their_names(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def scores(folder: Path) -> dict[str, Any]:
+    """Trains `run`, makes `export` of it, and gives the scores of the run."""
     data = ("--set", "data.name=folder", "--set", "data.root=discs", "--set", f"data.size={SIZE}")
     length = ("--set", "model.width=16", "--set", "train.horizon=9600 images", "--set", "train.batch_size=32")
     _, told = ganctl(folder, "train", *data, "--run-dir", "run", code=4)
@@ -57,12 +61,14 @@ def test_discs_of_three_colours_come_back_by_their_names(folder: Path) -> None:
     assert trained["metrics"]["class_accuracy"].keys() == COLOURS.keys()
     assert "training the classifier that scores folder" in told
     assert "the classifier reads 100.0% of the test images right" in told
+    ganctl(folder, "export", "run", "--out", "export")
     scores, told = ganctl(folder, "evaluate", "run")
     assert "training the classifier" not in told, "it was kept"
     assert scores["label_accuracy"] > 0.9
+    return scores
 
-    # scored as it was trained, wherever the images lie and whatever is scored
-    ganctl(folder, "export", "run", "--out", "export")
+
+def test_a_run_its_export_and_its_images_are_scored_wherever_the_data_lie(folder: Path, scores: dict[str, Any]) -> None:
     ganctl(folder, "sample", "run", "--per-class", 60, "--seed", 8, "--out", "drawn.npz")
     (folder / "discs").rename(folder / "moved")
     _, told = ganctl(folder, "evaluate", "run", code=4)
@@ -81,6 +87,8 @@ def test_discs_of_three_colours_come_back_by_their_names(folder: Path) -> None:
     _, told = ganctl(folder, "evaluate", "run", "--set", "train.seed=1", code=3)
     assert "--set train.seed=1: expected a setting of the data" in told
 
+
+def test_discs_of_three_colours_come_back_by_their_names(folder: Path, scores: dict[str, Any]) -> None:
     manifest = json.loads((folder / "export/manifest.json").read_text())
     assert manifest["class_names"] == list(COLOURS)
     assert manifest["image"] == {"channels": 3, "height": SIZE, "width": SIZE}

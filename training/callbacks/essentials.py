@@ -7,6 +7,7 @@ from training.callbacks.checkpoints import Checkpoint
 from training.callbacks.rates import LearningRate
 from training.callbacks.scoring import Evaluate
 from training.config import Config
+from training.distributed import SOLO, Ranks
 from training.errors import ConfigError
 
 
@@ -26,11 +27,12 @@ def with_essentials(callbacks: Sequence[Callback], config: Config) -> tuple[list
     return complete if own else [*complete, checkpoint], checkpoint
 
 
-def check_callbacks(callbacks: Sequence[Callback]) -> None:
+def check_callbacks(callbacks: Sequence[Callback], ranks: Ranks = SOLO) -> None:
     """Tells at once what would go wrong later.
 
     Raises:
         ConfigError: two callbacks share a key, or one watches a score that no other produces.
+        TrainingError: ranks have not the same callbacks.
     """
     faults = []
     keys = [callback.key for callback in callbacks]
@@ -48,3 +50,4 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
                 )
     if faults:
         raise ConfigError(faults)
+    ranks.need_equal("the list of callbacks", keys)

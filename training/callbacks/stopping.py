@@ -1,8 +1,10 @@
 """Callbacks that end a run before its horizon."""
 
 import math
+import os
 import signal
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
@@ -11,6 +13,8 @@ from typing import Any, ClassVar
 from training.callback import Callback, Run
 from training.config import sign_of
 from training.errors import TrainingError
+
+_ECHO = 2.0  # seconds in which a signal comes once more: a scheduler sends it to every process, torchrun passes it on
 
 
 class EarlyStopping(Callback):
@@ -91,6 +95,7 @@ class Preemption(Callback):
 
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
+        self._since = 0.0
         self._previous: dict[signal.Signals, Any] = {}
 
     def on_start(self, run: Run) -> None:
@@ -119,5 +124,9 @@ class Preemption(Callback):
         self._previous.clear()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._received = signal.Signals(number)
-        signal.signal(number, self._previous[self._received])
+        now = time.monotonic()
+        if self._received is None:
+            self._received, self._since = signal.Signals(number), now
+        elif now - self._since > _ECHO:  # whoever sends another one means it
+            signal.signal(number, self._previous[signal.Signals(number)])
+            os.kill(os.getpid(), number)

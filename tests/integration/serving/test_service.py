@@ -79,6 +79,7 @@ def test_the_client_gives_arrays(served: Running) -> None:
         assert seed == 9
         assert labels.tolist() == [1, 2, 1, 2] == [seen_label(image) for image in images]
         assert client.sample(text="31").labels.tolist() == [3, 1]
+        assert client.count_classes() == 10
         assert client.sample(labels="4", count=np.int64(2)).labels.tolist() == [4, 4]  # type: ignore[arg-type]
         picture = client.picture(digits=[1, 2], count=4, seed=9)
         with Image.open(io.BytesIO(picture)) as image:

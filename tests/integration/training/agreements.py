@@ -2,12 +2,13 @@
 
 import sys
 
+import pytest
 import torch
 from torch import nn
 
 from training.config import Span
 from training.distributed import Ranks, choose_device, random_states, set_random_states, share_batch_statistics
-from training.errors import CheckpointError, TrainingError
+from training.errors import CheckpointError, ConfigError, TrainingError
 from training.pace import Measured
 from training.requests import Requests
 
@@ -28,7 +29,6 @@ def main(task: str) -> None:
         if ranks.first:
             return
         ranks.largest([1])
-    ranks.leave()
 
 
 def agree(ranks: Ranks) -> None:
@@ -45,6 +45,7 @@ def agree(ranks: Ranks) -> None:
     requests_of_one_become_those_of_all(ranks)
     each_rank_has_random_numbers_of_its_own(ranks)
     batch_statistics_are_those_of_all_samples(ranks)
+    other_kinds_of_batch_normalisation_are_refused(ranks)
     if ranks.first:
         print("agreed", choose_device("cpu", ranks))
 
@@ -75,11 +76,17 @@ def each_rank_has_random_numbers_of_its_own(ranks: Ranks) -> None:
 
 def batch_statistics_are_those_of_all_samples(ranks: Ranks) -> None:
     """First and second derivatives, too."""
-    for network, shape in ((nn.BatchNorm1d(3), (8, 3)), (nn.BatchNorm2d(3), (8, 3, 5, 5))):
+    for network, shape, options in (
+        (nn.BatchNorm1d(3), (8, 3), {}),
+        (nn.BatchNorm2d(3), (8, 3, 5, 5), {}),
+        (nn.BatchNorm2d(3), (8, 3, 5, 5), {"affine": False}),
+        (nn.BatchNorm2d(3), (8, 3, 5, 5), {"track_running_stats": False}),
+        (nn.BatchNorm1d(3), (8, 3), {"momentum": None}),
+    ):
         everything = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         results = []
         for mine in (Ranks(), ranks):
-            parent = nn.Sequential(type(network)(3)).double()
+            parent = nn.Sequential(type(network)(3, **options)).double()
             share_batch_statistics(parent, mine)
             x = everything[mine.share(8)].clone().requires_grad_(True)
             weights = torch.arange(x.numel() * mine.size, dtype=torch.float64).view(shape)[mine.share(8)].sin()
@@ -89,6 +96,14 @@ def batch_statistics_are_those_of_all_samples(ranks: Ranks) -> None:
         for whole, share in zip(*results, strict=True):
             expected = whole[ranks.share(8)] if whole.shape == torch.Size(shape) else whole
             torch.testing.assert_close(share, expected, rtol=1e-9, atol=1e-12)
+
+
+def other_kinds_of_batch_normalisation_are_refused(ranks: Ranks) -> None:
+    class Own(nn.BatchNorm2d): ...
+
+    for kind in (Own, nn.BatchNorm3d):
+        with pytest.raises(ConfigError, match=f"is a {kind.__name__}"):
+            share_batch_statistics(nn.Sequential(kind(3)), ranks)
 
 
 def fail() -> None:
@@ -101,3 +116,5 @@ if __name__ == "__main__":
     except TrainingError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    finally:
+        Ranks.leave()

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 
 from tests.integration.training.processes import free_port, pid_of_rank, start, wait_for_rows
 from tests.states import assert_same_run
-from training.checkpoint import read_checkpoint
+from training.checkpoint import read_checkpoint, write_checkpoint
 
 pytestmark = pytest.mark.xdist_group("restarts")  # one worker: what the module's tests share is made once
 
@@ -59,16 +61,34 @@ def test_torchrun_starts_ranks_again_when_one_was_killed_and_they_end_as_if_it_h
     assert_same_run(undisturbed["conv"], run_dir)
 
 
-def test_ranks_of_two_machines_start_again_too(undisturbed: dict[str, Path], tmp_path: Path) -> None:
+SLOW = """
+import time
+from training.callback import Callback
+
+class Slow(Callback):
+    def on_measure(self, run, source, split):
+        time.sleep(4)
+        return {}
+"""
+
+
+def test_ranks_of_two_machines_start_again_too_even_if_one_is_killed_while_the_first_one_evaluates(
+    undisturbed: dict[str, Path], tmp_path: Path
+) -> None:
     run_dir = tmp_path / "run"
+    (tmp_path / "slow_callback.py").write_text(SLOW)
     meeting = ("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=a")
     torchrun = ("--nnodes=2", "--nproc-per-node=1", "--max-restarts=2", *meeting)
-    machines = [start(run_dir, *LIMIT, torchrun=torchrun) for _ in range(2)]  # an agent each, as on two machines
-    wait_for_rows(run_dir, 5, machines[0])
+    words = (*LIMIT, "--callback", "slow_callback:Slow")
+    # an agent each, as on two machines
+    machines = [start(run_dir, *words, torchrun=torchrun, python_path=tmp_path) for _ in range(2)]
+    wait_for_rows(run_dir, 5, machines[0])  # the row of step 40, whose evaluation begins now
+    time.sleep(1)
     os.kill(pid_of_rank(run_dir, 1), signal.SIGKILL)
     outputs = [machine.communicate(timeout=240) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], outputs
-    assert sorted(bool(stdout) for stdout, _ in outputs) == [False, True], "one rank tells the result"
+    assert sorted(len(stdout.splitlines()) for stdout, _ in outputs) == [0, 1], "one rank tells the result, once"
+    forget_callback(run_dir, "Slow")
     assert_same_run(undisturbed["conv"], run_dir)
 
 
@@ -153,6 +173,72 @@ def test_the_end_asked_for_after_a_save_on_one_rank_ends_all(tmp_path: Path) -> 
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
     assert (json.loads(stdout)["stopped_by"], json.loads(stdout)["steps"]) == ("saved enough", 20)
+
+
+def forget_callback(run_dir: Path, key: str) -> None:
+    """Takes a callback that the other run did not have out of the checkpoints."""
+    for path in (run_dir / "checkpoints").iterdir():
+        state = read_checkpoint(path).state
+        state["callbacks"].pop(key)
+        path.unlink()  # it may be another name of a file that was written already
+        write_checkpoint(path, state)
+
+
+def test_a_signal_to_ranks_with_loaders_saves(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    loader = ("--set", "data.resident=false", "--set", "data.num_workers=1")
+    process = start(run_dir, "--nproc", "2", *loader, *LIMIT)
+    wait_for_rows(run_dir, 2, process)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert read_checkpoint(run_dir / "checkpoints/last.safetensors").step == json.loads(stdout)["steps"]
+
+
+UNEQUAL = """
+import os
+import torch
+from training.data import load_split
+from training.config import DataSettings
+from training.models import ConvDiscriminator
+
+def judge(settings, shape, classes):
+    network = ConvDiscriminator(classes, shape, 4)
+    torch.nn.init.constant_(network.logit.bias, float(os.environ["RANK"]))
+    return network
+
+def data(settings, split):
+    if os.environ.get("RANK") == "1" and os.environ.get("WORLD_SIZE") == "2":
+        raise SystemExit(4)
+    return load_split(DataSettings(), split)
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("model.discriminator='unequal:judge'", "the first weights: rank 1 of 2 has another than rank 0"),
+        ("data.name='unequal:data'", "before the first one could tell the result|another rank went away"),
+    ],
+)
+def test_ranks_that_differ_or_fail_alone_end_the_run_with_one_object_that_says_so(
+    setting: str, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "unequal.py").write_text(UNEQUAL)
+    words = ("--nproc", "2", "--set", setting, *LIMIT)
+    process = start(tmp_path / "run", *words, python_path=tmp_path)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode > 0, stderr
+    assert re.search(told, json.loads(stdout)["error"])
+    assert "start again" not in stderr
+
+
+@pytest.mark.parametrize("flag", ["--dry-run", "--print-config"])
+def test_under_torchrun_one_rank_speaks(flag: str, tmp_path: Path) -> None:
+    process = start(tmp_path / "run", flag, torchrun=("--nproc-per-node=2",))
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert len(json.loads(stdout)) > 5
 
 
 def test_two_runs_of_two_ranks_share_a_machine(tmp_path: Path) -> None:

@@ -231,14 +231,23 @@ def test_progress_is_a_bar_with_rate_losses_and_time_left_on_a_terminal(tmp_path
     assert re.search(r"\d+:\d\d", text.getvalue()), "the time that is left"
 
 
-def test_a_second_signal_ends_the_process_at_once() -> None:
+def test_a_second_signal_ends_the_process_at_once_but_an_echo_of_the_first_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A scheduler signals every process, and torchrun passes the signal on as well: the same one comes twice."""
+    now, ended = 100.0, []
+    monkeypatch.setattr("training.callbacks.stopping.time.monotonic", lambda: now)
     callback = Preemption()
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
     try:
         callback.on_start(None)  # type: ignore[arg-type]
-        assert signal.getsignal(signal.SIGTERM) == callback._receive
         os.kill(os.getpid(), signal.SIGTERM)
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN, "the next one does what it did before the run"
+        now += 1
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert ended == []
+        now += 2
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert ended == [signal.SIGTERM], "it did what it did before the run"
         callback.close()
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +251,21 @@ def test_what_is_neither_a_file_nor_a_folder_is_a_bad_file(tmp_path: Path) -> No
     assert count(root, skip_bad=True) == 40
 
 
+def test_a_folder_that_may_not_be_read_is_a_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = fill(tmp_path / "pets")
+    paint(root / "cat/more/0.png")
+    listed = Path.iterdir
+
+    def refuse(folder: Path) -> Iterator[Path]:  # permissions do not stop the tests where root runs them
+        if folder.name == "more":
+            raise PermissionError(13, "Permission denied")
+        return iter(listed(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DataError, match=r"cat/more: a folder that cannot be listed \(Permission denied\)"):
+        read(root)
+
+
 def test_links_to_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
     root = fill(tmp_path / "pets", images=5)
     fill(tmp_path / "disk", classes=("more", "fish"), images=3)
@@ -285,7 +300,7 @@ def test_names_that_are_no_utf_8_are_read(tmp_path: Path) -> None:
     (root / "dog/1.png").rename(root / "dog/1².png")
     assert count(root, skip_bad=True) == 40
     assert len(data_digest(of(root, skip_bad=True))) > 16
-    with pytest.raises(DataError, match=r"pets/cat/\\xff.png: ") as raised:
+    with pytest.raises(DataError, match=r"pets/cat/\\udcff.png: ") as raised:
         read(root)
     str(raised.value).encode()  # it can be written to a log
 
@@ -293,7 +308,7 @@ def test_names_that_are_no_utf_8_are_read(tmp_path: Path) -> None:
 @posix
 def test_a_class_name_that_is_no_utf_8_must_be_changed(tmp_path: Path) -> None:
     root = fill(tmp_path / "pets", classes=("cat", os.fsdecode(b"caf\xe9")))
-    with pytest.raises(DataError, match=r"data.root: .*pets/caf\\xe9 is not UTF-8; rename it"):
+    with pytest.raises(DataError, match=r"data.root: .*pets/caf\\udce9 is not UTF-8; rename it"):
         read(root)
 
 
@@ -393,7 +408,9 @@ def test_splits_of_one_image_are_told(layout: str, tmp_path: Path, cache: Path) 
     else:
         fill(root / "train", classes=("cat",))
         fill(root / "val", classes=("cat",), images=1)
-    with pytest.raises(DataError, match=r"data.root: .*pets has 1 val image in all, expected 2 or more; add images"):
+    with pytest.raises(
+        DataError, match=r"data.root: .*pets has 1 (train|val) image in all, expected 2 or more; add images"
+    ):
         read(root)
     assert not cache.exists()
 

@@ -47,6 +47,11 @@ def straightforward_step(config: Config, generator: Generator, discriminator: nn
     total = loss.discriminator(real_logits, fake_logits)
     total = total + config.loss.r1 / 2 * squared_gradient_norm(real_logits, real).mean()
     total = total + config.loss.r2 / 2 * squared_gradient_norm(fake_logits, fake).mean()
+    if config.loss.gp:
+        between = (e := torch.rand(8, generator=rng).view(-1, 1, 1, 1)) * real + (1 - e) * fake
+        between = between.detach().requires_grad_(True)
+        slopes = squared_gradient_norm(discriminator(between, labels), between).sqrt()
+        total = total + config.loss.gp * (slopes - 1).square().mean()
     adam_d.zero_grad()
     total.backward()
     adam_d.step()
@@ -58,10 +63,10 @@ def straightforward_step(config: Config, generator: Generator, discriminator: nn
     adam_g.step()
 
 
-@pytest.mark.parametrize("loss", ["relativistic", "non-saturating"])
-def test_the_joined_passes_give_the_update_of_separate_ones(loss: str) -> None:
+@pytest.mark.parametrize(("loss", "gp"), [("relativistic", 0.0), ("non-saturating", 0.0), ("wasserstein", 3.0)])
+def test_the_joined_passes_give_the_update_of_separate_ones(loss: str, gp: float) -> None:
     # a large ε: Adam's first step is the gradient's sign, which rounding decides where the gradient is near zero
-    config, step = build(f"loss.name={loss}", "loss.r1=0.5", "loss.r2=0.2", "optimizer.eps=0.1")
+    config, step = build(f"loss.name={loss}", f"loss.gp={gp}", "loss.r1=0.5", "loss.r2=0.2", "optimizer.eps=0.1")
     generator, discriminator = copy.deepcopy(step.generator), copy.deepcopy(step.phases[0].network)
     step(*batch(), step=0, progress=0.0)
     straightforward_step(config, generator, discriminator)
@@ -212,3 +217,23 @@ def test_networks_without_labels_are_called_without() -> None:
     step = Step(config, Plain(), Judge(), CPU)
     step(*batch(), step=0, progress=0.0)
     assert step.read_stats()["gp"] > 0
+
+
+def test_penalties_fall_with_the_progress_of_the_run() -> None:
+    """γ falls along half a cosine from `decay_from` on to `penalty_end` of itself."""
+    settings = ("loss.r1=1.0", "loss.r2=0.0", "loss.penalty_end=0.25", "optimizer.decay_from=0.5")
+    for progress, scale in ((0.0, 1.0), (0.5, 1.0), (0.75, 0.625), (1.0, 0.25)):
+        _, step = build(*settings)
+        step(*batch(), step=0, progress=progress)
+        assert step._penalty_scale == pytest.approx(scale)
+
+
+def test_another_kind_of_device_goes_on_with_a_stream_of_its_own() -> None:
+    _, step = build()
+    step(*batch(), step=0, progress=0.0)
+    state = step.state_dict() | {"device": "cuda", "rng": torch.zeros(16, dtype=torch.uint8)}
+    first, second = build()[1], build()[1]
+    for other in (first, second):
+        other.load_state_dict(state)
+    assert torch.equal(first.draw(4), second.draw(4))
+    assert not torch.equal(first.draw(4), step.draw(4))
