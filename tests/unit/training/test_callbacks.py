@@ -223,12 +223,16 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> N
 
 
 def test_progress_is_a_bar_with_rate_losses_and_time_left_on_a_terminal(tmp_path: Path) -> None:
-    text = io.StringIO()
-    console = Console(file=text, width=140, force_terminal=True)
-    run_with(tmp_path, Progress(console), extra=("log.every=2", "log.refresh=0.001"))
+    drawn = {}
+    for refresh in (0.001, 1000):
+        text = io.StringIO()
+        console = Console(file=text, width=140, force_terminal=True)
+        run_with(tmp_path / str(refresh), Progress(console), extra=("log.every=2", f"log.refresh={refresh}"))
+        drawn[refresh] = text.getvalue()
     for expected in ("━", "/s", "  D ", "  G "):
-        assert expected in text.getvalue()
-    assert re.search(r"\d+:\d\d", text.getvalue()), "the time that is left"
+        assert expected in drawn[0.001]
+    assert re.search(r"\d+:\d\d", drawn[0.001]), "the time that is left"
+    assert drawn[0.001].count("━━") > 5 > drawn[1000].count("images  ")
 
 
 def test_a_second_signal_ends_the_process_at_once_but_an_echo_of_the_first_does_not(
