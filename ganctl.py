@@ -1,6 +1,6 @@
 """The front door: `ganctl COMMAND`. A lazy click group; importing this module imports click and nothing else.
 
-Every command lives in the `cli.py` of its package and is imported when it is named. Errors of all layers end here:
+Every command lives in a `cli` module of its package and is imported when it is named. Errors of all layers end here:
 an exception that carries an integer `exit_code` is for the user and is told in one message; anything else is a defect
 of ours and keeps its traceback.
 """
@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 # name → (module, one line of help). The help stands here, so that `ganctl --help` imports no command.
 COMMANDS = {
-    "train": ("training.cli", "Train a GAN; leaves a run folder with checkpoints, samples and logs."),
+    "train": ("training.cli_train", "Train a GAN; leaves a run folder with checkpoints, samples and logs."),
     "evaluate": ("training.cli", "Score a generator against real images: Fréchet distance, precision, recall, labels."),
     "sample": ("training.cli", "Draw images from a run, a checkpoint, an export or a server."),
     "inspect": ("training.cli", "Say what a run, checkpoint, export or archive is."),

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from training.cli import train
+from training.cli_train import train
 from training.config import setting_names
 
 ROOT = Path(__file__).parents[2]

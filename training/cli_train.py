@@ -1,0 +1,231 @@
+"""The command `train`: its words become a launch, here or as ranks of this machine, and its result is told."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from ganctl import emit, json_option
+from training.cli import note, score_line
+
+if TYPE_CHECKING:
+    from training.config import Config
+    from training.launch import Launch
+    from training.requests import Result
+    from training.trainer import Trainer
+
+
+class Duration(click.ParamType[float]):
+    """120s, 15m or 1h; seconds as a float."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)?", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no duration, expected one such as 120s, 15m or 1h", param, ctx)
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2] or "s"]
+
+
+_FLAGS = {  # flag → the setting that it sets
+    "batch_size": ("--batch-size", "train.batch_size"),
+    "device": ("--device", "train.device"),
+    "seed": ("--seed", "train.seed"),
+    "epochs": ("--epochs", "train.horizon"),
+    "precision": ("--precision", "train.precision"),
+    "init_from": ("--init-from", "train.init_from"),
+}
+
+
+@click.command()
+@click.option("--preset", metavar="NAME", help="Settings to start from [default: conv].")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Settings in TOML.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; may be repeated.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Length of the run; schedules follow it.")
+@click.option("--max-steps", type=click.IntRange(min=1), help="Stop after so many steps; changes no schedule.")
+@click.option("--max-time", type=Duration(), help="Stop after a time such as 120s; changes no schedule.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images per step, over all ranks.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Number format of the passes.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
+@click.option("--nproc", metavar="N|auto", help="Ranks on this machine, through torchrun; auto: one for each GPU.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.")
+@click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="The run's folder [default: runs/…].")
+@click.option("--resume", metavar="auto|PATH", help="Continue: the newest checkpoint of --run-dir, or a file.")
+@click.option("--init-from", metavar="PATH", help="Begin with the networks of another run or checkpoint.")
+@click.option("--callback", "callbacks", multiple=True, metavar="MODULE:NAME", help="A callback of your own.")
+@click.option("--allow-changes", is_flag=True, help="Resume although settings differ.")
+@click.option("--print-config", is_flag=True, help="Show every setting and where it came from; train nothing.")
+@click.option("--dry-run", is_flag=True, help="Build everything, say what would be trained; train nothing.")
+@click.option("--restarted", is_flag=True, hidden=True, help="Go on from the last checkpoint: a rank was killed.")
+@json_option
+def train(
+    preset: str | None,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    max_steps: int | None,
+    max_time: float | None,
+    run_dir: Path | None,
+    resume: str | None,
+    nproc: str | None,
+    callbacks: tuple[str, ...],
+    allow_changes: bool,
+    print_config: bool,
+    dry_run: bool,
+    restarted: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Train a GAN on MNIST or a data set of the same form; leaves a run folder with checkpoints, samples and logs."""
+    from training.distributed import Ranks
+
+    if flags["epochs"] is not None:
+        flags["epochs"] = f"{flags['epochs']} epochs"
+    given = {setting: (flag, flags[name]) for name, (flag, setting) in _FLAGS.items() if flags[name] is not None}
+    try:
+        _train(
+            given,
+            limits={"max_steps": max_steps, "max_seconds": max_time},
+            callbacks=callbacks,
+            nproc=nproc,
+            print_config=print_config,
+            dry_run=dry_run,
+            as_json=as_json,
+            preset=preset,
+            config_file=config_file,
+            assignments=assignments,
+            run_dir=run_dir,
+            resume=resume,
+            allow_changes=allow_changes,
+            restarted=restarted,
+        )
+    finally:
+        Ranks.leave()
+
+
+def _train(
+    given: dict[str, tuple[str, Any]],
+    *,
+    limits: dict[str, Any],
+    callbacks: tuple[str, ...],
+    nproc: str | None,
+    print_config: bool,
+    dry_run: bool,
+    as_json: bool,
+    **start: Any,
+) -> None:
+    from training.launch import Launch
+
+    launch = Launch(flags=given, announce=note, **start)
+    first = launch.ranks.first  # it speaks for all
+    if print_config:
+        if first:
+            _print_config(launch.config, launch.sources, as_json)
+        return
+    if nproc is not None and launch.ranks.alone:
+        from training.launch_ranks import count_ranks
+
+        if (ranks := count_ranks(nproc)) > 1:
+            _train_ranks(launch, ranks, callbacks, as_json)
+    trainer = launch.build(**limits, callbacks=callbacks)
+    if dry_run:
+        if first:
+            _print_facts(trainer.describe(), as_json)
+        return
+    result = _fit(trainer, launch.config.preset)
+    if first:
+        emit(_result_record(result)) if as_json else _print_result(result)
+    if result.stopped_by.startswith("SIG"):
+        if first:
+            note(
+                f"training was interrupted by {result.stopped_by} and saved at step {result.steps}; continue with"
+                f" 'ganctl train --run-dir {shlex.quote(str(result.run_dir))} --resume auto'"
+            )
+        raise SystemExit(130)  # the one object is out already
+
+
+def _train_ranks(launch: "Launch", ranks: int, callbacks: tuple[str, ...], as_json: bool) -> NoReturn:
+    """The same command as so many processes; what the first of them tells is what this one tells."""
+    from training.assembly import check_ranks
+    from training.launch import load_callback
+    from training.launch_ranks import run_ranks
+
+    check_ranks(launch.config, ranks)
+    for name in callbacks:
+        load_callback(name)
+    arguments = _train_arguments(click.get_current_context(), run_dir=launch.run_dir)
+    ended = run_ranks(arguments, ranks=ranks, run_dir=launch.run_dir, announce=note)
+    click.echo(ended.stdout, nl=False)
+    if as_json and ended.exit_code and not ended.stdout.strip():
+        emit({"error": "a rank failed before the first one could tell the result", "exit_code": ended.exit_code})
+    raise SystemExit(ended.exit_code)
+
+
+def _fit(trainer: "Trainer", preset: str) -> "Result":
+    facts = trainer.describe()
+    if trainer.ranks.first:
+        note(
+            f"{preset} on {facts['device']}: {facts['generator_parameters']:,} + "
+            f"{facts['discriminator_parameters']:,} parameters, batch {facts['batch_size']}"
+            + (f" over {facts['ranks']} ranks" if facts["ranks"] > 1 else "")
+            + f", {trainer.config.train.horizon}"
+        )
+        note(f"precision {facts['precision']}: {facts['precision_reason']}")
+    return trainer.fit()
+
+
+def _train_arguments(context: click.Context, *, run_dir: Path) -> list[str]:
+    """The words of this `train` again, for each rank: all options as given, but for --nproc, and with the folder."""
+    arguments = ["train", "--run-dir", str(run_dir)]
+    for option in context.command.params:
+        value = context.params[option.name or ""]
+        if option.name in ("nproc", "run_dir") or not value:
+            continue
+        for item in value if isinstance(value, tuple) else (value,):
+            arguments += [option.opts[0]] if item is True else [option.opts[0], str(item)]
+    return arguments
+
+
+def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        emit(facts)
+    else:
+        click.echo("\n".join(f"{name:24} {value}" for name, value in facts.items()))
+
+
+def _print_config(config: "Config", sources: dict[str, str], as_json: bool) -> None:
+    from training.config import setting_names
+
+    values = {"preset": config.preset} | config.flat()
+    if as_json:
+        emit({name: {"value": values[name], "source": sources[name]} for name in values})
+        return
+    for name, meaning in (("preset", "the preset that the settings start from"), *setting_names()):
+        value = "unset" if values[name] is None else values[name]
+        click.echo(f"{name:26} = {value!s:18} {sources[name]:22} {meaning}")
+
+
+def _result_record(result: "Result") -> dict[str, Any]:
+    return {
+        "run_dir": str(result.run_dir.resolve()),
+        "steps": result.steps,
+        "images": result.images,
+        "seconds": round(result.seconds, 3),
+        "images_per_second": round(result.images_per_second, 1),
+        "best": str(result.best.resolve()) if result.best else None,
+        "last": str(result.last.resolve()) if result.last else None,
+        "metrics": result.metrics,
+        "stopped_by": result.stopped_by,
+    }
+
+
+def _print_result(result: "Result") -> None:
+    click.echo(
+        f"{result.steps:,} steps, {result.images:,} images in {result.seconds:.0f} s "
+        f"({result.images_per_second:,.0f} images/s); stopped by {result.stopped_by}"
+    )
+    if "fd" in result.metrics:
+        click.echo(score_line(result.metrics))
+    click.echo(f"best checkpoint: {result.best or 'none yet'}")
+    click.echo(f"next: ganctl sample {shlex.quote(str(result.run_dir))} --out digits.png")
