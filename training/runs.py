@@ -41,7 +41,7 @@ class FolderInUse(TrainingError):
     exit_code = 2
 
 
-def begin_run_folder(folder: Path, config: Config, ranks: int, *, fresh: bool, numbered: bool) -> Path:
+def begin_folder(folder: Path, config: Config, ranks: int, *, fresh: bool, numbered: bool) -> Path:
     """Makes the run's folder, with its settings.
 
     Args:

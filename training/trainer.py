@@ -23,7 +23,7 @@ from training.data import Split
 from training.distributed import Ranks, kept_random_states, random_states, set_random_states
 from training.pace import Clock, Measured
 from training.requests import Requests, Result
-from training.runs import begin_run_folder, next_run_folder
+from training.runs import begin_folder, next_run_folder
 from training.sources import GeneratorSource, Source, load_generator
 
 
@@ -59,7 +59,7 @@ class Trainer:
         self.config, self.device, self.class_names = self.parts.config, self.parts.device, self.parts.class_names
         self.batch_size, self._step = self.parts.batch_size, self.parts.step
         self.epoch_images = self.parts.batches.per_epoch * self.batch_size
-        self._numbered, self._restored, self._began = run_dir is None, False, False
+        self._numbered, self._fresh, self._began = run_dir is None, True, False
         self.run_dir = self.ranks.from_first(Path(run_dir or next_run_folder(config)))
         self.clock = Clock(batch_size=self.batch_size, device=self.device)
         self.horizon = Measured(config.train.horizon, epoch_images=self.epoch_images)
@@ -96,10 +96,10 @@ class Trainer:
 
     def _begin(self) -> None:
         # only now: what cannot be built leaves no folder
-        fresh, self._began = not self._restored, True
         self.run_dir = self.ranks.on_first(
-            lambda: begin_run_folder(self.run_dir, self.config, self.ranks.size, fresh=fresh, numbered=self._numbered)
+            lambda: begin_folder(self.run_dir, self.config, self.ranks.size, fresh=self._fresh, numbered=self._numbered)
         )
+        self._began = True
         with kept_random_states(self.device):  # what is drawn at a start, a run without a stop has not drawn
             self._emit("on_start")
         # in another folder there is no checkpoint yet, so the run must end with an evaluation of its own
@@ -243,7 +243,7 @@ class Trainer:
             if callback.key in state["callbacks"]:
                 callback.load_state_dict(state["callbacks"][callback.key])
         self.metrics = dict(state["metrics"])
-        self._restored = True
+        self._fresh = False
 
     def load_networks(self, state: Mapping[str, Any]) -> None:
         """Takes the networks of another run's state as this run's beginning."""
