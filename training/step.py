@@ -216,6 +216,7 @@ class Step:
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.ema.load_state_dict(state["ema"])
+        self._first_broken.zero_()
 
     def _discriminator_loss(self, batch: Batch) -> Tensor:
         n, weights = len(batch.images), self._config.loss

@@ -189,11 +189,15 @@ def test_nothing_that_is_no_number_is_sound_wherever_it_stands(
 def test_what_broke_first_is_remembered_when_all_is_broken() -> None:
     _, step = build()
     step(*batch(), step=0, progress=0.0)
+    sound = copy.deepcopy(step.state_dict())
     step.discriminator.get_parameter("logit.weight").data[0, 0] = float("nan")
     for number in range(1, 4):
         step(*batch(), step=number, progress=0.0)
     assert not any(p.isfinite().all() for p in step.generator.parameters())
     assert step.broken() == "discriminator.logit.weight"
+    step.load_state_dict(sound)
+    step(*batch(), step=1, progress=0.0)
+    assert step.broken() is None
 
 
 def test_networks_without_labels_are_called_without() -> None:
