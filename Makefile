@@ -44,12 +44,13 @@ lint: $(READY) ## ruff, import-linter, deptry
 types: $(READY) ## mypy --strict
 	$(BIN)/mypy
 
+# a file's tests run in one worker: what they share is made once
 unit: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not soak" -n 2 --dist loadgroup --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not soak" -n 2 --dist loadfile --durations 10
 
 coverage: $(READY) ## Which lines and branches of training its tests run; fails below 95 %
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q -n 2 --dist loadgroup -m "not soak" tests/unit/training tests/integration/training tests/e2e/test_own_images.py
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q -n 2 --dist loadfile -m "not soak" tests/unit/training tests/integration/training tests/e2e/test_own_images.py
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --include 'training/*' --fail-under 95
 

@@ -19,8 +19,6 @@ from PIL import Image
 from training.config import DataSettings
 from training.evaluation.classifier import judge, load_classifier
 
-pytestmark = pytest.mark.xdist_group("main-job")  # one worker: what the module's tests share is made once
-
 
 def ganctl(folder: Path, *words: object) -> dict[str, Any]:
     command = [sys.executable, "-m", "ganctl", *map(str, words), "--json"]

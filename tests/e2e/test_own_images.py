@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.xdist_group("own-images")  # one worker: what the module's tests share is made once
-
 COLOURS = {"leaf": (40, 200, 60), "sea": (30, 60, 220), "sun": (250, 220, 30)}
 SIZE = 32
 

@@ -9,8 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-pytestmark = pytest.mark.xdist_group("ranks")  # one worker: what the module's tests share is made once
-
 CASES = {
     "relativistic with R1 and R2": ["conv", "loss.r1=0.5", "loss.r2=0.3"],
     "non-saturating with R1": ["conv", "loss.name=non-saturating", "loss.r2=0"],

@@ -15,8 +15,6 @@ from tests.integration.training.processes import free_port, pid_of_rank, start, 
 from tests.states import assert_same_run
 from training.checkpoint import read_checkpoint, write_checkpoint
 
-pytestmark = pytest.mark.xdist_group("restarts")  # one worker: what the module's tests share is made once
-
 STEPS = 120
 LIMIT = ("--max-steps", str(STEPS))
 PRESETS = ["conv", "lightning-basic-gan"]
