@@ -103,6 +103,15 @@ def test_the_average_follows_the_generator_with_its_decay() -> None:
         torch.testing.assert_close(average, 0.9 * old + 0.1 * current)
 
 
+def test_the_average_soon_forgets_the_first_weights() -> None:
+    """Its decay is (1 + step) / (10 + step) until that comes to `train.ema`."""
+    _, step = build("train.ema=0.9")
+    start = [p.clone() for p in step.ema.parameters()]
+    step(*batch(), step=8, progress=0.0)
+    for old, average, current in zip(start, step.ema.parameters(), step.generator.parameters(), strict=True):
+        torch.testing.assert_close(average, 0.5 * old + 0.5 * current)
+
+
 def test_without_averaging_the_average_is_the_generator() -> None:
     _, step = build("train.ema=0", preset="lightning-basic-gan")
     step(*batch(), step=0, progress=0.0)
@@ -221,15 +230,6 @@ def test_networks_without_labels_are_called_without() -> None:
     step = Step(config, Plain(), Judge(), CPU)
     step(*batch(), step=0, progress=0.0)
     assert step.read_stats()["gp"] > 0
-
-
-def test_penalties_fall_with_the_progress_of_the_run() -> None:
-    """γ falls along half a cosine from `decay_from` on to `penalty_end` of itself."""
-    settings = ("loss.r1=1.0", "loss.r2=0.0", "loss.penalty_end=0.25", "optimizer.decay_from=0.5")
-    for progress, scale in ((0.0, 1.0), (0.5, 1.0), (0.75, 0.625), (1.0, 0.25)):
-        _, step = build(*settings)
-        step(*batch(), step=0, progress=progress)
-        assert step._penalty_scale == pytest.approx(scale)
 
 
 def test_another_kind_of_device_goes_on_with_a_stream_of_its_own() -> None:
