@@ -84,7 +84,9 @@ def test_all_faults_of_all_sources_are_told_at_once_with_suggestions(tmp_path: P
     file = tmp_path / "my.toml"
     file.write_text("[optimiser]\nlr = 1\n")
     told = faults(
-        preset="convv", config_file=file, assignments=["train.bach_size=3", "loss.name=relativstic", "train.ema=2"]
+        preset="convv",
+        config_file=file,
+        assignments=["train.bach_size=3", "loss.name=relativstic", "train.ema=2", "optimizer.lr=-1", "model.z_dim=0"],
     )
     for expected in (
         "unknown preset 'convv'",
@@ -94,6 +96,8 @@ def test_all_faults_of_all_sources_are_told_at_once_with_suggestions(tmp_path: P
         "loss.name = 'relativstic'",
         "Did you mean relativistic?",
         "train.ema = 2",
+        "optimizer.lr = -1",
+        "model.z_dim = 0",
     ):
         assert expected in told
 

@@ -93,6 +93,17 @@ def test_more_epochs_may_be_asked_for_when_resuming_but_no_other_experiment(tmp_
     assert allowed.config.optimizer.lr == 0.5
 
 
+def test_the_same_words_again_go_on_with_what_auto_meant_when_the_run_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("train.batch_size=auto", "train.precision=auto")
+    launch(tmp_path / "run", extra=words).build(max_steps=1).fit()
+    monkeypatch.setattr("training.assembly._BATCH_ON_CPU", 16)  # as on another kind of machine
+    again = Launch(preset="conv", assignments=(*SHORT, *words), run_dir=tmp_path / "run", resume="auto")
+    assert (again.config.train.batch_size, again.config.train.precision) == (64, "fp32")
+    assert again.build(max_steps=2).fit().images == 128
+
+
 def test_a_folder_with_a_run_is_not_written_over(small_run: Path) -> None:
     with pytest.raises(FolderInUse, match="--resume auto"):
         Launch(run_dir=small_run)
