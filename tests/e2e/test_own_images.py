@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.timeout(900)  # a classifier is trained, too
+
 COLOURS = {"leaf": (40, 200, 60), "sea": (30, 60, 220), "sun": (250, 220, 30)}
 SIZE = 32
 
@@ -38,7 +40,7 @@ def ganctl(folder: Path, *words: object, code: int = 0, **variables: str) -> tup
     command = [sys.executable, "-m", "ganctl", *map(str, words), "--json"]
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")} | variables
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=250
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode == code, done.stderr
     return json.loads(done.stdout), done.stderr

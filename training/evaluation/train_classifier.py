@@ -23,7 +23,7 @@ from training.evaluation.classifier import COMMITTED, Classifier, judge, places_
 from training.models import to_float
 
 _BATCH = 128
-_LEAST_STEPS = 400  # for small sets, whose epochs are short
+_LEAST_BATCH, _LEAST_STEPS = 32, 400  # for small sets, whose epochs are short
 _PEAK_RATE = 3e-3
 _EMA = 0.998  # at most: the average must have forgotten the beginning when the training ends
 
@@ -36,7 +36,7 @@ def train_classifier(
     channels, height, width = data.shape
     classifier = Classifier(channels, len(data.class_names), places_of(height, width))
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=_PEAK_RATE, weight_decay=1e-2, fused=True)
-    batch = min(_BATCH, len(data))
+    batch = min(_BATCH, max(_LEAST_BATCH, len(data) // 16), len(data))
     steps = len(data) // batch
     epochs = max(epochs, -(-_LEAST_STEPS // steps))
     decay = min(_EMA, 1 - 5 / (epochs * steps))
