@@ -5,6 +5,7 @@ an exception that carries an integer `exit_code` is for the user and is told in 
 of ours and keeps its traceback.
 """
 
+import atexit
 import errno
 import importlib
 import json
@@ -69,7 +70,18 @@ class LazyGroup(click.Group):
             code = super().main(*args, **kwargs)
         except BaseException as error:
             code = report(error)
-        sys.exit(code if isinstance(code, int) else 0)
+        return end(code if isinstance(code, int) else 0)
+
+
+def end(code: int) -> NoReturn:
+    """Ends the process. One of several ranks skips the interpreter's own farewell: threads of gloo that are still at
+    work then abort the process at times, and torchrun would take a finished rank for a killed one."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def report(error: BaseException) -> int:

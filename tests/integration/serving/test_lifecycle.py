@@ -6,8 +6,9 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -21,6 +22,13 @@ from ...unit.serving.small_export import entry, write_export
 from .conftest import Running, java_of, members, start_ganctl
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """An empty folder with a short path: the workers' sockets lie in it, and the path of a socket has little room."""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as name:
+        yield Path(name)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
@@ -52,15 +60,15 @@ def test_a_port_in_use_is_named_with_its_flag(export: Path, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_that_cannot_be_loaded_is_told_promptly_in_the_workers_own_words(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_is_told_promptly_in_the_workers_own_words(
+    tmp_path: Path, temporary: Path
+) -> None:
     export = write_export(tmp_path / "export")
     broken = b"no ONNX at all"
     (export / "generator.onnx").write_bytes(broken)
     manifest = json.loads((export / "manifest.json").read_text())
     manifest["files"]["generator.onnx"] = entry(broken)
     (export / "manifest.json").write_text(json.dumps(manifest))
-    temporary = tmp_path / "t"
-    temporary.mkdir()
     process = start_ganctl("serve", str(export), "--port", "0", temporary=temporary)
     out, err = process.communicate(timeout=110)  # TorchServe itself would try again and again, for minutes
     assert process.returncode == 6
@@ -94,7 +102,7 @@ def test_a_source_that_is_nothing_of_ours_is_refused(tmp_path: Path, source: str
     assert "expected an archive (.mar), an export or a run's folder" in err
 
 
-def test_ctrl_c_while_starting_leaves_nothing(export: Path, tmp_path: Path) -> None:
+def test_ctrl_c_while_starting_leaves_nothing(export: Path, tmp_path: Path, temporary: Path) -> None:
     process = start_ganctl("serve", str(export), "--port", "0", "--json", temporary=tmp_path)
     wait_for(lambda: java_of(process.pid))
     java = java_of(process.pid)[0]
@@ -134,10 +142,8 @@ def test_java_killed_under_us_is_told_and_ends_with_status_6(export: Path, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sigterm_ends_a_serving_server_with_0_and_leaves_nothing(export: Path, tmp_path: Path) -> None:
+def test_sigterm_ends_a_serving_server_with_0_and_leaves_nothing(export: Path, tmp_path: Path, temporary: Path) -> None:
     mar = package(export, tmp_path / "mar")
-    temporary = tmp_path / "t"
-    temporary.mkdir()
     process = start_ganctl("serve", str(mar), "--port", "0", "--workers", "1", "--json", temporary=temporary)
     assert process.stdout is not None
     record = json.loads(process.stdout.readline())

@@ -170,6 +170,7 @@ def test_the_end_asked_for_after_a_save_on_one_rank_ends_all(tmp_path: Path) -> 
     process = start(tmp_path / "run", *words, python_path=tmp_path)
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
+    assert "start again" not in stderr
     assert (json.loads(stdout)["stopped_by"], json.loads(stdout)["steps"]) == ("saved enough", 20)
 
 

@@ -75,14 +75,14 @@ def test_images_live_on_the_device_where_they_fit(monkeypatch: pytest.MonkeyPatc
 
 def test_a_signal_to_the_whole_process_group_ends_no_process_of_a_loader() -> None:
     source, resident = batches(resident=False, workers=2), batches()
-    assert numbers(source, range(1)) == numbers(resident, range(1))
+    assert numbers(source, range(4)) == numbers(resident, range(4))  # both are at work
     workers = multiprocessing.active_children()
     assert len(workers) == 2
     for worker in workers:
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGTERM)
         os.kill(worker.pid, signal.SIGINT)
-    assert numbers(source, range(1, 30)) == numbers(resident, range(1, 30))
+    assert numbers(source, range(4, 30)) == numbers(resident, range(4, 30))
     source.close()
     for worker in workers:
         worker.join(timeout=20)
