@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from training.config import Config
+from training.distributed import Ranks
 from training.errors import TrainingError
 from training.losses import build_loss
 from training.models import Generator, ImageShape, build_discriminator, build_generator, to_float
@@ -241,3 +242,15 @@ def test_another_kind_of_device_goes_on_with_a_stream_of_its_own() -> None:
         other.load_state_dict(state)
     assert torch.equal(first.draw(4), second.draw(4))
     assert not torch.equal(first.draw(4), step.draw(4))
+
+
+def test_ranks_compare_both_networks_and_the_average_before_a_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, step = build()
+    told: list[object] = []
+    monkeypatch.setattr(Ranks, "need_equal", lambda ranks, what, value: told.append(value))
+    monkeypatch.setattr(step, "_ranks", Ranks(0, 2))
+    step.check(1)
+    for network in (step.generator, step.discriminator, step.ema):
+        next(network.parameters()).data.view(-1)[0] += 1
+        step.check(1)
+        assert told[-1] != told[-2]
