@@ -15,14 +15,14 @@ from typing import Any
 
 import click
 import torch
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from training.data import load_split
 from training.distributed import SOLO, Ranks, choose_device
 from training.models import ImageShape, build_discriminator, build_generator
+from training.objectives import Batch, Learnt
 from training.settings import resolve
-from training.step import Batch, Phase, Step
+from training.step import Phase, Step
 
 WARM_UP = 10  # steps
 CASES: dict[str, tuple[str, ...]] = {
@@ -34,9 +34,7 @@ CASES: dict[str, tuple[str, ...]] = {
 class Wrapped(Phase):
     """A phase whose gradients the wrapper's hooks average while the backward pass runs."""
 
-    def update(self, batch: Batch, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO) -> None:
-        self.optimizer.zero_grad()
-        scaler.scale(self.loss(batch)).backward(inputs=list(self.network.parameters()))
+    def move(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO) -> None:
         scaler.step(self.optimizer)
 
 
@@ -67,7 +65,7 @@ def main(repetitions: int, steps: int, batch: int) -> None:
 
 def build(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> Step:
     """Our step."""
-    config, _ = resolve(preset="conv", assignments=list(assignments), environment={})
+    config, _ = resolve(preset="conv", assignments=["train.shared_fakes=false", *assignments], environment={})
     shape = ImageShape(1, 28, 28)
     torch.manual_seed(0)
     generator = build_generator(config.model, shape, 10).to(device)
@@ -77,22 +75,22 @@ def build(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> S
 def build_wrapped(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> Step:
     """The same with each network in a DistributedDataParallel, which is called in its own network's phase alone."""
     step = build(assignments, ranks, device)
+    learn = step.objectives
+    learn._by_four_passes = False  # DistributedDataParallel's hooks wait for autograd
     bare: dict[str, Any] = {"generator": step.generator, "discriminator": step.discriminator}
-    wrapped = {name: DistributedDataParallel(network) for name, network in bare.items()}
+    wrapped: dict[str, Any] = {name: DistributedDataParallel(network) for name, network in bare.items()}
 
-    def in_phase(name: str, loss: Callable[[Batch], Tensor]) -> Callable[[Batch], Tensor]:
-        def inner(batch: Batch) -> Tensor:
-            step.discriminator = wrapped["discriminator"] if name == "discriminator" else bare["discriminator"]
-            if name == "generator":
-                step._generate = lambda labels: wrapped["generator"](step.draw(len(labels)), labels)  # type: ignore[method-assign]
-            else:
-                step._generate = lambda labels: bare["generator"](step.draw(len(labels)), labels)  # type: ignore[method-assign]
-            return loss(batch)
+    def in_phase(name: str, teach: Callable[[Batch], Learnt]) -> Callable[[Batch], Learnt]:
+        def inner(batch: Batch) -> Learnt:
+            networks = bare | {name: wrapped[name]}
+            learn.discriminator = networks["discriminator"]
+            learn._generate = lambda labels: networks["generator"](learn.draw(len(labels)), labels)  # type: ignore[method-assign]
+            return teach(batch)
 
         return inner
 
     step.phases = [
-        Wrapped(phase.name, phase.network, phase.optimizer, phase.lr, in_phase(phase.name, phase.loss))
+        Wrapped(phase.name, phase.network, phase.optimizer, phase.lr, in_phase(phase.name, phase.teach))
         for phase in step.phases
     ]
     return step

@@ -143,6 +143,9 @@ class TrainSettings(Section):
         64, description="images per step over all ranks; auto: 256 on CUDA, 64 on a CPU, as the tutorial"
     )
     first: Literal["discriminator", "generator"] = Field("discriminator", description="the network updated first")
+    shared_fakes: bool = Field(
+        True, description="whether both updates of a step see the same generated images (a pass less), or fresh ones"
+    )
     generator_every: PositiveInt = Field(1, description="updates of the discriminator for one of the generator")
     ema: Share = Field(0.999, description="decay per step of the averaged generator that is scored and exported")
     seed: Annotated[int, Field(ge=0, lt=2**53)] = Field(0, description="seed of everything random")

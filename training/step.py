@@ -1,10 +1,8 @@
 """One update of both networks, as data: two phases, each with its network, its optimizer and its loss.
 
 A step never waits for the device: losses are summed in a tensor there and read once per log interval (`read_stats`).
-Everything that changes from step to step, and only that, is in `Step.state_dict`.
-
-Random numbers are drawn for the whole batch on every rank, from the same stream, and each rank uses its share: the
-latents of a step do not depend on how many ranks there are.
+What is computed in a phase is in `objectives.py`. Everything that changes from step to step, and only that, is in
+`Step.state_dict`.
 """
 
 import hashlib
@@ -18,12 +16,10 @@ from torch import Tensor, nn
 
 from training.config import Config
 from training.distributed import SOLO, Ranks, fingerprint, share_batch_statistics
-from training.errors import ConfigError, TrainingError
-from training.losses import build_loss
-from training.models import Generator, to_float
-from training.penalties import interpolation_penalty, squared_gradient_norm
+from training.errors import TrainingError
+from training.models import Generator
+from training.objectives import Batch, Learnt, Objectives
 from training.precision import Precision
-from training.schedules import decay
 
 STATS = {
     "discriminator": ("loss_d", "real_logit", "fake_logit", "r1", "r2", "gp"),
@@ -33,34 +29,24 @@ _NAMES = [name for names in STATS.values() for name in names]
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What a step sees: real images in [−1, 1] [N, C, H, W] and the labels [N] that real and fake share."""
-
-    images: Tensor
-    labels: Tensor
-
-
-@dataclass(frozen=True)
 class Phase:
-    """One network's update: `loss(batch)` gives the scalar that `optimizer` makes smaller, on every `every`-th step."""
+    """One network's update, on every `every`-th step: `learn` leaves gradients in its weights, `move` follows them."""
 
     name: str
     network: nn.Module
     optimizer: torch.optim.Adam
     lr: float
-    loss: Callable[[Batch], Tensor]
+    teach: Callable[[Batch], Learnt]
     every: int = 1
 
-    def update(self, batch: Batch, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO) -> None:
-        """Computes gradients for the network's own parameters only, averages them over the ranks, takes one step.
-
-        backward() rather than grad(): it lays each gradient out in memory as its parameter, and the fused Adam reads
-        both as flat arrays (with a convolution's permuted gradient it would silently update the wrong weights).
-        """
-        parameters = list(self.network.parameters())
+    def learn(self, batch: Batch) -> Learnt:
+        """New gradients in the place of old ones."""
         self.optimizer.zero_grad()
-        scaler.scale(self.loss(batch)).backward(inputs=parameters)
-        ranks.average_([parameter.grad for parameter in parameters if parameter.grad is not None])
+        return self.teach(batch)
+
+    def move(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO) -> None:
+        """Averages the gradients over the ranks and takes one step."""
+        ranks.average_([parameter.grad for parameter in self.network.parameters() if parameter.grad is not None])
         scaler.step(self.optimizer)
 
 
@@ -85,20 +71,15 @@ class Step:
         self.generator, self.discriminator, self.device = generator, discriminator, device
         self.ema = deepcopy(generator).requires_grad_(False).eval()
         self.rng = torch.Generator(device).manual_seed(config.train.seed)
-        self._config, self._loss = config, build_loss(config.loss)
-        self._precision = precision or Precision("fp32", device.type, "default")
-        self._scaler = self._precision.scaler()
-        self._ranks, self._dtype = ranks, next(generator.parameters()).dtype
-        # one pass over real and fake is exact unless normalisation mixes the batch's images
-        self._joined = not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in discriminator.modules())
-        if config.loss.penalised and not self._joined:
-            raise ConfigError(
-                ["loss.r1, loss.r2, loss.gp: a gradient penalty needs a discriminator that judges each image by itself;"
-                 " this one has batch normalisation. Take it out, or set all three to 0."]
-            )  # fmt: skip
+        self._config, self._ranks = config, ranks
+        precision = precision or Precision("fp32", device.type, "default")
+        self._scaler = precision.scaler()
         share_batch_statistics(generator, ranks)
         share_batch_statistics(discriminator, ranks)
-        self.penalised, self._penalty_scale = config.loss.penalised, 1.0
+        self.objectives = Objectives(
+            config, generator, discriminator, precision=precision, scaler=self._scaler, ranks=ranks, rng=self.rng
+        )
+        self.penalised = self.objectives.penalised
         self._weights = {
             f"{name}.{key}": tensor
             for name, network in (("generator", generator), ("discriminator", discriminator))
@@ -109,9 +90,10 @@ class Step:
         self._stats_steps = dict.fromkeys(STATS, 0)
         adam = config.optimizer
         self._adam_settings: dict[str, Any] = {"betas": (adam.beta1, adam.beta2), "eps": adam.eps}
+        learn = self.objectives
         phases = [
-            self._phase("discriminator", discriminator, adam.lr_discriminator or adam.lr, self._discriminator_loss),
-            self._phase("generator", generator, adam.lr, self._generator_loss, config.train.generator_every),
+            self._phase("discriminator", discriminator, adam.lr_discriminator or adam.lr, learn.teach_discriminator),
+            self._phase("generator", generator, adam.lr, learn.teach_generator, config.train.generator_every),
         ]
         self.phases = phases if config.train.first == "discriminator" else phases[::-1]
 
@@ -125,22 +107,22 @@ class Step:
             progress: share of the horizon that is behind us, 0 … 1; the penalties follow it.
             rate: factor of the learning rates.
         """
-        loss = self._config.loss
-        remaining = decay("cosine", progress, self._config.optimizer.decay_from)
-        self._penalty_scale = 1 - (1 - loss.penalty_end) * (1 - remaining)
-        batch = Batch(to_float(images, self._dtype), labels)
-        for phase in self.phases:
-            if (step + 1) % phase.every == 0:
-                phase.optimizer.param_groups[0]["lr"] = phase.lr * rate
-                phase.update(batch, self._scaler, self._ranks)
-                self._stats_steps[phase.name] += 1
+        due = [phase for phase in self.phases if (step + 1) % phase.every == 0]
+        batch = self.objectives.begin(images, labels, progress=progress, both=len(due) == len(self.phases))
+        for phase in due:
+            phase.optimizer.param_groups[0]["lr"] = phase.lr * rate
+            learnt = phase.learn(batch)
+            self._watch(learnt.loss)
+            phase.move(self._scaler, self._ranks)
+            self._record(learnt.stats)
+            self._stats_steps[phase.name] += 1
         if self._scaler.is_enabled():
             self._scaler.update()  # once for both phases: they share one scale
         self._average(step)
 
     def draw(self, n: int) -> Tensor:
         """n fresh latents for this rank, [n, z_dim], from the step's own random stream."""
-        return self._share(torch.randn, n, self.generator.z_dim)
+        return self.objectives.draw(n)
 
     def read_stats(self) -> dict[str, float]:
         """The means since the last reading, over all ranks. The one place where the host waits for the device."""
@@ -218,64 +200,6 @@ class Step:
         self.ema.load_state_dict(state["ema"])
         self._first_broken.zero_()
 
-    def _discriminator_loss(self, batch: Batch) -> Tensor:
-        n, weights = len(batch.images), self._config.loss
-        with torch.no_grad():
-            fakes = self._generate(batch.labels)
-        # penalties differentiate the discriminator's gradient: the pass that they share is fp32 (or better) throughout
-        with self._precision.autocast(enabled=not self.penalised):
-            if self._joined:
-                images = torch.cat([batch.images, fakes]).requires_grad_(self.penalised)
-                logits = self._judge(images, batch.labels.repeat(2))
-                real, fake = logits[:n], logits[n:]
-            else:
-                real, fake = self._judge(batch.images, batch.labels), self._judge(fakes, batch.labels)
-            loss = adversarial = self._loss.discriminator(real, fake)
-            r1 = r2 = gp = torch.zeros((), device=self.device)
-            if weights.r1 or weights.r2:
-                norms = squared_gradient_norm(logits, images)
-                r1, r2 = norms[:n].mean(), norms[n:].mean()
-                loss = loss + self._penalty_scale / 2 * (weights.r1 * r1 + weights.r2 * r2)
-            if weights.gp:
-                mix = self._share(torch.rand, n)
-                gp = interpolation_penalty(self._judge, batch.images, fakes, batch.labels, mix).mean()
-                loss = loss + self._penalty_scale * weights.gp * gp
-        self._record(loss_d=adversarial, real_logit=real.mean(), fake_logit=fake.mean(), r1=r1, r2=r2, gp=gp)
-        self._watch(loss)
-        return loss
-
-    def _generator_loss(self, batch: Batch) -> Tensor:
-        fakes = self._generate(batch.labels)
-        real = None
-        with self._precision.autocast():
-            if self._loss.needs_real:
-                with torch.no_grad():
-                    real = self._judge(batch.images, batch.labels)
-            loss = self._loss.generator(real, self._judge(fakes, batch.labels))
-        self._record(loss_g=loss)
-        self._watch(loss)
-        return loss
-
-    def _generate(self, labels: Tensor) -> Tensor:
-        z = self.draw(len(labels))
-        with self._precision.autocast():
-            images: Tensor = self.generator(z, *self._known(labels)).to(self._dtype)
-        return images
-
-    def _judge(self, images: Tensor, labels: Tensor) -> Tensor:
-        logits: Tensor = self.discriminator(images, *self._known(labels)).to(self._dtype)
-        return logits
-
-    def _known(self, labels: Tensor) -> tuple[Tensor, ...]:
-        """What the networks are told of the labels."""
-        return (labels,) if self._config.model.conditional else ()
-
-    def _share(self, sample: Callable[..., Tensor], n: int, *shape: int) -> Tensor:
-        """This rank's n of the whole batch's random numbers."""
-        everything = n * self._ranks.size
-        numbers = sample(everything, *shape, device=self.device, dtype=self._dtype, generator=self.rng)
-        return numbers[self._ranks.share(everything)]
-
     def _watch(self, loss: Tensor) -> None:
         """Remembers, on the device, which weights are broken when the first ones are: some steps later all will be. On
         a CPU, where looking at the loss costs nothing, a finite one says that all is well."""
@@ -284,7 +208,7 @@ class Step:
         broken = _not_finite(list(self._weights.values()))
         self._first_broken = torch.where(self._first_broken.any(), self._first_broken, broken)
 
-    def _record(self, **values: Tensor) -> None:
+    def _record(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
             self._stats[_NAMES.index(name)] += value.detach()
 
@@ -297,10 +221,10 @@ class Step:
             average.copy_(current)
 
     def _phase(
-        self, name: str, network: nn.Module, lr: float, loss: Callable[[Batch], Tensor], every: int = 1
+        self, name: str, network: nn.Module, lr: float, teach: Callable[[Batch], Learnt], every: int = 1
     ) -> Phase:
         optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True, **self._adam_settings)
-        return Phase(name, network, optimizer, lr, loss, every)
+        return Phase(name, network, optimizer, lr, teach, every)
 
 
 @torch.no_grad()

@@ -199,10 +199,11 @@ import os
 import torch
 from training.data import load_split
 from training.config import DataSettings
-from training.models import ConvDiscriminator
+from training.config import ModelSettings
+from training.models import build_discriminator
 
 def judge(settings, shape, classes):
-    network = ConvDiscriminator(classes, shape, 4)
+    network = build_discriminator(ModelSettings(width=4), shape, classes)
     torch.nn.init.constant_(network.logit.bias, float(os.environ["RANK"]))
     return network
 

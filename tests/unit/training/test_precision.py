@@ -13,6 +13,7 @@ from training.step import Step
 
 SHAPE = ImageShape(1, 28, 28)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+HOOKED = ("model.conditioning=embedding",)  # autograd makes its gradients, and a parameter's hooks are called
 UNPENALISED = ("loss.r1=0", "loss.r2=0", "loss.name=non-saturating")
 
 
@@ -95,7 +96,7 @@ def test_autocast_covers_both_networks_passes(precision: str, dtype: torch.dtype
 
 @pytest.mark.parametrize("penalty", ["loss.r1=1", "loss.r2=1", "loss.gp=1"])
 def test_penalties_are_computed_in_fp32(penalty: str) -> None:
-    step = step_in("bf16", *UNPENALISED, penalty)
+    step = step_in("bf16", *UNPENALISED, penalty, "train.shared_fakes=false")
     seen: list[tuple[bool, torch.dtype]] = []  # whether it is the generator's phase, and its format
     layer = next(m for m in step.discriminator.modules() if isinstance(m, nn.Conv2d))
     phase = {"generator": False}
@@ -142,7 +143,7 @@ def test_fp16_steps_with_the_gradients_of_fp32_penalties_included() -> None:
 
 
 def test_fp16_leaves_out_only_the_update_whose_gradient_overflowed_and_halves_the_scale_once() -> None:
-    step = step_in("fp16")
+    step = step_in("fp16", *HOOKED)
     before = {phase.name: [p.clone() for p in phase.network.parameters()] for phase in step.phases}
     next(step.discriminator.parameters()).register_hook(lambda gradient: gradient * float("inf"))
     update(step)
@@ -156,7 +157,7 @@ def test_fp16_leaves_out_only_the_update_whose_gradient_overflowed_and_halves_th
 
 
 def test_fp16s_scale_is_part_of_the_state() -> None:
-    one, other = step_in("fp16"), step_in("fp16")
+    one, other = step_in("fp16", *HOOKED), step_in("fp16", *HOOKED)
     next(one.discriminator.parameters()).register_hook(lambda gradient: gradient * float("inf"))
     update(one)
     other.load_state_dict(one.state_dict())

@@ -12,6 +12,7 @@ from training.distributed import Ranks
 from training.errors import TrainingError
 from training.losses import build_loss
 from training.models import Generator, ImageShape, build_discriminator, build_generator, to_float
+from training.objectives import Batch
 from training.penalties import squared_gradient_norm
 from training.settings import resolve
 from training.step import STATS, Step
@@ -43,7 +44,8 @@ def straightforward_step(config: Config, generator: Generator, discriminator: nn
     adam_d = torch.optim.Adam(discriminator.parameters(), **options)  # type: ignore[arg-type]
     adam_g = torch.optim.Adam(generator.parameters(), **options)  # type: ignore[arg-type]
 
-    fake = generator(torch.randn(8, generator.z_dim, generator=rng), labels).detach().requires_grad_(True)
+    z = torch.randn(8, generator.z_dim, generator=rng)
+    fake = generator(z, labels).detach().requires_grad_(True)
     real_logits, fake_logits = discriminator(real, labels), discriminator(fake, labels)
     total = loss.discriminator(real_logits, fake_logits)
     total = total + config.loss.r1 / 2 * squared_gradient_norm(real_logits, real).mean()
@@ -57,17 +59,32 @@ def straightforward_step(config: Config, generator: Generator, discriminator: nn
     total.backward()
     adam_d.step()
 
-    fake = generator(torch.randn(8, generator.z_dim, generator=rng), labels)
-    total = loss.generator(discriminator(real, labels), discriminator(fake, labels))
+    if not config.train.shared_fakes:
+        z = torch.randn(8, generator.z_dim, generator=rng)
+    total = loss.generator(discriminator(real, labels), discriminator(generator(z, labels), labels))
     adam_g.zero_grad()
     total.backward()
     adam_g.step()
 
 
-@pytest.mark.parametrize(("loss", "gp"), [("relativistic", 0.0), ("non-saturating", 0.0), ("wasserstein", 3.0)])
-def test_the_joined_passes_give_the_update_of_separate_ones(loss: str, gp: float) -> None:
+@pytest.mark.parametrize("shared", ["true", "false"])
+@pytest.mark.parametrize(
+    ("loss", "gp", "conditioning"),
+    [
+        ("relativistic", 0.0, "projection"),
+        ("non-saturating", 0.0, "projection"),
+        ("non-saturating", 0.0, "embedding"),  # this and the next: no piecewise linear discriminator, or no R1 and R2
+        ("wasserstein", 3.0, "projection"),
+    ],
+)
+def test_the_joined_passes_give_the_update_of_separate_ones(
+    loss: str, gp: float, conditioning: str, shared: str
+) -> None:
     # a large ε: Adam's first step is the gradient's sign, which rounding decides where the gradient is near zero
-    config, step = build(f"loss.name={loss}", f"loss.gp={gp}", "loss.r1=0.5", "loss.r2=0.2", "optimizer.eps=0.1")
+    config, step = build(
+        f"loss.name={loss}", f"loss.gp={gp}", "loss.r1=0.5", "loss.r2=0.2", "optimizer.eps=0.1",
+        f"model.conditioning={conditioning}", f"train.shared_fakes={shared}",
+    )  # fmt: skip
     generator, discriminator = copy.deepcopy(step.generator), copy.deepcopy(step.phases[0].network)
     step(*batch(), step=0, progress=0.0)
     straightforward_step(config, generator, discriminator)
@@ -85,14 +102,14 @@ def test_each_phase_changes_its_own_network_only() -> None:
     _, step = build()
     discriminator_phase, generator_phase = step.phases
     images, labels = batch()
-    from training.step import Batch
-
     before = [p.clone() for p in generator_phase.network.parameters()]
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    discriminator_phase.update(Batch(to_float(images), labels), scaler)
+    discriminator_phase.learn(Batch(to_float(images), labels))
+    discriminator_phase.move(scaler)
     assert all(torch.equal(a, b) for a, b in zip(before, generator_phase.network.parameters(), strict=True))
     before = [p.clone() for p in discriminator_phase.network.parameters()]
-    generator_phase.update(Batch(to_float(images), labels), scaler)
+    generator_phase.learn(Batch(to_float(images), labels))
+    generator_phase.move(scaler)
     assert all(torch.equal(a, b) for a, b in zip(before, discriminator_phase.network.parameters(), strict=True))
 
 
@@ -124,7 +141,7 @@ def test_without_averaging_the_average_is_the_generator() -> None:
 def test_penalties_fall_after_their_share_of_the_horizon(progress: float, share: float) -> None:
     _, step = build("optimizer.decay_from=0.3", "loss.penalty_end=0.2")
     step(*batch(), step=0, progress=progress)
-    assert step._penalty_scale == pytest.approx(0.2 + 0.8 * share)
+    assert step.objectives.penalty_scale == pytest.approx(0.2 + 0.8 * share)
 
 
 def test_each_network_has_its_learning_rate_times_the_schedules_factor() -> None:
@@ -179,8 +196,10 @@ def test_a_step_on_cuda_never_waits_for_the_device() -> None:
         ("generator.net.3.running_var", lambda step: step.generator.get_buffer("net.3.running_var")),
         ("ema.net.0.weight", lambda step: step.ema.get_parameter("net.0.weight").data),
         (
-            "exp_avg_sq of discriminator.net.0.bias",
-            lambda step: step.phases[-1].optimizer.state[step.discriminator.get_parameter("net.0.bias")]["exp_avg_sq"],
+            "exp_avg_sq of discriminator.features.1.bias",
+            lambda step: step.phases[-1].optimizer.state[step.discriminator.get_parameter("features.1.bias")][
+                "exp_avg_sq"
+            ],
         ),
     ],
 )
@@ -251,6 +270,6 @@ def test_ranks_compare_both_networks_and_the_average_before_a_save(monkeypatch: 
     monkeypatch.setattr(step, "_ranks", Ranks(0, 2))
     step.check(1)
     for network in (step.generator, step.discriminator, step.ema):
-        next(network.parameters()).data.view(-1)[0] += 1
+        next(network.parameters()).data += 1
         step.check(1)
         assert told[-1] != told[-2]

@@ -1,0 +1,73 @@
+"""Penalties of a piecewise linear discriminator: four passes give autograd's gradients, only where they are exact."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+from torch.nn.utils.parametrizations import spectral_norm
+
+from training.config import ModelSettings
+from training.models import Discriminator, ImageShape, build_discriminator
+from training.penalties import squared_gradient_norm
+from training.piecewise import FourPasses, is_piecewise_linear
+
+N = 6
+NETWORKS = {
+    "conv": (ModelSettings(width=4), ImageShape(1, 28, 28)),
+    "conv in colour": (ModelSettings(width=4), ImageShape(3, 32, 28)),
+    "conv without labels": (ModelSettings(width=4, conditional=False), ImageShape(1, 28, 28)),
+    "mlp": (ModelSettings(discriminator="mlp", conditioning="projection"), ImageShape(1, 28, 28)),
+}
+
+
+def network(name: str) -> Discriminator:
+    settings, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    built = build_discriminator(settings, shape, 10).double()
+    assert isinstance(built, Discriminator)
+    return built
+
+
+def by_autograd(net: Discriminator, images: Tensor, labels: Tensor | None, kappas: Tensor) -> dict[str, Tensor]:
+    known = () if labels is None else (labels,)
+    images = images.clone().requires_grad_()
+    logits = net(images, *known)
+    loss = softplus(-logits).mean() + (kappas / 2 * squared_gradient_norm(logits, images)).sum()
+    return dict(zip(dict(net.named_parameters()), torch.autograd.grad(loss, list(net.parameters())), strict=True))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_four_passes_give_the_gradients_of_double_backward(name: str) -> None:
+    net = network(name)
+    rng = torch.Generator().manual_seed(1)
+    images = torch.rand(N, *NETWORKS[name][1], generator=rng, dtype=torch.float64) * 2 - 1
+    labels = None if net.projection is None else torch.arange(N)
+    kappas = torch.rand(N, generator=rng, dtype=torch.float64)
+    assert is_piecewise_linear(net)
+    passes = FourPasses(net, images, labels)
+    logits = passes.logits.requires_grad_()
+    (slopes,) = torch.autograd.grad(softplus(-logits).mean(), logits)
+    found = passes.parameter_gradients(slopes, kappas.view(-1, 1, 1, 1) * passes.image_gradients())
+    names = {parameter: name for name, parameter in net.named_parameters()}
+    expected = by_autograd(net, images, labels, kappas)
+    assert {names[parameter] for parameter, _ in found} == set(expected)  # type: ignore[index]
+    for parameter, gradient in found:
+        torch.testing.assert_close(gradient, expected[names[parameter]], rtol=1e-10, atol=1e-12)  # type: ignore[index]
+
+
+def test_what_is_not_piecewise_linear_is_left_to_autograd() -> None:
+    class Squared(Discriminator):
+        def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
+            return super().forward(images, label).square()
+
+    def features(*layers: nn.Module) -> Discriminator:
+        return Discriminator(nn.Sequential(nn.Flatten(), nn.Linear(784, 8), *layers), 8, 10)
+
+    assert is_piecewise_linear(features(nn.LeakyReLU(0.2)))
+    assert not is_piecewise_linear(features(nn.Softplus()))
+    assert not is_piecewise_linear(features(nn.Dropout()))
+    assert not is_piecewise_linear(nn.Linear(784, 1))
+    assert not is_piecewise_linear(Squared(nn.Sequential(nn.Flatten(), nn.Linear(784, 8)), 8, 10))
+    normalised = features()
+    spectral_norm(normalised.logit)
+    assert not is_piecewise_linear(normalised)

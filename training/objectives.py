@@ -1,0 +1,183 @@
+"""What the two networks learn from one batch: losses and gradient penalties, left as gradients in their parameters.
+
+Random numbers are drawn for the whole batch on every rank, from the same stream, and each rank uses its share: the
+latents of a step do not depend on how many ranks there are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from training.config import Config
+from training.distributed import Ranks
+from training.errors import ConfigError
+from training.losses import build_loss
+from training.models import Discriminator, Generator, to_float
+from training.penalties import interpolation_penalty, squared_gradient_norm
+from training.piecewise import FourPasses, is_piecewise_linear
+from training.precision import Precision
+from training.schedules import decay
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step sees: real images in [−1, 1] [N, C, H, W], the labels [N] that real and fake share, and where both
+    networks are to see the same fakes, these, with what their generator needs to learn from them."""
+
+    images: Tensor
+    labels: Tensor
+    fakes: Tensor | None = None
+
+
+class Learnt(NamedTuple):
+    """The scalar whose gradients were left in the parameters, and what of it is recorded, by name."""
+
+    loss: Tensor
+    stats: dict[str, Tensor]
+
+
+class Objectives:
+    """Losses and penalties over a pair of networks on one device."""
+
+    def __init__(
+        self,
+        config: Config,
+        generator: Generator,
+        discriminator: nn.Module,
+        *,
+        precision: Precision,
+        scaler: torch.amp.GradScaler,
+        ranks: Ranks,
+        rng: torch.Generator,
+    ) -> None:
+        """`rng` is the stream of latents and of the penalties' random numbers, on the networks' device.
+
+        Raises:
+            ConfigError: a penalty is asked for on a discriminator whose images see each other.
+        """
+        self.generator, self.discriminator = generator, discriminator
+        self.dtype, self.penalty_scale = next(generator.parameters()).dtype, 1.0
+        self._config, self._loss, self._weights = config, build_loss(config.loss), config.loss
+        self._precision, self._scaler, self._ranks, self._rng = precision, scaler, ranks, rng
+        # one pass over real and fake is exact unless normalisation mixes the batch's images
+        self._joined = not any(isinstance(module, _BatchNorm) for module in discriminator.modules())
+        self.penalised = config.loss.penalised
+        if self.penalised and not self._joined:
+            raise ConfigError(
+                ["loss.r1, loss.r2, loss.gp: a gradient penalty needs a discriminator that judges each image by itself;"
+                 " this one has batch normalisation. Take it out, or set all three to 0."]
+            )  # fmt: skip
+        # the same gradients by a shorter way; WGAN-GP's penalty is taken elsewhere than where the losses are
+        self._by_four_passes = self.penalised and not config.loss.gp and is_piecewise_linear(discriminator)
+
+    def begin(self, images: Tensor, labels: Tensor, *, progress: float, both: bool) -> Batch:
+        """A step's batch from uint8 images [N, C, H, W] and labels [N], penalties as they are at `progress`, 0 … 1.
+        `both`: whether both networks learn in this step, and may share fakes."""
+        remaining = decay("cosine", progress, self._config.optimizer.decay_from)
+        self.penalty_scale = 1 - (1 - self._weights.penalty_end) * (1 - remaining)
+        shared = both and self._config.train.shared_fakes
+        return Batch(to_float(images, self.dtype), labels, self._generate(labels) if shared else None)
+
+    def teach_discriminator(self, batch: Batch) -> Learnt:
+        """Leaves the discriminator's gradients in its parameters."""
+        if batch.fakes is not None:
+            fakes = batch.fakes.detach()
+        else:
+            with torch.no_grad():
+                fakes = self._generate(batch.labels)
+        if self._by_four_passes:
+            return self._four_passes(batch, fakes)
+        learnt = self._discriminator_loss(batch, fakes)
+        self._backward(learnt.loss, self.discriminator)
+        return learnt
+
+    def teach_generator(self, batch: Batch) -> Learnt:
+        """Leaves the generator's gradients in its parameters."""
+        fakes = self._generate(batch.labels) if batch.fakes is None else batch.fakes
+        real = None
+        with self._precision.autocast():
+            if self._loss.needs_real:
+                with torch.no_grad():
+                    real = self._judge(batch.images, batch.labels)
+            loss = self._loss.generator(real, self._judge(fakes, batch.labels))
+        self._backward(loss, self.generator)
+        return Learnt(loss, {"loss_g": loss})
+
+    def draw(self, n: int) -> Tensor:
+        """n fresh latents for this rank, [n, z_dim]."""
+        return self._share(torch.randn, n, self.generator.z_dim)
+
+    def _backward(self, loss: Tensor, network: nn.Module) -> None:
+        """backward() rather than grad(): it lays each gradient out in memory as its parameter, and the fused Adam reads
+        both as flat arrays (with a convolution's permuted gradient it would silently update the wrong weights)."""
+        self._scaler.scale(loss).backward(inputs=list(network.parameters()))
+
+    def _discriminator_loss(self, batch: Batch, fakes: Tensor) -> Learnt:
+        n, weights = len(batch.images), self._weights
+        # penalties differentiate the discriminator's gradient: the pass that they share is fp32 (or better) throughout
+        with self._precision.autocast(enabled=not self.penalised):
+            if self._joined:
+                images = torch.cat([batch.images, fakes]).requires_grad_(self.penalised)
+                logits = self._judge(images, batch.labels.repeat(2))
+                real, fake = logits[:n], logits[n:]
+            else:
+                real, fake = self._judge(batch.images, batch.labels), self._judge(fakes, batch.labels)
+            loss = adversarial = self._loss.discriminator(real, fake)
+            penalties: dict[str, Tensor] = {}
+            if weights.r1 or weights.r2:
+                norms = squared_gradient_norm(logits, images)
+                penalties = {"r1": norms[:n].mean(), "r2": norms[n:].mean()}
+                loss = loss + self.penalty_scale / 2 * (weights.r1 * penalties["r1"] + weights.r2 * penalties["r2"])
+            if weights.gp:
+                mix = self._share(torch.rand, n)
+                penalties["gp"] = interpolation_penalty(self._judge, batch.images, fakes, batch.labels, mix).mean()
+                loss = loss + self.penalty_scale * weights.gp * penalties["gp"]
+        return Learnt(loss, {"loss_d": adversarial, "real_logit": real.mean(), "fake_logit": fake.mean(), **penalties})
+
+    def _four_passes(self, batch: Batch, fakes: Tensor) -> Learnt:
+        """The gradients of `_discriminator_loss`, penalties included, for a piecewise linear discriminator."""
+        n, weights = len(batch.images), self._weights
+        labels = batch.labels.repeat(2) if self._config.model.conditional else None
+        passes = FourPasses(cast(Discriminator, self.discriminator), torch.cat([batch.images, fakes]), labels)
+        logits = passes.logits.requires_grad_()
+        adversarial = self._loss.discriminator(logits[:n], logits[n:])
+        (slopes,) = torch.autograd.grad(adversarial, logits)
+        gradients = passes.image_gradients()
+        norms = gradients.square().sum(dim=(1, 2, 3))
+        directions = torch.cat(
+            [
+                weight * self.penalty_scale / n * part
+                for weight, part in zip((weights.r1, weights.r2), gradients.split(n), strict=True)
+            ]
+        )
+        found = passes.parameter_gradients(self._scaler.scale(slopes), self._scaler.scale(directions))
+        for parameter, gradient in found:
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)  # laid out as its parameter: see `_backward`
+        r1, r2 = norms[:n].mean(), norms[n:].mean()
+        loss = adversarial.detach() + self.penalty_scale / 2 * (weights.r1 * r1 + weights.r2 * r2)
+        real, fake = logits.detach()[:n].mean(), logits.detach()[n:].mean()
+        return Learnt(loss, {"loss_d": adversarial, "real_logit": real, "fake_logit": fake, "r1": r1, "r2": r2})
+
+    def _generate(self, labels: Tensor) -> Tensor:
+        z = self.draw(len(labels))
+        with self._precision.autocast():
+            images: Tensor = self.generator(z, *self._known(labels)).to(self.dtype)
+        return images
+
+    def _judge(self, images: Tensor, labels: Tensor) -> Tensor:
+        logits: Tensor = self.discriminator(images, *self._known(labels)).to(self.dtype)
+        return logits
+
+    def _known(self, labels: Tensor) -> tuple[Tensor, ...]:
+        """What the networks are told of the labels."""
+        return (labels,) if self._config.model.conditional else ()
+
+    def _share(self, sample: Callable[..., Tensor], n: int, *shape: int) -> Tensor:
+        """This rank's n of the whole batch's random numbers."""
+        everything = n * self._ranks.size
+        numbers = sample(everything, *shape, device=self._rng.device, dtype=self.dtype, generator=self._rng)
+        return numbers[self._ranks.share(everything)]

@@ -1,0 +1,151 @@
+"""R1 and R2 of a piecewise linear discriminator: their exact gradient in four passes, where autograd takes six.
+
+Between the kinks of its leaky ReLUs such a network is linear, so second derivatives of the activations are zero. With
+m_l the slopes (1 or 0.2) at layer l, a_l its inputs, and g_l = ∂logit/∂(W_l a_l + b_l) the backward signal, the loss
+Σᵢ ℓᵢ + Σᵢ κᵢ/2 ‖∇ₓ logitᵢ‖² has the gradients
+
+    ∂/∂W_l = Σᵢ g_l,i ⊗ (cᵢ a_l,i + κᵢ ȧ_l,i) = Σᵢ g_l,i ⊗ u_l,i,        ∂/∂b_l = Σᵢ cᵢ g_l,i,
+
+where cᵢ = ∂ℓ/∂logitᵢ, v = ∇ₓ logit, and ȧ is v passed forward through the same slopes (without biases): the derivative
+of ½‖v‖² is that of v · ∇ₓ logit with v held fixed. By linearity u = c·a + κ·ȧ is one pass of c·x + κ·v, with biases
+times c. So: one pass forward (a), one backward (g and v), one forward (u), one product for the weights. autograd makes
+the backward signal twice and the weights' products twice.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrize import is_parametrized
+
+from training.models import Discriminator, FlattenLast
+
+_convolution_backward = torch.ops.aten.convolution_backward
+_leaky_relu_backward = torch.ops.aten.leaky_relu_backward
+
+
+def is_piecewise_linear(network: nn.Module) -> bool:
+    """Whether `FourPasses` knows every part of a discriminator, so that its gradients are exact."""
+    if not isinstance(network, Discriminator) or type(network).forward is not Discriminator.forward:
+        return False
+    return not any(is_parametrized(module) for module in network.modules()) and all(map(_is_known, network.features))
+
+
+def _is_known(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv2d):
+        plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
+        return plain and layer.bias is not None and not isinstance(layer.padding, str)
+    if isinstance(layer, nn.Linear):
+        return layer.bias is not None
+    return isinstance(layer, nn.LeakyReLU | nn.PixelUnshuffle | nn.Flatten | FlattenLast)
+
+
+class FourPasses:
+    """The passes of one batch: construct it, read `logits`, take `image_gradients`, then `parameter_gradients`."""
+
+    def __init__(self, network: Discriminator, images: Tensor, labels: Tensor | None) -> None:
+        """The first pass. Images [N, C, H, W]; labels int64 [N], None for a discriminator without projection."""
+        self._network, self._images, self._labels = network, images, labels
+        with torch.no_grad():
+            self._inputs = [images]  # of each layer, and what the last one gives
+            for layer in network.features:
+                self._inputs.append(layer(self._inputs[-1]))
+            self._head = network.logit.weight.expand(len(images), -1)
+            if network.projection is not None:
+                self._head = self._head + network.projection(labels)
+            self.logits = (self._inputs[-1] * self._head).sum(dim=1) + network.logit.bias
+        self._signals: list[Tensor] = []
+
+    @torch.no_grad()
+    def image_gradients(self) -> Tensor:
+        """The second pass: ∇ₓ logitᵢ, [N, C, H, W]."""
+        signal = self._head
+        signals = []
+        for layer, inputs, outputs in zip(
+            reversed(self._network.features), reversed(self._inputs[:-1]), reversed(self._inputs[1:]), strict=True
+        ):
+            signals.append(signal)
+            signal = _backward(layer, signal, inputs, outputs)
+        self._signals = signals[::-1]
+        return signal
+
+    @torch.no_grad()
+    def parameter_gradients(self, slopes: Tensor, directions: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The third and fourth pass: parameters θ with ∂/∂θ of Σᵢ slopesᵢ logitᵢ + directionsᵢ · ∇ₓ logitᵢ, both fixed.
+
+        Args:
+            slopes: ∂loss/∂logitᵢ, [N].
+            directions: κᵢ ∇ₓ logitᵢ for the penalty Σ κᵢ/2 ‖∇ₓ logitᵢ‖², [N, C, H, W].
+        """
+        assert self._signals, "image_gradients comes first"
+        found: list[tuple[Tensor, Tensor]] = []
+        u = slopes.view(-1, 1, 1, 1) * self._images + directions
+        for layer, signal, outputs in zip(self._network.features, self._signals, self._inputs[1:], strict=True):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                assert layer.bias is not None, "is_piecewise_linear has looked"
+                found.append((layer.weight, _weight_gradient(layer, signal, u)))
+                found.append((layer.bias, slopes @ (signal.sum(dim=(2, 3)) if signal.dim() == 4 else signal)))
+            u = _forward(layer, u, slopes, outputs)
+        logit, projection = self._network.logit, self._network.projection
+        found += [(logit.weight, u.sum(dim=0, keepdim=True)), (logit.bias, slopes.sum().view(1))]
+        if projection is not None:
+            assert self._labels is not None, "a projection needs labels"
+            of_classes = torch.zeros_like(projection.weight).index_add_(0, self._labels, u)
+            found.append((projection.weight, of_classes))
+        return found
+
+
+def _backward(layer: nn.Module, signal: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
+    """The signal at a layer's inputs, from that at its outputs."""
+    match layer:
+        case nn.LeakyReLU():
+            return _times_slope(layer, signal, outputs)
+        case nn.Linear():
+            before: Tensor = signal @ layer.weight
+            return before
+        case nn.Conv2d():
+            return _convolution_gradients(layer, signal, inputs, (True, False, False))[0]
+        case nn.PixelUnshuffle():
+            shuffled: Tensor = functional.pixel_shuffle(signal, layer.downscale_factor)
+            return shuffled
+        case nn.Flatten():
+            return signal.view_as(inputs)
+        case FlattenLast():
+            places: Tensor = signal.unflatten(1, layer.shape)
+            return places.permute(0, 3, 1, 2)
+    raise AssertionError(f"is_piecewise_linear has let {layer} pass")
+
+
+def _forward(layer: nn.Module, u: Tensor, slopes: Tensor, outputs: Tensor) -> Tensor:
+    """A layer with the slopes that it had, and biases times `slopes`."""
+    match layer:
+        case nn.LeakyReLU():
+            return _times_slope(layer, u, outputs)
+        case nn.Linear():
+            return torch.addr(u @ layer.weight.T, slopes, layer.bias)
+        case nn.Conv2d():
+            assert layer.bias is not None, "is_piecewise_linear has looked"
+            products = functional.conv2d(u, layer.weight, None, layer.stride, layer.padding)
+            return products.add_(slopes.view(-1, 1, 1, 1) * layer.bias.view(1, -1, 1, 1))
+    moved: Tensor = layer(u)
+    return moved
+
+
+def _times_slope(layer: nn.LeakyReLU, values: Tensor, outputs: Tensor) -> Tensor:
+    """Times 1 where the layer's output was positive, else its negative slope."""
+    product: Tensor = _leaky_relu_backward(values, outputs, layer.negative_slope, True)
+    return product
+
+
+def _weight_gradient(layer: nn.Conv2d | nn.Linear, signal: Tensor, u: Tensor) -> Tensor:
+    if isinstance(layer, nn.Linear):
+        product: Tensor = signal.T @ u
+        return product
+    return _convolution_gradients(layer, signal, u, (False, True, False))[1]
+
+
+def _convolution_gradients(layer: nn.Conv2d, signal: Tensor, inputs: Tensor, which: Sequence[bool]) -> Sequence[Tensor]:
+    geometry = (layer.stride, layer.padding, layer.dilation, False, (0, 0), layer.groups)
+    gradients: Sequence[Tensor] = _convolution_backward(signal, inputs, layer.weight, None, *geometry, which)
+    return gradients
