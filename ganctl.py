@@ -30,6 +30,7 @@ COMMANDS = {
     "package": ("serving.cli", "Pack an export into a TorchServe archive (.mar)."),
     "serve": ("serving.cli", "Serve an archive, an export or a run with TorchServe."),
     "demo": ("serving.cli", "Train, evaluate, export, package, serve and ask for digits, in one go."),
+    "bench": ("benchmarks.cli", "Measure training, quality and serving, against peers where they are installed."),
     "doctor": ("serving.cli", "Say what this machine has, and what to do about what it lacks."),
 }
 
@@ -135,7 +136,7 @@ def _in_own_code(error: BaseException) -> str | None:
     return None
 
 
-_OURS = ("ganctl", "training", "exports", "serving")
+_OURS = ("ganctl", "training", "exports", "serving", "benchmarks")
 _OS_ADVICE = {
     errno.ENOSPC: "Free some space, or name another folder.",
     errno.EDQUOT: "The disk quota is used up: free some space, or name another folder.",
