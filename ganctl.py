@@ -111,8 +111,9 @@ def _describe(error: BaseException) -> tuple[int, str]:
     exit_code = getattr(error, "exit_code", None)
     if isinstance(exit_code, int):
         return exit_code, str(error)
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] not in _OURS:
-        return 1, f"this installation lacks the package {error.name}, which this command needs: install all of ganctl's"
+    absent = error.name or "" if isinstance(error, ModuleNotFoundError) else None
+    if absent is not None and (absent == "benchmarks" or absent.partition(".")[0] not in _OURS):  # no image has it
+        return 1, f"this installation lacks the package {absent}, which this command needs: install all of ganctl's"
     if isinstance(error, OSError) and error.errno in _OS_ADVICE:
         where = f"{error.filename}: " if error.filename else ""
         return 1, f"{where}{error.strerror}. {_OS_ADVICE[error.errno]}"

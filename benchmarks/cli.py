@@ -35,10 +35,11 @@ def quality(seconds: float, seeds: int, names: tuple[str, ...], n: int, out: Pat
     from benchmarks.errors import BenchError
     from benchmarks.quality import Quality, real_samples
     from benchmarks.systems import INSTALL
+    from benchmarks.table import table
 
     if importlib.util.find_spec("matplotlib") is None:  # told before anything is trained
         raise BenchError(f"the pictures need the package matplotlib: {INSTALL}")
-    from benchmarks.figures import draw_curves, draw_samples, table
+    from benchmarks.figures import draw_curves, draw_samples
 
     comparison = Quality(
         out, seconds=seconds, seeds=seeds, n=n, names=names, announce=lambda text: click.echo(text, err=True)

@@ -27,16 +27,8 @@ from training.settings import configure
 
 _ROOT = Path(__file__).parents[1]
 SAMPLES = 20  # images of a run that are kept for the picture
-SCORES = (
-    "fd_times_floor",
-    "label_accuracy",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "images_per_second",
-    "seconds",
-)
+SCORES = ("fd_times_floor", "label_accuracy", "precision", "recall", "density", "coverage")
+RATES = ("images_per_second", "seconds")
 Record = dict[str, Any]
 
 
@@ -187,11 +179,12 @@ class Quality:
 
 
 def summary(runs: Sequence[Record]) -> Record:
-    """mean and (from two runs on) sample standard deviation of each score, None without labels; and the worst seed."""
+    """mean and (of two runs or more) sample standard deviation of each score, None without labels; and the worst run's
+    Fréchet distance."""
     mean: Record = {}
     std: Record = {}
-    for name in SCORES:
-        values = [run["scores"].get(name, run.get(name)) for run in runs]
+    for name in SCORES + RATES:
+        values = [(run if name in RATES else run["scores"])[name] for run in runs]
         known = [value for value in values if value is not None]
         mean[name] = float(np.mean(known)) if known else None
         std[name] = float(np.std(known, ddof=1)) if len(known) > 1 else None
