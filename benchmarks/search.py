@@ -12,6 +12,7 @@ TRIALS.toml:
     set = ["model.width=48", "optimizer.lr=2e-3"]
     [[trial]]
     name = "own network"
+    config = "tiny.toml"                       # beside this file; its settings come before those of `set`
     set = ["model.generator=my_module:Tiny"]   # looked for in the current folder, too
 """
 
@@ -49,6 +50,7 @@ class Trial:
 
     name: str
     preset: str
+    config: str | None
     set: tuple[str, ...]
     seed: int
     horizon: str  # "600000 images" or "120s"
@@ -61,7 +63,9 @@ class Trial:
             ConfigError: they have faults.
         """
         own = (f"train.seed={self.seed}", f"train.horizon={self.horizon}")
-        return resolve(preset=self.preset, assignments=[*QUIET, *self.set, *own], environment={})[0]
+        config_file = Path(self.config) if self.config else None
+        assignments = [*QUIET, *self.set, *own]
+        return resolve(preset=self.preset, config_file=config_file, assignments=assignments, environment={})[0]
 
 
 def read_trials(path: Path, *, seeds: int, horizon: str, n: int) -> list[Trial]:
@@ -75,13 +79,14 @@ def read_trials(path: Path, *, seeds: int, horizon: str, n: int) -> list[Trial]:
         entries = [(entry["name"], entry.get("preset", tree.get("preset", "conv")), entry) for entry in tree["trial"]]
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise BenchUsageError(
-            f"{path}: {error!r}; expected TOML with tables [[trial]] that have a name, and where wanted preset and set"
+            f"{path}: {error!r}; expected TOML with tables [[trial]]: a name and, where wanted, preset, config and set"
         ) from error
     for name, _, entry in entries:
-        if unknown := entry.keys() - {"name", "preset", "set"}:
-            raise BenchUsageError(f"{path}: trial {name}: unknown {', '.join(unknown)}; there are name, preset and set")
+        if unknown := entry.keys() - {"name", "preset", "config", "set"}:
+            known = "there are name, preset, config and set"
+            raise BenchUsageError(f"{path}: trial {name}: unknown {', '.join(unknown)}; {known}")
     trials = [
-        Trial(name, preset, tuple(entry.get("set", ())), seed, horizon, n)
+        Trial(name, preset, _beside(path, entry.get("config")), tuple(entry.get("set", ())), seed, horizon, n)
         for seed in range(seeds)
         for name, preset, entry in entries
     ]
@@ -89,6 +94,10 @@ def read_trials(path: Path, *, seeds: int, horizon: str, n: int) -> list[Trial]:
     if faults:  # all of them, before anything is trained
         raise BenchUsageError(f"{path}: the settings have faults:" + "".join(f"\n  - {fault}" for fault in faults))
     return trials
+
+
+def _beside(path: Path, name: str | None) -> str | None:
+    return None if name is None else str((path.parent / name).resolve())
 
 
 def _faults(trial: Trial) -> Sequence[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import benchmarks.search
 from benchmarks.errors import BenchUsageError
 from benchmarks.search import Trial, main, read_trials, run_trial, table
 from training.config import DataSettings
@@ -55,7 +56,7 @@ def test_a_trial_never_looks_at_the_test_images(monkeypatch: pytest.MonkeyPatch)
         return load(data, split)
 
     monkeypatch.setattr("training.evaluation.evaluator.load_split", watched)
-    record = run_trial(Trial("own", "conv", ("model.width=8",), seed=3, horizon="640 images", n=100))
+    record = run_trial(Trial("own", "conv", None, ("model.width=8",), seed=3, horizon="640 images", n=100))
     assert record["images"] == 640
     assert seen == {"val", "train"}, "the training images give the floor"
 
@@ -89,3 +90,11 @@ def test_seeds_take_turns_and_the_table_is_sorted_by_the_mean(tmp_path: Path) ->
     assert [row.split(" | ")[0] for row in rows] == ["| b (1s)", "| a (1s)", "| c (1s)"]
     assert rows[1].startswith("| a (1s) | 2 | 20.0 | – |")
     assert rows[1].endswith("| 30.0 |"), "its worst seed"
+
+
+def test_the_committed_trials_can_be_run() -> None:
+    for path in (Path(benchmarks.search.__file__).parent / "trials").glob("*.toml"):
+        for trial in read_trials(path, seeds=1, horizon="640 images", n=100):
+            config = trial.settings()
+            assert config.model.generator == "benchmarks.lucic:Generator", "its config file is read"
+            assert config.optimizer.lr == float(trial.set[0].removeprefix("optimizer.lr=")), "and `set` comes after it"
