@@ -58,8 +58,14 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## Measure the training step (prints the table of BENCHMARKS.md)
+bench: .venv/.bench ## Measure the training step, and the quality against the tutorial and two known GANs (an hour)
 	$(BIN)/python -m benchmarks.step_rate
+	$(BIN)/ganctl bench quality
+
+# what the peers need, beside everything else and at no other version of it
+.venv/.bench: $(READY) benchmarks/requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r benchmarks/requirements.lock
+	@touch $@
 
 soak: $(READY) ## The tests that take too long for every change
 	$(BIN)/pytest -m soak
@@ -73,7 +79,10 @@ audit: $(READY) ## Known weaknesses in what we depend on (asks the package index
 lock: $(UV) ## Renew requirements.lock from pyproject.toml
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --extra dev pyproject.toml --output-file requirements.lock
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make lock" --constraint requirements.lock --extra bench pyproject.toml \
+		--output-file benchmarks/requirements.lock
 
 clean: ## Delete what can be made again (not runs/)
-	rm -rf .venv demo dist build .images .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf .venv demo bench-quality dist build .images .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 	find . -name __pycache__ -prune -exec rm -rf {} +

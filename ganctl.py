@@ -30,6 +30,7 @@ COMMANDS = {
     "package": ("serving.cli", "Pack an export into a TorchServe archive (.mar)."),
     "serve": ("serving.cli", "Serve an archive, an export or a run with TorchServe."),
     "demo": ("serving.cli", "Train, evaluate, export, package, serve and ask for digits, in one go."),
+    "bench": ("benchmarks.cli", "Measure training, quality and serving, against peers where they are installed."),
     "doctor": ("serving.cli", "Say what this machine has, and what to do about what it lacks."),
 }
 
@@ -110,8 +111,9 @@ def _describe(error: BaseException) -> tuple[int, str]:
     exit_code = getattr(error, "exit_code", None)
     if isinstance(exit_code, int):
         return exit_code, str(error)
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] not in _OURS:
-        return 1, f"this installation lacks the package {error.name}, which this command needs: install all of ganctl's"
+    absent = error.name or "" if isinstance(error, ModuleNotFoundError) else None
+    if absent is not None and (absent == "benchmarks" or absent.partition(".")[0] not in _OURS):  # no image has it
+        return 1, f"this installation lacks the package {absent}, which this command needs: install all of ganctl's"
     if isinstance(error, OSError) and error.errno in _OS_ADVICE:
         where = f"{error.filename}: " if error.filename else ""
         return 1, f"{where}{error.strerror}. {_OS_ADVICE[error.errno]}"
@@ -135,7 +137,7 @@ def _in_own_code(error: BaseException) -> str | None:
     return None
 
 
-_OURS = ("ganctl", "training", "exports", "serving")
+_OURS = ("ganctl", "training", "exports", "serving", "benchmarks")
 _OS_ADVICE = {
     errno.ENOSPC: "Free some space, or name another folder.",
     errno.EDQUOT: "The disk quota is used up: free some space, or name another folder.",

@@ -1,0 +1,1 @@
+"""Benchmarks: measurements against peers (`ganctl bench`), and the search for recipes."""

@@ -1,0 +1,66 @@
+"""The commands `ganctl bench …`. What a command needs is imported when it runs."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import click
+
+from ganctl import emit, json_option
+
+
+@click.group()
+def bench() -> None:
+    """Measure, against peers where they are installed."""
+
+
+@bench.command()
+@click.option("--seconds", default=120.0, show_default=True, type=click.FloatRange(min=1), help="Training of each run.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Runs of each system.")
+@click.option("--system", "names", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
+@click.option("--n", default=10_000, show_default=True, type=click.IntRange(100, 10_000), help="Images to compare.")
+@click.option(
+    "--out",
+    default=Path("bench-quality"),
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the results; what is complete in it is not repeated.",
+)
+@json_option
+def quality(seconds: float, seeds: int, names: tuple[str, ...], n: int, out: Path, as_json: bool) -> None:
+    """Train the tutorial, two known GANs and our presets for the same time, and score all on the same test images.
+
+    Leaves results.json, table.md, samples.png and fd.png. Three seeds of six systems take 40 minutes and the scoring.
+    """
+    from benchmarks.errors import BenchError
+    from benchmarks.quality import Quality, real_samples
+    from benchmarks.systems import INSTALL
+    from benchmarks.table import table
+
+    if importlib.util.find_spec("matplotlib") is None:  # told before anything is trained
+        raise BenchError(f"the pictures need the package matplotlib: {INSTALL}")
+    from benchmarks.figures import draw_curves, draw_samples
+
+    comparison = Quality(
+        out, seconds=seconds, seeds=seeds, n=n, names=names, announce=lambda text: click.echo(text, err=True)
+    )
+    results = comparison.run()
+    if not results["systems"]:
+        raise BenchError(f"every run failed: {results['failed']}")
+    text = table(results)
+    (out / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    (out / "table.md").write_text(text, "utf-8")
+    firsts = [(system["name"], system["runs"][0]["seed"]) for system in results["systems"]]  # no seed is chosen
+    rows = [("real images", real_samples()), *((name, comparison.samples(name, seed)) for name, seed in firsts)]
+    draw_samples(rows, out / "samples.png")
+    draw_curves(results, out / "fd.png")
+    if results["failed"]:
+        click.echo(text, err=as_json)
+        raise BenchError(f"{', '.join(results['failed'])} failed; what succeeded is in {out}; run it again to complete")
+    if as_json:
+        files = {name: str((out / name).resolve()) for name in ("results.json", "table.md", "samples.png", "fd.png")}
+        brief = [{key: value for key, value in system.items() if key != "runs"} for system in results["systems"]]
+        emit(results | {"systems": brief, "files": files})
+    else:
+        click.echo(text)
+        click.echo(f"results.json, table.md, samples.png and fd.png are in {out}")

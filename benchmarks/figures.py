@@ -1,0 +1,78 @@
+"""What `ganctl bench quality` draws: a row of samples for each system, and the Fréchet distance over time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from numpy.typing import NDArray
+
+from training.pictures import tile
+
+# Okabe and Ito's colours, which most people can tell apart, and marks for those who cannot
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_MARKS = ("o", "s", "^", "D", "v", "P", "X")
+_STYLE = {
+    "font.size": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#dddddd",
+    "legend.frameon": False,
+}
+Record = dict[str, Any]
+
+
+def draw_samples(rows: Sequence[tuple[str, NDArray[np.uint8]]], path: Path) -> None:
+    """One row of images [N, 1, H, W] for each name, the name beside it."""
+    height = rows[0][1].shape[-2]
+    picture = np.concatenate([tile(images, columns=len(images)) for _, images in rows])[..., 0]
+    with mpl.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(10, 10 * 0.8 * picture.shape[0] / picture.shape[1]), layout="constrained")
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="equal")
+        axes.set_yticks([(i + 0.5) * height - 0.5 for i in range(len(rows))], [name for name, _ in rows])
+        axes.set_xticks([])
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        for i in range(1, len(rows)):
+            axes.axhline(i * height - 0.5, color="white", linewidth=2)
+        figure.savefig(path, dpi=120, bbox_inches="tight")
+        plt.close(figure)
+
+
+def draw_curves(results: Record, path: Path) -> None:
+    """FD (× floor) over seconds of training, both logarithmic: mean over the seeds, from the best to the worst."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+        for i, system in enumerate(results["systems"]):
+            seconds, mean, least, most = _curve([run["curve"] for run in system["runs"]])
+            colour, mark = _COLOURS[i % len(_COLOURS)], _MARKS[i % len(_MARKS)]
+            axes.plot(seconds, mean, color=colour, marker=mark, markersize=5, linewidth=2, label=system["name"])
+            axes.fill_between(seconds, least, most, color=colour, alpha=0.18, linewidth=0)
+        axes.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel="Fréchet distance, × floor")
+        seeds = results["seeds"]
+        spread = f", band: least to most of {seeds} seeds" if seeds > 1 else ""
+        axes.set_title(f"1 is what real images get{spread}", loc="left", fontsize=11, color="#555555")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(NullFormatter())
+        handles, names = axes.get_legend_handles_labels()
+        order = np.argsort([-_curve([run["curve"] for run in s["runs"]])[1][-1] for s in results["systems"]])
+        figure.legend([handles[i] for i in order], [names[i] for i in order], loc="outside right upper")
+        figure.savefig(path, dpi=200)
+        plt.close(figure)
+
+
+def _curve(curves: Sequence[Sequence[Record]]) -> tuple[NDArray[np.float64], ...]:
+    """seconds, and mean, least and most FD over the seeds. A slow start may have missed a copy: ends are aligned."""
+    length = min(len(curve) for curve in curves)
+    seconds = np.array([[point["seconds"] for point in curve[-length:]] for curve in curves])
+    distances = np.array([[point["fd_times_floor"] for point in curve[-length:]] for curve in curves])
+    return seconds.mean(axis=0), distances.mean(axis=0), distances.min(axis=0), distances.max(axis=0)

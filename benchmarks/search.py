@@ -1,0 +1,213 @@
+"""Searches for a recipe: trains many settings with the real trainer, and ranks them by their validation scores.
+
+    python -m benchmarks.search TRIALS.toml (--images 600000 | --seconds 120) [--seeds 2] [--jobs 2] [--log FILE]
+
+Each trial has a process of its own with one thread, so that as many run side by side as there are cores; seeds take
+turns. A finished trial is a line of JSON in the log, and is not repeated. Nothing here looks at the test split.
+TRIALS.toml:
+
+    preset = "conv"                            # of all trials that name none
+    [[trial]]
+    name = "wider"
+    set = ["model.width=48", "optimizer.lr=2e-3"]
+    [[trial]]
+    name = "own network"
+    config = "tiny.toml"                       # beside this file; its settings come before those of `set`
+    set = ["model.generator=my_module:Tiny"]   # looked for in the current folder, too
+"""
+
+import json
+import math
+import multiprocessing
+import os
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from benchmarks.errors import BenchError, BenchUsageError
+from benchmarks.own import QUIET, train
+from benchmarks.recorder import Recorder
+from training.config import Config
+from training.errors import ConfigError
+from training.evaluation.evaluator import Evaluator
+from training.settings import resolve
+
+SCORES = ("fd_times_floor", "label_accuracy", "precision", "recall", "coverage", "images_per_second", "cpu_seconds")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: its name, what it sets, its seed and its length; together they are what the log knows it by."""
+
+    name: str
+    preset: str
+    config: str | None
+    set: tuple[str, ...]
+    seed: int
+    horizon: str  # "600000 images" or "120s"
+    n: int  # validation images that are compared
+
+    def settings(self) -> Config:
+        """The settings of its training.
+
+        Raises:
+            ConfigError: they have faults.
+        """
+        own = (f"train.seed={self.seed}", f"train.horizon={self.horizon}")
+        config_file = Path(self.config) if self.config else None
+        assignments = [*QUIET, *self.set, *own]
+        return resolve(preset=self.preset, config_file=config_file, assignments=assignments, environment={})[0]
+
+
+def read_trials(path: Path, *, seeds: int, horizon: str, n: int) -> list[Trial]:
+    """All trials of the file with seed 0, then all with seed 1 …
+
+    Raises:
+        BenchUsageError: the file is none of trials, or settings have faults.
+    """
+    try:
+        tree = tomllib.loads(path.read_text("utf-8"))
+        entries = [(entry["name"], entry.get("preset", tree.get("preset", "conv")), entry) for entry in tree["trial"]]
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise BenchUsageError(
+            f"{path}: {error!r}; expected TOML with tables [[trial]]: a name and, where wanted, preset, config and set"
+        ) from error
+    for name, _, entry in entries:
+        if unknown := entry.keys() - {"name", "preset", "config", "set"}:
+            known = "there are name, preset, config and set"
+            raise BenchUsageError(f"{path}: trial {name}: unknown {', '.join(unknown)}; {known}")
+    trials = [
+        Trial(name, preset, _beside(path, entry.get("config")), tuple(entry.get("set", ())), seed, horizon, n)
+        for seed in range(seeds)
+        for name, preset, entry in entries
+    ]
+    faults = [f"{trial.name}: {fault}" for trial in trials if trial.seed == 0 for fault in _faults(trial)]
+    if faults:  # all of them, before anything is trained
+        raise BenchUsageError(f"{path}: the settings have faults:" + "".join(f"\n  - {fault}" for fault in faults))
+    return trials
+
+
+def _beside(path: Path, name: str | None) -> str | None:
+    return None if name is None else str((path.parent / name).resolve())
+
+
+def _faults(trial: Trial) -> Sequence[str]:
+    try:
+        trial.settings()
+    except ConfigError as error:
+        return error.faults
+    return ()
+
+
+def run_trial(trial: Trial) -> dict[str, Any]:
+    """Trains and scores; gives the trial's line in the log."""
+    recorder, began = Recorder(math.inf, snapshots=1), time.process_time()
+    config = trial.settings()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = train(config, recorder, Path(folder) / "run")
+    cpu_seconds, (end,) = time.process_time() - began, recorder.snapshots
+    scores = Evaluator(config.data, "val", n=trial.n).score(trainer.source)
+    return asdict(trial) | {
+        "images": end.images,
+        "seconds": end.seconds,
+        "images_per_second": end.images / end.seconds,
+        "cpu_seconds": cpu_seconds,
+        "fd_times_floor": scores["fd"] / scores["fd_floor"],
+        **{name: scores[name] for name in ("label_accuracy", "precision", "recall", "density", "coverage")},
+    }
+
+
+def _run_apart(trial: Trial) -> dict[str, Any] | str:
+    """In a process of its own: the record, or what made the trial fail, as text since not every error can travel."""
+    torch.set_num_threads(1)
+    try:
+        return run_trial(trial)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def run_all(trials: Sequence[Trial], jobs: int) -> Iterator[tuple[Trial, dict[str, Any] | str]]:
+    """Each trial's record, or what made it fail, as they finish.
+
+    Raises:
+        BenchError: a process was killed.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes to come
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
+        waiting = {pool.submit(_run_apart, trial): trial for trial in trials}
+        for future in as_completed(waiting):
+            try:
+                yield waiting[future], future.result()
+            except BrokenProcessPool as error:
+                raise BenchError("a trial's process was killed (is there memory for --jobs of them?); the finished ones"
+                                 " are in the log: run it again to go on") from error  # fmt: skip
+
+
+def _key(record: Mapping[str, Any]) -> str:
+    """What the log knows a trial by."""
+    return json.dumps({field.name: record[field.name] for field in fields(Trial)})
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of finished trials."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """Markdown: each trial's means over its seeds, the least Fréchet distance first, with its worst seed."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(f"{record['name']} ({record['horizon']})", []).append(record)
+    rows = []
+    for name, group in groups.items():
+        means = [[r[score] for r in group if r[score] is not None] for score in SCORES]
+        cells = [f"{sum(values) / len(values):,.{3 if max(values) < 2 else 1}f}" if values else "–" for values in means]
+        worst = max(r["fd_times_floor"] for r in group)
+        distance = sum(r["fd_times_floor"] for r in group) / len(group)
+        rows.append((distance, f"| {name} | {len(group)} | {' | '.join(cells)} | {worst:.1f} |"))
+    head = ["trial", "seeds", "FD, × floor", "label accuracy", *SCORES[2:5], "images/s", "CPU s", "worst seed"]
+    lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |", *(row for _, row in sorted(rows))]
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--images", type=click.IntRange(min=1), help="Length of each trial, in images.")
+@click.option("--seconds", type=click.FloatRange(min=1), help="Length of each trial, in seconds.")
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1))
+@click.option("--jobs", default=2, show_default=True, type=click.IntRange(min=1), help="Trials side by side.")
+@click.option("--n", default=5000, show_default=True, type=click.IntRange(100, 5000), help="Images to compare.")
+@click.option("--log", default=Path("search.jsonl"), show_default=True, type=click.Path(path_type=Path))
+def main(file: Path, images: int | None, seconds: float | None, seeds: int, jobs: int, n: int, log: Path) -> None:
+    """Runs the trials of FILE that the log does not have, and prints a table of them all."""
+    if (images is None) == (seconds is None):
+        raise click.UsageError("give either --images or --seconds, the length of each trial.")
+    trials = read_trials(file, seeds=seeds, horizon=f"{images} images" if images else f"{seconds:g}s", n=n)
+    keys = {_key(asdict(trial)): trial for trial in trials}
+    done = {_key(record) for record in read_log(log)}
+    failed = []
+    for trial, found in run_all([trial for key, trial in keys.items() if key not in done], jobs):
+        if isinstance(found, str):
+            failed.append(f"{trial.name}, seed {trial.seed}: {found}")
+            click.echo(f"failed: {failed[-1]}", err=True)
+            continue
+        with log.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(found, ensure_ascii=False) + "\n")
+        click.echo(f"{trial.name}, seed {trial.seed}: {found['fd_times_floor']:.1f} × the floor", err=True)
+    click.echo(table([record for record in read_log(log) if _key(record) in keys]))
+    if failed:
+        raise BenchError(f"{len(failed)} of {len(trials)} trials failed: {'; '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The table of `ganctl bench quality`."""
+
+from typing import Any
+
+Record = dict[str, Any]
+_COLUMNS = (  # title, name in the results, format
+    ("FD, × floor", "fd_times_floor", ".1f"),
+    ("worst seed", "worst_fd_times_floor", ".1f"),
+    ("label accuracy", "label_accuracy", ".3f"),
+    ("precision", "precision", ".3f"),
+    ("recall", "recall", ".3f"),
+    ("density", "density", ".3f"),
+    ("coverage", "coverage", ".3f"),
+    ("images/s", "images_per_second", ",.0f"),
+    ("seconds", "seconds", ".1f"),
+)
+
+
+def table(results: Record) -> str:
+    """The results in Markdown, with how they were made, and what is missing and why."""
+    machine, seeds = results["machine"], results["seeds"]
+    threads = {run["threads"] for system in results["systems"] for run in system["runs"]}
+    lines = [
+        f"Each system trains for {results['budget_seconds']:g} s of wall clock from its first step on (start-up,"
+        " evaluations, saves and copies of the generator left out), in a process of its own; a preset, whose schedules"
+        " follow the time, may end a little earlier. The generator at the end is scored on"
+        f" {results['n']:,} test images. Mean ± standard deviation; seeds: {seeds}.",
+        f"{machine['device']}; cores: {machine['cores']}, threads: {'/'.join(map(str, sorted(threads)))}; torch"
+        f" {machine['torch']}, Python {machine['python']}.",
+        "",
+        f"| {' | '.join(['system', *(title for title, _, _ in _COLUMNS)])} |",
+        f"| {' | '.join(['---'] * (1 + len(_COLUMNS)))} |",
+    ]
+    for system in results["systems"]:
+        cells = [_cell(system, name, form) for _, name, form in _COLUMNS]
+        lines.append(f"| {' | '.join([system['name'], *cells])} |")
+    lines += ["", *(f"- {system['name']}: {system['what']}" for system in results["systems"])]
+    lines += [f"- {name} was skipped: {why}" for name, why in results["skipped"].items()]
+    lines += [f"- {name} failed: {why}" for name, why in results["failed"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(system: Record, name: str, form: str) -> str:
+    mean, std = system["mean"].get(name, system.get(name)), system["std"].get(name)
+    if mean is None:
+        return "–"
+    return f"{mean:{form}}" if std is None else f"{mean:{form}} ± {std:{form}}"

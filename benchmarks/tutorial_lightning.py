@@ -1,0 +1,135 @@
+"""Trains the tutorial's networks as the tutorial does, by PyTorch Lightning itself (see `tutorial.py`).
+
+Kept as published: Normalize((0.1307,), (0.3081,)) against a tanh; binary cross-entropy on a sigmoid; Adam with rate
+2e-4 and betas (0.5, 0.999); batches of 256 on CUDA and 64 on a CPU, in the same order in every epoch; half the cores as
+loaders; the generator first, from the same latents; an image grid at every step. Left out: progress bar and
+checkpoints, which no system here has. MNIST's files come from our package instead of a download.
+"""
+
+import gzip
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy
+from torch.utils.data import DataLoader, random_split
+from torchvision import transforms
+from torchvision.datasets import MNIST
+from torchvision.utils import make_grid
+
+from benchmarks import tutorial
+from benchmarks.recorder import Recorder, wait_for
+from training.data import EMBEDDED
+
+
+class MNISTDataModule(LightningDataModule):
+    """55,000 of MNIST's training images, normalised by mean 0.1307 and deviation 0.3081."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+
+    def prepare_data(self) -> None:
+        raw = self.folder / "MNIST" / "raw"  # where torchvision looks before it downloads
+        raw.mkdir(parents=True, exist_ok=True)
+        for packed in EMBEDDED.glob("*.gz"):
+            (raw / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
+
+    def setup(self, stage: str) -> None:
+        full = MNIST(self.folder, train=True, transform=self.transform)
+        self.training_images, self.validation_images = random_split(full, [55_000, 5_000])
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        batch_size = 256 if torch.cuda.is_available() else 64
+        return DataLoader(self.training_images, batch_size, num_workers=int((os.cpu_count() or 1) / 2))
+
+
+class GAN(LightningModule):
+    """Both networks, and a step that updates the generator, then the discriminator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator, self.discriminator = tutorial.generator(), tutorial.discriminator()
+
+    def forward(self, z: Tensor) -> Tensor:
+        images: Tensor = self.generator(z)
+        return images
+
+    def training_step(self, batch: list[Tensor]) -> None:
+        images, _ = batch
+        optimizer_g, optimizer_d = self.optimizers()
+        z = torch.randn(len(images), tutorial.LATENT).type_as(images)
+        real, fake = torch.ones(len(images), 1).type_as(images), torch.zeros(len(images), 1).type_as(images)
+
+        self.toggle_optimizer(optimizer_g)
+        grid = make_grid(self(z)[:6])
+        self.logger.experiment.add_image("train/generated_images", grid, self.current_epoch)
+        loss_g = binary_cross_entropy(self.discriminator(self(z)), real)
+        self.log("g_loss", loss_g, prog_bar=True)
+        self._update(optimizer_g, loss_g)
+
+        self.toggle_optimizer(optimizer_d)
+        real_loss = binary_cross_entropy(self.discriminator(images), real)
+        fake_loss = binary_cross_entropy(self.discriminator(self(z).detach()), fake)
+        loss_d = (real_loss + fake_loss) / 2
+        self.log("d_loss", loss_d, prog_bar=True)
+        self._update(optimizer_d, loss_d)
+
+    def _update(self, optimizer: Any, loss: Tensor) -> None:
+        self.manual_backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        self.untoggle_optimizer(optimizer)
+
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
+        networks = (self.generator, self.discriminator)
+        return [torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999)) for network in networks], []
+
+
+class Record(Callback):
+    """Takes the recorder's copies, and ends the training with its budget: as `Trainer(max_time=…)` would, but by the
+    clock that all systems share, which stands still while a copy is made."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._began: float | None = None
+        self._images = 0
+
+    def on_train_batch_start(self, trainer: Any, module: GAN, batch: list[Tensor], batch_idx: int) -> None:
+        if self._began is None:
+            self._began = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Any, module: GAN, outputs: Any, batch: list[Tensor], batch_idx: int) -> None:
+        assert self._began is not None, "a batch ends after it has begun"
+        self._images += len(batch[0])
+        over = self._recorder.is_over(time.monotonic() - self._began)
+        if over or self._recorder.wants(time.monotonic() - self._began):
+            wait_for(module.device)
+            paused_at = time.monotonic()
+            self._recorder.take(paused_at - self._began, self._images, module.generator)
+            self._began += time.monotonic() - paused_at
+        if over:
+            trainer.should_stop = True
+
+
+def train(seed: int, recorder: Recorder, folder: Path) -> None:
+    """Trains until the recorder's budget ends; data and logs go into the folder."""
+    seed_everything(seed, workers=True)
+    trainer = Trainer(
+        accelerator="auto",
+        devices=1,
+        max_epochs=-1,
+        callbacks=[Record(recorder)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(GAN(), MNISTDataModule(folder))

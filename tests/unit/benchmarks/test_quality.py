@@ -1,0 +1,159 @@
+"""`ganctl bench quality`: equal terms, complete results, nothing done twice, nothing left out in silence."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from benchmarks.errors import BenchError, BenchUsageError
+from benchmarks.quality import Quality, summary
+from benchmarks.systems import System
+from benchmarks.table import table
+from tests.conftest import Ganctl
+
+NAMES = ("tutorial-sound", "conv")
+
+
+def quality(out: Path, told: list[str] | None = None, **changes: Any) -> Quality:
+    wanted: dict[str, Any] = {"seconds": 1.0, "seeds": 1, "n": 200, "names": NAMES}
+    return Quality(out, **wanted | changes, announce=(told if told is not None else []).append)
+
+
+@dataclass
+class Finished:
+    out: Path
+    results: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Two systems, one second each."""
+    out = tmp_path_factory.mktemp("quality")
+    return Finished(out, quality(out).run())
+
+
+def test_every_system_is_scored_at_the_end_and_on_the_way(finished: Finished) -> None:
+    unconditional, conv = finished.results["systems"]
+    for system in (unconditional, conv):
+        (run,) = system["runs"]
+        seconds = [point["seconds"] for point in run["curve"]]
+        assert seconds == sorted(seconds)
+        assert 0 < seconds[0] < seconds[-1] == run["seconds"]
+        assert run["curve"][-1]["fd_times_floor"] == run["scores"]["fd_times_floor"]
+        assert run["images_per_second"] == pytest.approx(run["images"] / run["seconds"])
+        assert run["scores"]["n"] == 200
+        assert {"precision", "recall", "density", "coverage"} <= run["scores"].keys()
+    assert unconditional["mean"]["label_accuracy"] is None
+    assert conv["mean"]["label_accuracy"] >= 0
+    assert json.loads(json.dumps(finished.results)) == finished.results
+
+
+def test_the_table_has_a_row_for_each_system_and_says_what_is_missing_and_why(finished: Finished) -> None:
+    text = table(finished.results | {"skipped": {"gpu": "no device"}, "failed": {"ns-gan-0": "it broke"}})
+    head, rule, unconditional, conv = [line for line in text.splitlines() if line.startswith("|")]
+    assert head.count("|") == rule.count("|") == unconditional.count("|") == conv.count("|")
+    assert unconditional.startswith("| tutorial-sound |")
+    assert "| – |" in unconditional, "it has no labels"
+    assert "| – |" not in conv
+    assert "1 s of wall clock from its first step" in text
+    assert "- gpu was skipped: no device" in text
+    assert "- ns-gan-0 failed: it broke" in text
+
+
+def test_what_is_complete_is_not_repeated(finished: Finished) -> None:
+    told: list[str] = []
+    again = quality(finished.out, told).run()
+    assert again == finished.results
+    assert not any("trains" in text for text in told)
+
+
+def test_a_folder_of_other_runs_is_refused_before_anything_is_trained(finished: Finished) -> None:
+    told: list[str] = []
+    with pytest.raises(BenchError, match=r"--out .*another budget; name another folder"):
+        quality(finished.out, told, seconds=2.0, seeds=2).run()
+    assert not told
+
+
+def test_the_pictures_can_be_read(finished: Finished, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the package matplotlib is not installed: 'make bench' installs it")
+    from benchmarks.figures import draw_curves, draw_samples
+    from benchmarks.quality import real_samples
+
+    comparison = quality(finished.out)
+    rows = [("real images", real_samples()), *((name, comparison.samples(name, 0)) for name in NAMES)]
+    draw_samples(rows, tmp_path / "samples.png")
+    draw_curves(finished.results, tmp_path / "fd.png")
+    for name in ("samples.png", "fd.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.width >= 800
+            assert len(picture.convert("L").getcolors(256) or []) > 20, "something is drawn"
+
+
+def test_seeds_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = []
+
+    def train(self: Quality, system: System, seed: int) -> dict[str, Any]:
+        order.append((seed, system.name))
+        return {"seed": seed, **dict.fromkeys(("images_per_second", "seconds"), 1.0), "scores": scores(seed)}
+
+    monkeypatch.setattr(Quality, "_train", train)
+    results = quality(tmp_path, seeds=3).run()
+    assert order == [(seed, name) for seed in range(3) for name in NAMES]
+    assert results["systems"][0]["worst_fd_times_floor"] == 2
+
+
+def scores(distance: float) -> dict[str, float | None]:
+    names = ("precision", "recall", "density", "coverage")
+    return {"fd_times_floor": distance, "label_accuracy": None, **dict.fromkeys(names, 0.5)}
+
+
+def test_a_summary_has_the_sample_deviation_and_the_worst_run() -> None:
+    runs = [{"scores": scores(d), "images_per_second": 10.0, "seconds": 1.0} for d in (2.0, 4.0, 9.0)]
+    found = summary(runs)
+    assert found["mean"]["fd_times_floor"] == 5
+    assert found["std"]["fd_times_floor"] == pytest.approx(13**0.5)
+    assert found["worst_fd_times_floor"] == 9
+    assert found["mean"]["label_accuracy"] is None
+    assert summary(runs[:1])["std"]["fd_times_floor"] is None, "one run says nothing about others"
+
+
+def test_a_run_that_fails_is_told_and_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.quality.systems", lambda: [System("nobody", "unknown to the child", preset="conv")])
+    told: list[str] = []
+    results = quality(tmp_path, told, names=()).run()
+    assert results["systems"] == []
+    assert results["failed"]["nobody-0"].startswith("exit code 1: ValueError")
+    assert any("nobody, seed 0 failed" in text for text in told)
+    assert not list((tmp_path / "runs").glob("*.json"))
+
+
+def test_what_cannot_be_compared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BenchUsageError, match="--system best: no such system; there are tutorial,"):
+        quality(tmp_path, names=["best"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    told: list[str] = []
+    with pytest.raises(BenchError, match="no system can run here: tutorial: it needs the package lightning"):
+        quality(tmp_path, told, names=["tutorial"])
+    assert told == ["tutorial is skipped: it needs the package lightning: install it with 'make bench' (in a checkout)"
+                    " or pip install 'ganctl[bench]'"]  # fmt: skip
+
+
+def test_the_command_leaves_everything_and_tells_one_object(finished: Finished, ganctl: Ganctl) -> None:
+    pytest.importorskip("matplotlib", reason="the package matplotlib is not installed: 'make bench' installs it")
+    words = ["--seconds", 1, "--seeds", 1, "--n", 200, "--out", finished.out]
+    words += [word for name in NAMES for word in ("--system", name)]
+    done = ganctl("bench", "quality", *words, "--json")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    record = json.loads(line)
+    assert [system["name"] for system in record["systems"]] == list(NAMES)
+    assert all(Path(path).is_absolute() and Path(path).stat().st_size for path in record["files"].values())
+    assert json.loads((finished.out / "results.json").read_text())["systems"][0]["runs"]
+
+
+def test_the_command_has_help(ganctl: Ganctl) -> None:
+    assert "quality" in ganctl("bench", "--help").stdout
+    assert "--json" in ganctl("bench", "quality", "--help").stdout

@@ -1,0 +1,100 @@
+"""The search for recipes: every trial once, by the real trainer, ranked by what the validation images say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import benchmarks.search
+from benchmarks.errors import BenchUsageError
+from benchmarks.search import Trial, main, read_trials, run_trial, table
+from training.config import DataSettings
+from training.data import ImageSet, Split, load_split
+
+TRIALS = """
+preset = "conv"
+[[trial]]
+name = "small"
+set = ["model.width=8"]
+[[trial]]
+name = "no numbers"
+set = ["optimizer.lr=1e30"]
+"""
+
+
+def test_finished_trials_are_logged_and_not_repeated_and_failures_are_told(tmp_path: Path) -> None:
+    file, log = tmp_path / "trials.toml", tmp_path / "log.jsonl"
+    file.write_text(TRIALS)
+    words = [str(file), "--log", str(log), "--n", "100", "--images", "640"]
+    command = [sys.executable, "-m", "benchmarks.search", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
+    assert done.returncode == 1
+    assert "no numbers, seed 0: TrainingError" in done.stderr
+    (line,) = log.read_text().splitlines()
+    record = json.loads(line)
+    assert (record["name"], record["set"], record["seed"]) == ("small", ["model.width=8"], 0)
+    assert record["images"] == 640
+    assert record["cpu_seconds"] > 0
+    assert "| small (640 images) | 1 |" in done.stdout
+
+    file.write_text(TRIALS.partition('[[trial]]\nname = "no')[0])
+    again = CliRunner().invoke(main, words)
+    assert again.exit_code == 0, again.output
+    assert again.stdout == done.stdout
+    assert again.stderr == "", "nothing was trained"
+    assert log.read_text().splitlines() == [line]
+
+
+def test_a_trial_never_looks_at_the_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, load = set(), load_split
+
+    def watched(data: DataSettings, split: Split) -> ImageSet:
+        seen.add(split)
+        return load(data, split)
+
+    monkeypatch.setattr("training.evaluation.evaluator.load_split", watched)
+    record = run_trial(Trial("own", "conv", None, ("model.width=8",), seed=3, horizon="640 images", n=100))
+    assert record["images"] == 640
+    assert seen == {"val", "train"}, "the training images give the floor"
+
+
+def test_all_faults_of_the_file_are_told_before_anything_is_trained(tmp_path: Path) -> None:
+    path = tmp_path / "trials.toml"
+    path.write_text('[[trial]]\nname = "a"\nset = ["optimiser.lr=1"]\n[[trial]]\nname = "b"\npreset = "none"\n')
+    with pytest.raises(BenchUsageError) as told:
+        read_trials(path, seeds=2, horizon="640 images", n=100)
+    assert str(told.value).count("\n  - ") == 2
+    assert "a: --set: unknown setting 'optimiser.lr'" in str(told.value)
+    path.write_text('[[trial]]\nname = "a"\nsets = []\n')
+    with pytest.raises(BenchUsageError, match="trial a: unknown sets"):
+        read_trials(path, seeds=1, horizon="640 images", n=100)
+    path.write_text("name = 1\n")
+    with pytest.raises(BenchUsageError, match=r"expected TOML with tables \[\[trial\]\]"):
+        read_trials(path, seeds=1, horizon="640 images", n=100)
+
+
+def test_seeds_take_turns_and_the_table_is_sorted_by_the_mean(tmp_path: Path) -> None:
+    path = tmp_path / "trials.toml"
+    path.write_text('[[trial]]\nname = "a"\n[[trial]]\nname = "b"\n')
+    trials = read_trials(path, seeds=2, horizon="640 images", n=100)
+    assert [(trial.seed, trial.name) for trial in trials] == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
+    scores = dict.fromkeys(("precision", "recall", "coverage", "images_per_second", "cpu_seconds"), 1.0)
+    records = [
+        {"name": name, "horizon": "1s", "fd_times_floor": distance, "label_accuracy": None, **scores}
+        for name, distance in (("a", 30.0), ("a", 10.0), ("b", 9.0), ("b", 11.0), ("c", 100.0))
+    ]
+    rows = table(records).splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| b (1s)", "| a (1s)", "| c (1s)"]
+    assert rows[1].startswith("| a (1s) | 2 | 20.0 | – |")
+    assert rows[1].endswith("| 30.0 |"), "its worst seed"
+
+
+def test_the_committed_trials_can_be_run() -> None:
+    for path in (Path(benchmarks.search.__file__).parent / "trials").glob("*.toml"):
+        for trial in read_trials(path, seeds=1, horizon="640 images", n=100):
+            config = trial.settings()
+            assert config.model.generator == "benchmarks.lucic:Generator", "its config file is read"
+            assert config.optimizer.lr == float(trial.set[0].removeprefix("optimizer.lr=")), "and `set` comes after it"

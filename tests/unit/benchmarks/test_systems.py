@@ -1,0 +1,158 @@
+"""What is compared: the published networks, trained as published, for a time that counts training alone."""
+
+import io
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.tensorboard.summary import image as tensorboard_image
+
+from benchmarks import tutorial
+from benchmarks.own import QUIET, train
+from benchmarks.recorder import Recorder
+from benchmarks.systems import System, systems
+from training.models import ImageShape, build_discriminator, build_generator, to_bytes
+from training.settings import configure, preset_names, resolve
+
+SHAPE = ImageShape(1, 28, 28)
+LUCIC = [system for system in systems() if system.config_file]
+
+
+def size(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def weights(network: nn.Module) -> list[tuple[int, ...]]:
+    layers = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+    return [tuple(layer.weight.shape) for layer in network.modules() if isinstance(layer, layers)]
+
+
+def test_the_tutorials_networks_have_the_published_sizes() -> None:
+    assert (size(tutorial.generator()), size(tutorial.discriminator())) == (1_510_032, 533_505)  # "1.5 M", "533 K"
+    images = tutorial.generator()(torch.randn(3, tutorial.LATENT))
+    assert images.shape == (3, 1, 28, 28)
+    judged = tutorial.discriminator()(images)
+    assert judged.shape == (3, 1)
+    assert judged.min() >= 0
+    assert judged.max() <= 1, "it ends in a sigmoid"
+
+
+def test_the_tutorials_images_are_scored_as_its_grids_show_them() -> None:
+    network = tutorial.generator()
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.2)
+    z = torch.randn(4, tutorial.LATENT)
+    pixels = to_bytes(tutorial.AsShown(network)(z))
+    assert (pixels == 0).any()
+    assert (pixels == 255).any()
+    for own, published in zip(pixels, network(z), strict=True):
+        png = tensorboard_image("grid", published.detach(), dataformats="CHW").value[0].image.encoded_image_string
+        shown = torch.tensor(list(Image.open(io.BytesIO(png)).convert("L").tobytes())).view(1, 28, 28)
+        assert (shown - own.int()).abs().max() <= 1  # TensorBoard cuts where we round
+
+
+@pytest.mark.parametrize("system", LUCIC, ids=lambda system: str(system.name))
+def test_lucics_networks_have_the_shapes_of_infogan(system: System) -> None:
+    config = system.settings(1, 0)
+    assert config is not None
+    assert not config.model.conditional
+    generator = build_generator(config.model, SHAPE, 10).eval()
+    discriminator = build_discriminator(config.model, SHAPE, 10)
+    assert weights(generator) == [(1024, 64), (128 * 7 * 7, 1024), (128, 64, 4, 4), (64, 1, 4, 4)]
+    assert weights(discriminator) == [(64, 1, 4, 4), (128, 64, 4, 4), (1024, 128 * 7 * 7), (1, 1024)]
+    assert discriminator(generator(torch.randn(2, 64))).shape == (2,)
+    normalised = sum(isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) for layer in discriminator.modules())
+    assert normalised == (2 if system.name == "ns-gan" else 0), "a gradient penalty suffers no batch normalisation"
+
+
+def test_lucics_settings_are_their_defaults_whatever_our_default_preset_says() -> None:
+    for system in LUCIC:
+        settings = {"optimizer.lr": 1e-4, "optimizer.beta1": 0.5, "optimizer.schedule": "constant"}
+        settings |= {"train.batch_size": 64, "train.ema": 0.0, "loss.r1": 0.0, "loss.r2": 0.0}
+        if system.name == "ns-gan":
+            settings |= {"loss.name": "non-saturating", "loss.gp": 0.0, "train.generator_every": 1}
+        else:
+            settings |= {"loss.name": "wasserstein", "loss.gp": 10.0, "train.generator_every": 5}
+            settings |= {"loss.penalty_end": 1.0}
+        config = system.settings(1, 0)
+        assert config is not None
+        assert settings.items() <= config.flat().items()
+
+
+def test_our_conditional_presets_take_part_with_schedules_that_fit_the_time() -> None:
+    ours = {system.name: system for system in systems() if system.preset}
+    conditional = {name for name in preset_names() if configure(name).model.conditional}
+    assert ours.keys() == conditional | {"tutorial-sound"}
+    for system in ours.values():
+        config = system.settings(90, 7)
+        assert config is not None
+        assert (str(config.train.horizon), config.train.seed) == ("90s", 7)
+
+
+def test_a_system_that_cannot_run_says_why_and_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (tmp_path / "large.toml").write_text('[train]\ndevice = "cuda"\n')
+    assert "lightning: install it with 'make bench'" in str(System("tutorial", "").lacks())
+    assert "CUDA" in str(System("large", "", config_file=tmp_path / "large.toml").lacks())
+    assert System("conv", "", preset="conv").lacks() is None
+
+
+def test_copies_are_due_ever_more_rarely_and_at_the_end() -> None:
+    recorder = Recorder(32)
+    for second in range(1, 33):
+        if recorder.wants(second):
+            recorder.take(second, second, nn.Linear(1, 1))
+    assert [copy.seconds for copy in recorder.snapshots] == [1, 2, 4, 8, 16, 32]
+    assert not recorder.is_over(31.9)
+    assert recorder.is_over(32)
+
+
+def test_the_making_of_copies_costs_no_training_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Recorder.take
+
+    def take_slowly(*arguments: Any) -> None:
+        time.sleep(0.5)
+        take(*arguments)
+
+    monkeypatch.setattr(Recorder, "take", take_slowly)
+    config, _ = resolve(assignments=[*QUIET, "model.width=8"], environment={})
+    recorder, began = Recorder(1), time.monotonic()
+    train(config, recorder, tmp_path / "run")
+    copies = recorder.snapshots
+    assert len(copies) >= 4
+    assert copies[-1].seconds < 1.4 < time.monotonic() - began - copies[-1].seconds
+    assert all(a.seconds < b.seconds and a.images < b.images for a, b in itertools.pairwise(copies))
+
+
+def test_a_run_that_reaches_its_horizon_ends_with_a_copy_of_its_last_average(tmp_path: Path) -> None:
+    config, _ = resolve(assignments=[*QUIET, "model.width=8", "train.horizon=640 images"], environment={})
+    recorder = Recorder(1000)
+    trainer = train(config, recorder, tmp_path / "run")
+    assert recorder.snapshots[-1].images == trainer.images == 640
+    for name, tensor in trainer.generator.state_dict().items():
+        assert torch.equal(tensor, recorder.snapshots[-1].weights[name])
+
+
+def test_lightning_trains_the_tutorial_until_the_time_is_over(tmp_path: Path) -> None:
+    pytest.importorskip("lightning", reason="the package lightning is not installed: 'make bench' installs it")
+    from benchmarks import tutorial_lightning
+
+    recorder = Recorder(2)
+    tutorial_lightning.train(0, recorder, tmp_path)
+    first, *_, last = recorder.snapshots
+    assert last.seconds >= 2 > first.seconds
+    assert last.images > first.images >= 64
+    tutorial.generator().load_state_dict(last.weights)
+    assert any(not torch.equal(last.weights[name], tensor) for name, tensor in first.weights.items())
+    data = tutorial_lightning.MNISTDataModule(tmp_path)
+    data.setup("fit")
+    image, _ = data.training_images[0]
+    assert image.min() == pytest.approx(-0.1307 / 0.3081, abs=1e-3), "as published, against a tanh"
+    assert len(data.training_images) == 55_000
