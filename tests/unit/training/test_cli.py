@@ -313,7 +313,7 @@ def test_the_same_seed_draws_the_same_images_whatever_the_count(
     [
         (("--digit", "x", "--out", "a.png"), 2, "expected one of 0, 1"),
         (("--digit", "1", "--text", "12", "--out", "a.png"), 2, "exclude each other"),
-        (("--out", "a.bmp"), 2, "ending in .png or .npz"),
+        (("--out", "a.bmp"), 2, "ending in .png, .webp, .gif or .npz"),
     ],
 )
 def test_orders_that_make_no_sense_are_usage_errors(
