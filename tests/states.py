@@ -51,6 +51,7 @@ def assert_same_events(a: Path, b: Path) -> None:
         if tag != "train/images_per_second":
             assert points[0] == points[1], tag
     evaluations = [row["step"] for row in timeless_rows(a) if "evaluation" in row]
+    assert {"fixed latents", "walk", "timelapse"} <= {*one.Tags()["images"]}
     for tag in one.Tags()["images"]:
         pictures = [[(event.step, event.encoded_image_string) for event in e.Images(tag)] for e in (one, two)]
         assert pictures[0] == pictures[1], tag
