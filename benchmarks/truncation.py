@@ -9,25 +9,13 @@ arXiv:1809.11096, section 3.1) draws again what falls outside a threshold instea
 from pathlib import Path
 
 import click
-from torch import Tensor
 
 from training.cli import open_source
 from training.evaluation.evaluator import Evaluator
-from training.sources import Source
+from training.sources import Truncated
 
 VALUES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 COLUMNS = ("precision", "recall", "density", "coverage", "fd", "label_accuracy")
-
-
-class Truncated:
-    """A source whose latents are pulled to their mean."""
-
-    def __init__(self, source: Source, truncation: float) -> None:
-        self._source, self._truncation = source, truncation
-        self.z_dim, self.conditional, self.class_names = source.z_dim, source.conditional, source.class_names
-
-    def draw(self, z: Tensor, label: Tensor) -> Tensor:
-        return self._source.draw(z * self._truncation, label)
 
 
 @click.command()

@@ -72,6 +72,17 @@ class GeneratorSource:
         return torch.cat(images)
 
 
+class Truncated:
+    """A source whose latents are pulled to their mean."""
+
+    def __init__(self, source: Source, truncation: float) -> None:
+        self._source, self._truncation = source, truncation
+        self.z_dim, self.conditional, self.class_names = source.z_dim, source.conditional, source.class_names
+
+    def draw(self, z: Tensor, label: Tensor) -> Tensor:
+        return self._source.draw(z * self._truncation, label)
+
+
 def load_generator(path: Path) -> tuple[Generator, Saved, Config]:
     """The averaged generator of a checkpoint, in evaluation mode on the CPU.
 

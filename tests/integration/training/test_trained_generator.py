@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from benchmarks.truncation import Truncated
 from serving.handler.latents import draw_labels, latents
 from tests.conftest import Ganctl, train_small
 from training.config import DataSettings
@@ -20,6 +19,7 @@ from training.drawing import LocalDrawer, Order, OrderError, Reader, UnverifiedE
 from training.evaluation.classifier import load_classifier
 from training.evaluation.evaluator import Evaluator
 from training.inspection import open_checkpoint
+from training.sources import Truncated
 
 # the limit lies just before the horizon: the rate has fallen, and nobody scores 10,000 images
 SETTINGS = ("model.width=16", "optimizer.lr=2e-3", "train.horizon=20500 images", "evaluation.every=20500 images")
@@ -155,6 +155,11 @@ def test_a_verified_image_depends_on_the_seed_and_not_on_the_count(drawer: Local
     few, many, again = (draw_verified(Order(count=n, seed=6), drawer, reader).images for n in (90, 300, 90))
     assert np.array_equal(few, again)
     assert np.abs(few.astype(int) - many[:90]).max() <= 1
+
+
+def test_each_try_for_an_image_is_another_one(drawer: LocalDrawer, reader: Reader) -> None:
+    drawn = [draw_verified(Order(digits=("9",), seed=seed), drawer, reader).drawn or 0 for seed in range(60)]
+    assert max(drawn) > 2, "one of them took two tries more"
 
 
 def test_a_class_that_never_comes_right_ends_with_an_error_that_names_the_flag(
