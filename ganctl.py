@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 COMMANDS = {
     "train": ("training.cli_train", "Train a GAN; leaves a run folder with checkpoints, samples and logs."),
     "evaluate": ("training.cli", "Score a generator against real images: Fréchet distance, precision, recall, labels."),
-    "sample": ("training.cli", "Draw images from a run, a checkpoint, an export or a server."),
+    "sample": ("training.cli_sample", "Draw images from a run, a checkpoint, an export or a server."),
     "inspect": ("training.cli", "Say what a run, checkpoint, export or archive is."),
     "export": ("exports.cli", "Turn the best checkpoint's generator into verified TorchScript and ONNX files."),
     "package": ("serving.cli", "Pack an export into a TorchServe archive (.mar)."),

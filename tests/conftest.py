@@ -1,5 +1,6 @@
 """What tests of several packages share: a small finished run, and the command line in a process of its own."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -53,3 +54,11 @@ def ganctl(tmp_path: Path) -> Ganctl:
         return subprocess.run(command, **options)  # type: ignore[call-overload, no-any-return]
 
     return run
+
+
+def one_object(stdout: str) -> dict[str, object]:
+    lines = stdout.splitlines()
+    assert len(lines) == 1, stdout
+    record = json.loads(lines[0])
+    assert isinstance(record, dict)
+    return record

@@ -50,10 +50,12 @@ def assert_same_events(a: Path, b: Path) -> None:
         assert steps == sorted(set(steps)), tag
         if tag != "train/images_per_second":
             assert points[0] == points[1], tag
-    pictures = [[(event.step, event.encoded_image_string) for event in e.Images("fixed latents")] for e in (one, two)]
-    assert pictures[0] == pictures[1]
     evaluations = [row["step"] for row in timeless_rows(a) if "evaluation" in row]
-    assert [step for step, _ in pictures[0]] == evaluations
+    assert {"fixed latents", "walk", "timelapse"} <= {*one.Tags()["images"]}
+    for tag in one.Tags()["images"]:
+        pictures = [[(event.step, event.encoded_image_string) for event in e.Images(tag)] for e in (one, two)]
+        assert pictures[0] == pictures[1], tag
+        assert [step for step, _ in pictures[0]] == (evaluations if tag != "timelapse" else evaluations[-1:]), tag
 
 
 def timeless_rows(run_dir: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The commands `evaluate`, `sample` and `inspect`. Only in the `cli` modules are things put together, and only there
+"""The commands `evaluate` and `inspect`. Only in the `cli` modules are things put together, and only there
 printed.
 
 torch and the rest are imported by the command that runs, so that `ganctl --help` needs none of it.
@@ -49,7 +49,7 @@ def evaluate(source: Path, n: int, split: str, assignments: tuple[str, ...], as_
     from training.inspection import check_fit, lay_over
 
     began = time.monotonic()
-    opened = _open_images(source) if source.suffix == ".npz" else _open_source(source)
+    opened = _open_images(source) if source.suffix == ".npz" else open_source(source)
     data = lay_over(opened.data, assignments)
     check_fit(opened, load_split(data, cast(Split, split)), source)  # before a classifier is trained for minutes
     if opened.images is not None:
@@ -70,58 +70,6 @@ def evaluate(source: Path, n: int, split: str, assignments: tuple[str, ...], as_
     for name in names:
         click.echo(f"{name:16} {'–' if record[name] is None else format(record[name], '.4f')}")
     click.echo(f"{'n':16} {record['n']}\n{'seconds':16} {seconds}")
-
-
-@click.command()
-@click.argument("source")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="A .png, .npz, or a folder for PNG files.")
-@click.option("--digit", "digits", multiple=True, metavar="D", help="Class to draw, by its name; may be repeated.")
-@click.option("--text", help="A string of digits, drawn in one handwriting (a .png).")
-@click.option("--count", type=click.IntRange(min=1), help="How many images (strips with --text).")
-@click.option("--per-class", type=click.IntRange(min=1), help="How many images of each class.")
-@click.option("--seed", type=click.IntRange(0, 2**53 - 1), help="Seed; the same one draws the same images.")
-@click.option("--token", help="The key `inference` of the server's token file, where SOURCE asks for one.")
-@click.option("--truncation", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Pulls z to its mean.")
-@json_option
-def sample(
-    source: str,
-    out: Path,
-    digits: tuple[str, ...],
-    text: str | None,
-    count: int | None,
-    per_class: int | None,
-    seed: int | None,
-    token: str | None,
-    truncation: float,
-    as_json: bool,
-) -> None:
-    """Draw images. SOURCE is a run, a checkpoint, an export, or the URL of a server."""
-    from training.drawing import Order, check_name, save
-
-    check_name(out)
-    if text is not None and not text:
-        raise click.UsageError("--text '': expected at least one digit.")
-    if sum(option is not None for option in (text, per_class)) + bool(digits) > 1:
-        raise click.UsageError("--digit, --text and --per-class exclude each other: give one of them.")
-    if per_class and count:
-        raise click.UsageError("--per-class and --count exclude each other: give one of them.")
-    order = Order(digits=digits, text=text, count=count, per_class=per_class, seed=seed, truncation=truncation)
-    if source.startswith(("http://", "https://")):
-        from serving.client import Client
-
-        with Client(source, token=token) as client:
-            drawn = order.remote(client)
-    else:
-        from serving.handler.latents import draw_labels, latents
-
-        opened = _open_source(Path(source))
-        drawn = order.local(opened.source, latents=latents, draw_labels=draw_labels)
-    save(drawn, out)
-    record = {"out": str(out.resolve()), "count": len(drawn.images), "seed": drawn.seed}
-    if as_json:
-        emit(record)
-    else:
-        click.echo(f"{record['count']} images in {out} (seed {record['seed']})")
 
 
 @click.command()
@@ -154,7 +102,7 @@ def inspect(path: Path, as_json: bool) -> None:
         click.echo(f"{name:20} {value}")
 
 
-def _open_source(path: Path) -> Any:
+def open_source(path: Path) -> Any:
     """An export where the folder has a manifest, else a run's best checkpoint or a checkpoint."""
     if (path / "manifest.json").exists():
         from exports.runtime import open_export

@@ -135,7 +135,7 @@ def _train(
         return
     result = _fit(trainer, launch.config.preset)
     if first:
-        emit(_result_record(result)) if as_json else _print_result(result)
+        emit(_result_record(result)) if as_json else _print_result(result, launch.config)
     if result.stopped_by.startswith("SIG"):
         if first:
             note(
@@ -220,12 +220,29 @@ def _result_record(result: "Result") -> dict[str, Any]:
     }
 
 
-def _print_result(result: "Result") -> None:
+def _print_result(result: "Result", config: "Config") -> None:
+    from training.callback import FINISHED
+    from training.checkpoint import read_checkpoint
+    from training.verdict import is_far, verdict
+
+    run_dir = shlex.quote(str(result.run_dir))
     click.echo(
         f"{result.steps:,} steps, {result.images:,} images in {result.seconds:.0f} s "
         f"({result.images_per_second:,.0f} images/s); stopped by {result.stopped_by}"
     )
     if "fd" in result.metrics:
         click.echo(score_line(result.metrics))
-    click.echo(f"best checkpoint: {result.best or 'none yet'}")
-    click.echo(f"next: ganctl sample {shlex.quote(str(result.run_dir))} --out digits.png")
+        click.echo(verdict(result.metrics))
+    if result.best is None:
+        click.echo("best checkpoint: none yet, since nothing was scored")
+    else:
+        best = read_checkpoint(result.best)
+        scored = f", validation FD {best.metrics['fd']:.2f}" if "fd" in best.metrics else ""
+        click.echo(f"best checkpoint: that of step {best.step:,}{scored}; {result.best}")
+        click.echo(f"next: ganctl sample {run_dir} --out digits.png")
+    if result.stopped_by not in FINISHED:
+        click.echo(f"go on to the end ({config.train.horizon}): ganctl train --run-dir {run_dir} --resume auto")
+    elif result.stopped_by == "horizon" and is_far(result.metrics):
+        longer = config.train.horizon.model_copy(update={"value": 2 * config.train.horizon.value})
+        words = f"--run-dir {run_dir} --resume auto --set train.horizon='{longer}'"
+        click.echo(f"train longer, towards the floor: ganctl train {words}")

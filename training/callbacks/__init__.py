@@ -32,10 +32,9 @@ __all__ = [
 
 def default_callbacks(config: Config, *, max_seconds: float | None = None) -> list[Callback]:
     """What a run of the command line has, in the order in which they run."""
-    callbacks: list[Callback] = [Preemption(), Progress(), NonFinite(), StatsLog(), SampleGrid()]
+    callbacks: list[Callback] = [Preemption(), Progress(), NonFinite(), StatsLog(), SampleGrid(), Timelapse()]
     if config.log.tensorboard:
-        callbacks.append(TensorBoard())
-    callbacks.append(Timelapse())
+        callbacks.append(TensorBoard())  # after Timelapse, whose film it shows
     if config.log.profile:
         callbacks.append(Profiler())
     if config.early_stopping.patience or config.early_stopping.stop_at is not None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from training.callback import Callback
 from training.callbacks.checkpoints import Checkpoint
 from training.callbacks.rates import LearningRate
+from training.callbacks.samples import SampleGrid, Timelapse
 from training.callbacks.scoring import Evaluate
 from training.config import Config
 from training.distributed import SOLO, Ranks
@@ -13,9 +14,13 @@ from training.errors import ConfigError
 
 def with_essentials(callbacks: Sequence[Callback], config: Config) -> tuple[list[Callback], Checkpoint]:
     """The callbacks, with a LearningRate, an Evaluate and a Checkpoint as the settings say where they have none of
-    their own. Evaluate comes first: others look at its scores. Checkpoint is given twice, for the loop to talk to."""
+    their own. Evaluate comes first: others look at its scores. Checkpoint is given twice, for the loop to talk to. A
+    Timelapse gets the SampleGrid whose pictures it joins."""
     optimizer = config.optimizer
     complete = list(callbacks)
+    films = [place for place, callback in enumerate(complete) if isinstance(callback, Timelapse)]
+    if films and not any(isinstance(callback, SampleGrid) for callback in complete):
+        complete.insert(films[0], SampleGrid())
     if not any(isinstance(callback, Evaluate) for callback in complete):
         every, n = config.evaluation.every, config.evaluation.n
         complete.insert(0, Evaluate(every=every, n=n, conditional=config.model.conditional))

@@ -3,30 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from training.callback import Callback, Run
-from training.pictures import ENLARGEMENT, tile, to_picture
+from training.callbacks.views import fixed_grid
+from training.pictures import ENLARGEMENT, save_film, to_picture
 
-STYLES = 8  # rows of the grid: one latent each
-_SEED = 7
+TIMELAPSE = "timelapse.gif"
 _OURS = "[0-9]" * 8 + ".png"
 _FRAME_MS, _LAST_FRAME_MS = 250, 2000
-
-
-def fixed_grid(run: Run) -> NDArray[np.uint8]:
-    """The fixed latents as one picture, uint8 [H, W, C]: a row for each style, a column for each class."""
-    classes = len(run.class_names)
-    z_dim = run.generator.z_dim
-    rng = torch.Generator().manual_seed(_SEED)
-    if run.config.model.conditional:
-        z = torch.randn(STYLES, z_dim, generator=rng).repeat_interleave(classes, dim=0)
-    else:
-        z = torch.randn(STYLES * classes, z_dim, generator=rng)
-    return tile(run.draw(z, torch.arange(classes).repeat(STYLES)).numpy(), columns=classes)
 
 
 class SampleGrid(Callback):
@@ -58,12 +43,13 @@ class SampleGrid(Callback):
 
 
 class Timelapse(Callback):
-    """Joins the pictures in `samples/` to `timelapse.gif` when the run ends."""
+    """Joins the pictures in `samples/` to `timelapse.gif` when the run ends.
+
+    They are SampleGrid's, which a run with this callback has in any case (see `essentials.py`).
+    """
 
     def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
         frames = [Image.open(path).convert("P") for path in sorted((run.run_dir / "samples").glob(_OURS))]
         if frames:
             durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
-            frames[0].save(
-                run.run_dir / "timelapse.gif", save_all=True, append_images=frames[1:], duration=durations, loop=0
-            )
+            save_film(frames, run.run_dir / TIMELAPSE, durations=durations)

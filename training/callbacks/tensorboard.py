@@ -1,5 +1,6 @@
-"""TensorBoard: losses, scores, the fixed latents' grid, the generator's graph, and settings with the final scores."""
+"""TensorBoard: losses, scores, pictures and films, the generator's graph, and settings with the final scores."""
 
+import io
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -7,17 +8,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch.jit._trace import TracerWarning
 
 from training.callback import Callback, Run
-from training.callbacks.samples import fixed_grid
+from training.callbacks.samples import TIMELAPSE
+from training.callbacks.views import class_grids, fixed_grid, walk
+from training.pictures import ENLARGEMENT, save_film, to_picture
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+# the page "custom scalars": charts with several curves (a chart's tags are regular expressions)
+_CHARTS = {
+    "averaged generator": {
+        "Fréchet distance and the floor of real images": ["Multiline", ["validation/fd$", "validation/fd_floor$"]],
+        "label accuracy": ["Multiline", ["validation/label_accuracy$"]],
+    },
+    "training": {"losses": ["Multiline", ["train/loss_d$", "train/loss_g$"]]},
+}
+_WALK_MS = 60
+
 
 class TensorBoard(Callback):
-    """Writes events into the run's folder.
+    """Writes events into the run's folder. At each evaluation: the scores, the grid of fixed latents, a picture of each
+    class, and a walk through latent space as a film; at the end the timelapse, where Timelapse comes before.
 
     A resumed run's history has no overlap: what was written at the checkpoint's step or later is purged, and what
     belongs to that very step (its state remembers it) is written once more. So a look that a limit made off the
@@ -26,7 +41,7 @@ class TensorBoard(Callback):
 
     def __init__(self) -> None:
         self._writer: SummaryWriter | None = None
-        self._newest: tuple[int, dict[str, float], bool] = (-1, {}, False)  # step, its scalars, whether with a picture
+        self._newest: tuple[int, dict[str, float], bool] = (-1, {}, False)  # step, its scalars, whether with pictures
         self._has_graph = False
 
     def on_start(self, run: Run) -> None:
@@ -34,12 +49,15 @@ class TensorBoard(Callback):
 
         step, scalars, picture = self._newest
         _wait_for_a_later_name(run.run_dir)
+        from torch.utils.tensorboard.summary import custom_scalars
+
         self._writer = SummaryWriter(run.run_dir, purge_step=run.step)
+        self._add_summary(custom_scalars(_CHARTS), run)  # at each start, since the folder may be a new one
         if step == run.step:
             for name, value in scalars.items():
                 self._writer.add_scalar(name, value, step)
             if picture:
-                self._add_picture(run)
+                self._add_pictures(run)
 
     def on_log(self, run: Run, stats: Mapping[str, float]) -> None:
         self._add(run, stats, "train")
@@ -50,14 +68,16 @@ class TensorBoard(Callback):
         self._add(run, scores, "validation")
         self._add(run, scores.get("class_accuracy") or {}, "validation_class_accuracy")
         self._newest = (*self._newest[:2], True)
-        self._add_picture(run)
+        self._add_pictures(run)
         if not self._has_graph:  # not at the start: tracing costs some seconds of it
             self._add_graph(run)
         assert self._writer is not None
         self._writer.flush()
 
     def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
-        """The settings beside the scores, for TensorBoard's page that compares runs."""
+        """The timelapse; and the settings beside the scores, for TensorBoard's page that compares runs."""
+        if (run.run_dir / TIMELAPSE).exists():
+            self._add_film("timelapse", (run.run_dir / TIMELAPSE).read_bytes(), run)
         settings = {k: v for k, v in run.config.flat().items() if isinstance(v, bool | int | float | str)}
         finals = {f"{scores['split']}/{name}": value for name, value in _numbers(scores)}
         if not finals:
@@ -66,9 +86,8 @@ class TensorBoard(Callback):
 
         # not `add_hparams`: it writes a second file, which a resumed run's purge may come too early for
         assert self._writer is not None
-        events: Any = self._writer.file_writer
         for summary in hparams(settings, finals):
-            events.add_summary(summary, run.step)
+            self._add_summary(summary, run)
         for name, value in finals.items():
             self._writer.add_scalar(name, value, run.step)
 
@@ -93,9 +112,28 @@ class TensorBoard(Callback):
             self._newest[1][f"{group}/{name}"] = value
             self._writer.add_scalar(f"{group}/{name}", value, run.step)
 
-    def _add_picture(self, run: Run) -> None:
+    def _add_pictures(self, run: Run) -> None:
         assert self._writer is not None
-        self._writer.add_image("fixed latents", torch.from_numpy(fixed_grid(run)), run.step, dataformats="HWC")
+        grids = {f"class/{name}": grid for name, grid in class_grids(run).items()}
+        for tag, grid in {"fixed latents": fixed_grid(run), **grids}.items():
+            self._writer.add_image(tag, torch.from_numpy(grid), run.step, dataformats="HWC")
+        film = io.BytesIO()
+        save_film([to_picture(frame, ENLARGEMENT) for frame in walk(run)], film, durations=_WALK_MS)
+        self._add_film("walk", film.getvalue(), run)
+
+    def _add_film(self, tag: str, gif: bytes, run: Run) -> None:
+        """TensorBoard hands an image on as it is encoded, and a browser plays a GIF."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        with Image.open(io.BytesIO(gif)) as first:
+            width, height = first.size
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+        self._add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), run)
+
+    def _add_summary(self, summary: Any, run: Run) -> None:
+        assert self._writer is not None
+        events: Any = self._writer.file_writer
+        events.add_summary(summary, run.step)
 
     def _add_graph(self, run: Run) -> None:
         assert self._writer is not None

@@ -7,17 +7,19 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from exports.runtime import open_export
 from serving.client import Client
 from serving.errors import RemoteError
 from serving.handler.latents import draw_labels, latents
 from serving.handler.service import Service
-from training.drawing import Order
+from training.drawing import LocalDrawer, Order, Reader, ServerDrawer, draw, draw_verified
 
-from .small_export import write_export
+from .small_export import seen_label, write_export
 
 # names as of a folder's classes: some look like numbers, none is its own
+DARK = 25.6  # mean grey level; about a tenth of the images are darker
 NAMES = ["10", "2", "leaf", "1", "sun", "a", "b", "c", "d", "e"]
 
 
@@ -42,6 +44,12 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def drawer_of(folder: Path) -> LocalDrawer:
+    source = open_export(folder).source
+    assert source is not None
+    return LocalDrawer(source, latents=latents, draw_labels=draw_labels)
+
+
 @pytest.mark.parametrize(
     "order",
     [
@@ -56,11 +64,9 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_a_server_draws_what_its_export_draws_for_the_same_order(named: Path, order: Order) -> None:
     service = Service.load(named, {"backend": "onnx", "model_file": "generator.onnx"})
-    source = open_export(named).source
-    assert source is not None
-    here = order.local(source, latents=latents, draw_labels=draw_labels)
+    here = draw(order, drawer_of(named))
     with client_of(service) as client:
-        there = order.remote(client)
+        there = draw(order, ServerDrawer(client))
     assert here.labels is not None
     assert there.labels is not None
     assert there.labels.tolist() == here.labels.tolist()
@@ -70,7 +76,32 @@ def test_a_server_draws_what_its_export_draws_for_the_same_order(named: Path, or
 def test_a_class_that_the_server_does_not_know_is_told_with_those_it_knows(named: Path) -> None:
     service = Service.load(named, {"backend": "onnx", "model_file": "generator.onnx"})
     with client_of(service) as client, pytest.raises(RemoteError, match="must be one of 10, 2, leaf"):
-        Order(digits=("moon",)).remote(client)
+        draw(Order(digits=("moon",)), ServerDrawer(client))
+
+
+class Strict(Reader):
+    """Reads the label whose block is lit, and in dark images none."""
+
+    def __init__(self) -> None:
+        self.classes = 10
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+        read = [seen_label(image[..., 0]) if image.mean() > DARK else -1 for image in images]
+        return np.array(read, np.int64)
+
+
+@pytest.mark.parametrize(
+    "order", [Order(digits=("1", "leaf", "sun"), count=300, seed=4), Order(text="21", count=200, seed=4)]
+)
+def test_a_server_draws_verified_what_its_export_draws_verified(named: Path, order: Order) -> None:
+    service = Service.load(named, {"backend": "onnx", "model_file": "generator.onnx"})
+    with client_of(service) as client:
+        there = draw_verified(order, ServerDrawer(client), Strict())
+    here = draw_verified(order, drawer_of(named), Strict())
+    assert here.drawn is not None
+    assert here.drawn > len(here.images)
+    assert there.drawn == here.drawn
+    assert np.abs(there.images.astype(int) - here.images).max() <= 1
 
 
 def test_the_client_counts_the_classes_by_what_is_refused(load: Callable[..., Service]) -> None:

@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 from rich.console import Console
 
 from tests.conftest import SMALL
@@ -21,7 +21,7 @@ from training.callbacks import (
     Profiler,
     Progress,
     StatsLog,
-    TensorBoard,
+    Timelapse,
     TimeLimit,
 )
 from training.launch import Launch
@@ -58,60 +58,10 @@ def test_a_run_folder_holds_what_a_report_could_ask_for(tmp_path: Path) -> None:
     assert json.loads((run_dir / "environment.json").read_text())["versions"]["torch"]
 
 
-def test_tensorboard_has_losses_scores_and_pictures(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    run_with(tmp_path, TensorBoard())
-    events = EventAccumulator(str(tmp_path)).Reload()
-    assert {"train/loss_d", "train/loss_g", "validation/fd", "validation/label_accuracy"} <= set(
-        events.Tags()["scalars"]
-    )
-    assert events.Tags()["images"] == ["fixed latents"]
-    assert [event.step for event in events.Scalars("train/loss_d")] == [10]
-    assert events.Scalars("train/lr")[0].value > 0
-
-
-def test_tensorboard_has_the_generators_graph_and_the_settings_with_the_final_scores(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-
-    run_with(tmp_path, TensorBoard(), extra=("optimizer.lr=0.002",))
-    events = EventAccumulator(str(tmp_path)).Reload()
-    operators = {node.op for node in events.Graph().node}
-    assert any("conv" in operator for operator in operators), operators
-    content = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
-    settings = HParamsPluginData.FromString(content).session_start_info.hparams
-    assert settings["optimizer.lr"].number_value == 0.002
-    assert settings["model.generator"].string_value == "conv"
-    assert events.Scalars("val/fd")[0].step == 12
-
-
-def test_tensorboard_reads_a_runs_files_in_the_order_of_its_starts(tmp_path: Path) -> None:
-    config, _ = resolve(assignments=SMALL, environment={})
-    trainer = Trainer(config, run_dir=tmp_path, callbacks=[TensorBoard()])
-    files: list[str] = []
-    for steps in (1, 2, 3):
-        trainer.fit(max_steps=steps)
-        (new,) = {path.name for path in tmp_path.glob("events.out.tfevents.*")} - set(files)
-        files.append(new)
-    seconds = [int(name.split(".")[3]) for name in files]
-    assert seconds[0] < seconds[1] < seconds[2]
-
-
-def test_tensorboard_forgets_a_start_that_ended_before_its_first_checkpoint(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    class Failing(Callback):
-        def on_step(self, run: Run) -> None:
-            if run.step == 13:
-                raise RuntimeError("a callback's own defect")
-
-    settings = [*SMALL, "log.tensorboard=true"]
-    with pytest.raises(RuntimeError, match="own defect"):
-        Launch(assignments=settings, run_dir=tmp_path / "run").build(callbacks=[Failing()]).fit()
-    Launch(assignments=settings, run_dir=tmp_path / "run", resume="auto").build(max_steps=20).fit()
-    events = EventAccumulator(str(tmp_path / "run")).Reload()
-    assert [event.step for event in events.Scalars("train/loss_d")] == [10, 20]
+def test_a_timelapse_has_pictures_to_join_whoever_else_is_there(tmp_path: Path) -> None:
+    run_with(tmp_path, Timelapse(), extra=("train.batch_size=32", "evaluation.every=128 images"))
+    with Image.open(tmp_path / "timelapse.gif") as film:
+        assert len(list(ImageSequence.Iterator(film))) == len(list((tmp_path / "samples").glob("*.png"))) == 3
 
 
 def test_the_profiler_leaves_a_trace_of_some_steps(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The commands as a user types them: one JSON object, one clear message, the right exit code, nothing half-written."""
 
-import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,25 +10,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from tests.conftest import SMALL, Ganctl
+from tests.conftest import SMALL, Ganctl, one_object
 from tests.states import assert_same_run
 from training.checkpoint import read_checkpoint
 from training.data import EMBEDDED
 from training.launch import Launch
 
 SETTINGS = [word for setting in SMALL for word in ("--set", setting)]
-
-
-def one_object(stdout: str) -> dict[str, object]:
-    lines = stdout.splitlines()
-    assert len(lines) == 1, stdout
-    record = json.loads(lines[0])
-    assert isinstance(record, dict)
-    return record
 
 
 def test_help_is_quick_and_imports_no_torch(ganctl: Ganctl) -> None:
@@ -283,48 +273,6 @@ def test_an_unconditional_generator_has_no_label_scores_and_draws_no_named_digit
     assert ganctl("sample", small_unconditional_run, "--count", 3, "--out", "x.png").returncode == 0
 
 
-def test_sample_writes_a_picture_arrays_and_a_folder(ganctl: Ganctl, small_run: Path, tmp_path: Path) -> None:
-    assert ganctl("sample", small_run, "--text", "2026", "--count", 3, "--out", "a.png").returncode == 0
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.size == (4 * 56, 3 * 56)
-    record = one_object(ganctl("sample", small_run, "--per-class", 30, "--seed", 5, "--out", "b.npz", "--json").stdout)
-    assert (record["count"], record["seed"]) == (300, 5)
-    with np.load(tmp_path / "b.npz") as arrays:
-        assert (arrays["images"].dtype, arrays["images"].shape) == (np.uint8, (300, 28, 28))
-        assert np.bincount(arrays["labels"]).tolist() == [30] * 10
-    assert ganctl("sample", small_run, "--digit", 3, "--digit", 8, "--count", 5, "--out", "c").returncode == 0
-    rows = (tmp_path / "c/labels.csv").read_text().splitlines()
-    assert [row.split(",")[1] for row in rows[1:]] == ["3", "8", "3", "8", "3"]
-    assert len(list((tmp_path / "c").glob("*.png"))) == 5
-
-
-def test_the_same_seed_draws_the_same_images_whatever_the_count(
-    ganctl: Ganctl, small_run: Path, tmp_path: Path
-) -> None:
-    for name, count in (("few", 4), ("many", 9)):
-        ganctl("sample", small_run, "--seed", 11, "--count", count, "--out", f"{name}.npz")
-    few, many = np.load(tmp_path / "few.npz"), np.load(tmp_path / "many.npz")
-    assert np.array_equal(few["labels"], many["labels"][:4])
-    assert np.abs(few["images"].astype(int) - many["images"][:4]).max() <= 1
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "told"),
-    [
-        (("--digit", "x", "--out", "a.png"), 2, "expected one of 0, 1"),
-        (("--digit", "1", "--text", "12", "--out", "a.png"), 2, "exclude each other"),
-        (("--out", "a.bmp"), 2, "ending in .png or .npz"),
-    ],
-)
-def test_orders_that_make_no_sense_are_usage_errors(
-    words: tuple[str, ...], code: int, told: str, ganctl: Ganctl, small_run: Path, tmp_path: Path
-) -> None:
-    done = ganctl("sample", small_run, *words)
-    assert done.returncode == code
-    assert told in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_inspect_tells_step_metrics_and_digests(ganctl: Ganctl, small_run: Path) -> None:
     record = one_object(ganctl("inspect", small_run / "checkpoints/last.safetensors", "--json").stdout)
     assert (record["kind"], record["step"]) == ("checkpoint", 40)
@@ -361,3 +309,25 @@ def test_environment_variables_set_settings(monkeypatch: pytest.MonkeyPatch) -> 
     launch = Launch()
     assert launch.config.train.seed == 77
     assert launch.sources["train.seed"] == "GANCTL_TRAIN__SEED"
+
+
+def test_a_run_ends_with_what_its_scores_mean_what_was_chosen_and_what_to_type_next(
+    ganctl: Ganctl, tmp_path: Path
+) -> None:
+    settings = (*SETTINGS, "--set", "train.batch_size=32", "--set", "train.horizon=640 images")
+    limited = ganctl("train", *settings, "--set", "evaluation.every=320 images", "--max-steps", 10, "--run-dir", "run")
+    assert limited.returncode == 0, limited.stderr
+    on_val, meaning, best, sample, resume = limited.stdout.splitlines()[1:]
+    assert on_val.startswith("on the val images: Fréchet distance")
+    assert re.match(r"\d+\.\d × the floor is far off: many images are no good", meaning)
+    assert re.match(r"best checkpoint: that of step 10, validation FD \d+\.\d\d; run/checkpoints/best", best)
+    assert sample == "next: ganctl sample run --out digits.png"
+    assert resume == "go on to the end (640 images): ganctl train --run-dir run --resume auto"
+    complete = ganctl(*shlex.split(resume.partition(": ganctl ")[2]))
+    assert complete.returncode == 0, complete.stderr
+    longer = complete.stdout.splitlines()[-1]
+    assert longer.endswith("ganctl train --run-dir run --resume auto --set train.horizon='1280 images'")
+    again = ganctl(*shlex.split(longer.partition(": ganctl ")[2]), "--max-steps", 22, "--json")
+    assert again.returncode == 0, again.stderr
+    assert one_object(again.stdout)["steps"] == 22
+    assert "× the floor is" not in again.stdout

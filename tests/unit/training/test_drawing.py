@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageSequence
 
 from training.config import DataSettings
 from training.data import ImageSet
-from training.drawing import Drawn, open_images, save
+from training.drawing import Drawn, Film, open_images, save, save_walk
 from training.errors import ConfigError, DataError
 from training.inspection import Opened, check_fit, lay_over
 
@@ -35,6 +36,21 @@ def test_saved_arrays_are_opened_as_they_were(tmp_path: Path, channels: int) -> 
     assert opened.labels is not None
     assert np.array_equal(opened.images.permute(0, 2, 3, 1), images)
     assert opened.labels.tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_film_keeps_its_frames_in_grey_exactly_and_in_colour_where_the_format_can(
+    tmp_path: Path, channels: int
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (5, 24, 24, channels), dtype=np.uint8)
+    for name, exact in (("a.webp", True), ("a.gif", channels == 1)):
+        save_walk(Film(noise, seed=0, stops=2), tmp_path / name)
+        with Image.open(tmp_path / name) as film:
+            frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(film)]
+        assert len(frames) == 5
+        drawn = np.broadcast_to(noise, (5, 24, 24, 3)).repeat(4, axis=1).repeat(4, axis=2)
+        assert np.array_equal(np.stack(frames), drawn) == exact
+        assert np.abs(np.stack(frames).astype(int) - drawn).mean() < 40, "a GIF has 256 colours a frame"
 
 
 @pytest.mark.parametrize(

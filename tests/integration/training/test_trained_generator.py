@@ -1,0 +1,205 @@
+"""What only a generator that has learnt something can show: walks are smooth, a latent is a handwriting, truncation
+trades recall for precision, and verified digits are read as they were asked for."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageSequence
+
+from serving.handler.latents import draw_labels, latents
+from tests.conftest import Ganctl, train_small
+from training.config import DataSettings
+from training.drawing import LocalDrawer, Order, OrderError, Reader, UnverifiedError, draw, draw_verified, draw_walk
+from training.evaluation.classifier import load_classifier
+from training.evaluation.evaluator import Evaluator
+from training.inspection import open_checkpoint
+from training.sources import Truncated
+
+# the limit lies just before the horizon: the rate has fallen, and nobody scores 10,000 images
+SETTINGS = ("model.width=16", "optimizer.lr=2e-3", "train.horizon=20500 images", "evaluation.every=20500 images")
+PAIRS = ("38", "17", "05", "46", "92")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 320 steps, most of whose digits can be read."""
+    return train_small(tmp_path_factory.mktemp("trained") / "run", max_steps=320, extra=SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def drawer(run: Path) -> LocalDrawer:
+    source = open_checkpoint(run).source
+    assert source is not None
+    return LocalDrawer(source, latents=latents, draw_labels=draw_labels)
+
+
+@pytest.fixture(scope="module")
+def reader() -> Reader:
+    return Reader(load_classifier(DataSettings()), "mnist")
+
+
+def style(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Ink and slant (the shear xy / yy of the second moments) of images [N, H, W, 1]: [2, N]."""
+    ink = images[..., 0].astype(float) + 1e-9
+    total = ink.sum(axis=(1, 2))
+    share = ink / total[:, None, None]
+    y, x = np.mgrid[: ink.shape[1], : ink.shape[2]]
+    dy = y - (share * y).sum(axis=(1, 2))[:, None, None]
+    dx = x - (share * x).sum(axis=(1, 2))[:, None, None]
+    return np.stack([total, (share * dx * dy).sum(axis=(1, 2)) / (share * dy * dy).sum(axis=(1, 2))])
+
+
+def mean_correlation(values: NDArray[np.float64]) -> float:
+    """The mean correlation between the rows."""
+    rows = len(values)
+    return float((np.corrcoef(values).sum() - rows) / (rows * rows - rows))
+
+
+def test_the_digits_of_one_latent_share_their_ink_and_their_slant(drawer: LocalDrawer) -> None:
+    strips = style(draw(Order(text="0123456789", count=100, seed=1), drawer).images).reshape(2, 100, 10)
+    others = style(draw(Order(per_class=100, seed=1), drawer).images).reshape(2, 100, 10)  # a latent for each image
+    for one_latent, many_latents in zip(strips, others, strict=True):
+        assert mean_correlation(one_latent.T) > 0.4
+        assert abs(mean_correlation(many_latents.T)) < 0.1
+
+
+def largest_step(frames: NDArray[np.uint8]) -> float:
+    """Of a walk there and back: its largest step, as a share of the distance between its two stops."""
+    points = frames.astype(float).reshape(len(frames), -1)
+    steps = np.linalg.norm(np.roll(points, -1, axis=0) - points, axis=1)
+    return float(steps.max() / np.linalg.norm(points[len(points) // 2] - points[0]))
+
+
+# 24 equal steps along a straight line would each be 0.04 of it; 1 would be a jump
+@pytest.mark.parametrize("text", PAIRS)
+def test_a_walk_between_two_digits_is_smooth(text: str, drawer: LocalDrawer) -> None:
+    for seed in range(5):
+        film = draw_walk(Order(text=text, seed=seed), drawer, 48)
+        assert film.frames.shape == (48, 28, 28, 1)
+        assert largest_step(film.frames) < 0.2
+
+
+def test_a_walk_between_two_handwritings_is_smooth(drawer: LocalDrawer) -> None:
+    for digit in "0123456789":
+        assert largest_step(draw_walk(Order(digits=(digit,), count=2, seed=3), drawer, 48).frames) < 0.25
+
+
+def test_a_walk_passes_the_digits_in_one_handwriting_and_returns(drawer: LocalDrawer) -> None:
+    for order in (Order(text="385", seed=2), Order(digits=("3", "8", "5"), seed=2)):
+        stops = draw_walk(order, drawer, 30).frames[::10]
+        assert np.array_equal(stops, draw(Order(text="385", seed=2), drawer).images)
+    twice = draw_walk(Order(digits=("3", "8"), count=4, seed=2), drawer, 40)
+    assert np.array_equal(twice.frames[::10], draw(Order(text="38", count=2, seed=2), drawer).images)
+    alike = draw_walk(Order(digits=("3",), count=5, seed=2), drawer, 50)
+    assert (
+        np.abs(alike.frames[::10].astype(int) - draw(Order(digits=("3",), count=5, seed=2), drawer).images).max() <= 1
+    )
+
+
+def test_a_walk_that_cannot_be_is_told(drawer: LocalDrawer) -> None:
+    with pytest.raises(OrderError, match=r"--frames 3: the walk passes 10 images"):
+        draw_walk(Order(per_class=1), drawer, 3)
+    for order in (Order(text="22"), Order(digits=("7",), count=1), Order(digits=("7",), truncation=0.0)):
+        with pytest.raises(OrderError, match="all that are ordered are the same"):
+            draw_walk(order, drawer, None)
+
+
+def test_truncation_trades_recall_for_precision(run: Path, drawer: LocalDrawer) -> None:
+    evaluator = Evaluator(open_checkpoint(run).data, "test", n=1000)
+    scores = [evaluator.score(Truncated(drawer.source, value)) for value in (1.0, 0.7, 0.4)]
+    for more, less in pairwise(scores):
+        assert less["precision"] > more["precision"] + 0.02
+        assert less["recall"] < more["recall"] - 0.05
+        assert less["label_accuracy"] > more["label_accuracy"]
+
+
+def rows_of(order: Order, drawer: LocalDrawer, reader: Reader) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Any]:
+    plain, verified = draw(order, drawer), draw_verified(order, drawer, reader)
+    assert plain.labels is not None
+    assert verified.labels is not None
+    assert np.array_equal(verified.labels, plain.labels)
+    assert (reader(verified.images) == verified.labels).all()
+    return plain.images, verified.images, reader(plain.images) == plain.labels
+
+
+@pytest.mark.parametrize(
+    "order", [Order(count=300, seed=4), Order(per_class=30, seed=4), Order(digits=("4", "9"), count=60, seed=4)]
+)
+def test_verified_digits_are_read_as_asked_and_only_misread_ones_are_drawn_anew(
+    order: Order, drawer: LocalDrawer, reader: Reader
+) -> None:
+    plain, verified, sound = rows_of(order, drawer, reader)
+    assert 0 < (~sound).sum() < len(sound)
+    assert np.array_equal(verified[sound], plain[sound])
+    assert not (verified[~sound] == plain[~sound]).all(axis=(1, 2, 3)).any()
+
+
+def test_a_verified_text_keeps_one_handwriting_and_is_drawn_anew_as_a_whole(
+    drawer: LocalDrawer, reader: Reader
+) -> None:
+    plain, verified, sound = rows_of(Order(text="4958", count=30, seed=4), drawer, reader)
+    whole = sound.reshape(30, 4).all(axis=1)
+    assert 0 < (~whole).sum() < 30
+    changed = (verified != plain).reshape(30, 4, -1).any(axis=2)
+    assert np.array_equal(changed.all(axis=1), ~whole)
+    assert np.array_equal(changed.any(axis=1), ~whole)
+
+
+def test_a_verified_image_depends_on_the_seed_and_not_on_the_count(drawer: LocalDrawer, reader: Reader) -> None:
+    few, many, again = (draw_verified(Order(count=n, seed=6), drawer, reader).images for n in (90, 300, 90))
+    assert np.array_equal(few, again)
+    assert np.abs(few.astype(int) - many[:90]).max() <= 1
+
+
+def test_each_try_for_an_image_is_another_one(drawer: LocalDrawer, reader: Reader) -> None:
+    drawn = [draw_verified(Order(digits=("9",), seed=seed), drawer, reader).drawn or 0 for seed in range(60)]
+    assert max(drawn) > 2, "one of them took two tries more"
+
+
+def test_a_class_that_never_comes_right_ends_with_an_error_that_names_the_flag(
+    drawer: LocalDrawer, reader: Reader
+) -> None:
+    class Blind(Reader):
+        def __init__(self) -> None:
+            self.classes = 10
+
+        def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+            read = reader(images)
+            return np.where(read == 7, 1, read)
+
+    for order in (Order(digits=("7",)), Order(per_class=2), Order(text="17", count=3)):
+        with pytest.raises(UnverifiedError, match=r"--verified: of (class 7|'17') the last 50\d images") as raised:
+            draw_verified(order, drawer, Blind())
+        assert raised.value.exit_code == 5
+
+
+def test_the_command_tells_how_many_it_drew_and_rejected(ganctl: Ganctl, run: Path, tmp_path: Path) -> None:
+    words = ("--per-class", 20, "--seed", 5, "--verified", "--out", "v.npz", "--json")
+    record = json.loads(ganctl("sample", run, *words).stdout)
+    assert record["drawn"] - record["rejected"] == record["count"] == 200
+    assert record["rejected"] > 0
+    with np.load(tmp_path / "v.npz") as arrays:
+        images = torch.from_numpy(arrays["images"])
+        assert np.bincount(arrays["labels"]).tolist() == [20] * 10
+        assert len(images) == 200
+
+
+@pytest.mark.parametrize("name", ["walk.gif", "walk.webp"])
+def test_the_command_writes_a_film_that_begins_anew_for_ever(
+    name: str, ganctl: Ganctl, run: Path, drawer: LocalDrawer, tmp_path: Path
+) -> None:
+    done = ganctl("sample", run, "--text", "20", "--seed", 3, "--frames", 12, "--out", name, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"out": str(tmp_path / name), "count": 2, "frames": 12, "seed": 3}
+    with Image.open(tmp_path / name) as film:
+        assert film.info["loop"] == 0
+        frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(film)]
+    assert len(frames) == 12
+    expected = draw_walk(Order(text="20", seed=3), drawer, 12).frames[..., 0].repeat(4, axis=1).repeat(4, axis=2)
+    assert np.array_equal(np.stack(frames), expected)

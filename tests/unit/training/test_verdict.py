@@ -1,0 +1,32 @@
+"""The words at the end of a run are true of its scores."""
+
+from typing import Any
+
+import pytest
+
+from training.verdict import is_far, verdict
+
+
+def scores(times: float, accuracy: float | None = 0.99) -> dict[str, Any]:
+    return {"fd": 4.0 * times, "fd_floor": 4.0, "label_accuracy": accuracy}
+
+
+@pytest.mark.parametrize(
+    ("times", "told", "far"),
+    [
+        (1.0, "1.0 × the floor is as close to the real images as other real images are", False),
+        (1.6, "1.6 × the floor is close: taken together the images differ a little from real ones", False),
+        (2.1, "2.1 × the floor is some way off: many images pass for real ones, all together they do not", True),
+        (41.1, "41.1 × the floor is far off: many images are no good, or some kinds of real images are missing", True),
+    ],
+)
+def test_the_distance_is_told_in_words(times: float, told: str, far: bool) -> None:
+    assert verdict(scores(times)) == told
+    assert is_far(scores(times)) == far
+
+
+def test_labels_are_spoken_of_where_they_are_often_wrong() -> None:
+    assert "Of 100 images 7 are not read as what was asked for; 'sample --verified'" in verdict(scores(3, 0.93))
+    assert "asked" not in verdict(scores(3, 0.985))
+    assert "asked" not in verdict(scores(3, None))
+    assert "--verified" not in verdict(scores(90, 0.1)), "there would be nothing left"

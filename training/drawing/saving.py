@@ -1,0 +1,137 @@
+"""Where images go: a picture, an array, a folder or a film; and back from an array."""
+
+import csv
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from training.config import DataSettings
+from training.drawing.orders import Drawn, Film, OrderError
+from training.errors import DataError
+from training.inspection import Opened
+from training.pictures import ENLARGEMENT, save_film, tile, to_picture
+
+_LEAST = 10  # images that can be scored at all
+_SUFFIXES = (".png", ".webp", ".gif", ".npz", "")
+_FILM_ENLARGEMENT = 4  # one image alone is small
+_FRAME_MS = 50
+_WEBP_SIDE = 16_383  # pixels, which that format ends at
+
+
+def check_name(out: Path, *, frames: int | None = None) -> bool:
+    """Whether `out` is to be a film: a .gif, or a .webp with a number of frames.
+
+    Raises:
+        OrderError: nothing can be written to `out`, or no frames.
+    """
+    if out.suffix not in _SUFFIXES:
+        raise OrderError(
+            f"--out {out}: expected a name ending in .png, .webp, .gif or .npz, or a folder's name without a suffix"
+        )
+    if frames is not None and out.suffix not in (".gif", ".webp"):
+        raise OrderError(f"--frames {frames}: --out {out} is no film; expected a name ending in .gif or .webp")
+    if out.suffix and out.is_dir():
+        raise OrderError(f"--out {out}: it is a folder, expected a file")
+    if not out.suffix and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OrderError(f"--out {out}: it is there already and is not an empty folder; name another one")
+    return out.suffix == ".gif" or frames is not None
+
+
+def save(drawn: Drawn, out: Path) -> None:
+    """Writes images to `out`: .png or .webp (one picture, lossless), .npz (`images` uint8, `labels` int64), or a folder
+    of PNG files with `labels.csv`. Whatever fails, nothing half-written stays under that name.
+
+    Raises:
+        OrderError: a suffix that is none of these, or a picture too large for WebP.
+    """
+    check_name(out)
+    with _whole(out) as temporary:
+        if out.suffix in (".png", ".webp"):
+            pixels = tile(drawn.images.transpose(0, 3, 1, 2), columns=drawn.columns)
+            if out.suffix == ".webp" and (side := max(pixels.shape[:2]) * ENLARGEMENT) > _WEBP_SIDE:
+                raise OrderError(
+                    f"--out {out}: the picture would be {side:,} pixels long, and a WebP ends at {_WEBP_SIDE:,}; name a"
+                    " .png, or order fewer images"
+                )
+            options: dict[str, Any] = {"lossless": True} if out.suffix == ".webp" else {}
+            to_picture(pixels, ENLARGEMENT).save(temporary, **options)
+        elif out.suffix == ".npz":
+            np.savez_compressed(temporary, **_arrays(drawn))
+        else:
+            assert not out.suffix, "a film is save_walk's"
+            _save_folder(drawn, temporary)
+            if out.exists():
+                out.rmdir()
+
+
+def save_walk(film: Film, out: Path) -> None:
+    """Writes a film to `out`, .gif or .webp, at 20 frames a second; whole or not at all."""
+    with _whole(out) as temporary:
+        frames = [to_picture(frame, _FILM_ENLARGEMENT) for frame in film.frames]
+        save_film(frames, temporary, kind=out.suffix[1:].upper(), durations=_FRAME_MS)
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A name beside `out` that becomes it, if all goes well, and is not there afterwards, if not."""
+    out = out.resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}{out.suffix}")
+    try:
+        yield temporary
+        temporary.replace(out)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
+
+def open_images(path: Path) -> Opened:
+    """The images and labels of a .npz that `save` wrote; it does not say what data set they are like: MNIST, if nobody
+    says otherwise.
+
+    Raises:
+        DataError: the file is absent, damaged or holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images, labels = arrays["images"], arrays.get("labels")
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except (KeyError, ValueError, EOFError, TypeError, AttributeError, IsADirectoryError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path}: {error}; expected `images` and `labels` as 'ganctl sample --out FILE.npz' writes them"
+        ) from error
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) < _LEAST:
+        found = f"images {images.dtype} {images.shape}"
+        raise DataError(f"{path}: {found}, expected uint8 [N, H, W] or [N, H, W, C] with at least {_LEAST} images")
+    if labels is not None and (labels.dtype != np.int64 or labels.shape != images.shape[:1]):
+        raise DataError(f"{path}: labels {labels.dtype} {labels.shape}, expected int64 ({len(images)},)")
+    facts = {"images_in_file": len(images)}
+    known = None if labels is None else torch.from_numpy(labels)
+    pixels = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2)
+    return Opened(DataSettings(), images=pixels, labels=known, facts=facts)
+
+
+def _arrays(drawn: Drawn) -> dict[str, Any]:
+    images = drawn.images[..., 0] if drawn.images.shape[-1] == 1 else drawn.images
+    return {"images": images} | ({} if drawn.labels is None else {"labels": drawn.labels})
+
+
+def _save_folder(drawn: Drawn, folder: Path) -> None:
+    folder.mkdir()
+    with (folder / "labels.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["file", "label"])
+        for i, image in enumerate(drawn.images):
+            label = "" if drawn.labels is None else str(drawn.labels[i])
+            name = f"{i:06d}{'-' if label else ''}{label}.png"
+            to_picture(image).save(folder / name)
+            table.writerow([name, label])
