@@ -1,10 +1,14 @@
-"""Distances between two sets of feature vectors; float32 [N, F] in, plain numbers out. Nothing here knows of images.
+"""Distances between two sets of feature vectors, and the spread of one set's classes; float32 [N, F] in, plain numbers
+out. Nothing here knows of images.
 
 - Fréchet distance: Heusel et al. 2017 (arXiv:1706.08500), eq. 6, here in the features of our own classifier.
 - precision, recall: Kynkäänniemi et al. 2019 (arXiv:1904.06991), eqs. 1-3, k = 3.
 - density, coverage: Naeem et al. 2020 (arXiv:2002.09797), eqs. 4 and 6, k = 5.
+- Inception Score: Salimans et al. 2016 (arXiv:1606.03498), section 4, with the softmax of our own classifier.
+- class balance: Pielou's evenness (J. Theoretical Biology 13, 1966), the entropy of the classes' shares over ln K.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -78,3 +82,24 @@ def manifold_scores(real: Tensor, balls: Neighbourhoods, fake: Tensor) -> dict[s
         "density": (balls_hit.mean() / DENSITY_COVERAGE_K).item(),
         "coverage": torch.cat(covered).float().mean().item(),
     }
+
+
+def inception_score(logits: Tensor) -> float:
+    """exp(E KL(p(y|x) ‖ p(y))) of logits [N, K], over all N at once: from 1 (every image is read alike) to K (every
+    image is read without doubt, and all classes are as frequent).
+
+    The paper means over ten parts of 5,000 images each; smaller parts bias the score, so there is one here, as Barratt
+    and Sharma advise (arXiv:1801.01973).
+    """
+    log_p = logits.double().log_softmax(dim=1)
+    log_marginal = log_p.logsumexp(dim=0) - math.log(len(logits))
+    return float((log_p.exp() * (log_p - log_marginal)).sum(dim=1).mean().exp())
+
+
+def class_balance(predictions: Tensor, classes: int) -> float:
+    """How evenly predicted classes, int64 [N], spread over all K: the entropy of their shares over ln K, from 0 (one
+    class alone) to 1 (all as often). With a single class there is nothing to spread over: 1."""
+    if classes == 1:
+        return 1.0
+    shares = torch.bincount(predictions, minlength=classes).double() / len(predictions)
+    return float(torch.special.entr(shares).sum() / math.log(classes))

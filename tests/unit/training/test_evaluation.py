@@ -112,7 +112,7 @@ def test_real_images_score_at_the_floor_and_noise_far_above_it(evaluator: Evalua
 
 def test_labels_are_scored_only_where_there_are_some(evaluator: Evaluator) -> None:
     images = load_split(MNIST, "val").images[:100]
-    scores = evaluator.score_images(images, None, manifold=False)
+    scores = evaluator.score_images(images, None, full=False)
     assert scores["label_accuracy"] is None
     assert scores["class_accuracy"] is None
 
@@ -155,5 +155,5 @@ def test_a_classifier_that_cannot_be_kept_is_used_all_the_same(
     (tmp_path / "cache").write_text("a file where a folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     told: list[str] = []
-    assert Evaluator(odd_data, "val", n=100, announce=told.append).floor > 0
+    assert Evaluator(odd_data, "val", n=100, announce=told.append).real.floor > 0
     assert "the classifier cannot be kept" in told[-1]
