@@ -51,7 +51,8 @@ class Inception:
             raise DataError(f"{FLAG}: {path}: {error.strerror}; expected {_EXPECTED}") from error
         self._run = _scripted(path, self.device) if _is_script(path) else _fidelity(path, self.device)
         try:
-            found = self._run(torch.zeros(2, 3, 28, 28, dtype=torch.uint8, device=self.device))
+            with torch.no_grad():
+                found = self._run(torch.zeros(2, 3, 28, 28, dtype=torch.uint8, device=self.device))
         except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
             # whatever a foreign network says of such a call
             raise DataError(
@@ -62,7 +63,7 @@ class Inception:
         if shape != (2, FEATURES):
             raise DataError(f"{FLAG}: {path}: gives {shape} for two images, expected (2, {FEATURES}), as {_EXPECTED}")
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: TorchScript fails in it where it has run outside of it before
     def __call__(self, images: Tensor) -> Tensor:
         """Features, float32 [N, 2048] on the CPU, of uint8 images [N, 1 or 3, H, W]; grey becomes three equal channels.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 PRECISION_RECALL_K = 3
 DENSITY_COVERAGE_K = 5
-_ROWS = 2000  # of a distance matrix held at a time: 2,000 × 10,000 float32 are 80 MB
+_ROWS = 500  # of a distance matrix held at a time: 500 × 10,000 float32 are 20 MB, and stay in a CPU's caches
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,10 @@ def manifold_scores(real: Tensor, balls: Neighbourhoods, fake: Tensor) -> dict[s
         rows = slice(start, start + _ROWS)
         distances = torch.cdist(real[rows], fake)
         inside |= (distances <= balls.precision_recall[rows, None]).any(dim=0)
-        balls_hit += (distances <= balls.density_coverage[rows, None]).sum(dim=0)
+        within = distances <= balls.density_coverage[rows, None]
+        balls_hit += within.float().sum(dim=0)  # sums of bool are slower
+        covered.append(within.any(dim=1))
         recalled.append((distances <= fake_radii).any(dim=1))
-        covered.append(distances.min(dim=1).values <= balls.density_coverage[rows])
     return {
         "precision": inside.float().mean().item(),
         "recall": torch.cat(recalled).float().mean().item(),
