@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from ganctl import cli
 from tests.unit.training.test_inception import Scripted, scripted
 from training.config import DataSettings
-from training.data import DATASETS, ImageSet, load_split
+from training.data import DATASETS, ImageSet, Split, load_split
 from training.evaluation.classifier import classifier_notes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated.*")
@@ -30,11 +30,14 @@ def scores(*words: object) -> dict[str, Any]:
     return record
 
 
-def written(path: Path, split: str, n: int, *, labels: bool = True) -> Path:
+def written(path: Path, split: Split, n: int, *, labels: bool = True) -> Path:
     """Real images as the .npz of `sample`."""
-    real = load_split(DataSettings(), split)  # type: ignore[arg-type]
-    arrays = {"images": real.images[:n, 0].numpy()} | ({"labels": real.labels[:n].numpy()} if labels else {})
-    np.savez(path, **arrays)
+    real = load_split(DataSettings(), split)
+    images, numbers = real.images[:n, 0].numpy(), real.labels[:n].numpy()
+    if labels:
+        np.savez(path, images=images, labels=numbers)
+    else:
+        np.savez(path, images=images)
     return path
 
 
@@ -119,8 +122,8 @@ def test_a_classifier_is_trained_on_the_images_of_a_run_or_a_file(
 ) -> None:
     monkeypatch.setattr("training.evaluation.train_classifier._LEAST_STEPS", 30)
 
-    def few(settings: DataSettings, split: str) -> ImageSet:
-        whole = load_split(DataSettings(), split)  # type: ignore[arg-type]
+    def few(settings: DataSettings, split: Split) -> ImageSet:
+        whole = load_split(DataSettings(), split)
         return ImageSet(whole.images[:600], whole.labels[:600], whole.class_names)
 
     monkeypatch.setitem(DATASETS._entries, "few", few)

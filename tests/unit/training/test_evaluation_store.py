@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from training.config import DataSettings
-from training.data import DATASETS, ImageSet, load_split, shuffled
+from training.data import DATASETS, ImageSet, Split, load_split, shuffled
+from training.evaluation.classifier import load_classifier
 from training.evaluation.evaluator import Evaluator
 from training.evaluation.store import Store
 
@@ -49,15 +50,8 @@ def test_scores_with_kept_statistics_are_those_with_fresh_ones(store: Store, tol
 
 
 def test_another_pixel_split_number_or_network_is_another_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def count(n: int = N, split: str = "test", data: str = "mnist") -> int:
-        evaluator = Evaluator(DataSettings(), split, n=n)  # type: ignore[arg-type]
-        Evaluator(
-            DataSettings(name=data),
-            split,
-            n=n,
-            store=store,
-            classifier=evaluator.classifier,  # type: ignore[arg-type]
-        )
+    def count(n: int = N, split: Split = "test", data: str = "mnist") -> int:
+        Evaluator(DataSettings(name=data), split, n=n, store=store, classifier=load_classifier(DataSettings()))
         return len(kept(store))
 
     assert count() == 1
@@ -66,8 +60,8 @@ def test_another_pixel_split_number_or_network_is_another_file(store: Store, mon
     where = {"test": int(shuffled(10_000)[0]), "train": int(shuffled(55_000)[0])}  # the first that is looked at
 
     def harmed(changed: str) -> None:
-        def load(settings: DataSettings, split: str) -> ImageSet:
-            real = load_split(DataSettings(), split)  # type: ignore[arg-type]
+        def load(settings: DataSettings, split: Split) -> ImageSet:
+            real = load_split(DataSettings(), split)
             if split != changed:
                 return real
             images = real.images.clone()
@@ -79,7 +73,7 @@ def test_another_pixel_split_number_or_network_is_another_file(store: Store, mon
     for number, changed in ((4, "test"), (5, "train")):
         harmed(changed)
         assert count(data="harmed") == number
-    classifier = Evaluator(DataSettings(), "test", n=N).classifier
+    classifier = load_classifier(DataSettings())
     with torch.no_grad():
         classifier.head.bias[0] += 1
     Evaluator(DataSettings(), "test", n=N, store=store, classifier=classifier)

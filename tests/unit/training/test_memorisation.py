@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from training.config import DataSettings
-from training.data import load_split, shuffled
+from training.data import Split, load_split, shuffled
 from training.evaluation.memorisation import SAMPLE, Memorisation, nearest
 
 MNIST = DataSettings()
@@ -44,8 +44,8 @@ def test_copies_are_flagged_also_with_noise_and_among_new_images(memorisation: M
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
-def test_images_that_were_held_out_are_not_flagged(memorisation: Memorisation, split: str) -> None:
-    held_out = load_split(MNIST, split).images  # type: ignore[arg-type]
+def test_images_that_were_held_out_are_not_flagged(memorisation: Memorisation, split: Split) -> None:
+    held_out = load_split(MNIST, split).images
     found = memorisation.check(held_out[shuffled(len(held_out))[-SAMPLE:]])
     assert found["ratio"] == pytest.approx(1, abs=0.1)
     assert found["share_closer"] < 0.03

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from training.config import DataSettings
-from training.data import DATASETS, ImageSet, load_split
+from training.data import DATASETS, ImageSet, Split, load_split
 from training.errors import DataError
 from training.evaluation.store import Store
 from training.evaluation.usefulness import classification_accuracy
@@ -20,15 +20,15 @@ def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> DataSettings:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("training.evaluation.train_classifier._LEAST_STEPS", 60)
 
-    def load(settings: DataSettings, split: str) -> ImageSet:
+    def load(settings: DataSettings, split: Split) -> ImageSet:
         return part("train" if split == "train" else "test", 0)
 
     monkeypatch.setitem(DATASETS._entries, "few", load)
     return DataSettings(name="few")
 
 
-def part(split: str, start: int) -> ImageSet:
-    whole = load_split(DataSettings(), split)  # type: ignore[arg-type]
+def part(split: Split, start: int) -> ImageSet:
+    whole = load_split(DataSettings(), split)
     chosen = slice(start, start + FEW)
     return ImageSet(whole.images[chosen], whole.labels[chosen], whole.class_names)
 
