@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 # name → (module, one line of help). The help stands here, so that `ganctl --help` imports no command.
 COMMANDS = {
     "train": ("training.cli_train", "Train a GAN; leaves a run folder with checkpoints, samples and logs."),
-    "evaluate": ("training.cli", "Score a generator against real images: Fréchet distance, precision, recall, labels."),
+    "evaluate": ("training.cli_evaluate", "Score a generator against real images: fidelity, variety, labels, copying."),
     "sample": ("training.cli_sample", "Draw images from a run, a checkpoint, an export or a server."),
     "inspect": ("training.cli", "Say what a run, checkpoint, export or archive is."),
     "export": ("exports.cli", "Turn the best checkpoint's generator into verified TorchScript and ONNX files."),

@@ -26,7 +26,7 @@ def main(source: Path, n: int, values: tuple[float, ...]) -> None:
     """Prints a table."""
     opened = open_source(source)
     evaluator = Evaluator(opened.data, "test", n=n)
-    click.echo(f"{evaluator.n:,} images, floor {evaluator.floor:.2f}")
+    click.echo(f"{evaluator.n:,} images, floor {evaluator.real.floor:.2f}")
     click.echo(f"| truncation | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")
     for value in values:
         scores = evaluator.score(Truncated(opened.source, value))

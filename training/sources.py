@@ -15,7 +15,7 @@ from training.checkpoint import Saved, read_checkpoint
 from training.config import Config
 from training.models import Generator, ImageShape, build_generator, to_bytes
 
-_CHUNK = 500
+_CHUNK = 200  # images; larger ones fall out of a CPU's caches
 
 
 class Source(Protocol):

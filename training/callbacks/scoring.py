@@ -47,7 +47,7 @@ class Evaluate(Callback):
             return Evaluator(data, split, n=_TEST_IMAGES, device=device, classifier=classifier).score(source)
         if self._evaluator is None:  # the real images are judged once for all evaluations
             self._evaluator = Evaluator(data, split, n=self._settings.n, device=device, classifier=classifier)
-        return self._evaluator.score(source, manifold=False)
+        return self._evaluator.score(source, full=False)
 
     def state_dict(self) -> dict[str, Any]:
         return {"every": self._every.state_dict() if self._every is not None else self._every_state}

@@ -1,23 +1,36 @@
-"""Scores a generator against one split of the real images, always beside the floor: the same score of real images.
+"""Scores a generator against one split of the real images, always beside what real images get themselves.
 
 An Evaluator judges the real side once; each call then judges fakes. Its random numbers are its own, seeded anew for
 each call: scoring never disturbs training, and two generators are scored on the same latents.
 """
 
 from collections.abc import Callable
-from functools import cached_property
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from training.checkpoint import weights_digest
 from training.config import DataSettings
-from training.data import Split, load_split, shuffled
+from training.data import Split, load_split
 from training.evaluation.classifier import Classifier, Judged, judge, load_classifier
-from training.evaluation.metrics import Gaussian, Neighbourhoods, frechet_distance, manifold_scores
+from training.evaluation.metrics import Gaussian, class_balance, frechet_distance, inception_score, manifold_scores
+from training.evaluation.real_side import RealSide, some
+from training.evaluation.store import Store, images_digest
 from training.sources import Source
 
 MONITORS = ("fd", "label_accuracy")  # the scores that every evaluation during training gives
+
+
+class Features(Protocol):
+    """A network whose features are compared in place of the classifier's."""
+
+    digest: str  # of the weights
+    device: torch.device
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features float32 [N, F] of uint8 images [N, C, H, W], on the CPU."""
 
 
 class Evaluator:
@@ -33,52 +46,85 @@ class Evaluator:
         seed: int = 2024,
         announce: Callable[[str], None] = lambda text: None,
         classifier: Classifier | None = None,
+        features: Features | None = None,
+        store: Store | None = None,
     ) -> None:
-        """Reads the split and judges `n` of its images (all, where there are fewer), by the data set's classifier."""
-        self._data, self._split, self._seed = data, split, seed
+        """Reads the split and judges `n` of its images (all, where there are fewer).
+
+        Args:
+            data: the data set, by whose classifier labels are judged.
+            split: the real side.
+            n: real images, and images that `draw` asks for.
+            device: where the classifier runs; the CPU where none is given.
+            seed: of the latents.
+            announce: told of what takes long.
+            classifier: the data set's, where it has been read already.
+            features: what the images are compared by; the classifier's where none are given.
+            store: remembers the real side from one process to the next.
+        """
+        self._seed, self._features = seed, features
         self.classifier = (classifier or load_classifier(data, announce)).to(device or torch.device("cpu"))
         real = load_split(data, split)
         # the floor needs as many other real images: 5,000 validation images where the training split is the real side
         self.n = min(n, len(real), 5000 if split == "train" else len(real))
         self.class_names = real.class_names
-        self._real = judge(self.classifier, _some(real.images, self.n))
-        self._gaussian = Gaussian.fit(self._real.features)
+        images = some(real.images, self.n)
+        others = some(load_split(data, "val" if split == "train" else "train").images, self.n)
 
-    @cached_property
-    def floor(self) -> float:
-        """The Fréchet distance of as many real training images from the split: what a perfect generator would get."""
-        other: Split = "val" if self._split == "train" else "train"
-        images = _some(load_split(self._data, other).images, self.n)
-        return frechet_distance(Gaussian.fit(judge(self.classifier, images).features), self._gaussian)
+        def compute() -> RealSide:
+            return RealSide.of(self._judge(images), self._judge(others))
 
-    @cached_property
-    def _neighbourhoods(self) -> Neighbourhoods:
-        return Neighbourhoods.of(self._real.features)
+        if store is None:
+            self.real = compute()
+            return
+        facts = {
+            "what": "real side",
+            "split": split,
+            "n": self.n,
+            "images": images_digest(images),
+            "others": images_digest(others),
+            "classifier": weights_digest(self.classifier.state_dict()),
+            "features": features.digest if features else "",
+            "device": str(features.device if features else device),
+        }
+        self.real = RealSide.from_tensors(store.remember(facts, lambda: compute().tensors()))
 
-    def score(self, source: Source, *, manifold: bool = True) -> dict[str, Any]:
-        """Scores `n` images of a generator, as many of each class; see `score_images`."""
+    def _judge(self, images: Tensor) -> Judged:
+        judged = judge(self.classifier, images)
+        return replace(judged, features=self._features(images)) if self._features else judged
+
+    def draw(self, source: Source, draw: int = 0) -> tuple[Tensor, Tensor | None]:
+        """`n` images of a generator, uint8 [n, C, H, W], as many of each class, and what was asked for, int64 [n]
+        (None where it is unconditional). Each number `draw` has latents of its own."""
         labels = torch.arange(self.n) % len(self.class_names)
-        z = torch.randn(self.n, source.z_dim, generator=torch.Generator().manual_seed(self._seed))
-        images = source.draw(z, labels)
-        return self.score_images(images, labels if source.conditional else None, manifold=manifold)
+        z = torch.randn(self.n, source.z_dim, generator=torch.Generator().manual_seed(self._seed + draw))
+        return source.draw(z, labels), labels if source.conditional else None
 
-    def score_images(self, images: Tensor, labels: Tensor | None, *, manifold: bool = True) -> dict[str, Any]:
+    def score(self, source: Source, *, full: bool = True) -> dict[str, Any]:
+        """Scores `n` images of a generator; see `score_images`."""
+        return self.score_images(*self.draw(source), full=full)
+
+    def score_images(self, images: Tensor, labels: Tensor | None, *, full: bool = True) -> dict[str, Any]:
         """Scores generated images.
 
         Args:
             images: uint8 [M, C, H, W]; M other than `n` makes the Fréchet distance and its floor hard to compare.
             labels: int64 [M], what was asked for; None for an unconditional generator.
-            manifold: whether to compute precision, recall, density and coverage, the slower half.
+            full: whether to compute more than an evaluation during training needs.
 
         Returns:
-            fd, fd_floor, label_accuracy and class_accuracy (by class name; both None without labels), n; and where
-            asked precision, recall, density, coverage.
+            fd, fd_floor, label_accuracy and class_accuracy (by class name; both None without labels), n. With `full`
+            also precision, recall, density, coverage, and class_balance and inception_score, each of these two with
+            that of the real images (…_real).
         """
-        fake = judge(self.classifier, images)
-        scores: dict[str, Any] = {"fd": frechet_distance(Gaussian.fit(fake.features), self._gaussian)}
-        scores |= {"fd_floor": self.floor} | self._label_scores(fake, labels)
-        if manifold:
-            scores |= manifold_scores(self._real.features, self._neighbourhoods, fake.features)
+        fake, real = self._judge(images), self.real
+        scores: dict[str, Any] = {"fd": frechet_distance(Gaussian.fit(fake.features), real.gaussian)}
+        scores |= {"fd_floor": real.floor} | self._label_scores(fake, labels)
+        if full:
+            scores |= manifold_scores(real.features, real.balls, fake.features)
+            scores["class_balance"] = class_balance(fake.predictions, len(self.class_names))
+            scores["class_balance_real"] = real.class_balance
+            scores |= {"inception_score": inception_score(fake.logits), "inception_score_real": real.inception_score}
         return scores | {"n": len(images)}
 
     def _label_scores(self, fake: Judged, labels: Tensor | None) -> dict[str, Any]:
@@ -88,9 +134,3 @@ class Evaluator:
         present = [(i, name) for i, name in enumerate(self.class_names) if (labels == i).any()]
         by_class = {name: hits[labels == i].mean().item() for i, name in present}
         return {"label_accuracy": hits.mean().item(), "class_accuracy": by_class}
-
-
-def _some(images: Tensor, n: int) -> Tensor:
-    """n images from all over a split: MNIST's files are sorted by groups of writers, and repeat themselves with a
-    period, so that neither their first images nor every k-th one are a sample of all."""
-    return images if n >= len(images) else images[shuffled(len(images))[:n]]

@@ -29,12 +29,26 @@ _EMA = 0.998  # at most: the average must have forgotten the beginning when the 
 
 
 def train_classifier(
-    data: ImageSet, *, epochs: int, seed: int = 0, announce: Callable[[str], None] = lambda text: None
+    data: ImageSet,
+    *,
+    epochs: int,
+    seed: int = 0,
+    augment: bool = True,
+    announce: Callable[[str], None] = lambda text: None,
 ) -> Classifier:
-    """Trains on shifted, turned, sheared and scaled images; gives the average of the weights, in evaluation mode."""
+    """Trains from fresh weights; gives the average of the weights, in evaluation mode.
+
+    Args:
+        data: all that it learns from.
+        epochs: passes over the images (more for small sets, which would end after too few steps).
+        seed: of the weights, the order and the augmentation.
+        augment: whether the images are shifted, turned, sheared and scaled at random.
+        announce: told of the progress, eight times at most.
+    """
     torch.manual_seed(seed)
     channels, height, width = data.shape
     classifier = Classifier(channels, len(data.class_names), places_of(height, width))
+    classifier.to(memory_format=torch.channels_last)  # a fifth faster on a CPU
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=_PEAK_RATE, weight_decay=1e-2, fused=True)
     batch = min(_BATCH, max(_LEAST_BATCH, len(data) // 16), len(data))
     steps = len(data) // batch
@@ -46,16 +60,19 @@ def train_classifier(
     for epoch in range(epochs):
         order = torch.randperm(len(data))
         for step in range(steps):
-            done = (epoch * steps + step) / (epochs * steps)
-            optimizer.param_groups[0]["lr"] = _PEAK_RATE * min(done * 10, 0.5 * (1 + math.cos(math.pi * done)))
+            behind = (epoch * steps + step) / (epochs * steps)
+            optimizer.param_groups[0]["lr"] = _PEAK_RATE * min(behind * 10, 0.5 * (1 + math.cos(math.pi * behind)))
             chosen = order[step * batch : (step + 1) * batch]
-            _, logits = classifier(_augment(to_float(data.images[chosen])))
+            images = to_float(data.images[chosen])
+            images = (_augment(images) if augment else images).contiguous(memory_format=torch.channels_last)
+            _, logits = classifier(images)
             optimizer.zero_grad()
             cross_entropy(logits, data.labels[chosen]).backward()
             optimizer.step()
             average.update_parameters(classifier)
-        if epoch + 1 == epochs or (epoch + 1) % max(1, epochs // 8) == 0:
-            announce(f"classifier: epoch {epoch + 1} of {epochs}")
+            done, total = epoch * steps + step + 1, epochs * steps
+            if done * 8 // total > (done - 1) * 8 // total:
+                announce(f"classifier: {done} of {total} steps")
     trained = average.module
     assert isinstance(trained, Classifier)
     return trained.eval()
@@ -83,6 +100,7 @@ def train_and_test(
     test = load_split(data, "test")
     accuracy = (judge(classifier, test.images).predictions == test.labels).float().mean().item()
     notes = {"data": data.name, "test_accuracy": f"{accuracy:.4f}", "epochs": str(epochs), "torch": torch.__version__}
+    classifier.notes = notes
     return classifier, notes
 
 

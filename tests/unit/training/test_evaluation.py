@@ -11,7 +11,15 @@ from training.data import DATASETS, ImageSet, load_split, shuffled
 from training.errors import DataError
 from training.evaluation.classifier import COMMITTED, classifier_notes, judge, load_classifier, read_classifier
 from training.evaluation.evaluator import Evaluator
-from training.evaluation.metrics import Gaussian, Neighbourhoods, frechet_distance, manifold_scores
+from training.evaluation.metrics import (
+    Gaussian,
+    Neighbourhoods,
+    class_balance,
+    frechet_distance,
+    inception_score,
+    manifold_scores,
+)
+from training.evaluation.repeats import mean_and_deviation
 from training.evaluation.train_classifier import train_classifier
 
 MNIST = DataSettings()
@@ -90,6 +98,27 @@ def test_precision_recall_density_and_coverage_are_those_of_their_papers() -> No
     assert found == pytest.approx(brute_force(real, fake), abs=1e-6)
 
 
+def test_class_balance_goes_from_one_class_to_all_as_often() -> None:
+    assert class_balance(torch.arange(1000) % 10, 10) == pytest.approx(1)
+    assert class_balance(torch.full((1000,), 7), 10) == 0
+    assert class_balance(torch.arange(1000) % 5, 10) == pytest.approx(math.log(5) / math.log(10))
+    assert class_balance(torch.zeros(5, dtype=torch.int64), 1) == 1
+
+
+def test_the_inception_score_goes_from_one_to_the_number_of_classes() -> None:
+    certain = torch.eye(10).repeat(20, 1) * 100
+    assert inception_score(certain) == pytest.approx(10)
+    assert inception_score(certain[:1].repeat(200, 1)) == pytest.approx(1)
+    assert inception_score(torch.zeros(200, 10)) == pytest.approx(1)
+
+
+def test_several_draws_are_told_by_mean_and_sample_deviation() -> None:
+    draws = [{"fd": fd, "label": None, "by": {"a": fd / 2}, "flag": fd == 3, "n": 9} for fd in (1.0, 2.0, 3.0)]
+    mean, deviation = mean_and_deviation(draws)
+    assert mean == {"fd": 2.0, "label": None, "by": {"a": 1.0}, "flag": True, "n": 9}
+    assert deviation == {"fd": 1.0, "by": {"a": 0.5}}
+
+
 @pytest.fixture(scope="module")
 def evaluator() -> Evaluator:
     return Evaluator(MNIST, "test", n=1000)
@@ -112,9 +141,26 @@ def test_real_images_score_at_the_floor_and_noise_far_above_it(evaluator: Evalua
 
 def test_labels_are_scored_only_where_there_are_some(evaluator: Evaluator) -> None:
     images = load_split(MNIST, "val").images[:100]
-    scores = evaluator.score_images(images, None, manifold=False)
+    scores = evaluator.score_images(images, None, full=False)
     assert scores["label_accuracy"] is None
     assert scores["class_accuracy"] is None
+
+
+def test_an_evaluation_during_training_computes_no_more_than_it_needs(evaluator: Evaluator) -> None:
+    val = load_split(MNIST, "val")
+    scores = evaluator.score_images(val.images[:100], val.labels[:100], full=False)
+    assert scores.keys() == {"fd", "fd_floor", "label_accuracy", "class_accuracy", "n"}
+
+
+def test_scores_of_the_real_images_stand_beside_those_of_the_fakes(evaluator: Evaluator) -> None:
+    val = load_split(MNIST, "val")
+    scores = evaluator.score_images(val.images[:1000], None)
+    assert 0.99 < scores["class_balance_real"] < 1
+    assert 9.5 < scores["inception_score_real"] < 10
+    assert scores["inception_score"] == pytest.approx(scores["inception_score_real"], rel=0.02)
+    ones = evaluator.score_images(val.images[val.labels == 1], None)
+    assert ones["class_balance"] < 0.1
+    assert ones["inception_score"] < 1.3
 
 
 @pytest.fixture
@@ -155,5 +201,5 @@ def test_a_classifier_that_cannot_be_kept_is_used_all_the_same(
     (tmp_path / "cache").write_text("a file where a folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     told: list[str] = []
-    assert Evaluator(odd_data, "val", n=100, announce=told.append).floor > 0
+    assert Evaluator(odd_data, "val", n=100, announce=told.append).real.floor > 0
     assert "the classifier cannot be kept" in told[-1]

@@ -1,0 +1,139 @@
+"""`ganctl evaluate`, as a person or a program calls it: what it says, and how it fails."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from ganctl import cli
+from tests.unit.training.test_inception import Scripted, scripted
+from training.config import DataSettings
+from training.data import DATASETS, ImageSet, Split, load_split
+from training.evaluation.classifier import classifier_notes
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated.*")
+
+
+def evaluate(*words: object) -> Result:
+    """In this process: importing torch anew for each would be most of the time."""
+    return CliRunner().invoke(cli, ["evaluate", *map(str, words)])
+
+
+def scores(*words: object) -> dict[str, Any]:
+    done = evaluate(*words, "--json")
+    assert done.exit_code == 0, done.stderr
+    record: dict[str, Any] = json.loads(done.stdout)
+    return record
+
+
+def written(path: Path, split: Split, n: int, *, labels: bool = True) -> Path:
+    """Real images as the .npz of `sample`."""
+    real = load_split(DataSettings(), split)
+    images, numbers = real.images[:n, 0].numpy(), real.labels[:n].numpy()
+    if labels:
+        np.savez(path, images=images, labels=numbers)
+    else:
+        np.savez(path, images=images)
+    return path
+
+
+def test_the_reply_says_all_scores_and_what_they_are_made_of(small_run: Path) -> None:
+    record = scores(small_run, "--n", 300)
+    names = {"fd", "fd_floor", "precision", "recall", "density", "coverage", "label_accuracy", "class_accuracy"}
+    names |= {"class_balance", "class_balance_real", "inception_score", "inception_score_real", "memorisation"}
+    assert names <= record.keys()
+    assert (record["n"], record["seeds"], record["features"]) == (300, 1, "classifier")
+    assert record["memorisation"].keys() == {"ratio", "share_closer", "flagged", "n"}
+    classifier = record["classifier"]
+    assert classifier["accuracy"] == float(classifier_notes()["test_accuracy"]) == 0.9959
+    assert (classifier["features"], len(classifier["sha256"])) == (128, 64)
+    assert "std" not in record
+    again = scores(small_run, "--n", 300)  # with what the first call has kept
+    assert {**again, "seconds": 0} == {**record, "seconds": 0}
+
+
+def test_the_help_says_which_layer_and_how_accurate() -> None:
+    told = " ".join(evaluate("--help").stdout.split())
+    assert f"{float(classifier_notes()['test_accuracy']):.2%}".replace("%", " %") in told
+    assert "after the ReLU of its hidden layer" in told
+
+
+def test_several_seeds_give_means_and_deviations(small_run: Path) -> None:
+    one, three = (scores(small_run, "--n", 200, "--seeds", seeds) for seeds in (1, 3))
+    assert three["seeds"] == 3
+    assert 0 < three["std"]["fd"] < three["fd"] / 2
+    assert three["fd"] != one["fd"]
+    assert abs(three["fd"] - one["fd"]) < 6 * three["std"]["fd"]
+    assert three["std"].keys() >= {"fd", "precision", "label_accuracy", "inception_score", "memorisation"}
+    assert "±" in evaluate(small_run, "--n", 200, "--seeds", 2).stdout
+
+
+def test_copies_of_training_images_are_called_suspect_and_test_images_are_not(tmp_path: Path) -> None:
+    copies = evaluate(written(tmp_path / "copies.npz", "train", 500))
+    assert "suspect" in copies.stdout
+    new = evaluate(written(tmp_path / "new.npz", "val", 500))
+    assert new.exit_code == 0
+    assert "suspect" not in new.stdout
+
+
+def test_an_inception_file_gives_the_features(small_run: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    file = scripted(Scripted(), tmp_path / "inception.pt")
+    record = scores(small_run, "--n", 100, "--features", f"inception={file}")
+    assert record["features"] == "inception"
+    assert len(record["inception_sha256"]) == 64
+    plain = scores(small_run, "--n", 100)
+    assert record["fd"] != plain["fd"]
+    assert record["label_accuracy"] == plain["label_accuracy"]
+
+
+def test_features_that_cannot_be_had_are_told(small_run: Path) -> None:
+    absent = evaluate(small_run, "--features", "inception=absent.pt")
+    assert absent.exit_code == 4
+    assert "--features inception=FILE: absent.pt: No such file" in absent.stderr
+    unknown = evaluate(small_run, "--features", "vgg")
+    assert unknown.exit_code == 2
+    assert "expected 'classifier' or 'inception=FILE'" in unknown.stderr
+
+
+def test_what_needs_labels_or_latents_is_refused_without(small_unconditional_run: Path, tmp_path: Path) -> None:
+    unlabelled = written(tmp_path / "unlabelled.npz", "val", 100, labels=False)
+    for source in (small_unconditional_run, unlabelled):
+        done = evaluate(source, "--cas")
+        assert done.exit_code == 2
+        assert "--cas: a classifier needs labels" in done.stderr
+    done = evaluate(unlabelled, "--seeds", 2)
+    assert done.exit_code == 2
+    assert "--seeds 2" in done.stderr
+
+
+def test_an_unconditional_generator_has_a_class_balance(small_unconditional_run: Path) -> None:
+    record = scores(small_unconditional_run, "--n", 200)
+    assert 0 <= record["class_balance"] <= 1
+    assert record["label_accuracy"] is None
+
+
+def test_a_classifier_is_trained_on_the_images_of_a_run_or_a_file(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.evaluation.train_classifier._LEAST_STEPS", 30)
+
+    def few(settings: DataSettings, split: Split) -> ImageSet:
+        whole = load_split(DataSettings(), split)
+        return ImageSet(whole.images[:600], whole.labels[:600], whole.class_names)
+
+    monkeypatch.setitem(DATASETS._entries, "few", few)
+    words = ("--cas", "--set", "data.name=few", "--n", 100)
+    file = written(tmp_path / "real.npz", "val", 600)
+    record = scores(file, *words)
+    assert record["cas_n"] == record["cas_n_real"] == 600
+    assert record["cas_gap"] == record["cas_real"] - record["cas"]
+    assert abs(record["cas_gap"]) < 0.15
+    done = evaluate(small_run, *words, "--cas-images", 200)
+    assert done.exit_code == 0, done.stderr
+    assert "drawing 200 images" in done.stderr
+    assert "cas " in done.stdout

@@ -1,0 +1,96 @@
+"""Our scores are those of the libraries that people compare with: on real MNIST, in the scoring classifier's features.
+
+The fakes are real digits blurred and shifted at random: unlike real ones, in every way that the scores look at.
+"""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from training.config import DataSettings
+from training.data import load_split, shuffled
+from training.evaluation.classifier import Judged, judge, load_classifier
+from training.evaluation.metrics import (
+    Gaussian,
+    Neighbourhoods,
+    frechet_distance,
+    inception_score,
+    manifold_scores,
+)
+
+N = 2000
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[Tensor, Tensor]:
+    """Real test images and their bad imitations, uint8 [N, 1, 28, 28]."""
+    data = DataSettings()
+    real, train = load_split(data, "test").images, load_split(data, "train").images
+    chosen = train[shuffled(len(train))[:N]].float()
+    rng = torch.Generator().manual_seed(0)
+    shifts = torch.randint(-2, 3, (N,), generator=rng).tolist()
+    moved = torch.stack([image.roll(shift, dims=2) for image, shift in zip(chosen, shifts, strict=True)])
+    fakes = avg_pool2d(moved, 3, stride=1, padding=1).round().to(torch.uint8)
+    return real[shuffled(len(real))[:N]], fakes
+
+
+@pytest.fixture(scope="module")
+def judged(images: tuple[Tensor, Tensor]) -> tuple[Judged, Judged]:
+    classifier = load_classifier(DataSettings())
+    real, fakes = images
+    return judge(classifier, real), judge(classifier, fakes)
+
+
+class _Features(nn.Module):
+    """The classifier as torchmetrics wants a feature network: uint8 images in, features out."""
+
+    num_features = 128
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = (load_classifier(DataSettings()),)  # in a tuple: no part of this module, whose type changes
+
+    def forward(self, images: Tensor) -> Tensor:
+        return judge(self.classifier[0], images).features
+
+
+def distance(real: Judged, fake: Judged) -> float:
+    return frechet_distance(Gaussian.fit(fake.features), Gaussian.fit(real.features))
+
+
+def test_the_frechet_distance_is_that_of_torchmetrics(
+    images: tuple[Tensor, Tensor], judged: tuple[Judged, Judged]
+) -> None:
+    metric = FrechetInceptionDistance(feature=_Features())
+    metric.set_dtype(torch.float64)
+    for side, real in zip(images, (True, False), strict=True):
+        metric.update(side, real=real)
+    assert distance(*judged) > 10
+    assert distance(*judged) == pytest.approx(metric.compute().item(), rel=1e-5)
+
+
+def test_the_frechet_distance_is_that_of_torch_fidelity(judged: tuple[Judged, Judged]) -> None:
+    real, fake = (fid_features_to_statistics(side.features.double()) for side in judged)
+    expected = fid_statistics_to_metric(fake, real, verbose=False)["frechet_inception_distance"]
+    assert distance(*judged) == pytest.approx(expected, rel=1e-6)
+
+
+def test_precision_and_recall_are_those_of_torch_fidelity(judged: tuple[Judged, Judged]) -> None:
+    real, fake = (side.features for side in judged)
+    settings = {"prc_neighborhood": 3, "prc_batch_size": 1000, "save_cpu_ram": False, "verbose": False}
+    expected = prc_features_to_metric(fake, real, **settings)
+    found = manifold_scores(real, Neighbourhoods.of(real), fake)
+    assert 0.1 < found["precision"] < 0.9
+    for name in ("precision", "recall"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-3), name
+
+
+def test_the_inception_score_is_that_of_torch_fidelity(judged: tuple[Judged, Judged]) -> None:
+    for side in judged:
+        expected = isc_features_to_metric(side.logits, splits=1)["inception_score_mean"]
+        assert inception_score(side.logits) == pytest.approx(expected, rel=1e-6)

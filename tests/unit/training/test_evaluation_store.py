@@ -1,0 +1,125 @@
+"""What is kept of the real images is what would be computed anew, is found only where nothing has changed, and never
+stands in the way."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.config import DataSettings
+from training.data import DATASETS, ImageSet, Split, load_split, shuffled
+from training.evaluation.classifier import load_classifier
+from training.evaluation.evaluator import Evaluator
+from training.evaluation.store import Store
+
+N = 150
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]) -> Store:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Store(told.append)
+
+
+@pytest.fixture
+def fakes() -> Tensor:
+    return load_split(DataSettings(), "val").images[:N]
+
+
+def kept(store: Store) -> list[Path]:
+    return sorted(store.folder.iterdir())
+
+
+def test_scores_with_kept_statistics_are_those_with_fresh_ones(store: Store, told: list[str], fakes: Tensor) -> None:
+    fresh = Evaluator(DataSettings(), "test", n=N).score_images(fakes, None)
+    first = Evaluator(DataSettings(), "test", n=N, store=store).score_images(fakes, None)
+    times = [path.stat().st_mtime_ns for path in kept(store)]
+    second = Evaluator(DataSettings(), "test", n=N, store=store).score_images(fakes, None)
+    assert fresh == first == second
+    assert len(times) == 1
+    assert [path.stat().st_mtime_ns for path in kept(store)] == times  # read, not written again
+    assert told == []
+
+
+def test_another_pixel_split_number_or_network_is_another_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(n: int = N, split: Split = "test", data: str = "mnist") -> int:
+        Evaluator(DataSettings(name=data), split, n=n, store=store, classifier=load_classifier(DataSettings()))
+        return len(kept(store))
+
+    assert count() == 1
+    assert count(n=N - 1) == 2
+    assert count(split="val") == 3
+    where = {"test": int(shuffled(10_000)[0]), "train": int(shuffled(55_000)[0])}  # the first that is looked at
+
+    def harmed(changed: str) -> None:
+        def load(settings: DataSettings, split: Split) -> ImageSet:
+            real = load_split(DataSettings(), split)
+            if split != changed:
+                return real
+            images = real.images.clone()
+            images[where[split], 0, 14, 14] ^= 1
+            return replace(real, images=images)
+
+        monkeypatch.setitem(DATASETS._entries, "harmed", load)
+
+    for number, changed in ((4, "test"), (5, "train")):
+        harmed(changed)
+        assert count(data="harmed") == number
+    classifier = load_classifier(DataSettings())
+    with torch.no_grad():
+        classifier.head.bias[0] += 1
+    Evaluator(DataSettings(), "test", n=N, store=store, classifier=classifier)
+    assert len(kept(store)) == 6
+    monkeypatch.setattr("training.evaluation.store.FORMAT", 99)
+    assert count() == 7
+
+
+def tensors() -> dict[str, Tensor]:
+    return {"a": torch.arange(1000.0), "b": torch.tensor(0.5, dtype=torch.float64)}
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "foreign"])
+def test_a_damaged_file_is_told_and_computed_anew(store: Store, told: list[str], harm: str) -> None:
+    store.remember({"what": "x"}, tensors)
+    path = store.path({"what": "x"})
+    content = path.read_bytes()
+    flipped = bytearray(content)
+    flipped[-5] ^= 1
+    path.write_bytes({"cut": content[:-100], "flip": bytes(flipped), "foreign": b"something else"}[harm])
+    again = store.remember({"what": "x"}, tensors)
+    assert all(torch.equal(again[name], tensor) for name, tensor in tensors().items())
+    assert str(path) in told[0]
+    assert "computing it anew" in told[0]
+    assert path.read_bytes() == content
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_costs_only_time(store: Store, told: list[str]) -> None:
+    store.folder.parent.parent.write_text("a file where a folder should be")
+    assert torch.equal(store.remember({"what": "x"}, tensors)["a"], tensors()["a"])
+    assert len(told) == 1
+    assert "it cannot be kept" in told[0]
+
+
+def test_many_may_write_and_read_the_same_at_once(store: Store, told: list[str]) -> None:
+    def again(i: int) -> bool:
+        if i % 4 == 0:
+            store.path({"what": "x"}).unlink(missing_ok=True)
+        return torch.equal(store.remember({"what": "x"}, tensors)["a"], tensors()["a"])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(again, range(200)))
+    assert told == []
+    assert kept(store) == [store.path({"what": "x"})]  # nothing half written is left
+
+
+def test_training_keeps_nothing_outside_of_its_run(store: Store) -> None:
+    Evaluator(DataSettings(), "val", n=N)
+    assert not store.folder.exists()

@@ -1,0 +1,86 @@
+"""What `ganctl evaluate` remembers from one call to the next: tensors in the user's cache, each under the digest of all
+that it depends on, so that nothing outdated is ever found.
+
+Files are `real/DIGEST.safetensors` in `$XDG_CACHE_HOME/ganctl` (or `~/.cache/ganctl`); any of them may be deleted.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from training.checkpoint import weights_digest
+
+FORMAT = 1  # of what is kept: to be raised where its meaning changes, or how it is computed
+_OF_CONTENTS = "sha256"
+
+
+class Store:
+    """A folder of tensors by what they depend on."""
+
+    def __init__(self, announce: Callable[[str], None]) -> None:
+        """`announce` is told when a file is damaged, or cannot be written."""
+        self._announce = announce
+        self.folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ganctl" / "real"
+
+    def path(self, facts: Mapping[str, str | int]) -> Path:
+        """The file of what depends on `facts`, on the format and on torch's version (for its rounding)."""
+        everything = {**facts, "format": FORMAT, "torch": torch.__version__}
+        digest = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+        return self.folder / f"{digest[:32]}.safetensors"
+
+    def remember(self, facts: Mapping[str, str | int], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors of `compute`, from the file where there is a sound one; what is computed is kept.
+
+        A damaged file, or a folder that cannot be used, is announced, and costs no more than the time.
+        """
+        path = self.path(facts)
+        try:
+            return _read(path)
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # not yet there; what hinders the folder is told when it is written
+        except (OSError, ValueError, SafetensorError) as error:
+            self._announce(f"{path} cannot be used ({error}): computing it anew")
+        tensors = compute()
+        try:
+            _write(path, tensors)
+        except OSError as error:
+            self._announce(f"{path}: {error.strerror}; it cannot be kept, and the next evaluation computes it again")
+        return tensors
+
+
+def images_digest(images: Tensor) -> str:
+    """SHA-256 of every pixel of uint8 images [N, C, H, W], and of their shape."""
+    return hashlib.sha256(f"{tuple(images.shape)}".encode() + images.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, "pt") as file:
+        expected = (file.metadata() or {}).get(_OF_CONTENTS)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    if (found := weights_digest(tensors)) != expected:
+        raise ValueError(
+            f"its contents have the SHA-256 {found[:16]}…, not the {str(expected)[:16]}… they were saved with"
+        )
+    return tensors
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Whole or not at all, whoever else writes at the same time: aside, under a name of its own, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = safetensors.torch.save(tensors, metadata={_OF_CONTENTS: weights_digest(tensors)})
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
