@@ -1,6 +1,6 @@
 # Everything a person or CI does with this project. Each target does the set-up that it needs, in .venv, by itself.
 
-TRAIN_SECONDS ?= 150
+TRAIN_SECONDS ?= 120
 # the first Python that runs and has a version that requirements.lock covers (a name on the PATH may be an empty shim)
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1 && echo $$name && break; done)

@@ -149,7 +149,7 @@ def doctor(as_json: bool) -> None:
 
 @click.command()
 @click.option("--out", type=click.Path(file_okay=False), default="demo", show_default=True, help="Folder for it all.")
-@click.option("--train-seconds", type=click.IntRange(min=10), default=150, show_default=True, help="Time to train for.")
+@click.option("--train-seconds", type=click.IntRange(min=10), default=120, show_default=True, help="Time to train for.")
 @json_option
 def demo(out: str, train_seconds: int, as_json: bool) -> None:
     """Train, evaluate, export, package, serve and ask for digits, in one go: about five minutes on two cores."""

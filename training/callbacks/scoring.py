@@ -32,8 +32,10 @@ class Evaluate(Callback):
         self._every = Measured(self._settings.every, epoch_images=run.epoch_images)
         if self._every_state is not None:
             self._every.load_state_dict(self._every_state)
-        # at the start: for other data than MNIST it may have to be trained, while there is nothing to lose yet
+        # at the start: for other data than MNIST it may have to be trained, while there is nothing to lose yet; and the
+        # real images are judged once for all evaluations
         self._classifier = load_classifier(run.config.data, _log.warning)
+        self._evaluator = self._against(run, "val", self._settings.n)
 
     def on_step(self, run: Run) -> None:
         assert self._every is not None, "on_start comes first"
@@ -42,12 +44,13 @@ class Evaluate(Callback):
             run.request_evaluation()
 
     def on_measure(self, run: Run, source: Source, split: Split) -> Mapping[str, Any]:
-        data, device, classifier = run.config.data, run.device, self._classifier
         if split != "val":
-            return Evaluator(data, split, n=_TEST_IMAGES, device=device, classifier=classifier).score(source)
-        if self._evaluator is None:  # the real images are judged once for all evaluations
-            self._evaluator = Evaluator(data, split, n=self._settings.n, device=device, classifier=classifier)
+            return self._against(run, split, _TEST_IMAGES).score(source)
+        assert self._evaluator is not None, "on_start comes first"
         return self._evaluator.score(source, full=False)
+
+    def _against(self, run: Run, split: Split, n: int) -> Evaluator:
+        return Evaluator(run.config.data, split, n=n, device=run.device, classifier=self._classifier)
 
     def state_dict(self) -> dict[str, Any]:
         return {"every": self._every.state_dict() if self._every is not None else self._every_state}
