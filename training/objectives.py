@@ -156,7 +156,8 @@ class Objectives:
         )
         found = passes.parameter_gradients(self._scaler.scale(slopes), self._scaler.scale(directions))
         for parameter, gradient in found:
-            parameter.grad = torch.empty_like(parameter).copy_(gradient)  # laid out as its parameter: see `_backward`
+            laid_out = gradient.stride() == parameter.stride()  # as its parameter: see `_backward`
+            parameter.grad = gradient if laid_out else torch.empty_like(parameter).copy_(gradient)
         r1, r2 = norms[:n].mean(), norms[n:].mean()
         loss = adversarial.detach() + self.penalty_scale / 2 * (weights.r1 * r1 + weights.r2 * r2)
         real, fake = logits.detach()[:n].mean(), logits.detach()[n:].mean()

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from training.checkpoint import Saved, read_checkpoint
 from training.config import Config
+from training.errors import CheckpointError
 from training.models import Generator, ImageShape, build_generator, to_bytes
 
 _CHUNK = 200  # images; larger ones fall out of a CPU's caches
@@ -93,5 +94,11 @@ def load_generator(path: Path) -> tuple[Generator, Saved, Config]:
     config = Config.model_validate(checkpoint.state["config"])
     data = checkpoint.state["data"]
     generator = build_generator(config.model, ImageShape(*data["shape"]), len(data["class_names"]))
-    generator.load_state_dict(checkpoint.state["networks"]["ema"])
+    try:
+        generator.load_state_dict(checkpoint.state["networks"]["ema"])
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: its weights do not fit model.generator = '{config.model.generator}' as this version of ganctl has"
+            f" it ({str(error).splitlines()[-1].strip()}); use the version that wrote it, or train again"
+        ) from error
     return generator.eval().requires_grad_(False), checkpoint, config

@@ -15,12 +15,13 @@ from tests.conftest import SMALL, train_small
 from tests.states import assert_same_events, assert_same_run, timeless_rows
 from training.callback import Callback, Run
 from training.callbacks import Preemption, default_callbacks
-from training.checkpoint import read_checkpoint
+from training.checkpoint import read_checkpoint, write_checkpoint
 from training.data import load_split
 from training.errors import CheckpointError, ConfigError, TrainingError
 from training.launch import Launch
 from training.runs import FolderInUse
 from training.settings import resolve
+from training.sources import load_generator
 from training.trainer import Trainer
 
 PRESETS = ("conv", "lightning-basic-gan")  # the others differ from conv in numbers only
@@ -155,6 +156,15 @@ def test_a_checkpoint_of_other_networks_is_refused_with_a_reason(small_run: Path
             assignments=["model.width=16"],
             allow_changes=True,
         ).build()
+
+
+def test_a_generator_of_another_version_is_refused_with_what_to_do(small_run: Path, tmp_path: Path) -> None:
+    state = read_checkpoint(small_run / "checkpoints/last.safetensors").state
+    ema = state["networks"]["ema"]
+    ema["net.5.weight"] = ema["net.5.weight"][:1].clone()  # as where the last convolution led to one channel
+    write_checkpoint(tmp_path / "old.safetensors", state)
+    with pytest.raises(CheckpointError, match=r"old\.safetensors: its weights do not fit .*or train again"):
+        load_generator(tmp_path / "old.safetensors")
 
 
 @pytest.mark.parametrize(
