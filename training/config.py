@@ -111,6 +111,10 @@ class LossSettings(Section):
     )
     r1: NonNegative = Field(0.05, description="weight γ of the gradient penalty on real images")
     r2: NonNegative = Field(0.05, description="weight γ of the gradient penalty on generated images")
+    auxiliary: NonNegative | Literal["auto"] = Field(
+        "auto",
+        description="weight of the discriminator's loss in telling real images' classes; auto: 0.1 where it can",
+    )
     gp: NonNegative = Field(0.0, description="weight λ of WGAN-GP's penalty between real and generated images")
     penalty_end: NonNegative = Field(0.2, description="share of the penalties that is left at the end of the horizon")
 
@@ -129,6 +133,9 @@ class OptimizerSettings(Section):
     beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.99, description="Adam's β₂")
     eps: Annotated[float, Field(gt=0)] = Field(1e-8, description="Adam's ε")
     schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="how it falls to 0 at the horizon")
+    by_fan_in: bool = Field(
+        True, description="whether the generator's layers of fewer inputs learn faster: lr · √(512 / inputs)"
+    )
     warmup: Annotated[int, Field(ge=0)] = Field(0, description="images over which the learning rate rises from 0")
     decay_from: Share = Field(0.3, description="share of the horizon after which the decays (lr, penalties) begin")
 

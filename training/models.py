@@ -132,6 +132,13 @@ class Discriminator(nn.Module):
         self.projection = nn.Embedding(classes, width) if classes else None
         if self.projection is not None:
             nn.init.normal_(self.projection.weight, std=width**-0.5)
+        self.classifier = nn.Linear(width, classes) if classes else None  # for the auxiliary loss
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits of the classes [N, classes], from the features that judge; needs classes."""
+        assert self.classifier is not None, "asked of a discriminator without classes"
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
 
     def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
         features = self.features(images)

@@ -10,6 +10,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.config import Config
@@ -21,6 +22,8 @@ from training.penalties import interpolation_penalty, squared_gradient_norm
 from training.piecewise import FourPasses, is_piecewise_linear
 from training.precision import Precision
 from training.schedules import decay
+
+_AUXILIARY = 0.1  # what `auto` means; see docs/recipe.md
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,15 @@ class Objectives:
             raise ConfigError(
                 ["loss.r1, loss.r2, loss.gp: a gradient penalty needs a discriminator that judges each image by itself;"
                  " this one has batch normalisation. Take it out, or set all three to 0."]
+            )  # fmt: skip
+        can_classify = getattr(discriminator, "classifier", None) is not None
+        asked = config.loss.auxiliary
+        self._auxiliary = asked if asked != "auto" else _AUXILIARY * can_classify
+        if self._auxiliary and not can_classify:
+            raise ConfigError(
+                [f"loss.auxiliary = {asked}: this discriminator cannot tell classes. It needs model.conditional, and"
+                 " labels by projection; one's own needs `classify` and `classifier`, as training.models.Discriminator"
+                 " has them. Or take 'auto', or 0."]
             )  # fmt: skip
         # the same gradients by a shorter way; WGAN-GP's penalty is taken elsewhere than where the losses are
         self._by_four_passes = self.penalised and not config.loss.gp and is_piecewise_linear(discriminator)
@@ -136,6 +148,10 @@ class Objectives:
                 mix = self._share(torch.rand, n)
                 penalties["gp"] = interpolation_penalty(self._judge, batch.images, fakes, batch.labels, mix).mean()
                 loss = loss + self.penalty_scale * weights.gp * penalties["gp"]
+            if self._auxiliary:
+                guesses = cast(Discriminator, self.discriminator).classify(batch.images).to(self.dtype)
+                penalties["auxiliary"] = cross_entropy(guesses, batch.labels)
+                loss = loss + self._auxiliary * penalties["auxiliary"]
         return Learnt(loss, {"loss_d": adversarial, "real_logit": real.mean(), "fake_logit": fake.mean(), **penalties})
 
     def _four_passes(self, batch: Batch, fakes: Tensor) -> Learnt:
@@ -155,13 +171,31 @@ class Objectives:
             ]
         )
         found = passes.parameter_gradients(self._scaler.scale(slopes), self._scaler.scale(directions))
+        r1, r2 = norms[:n].mean(), norms[n:].mean()
+        real, fake = logits.detach()[:n].mean(), logits.detach()[n:].mean()
+        stats = {"loss_d": adversarial, "real_logit": real, "fake_logit": fake, "r1": r1, "r2": r2}
+        loss = adversarial.detach() + self.penalty_scale / 2 * (weights.r1 * r1 + weights.r2 * r2)
         for parameter, gradient in found:
             laid_out = gradient.stride() == parameter.stride()  # as its parameter: see `_backward`
             parameter.grad = gradient if laid_out else torch.empty_like(parameter).copy_(gradient)
-        r1, r2 = norms[:n].mean(), norms[n:].mean()
-        loss = adversarial.detach() + self.penalty_scale / 2 * (weights.r1 * r1 + weights.r2 * r2)
-        real, fake = logits.detach()[:n].mean(), logits.detach()[n:].mean()
-        return Learnt(loss, {"loss_d": adversarial, "real_logit": real, "fake_logit": fake, "r1": r1, "r2": r2})
+        if self._auxiliary:
+            stats["auxiliary"] = self._classify_and_learn(passes, batch.labels)
+            loss = loss + self._auxiliary * stats["auxiliary"]
+        return Learnt(loss, stats)
+
+    def _classify_and_learn(self, passes: FourPasses, labels: Tensor) -> Tensor:
+        """Adds the gradients of the auxiliary loss, which looks at the real images, the first half; gives the loss."""
+        features = passes.features[: len(labels)].requires_grad_()
+        classifier = cast(nn.Linear, self.discriminator.classifier)
+        loss = cross_entropy(classifier(features), labels)
+        weighted = self._scaler.scale(self._auxiliary * loss)
+        signal, *own = torch.autograd.grad(weighted, [features, *classifier.parameters()])
+        for weight, gradient in zip(classifier.parameters(), own, strict=True):
+            weight.grad = gradient
+        for parameter, gradient in passes.feature_gradients(signal):
+            assert parameter.grad is not None, "the four passes have been there"
+            parameter.grad.add_(gradient)
+        return loss.detach()
 
     def _generate(self, labels: Tensor) -> Tensor:
         z = self.draw(len(labels))

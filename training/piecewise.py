@@ -54,7 +54,8 @@ class FourPasses:
             self._head = network.logit.weight.expand(len(images), -1)
             if network.projection is not None:
                 self._head = self._head + network.projection(labels)
-            self.logits = (self._inputs[-1] * self._head).sum(dim=1) + network.logit.bias
+            self.features = self._inputs[-1]
+            self.logits = (self.features * self._head).sum(dim=1) + network.logit.bias
         self._signals: list[Tensor] = []
 
     @torch.no_grad()
@@ -93,6 +94,26 @@ class FourPasses:
             assert self._labels is not None, "a projection needs labels"
             of_classes = torch.zeros_like(projection.weight).index_add_(0, self._labels, u)
             found.append((projection.weight, of_classes))
+        return found
+
+    @torch.no_grad()
+    def feature_gradients(self, signal: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Parameters of the features with the gradients of a further loss over the first n images, by plain backward.
+
+        Args:
+            signal: that loss's gradient by the first n rows of `features`, [n, F].
+        """
+        n, found = len(signal), []
+        layers = list(zip(self._network.features, self._inputs[:-1], self._inputs[1:], strict=True))
+        while not isinstance(layers[0][0], nn.Conv2d | nn.Linear):
+            del layers[0]  # nothing to learn there, and no signal wanted
+        for layer, inputs, outputs in reversed(layers):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                assert layer.bias is not None, "is_piecewise_linear has looked"
+                found.append((layer.weight, _weight_gradient(layer, signal, inputs[:n])))
+                found.append((layer.bias, signal.sum(dim=(0, 2, 3)) if signal.dim() == 4 else signal.sum(dim=0)))
+            if layer is not layers[0][0]:
+                signal = _backward(layer, signal, inputs[:n], outputs[:n])
         return found
 
 

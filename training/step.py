@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from training.config import Config
 from training.distributed import SOLO, Ranks, fingerprint, share_batch_statistics
 from training.errors import TrainingError
+from training.layer_rates import rate_groups
 from training.models import Generator
 from training.objectives import Batch, Learnt, Objectives
 from training.precision import Precision
 
 STATS = {
-    "discriminator": ("loss_d", "real_logit", "fake_logit", "r1", "r2", "gp"),
+    "discriminator": ("loss_d", "real_logit", "fake_logit", "r1", "r2", "gp", "auxiliary"),
     "generator": ("loss_g",),
 }  # what each phase records, one number a step
 _NAMES = [name for names in STATS.values() for name in names]
@@ -38,6 +39,17 @@ class Phase:
     lr: float
     teach: Callable[[Batch], Learnt]
     every: int = 1
+
+    @property
+    def rate(self) -> float:
+        """The learning rate as it is now, of a layer whose factor is 1."""
+        group = self.optimizer.param_groups[0]
+        return float(group["lr"] / group["scale"])
+
+    def set_rate(self, factor: float) -> None:
+        """The learning rates become `factor` times the settings'."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * factor * group["scale"]
 
     def learn(self, batch: Batch) -> Learnt:
         """New gradients in the place of old ones."""
@@ -110,7 +122,7 @@ class Step:
         due = [phase for phase in self.phases if (step + 1) % phase.every == 0]
         batch = self.objectives.begin(images, labels, progress=progress, both=len(due) == len(self.phases))
         for phase in due:
-            phase.optimizer.param_groups[0]["lr"] = phase.lr * rate
+            phase.set_rate(rate)
             learnt = phase.learn(batch)
             self._watch(learnt.loss)
             phase.move(self._scaler, self._ranks)
@@ -132,7 +144,7 @@ class Step:
         self._stats.zero_()
         self._stats_steps = dict.fromkeys(STATS, 0)
         values = {name: value / n for name, value, n in zip(_NAMES, means.tolist(), counts, strict=True)}
-        values |= {"lr": self.phases[0].optimizer.param_groups[0]["lr"]}
+        values |= {"lr": self.phases[0].rate}
         return values | ({"loss_scale": self._scaler.get_scale()} if self._scaler.is_enabled() else {})
 
     def broken(self) -> str | None:
@@ -181,7 +193,8 @@ class Step:
         self.load_networks(state)
         for phase in self.phases:
             phase.optimizer.load_state_dict(state["optimizers"][phase.name])
-            phase.optimizer.param_groups[0].update(self._adam_settings)  # they may have been changed on purpose
+            for group in phase.optimizer.param_groups:
+                group.update(self._adam_settings)  # they may have been changed on purpose
         if self._scaler.is_enabled() and state["scaler"]:  # empty where the precision was changed on purpose
             self._scaler.load_state_dict(state["scaler"])
         if state["device"] == self.device.type:
@@ -223,7 +236,9 @@ class Step:
     def _phase(
         self, name: str, network: nn.Module, lr: float, teach: Callable[[Batch], Learnt], every: int = 1
     ) -> Phase:
-        optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True, **self._adam_settings)
+        by_fan_in = name == "generator" and self._config.optimizer.by_fan_in
+        groups = rate_groups(network, by_fan_in=by_fan_in)
+        optimizer = torch.optim.Adam(groups, lr=lr, fused=True, **self._adam_settings)
         return Phase(name, network, optimizer, lr, teach, every)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from training.config import Config
 from training.distributed import Ranks
-from training.errors import TrainingError
+from training.errors import ConfigError, TrainingError
 from training.losses import build_loss
 from training.models import Generator, ImageShape, build_discriminator, build_generator, to_float
 from training.objectives import Batch
@@ -34,7 +35,7 @@ def batch(n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.randint(10, (n,), generator=rng)
 
 
-def straightforward_step(config: Config, generator: Generator, discriminator: nn.Module) -> None:
+def straightforward_step(config: Config, generator: Generator, discriminator: Any) -> None:
     """The same update written as a textbook would: separate passes, zero_grad, backward, plain Adam."""
     images, labels = batch()
     rng = torch.Generator().manual_seed(config.train.seed)
@@ -55,6 +56,9 @@ def straightforward_step(config: Config, generator: Generator, discriminator: nn
         between = between.detach().requires_grad_(True)
         slopes = squared_gradient_norm(discriminator(between, labels), between).sqrt()
         total = total + config.loss.gp * (slopes - 1).square().mean()
+    if config.loss.auxiliary != "auto" and config.loss.auxiliary:
+        guesses = discriminator.classify(real.detach())
+        total = total + config.loss.auxiliary * nn.functional.cross_entropy(guesses, labels)
     adam_d.zero_grad()
     total.backward()
     adam_d.step()
@@ -69,20 +73,21 @@ def straightforward_step(config: Config, generator: Generator, discriminator: nn
 
 @pytest.mark.parametrize("shared", ["true", "false"])
 @pytest.mark.parametrize(
-    ("loss", "gp", "conditioning"),
+    ("loss", "gp", "auxiliary", "conditioning"),
     [
-        ("relativistic", 0.0, "projection"),
-        ("non-saturating", 0.0, "projection"),
-        ("non-saturating", 0.0, "embedding"),  # this and the next: no piecewise linear discriminator, or no R1 and R2
-        ("wasserstein", 3.0, "projection"),
+        ("relativistic", 0.0, 0.0, "projection"),
+        ("non-saturating", 0.0, 0.5, "projection"),
+        ("non-saturating", 0.0, 0.0, "embedding"),  # not piecewise linear: by autograd, as is WGAN-GP's penalty
+        ("wasserstein", 3.0, 0.5, "projection"),
     ],
 )
 def test_the_joined_passes_give_the_update_of_separate_ones(
-    loss: str, gp: float, conditioning: str, shared: str
+    loss: str, gp: float, auxiliary: float, conditioning: str, shared: str
 ) -> None:
     # a large ε: Adam's first step is the gradient's sign, which rounding decides where the gradient is near zero
     config, step = build(
         f"loss.name={loss}", f"loss.gp={gp}", "loss.r1=0.5", "loss.r2=0.2", "optimizer.eps=0.1",
+        "optimizer.by_fan_in=false", f"loss.auxiliary={auxiliary}",
         f"model.conditioning={conditioning}", f"train.shared_fakes={shared}",
     )  # fmt: skip
     generator, discriminator = copy.deepcopy(step.generator), copy.deepcopy(step.phases[0].network)
@@ -147,8 +152,28 @@ def test_penalties_fall_after_their_share_of_the_horizon(progress: float, share:
 def test_each_network_has_its_learning_rate_times_the_schedules_factor() -> None:
     _, step = build("optimizer.lr=0.001", "optimizer.lr_discriminator=0.004")
     step(*batch(), step=0, progress=0.0, rate=0.5)
-    rates = {phase.name: phase.optimizer.param_groups[0]["lr"] for phase in step.phases}
+    rates = {phase.name: phase.rate for phase in step.phases}
     assert rates == {"discriminator": 0.002, "generator": 0.0005}
+
+
+def test_the_generators_layers_of_fewer_inputs_may_learn_faster() -> None:
+    _, step = build("optimizer.lr=0.001")
+    step(*batch(), step=0, progress=0.0, rate=0.5)
+    of_generator = {
+        parameter: group["lr"] for group in step.phases[1].optimizer.param_groups for parameter in group["params"]
+    }
+    assert of_generator.keys() == set(step.generator.parameters())
+    first, last = step.generator.get_parameter("net.0.weight"), step.generator.get_parameter("net.5.weight")
+    assert of_generator[first] == pytest.approx(0.0005 * (512 / (64 + 32)) ** 0.5)
+    assert of_generator[last] == pytest.approx(0.0005 * (512 / (4 * 9)) ** 0.5)
+    assert of_generator[step.generator.get_parameter("net.0.bias")] == 0.0005
+    assert {group["lr"] for group in step.phases[0].optimizer.param_groups} == {0.0005}
+
+
+def test_who_cannot_tell_classes_is_not_asked_to_learn_them() -> None:
+    for setting in ("model.conditional=false", "model.conditioning=embedding"):
+        with pytest.raises(ConfigError, match=r"loss\.auxiliary = 0\.5: this discriminator cannot tell classes"):
+            build("loss.auxiliary=0.5", setting)
 
 
 def test_the_generator_may_be_updated_less_often() -> None:
