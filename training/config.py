@@ -109,14 +109,14 @@ class LossSettings(Section):
     name: str = Field(
         "relativistic", description="relativistic, non-saturating, hinge, least-squares, wasserstein, or module:Name"
     )
-    r1: NonNegative = Field(0.05, description="weight γ of the gradient penalty on real images")
-    r2: NonNegative = Field(0.05, description="weight γ of the gradient penalty on generated images")
+    r1: NonNegative = Field(0.1, description="weight γ of the gradient penalty on real images")
+    r2: NonNegative = Field(0.1, description="weight γ of the gradient penalty on generated images")
     auxiliary: NonNegative | Literal["auto"] = Field(
         "auto",
-        description="weight of the discriminator's loss in telling real images' classes; auto: 0.1 where it can",
+        description="weight of the discriminator's loss in telling real images' classes; auto: 1 where it can",
     )
     gp: NonNegative = Field(0.0, description="weight λ of WGAN-GP's penalty between real and generated images")
-    penalty_end: NonNegative = Field(0.2, description="share of the penalties that is left at the end of the horizon")
+    penalty_end: NonNegative = Field(0.1, description="share of the penalties that is left at the end of the horizon")
 
     @property
     def penalised(self) -> bool:

@@ -23,7 +23,7 @@ from training.piecewise import FourPasses, is_piecewise_linear
 from training.precision import Precision
 from training.schedules import decay
 
-_AUXILIARY = 0.1  # what `auto` means; see docs/recipe.md
+_AUXILIARY = 1.0  # what `auto` means; see docs/recipe.md
 
 
 @dataclass(frozen=True)
