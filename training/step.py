@@ -193,6 +193,7 @@ class Step:
         self.load_networks(state)
         for phase in self.phases:
             phase.optimizer.load_state_dict(state["optimizers"][phase.name])
+            _lay_out_as_parameters(phase.optimizer)
             for group in phase.optimizer.param_groups:
                 group.update(self._adam_settings)  # they may have been changed on purpose
         if self._scaler.is_enabled() and state["scaler"]:  # empty where the precision was changed on purpose
@@ -240,6 +241,14 @@ class Step:
         groups = rate_groups(network, by_fan_in=by_fan_in)
         optimizer = torch.optim.Adam(groups, lr=lr, fused=True, **self._adam_settings)
         return Phase(name, network, optimizer, lr, teach, every)
+
+
+def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """A file holds moments in the usual order of memory; the fused Adam reads them in the order of their parameter."""
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                moments[name] = torch.empty_like(parameter).copy_(value)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Ganctl, one_object
+from training.checkpoint import read_checkpoint, write_checkpoint
 
 
 def test_sample_writes_a_picture_arrays_and_a_folder(ganctl: Ganctl, small_run: Path, tmp_path: Path) -> None:
@@ -59,7 +60,6 @@ def test_orders_that_make_no_sense_are_usage_errors(
         (("--out", "a.png", "--set", "data.name=kmnist"), 2, "--set data.name=kmnist: it says which classifier"),
         (("--out", "a.gif", "--text", "22"), 2, "--out: a film walks from image to image"),
         (("--out", "a.gif", "--digit", "x"), 2, "--digit 'x': expected one of 0, 1"),
-        (("--out", "a.png", "--verified", "--per-class", 2), 5, "--verified: of class"),
         (("--out", "a.webp", "--count", 3000), 2, "--out a.webp: the picture would be 16,800 pixels long"),
     ],
 )
@@ -71,6 +71,19 @@ def test_films_and_verified_orders_that_make_no_sense_are_told(
     assert told in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_class_that_is_never_read_as_asked_ends_a_verified_order(
+    ganctl: Ganctl, small_run: Path, tmp_path: Path
+) -> None:
+    state = read_checkpoint(small_run / "checkpoints/last.safetensors").state
+    for weights in state["networks"]["ema"].values():
+        weights.zero_()  # every image is the same grey
+    write_checkpoint(tmp_path / "grey.safetensors", state)
+    done = ganctl("sample", tmp_path / "grey.safetensors", "--out", "a.png", "--verified", "--per-class", 2)
+    assert done.returncode == 5, done.stderr
+    assert "--verified: of class" in done.stderr
+    assert not (tmp_path / "a.png").exists()
 
 
 def test_what_has_no_labels_is_not_verified_and_a_server_walks_nowhere(
