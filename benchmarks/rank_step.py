@@ -65,26 +65,30 @@ def main(repetitions: int, steps: int, batch: int) -> None:
 
 def build(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> Step:
     """Our step."""
-    config, _ = resolve(preset="conv", assignments=["train.shared_fakes=false", *assignments], environment={})
+    alike = ["train.shared_fakes=false", "loss.auxiliary=0.0"]  # what a wrapped network can do as well
+    config, _ = resolve(preset="conv", assignments=[*alike, *assignments], environment={})
     shape = ImageShape(1, 28, 28)
     torch.manual_seed(0)
     generator = build_generator(config.model, shape, 10).to(device)
-    return Step(config, generator, build_discriminator(config.model, shape, 10).to(device), device, ranks=ranks)
+    discriminator: Any = build_discriminator(config.model, shape, 10).to(device)
+    discriminator.classifier = None  # DistributedDataParallel wants every parameter used
+    step = Step(config, generator, discriminator, device, ranks=ranks)
+    step.objectives._by_four_passes = False  # DistributedDataParallel's hooks wait for autograd
+    return step
 
 
 def build_wrapped(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> Step:
     """The same with each network in a DistributedDataParallel, which is called in its own network's phase alone."""
     step = build(assignments, ranks, device)
     learn = step.objectives
-    learn._by_four_passes = False  # DistributedDataParallel's hooks wait for autograd
     bare: dict[str, Any] = {"generator": step.generator, "discriminator": step.discriminator}
     wrapped: dict[str, Any] = {name: DistributedDataParallel(network) for name, network in bare.items()}
+    wrapped["generator"].z_dim = step.generator.z_dim  # latents are drawn for it
 
     def in_phase(name: str, teach: Callable[[Batch], Learnt]) -> Callable[[Batch], Learnt]:
         def inner(batch: Batch) -> Learnt:
             networks = bare | {name: wrapped[name]}
-            learn.discriminator = networks["discriminator"]
-            learn._generate = lambda labels: networks["generator"](learn.draw(len(labels)), labels)  # type: ignore[method-assign]
+            learn.generator, learn.discriminator = networks["generator"], networks["discriminator"]
             return teach(batch)
 
         return inner

@@ -64,7 +64,8 @@ def images_digest(images: Tensor) -> str:
 def _read(path: Path) -> dict[str, Tensor]:
     with safe_open(path, "pt") as file:
         expected = (file.metadata() or {}).get(_OF_CONTENTS)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        names = file.keys()  # it is no mapping: there is no other way to them
+        tensors = {name: file.get_tensor(name) for name in names}
     if (found := weights_digest(tensors)) != expected:
         raise ValueError(
             f"its contents have the SHA-256 {found[:16]}…, not the {str(expected)[:16]}… they were saved with"

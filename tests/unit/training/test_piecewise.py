@@ -49,11 +49,11 @@ def test_four_passes_give_the_gradients_of_double_backward(name: str) -> None:
     logits = passes.logits.requires_grad_()
     (slopes,) = torch.autograd.grad(softplus(-logits).mean(), logits)
     found = passes.parameter_gradients(slopes, kappas.view(-1, 1, 1, 1) * passes.image_gradients())
-    names = {parameter: name for name, parameter in net.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in net.named_parameters()}
     expected = by_autograd(net, images, labels, kappas)
-    assert {names[parameter] for parameter, _ in found} == set(expected)  # type: ignore[index]
+    assert {names[parameter] for parameter, _ in found} == set(expected)
     for parameter, gradient in found:
-        torch.testing.assert_close(gradient, expected[names[parameter]], rtol=1e-10, atol=1e-12)  # type: ignore[index]
+        torch.testing.assert_close(gradient, expected[names[parameter]], rtol=1e-10, atol=1e-12)
 
 
 def test_what_is_not_piecewise_linear_is_left_to_autograd() -> None:
