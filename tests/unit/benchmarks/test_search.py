@@ -14,6 +14,7 @@ from benchmarks.search import Trial, main, read_trials, run_trial, table
 from training.config import DataSettings
 from training.data import ImageSet, Split, load_split
 
+TRIALS_FOLDER = Path(benchmarks.search.__file__).parent / "trials"
 TRIALS = """
 preset = "conv"
 [[trial]]
@@ -93,8 +94,11 @@ def test_seeds_take_turns_and_the_table_is_sorted_by_the_mean(tmp_path: Path) ->
 
 
 def test_the_committed_trials_can_be_run() -> None:
-    for path in (Path(benchmarks.search.__file__).parent / "trials").glob("*.toml"):
-        for trial in read_trials(path, seeds=1, horizon="640 images", n=100):
-            config = trial.settings()
-            assert config.model.generator == "benchmarks.lucic:Generator", "its config file is read"
-            assert config.optimizer.lr == float(trial.set[0].removeprefix("optimizer.lr=")), "and `set` comes after it"
+    own, theirs = (
+        read_trials(TRIALS_FOLDER / name, seeds=1, horizon="640 images", n=100) for name in ("recipe.toml", "lucic.toml")
+    )
+    assert {trial.settings().model.generator for trial in own} == {"conv"}
+    for trial in theirs:
+        config = trial.settings()
+        assert config.model.generator == "benchmarks.lucic:Generator", "its config file is read"
+        assert config.optimizer.lr == float(trial.set[0].removeprefix("optimizer.lr=")), "and `set` comes after it"
