@@ -115,6 +115,14 @@ class LossSettings(Section):
         "auto",
         description="weight of the discriminator's loss in telling real images' classes; auto: 1 where it can",
     )
+    auxiliary_generator: NonNegative | Literal["auto"] = Field(
+        "auto",
+        description="weight of the generator's loss in images being read as their class; auto: a tenth of auxiliary",
+    )
+    latent: NonNegative | Literal["auto"] = Field(
+        "auto",
+        description="weight of the generator's loss in z being readable from its images; auto: 3 where it can be read",
+    )
     gp: NonNegative = Field(0.0, description="weight λ of WGAN-GP's penalty between real and generated images")
     penalty_end: NonNegative = Field(0.1, description="share of the penalties that is left at the end of the horizon")
 
@@ -135,6 +143,9 @@ class OptimizerSettings(Section):
     schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="how it falls to 0 at the horizon")
     by_fan_in: bool = Field(
         True, description="whether the generator's layers of fewer inputs learn faster: lr · √(512 / inputs)"
+    )
+    clip: NonNegative = Field(
+        1.5, description="gradients of a layer beyond so many times their running norm are cut to it; 0: none"
     )
     warmup: Annotated[int, Field(ge=0)] = Field(0, description="images over which the learning rate rises from 0")
     decay_from: Share = Field(0.3, description="share of the horizon after which the decays (lr, penalties) begin")

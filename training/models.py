@@ -4,8 +4,8 @@ images (and labels) to logits [N].
 - conv: a small DCGAN (Radford et al. 2016, arXiv:1511.06434) without batch normalisation, whose outermost layers see
   blocks of 2 × 2 pixels as channels (sub-pixel convolution, Shi et al. 2016, arXiv:1609.05158): a quarter of the places
   at four times the channels, which a CPU multiplies many times faster than a convolution from or to one channel. The
-  generator sees the label as an embedding beside z, the discriminator as a projection (Miyato & Koyama 2018,
-  arXiv:1802.05637). Weights and activations are channels-last in memory.
+  generator sees the label as an embedding beside z, and a hidden layer of both; the discriminator sees it as a
+  projection (Miyato & Koyama 2018, arXiv:1802.05637). Weights and activations are channels-last in memory.
 - mlp: the networks of the PyTorch Lightning tutorial "basic GAN", the discriminator without its final sigmoid (C·H·W →
   512 → 256 → logit).
 
@@ -29,6 +29,7 @@ from training.registry import Registry
 
 _HIDDEN = 256  # the discriminators' last layer
 _EMBEDDING = 32  # what the conv generator sees of a label
+_MIXED = 256  # its hidden layer
 _BLOCK = 2  # pixels of a side that the conv networks take as one place
 
 
@@ -97,14 +98,17 @@ class SpectralNorm(_SpectralNorm):
 
 
 class ConvGenerator(Generator):
-    """z and label → 2w·H/4·W/4 → w·H/2·W/2 by a transposed convolution → C·4·H/2·W/2 → C·H·W by its pixels' shuffle."""
+    """z and label, and 256 units that see both → 2w·H/4·W/4 → w·H/2·W/2 by a transposed convolution → C·4·H/2·W/2 →
+    C·H·W by its pixels' shuffle."""
 
     def __init__(self, z_dim: int, classes: int | None, shape: ImageShape, width: int) -> None:
         super().__init__(z_dim, classes, shape)
         self.embedding = nn.Embedding(classes, _EMBEDDING) if classes else None
         start = (2 * width, shape.height // 4, shape.width // 4)
+        known = z_dim + (_EMBEDDING if classes else 0)
+        self.hidden = nn.Sequential(nn.Linear(known, _MIXED), nn.LeakyReLU(0.2))
         self.net = nn.Sequential(
-            nn.Linear(z_dim + (_EMBEDDING if classes else 0), start[0] * start[1] * start[2]),
+            nn.Linear(known + _MIXED, math.prod(start)),
             nn.LeakyReLU(0.2),
             UnflattenLast(*start),
             nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
@@ -117,14 +121,18 @@ class ConvGenerator(Generator):
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         if self.embedding is not None:
             z = torch.cat([z, self.embedding(label)], dim=1)
-        images: Tensor = self.net(z)
+        images: Tensor = self.net(torch.cat([z, self.hidden(z)], dim=1))
         return images
 
 
 class Discriminator(nn.Module):
-    """logitᵢ = ⟨logit.weight + projection(labelᵢ), features(xᵢ)⟩ + logit.bias; without classes no projection."""
+    """logitᵢ = ⟨logit.weight + projection(labelᵢ), features(xᵢ)⟩ + logit.bias; without classes no projection.
 
-    def __init__(self, features: nn.Sequential, width: int, classes: int | None) -> None:
+    Two further heads read the features: `classifier` the class (for `loss.auxiliary`), `latent` what z an image was
+    generated from (for `loss.latent`); None where there is nothing to read.
+    """
+
+    def __init__(self, features: nn.Sequential, width: int, classes: int | None, z_dim: int | None = None) -> None:
         """`features` maps images [N, C, H, W] to [N, width]."""
         super().__init__()
         self.features = features
@@ -132,16 +140,14 @@ class Discriminator(nn.Module):
         self.projection = nn.Embedding(classes, width) if classes else None
         if self.projection is not None:
             nn.init.normal_(self.projection.weight, std=width**-0.5)
-        self.classifier = nn.Linear(width, classes) if classes else None  # for the auxiliary loss
-
-    def classify(self, images: Tensor) -> Tensor:
-        """Logits of the classes [N, classes], from the features that judge; needs classes."""
-        assert self.classifier is not None, "asked of a discriminator without classes"
-        logits: Tensor = self.classifier(self.features(images))
-        return logits
+        self.classifier = nn.Linear(width, classes) if classes else None
+        self.latent = nn.Linear(width, z_dim) if z_dim else None
 
     def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
-        features = self.features(images)
+        return self.judge(self.features(images), label)
+
+    def judge(self, features: Tensor, label: Tensor | None = None) -> Tensor:
+        """Logits [N] of images of which the features [N, width] are known."""
         logits: Tensor = self.logit(features).squeeze(1)
         if self.projection is not None:
             logits = logits + (self.projection(label) * features).sum(dim=1)
@@ -221,7 +227,8 @@ def _conv_discriminator(settings: ModelSettings, shape: ImageShape, classes: int
     if classes and settings.conditioning == "embedding":
         features = _conv_features(shape.channels + 1, shape, settings.width)
         return EmbeddingDiscriminator(features, _HIDDEN, classes, (1, shape.height, shape.width))
-    return Discriminator(_conv_features(shape.channels, shape, settings.width), _HIDDEN, classes)
+    features = _conv_features(shape.channels, shape, settings.width)
+    return Discriminator(features, _HIDDEN, classes, settings.z_dim)
 
 
 @DISCRIMINATORS.register("mlp")

@@ -10,12 +10,12 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.config import Config
 from training.distributed import Ranks
 from training.errors import ConfigError
+from training.heads import Heads
 from training.losses import build_loss
 from training.models import Discriminator, Generator, to_float
 from training.penalties import interpolation_penalty, squared_gradient_norm
@@ -23,7 +23,12 @@ from training.piecewise import FourPasses, is_piecewise_linear
 from training.precision import Precision
 from training.schedules import decay
 
-_AUXILIARY = 1.0  # what `auto` means; see docs/recipe.md
+
+class Fakes(NamedTuple):
+    """Generated images [N, C, H, W] and the latents [N, z_dim] that they come from."""
+
+    latents: Tensor
+    images: Tensor
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Batch:
 
     images: Tensor
     labels: Tensor
-    fakes: Tensor | None = None
+    fakes: Fakes | None = None
 
 
 class Learnt(NamedTuple):
@@ -74,15 +79,7 @@ class Objectives:
                 ["loss.r1, loss.r2, loss.gp: a gradient penalty needs a discriminator that judges each image by itself;"
                  " this one has batch normalisation. Take it out, or set all three to 0."]
             )  # fmt: skip
-        can_classify = getattr(discriminator, "classifier", None) is not None
-        asked = config.loss.auxiliary
-        self._auxiliary = asked if asked != "auto" else _AUXILIARY * can_classify
-        if self._auxiliary and not can_classify:
-            raise ConfigError(
-                [f"loss.auxiliary = {asked}: this discriminator cannot tell classes. It needs model.conditional, and"
-                 " labels by projection; one's own needs `classify` and `classifier`, as training.models.Discriminator"
-                 " has them. Or take 'auto', or 0."]
-            )  # fmt: skip
+        self._heads = Heads.of(discriminator, config.loss)
         # the same gradients by a shorter way; WGAN-GP's penalty is taken elsewhere than where the losses are
         self._by_four_passes = self.penalised and not config.loss.gp and is_piecewise_linear(discriminator)
 
@@ -97,7 +94,7 @@ class Objectives:
     def teach_discriminator(self, batch: Batch) -> Learnt:
         """Leaves the discriminator's gradients in its parameters."""
         if batch.fakes is not None:
-            fakes = batch.fakes.detach()
+            fakes = Fakes(batch.fakes.latents, batch.fakes.images.detach())
         else:
             with torch.no_grad():
                 fakes = self._generate(batch.labels)
@@ -115,9 +112,15 @@ class Objectives:
             if self._loss.needs_real:
                 with torch.no_grad():
                     real = self._judge(batch.images, batch.labels)
-            loss = self._loss.generator(real, self._judge(fakes, batch.labels))
+            if self._heads.latent or self._heads.auxiliary_generator:
+                features = self._features(fakes.images)
+                fake = cast(Discriminator, self.discriminator).judge(features, *self._known(batch.labels))
+                loss = adversarial = self._loss.generator(real, fake.to(self.dtype))
+                loss = loss + self._heads.generator_loss(features, batch.labels, fakes.latents)
+            else:
+                loss = adversarial = self._loss.generator(real, self._judge(fakes.images, batch.labels))
         self._backward(loss, self.generator)
-        return Learnt(loss, {"loss_g": loss})
+        return Learnt(loss, {"loss_g": adversarial})
 
     def draw(self, n: int) -> Tensor:
         """n fresh latents for this rank, [n, z_dim]."""
@@ -128,16 +131,16 @@ class Objectives:
         both as flat arrays (with a convolution's permuted gradient it would silently update the wrong weights)."""
         self._scaler.scale(loss).backward(inputs=list(network.parameters()))
 
-    def _discriminator_loss(self, batch: Batch, fakes: Tensor) -> Learnt:
+    def _discriminator_loss(self, batch: Batch, fakes: Fakes) -> Learnt:
         n, weights = len(batch.images), self._weights
         # penalties differentiate the discriminator's gradient: the pass that they share is fp32 (or better) throughout
         with self._precision.autocast(enabled=not self.penalised):
             if self._joined:
-                images = torch.cat([batch.images, fakes]).requires_grad_(self.penalised)
+                images = torch.cat([batch.images, fakes.images]).requires_grad_(self.penalised)
                 logits = self._judge(images, batch.labels.repeat(2))
                 real, fake = logits[:n], logits[n:]
             else:
-                real, fake = self._judge(batch.images, batch.labels), self._judge(fakes, batch.labels)
+                real, fake = self._judge(batch.images, batch.labels), self._judge(fakes.images, batch.labels)
             loss = adversarial = self._loss.discriminator(real, fake)
             penalties: dict[str, Tensor] = {}
             if weights.r1 or weights.r2:
@@ -146,19 +149,25 @@ class Objectives:
                 loss = loss + self.penalty_scale / 2 * (weights.r1 * penalties["r1"] + weights.r2 * penalties["r2"])
             if weights.gp:
                 mix = self._share(torch.rand, n)
-                penalties["gp"] = interpolation_penalty(self._judge, batch.images, fakes, batch.labels, mix).mean()
+                between = interpolation_penalty(self._judge, batch.images, fakes.images, batch.labels, mix)
+                penalties["gp"] = between.mean()
                 loss = loss + self.penalty_scale * weights.gp * penalties["gp"]
-            if self._auxiliary:
-                guesses = cast(Discriminator, self.discriminator).classify(batch.images).to(self.dtype)
-                penalties["auxiliary"] = cross_entropy(guesses, batch.labels)
-                loss = loss + self._auxiliary * penalties["auxiliary"]
+            if self._heads.auxiliary:
+                penalties["auxiliary"] = self._heads.class_loss(self._features(batch.images), batch.labels)
+                loss = loss + self._heads.auxiliary * penalties["auxiliary"]
+            if self._heads.latent:
+                with torch.no_grad():
+                    features = self._features(fakes.images)
+                penalties["latent"] = self._heads.latent_error(features, fakes.latents)
+                loss = loss + penalties["latent"]
         return Learnt(loss, {"loss_d": adversarial, "real_logit": real.mean(), "fake_logit": fake.mean(), **penalties})
 
-    def _four_passes(self, batch: Batch, fakes: Tensor) -> Learnt:
+    def _four_passes(self, batch: Batch, fakes: Fakes) -> Learnt:
         """The gradients of `_discriminator_loss`, penalties included, for a piecewise linear discriminator."""
         n, weights = len(batch.images), self._weights
         labels = batch.labels.repeat(2) if self._config.model.conditional else None
-        passes = FourPasses(cast(Discriminator, self.discriminator), torch.cat([batch.images, fakes]), labels)
+        images = torch.cat([batch.images, fakes.images])
+        passes = FourPasses(cast(Discriminator, self.discriminator), images, labels)
         logits = passes.logits.requires_grad_()
         adversarial = self._loss.discriminator(logits[:n], logits[n:])
         (slopes,) = torch.autograd.grad(adversarial, logits)
@@ -178,17 +187,22 @@ class Objectives:
         for parameter, gradient in found:
             laid_out = gradient.stride() == parameter.stride()  # as its parameter: see `_backward`
             parameter.grad = gradient if laid_out else torch.empty_like(parameter).copy_(gradient)
-        if self._auxiliary:
+        if self._heads.auxiliary:
             stats["auxiliary"] = self._classify_and_learn(passes, batch.labels)
-            loss = loss + self._auxiliary * stats["auxiliary"]
+            loss = loss + self._heads.auxiliary * stats["auxiliary"]
+        if self._heads.latent:
+            error = self._heads.latent_error(passes.features[n:], fakes.latents)
+            self._scaler.scale(error).backward()  # to the head alone: the passes are no graph
+            stats["latent"] = error.detach()
+            loss = loss + stats["latent"]
         return Learnt(loss, stats)
 
     def _classify_and_learn(self, passes: FourPasses, labels: Tensor) -> Tensor:
         """Adds the gradients of the auxiliary loss, which looks at the real images, the first half; gives the loss."""
         features = passes.features[: len(labels)].requires_grad_()
-        classifier = cast(nn.Linear, self.discriminator.classifier)
-        loss = cross_entropy(classifier(features), labels)
-        weighted = self._scaler.scale(self._auxiliary * loss)
+        classifier = cast(nn.Linear, self._heads.classifier)
+        loss = self._heads.class_loss(features, labels)
+        weighted = self._scaler.scale(self._heads.auxiliary * loss)
         signal, *own = torch.autograd.grad(weighted, [features, *classifier.parameters()])
         for weight, gradient in zip(classifier.parameters(), own, strict=True):
             weight.grad = gradient
@@ -197,15 +211,19 @@ class Objectives:
             parameter.grad.add_(gradient)
         return loss.detach()
 
-    def _generate(self, labels: Tensor) -> Tensor:
+    def _generate(self, labels: Tensor) -> Fakes:
         z = self.draw(len(labels))
         with self._precision.autocast():
             images: Tensor = self.generator(z, *self._known(labels)).to(self.dtype)
-        return images
+        return Fakes(z, images)
 
     def _judge(self, images: Tensor, labels: Tensor) -> Tensor:
         logits: Tensor = self.discriminator(images, *self._known(labels)).to(self.dtype)
         return logits
+
+    def _features(self, images: Tensor) -> Tensor:
+        features: Tensor = cast(Discriminator, self.discriminator).features(images).to(self.dtype)
+        return features
 
     def _known(self, labels: Tensor) -> tuple[Tensor, ...]:
         """What the networks are told of the labels."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.clipping import clip_to_history
 from training.config import Config
 from training.distributed import SOLO, Ranks, fingerprint, share_batch_statistics
 from training.errors import TrainingError
@@ -23,7 +24,7 @@ from training.objectives import Batch, Learnt, Objectives
 from training.precision import Precision
 
 STATS = {
-    "discriminator": ("loss_d", "real_logit", "fake_logit", "r1", "r2", "gp", "auxiliary"),
+    "discriminator": ("loss_d", "real_logit", "fake_logit", "r1", "r2", "gp", "auxiliary", "latent"),
     "generator": ("loss_g",),
 }  # what each phase records, one number a step
 _NAMES = [name for names in STATS.values() for name in names]
@@ -39,6 +40,7 @@ class Phase:
     lr: float
     teach: Callable[[Batch], Learnt]
     every: int = 1
+    clip: float = 0.0  # of a gradient, against its running norm; 0: none
 
     @property
     def rate(self) -> float:
@@ -57,8 +59,11 @@ class Phase:
         return self.teach(batch)
 
     def move(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO) -> None:
-        """Averages the gradients over the ranks and takes one step."""
+        """Averages the gradients over the ranks, cuts what is beyond their history, and takes one step."""
         ranks.average_([parameter.grad for parameter in self.network.parameters() if parameter.grad is not None])
+        if self.clip:
+            scaler.unscale_(self.optimizer)
+            clip_to_history(self.optimizer, self.clip)
         scaler.step(self.optimizer)
 
 
@@ -240,7 +245,7 @@ class Step:
         by_fan_in = name == "generator" and self._config.optimizer.by_fan_in
         groups = rate_groups(network, by_fan_in=by_fan_in)
         optimizer = torch.optim.Adam(groups, lr=lr, fused=True, **self._adam_settings)
-        return Phase(name, network, optimizer, lr, teach, every)
+        return Phase(name, network, optimizer, lr, teach, every, self._config.optimizer.clip)
 
 
 def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:

@@ -95,7 +95,8 @@ def test_seeds_take_turns_and_the_table_is_sorted_by_the_mean(tmp_path: Path) ->
 
 def test_the_committed_trials_can_be_run() -> None:
     own, theirs = (
-        read_trials(TRIALS_FOLDER / name, seeds=1, horizon="640 images", n=100) for name in ("recipe.toml", "lucic.toml")
+        read_trials(TRIALS_FOLDER / name, seeds=1, horizon="640 images", n=100)
+        for name in ("recipe.toml", "lucic.toml")
     )
     assert {trial.settings().model.generator for trial in own} == {"conv"}
     for trial in theirs:

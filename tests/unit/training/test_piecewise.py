@@ -33,7 +33,7 @@ def by_autograd(net: Discriminator, images: Tensor, labels: Tensor | None, kappa
     images = images.clone().requires_grad_()
     logits = net(images, *known)
     loss = softplus(-logits).mean() + (kappas / 2 * squared_gradient_norm(logits, images)).sum()
-    judging = {name: value for name, value in net.named_parameters() if not name.startswith("classifier")}
+    judging = {name: value for name, value in net.named_parameters() if not name.startswith(("classifier", "latent"))}
     return dict(zip(judging, torch.autograd.grad(loss, list(judging.values())), strict=True))
 
 

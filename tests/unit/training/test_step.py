@@ -56,16 +56,25 @@ def straightforward_step(config: Config, generator: Generator, discriminator: An
         between = between.detach().requires_grad_(True)
         slopes = squared_gradient_norm(discriminator(between, labels), between).sqrt()
         total = total + config.loss.gp * (slopes - 1).square().mean()
-    if config.loss.auxiliary != "auto" and config.loss.auxiliary:
-        guesses = discriminator.classify(real.detach())
-        total = total + config.loss.auxiliary * nn.functional.cross_entropy(guesses, labels)
+    auxiliary, latent = float(config.loss.auxiliary), float(config.loss.latent)
+    if auxiliary:
+        guesses = discriminator.classifier(discriminator.features(real.detach()))
+        total = total + auxiliary * nn.functional.cross_entropy(guesses, labels)
+    if latent:  # the head alone learns to read z
+        total = total + nn.functional.mse_loss(discriminator.latent(discriminator.features(fake).detach()), z)
     adam_d.zero_grad()
     total.backward()
     adam_d.step()
 
     if not config.train.shared_fakes:
         z = torch.randn(8, generator.z_dim, generator=rng)
-    total = loss.generator(discriminator(real, labels), discriminator(generator(z, labels), labels))
+    fake = generator(z, labels)
+    total = loss.generator(discriminator(real, labels), discriminator(fake, labels))
+    if auxiliary:
+        guesses = discriminator.classifier(discriminator.features(fake))
+        total = total + float(config.loss.auxiliary_generator) * nn.functional.cross_entropy(guesses, labels)
+    if latent:
+        total = total + latent * nn.functional.mse_loss(discriminator.latent(discriminator.features(fake)), z)
     adam_g.zero_grad()
     total.backward()
     adam_g.step()
@@ -73,21 +82,23 @@ def straightforward_step(config: Config, generator: Generator, discriminator: An
 
 @pytest.mark.parametrize("shared", ["true", "false"])
 @pytest.mark.parametrize(
-    ("loss", "gp", "auxiliary", "conditioning"),
+    ("loss", "gp", "auxiliary", "latent", "conditioning"),
     [
-        ("relativistic", 0.0, 0.0, "projection"),
-        ("non-saturating", 0.0, 0.5, "projection"),
-        ("non-saturating", 0.0, 0.0, "embedding"),  # not piecewise linear: by autograd, as is WGAN-GP's penalty
-        ("wasserstein", 3.0, 0.5, "projection"),
+        ("relativistic", 0.0, 0.0, 0.0, "projection"),
+        ("relativistic", 0.0, 0.0, 2.0, "projection"),
+        ("non-saturating", 0.0, 0.5, 2.0, "projection"),
+        ("non-saturating", 0.0, 0.0, 0.0, "embedding"),  # not piecewise linear: by autograd, as is WGAN-GP's penalty
+        ("wasserstein", 3.0, 0.5, 2.0, "projection"),
     ],
 )
 def test_the_joined_passes_give_the_update_of_separate_ones(
-    loss: str, gp: float, auxiliary: float, conditioning: str, shared: str
+    loss: str, gp: float, auxiliary: float, latent: float, conditioning: str, shared: str
 ) -> None:
     # a large ε: Adam's first step is the gradient's sign, which rounding decides where the gradient is near zero
     config, step = build(
         f"loss.name={loss}", f"loss.gp={gp}", "loss.r1=0.5", "loss.r2=0.2", "optimizer.eps=0.1",
         "optimizer.by_fan_in=false", f"loss.auxiliary={auxiliary}",
+        f"loss.auxiliary_generator={auxiliary / 2}", f"loss.latent={latent}",
         f"model.conditioning={conditioning}", f"train.shared_fakes={shared}",
     )  # fmt: skip
     generator, discriminator = copy.deepcopy(step.generator), copy.deepcopy(step.phases[0].network)
@@ -164,7 +175,7 @@ def test_the_generators_layers_of_fewer_inputs_may_learn_faster() -> None:
     }
     assert of_generator.keys() == set(step.generator.parameters())
     first, last = step.generator.get_parameter("net.0.weight"), step.generator.get_parameter("net.5.weight")
-    assert of_generator[first] == pytest.approx(0.0005 * (512 / (64 + 32)) ** 0.5)
+    assert of_generator[first] == pytest.approx(0.0005 * (512 / (64 + 32 + 256)) ** 0.5)
     assert of_generator[last] == pytest.approx(0.0005 * (512 / (4 * 9)) ** 0.5)
     assert of_generator[step.generator.get_parameter("net.0.bias")] == 0.0005
     assert {group["lr"] for group in step.phases[0].optimizer.param_groups} == {0.0005}
@@ -174,6 +185,37 @@ def test_who_cannot_tell_classes_is_not_asked_to_learn_them() -> None:
     for setting in ("model.conditional=false", "model.conditioning=embedding"):
         with pytest.raises(ConfigError, match=r"loss\.auxiliary = 0\.5: this discriminator cannot tell classes"):
             build("loss.auxiliary=0.5", setting)
+    with pytest.raises(ConfigError, match=r"loss\.latent = 2\.0: this discriminator cannot tell latents"):
+        build("loss.latent=2.0", "model.discriminator=mlp")
+    with pytest.raises(ConfigError, match=r"loss\.auxiliary_generator = 0\.1: with loss\.auxiliary = 0 the disc"):
+        build("loss.auxiliary=0.0", "loss.auxiliary_generator=0.1")
+
+
+def test_a_gradient_beyond_its_history_is_cut_and_the_first_one_is_not() -> None:
+    _, step = build("optimizer.clip=1.5", "loss.auxiliary=0.0")
+    phase = step.phases[0]
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    parameters = list(phase.network.parameters())
+
+    def move(size: float) -> None:
+        for parameter in parameters:
+            parameter.grad = torch.full_like(parameter, size)
+        phase.move(scaler)
+
+    for size, left in ((1.0, 1.0), (1.0, 1.0), (40.0, 1.5), (0.0, 0.0)):
+        move(size)
+        for parameter in parameters:
+            torch.testing.assert_close(parameter.grad, torch.full_like(parameter, left), rtol=1e-3, atol=0)
+
+
+def test_a_parameter_that_had_no_gradient_so_far_keeps_its_first_one() -> None:
+    _, step = build("optimizer.clip=1.5")
+    phase, parameter = step.phases[0], step.discriminator.get_parameter("logit.weight")
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    for size in (0.0, 2.0):
+        parameter.grad = torch.full_like(parameter, size)
+        phase.move(scaler)
+        torch.testing.assert_close(parameter.grad, torch.full_like(parameter, size))
 
 
 def test_the_generator_may_be_updated_less_often() -> None:

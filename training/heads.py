@@ -1,0 +1,83 @@
+"""What the discriminator's further heads read from images, and what is learnt by it.
+
+- Its class (auxiliary classification, Odena et al. 2017, arXiv:1610.09585): the discriminator learns to tell those of
+  real images, which gives it features that mean something; the generator learns to be read as what it was asked for.
+- The z that it was generated from (InfoGAN, Chen et al. 2016, arXiv:1606.03657): the head learns to read it, from
+  features that learn nothing by it; the generator learns to leave it readable, so that other z give other images.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+from training.config import LossSettings
+from training.errors import ConfigError
+
+# what `auto` means; see docs/recipe.md
+_AUXILIARY = 1.0
+_GENERATORS_SHARE = 0.1
+_LATENT = 3.0
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The heads with the weights of their losses; a weight of 0 leaves its head unused."""
+
+    classifier: nn.Linear | None
+    latent_reader: nn.Linear | None
+    auxiliary: float
+    auxiliary_generator: float
+    latent: float
+
+    @staticmethod
+    def of(discriminator: nn.Module, settings: LossSettings) -> "Heads":
+        """The heads that a discriminator has.
+
+        Raises:
+            ConfigError: a loss is asked for whose head is not there.
+        """
+        classifier: nn.Linear | None = getattr(discriminator, "classifier", None)
+        reader: nn.Linear | None = getattr(discriminator, "latent", None)
+        auxiliary = _weight("auxiliary", settings.auxiliary, _AUXILIARY, classifier)
+        of_generator = _weight(
+            "auxiliary_generator", settings.auxiliary_generator, _GENERATORS_SHARE * auxiliary, classifier
+        )
+        if of_generator and not auxiliary:
+            raise ConfigError(
+                [f"loss.auxiliary_generator = {of_generator}: with loss.auxiliary = 0 the discriminator never learns to"
+                 " tell classes; set it above 0 too, or both to 0."]
+            )  # fmt: skip
+        return Heads(classifier, reader, auxiliary, of_generator, _weight("latent", settings.latent, _LATENT, reader))
+
+    def generator_loss(self, features: Tensor, labels: Tensor, latents: Tensor) -> Tensor:
+        """What a generator is told beside, weighted, of its images' features [N, F], labels [N] and latents [N, z]."""
+        loss = features.new_zeros(())
+        if self.auxiliary_generator:
+            loss = loss + self.auxiliary_generator * self.class_loss(features, labels)
+        if self.latent:
+            loss = loss + self.latent * self.latent_error(features, latents)
+        return loss
+
+    def class_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the classes that are read."""
+        assert self.classifier is not None
+        return cross_entropy(self.classifier(features), labels)
+
+    def latent_error(self, features: Tensor, latents: Tensor) -> Tensor:
+        """Mean squared error of the latents that are read; 1 where nothing can be."""
+        assert self.latent_reader is not None
+        return mse_loss(self.latent_reader(features), latents)
+
+
+def _weight(name: str, asked: float | str, default: float, head: nn.Linear | None) -> float:
+    if head is None:
+        if asked != "auto" and asked:
+            what = "tell latents" if name == "latent" else "tell classes"
+            raise ConfigError(
+                [f"loss.{name} = {asked}: this discriminator cannot {what}. That needs 'conv' and, for classes,"
+                 " model.conditional with labels by projection; one's own needs the heads of"
+                 " training.models.Discriminator. Or take 'auto', or 0."]
+            )  # fmt: skip
+        return 0.0
+    return default if asked == "auto" else float(asked)
