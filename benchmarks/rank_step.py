@@ -65,13 +65,13 @@ def main(repetitions: int, steps: int, batch: int) -> None:
 
 def build(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> Step:
     """Our step."""
-    alike = ["train.shared_fakes=false", "loss.auxiliary=0.0"]  # what a wrapped network can do as well
+    alike = ["train.shared_fakes=false", "loss.auxiliary=0.0", "loss.latent=0.0"]  # what a wrapped network can do as well
     config, _ = resolve(preset="conv", assignments=[*alike, *assignments], environment={})
     shape = ImageShape(1, 28, 28)
     torch.manual_seed(0)
     generator = build_generator(config.model, shape, 10).to(device)
     discriminator: Any = build_discriminator(config.model, shape, 10).to(device)
-    discriminator.classifier = None  # DistributedDataParallel wants every parameter used
+    discriminator.classifier = discriminator.latent = None  # DistributedDataParallel wants every parameter used
     step = Step(config, generator, discriminator, device, ranks=ranks)
     step.objectives._by_four_passes = False  # DistributedDataParallel's hooks wait for autograd
     return step
