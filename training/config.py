@@ -121,7 +121,7 @@ class LossSettings(Section):
     )
     latent: NonNegative | Literal["auto"] = Field(
         "auto",
-        description="weight of the generator's loss in z being readable from its images; auto: 3 where it can be read",
+        description="weight of the generator's loss in z being readable from its images; auto: 2 where it can be read",
     )
     gp: NonNegative = Field(0.0, description="weight λ of WGAN-GP's penalty between real and generated images")
     penalty_end: NonNegative = Field(0.1, description="share of the penalties that is left at the end of the horizon")

@@ -17,7 +17,7 @@ from training.errors import ConfigError
 # what `auto` means; see docs/recipe.md
 _AUXILIARY = 1.0
 _GENERATORS_SHARE = 0.1
-_LATENT = 3.0
+_LATENT = 2.0
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 20 MB that a test may fill, or make read-only."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(folder)]
     if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
         pytest.skip("needs the right to mount a small file system")
     yield folder
@@ -221,7 +221,7 @@ def test_a_folder_that_cannot_be_written_is_told(ganctl: Ganctl, small_disk: Pat
 def test_a_disk_that_fills_ends_training_with_a_word_and_no_half_written_checkpoint(
     ganctl: Ganctl, small_disk: Path
 ) -> None:
-    (small_disk / "ballast").write_bytes(bytes(19_000_000))
+    (small_disk / "ballast").write_bytes(bytes(39_500_000))
     done = ganctl("train", *SETTINGS, "--set", "model.width=32", "--max-steps", 1, "--run-dir", small_disk / "run")
     assert done.returncode == 1
     assert "No space left on device. Free some space" in done.stderr
