@@ -140,7 +140,8 @@ class OptimizerSettings(Section):
     beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Adam's β₁")
     beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.99, description="Adam's β₂")
     eps: Annotated[float, Field(gt=0)] = Field(1e-8, description="Adam's ε")
-    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="how it falls to 0 at the horizon")
+    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="how it falls until the horizon")
+    lr_end: Share = Field(0.2, description="share of the learning rate that is left at the end of the horizon")
     by_fan_in: bool = Field(
         True, description="whether the generator's layers of fewer inputs learn faster: lr · √(512 / inputs)"
     )

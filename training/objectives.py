@@ -86,8 +86,7 @@ class Objectives:
     def begin(self, images: Tensor, labels: Tensor, *, progress: float, both: bool) -> Batch:
         """A step's batch from uint8 images [N, C, H, W] and labels [N], penalties as they are at `progress`, 0 … 1.
         `both`: whether both networks learn in this step, and may share fakes."""
-        remaining = decay("cosine", progress, self._config.optimizer.decay_from)
-        self.penalty_scale = 1 - (1 - self._weights.penalty_end) * (1 - remaining)
+        self.penalty_scale = decay("cosine", progress, self._config.optimizer.decay_from, self._weights.penalty_end)
         shared = both and self._config.train.shared_fakes
         return Batch(to_float(images, self.dtype), labels, self._generate(labels) if shared else None)
 

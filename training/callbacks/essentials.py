@@ -25,7 +25,9 @@ def with_essentials(callbacks: Sequence[Callback], config: Config) -> tuple[list
         every, n = config.evaluation.every, config.evaluation.n
         complete.insert(0, Evaluate(every=every, n=n, conditional=config.model.conditional))
     if not any(isinstance(callback, LearningRate) for callback in complete):
-        schedule = LearningRate(optimizer.schedule, decay_from=optimizer.decay_from, warmup=optimizer.warmup)
+        schedule = LearningRate(
+            optimizer.schedule, decay_from=optimizer.decay_from, end=optimizer.lr_end, warmup=optimizer.warmup
+        )
         complete.insert(0, schedule)
     own = [callback for callback in complete if isinstance(callback, Checkpoint)]
     checkpoint = own[0] if own else Checkpoint(**dict(config.checkpoint))

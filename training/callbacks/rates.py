@@ -17,13 +17,15 @@ class LearningRate(Callback):
         schedule: str | Callable[[float], float] = "constant",
         *,
         decay_from: float = 0.0,
+        end: float = 0.0,
         warmup: int = 0,
     ) -> None:
-        """`schedule` is constant, linear, cosine, or a function of the progress 0 … 1 that gives the factor."""
-        self._schedule, self._decay_from, self._warmup = schedule, decay_from, warmup
+        """`schedule` is linear, cosine, constant, or a function of the progress 0 … 1 that gives the factor; the first
+        two fall to `end`."""
+        self._schedule, self._decay_from, self._end, self._warmup = schedule, decay_from, end, warmup
 
     def on_schedule(self, run: Run) -> float:
         warm = min(1.0, (run.images + run.batch_size) / self._warmup) if self._warmup else 1.0
         if callable(self._schedule):
             return warm * self._schedule(run.progress)
-        return warm * decay(self._schedule, run.progress, self._decay_from)
+        return warm * decay(self._schedule, run.progress, self._decay_from, self._end)
