@@ -11,7 +11,10 @@ import torch
 
 from training.launch import Launch
 
-SMALL = ("model.width=8", "evaluation.n=200", "log.every=10", "log.tensorboard=false")
+SMALL = (
+    "model.width=8", "evaluation.n=200", "log.every=10", "log.tensorboard=false",
+    "train.horizon=10 epochs", "evaluation.every=2 epochs",  # lengths that follow no clock
+)  # fmt: skip
 
 Ganctl = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -4,8 +4,8 @@ import math
 
 
 def decay(name: str, progress: float, start: float, end: float = 0.0) -> float:
-    """1 until `start`, then down to `end` at the horizon: half a cosine (as SGDR without restarts, Loshchilov & Hutter 2017,
-    arXiv:1608.03983, eq. 5), a line, or not at all.
+    """1 until `start`, then down to `end` at the horizon: half a cosine (as SGDR without restarts, Loshchilov & Hutter
+    2017, arXiv:1608.03983, eq. 5), a line, or not at all.
 
     Args:
         name: cosine, linear or constant.
