@@ -68,7 +68,7 @@ class Evaluator:
         # the floor needs as many other real images: 5,000 validation images where the training split is the real side
         self.n = min(n, len(real), 5000 if split == "train" else len(real))
         self.class_names = real.class_names
-        images = some(real.images, self.n)
+        images, self._labels = some(real.images, self.n), some(real.labels, self.n)
         others = some(load_split(data, "val" if split == "train" else "train").images, self.n)
 
         def compute() -> RealSide:
@@ -94,9 +94,9 @@ class Evaluator:
         return replace(judged, features=self._features(images)) if self._features else judged
 
     def draw(self, source: Source, draw: int = 0) -> tuple[Tensor, Tensor | None]:
-        """`n` images of a generator, uint8 [n, C, H, W], as many of each class, and what was asked for, int64 [n]
-        (None where it is unconditional). Each number `draw` has latents of its own."""
-        labels = torch.arange(self.n) % len(self.class_names)
+        """`n` images of a generator, uint8 [n, C, H, W], as many of each class as there are real ones, and what was
+        asked for, int64 [n] (None where it is unconditional). Each number `draw` has latents of its own."""
+        labels = self._labels
         z = torch.randn(self.n, source.z_dim, generator=torch.Generator().manual_seed(self._seed + draw))
         return source.draw(z, labels), labels if source.conditional else None
 

@@ -58,6 +58,6 @@ class RealSide:
 
 
 def some(images: Tensor, n: int) -> Tensor:
-    """n images from all over a set: MNIST's files are sorted by groups of writers, and repeat themselves with a period,
-    so that neither their first images nor every k-th one are a sample of all."""
+    """n images (or the labels of just these) from all over a set: MNIST's files are sorted by groups of writers, and
+    repeat themselves with a period, so that neither their first images nor every k-th one are a sample of all."""
     return images if n >= len(images) else images[shuffled(len(images))[:n]]

@@ -139,6 +139,19 @@ def test_real_images_score_at_the_floor_and_noise_far_above_it(evaluator: Evalua
     assert scores["coverage"] < 0.1
 
 
+def test_a_generator_is_asked_for_the_classes_that_the_real_images_have(evaluator: Evaluator) -> None:
+    class Blank:
+        z_dim, conditional, class_names = 2, True, tuple("0123456789")
+
+        def draw(self, z: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(z), 1, 28, 28, dtype=torch.uint8)
+
+    test = load_split(MNIST, "test")
+    labels = evaluator.draw(Blank())[1]
+    assert labels is not None
+    assert labels.tolist() == test.labels[shuffled(len(test))[:1000]].tolist()
+
+
 def test_labels_are_scored_only_where_there_are_some(evaluator: Evaluator) -> None:
     images = load_split(MNIST, "val").images[:100]
     scores = evaluator.score_images(images, None, full=False)
