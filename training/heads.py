@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from training.config import LossSettings
 from training.errors import ConfigError
+from training.models import Discriminator
 
 # what `auto` means; see docs/recipe.md
 _AUXILIARY = 1.0
@@ -37,8 +38,9 @@ class Heads:
         Raises:
             ConfigError: a loss is asked for whose head is not there.
         """
-        classifier: nn.Linear | None = getattr(discriminator, "classifier", None)
-        reader: nn.Linear | None = getattr(discriminator, "latent", None)
+        classifier = reader = None
+        if isinstance(discriminator, Discriminator):  # a `classifier` of another network may be anything
+            classifier, reader = discriminator.classifier, discriminator.latent
         auxiliary = _weight("auxiliary", settings.auxiliary, _AUXILIARY, classifier)
         of_generator = _weight(
             "auxiliary_generator", settings.auxiliary_generator, _GENERATORS_SHARE * auxiliary, classifier
@@ -76,8 +78,8 @@ def _weight(name: str, asked: float | str, default: float, head: nn.Linear | Non
             what = "tell latents" if name == "latent" else "tell classes"
             raise ConfigError(
                 [f"loss.{name} = {asked}: this discriminator cannot {what}. That needs 'conv' and, for classes,"
-                 " model.conditional with labels by projection; one's own needs the heads of"
-                 " training.models.Discriminator. Or take 'auto', or 0."]
+                 " model.conditional with labels by projection; one's own must be a"
+                 " training.models.Discriminator with that head. Or take 'auto', or 0."]
             )  # fmt: skip
         return 0.0
     return default if asked == "auto" else float(asked)

@@ -102,4 +102,6 @@ def test_the_committed_trials_can_be_run() -> None:
     for trial in theirs:
         config = trial.settings()
         assert config.model.generator == "benchmarks.lucic:Generator", "its config file is read"
+        assert not config.optimizer.by_fan_in, "the peers have nothing of our recipe"
+        assert not config.optimizer.clip
         assert config.optimizer.lr == float(trial.set[0].removeprefix("optimizer.lr=")), "and `set` comes after it"

@@ -29,6 +29,18 @@ def build(*assignments: str, preset: str = "conv") -> tuple[Config, Step]:
     return config, Step(config, generator, discriminator, CPU)
 
 
+class OwnDiscriminator(nn.Module):
+    """Somebody's own, whose last layer has a name that ours uses for something else."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(SHAPE.size, 1)
+
+    def forward(self, images: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(images.flatten(1)).squeeze(1)
+        return logits
+
+
 def batch(n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     rng = torch.Generator().manual_seed(3)
     images = torch.randint(256, (n, *SHAPE), generator=rng, dtype=torch.uint8)
@@ -185,6 +197,8 @@ def test_who_cannot_tell_classes_is_not_asked_to_learn_them() -> None:
     for setting in ("model.conditional=false", "model.conditioning=embedding"):
         with pytest.raises(ConfigError, match=r"loss\.auxiliary = 0\.5: this discriminator cannot tell classes"):
             build("loss.auxiliary=0.5", setting)
+    _, own = build("model.discriminator=tests.unit.training.test_step:OwnDiscriminator")
+    own(*batch(), step=0, progress=0.0)  # its `classifier` is none of ours
     with pytest.raises(ConfigError, match=r"loss\.latent = 2\.0: this discriminator cannot tell latents"):
         build("loss.latent=2.0", "model.discriminator=mlp")
     with pytest.raises(ConfigError, match=r"loss\.auxiliary_generator = 0\.1: with loss\.auxiliary = 0 the disc"):
