@@ -16,6 +16,9 @@ SMALL = (
     "train.horizon=10 epochs", "evaluation.every=2 epochs",  # lengths that follow no clock
 )  # fmt: skip
 
+SHORT = (*SMALL, "train.batch_size=32", "train.horizon=1600 images", "evaluation.every=320 images")
+PRESETS = ("conv", "lightning-basic-gan")  # the others differ from conv in numbers only
+
 Ganctl = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -42,6 +45,12 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_unconditional_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same for the tutorial's unconditional networks."""
     return train_small(tmp_path_factory.mktemp("unconditional") / "run", preset="lightning-basic-gan", max_steps=20)
+
+
+def launch(run_dir: Path, *, preset: str = "conv", resume: str | None = None, extra: tuple[str, ...] = ()) -> Launch:
+    """A run of 50 steps of 32 images, evaluated every 10."""
+    assignments = () if resume else (*SHORT, *extra)
+    return Launch(preset=None if resume else preset, assignments=assignments, run_dir=run_dir, resume=resume)
 
 
 def train_small(run_dir: Path, *, preset: str = "conv", max_steps: int = 40, extra: tuple[str, ...] = ()) -> Path:
