@@ -66,7 +66,7 @@ def main(repetitions: int, steps: int, batch: int) -> None:
 def build(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> Step:
     """Our step."""
     # what a wrapped network can do as well
-    alike = ["train.shared_fakes=false", "loss.auxiliary=0.0", "loss.latent=0.0"]
+    alike = ["train.shared_fakes=false", "loss.auxiliary=0.0", "loss.latent=0.0", "loss.matching=0.0"]
     config, _ = resolve(preset="conv", assignments=[*alike, *assignments], environment={})
     shape = ImageShape(1, 28, 28)
     torch.manual_seed(0)

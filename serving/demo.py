@@ -18,7 +18,7 @@ from serving.client import Client
 
 _STYLES = 8  # rows of the picture, each in one handwriting
 _SCALE = 3
-_SHARE_OF_STEPS = 0.93  # of the time for training; the rest is for its evaluations
+_SHARE_OF_STEPS = 0.87  # of the time for training; the rest is for the start and two evaluations
 _PER_CLASS = 50  # served digits that the classifier reads
 _MARK = ".ganctl-demo"  # says that a folder is a demo's, to be replaced by the next
 _MADE = ("run", "export", "digits.mar", "digits.png", "served.npz")
@@ -63,7 +63,7 @@ def run_demo(out: Path, *, train_seconds: int, announce: Callable[[str], None]) 
 
     with stage("train", f"a generator of digits, for about {train_seconds} s on the embedded MNIST"):
         steps = round(train_seconds * _SHARE_OF_STEPS)
-        lengths = ("--set", f"train.horizon={steps}s", "--set", f"evaluation.every={max(1, steps // 4)}s")
+        lengths = ("--set", f"train.horizon={steps}s", "--set", f"evaluation.every={max(1, round(steps * 0.6))}s")
         report.records["train"] = command("train", "--preset", "quick", *lengths, "--run-dir", files["run"])
     with stage("evaluate", "its best checkpoint against the 10,000 test images"):
         report.records["evaluate"] = command("evaluate", files["run"])

@@ -117,14 +117,18 @@ class LossSettings(Section):
     )
     auxiliary_generator: NonNegative | Literal["auto"] = Field(
         "auto",
-        description="weight of the generator's loss in images being read as their class; auto: a tenth of auxiliary",
+        description="weight of the generator's loss in images being read as their class; auto: a fifth of auxiliary",
     )
     latent: NonNegative | Literal["auto"] = Field(
         "auto",
         description="weight of the generator's loss in z being readable from its images; auto: 2 where it can be read",
     )
+    matching: NonNegative | Literal["auto"] = Field(
+        "auto",
+        description="weight of the generator's loss in means and variances of features; auto: 2 where it can be had",
+    )
     gp: NonNegative = Field(0.0, description="weight λ of WGAN-GP's penalty between real and generated images")
-    penalty_end: NonNegative = Field(0.1, description="share of the penalties that is left at the end of the horizon")
+    penalty_end: NonNegative = Field(1.0, description="factor of the penalties at the end of the horizon")
 
     @property
     def penalised(self) -> bool:
@@ -141,7 +145,7 @@ class OptimizerSettings(Section):
     beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.99, description="Adam's β₂")
     eps: Annotated[float, Field(gt=0)] = Field(1e-8, description="Adam's ε")
     schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="how it falls until the horizon")
-    lr_end: Share = Field(0.2, description="share of the learning rate that is left at the end of the horizon")
+    lr_end: Share = Field(0.1, description="share of the learning rate that is left at the end of the horizon")
     by_fan_in: bool = Field(
         True, description="whether the generator's layers of fewer inputs learn faster: lr · √(512 / inputs)"
     )
@@ -149,7 +153,7 @@ class OptimizerSettings(Section):
         1.5, description="gradients of a layer beyond so many times their running norm are cut to it; 0: none"
     )
     warmup: Annotated[int, Field(ge=0)] = Field(0, description="images over which the learning rate rises from 0")
-    decay_from: Share = Field(0.3, description="share of the horizon after which the decays (lr, penalties) begin")
+    decay_from: Share = Field(0.2, description="share of the horizon after which the decays (lr, penalties) begin")
 
 
 class TrainSettings(Section):

@@ -4,6 +4,7 @@
   real images, which gives it features that mean something; the generator learns to be read as what it was asked for.
 - The z that it was generated from (InfoGAN, Chen et al. 2016, arXiv:1606.03657): the head learns to read it, from
   features that learn nothing by it; the generator learns to leave it readable, so that other z give other images.
+- The statistics that real and generated images have in the features themselves: see `matching.py`.
 """
 
 from dataclasses import dataclass
@@ -13,12 +14,13 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from training.config import LossSettings
 from training.errors import ConfigError
-from training.models import Discriminator
+from training.models import Discriminator, EmbeddingDiscriminator
 
 # what `auto` means; see docs/recipe.md
 _AUXILIARY = 1.0
-_GENERATORS_SHARE = 0.1
+_GENERATORS_SHARE = 0.2
 _LATENT = 2.0
+_MATCHING = 2.0
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,12 @@ class Heads:
     auxiliary: float
     auxiliary_generator: float
     latent: float
+    matching: float
+
+    @property
+    def reads_fakes(self) -> bool:
+        """Whether the generator learns more from the features of its images than what they are judged by."""
+        return bool(self.auxiliary_generator or self.latent or self.matching)
 
     @staticmethod
     def of(discriminator: nn.Module, settings: LossSettings) -> "Heads":
@@ -38,9 +46,11 @@ class Heads:
         Raises:
             ConfigError: a loss is asked for whose head is not there.
         """
-        classifier = reader = None
+        classifier = reader = judge = None
         if isinstance(discriminator, Discriminator):  # a `classifier` of another network may be anything
             classifier, reader = discriminator.classifier, discriminator.latent
+            if not isinstance(discriminator, EmbeddingDiscriminator):  # whose features are of the label, too
+                judge = discriminator.logit
         auxiliary = _weight("auxiliary", settings.auxiliary, _AUXILIARY, classifier)
         of_generator = _weight(
             "auxiliary_generator", settings.auxiliary_generator, _GENERATORS_SHARE * auxiliary, classifier
@@ -50,7 +60,9 @@ class Heads:
                 [f"loss.auxiliary_generator = {of_generator}: with loss.auxiliary = 0 the discriminator never learns to"
                  " tell classes; set it above 0 too, or both to 0."]
             )  # fmt: skip
-        return Heads(classifier, reader, auxiliary, of_generator, _weight("latent", settings.latent, _LATENT, reader))
+        latent = _weight("latent", settings.latent, _LATENT, reader)
+        matching = _weight("matching", settings.matching, _MATCHING, judge)
+        return Heads(classifier, reader, auxiliary, of_generator, latent, matching)
 
     def generator_loss(self, features: Tensor, labels: Tensor, latents: Tensor) -> Tensor:
         """What a generator is told beside, weighted, of its images' features [N, F], labels [N] and latents [N, z]."""
@@ -75,7 +87,7 @@ class Heads:
 def _weight(name: str, asked: float | str, default: float, head: nn.Linear | None) -> float:
     if head is None:
         if asked != "auto" and asked:
-            what = "tell latents" if name == "latent" else "tell classes"
+            what = {"latent": "tell latents", "matching": "show features of images alone"}.get(name, "tell classes")
             raise ConfigError(
                 [f"loss.{name} = {asked}: this discriminator cannot {what}. That needs 'conv' and, for classes,"
                  " model.conditional with labels by projection; one's own must be a"

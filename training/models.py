@@ -29,7 +29,7 @@ from training.registry import Registry
 
 _HIDDEN = 256  # the discriminators' last layer
 _EMBEDDING = 32  # what the conv generator sees of a label
-_MIXED = 256  # its hidden layer
+_MIXING, _MIXED = 2, 256  # its hidden layers
 _BLOCK = 2  # pixels of a side that the conv networks take as one place
 
 
@@ -98,17 +98,19 @@ class SpectralNorm(_SpectralNorm):
 
 
 class ConvGenerator(Generator):
-    """z and label, and 256 units that see both → 2w·H/4·W/4 → w·H/2·W/2 by a transposed convolution → C·4·H/2·W/2 →
-    C·H·W by its pixels' shuffle."""
+    """z and label, 256 units that see both, 256 that see all of these → 2w·H/4·W/4 → w·H/2·W/2 by a transposed
+    convolution → C·4·H/2·W/2 → C·H·W by its pixels' shuffle."""
 
     def __init__(self, z_dim: int, classes: int | None, shape: ImageShape, width: int) -> None:
         super().__init__(z_dim, classes, shape)
         self.embedding = nn.Embedding(classes, _EMBEDDING) if classes else None
         start = (2 * width, shape.height // 4, shape.width // 4)
         known = z_dim + (_EMBEDDING if classes else 0)
-        self.hidden = nn.Sequential(nn.Linear(known, _MIXED), nn.LeakyReLU(0.2))
+        self.hidden = nn.ModuleList(
+            nn.Sequential(nn.Linear(known + i * _MIXED, _MIXED), nn.LeakyReLU(0.2)) for i in range(_MIXING)
+        )
         self.net = nn.Sequential(
-            nn.Linear(known + _MIXED, math.prod(start)),
+            nn.Linear(known + _MIXING * _MIXED, math.prod(start)),
             nn.LeakyReLU(0.2),
             UnflattenLast(*start),
             nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
@@ -121,7 +123,9 @@ class ConvGenerator(Generator):
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         if self.embedding is not None:
             z = torch.cat([z, self.embedding(label)], dim=1)
-        images: Tensor = self.net(torch.cat([z, self.hidden(z)], dim=1))
+        for layer in self.hidden:
+            z = torch.cat([z, layer(z)], dim=1)
+        images: Tensor = self.net(z)
         return images
 
 

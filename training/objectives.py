@@ -17,6 +17,7 @@ from training.distributed import Ranks
 from training.errors import ConfigError
 from training.heads import Heads
 from training.losses import build_loss
+from training.matching import FeatureMatching
 from training.models import Discriminator, Generator, to_float
 from training.penalties import interpolation_penalty, squared_gradient_norm
 from training.piecewise import FourPasses, is_piecewise_linear
@@ -80,6 +81,10 @@ class Objectives:
                  " this one has batch normalisation. Take it out, or set all three to 0."]
             )  # fmt: skip
         self._heads = Heads.of(discriminator, config.loss)
+        self._matching = None
+        if self._heads.matching:
+            classes, width = generator.classes or 1, cast(Discriminator, discriminator).logit.in_features
+            self._matching = FeatureMatching(self._heads.matching, classes, width, rng.device)
         # the same gradients by a shorter way; WGAN-GP's penalty is taken elsewhere than where the losses are
         self._by_four_passes = self.penalised and not config.loss.gp and is_piecewise_linear(discriminator)
 
@@ -106,24 +111,50 @@ class Objectives:
     def teach_generator(self, batch: Batch) -> Learnt:
         """Leaves the generator's gradients in its parameters."""
         fakes = self._generate(batch.labels) if batch.fakes is None else batch.fakes
-        real = None
-        with self._precision.autocast():
-            if self._loss.needs_real:
-                with torch.no_grad():
-                    real = self._judge(batch.images, batch.labels)
-            if self._heads.latent or self._heads.auxiliary_generator:
-                features = self._features(fakes.images)
-                fake = cast(Discriminator, self.discriminator).judge(features, *self._known(batch.labels))
-                loss = adversarial = self._loss.generator(real, fake.to(self.dtype))
-                loss = loss + self._heads.generator_loss(features, batch.labels, fakes.latents)
-            else:
-                loss = adversarial = self._loss.generator(real, self._judge(fakes.images, batch.labels))
-        self._backward(loss, self.generator)
-        return Learnt(loss, {"loss_g": adversarial})
+        if self._heads.reads_fakes:
+            learnt = self._generator_loss_by_features(batch, fakes)
+        else:
+            real = None
+            with self._precision.autocast():
+                if self._loss.needs_real:
+                    with torch.no_grad():
+                        real = self._judge(batch.images, batch.labels)
+                loss = self._loss.generator(real, self._judge(fakes.images, batch.labels))
+            learnt = Learnt(loss, {"loss_g": loss})
+        self._backward(learnt.loss, self.generator)
+        return learnt
 
     def draw(self, n: int) -> Tensor:
         """n fresh latents for this rank, [n, z_dim]."""
         return self._share(torch.randn, n, self.generator.z_dim)
+
+    def _generator_loss_by_features(self, batch: Batch, fakes: Fakes) -> Learnt:
+        """The generator's loss where heads read its images' features, too: one pass serves all."""
+        judge, known = cast(Discriminator, self.discriminator).judge, self._known(batch.labels)
+        real = real_features = None
+        with self._precision.autocast():
+            features = self._features(fakes.images)
+            if self._loss.needs_real or self._matching:
+                with torch.no_grad():
+                    real_features = self._features(batch.images)
+                    real = judge(real_features, *known).to(self.dtype)
+            loss = adversarial = self._loss.generator(real, judge(features, *known).to(self.dtype))
+            loss = loss + self._heads.generator_loss(features, batch.labels, fakes.latents)
+        stats = {"loss_g": adversarial}
+        if self._matching:
+            assert real_features is not None
+            groups = batch.labels if self.generator.conditional else torch.zeros_like(batch.labels)
+            stats["matching"] = self._matching.loss(real_features, features, groups, self._ranks)
+            loss = loss + stats["matching"]
+        return Learnt(loss, stats)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the losses remember of the images so far."""
+        return self._matching.state_dict() if self._matching else {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        if self._matching:
+            self._matching.load_state_dict(state)
 
     def _backward(self, loss: Tensor, network: nn.Module) -> None:
         """backward() rather than grad(): it lays each gradient out in memory as its parameter, and the fused Adam reads

@@ -25,7 +25,7 @@ from training.precision import Precision
 
 STATS = {
     "discriminator": ("loss_d", "real_logit", "fake_logit", "r1", "r2", "gp", "auxiliary", "latent"),
-    "generator": ("loss_g",),
+    "generator": ("loss_g", "matching"),
 }  # what each phase records, one number a step
 _NAMES = [name for names in STATS.values() for name in names]
 
@@ -179,12 +179,14 @@ class Step:
             self._ranks.need_equal(f"the weights at step {step}", fingerprint(weights))
 
     def state_dict(self) -> dict[str, Any]:
-        """Both networks, their average, both optimizers, the loss scaler, the random stream, the open statistics."""
+        """Both networks, their average, both optimizers, what the losses remember, the loss scaler, the random stream,
+        the open statistics."""
         return {
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizers": {phase.name: phase.optimizer.state_dict() for phase in self.phases},
+            "objectives": self.objectives.state_dict(),
             "scaler": self._scaler.state_dict(),
             "rng": self.rng.get_state(),
             "device": self.device.type,
@@ -201,6 +203,7 @@ class Step:
             _lay_out_as_parameters(phase.optimizer)
             for group in phase.optimizer.param_groups:
                 group.update(self._adam_settings)  # they may have been changed on purpose
+        self.objectives.load_state_dict(state["objectives"])
         if self._scaler.is_enabled() and state["scaler"]:  # empty where the precision was changed on purpose
             self._scaler.load_state_dict(state["scaler"])
         if state["device"] == self.device.type:

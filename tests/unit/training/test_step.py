@@ -47,6 +47,21 @@ def batch(n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.randint(10, (n,), generator=rng)
 
 
+def distance_of_features(real: torch.Tensor, fake: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """What `FeatureMatching.loss` documents, of one batch, by autograd."""
+    groups = [(labels == c).nonzero().squeeze(1) for c in labels.unique()]
+    means = [torch.stack([features[group].mean(dim=0) for group in groups]) for features in (real, fake)]
+    variances = [
+        sum((features[group] - mean).square().sum(dim=0) for group, mean in zip(groups, of_groups, strict=True)) / 8
+        for features, of_groups in zip((real, fake), means, strict=True)
+    ]
+    scale = (variances[0] + 0.01 * variances[0].mean()).detach()
+    shares = torch.tensor([[len(group) / 8] for group in groups])
+    first = (shares * (means[1] - means[0]).square() / scale).sum(dim=0).mean()
+    second = ((variances[1] - variances[0]) / scale).square().mean()
+    return first + 1.5 * second
+
+
 def straightforward_step(config: Config, generator: Generator, discriminator: Any) -> None:
     """The same update written as a textbook would: separate passes, zero_grad, backward, plain Adam."""
     images, labels = batch()
@@ -87,6 +102,9 @@ def straightforward_step(config: Config, generator: Generator, discriminator: An
         total = total + float(config.loss.auxiliary_generator) * nn.functional.cross_entropy(guesses, labels)
     if latent:
         total = total + latent * nn.functional.mse_loss(discriminator.latent(discriminator.features(fake)), z)
+    if float(config.loss.matching):
+        features = [discriminator.features(images) for images in (real.detach(), fake)]
+        total = total + float(config.loss.matching) * distance_of_features(*features, labels)
     adam_g.zero_grad()
     total.backward()
     adam_g.step()
@@ -94,23 +112,24 @@ def straightforward_step(config: Config, generator: Generator, discriminator: An
 
 @pytest.mark.parametrize("shared", ["true", "false"])
 @pytest.mark.parametrize(
-    ("loss", "gp", "auxiliary", "latent", "conditioning"),
+    ("loss", "gp", "auxiliary", "latent", "matching", "conditioning"),
     [
-        ("relativistic", 0.0, 0.0, 0.0, "projection"),
-        ("relativistic", 0.0, 0.0, 2.0, "projection"),
-        ("non-saturating", 0.0, 0.5, 2.0, "projection"),
-        ("non-saturating", 0.0, 0.0, 0.0, "embedding"),  # not piecewise linear: by autograd, as is WGAN-GP's penalty
-        ("wasserstein", 3.0, 0.5, 2.0, "projection"),
+        ("relativistic", 0.0, 0.0, 0.0, 0.0, "projection"),
+        ("relativistic", 0.0, 0.0, 2.0, 0.0, "projection"),
+        ("relativistic", 0.0, 0.0, 0.0, 3.0, "projection"),
+        ("non-saturating", 0.0, 0.5, 2.0, 3.0, "projection"),
+        ("non-saturating", 0.0, 0.0, 0.0, 0.0, "embedding"),  # not piecewise linear: by autograd, as WGAN-GP's penalty
+        ("wasserstein", 3.0, 0.5, 2.0, 3.0, "projection"),
     ],
 )
 def test_the_joined_passes_give_the_update_of_separate_ones(
-    loss: str, gp: float, auxiliary: float, latent: float, conditioning: str, shared: str
+    loss: str, gp: float, auxiliary: float, latent: float, matching: float, conditioning: str, shared: str
 ) -> None:
     # a large ε: Adam's first step is the gradient's sign, which rounding decides where the gradient is near zero
     config, step = build(
         f"loss.name={loss}", f"loss.gp={gp}", "loss.r1=0.5", "loss.r2=0.2", "optimizer.eps=0.1",
         "optimizer.by_fan_in=false", f"loss.auxiliary={auxiliary}",
-        f"loss.auxiliary_generator={auxiliary / 2}", f"loss.latent={latent}",
+        f"loss.auxiliary_generator={auxiliary / 2}", f"loss.latent={latent}", f"loss.matching={matching}",
         f"model.conditioning={conditioning}", f"train.shared_fakes={shared}",
     )  # fmt: skip
     generator, discriminator = copy.deepcopy(step.generator), copy.deepcopy(step.phases[0].network)
@@ -187,7 +206,7 @@ def test_the_generators_layers_of_fewer_inputs_may_learn_faster() -> None:
     }
     assert of_generator.keys() == set(step.generator.parameters())
     first, last = step.generator.get_parameter("net.0.weight"), step.generator.get_parameter("net.5.weight")
-    assert of_generator[first] == pytest.approx(0.0005 * (512 / (64 + 32 + 256)) ** 0.5)
+    assert of_generator[first] == pytest.approx(0.0005 * (512 / (64 + 32 + 2 * 256)) ** 0.5)
     assert of_generator[last] == pytest.approx(0.0005 * (512 / (4 * 9)) ** 0.5)
     assert of_generator[step.generator.get_parameter("net.0.bias")] == 0.0005
     assert {group["lr"] for group in step.phases[0].optimizer.param_groups} == {0.0005}

@@ -1,0 +1,69 @@
+"""Feature matching: the generator is told where its images differ from real ones in means and variances of what the
+discriminator sees in them.
+
+A critic of single images hardly notices that all of them vary a little too little. Salimans et al. 2016
+(arXiv:1606.03498, section 3.1) match means of features between batches, Mroueh et al. 2017 (arXiv:1702.08398)
+covariances too. Here each class has its means, all share the variances around them, and both are of the last hundred
+batches: of one batch they are mostly noise, and a generator would vary less to have less of it.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from training.distributed import Ranks
+
+_KEPT = 0.99  # of the statistics, from step to step
+_VARIANCE = 3.0  # weight of the variances, the means having 1
+_LEAST = 0.01  # share of the mean variance that a feature is taken to have at least: some hardly vary
+
+
+class FeatureMatching:
+    """Running statistics of C classes (1 where there are none) in F features, and the loss that they give."""
+
+    def __init__(self, weight: float, classes: int, features: int, device: torch.device) -> None:
+        self._weight, self._classes = weight, classes
+        # of each class: how many images, and of real and of generated ones the sums of features and of their squares;
+        # in double precision, since variances are differences of squares
+        self._statistics = torch.zeros(classes, 1 + 4 * features, device=device, dtype=torch.float64)
+
+    def loss(self, real: Tensor, fake: Tensor, labels: Tensor, ranks: Ranks) -> Tensor:
+        """The generator's loss, weighted, after this step's batch has been counted.
+
+        It is Σ_c p_c · mean_j (m'_cj − m_cj)² / v_j + 3/2 · mean_j ((v'_j − v_j) / v_j)² with means m, variances v
+        around them and shares p of the classes, v' and m' those of generated images; its gradient is that of the
+        running statistics, as if all their images were this batch's.
+
+        Args:
+            real, fake: features [N, F] of this rank's images; only those of the generated ones are differentiated.
+            labels: int64 [N], shared by both.
+            ranks: those whose images are counted together.
+        """
+        both = torch.cat([real, fake.detach()], dim=1).double()
+        batch = torch.cat([both, both.square()], dim=1)
+        members = one_hot(labels, self._classes).to(batch.dtype).T
+        now = torch.cat([members.sum(dim=1, keepdim=True), members @ batch], dim=1)
+        ranks.average_([now])
+        self._statistics.mul_(_KEPT).add_(now)
+        counts, sums = self._statistics.split([1, batch.shape[1]], dim=1)
+        shares = counts / counts.sum()
+        means, squares = (sums / counts.clamp(min=1e-6)).chunk(2, dim=1)
+        variances = (shares * (squares - means.square())).sum(dim=0)
+        real_means, fake_means = means.to(fake.dtype).chunk(2, dim=1)
+        real_variances, fake_variances = variances.to(fake.dtype).chunk(2)
+        scale = (real_variances + _LEAST * real_variances.mean()).clamp(min=1e-6)
+        apart, wider = fake_means - real_means, (fake_variances - real_variances) / scale
+        value = (shares * apart.square() / scale).sum(dim=0).mean().to(fake.dtype)
+        value = value + _VARIANCE / 2 * wider.square().mean()
+        away = fake - fake_means[labels]
+        slope = (2 * (apart / scale)[labels] * fake + _VARIANCE * wider / scale * away.square()).mean()
+        loss: Tensor = self._weight * (value + slope - slope.detach())
+        return loss
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"statistics": self._statistics}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes up statistics; none, as of a run that did not match features, begin anew."""
+        if state:
+            self._statistics.copy_(state["statistics"])
