@@ -91,7 +91,7 @@ def _program(drawer: Drawer) -> torch.export.ExportedProgram:
 def _quiet() -> Iterator[None]:
     """Keeps out what exporters say of themselves: TorchScript's deprecation, which we know and have an answer to
     (ONNX stands beside it), the ONNX exporter's notes on operators of torchvision that no generator uses, and torch's
-    doubt whether channels-last weights are whole, which the comparison of the written file with the generator answers."""
+    doubt whether channels-last weights are whole: the written file is compared with the generator."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*")
         warnings.filterwarnings("ignore", message="No complete tensor found in the group")

@@ -1,0 +1,85 @@
+"""Feature matching pulls the generator's features towards the real ones' means and variances, and remembers."""
+
+import torch
+
+from training.distributed import SOLO
+from training.matching import FeatureMatching
+
+CPU = torch.device("cpu")
+LABELS = torch.arange(64) % 2
+
+
+def features(seed: int, *, spread: float = 1.0, offset: float = 0.0) -> torch.Tensor:
+    """[64, 16] of two classes around −1 and 1."""
+    noise = torch.randn(64, 16, generator=torch.Generator().manual_seed(seed))
+    return (2.0 * LABELS - 1).unsqueeze(1) + offset + spread * noise
+
+
+def settled(*, spread: float, offset: float) -> tuple[FeatureMatching, torch.Tensor]:
+    """Statistics of a hundred batches of fakes that are so different, and the gradient of one batch more."""
+    matching = FeatureMatching(1.0, 2, 16, CPU)
+    for seed in range(100):
+        matching.loss(features(seed), features(1000 + seed, spread=spread, offset=offset), LABELS, SOLO)
+    fake = features(2000, spread=spread, offset=offset).requires_grad_()
+    (gradient,) = torch.autograd.grad(matching.loss(features(100), fake, LABELS, SOLO), fake)
+    return matching, gradient
+
+
+def around_class_means(x: torch.Tensor) -> torch.Tensor:
+    return x - torch.stack([x[LABELS == c].mean(dim=0) for c in (0, 1)])[LABELS]
+
+
+def test_fakes_that_vary_too_little_are_spread() -> None:
+    _, gradient = settled(spread=0.8, offset=0.0)
+    away = around_class_means(features(2000, spread=0.8))
+    assert (gradient * away).sum(dim=0).max() < 0, "downhill is away from the class's mean, in every feature"
+
+
+def test_fakes_that_vary_too_much_are_gathered() -> None:
+    _, gradient = settled(spread=1.25, offset=0.0)
+    assert (gradient * around_class_means(features(2000, spread=1.25))).sum(dim=0).min() > 0
+
+
+def test_fakes_that_lie_too_high_are_lowered() -> None:
+    _, gradient = settled(spread=1.0, offset=0.5)
+    for c in (0, 1):
+        assert gradient[LABELS == c].mean(dim=0).min() > 0, "of both classes, in every feature"
+
+
+def test_fakes_that_are_alike_cost_next_to_nothing() -> None:
+    def cost(**how: float) -> float:
+        matching, _ = settled(**how)
+        return float(matching.loss(features(3000), features(4000, **how), LABELS, SOLO))
+
+    assert cost(spread=1.0, offset=0.0) < 0.01 < 0.1 < min(cost(spread=0.8, offset=0.0), cost(spread=1.0, offset=0.5))
+
+
+def test_features_far_from_zero_lose_no_digits() -> None:
+    losses = []
+    for far in (0.0, 1000.0):
+        matching = FeatureMatching(1.0, 2, 16, CPU)
+        losses.append(matching.loss(features(0) + far, features(1, spread=0.8) + far, LABELS, SOLO))
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=0)
+
+
+def test_a_dead_feature_is_no_fault() -> None:
+    matching = FeatureMatching(1.0, 2, 16, CPU)
+    real, fake = features(0), features(1)
+    real[:, 3] = fake[:, 3] = 0
+    fake.requires_grad_()
+    loss = matching.loss(real, fake, LABELS, SOLO)
+    loss.backward()
+    assert loss.isfinite()
+    assert fake.grad is not None
+    assert fake.grad.isfinite().all()
+
+
+def test_what_is_taken_up_goes_on_as_if_it_had_not_stopped() -> None:
+    matching, _ = settled(spread=0.8, offset=0.5)
+    other = FeatureMatching(1.0, 2, 16, CPU)
+    other.load_state_dict({key: value.clone() for key, value in matching.state_dict().items()})
+    expected, found = (m.loss(features(5), features(6), LABELS, SOLO) for m in (matching, other))
+    assert torch.equal(expected, found)
+    fresh = FeatureMatching(1.0, 2, 16, CPU)
+    fresh.load_state_dict({})  # of a run that matched nothing
+    assert not torch.equal(fresh.loss(features(5), features(6), LABELS, SOLO), found)
