@@ -26,7 +26,7 @@ def settled(*, spread: float, offset: float) -> tuple[FeatureMatching, torch.Ten
 
 
 def around_class_means(x: torch.Tensor) -> torch.Tensor:
-    return x - torch.stack([x[LABELS == c].mean(dim=0) for c in (0, 1)])[LABELS]
+    return x - torch.stack([x[LABELS.eq(c)].mean(dim=0) for c in (0, 1)])[LABELS]
 
 
 def test_fakes_that_vary_too_little_are_spread() -> None:
@@ -43,7 +43,7 @@ def test_fakes_that_vary_too_much_are_gathered() -> None:
 def test_fakes_that_lie_too_high_are_lowered() -> None:
     _, gradient = settled(spread=1.0, offset=0.5)
     for c in (0, 1):
-        assert gradient[LABELS == c].mean(dim=0).min() > 0, "of both classes, in every feature"
+        assert gradient[LABELS.eq(c)].mean(dim=0).min() > 0, "of both classes, in every feature"
 
 
 def test_fakes_that_are_alike_cost_next_to_nothing() -> None:

@@ -59,7 +59,8 @@ def distance_of_features(real: torch.Tensor, fake: torch.Tensor, labels: torch.T
     shares = torch.tensor([[len(group) / 8] for group in groups])
     first = (shares * (means[1] - means[0]).square() / scale).sum(dim=0).mean()
     second = ((variances[1] - variances[0]) / scale).square().mean()
-    return first + 1.5 * second
+    distance: torch.Tensor = first + 1.5 * second
+    return distance
 
 
 def straightforward_step(config: Config, generator: Generator, discriminator: Any) -> None:
@@ -103,8 +104,8 @@ def straightforward_step(config: Config, generator: Generator, discriminator: An
     if latent:
         total = total + latent * nn.functional.mse_loss(discriminator.latent(discriminator.features(fake)), z)
     if float(config.loss.matching):
-        features = [discriminator.features(images) for images in (real.detach(), fake)]
-        total = total + float(config.loss.matching) * distance_of_features(*features, labels)
+        seen = discriminator.features(real.detach()), discriminator.features(fake)
+        total = total + float(config.loss.matching) * distance_of_features(*seen, labels)
     adam_g.zero_grad()
     total.backward()
     adam_g.step()
