@@ -44,7 +44,7 @@ class FeatureMatching:
         members = one_hot(labels, self._classes).to(batch.dtype).T
         now = torch.cat([members.sum(dim=1, keepdim=True), members @ batch], dim=1)
         ranks.average_([now])
-        self._statistics.mul_(_KEPT).add_(now)
+        self._statistics.mul_(_KEPT).add_(now, alpha=ranks.size)  # of the whole batch, however many share it
         counts, sums = self._statistics.split([1, batch.shape[1]], dim=1)
         shares = counts / counts.sum()
         means, squares = (sums / counts.clamp(min=1e-6)).chunk(2, dim=1)

@@ -21,8 +21,10 @@ from training.evaluation.evaluator import Evaluator
 from training.inspection import open_checkpoint
 from training.sources import Truncated
 
-# the limit lies just before the horizon: the rate has fallen, and nobody scores 10,000 images
+# the limit lies just before the horizon: the rate has fallen, and nobody scores 10,000 images; without feature matching
+# and with a falling γ, which so short a training is better for
 SETTINGS = ("model.width=16", "optimizer.lr=2e-3", "train.horizon=20500 images", "evaluation.every=20500 images")
+SETTINGS += ("loss.matching=0", "loss.penalty_end=0.1")
 PAIRS = ("38", "17", "05", "46", "92")
 
 
@@ -115,7 +117,7 @@ def test_truncation_trades_recall_for_precision(run: Path, drawer: LocalDrawer) 
     scores = [evaluator.score(Truncated(drawer.source, value)) for value in (1.0, 0.7, 0.4)]
     for more, less in pairwise(scores):
         assert less["precision"] > more["precision"] + 0.02
-        assert less["recall"] < more["recall"] - 0.05
+        assert less["recall"] < 0.7 * more["recall"]
         assert less["label_accuracy"] > more["label_accuracy"]
 
 
