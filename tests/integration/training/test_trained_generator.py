@@ -21,10 +21,12 @@ from training.evaluation.evaluator import Evaluator
 from training.inspection import open_checkpoint
 from training.sources import Truncated
 
-# the limit lies just before the horizon: the rate has fallen, and nobody scores 10,000 images; without feature matching
-# and with a falling γ, which so short a training is better for
+# the limit lies just before the horizon: the rate has fallen, and nobody scores 10,000 images. What makes a long one
+# better (feature matching, γ that stays, low rates at the end) makes so short a training worse
 LENGTH = ("train.horizon=20500 images", "evaluation.every=20500 images")
-SETTINGS = ("model.width=16", "optimizer.lr=2e-3", "loss.matching=0", "loss.penalty_end=0.1", *LENGTH)
+LOSS = ("loss.matching=0", "loss.auxiliary_generator=0.1", "loss.penalty_end=0.1")
+RATES = ("optimizer.lr=2e-3", "optimizer.lr_end=0.2", "optimizer.decay_from=0.3")
+SETTINGS = ("model.width=16", *RATES, *LOSS, *LENGTH)
 PAIRS = ("38", "17", "05", "46", "92")
 
 
@@ -117,7 +119,7 @@ def test_truncation_trades_recall_for_precision(run: Path, drawer: LocalDrawer) 
     scores = [evaluator.score(Truncated(drawer.source, value)) for value in (1.0, 0.7, 0.4)]
     for more, less in pairwise(scores):
         assert less["precision"] > more["precision"] + 0.02
-        assert less["recall"] < 0.7 * more["recall"]
+        assert less["recall"] < more["recall"] - 0.05
         assert less["label_accuracy"] > more["label_accuracy"]
 
 

@@ -2,31 +2,18 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from training.config import Config
+from tests.unit.training.steps import CPU, SHAPE, batch, build
 from training.distributed import Ranks
 from training.errors import ConfigError, TrainingError
-from training.losses import build_loss
-from training.models import Generator, ImageShape, build_discriminator, build_generator, to_float
+from training.models import Generator, build_discriminator, build_generator, to_float
 from training.objectives import Batch
-from training.penalties import squared_gradient_norm
 from training.settings import resolve
 from training.step import STATS, Step
-
-CPU = torch.device("cpu")
-SHAPE = ImageShape(1, 28, 28)
-
-
-def build(*assignments: str, preset: str = "conv") -> tuple[Config, Step]:
-    config, _ = resolve(preset=preset, assignments=["model.width=4", *assignments], environment={})
-    torch.manual_seed(0)
-    generator, discriminator = build_generator(config.model, SHAPE, 10), build_discriminator(config.model, SHAPE, 10)
-    return config, Step(config, generator, discriminator, CPU)
 
 
 class OwnDiscriminator(nn.Module):
@@ -39,106 +26,6 @@ class OwnDiscriminator(nn.Module):
     def forward(self, images: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.classifier(images.flatten(1)).squeeze(1)
         return logits
-
-
-def batch(n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
-    rng = torch.Generator().manual_seed(3)
-    images = torch.randint(256, (n, *SHAPE), generator=rng, dtype=torch.uint8)
-    return images, torch.randint(10, (n,), generator=rng)
-
-
-def distance_of_features(real: torch.Tensor, fake: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """What `FeatureMatching.loss` documents, of one batch, by autograd."""
-    groups = [(labels == c).nonzero().squeeze(1) for c in labels.unique()]
-    means = [torch.stack([features[group].mean(dim=0) for group in groups]) for features in (real, fake)]
-    variances = [
-        sum((features[group] - mean).square().sum(dim=0) for group, mean in zip(groups, of_groups, strict=True)) / 8
-        for features, of_groups in zip((real, fake), means, strict=True)
-    ]
-    scale = (variances[0] + 0.01 * variances[0].mean()).detach()
-    shares = torch.tensor([[len(group) / 8] for group in groups])
-    first = (shares * (means[1] - means[0]).square() / scale).sum(dim=0).mean()
-    second = ((variances[1] - variances[0]) / scale).square().mean()
-    distance: torch.Tensor = first + 1.5 * second
-    return distance
-
-
-def straightforward_step(config: Config, generator: Generator, discriminator: Any) -> None:
-    """The same update written as a textbook would: separate passes, zero_grad, backward, plain Adam."""
-    images, labels = batch()
-    rng = torch.Generator().manual_seed(config.train.seed)
-    loss, settings = build_loss(config.loss), config.optimizer
-    real = to_float(images).requires_grad_(True)
-    options = {"lr": settings.lr, "betas": (settings.beta1, settings.beta2), "eps": settings.eps}
-    adam_d = torch.optim.Adam(discriminator.parameters(), **options)  # type: ignore[arg-type]
-    adam_g = torch.optim.Adam(generator.parameters(), **options)  # type: ignore[arg-type]
-
-    z = torch.randn(8, generator.z_dim, generator=rng)
-    fake = generator(z, labels).detach().requires_grad_(True)
-    real_logits, fake_logits = discriminator(real, labels), discriminator(fake, labels)
-    total = loss.discriminator(real_logits, fake_logits)
-    total = total + config.loss.r1 / 2 * squared_gradient_norm(real_logits, real).mean()
-    total = total + config.loss.r2 / 2 * squared_gradient_norm(fake_logits, fake).mean()
-    if config.loss.gp:
-        between = (e := torch.rand(8, generator=rng).view(-1, 1, 1, 1)) * real + (1 - e) * fake
-        between = between.detach().requires_grad_(True)
-        slopes = squared_gradient_norm(discriminator(between, labels), between).sqrt()
-        total = total + config.loss.gp * (slopes - 1).square().mean()
-    auxiliary, latent = float(config.loss.auxiliary), float(config.loss.latent)
-    if auxiliary:
-        guesses = discriminator.classifier(discriminator.features(real.detach()))
-        total = total + auxiliary * nn.functional.cross_entropy(guesses, labels)
-    if latent:  # the head alone learns to read z
-        total = total + nn.functional.mse_loss(discriminator.latent(discriminator.features(fake).detach()), z)
-    adam_d.zero_grad()
-    total.backward()
-    adam_d.step()
-
-    if not config.train.shared_fakes:
-        z = torch.randn(8, generator.z_dim, generator=rng)
-    fake = generator(z, labels)
-    total = loss.generator(discriminator(real, labels), discriminator(fake, labels))
-    if auxiliary:
-        guesses = discriminator.classifier(discriminator.features(fake))
-        total = total + float(config.loss.auxiliary_generator) * nn.functional.cross_entropy(guesses, labels)
-    if latent:
-        total = total + latent * nn.functional.mse_loss(discriminator.latent(discriminator.features(fake)), z)
-    if float(config.loss.matching):
-        seen = discriminator.features(real.detach()), discriminator.features(fake)
-        total = total + float(config.loss.matching) * distance_of_features(*seen, labels)
-    adam_g.zero_grad()
-    total.backward()
-    adam_g.step()
-
-
-@pytest.mark.parametrize("shared", ["true", "false"])
-@pytest.mark.parametrize(
-    ("loss", "gp", "auxiliary", "latent", "matching", "conditioning"),
-    [
-        ("relativistic", 0.0, 0.0, 0.0, 0.0, "projection"),
-        ("relativistic", 0.0, 0.0, 2.0, 0.0, "projection"),
-        ("relativistic", 0.0, 0.0, 0.0, 3.0, "projection"),
-        ("non-saturating", 0.0, 0.5, 2.0, 3.0, "projection"),
-        ("non-saturating", 0.0, 0.0, 0.0, 0.0, "embedding"),  # not piecewise linear: by autograd, as WGAN-GP's penalty
-        ("wasserstein", 3.0, 0.5, 2.0, 3.0, "projection"),
-    ],
-)
-def test_the_joined_passes_give_the_update_of_separate_ones(
-    loss: str, gp: float, auxiliary: float, latent: float, matching: float, conditioning: str, shared: str
-) -> None:
-    # a large ε: Adam's first step is the gradient's sign, which rounding decides where the gradient is near zero
-    config, step = build(
-        f"loss.name={loss}", f"loss.gp={gp}", "loss.r1=0.5", "loss.r2=0.2", "optimizer.eps=0.1",
-        "optimizer.by_fan_in=false", f"loss.auxiliary={auxiliary}",
-        f"loss.auxiliary_generator={auxiliary / 2}", f"loss.latent={latent}", f"loss.matching={matching}",
-        f"model.conditioning={conditioning}", f"train.shared_fakes={shared}",
-    )  # fmt: skip
-    generator, discriminator = copy.deepcopy(step.generator), copy.deepcopy(step.phases[0].network)
-    step(*batch(), step=0, progress=0.0)
-    straightforward_step(config, generator, discriminator)
-    for ours, plain in ((step.generator, generator), (step.phases[0].network, discriminator)):
-        for (name, a), b in zip(ours.named_parameters(), plain.parameters(), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7, msg=name)
 
 
 def test_the_tutorial_updates_its_generator_first() -> None:
@@ -221,35 +108,10 @@ def test_who_cannot_tell_classes_is_not_asked_to_learn_them() -> None:
     own(*batch(), step=0, progress=0.0)  # its `classifier` is none of ours
     with pytest.raises(ConfigError, match=r"loss\.latent = 2\.0: this discriminator cannot tell latents"):
         build("loss.latent=2.0", "model.discriminator=mlp")
+    with pytest.raises(ConfigError, match=r"loss\.matching = 1\.0: this discriminator cannot show features of images"):
+        build("loss.matching=1.0", "model.conditioning=embedding")
     with pytest.raises(ConfigError, match=r"loss\.auxiliary_generator = 0\.1: with loss\.auxiliary = 0 the disc"):
         build("loss.auxiliary=0.0", "loss.auxiliary_generator=0.1")
-
-
-def test_a_gradient_beyond_its_history_is_cut_and_the_first_one_is_not() -> None:
-    _, step = build("optimizer.clip=1.5", "loss.auxiliary=0.0")
-    phase = step.phases[0]
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    parameters = list(phase.network.parameters())
-
-    def move(size: float) -> None:
-        for parameter in parameters:
-            parameter.grad = torch.full_like(parameter, size)
-        phase.move(scaler)
-
-    for size, left in ((1.0, 1.0), (1.0, 1.0), (40.0, 1.5), (0.0, 0.0)):
-        move(size)
-        for parameter in parameters:
-            torch.testing.assert_close(parameter.grad, torch.full_like(parameter, left), rtol=1e-3, atol=0)
-
-
-def test_a_parameter_that_had_no_gradient_so_far_keeps_its_first_one() -> None:
-    _, step = build("optimizer.clip=1.5")
-    phase, parameter = step.phases[0], step.discriminator.get_parameter("logit.weight")
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    for size in (0.0, 2.0):
-        parameter.grad = torch.full_like(parameter, size)
-        phase.move(scaler)
-        torch.testing.assert_close(parameter.grad, torch.full_like(parameter, size))
 
 
 def test_the_generator_may_be_updated_less_often() -> None:

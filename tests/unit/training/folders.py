@@ -1,0 +1,43 @@
+"""Class folders for tests: painted with noise, and read."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.config import DataSettings
+from training.data import ImageSet, load_split
+
+posix = pytest.mark.skipif(
+    sys.platform != "linux", reason="names that are no UTF-8, FIFOs, limits of open files: Linux"
+)
+
+
+def paint(path: Path, *, mode: str = "RGB", size: tuple[int, int] = (28, 28), seed: int = 0) -> None:
+    """A picture of noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    channels = {"L": (), "RGB": (3,), "RGBA": (4,)}[mode]
+    pixels = np.random.default_rng(seed).integers(256, size=(size[1], size[0], *channels), dtype=np.uint8)
+    Image.fromarray(pixels, mode).save(path)
+
+
+def fill(root: Path, *, classes: tuple[str, ...] = ("cat", "dog"), images: int = 20, mode: str = "RGB") -> Path:
+    for label, name in enumerate(classes):
+        for i in range(images):
+            paint(root / name / f"{i}.png", mode=mode, seed=100 * label + i)
+    return root
+
+
+def of(root: Path, **settings: object) -> DataSettings:
+    return DataSettings.model_validate({"name": "folder", "root": str(root), "num_workers": 0, **settings})
+
+
+def read(root: Path, split: str = "train", **settings: object) -> ImageSet:
+    return load_split(of(root, **settings), split)  # type: ignore[arg-type]
+
+
+def count(root: Path, **settings: object) -> int:
+    """The images of all splits."""
+    return sum(len(read(root, split, **settings)) for split in ("train", "val", "test"))
