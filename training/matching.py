@@ -30,9 +30,11 @@ class FeatureMatching:
     def loss(self, real: Tensor, fake: Tensor, labels: Tensor, ranks: Ranks) -> Tensor:
         """The generator's loss, weighted, after this step's batch has been counted.
 
-        It is Σ_c p_c · mean_j (m'_cj − m_cj)² / v_j + 3/2 · mean_j ((v'_j − v_j) / v_j)² with means m, variances v
-        around them and shares p of the classes, v' and m' those of generated images; its gradient is that of the
-        running statistics, as if all their images were this batch's.
+        It is Σ_c p_c · mean_j ln(1 + (m'_cj − m_cj)² / v_j) + 3/2 · mean_j (2 (v'_j − v_j) / (v'_j + v_j))² with means
+        m, variances v around them and shares p of the classes, v' and m' those of generated images. Both are squares of
+        relative differences where these are small, and bounded in their gradients where they are not: in the first
+        steps real features hardly vary. Its gradient is that of the running statistics, as if all their images were
+        this batch's.
 
         Args:
             real, fake: features [N, F] of this rank's images; only those of the generated ones are differentiated.
@@ -51,12 +53,16 @@ class FeatureMatching:
         variances = (shares * (squares - means.square())).sum(dim=0)
         real_means, fake_means = means.to(fake.dtype).chunk(2, dim=1)
         real_variances, fake_variances = variances.to(fake.dtype).chunk(2)
-        scale = (real_variances + _LEAST * real_variances.mean()).clamp(min=1e-6)
-        apart, wider = fake_means - real_means, (fake_variances - real_variances) / scale
-        value = (shares * apart.square() / scale).sum(dim=0).mean().to(fake.dtype)
+        least = (_LEAST * real_variances.mean()).clamp(min=1e-6)
+        real_variances, fake_variances = real_variances + least, fake_variances + least
+        apart, total = fake_means - real_means, real_variances + fake_variances
+        wider = 2 * (fake_variances - real_variances) / total
+        value = (shares * (apart.square() / real_variances).log1p()).sum(dim=0).mean().to(fake.dtype)
         value = value + _VARIANCE / 2 * wider.square().mean()
+        pull = 2 * apart / (real_variances + apart.square())
+        spread = _VARIANCE * wider * 4 * real_variances / total.square()
         away = fake - fake_means[labels]
-        slope = (2 * (apart / scale)[labels] * fake + _VARIANCE * wider / scale * away.square()).mean()
+        slope = (pull[labels] * fake + spread * away.square()).mean()
         loss: Tensor = self._weight * (value + slope - slope.detach())
         return loss
 

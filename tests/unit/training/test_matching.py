@@ -54,6 +54,33 @@ def test_fakes_that_are_alike_cost_next_to_nothing() -> None:
     assert cost(spread=1.0, offset=0.0) < 0.01 < 0.1 < min(cost(spread=0.8, offset=0.0), cost(spread=1.0, offset=0.5))
 
 
+def test_the_gradient_is_that_of_the_documented_loss() -> None:
+    fake = features(1, spread=0.5, offset=0.7).requires_grad_()
+    found = FeatureMatching(2.0, 2, 16, CPU).loss(features(0), fake, LABELS, SOLO)  # its statistics are this batch's
+
+    def statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        means = torch.stack([x[LABELS.eq(c)].mean(dim=0) for c in (0, 1)])
+        return means, (x - means[LABELS]).square().mean(dim=0)
+
+    (means, variances), (fake_means, fake_variances) = statistics(features(0)), statistics(fake)
+    least = 0.01 * variances.mean()
+    variances, fake_variances = variances + least, fake_variances + least
+    apart = torch.log(1 + (fake_means - means).square() / variances)
+    wider = 2 * (fake_variances - variances) / (fake_variances + variances)
+    expected = 2 * (apart.mean() + 1.5 * wider.square().mean())
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, fake)[0] for loss in (found, expected)))
+
+
+def test_however_far_apart_they_are_the_gradient_stays_bounded() -> None:
+    steepest = []
+    for far in (1.0, 10.0, 1000.0):
+        fake = (features(1) + far).requires_grad_()
+        loss = FeatureMatching(1.0, 2, 16, CPU).loss(features(0, spread=0.1), fake, LABELS, SOLO)
+        steepest.append(torch.autograd.grad(loss, fake)[0].norm())
+    assert steepest[2] < steepest[1] < steepest[0]
+
+
 def test_features_far_from_zero_lose_no_digits() -> None:
     losses = []
     for far in (0.0, 1000.0):

@@ -143,6 +143,14 @@ def test_fp16_steps_with_the_gradients_of_fp32_penalties_included() -> None:
         assert (one - other).abs().mean() < 0.05 * fp32.phases[0].lr
 
 
+def test_fp16_matches_features_as_fp32_does() -> None:
+    fp32, fp16 = step_in("fp32"), step_in("fp16")
+    update(fp32)
+    update(fp16)
+    expected, found = (step.read_stats()["matching"] for step in (fp32, fp16))
+    assert found == pytest.approx(expected, rel=0.05)
+
+
 def test_fp16_leaves_out_only_the_update_whose_gradient_overflowed_and_halves_the_scale_once() -> None:
     step = step_in("fp16", *HOOKED)
     before = {phase.name: [p.clone() for p in phase.network.parameters()] for phase in step.phases}
