@@ -36,8 +36,8 @@ def test_fakes_that_vary_too_little_are_spread() -> None:
 
 
 def test_fakes_that_vary_too_much_are_gathered() -> None:
-    _, gradient = settled(spread=1.25, offset=0.0)
-    assert (gradient * around_class_means(features(2000, spread=1.25))).sum(dim=0).min() > 0
+    _, gradient = settled(spread=1.4, offset=0.0)
+    assert (gradient * around_class_means(features(2000, spread=1.4))).sum(dim=0).min() > 0
 
 
 def test_fakes_that_lie_too_high_are_lowered() -> None:
@@ -46,12 +46,14 @@ def test_fakes_that_lie_too_high_are_lowered() -> None:
         assert gradient[LABELS.eq(c)].mean(dim=0).min() > 0, "of both classes, in every feature"
 
 
-def test_fakes_that_are_alike_cost_next_to_nothing() -> None:
+def test_fakes_that_lie_with_the_real_ones_and_vary_as_much_as_is_wanted_cost_next_to_nothing() -> None:
     def cost(**how: float) -> float:
         matching, _ = settled(**how)
         return float(matching.loss(features(3000), features(4000, **how), LABELS, SOLO))
 
-    assert cost(spread=1.0, offset=0.0) < 0.01 < 0.1 < min(cost(spread=0.8, offset=0.0), cost(spread=1.0, offset=0.5))
+    wanted = 1.3**0.5  # see `_WIDER`
+    assert cost(spread=wanted, offset=0.0) < 0.01
+    assert min(cost(spread=0.8, offset=0.0), cost(spread=wanted, offset=0.5)) > 0.1
 
 
 def test_the_gradient_is_that_of_the_documented_loss() -> None:
@@ -64,7 +66,7 @@ def test_the_gradient_is_that_of_the_documented_loss() -> None:
 
     (means, variances), (fake_means, fake_variances) = statistics(features(0)), statistics(fake)
     least = 0.01 * variances.mean()
-    variances, fake_variances = variances + least, fake_variances + least
+    variances, fake_variances = 1.3 * variances + least, fake_variances + least
     apart = torch.log(1 + (fake_means - means).square() / variances)
     wider = 2 * (fake_variances - variances) / (fake_variances + variances)
     expected = 2 * (apart.mean() + 1.5 * wider.square().mean())
