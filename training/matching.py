@@ -14,9 +14,9 @@ from torch.nn.functional import one_hot
 from training.distributed import Ranks
 
 _KEPT = 0.99  # of the statistics, from step to step
-# The variances that fakes are to have are so many times the real ones'. They get about half-way there, the average of a
-# generator, which is what is used in the end, varies less than the generator itself, and in features of other networks all
-# of it is less than it seems here: with 1.2 the distance to the real images is no larger than with 1.07, and recall higher.
+# The variances that fakes are to have, of the real ones'. They get about half-way there; the average of a generator,
+# what is used in the end, varies less than the generator; and in other networks' features all of it is less than it
+# seems here. With 1.2 the distance to the real images is no larger than with 1.07, and recall is higher.
 _WIDER = 1.35
 _VARIANCE = 3.0  # weight of the variances, the means having 1
 _LEAST = 0.01  # share of the mean variance that a feature is taken to have at least: some hardly vary
@@ -36,10 +36,9 @@ class FeatureMatching:
 
         It is Σ_c p_c · mean_j ln(1 + (m'_cj − m_cj)² / v_j) + 3/2 · mean_j (2 (v'_j − v_j) / (v'_j + v_j))² with means
         m, variances v around them and shares p of the classes, v' and m' those of generated images, v being a little
-        more than that of the real ones (see `_WIDER`). Both are squares of
-        relative differences where these are small, and bounded in their gradients where they are not: in the first
-        steps real features hardly vary. Its gradient is that of the running statistics, as if all their images were
-        this batch's.
+        more than that of the real ones (see `_WIDER`). Both are squares of relative differences where these are small,
+        and bounded in their gradients where they are not: in the first steps real features hardly vary. Its gradient is
+        that of the running statistics, as if all their images were this batch's.
 
         Args:
             real, fake: features [N, F] of this rank's images; only those of the generated ones are differentiated.
