@@ -22,3 +22,21 @@ def batch(n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     rng = torch.Generator().manual_seed(3)
     images = torch.randint(256, (n, *SHAPE), generator=rng, dtype=torch.uint8)
     return images, torch.randint(10, (n,), generator=rng)
+
+
+def distance_of_features(real: torch.Tensor, fake: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """What `FeatureMatching.loss` documents, of one batch, by autograd."""
+    members = [labels == c for c in labels.unique()]
+    means = [torch.stack([features[group].mean(dim=0) for group in members]) for features in (real, fake)]
+    variances = [
+        sum((features[group] - mean).square().sum(dim=0) for group, mean in zip(members, of_groups, strict=True))
+        / len(labels)
+        for features, of_groups in zip((real, fake), means, strict=True)
+    ]
+    least = 0.01 * variances[0].mean()
+    wanted, found = (1.35 * variances[0] + least).detach(), variances[1] + least.detach()
+    shares = torch.stack([group.float().mean().unsqueeze(0) for group in members])
+    first = (shares * torch.log(1 + (means[1] - means[0]).square() / wanted)).sum(dim=0).mean()
+    second = (2 * (found - wanted) / (found + wanted)).square().mean()
+    distance: torch.Tensor = first + 1.5 * second
+    return distance

@@ -2,6 +2,7 @@
 
 import torch
 
+from tests.unit.training.steps import distance_of_features
 from training.distributed import SOLO
 from training.matching import FeatureMatching
 
@@ -59,17 +60,7 @@ def test_fakes_that_lie_with_the_real_ones_and_vary_as_much_as_is_wanted_cost_ne
 def test_the_gradient_is_that_of_the_documented_loss() -> None:
     fake = features(1, spread=0.5, offset=0.7).requires_grad_()
     found = FeatureMatching(2.0, 2, 16, CPU).loss(features(0), fake, LABELS, SOLO)  # its statistics are this batch's
-
-    def statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        means = torch.stack([x[LABELS.eq(c)].mean(dim=0) for c in (0, 1)])
-        return means, (x - means[LABELS]).square().mean(dim=0)
-
-    (means, variances), (fake_means, fake_variances) = statistics(features(0)), statistics(fake)
-    least = 0.01 * variances.mean()
-    variances, fake_variances = 1.35 * variances + least, fake_variances + least
-    apart = torch.log(1 + (fake_means - means).square() / variances)
-    wider = 2 * (fake_variances - variances) / (fake_variances + variances)
-    expected = 2 * (apart.mean() + 1.5 * wider.square().mean())
+    expected = 2 * distance_of_features(features(0), fake, LABELS)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(*(torch.autograd.grad(loss, fake)[0] for loss in (found, expected)))
 

@@ -94,7 +94,7 @@ def test_the_generators_layers_of_fewer_inputs_may_learn_faster() -> None:
     }
     assert of_generator.keys() == set(step.generator.parameters())
     first, last = step.generator.get_parameter("net.0.weight"), step.generator.get_parameter("net.5.weight")
-    assert of_generator[first] == pytest.approx(0.0005 * (512 / (64 + 32 + 2 * 256)) ** 0.5)
+    assert of_generator[first] == pytest.approx(0.0005 * (512 / (128 + 32 + 2 * 256)) ** 0.5)
     assert of_generator[last] == pytest.approx(0.0005 * (512 / (4 * 9)) ** 0.5)
     assert of_generator[step.generator.get_parameter("net.0.bias")] == 0.0005
     assert {group["lr"] for group in step.phases[0].optimizer.param_groups} == {0.0005}

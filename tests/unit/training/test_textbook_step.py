@@ -7,27 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from tests.unit.training.steps import batch, build
+from tests.unit.training.steps import batch, build, distance_of_features
 from training.config import Config
 from training.losses import build_loss
 from training.models import Generator, to_float
 from training.penalties import squared_gradient_norm
-
-
-def distance_of_features(real: torch.Tensor, fake: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """What `FeatureMatching.loss` documents, of one batch, by autograd."""
-    groups = [(labels == c).nonzero().squeeze(1) for c in labels.unique()]
-    means = [torch.stack([features[group].mean(dim=0) for group in groups]) for features in (real, fake)]
-    variances = [
-        sum((features[group] - mean).square().sum(dim=0) for group, mean in zip(groups, of_groups, strict=True)) / 8
-        for features, of_groups in zip((real, fake), means, strict=True)
-    ]
-    scale = (variances[0] + 0.01 * variances[0].mean()).detach()
-    shares = torch.tensor([[len(group) / 8] for group in groups])
-    first = (shares * (means[1] - means[0]).square() / scale).sum(dim=0).mean()
-    second = ((variances[1] - variances[0]) / scale).square().mean()
-    distance: torch.Tensor = first + 1.5 * second
-    return distance
 
 
 def straightforward_step(config: Config, generator: Generator, discriminator: Any) -> None:
