@@ -17,7 +17,7 @@ _KEPT = 0.99  # of the statistics, from step to step
 # The variances that fakes are to have, of the real ones'. They get about half-way there; the average of a generator,
 # what is used in the end, varies less than the generator; and in other networks' features all of it is less than it
 # seems here. With 1.2 the distance to the real images is no larger than with 1.07, and recall is higher.
-_WIDER = 1.35
+WIDER = 1.35
 _VARIANCE = 3.0  # weight of the variances, the means having 1
 _LEAST = 0.01  # share of the mean variance that a feature is taken to have at least: some hardly vary
 
@@ -36,7 +36,7 @@ class FeatureMatching:
 
         It is Σ_c p_c · mean_j ln(1 + (m'_cj − m_cj)² / v_j) + 3/2 · mean_j (2 (v'_j − v_j) / (v'_j + v_j))² with means
         m, variances v around them and shares p of the classes, v' and m' those of generated images, v being a little
-        more than that of the real ones (see `_WIDER`). Both are squares of relative differences where these are small,
+        more than that of the real ones (see `WIDER`). Both are squares of relative differences where these are small,
         and bounded in their gradients where they are not: in the first steps real features hardly vary. Its gradient is
         that of the running statistics, as if all their images were this batch's.
 
@@ -58,7 +58,7 @@ class FeatureMatching:
         real_means, fake_means = means.to(fake.dtype).chunk(2, dim=1)
         real_variances, fake_variances = variances.to(fake.dtype).chunk(2)
         least = (_LEAST * real_variances.mean()).clamp(min=1e-6)
-        real_variances, fake_variances = _WIDER * real_variances + least, fake_variances + least
+        real_variances, fake_variances = WIDER * real_variances + least, fake_variances + least
         apart, total = fake_means - real_means, real_variances + fake_variances
         wider = 2 * (fake_variances - real_variances) / total
         value = (shares * (apart.square() / real_variances).log1p()).sum(dim=0).mean().to(fake.dtype)

@@ -68,7 +68,7 @@ def test_the_manifest_names_the_model_the_files_and_the_measured_parity(exported
     assert facts["checkpoint"]["sha256"] == best.sha256
     assert facts["checkpoint"]["metrics"] == best.metrics
     assert (facts["z"], facts["image"]) == (
-        {"dim": 128, "distribution": "normal"},
+        {"dim": best.state["config"]["model"]["z_dim"], "distribution": "normal"},
         {"channels": 1, "height": 28, "width": 28},
     )
     for name, sizes in facts["parity"].items():
@@ -128,7 +128,8 @@ def test_the_essentials_travel_inside_the_files(exported: Path) -> None:
 
 
 def test_torchscript_needs_nothing_of_ours(exported: Path, tmp_path: Path) -> None:
-    code = "import torch, sys; m = torch.jit.load(sys.argv[1]); x = m(torch.zeros(2, 128), torch.tensor([1, 2]))\n"
+    z = f"torch.zeros(2, {manifest.read(exported)['z']['dim']})"
+    code = f"import torch, sys; m = torch.jit.load(sys.argv[1]); x = m({z}, torch.tensor([1, 2]))\n"
     code += "assert x.shape == (2, 1, 28, 28) and 'training' not in sys.modules"
     command = [sys.executable, "-W", "ignore", "-c", code, str(exported / "generator.ts")]
     subprocess.run(command, check=True, cwd=tmp_path)
@@ -208,6 +209,6 @@ def test_an_export_draws_the_images_of_its_checkpoint(exported: Path, small_run:
     ours, theirs = open_export(exported).source, open_checkpoint(small_run).source
     assert ours is not None
     assert theirs is not None
-    z, label = torch.randn(300, 128), torch.arange(300) % 10
+    z, label = torch.randn(300, theirs.z_dim), torch.arange(300) % 10
     difference = ours.draw(z, label).int() - theirs.draw(z, label).int()
     assert difference.abs().max() <= 1

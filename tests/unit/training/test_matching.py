@@ -4,7 +4,7 @@ import torch
 
 from tests.unit.training.steps import distance_of_features
 from training.distributed import SOLO
-from training.matching import FeatureMatching
+from training.matching import WIDER, FeatureMatching
 
 CPU = torch.device("cpu")
 LABELS = torch.arange(64) % 2
@@ -52,7 +52,7 @@ def test_fakes_that_lie_with_the_real_ones_and_vary_as_much_as_is_wanted_cost_ne
         matching, _ = settled(**how)
         return float(matching.loss(features(3000), features(4000, **how), LABELS, SOLO))
 
-    wanted = 1.35**0.5  # see `_WIDER`
+    wanted = WIDER**0.5
     assert cost(spread=wanted, offset=0.0) < 0.01
     assert min(cost(spread=0.8, offset=0.0), cost(spread=wanted, offset=0.5)) > 0.1
 

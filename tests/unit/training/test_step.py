@@ -87,14 +87,14 @@ def test_each_network_has_its_learning_rate_times_the_schedules_factor() -> None
 
 
 def test_the_generators_layers_of_fewer_inputs_may_learn_faster() -> None:
-    _, step = build("optimizer.lr=0.001")
+    config, step = build("optimizer.lr=0.001")
     step(*batch(), step=0, progress=0.0, rate=0.5)
     of_generator = {
         parameter: group["lr"] for group in step.phases[1].optimizer.param_groups for parameter in group["params"]
     }
     assert of_generator.keys() == set(step.generator.parameters())
     first, last = step.generator.get_parameter("net.0.weight"), step.generator.get_parameter("net.5.weight")
-    assert of_generator[first] == pytest.approx(0.0005 * (512 / (128 + 32 + 2 * 256)) ** 0.5)
+    assert of_generator[first] == pytest.approx(0.0005 * (512 / (config.model.z_dim + 32 + 2 * 256)) ** 0.5)
     assert of_generator[last] == pytest.approx(0.0005 * (512 / (4 * 9)) ** 0.5)
     assert of_generator[step.generator.get_parameter("net.0.bias")] == 0.0005
     assert {group["lr"] for group in step.phases[0].optimizer.param_groups} == {0.0005}
