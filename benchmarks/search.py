@@ -1,6 +1,6 @@
 """Searches for a recipe: trains many settings with the real trainer, and ranks them by their validation scores.
 
-    python -m benchmarks.search TRIALS.toml (--images 600000 | --seconds 120) [--seeds 2] [--jobs 2] [--log FILE]
+    python -m benchmarks.search TRIALS.toml [--images 600000 | --seconds 120] [--seeds 2] [--jobs 2] [--log FILE]
 
 Each trial has a process of its own with one thread, so that as many run side by side as there are cores; seeds take
 turns. A finished trial is a line of JSON in the log, and is not repeated. Nothing here looks at the test split.
@@ -23,11 +23,12 @@ import os
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import click
@@ -41,7 +42,20 @@ from training.errors import ConfigError
 from training.evaluation.evaluator import Evaluator
 from training.settings import resolve
 
-SCORES = ("fd_times_floor", "label_accuracy", "precision", "recall", "coverage", "images_per_second", "cpu_seconds")
+SCORES = {
+    "fd_times_floor": "FD, × floor",
+    "label_accuracy": "label accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "coverage": "coverage",
+    "images_per_second": "images/s",
+    "cpu_seconds": "CPU s",
+}
+WORST = {  # of all seeds
+    "fd_times_floor": (max, "worst FD"),
+    "label_accuracy": (min, "worst label accuracy"),
+    "worst_class": (min, "of its worst class"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,7 @@ class Trial:
     config: str | None
     set: tuple[str, ...]
     seed: int
-    horizon: str  # "600000 images" or "120s"
+    horizon: str | None  # "600000 images" or "120s"; None: that of its settings
     n: int  # validation images that are compared
 
     def settings(self) -> Config:
@@ -62,13 +76,13 @@ class Trial:
         Raises:
             ConfigError: they have faults.
         """
-        own = (f"train.seed={self.seed}", f"train.horizon={self.horizon}")
+        own = [f"train.seed={self.seed}", *([f"train.horizon={self.horizon}"] if self.horizon else [])]
         config_file = Path(self.config) if self.config else None
         assignments = [*QUIET, *self.set, *own]
         return resolve(preset=self.preset, config_file=config_file, assignments=assignments, environment={})[0]
 
 
-def read_trials(path: Path, *, seeds: int, horizon: str, n: int) -> list[Trial]:
+def read_trials(path: Path, *, seeds: int, horizon: str | None, n: int) -> list[Trial]:
     """All trials of the file with seed 0, then all with seed 1 …
 
     Raises:
@@ -123,6 +137,7 @@ def run_trial(trial: Trial) -> dict[str, Any]:
         "cpu_seconds": cpu_seconds,
         "fd_times_floor": scores["fd"] / scores["fd_floor"],
         **{name: scores[name] for name in ("label_accuracy", "precision", "recall", "density", "coverage")},
+        "worst_class": min(scores["class_accuracy"].values()) if scores["class_accuracy"] else None,
     }
 
 
@@ -164,20 +179,23 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
-    """Markdown: each trial's means over its seeds, the least Fréchet distance first, with its worst seed."""
+    """Markdown: each trial's means over its seeds, the least Fréchet distance first, and what its worst seeds reach."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in records:
-        groups.setdefault(f"{record['name']} ({record['horizon']})", []).append(record)
+        groups.setdefault(f"{record['name']} ({record['horizon'] or 'its own length'})", []).append(record)
     rows = []
     for name, group in groups.items():
-        means = [[r[score] for r in group if r[score] is not None] for score in SCORES]
-        cells = [f"{sum(values) / len(values):,.{3 if max(values) < 2 else 1}f}" if values else "–" for values in means]
-        worst = max(r["fd_times_floor"] for r in group)
-        distance = sum(r["fd_times_floor"] for r in group) / len(group)
-        rows.append((distance, f"| {name} | {len(group)} | {' | '.join(cells)} | {worst:.1f} |"))
-    head = ["trial", "seeds", "FD, × floor", "label accuracy", *SCORES[2:5], "images/s", "CPU s", "worst seed"]
+        cells = [_cell(fmean, [r[score] for r in group]) for score in SCORES]
+        cells += [_cell(worst, [r[score] for r in group]) for score, (worst, _) in WORST.items()]
+        rows.append((fmean(r["fd_times_floor"] for r in group), f"| {name} | {len(group)} | {' | '.join(cells)} |"))
+    head = ["trial", "seeds", *SCORES.values(), *(heading for _, heading in WORST.values())]
     lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |", *(row for _, row in sorted(rows))]
     return "\n".join(lines)
+
+
+def _cell(of: Callable[[list[float]], float], values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{of(known):,.{3 if max(known) < 2 else 2 if max(known) < 10 else 1}f}" if known else "–"
 
 
 @click.command()
@@ -190,9 +208,10 @@ def table(records: Sequence[dict[str, Any]]) -> str:
 @click.option("--log", default=Path("search.jsonl"), show_default=True, type=click.Path(path_type=Path))
 def main(file: Path, images: int | None, seconds: float | None, seeds: int, jobs: int, n: int, log: Path) -> None:
     """Runs the trials of FILE that the log does not have, and prints a table of them all."""
-    if (images is None) == (seconds is None):
-        raise click.UsageError("give either --images or --seconds, the length of each trial.")
-    trials = read_trials(file, seeds=seeds, horizon=f"{images} images" if images else f"{seconds:g}s", n=n)
+    if images is not None and seconds is not None:
+        raise click.UsageError("give --images or --seconds, the length of each trial, or neither: then it is its own.")
+    horizon = f"{images} images" if images else f"{seconds:g}s" if seconds else None
+    trials = read_trials(file, seeds=seeds, horizon=horizon, n=n)
     keys = {_key(asdict(trial)): trial for trial in trials}
     done = {_key(record) for record in read_log(log)}
     failed = []

@@ -170,6 +170,9 @@ class TrainSettings(Section):
         True, description="whether both updates of a step see the same generated images (a pass less), or fresh ones"
     )
     generator_every: PositiveInt = Field(1, description="updates of the discriminator for one of the generator")
+    z_std: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="standard deviation of z in training; images are drawn with 1, so wider where this is less"
+    )
     ema: Share = Field(0.999, description="decay per step of the averaged generator that is scored and exported")
     seed: Annotated[int, Field(ge=0, lt=2**53)] = Field(0, description="seed of everything random")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is a device")

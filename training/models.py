@@ -98,8 +98,8 @@ class SpectralNorm(_SpectralNorm):
 
 
 class ConvGenerator(Generator):
-    """z and label, 256 units that see both, 256 that see all of these → 2w·H/4·W/4 → w·H/2·W/2 by a transposed
-    convolution → C·4·H/2·W/2 → C·H·W by its pixels' shuffle."""
+    """z and label, beside 256 units that see them, then beside 256 that see all of these → 2w·H/4·W/4 → w·H/2·W/2 by a
+    transposed convolution → C·4·H/2·W/2 → C·H·W by its pixels' shuffle."""
 
     def __init__(self, z_dim: int, classes: int | None, shape: ImageShape, width: int) -> None:
         super().__init__(z_dim, classes, shape)
@@ -107,10 +107,10 @@ class ConvGenerator(Generator):
         start = (2 * width, shape.height // 4, shape.width // 4)
         known = z_dim + (_EMBEDDING if classes else 0)
         self.hidden = nn.ModuleList(
-            nn.Sequential(nn.Linear(known + i * _MIXED, _MIXED), nn.LeakyReLU(0.2)) for i in range(_MIXING)
+            nn.Sequential(nn.Linear(known + (_MIXED if i else 0), _MIXED), nn.LeakyReLU(0.2)) for i in range(_MIXING)
         )
         self.net = nn.Sequential(
-            nn.Linear(known + _MIXING * _MIXED, math.prod(start)),
+            nn.Linear(known + _MIXED, math.prod(start)),
             nn.LeakyReLU(0.2),
             UnflattenLast(*start),
             nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
@@ -123,9 +123,10 @@ class ConvGenerator(Generator):
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         if self.embedding is not None:
             z = torch.cat([z, self.embedding(label)], dim=1)
+        mixed = z
         for layer in self.hidden:
-            z = torch.cat([z, layer(z)], dim=1)
-        images: Tensor = self.net(z)
+            mixed = torch.cat([z, layer(mixed)], dim=1)
+        images: Tensor = self.net(mixed)
         return images
 
 

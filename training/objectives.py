@@ -125,8 +125,8 @@ class Objectives:
         return learnt
 
     def draw(self, n: int) -> Tensor:
-        """n fresh latents for this rank, [n, z_dim]."""
-        return self._share(torch.randn, n, self.generator.z_dim)
+        """n fresh latents for this rank, [n, z_dim], of standard deviation `train.z_std`."""
+        return self._share(torch.randn, n, self.generator.z_dim) * self._config.train.z_std
 
     def _generator_loss_by_features(self, batch: Batch, fakes: Fakes) -> Learnt:
         """The generator's loss where heads read its images' features, too: one pass serves all."""

@@ -13,6 +13,7 @@ from benchmarks.errors import BenchUsageError
 from benchmarks.search import Trial, main, read_trials, run_trial, table
 from training.config import DataSettings
 from training.data import ImageSet, Split, load_split
+from training.settings import resolve
 
 TRIALS_FOLDER = Path(benchmarks.search.__file__).parent / "trials"
 TRIALS = """
@@ -83,14 +84,27 @@ def test_seeds_take_turns_and_the_table_is_sorted_by_the_mean(tmp_path: Path) ->
     trials = read_trials(path, seeds=2, horizon="640 images", n=100)
     assert [(trial.seed, trial.name) for trial in trials] == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
     scores = dict.fromkeys(("precision", "recall", "coverage", "images_per_second", "cpu_seconds"), 1.0)
+    unknown = dict.fromkeys(("label_accuracy", "worst_class"))
     records = [
-        {"name": name, "horizon": "1s", "fd_times_floor": distance, "label_accuracy": None, **scores}
+        {"name": name, "horizon": "1s", "fd_times_floor": distance, **scores, **unknown}
         for name, distance in (("a", 30.0), ("a", 10.0), ("b", 9.0), ("b", 11.0), ("c", 100.0))
     ]
     rows = table(records).splitlines()[2:]
     assert [row.split(" | ")[0] for row in rows] == ["| b (1s)", "| a (1s)", "| c (1s)"]
     assert rows[1].startswith("| a (1s) | 2 | 20.0 | – |")
-    assert rows[1].endswith("| 30.0 |"), "its worst seed"
+    assert rows[1].endswith("| 30.0 | – | – |"), "its worst seed; without labels there is no accuracy"
+
+
+def test_the_worst_seed_is_told_for_each_score() -> None:
+    scores = dict.fromkeys(("precision", "recall", "coverage", "images_per_second", "cpu_seconds"), 1.0)
+    found = ((3.0, 0.99, 0.97), (1.0, 0.98, 0.96), (2.0, 1.0, 0.98))
+    records = [
+        {"name": "a", "horizon": None, "fd_times_floor": a, "label_accuracy": b, "worst_class": c, **scores}
+        for a, b, c in found
+    ]
+    (row,) = table(records).splitlines()[2:]
+    assert row.startswith("| a (its own length) | 3 | 2.00 | 0.990 |")
+    assert row.endswith("| 3.00 | 0.980 | 0.960 |")
 
 
 def test_the_committed_trials_can_be_run() -> None:
@@ -99,6 +113,10 @@ def test_the_committed_trials_can_be_run() -> None:
         for name in ("recipe.toml", "lucic.toml")
     )
     assert {trial.settings().model.generator for trial in own} == {"conv"}
+    stability = read_trials(TRIALS_FOLDER / "stability.toml", seeds=1, horizon=None, n=100)
+    lengths = {trial.preset: str(trial.settings().train.horizon) for trial in stability}
+    assert lengths == {preset: str(resolve(preset=preset, environment={})[0].train.horizon) for preset in lengths}
+    assert lengths.keys() == {"quick", "conv"}
     for trial in theirs:
         config = trial.settings()
         assert config.model.generator == "benchmarks.lucic:Generator", "its config file is read"

@@ -94,7 +94,7 @@ def test_the_generators_layers_of_fewer_inputs_may_learn_faster() -> None:
     }
     assert of_generator.keys() == set(step.generator.parameters())
     first, last = step.generator.get_parameter("net.0.weight"), step.generator.get_parameter("net.5.weight")
-    assert of_generator[first] == pytest.approx(0.0005 * (512 / (config.model.z_dim + 32 + 2 * 256)) ** 0.5)
+    assert of_generator[first] == pytest.approx(0.0005 * (512 / (config.model.z_dim + 32 + 256)) ** 0.5)
     assert of_generator[last] == pytest.approx(0.0005 * (512 / (4 * 9)) ** 0.5)
     assert of_generator[step.generator.get_parameter("net.0.bias")] == 0.0005
     assert {group["lr"] for group in step.phases[0].optimizer.param_groups} == {0.0005}
@@ -236,3 +236,11 @@ def test_ranks_compare_both_networks_and_the_average_before_a_save(monkeypatch: 
         next(network.parameters()).data += 1
         step.check(1)
         assert told[-1] != told[-2]
+
+
+def test_z_may_be_narrower_in_training_than_in_use() -> None:
+    _, step = build("train.z_std=0.5")
+    fakes = step.objectives.begin(*batch(500), progress=0.0, both=True).fakes
+    assert fakes is not None
+    assert fakes.latents.std() == pytest.approx(0.5, rel=0.02)
+    assert step.draw(500).std() == pytest.approx(0.5, rel=0.02)
