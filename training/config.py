@@ -117,7 +117,7 @@ class LossSettings(Section):
     )
     auxiliary_generator: NonNegative | Literal["auto"] = Field(
         "auto",
-        description="weight of the generator's loss in images being read as their class; auto: a tenth of auxiliary",
+        description="weight of the generator's loss in images being read as their class; auto: a fifth of auxiliary",
     )
     latent: NonNegative | Literal["auto"] = Field(
         "auto",
