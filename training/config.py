@@ -154,6 +154,7 @@ class OptimizerSettings(Section):
     )
     warmup: Annotated[int, Field(ge=0)] = Field(0, description="images over which the learning rate rises from 0")
     decay_from: Share = Field(0.2, description="share of the horizon after which the decays (lr, penalties) begin")
+    decay_until: Share = Field(1.0, description="share of the horizon at which they end; from there on nothing changes")
 
 
 class TrainSettings(Section):

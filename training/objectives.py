@@ -91,7 +91,9 @@ class Objectives:
     def begin(self, images: Tensor, labels: Tensor, *, progress: float, both: bool) -> Batch:
         """A step's batch from uint8 images [N, C, H, W] and labels [N], penalties as they are at `progress`, 0 … 1.
         `both`: whether both networks learn in this step, and may share fakes."""
-        self.penalty_scale = decay("cosine", progress, self._config.optimizer.decay_from, self._weights.penalty_end)
+        when = self._config.optimizer
+        end = self._weights.penalty_end
+        self.penalty_scale = decay("cosine", progress, when.decay_from, end, when.decay_until)
         shared = both and self._config.train.shared_fakes
         return Batch(to_float(images, self.dtype), labels, self._generate(labels) if shared else None)
 

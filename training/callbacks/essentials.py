@@ -26,7 +26,11 @@ def with_essentials(callbacks: Sequence[Callback], config: Config) -> tuple[list
         complete.insert(0, Evaluate(every=every, n=n, conditional=config.model.conditional))
     if not any(isinstance(callback, LearningRate) for callback in complete):
         schedule = LearningRate(
-            optimizer.schedule, decay_from=optimizer.decay_from, end=optimizer.lr_end, warmup=optimizer.warmup
+            optimizer.schedule,
+            decay_from=optimizer.decay_from,
+            decay_until=optimizer.decay_until,
+            end=optimizer.lr_end,
+            warmup=optimizer.warmup,
         )
         complete.insert(0, schedule)
     own = [callback for callback in complete if isinstance(callback, Checkpoint)]

@@ -17,15 +17,17 @@ class LearningRate(Callback):
         schedule: str | Callable[[float], float] = "constant",
         *,
         decay_from: float = 0.0,
+        decay_until: float = 1.0,
         end: float = 0.0,
         warmup: int = 0,
     ) -> None:
         """`schedule` is linear, cosine, constant, or a function of the progress 0 … 1 that gives the factor; the first
-        two fall to `end`."""
-        self._schedule, self._decay_from, self._end, self._warmup = schedule, decay_from, end, warmup
+        two fall to `end` between these shares of the horizon."""
+        self._schedule, self._decay_from, self._decay_until = schedule, decay_from, decay_until
+        self._end, self._warmup = end, warmup
 
     def on_schedule(self, run: Run) -> float:
         warm = min(1.0, (run.images + run.batch_size) / self._warmup) if self._warmup else 1.0
         if callable(self._schedule):
             return warm * self._schedule(run.progress)
-        return warm * decay(self._schedule, run.progress, self._decay_from, self._end)
+        return warm * decay(self._schedule, run.progress, self._decay_from, self._end, self._decay_until)

@@ -92,6 +92,10 @@ def test_learning_rates_rise_over_the_warm_up_and_fall_as_asked() -> None:
     assert [rate(cosine, progress=p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
     partly = LearningRate("linear", end=0.2)
     assert [rate(partly, progress=p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.6, 0.2])
+    early = LearningRate("linear", end=0.2, decay_from=0.1, decay_until=0.5)
+    assert [rate(early, progress=p) for p in (0.1, 0.3, 0.5, 1)] == pytest.approx([1, 0.6, 0.2, 0.2])
+    at_once = LearningRate("cosine", end=0.2, decay_from=0.5, decay_until=0.5)
+    assert [rate(at_once, progress=p) for p in (0.5, 0.6)] == pytest.approx([1, 0.2])
     assert rate(LearningRate(lambda progress: 2 - progress, warmup=100), images=40, progress=0.5) == 0.75
 
 

@@ -72,9 +72,9 @@ def test_without_averaging_the_average_is_the_generator() -> None:
         assert torch.equal(tensor, step.generator.state_dict()[name]), name
 
 
-@pytest.mark.parametrize(("progress", "share"), [(0.0, 1.0), (0.3, 1.0), (0.65, 0.5), (1.0, 0.0)])
-def test_penalties_fall_after_their_share_of_the_horizon(progress: float, share: float) -> None:
-    _, step = build("optimizer.decay_from=0.3", "loss.penalty_end=0.2")
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 1.0), (0.3, 1.0), (0.6, 0.5), (0.9, 0.0), (1.0, 0.0)])
+def test_penalties_fall_between_their_shares_of_the_horizon(progress: float, share: float) -> None:
+    _, step = build("optimizer.decay_from=0.3", "optimizer.decay_until=0.9", "loss.penalty_end=0.2")
     step(*batch(), step=0, progress=progress)
     assert step.objectives.penalty_scale == pytest.approx(0.2 + 0.8 * share)
 
