@@ -25,7 +25,7 @@ from training.sources import Truncated
 # better (feature matching, γ that stays, low rates at the end) makes so short a training worse
 LENGTH = ("train.horizon=20500 images", "evaluation.every=20500 images")
 LOSS = ("loss.matching=0", "loss.auxiliary_generator=0.1", "loss.penalty_end=0.1")
-RATES = ("optimizer.lr=2e-3", "optimizer.lr_end=0.2", "optimizer.decay_from=0.3")
+RATES = ("train.z_std=1", "optimizer.lr=2e-3", "optimizer.lr_end=0.2", "optimizer.decay_from=0.3")
 SETTINGS = ("model.width=16", "model.z_dim=64", *RATES, *LOSS, *LENGTH)
 PAIRS = ("38", "17", "05", "46", "92")
 

@@ -143,9 +143,9 @@ def test_an_artefact_that_draws_something_else_is_refused_and_nothing_is_left(
     def shifted(generator: Any, kind: str, path: Path, essentials: Any) -> None:
         with torch.no_grad():
             bias = generator.net[0].bias
-            bias.add_(1e-3)
+            bias.add_(0.1)
             write(generator, kind, path, essentials)
-            bias.sub_(1e-3)
+            bias.sub_(0.1)
 
     monkeypatch.setattr(formats, "write", shifted)
     with pytest.raises(ParityError, match=r"differs from the checkpoint's generator by .* at N = 1") as raised:

@@ -24,7 +24,7 @@ def straightforward_step(config: Config, generator: Generator, discriminator: An
     adam_d = torch.optim.Adam(discriminator.parameters(), **options)  # type: ignore[arg-type]
     adam_g = torch.optim.Adam(generator.parameters(), **options)  # type: ignore[arg-type]
 
-    z = torch.randn(8, generator.z_dim, generator=rng)
+    z = torch.randn(8, generator.z_dim, generator=rng) * config.train.z_std
     fake = generator(z, labels).detach().requires_grad_(True)
     real_logits, fake_logits = discriminator(real, labels), discriminator(fake, labels)
     total = loss.discriminator(real_logits, fake_logits)
@@ -46,7 +46,7 @@ def straightforward_step(config: Config, generator: Generator, discriminator: An
     adam_d.step()
 
     if not config.train.shared_fakes:
-        z = torch.randn(8, generator.z_dim, generator=rng)
+        z = torch.randn(8, generator.z_dim, generator=rng) * config.train.z_std
     fake = generator(z, labels)
     total = loss.generator(discriminator(real, labels), discriminator(fake, labels))
     if auxiliary:
