@@ -158,7 +158,6 @@ class Quality:
         for i, images in enumerate(copies):
             last = i == len(copies) - 1
             scores = self._evaluator.score_images(torch.from_numpy(images), labels, full=last)
-            scores["fd_times_floor"] = scores["fd"] / scores["fd_floor"]
             curve.append({"seconds": seconds[i], "images": seen[i], "fd_times_floor": scores["fd_times_floor"]})
         record = {
             "seed": seed,

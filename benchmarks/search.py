@@ -135,7 +135,7 @@ def run_trial(trial: Trial) -> dict[str, Any]:
         "seconds": end.seconds,
         "images_per_second": end.images / end.seconds,
         "cpu_seconds": cpu_seconds,
-        "fd_times_floor": scores["fd"] / scores["fd_floor"],
+        "fd_times_floor": scores["fd_times_floor"],
         **{name: scores[name] for name in ("label_accuracy", "precision", "recall", "density", "coverage")},
         "worst_class": min(scores["class_accuracy"].values()) if scores["class_accuracy"] else None,
     }

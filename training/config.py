@@ -117,7 +117,7 @@ class LossSettings(Section):
     )
     auxiliary_generator: NonNegative | Literal["auto"] = Field(
         "auto",
-        description="weight of the generator's loss in images being read as their class; auto: a fifth of auxiliary",
+        description="weight of the generator's loss in images being read as their class; auto: a tenth of auxiliary",
     )
     latent: NonNegative | Literal["auto"] = Field(
         "auto",
@@ -222,6 +222,9 @@ class CheckpointSettings(Section):
 
     monitor: str = Field("fd", description="the score that decides which checkpoint is best")
     mode: Literal["auto", "min", "max"] = Field("auto", description="whether less or more of it is better")
+    good_enough: float | None = Field(
+        None, description="a score beyond which more is no better: of the checkpoints that reach it the latest is best"
+    )
     save_top_k: PositiveInt = Field(2, description="how many of the best checkpoints stay, beside `last`")
     save_last: bool = Field(True, description="whether a complete run keeps `last` and the one before it")
     every: Length | None = Field(None, description="training between two saves beside those of the evaluations")
@@ -255,7 +258,7 @@ class LogSettings(Section):
 
 def sign_of(monitor: str, mode: str) -> int:
     """1 where less of a score is better, −1 where more of it is."""
-    less = mode == "min" or (mode == "auto" and monitor == "fd")
+    less = mode == "min" or (mode == "auto" and monitor in ("fd", "fd_times_floor"))
     return 1 if less else -1
 
 

@@ -18,7 +18,7 @@ from training.models import Discriminator, EmbeddingDiscriminator
 
 # what `auto` means; see docs/recipe.md
 _AUXILIARY = 1.0
-_GENERATORS_SHARE = 0.2
+_GENERATORS_SHARE = 0.1
 _LATENT = 2.0
 _MATCHING = 2.0
 

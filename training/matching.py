@@ -14,10 +14,6 @@ from torch.nn.functional import one_hot
 from training.distributed import Ranks
 
 _KEPT = 0.99  # of the statistics, from step to step
-# The variances that fakes are to have, of the real ones'. They get about half-way there; the average of a generator,
-# what is used in the end, varies less than the generator; and in other networks' features all of it is less than it
-# seems here.
-WIDER = 1.07
 _VARIANCE = 3.0  # weight of the variances, the means having 1
 _LEAST = 0.01  # share of the mean variance that a feature is taken to have at least: some hardly vary
 
@@ -35,10 +31,10 @@ class FeatureMatching:
         """The generator's loss, weighted, after this step's batch has been counted.
 
         It is Σ_c p_c · mean_j ln(1 + (m'_cj − m_cj)² / v_j) + 3/2 · mean_j (2 (v'_j − v_j) / (v'_j + v_j))² with means
-        m, variances v around them and shares p of the classes, v' and m' those of generated images, v being a little
-        more than that of the real ones (see `WIDER`). Both are squares of relative differences where these are small,
-        and bounded in their gradients where they are not: in the first steps real features hardly vary. Its gradient is
-        that of the running statistics, as if all their images were this batch's.
+        m, variances v around them and shares p of the classes, v' and m' those of generated images. Both are squares of
+        relative differences where these are small, and bounded in their gradients where they are not: in the first
+        steps real features hardly vary. Its gradient is that of the running statistics, as if all their images were
+        this batch's.
 
         Args:
             real, fake: features [N, F] of this rank's images; only those of the generated ones are differentiated.
@@ -58,7 +54,7 @@ class FeatureMatching:
         real_means, fake_means = means.to(fake.dtype).chunk(2, dim=1)
         real_variances, fake_variances = variances.to(fake.dtype).chunk(2)
         least = (_LEAST * real_variances.mean()).clamp(min=1e-6)
-        real_variances, fake_variances = WIDER * real_variances + least, fake_variances + least
+        real_variances, fake_variances = real_variances + least, fake_variances + least
         apart, total = fake_means - real_means, real_variances + fake_variances
         wider = 2 * (fake_variances - real_variances) / total
         value = (shares * (apart.square() / real_variances).log1p()).sum(dim=0).mean().to(fake.dtype)

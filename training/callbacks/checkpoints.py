@@ -1,6 +1,7 @@
 """Checkpoint: when the state is saved beside the evaluations, what the files are called, and which of them stay."""
 
 import logging
+import math
 import os
 import re
 import shutil
@@ -34,6 +35,7 @@ class Checkpoint(Callback):
         *,
         monitor: str = "fd",
         mode: str = "auto",
+        good_enough: float | None = None,
         save_top_k: int = 2,
         save_last: bool = True,
         every: str | Span | None = None,
@@ -42,8 +44,8 @@ class Checkpoint(Callback):
         """The arguments are those of the settings `checkpoint.…`, and are checked like them."""
         self._settings = CheckpointSettings.model_validate(
             {
-                "monitor": monitor, "mode": mode, "save_top_k": save_top_k, "save_last": save_last, "every": every,
-                "filename": filename,
+                "monitor": monitor, "mode": mode, "good_enough": good_enough, "save_top_k": save_top_k,
+                "save_last": save_last, "every": every, "filename": filename,
             }
         )  # fmt: skip
         self._sign = sign_of(monitor, self._settings.mode)
@@ -108,15 +110,21 @@ class Checkpoint(Callback):
         best = fresh and self.beats(scores)
         if fresh:
             entries = [*self.ranking, (float(scores[self._settings.monitor]), step, name)]
-            self.ranking = sorted(entries, key=lambda entry: (self._sign * entry[0], entry[1]))
-            self.ranking = self.ranking[: self._settings.save_top_k]
+            self.ranking = sorted(entries, key=lambda entry: self._place(*entry[:2]))[: self._settings.save_top_k]
         self.recent = [*self.recent[-1:], (step, name)]
         self._dropped |= listed
         return best
 
     def beats(self, scores: Mapping[str, Any]) -> bool:
-        """Whether these scores are better than all that are ranked."""
-        return not self.ranking or self._sign * scores[self._settings.monitor] < self._sign * self.ranking[0][0]
+        """Whether these scores, the latest, are better than all that are ranked."""
+        place = self._place(scores[self._settings.monitor], math.inf)
+        return not self.ranking or place < self._place(*self.ranking[0][:2])
+
+    def _place(self, score: float, step: float) -> tuple[float, float]:
+        """What checkpoints are ranked by, the least first. Of scores that are good enough the later one is better, of
+        others that are the same the earlier one."""
+        cost, enough = self._sign * score, self._settings.good_enough
+        return (-math.inf, -step) if enough is not None and cost <= self._sign * enough else (cost, step)
 
     def write(self, state: Mapping[str, Any], *, best: bool, listed: bool = True) -> Path:
         """Writes a state that was enlisted just before (or, not `listed`, as `last` alone), points `last` and, where

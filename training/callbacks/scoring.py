@@ -22,7 +22,8 @@ class Evaluate(Callback):
     def __init__(self, *, every: str | Span = "2 epochs", n: int = 5000, conditional: bool = True) -> None:
         """The arguments are those of the settings `evaluation.…`; without `conditional` there is no score by label."""
         self._settings = EvaluationSettings.model_validate({"every": every, "n": n})
-        self.produces = ("fd", "fd_floor", "label_accuracy") if conditional else ("fd", "fd_floor")
+        distances = ("fd", "fd_floor", "fd_times_floor")
+        self.produces = (*distances, "label_accuracy") if conditional else distances
         self._every: Measured | None = None
         self._every_state: dict[str, Any] | None = None
         self._classifier: Classifier | None = None

@@ -20,8 +20,6 @@ from training.evaluation.real_side import RealSide, some
 from training.evaluation.store import Store, images_digest
 from training.sources import Source
 
-MONITORS = ("fd", "label_accuracy")  # the scores that every evaluation during training gives
-
 
 class Features(Protocol):
     """A network whose features are compared in place of the classifier's."""
@@ -113,13 +111,14 @@ class Evaluator:
             full: whether to compute more than an evaluation during training needs.
 
         Returns:
-            fd, fd_floor, label_accuracy and class_accuracy (by class name; both None without labels), n. With `full`
-            also precision, recall, density, coverage, and class_balance and inception_score, each of these two with
-            that of the real images (…_real).
+            fd, fd_floor and their ratio fd_times_floor, label_accuracy and class_accuracy (by class name; both None
+            without labels), n. With `full` also precision, recall, density, coverage, and class_balance and
+            inception_score, each of these two with that of the real images (…_real).
         """
         fake, real = self._judge(images), self.real
         scores: dict[str, Any] = {"fd": frechet_distance(Gaussian.fit(fake.features), real.gaussian)}
-        scores |= {"fd_floor": real.floor} | self._label_scores(fake, labels)
+        scores |= {"fd_floor": real.floor, "fd_times_floor": scores["fd"] / real.floor}
+        scores |= self._label_scores(fake, labels)
         if full:
             scores |= manifold_scores(real.features, real.balls, fake.features)
             scores["class_balance"] = class_balance(fake.predictions, len(self.class_names))

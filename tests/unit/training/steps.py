@@ -3,7 +3,6 @@
 import torch
 
 from training.config import Config
-from training.matching import WIDER
 from training.models import ImageShape, build_discriminator, build_generator
 from training.settings import resolve
 from training.step import Step
@@ -35,7 +34,7 @@ def distance_of_features(real: torch.Tensor, fake: torch.Tensor, labels: torch.T
         for features, of_groups in zip((real, fake), means, strict=True)
     ]
     least = 0.01 * variances[0].mean()
-    wanted, found = (WIDER * variances[0] + least).detach(), variances[1] + least.detach()
+    wanted, found = (variances[0] + least).detach(), variances[1] + least.detach()
     shares = torch.stack([group.float().mean().unsqueeze(0) for group in members])
     first = (shares * torch.log(1 + (means[1] - means[0]).square() / wanted)).sum(dim=0).mean()
     second = (2 * (found - wanted) / (found + wanted)).square().mean()

@@ -162,7 +162,7 @@ def test_labels_are_scored_only_where_there_are_some(evaluator: Evaluator) -> No
 def test_an_evaluation_during_training_computes_no_more_than_it_needs(evaluator: Evaluator) -> None:
     val = load_split(MNIST, "val")
     scores = evaluator.score_images(val.images[:100], val.labels[:100], full=False)
-    assert scores.keys() == {"fd", "fd_floor", "label_accuracy", "class_accuracy", "n"}
+    assert scores.keys() == {"fd", "fd_floor", "fd_times_floor", "label_accuracy", "class_accuracy", "n"}
 
 
 def test_scores_of_the_real_images_stand_beside_those_of_the_fakes(evaluator: Evaluator) -> None:

@@ -70,6 +70,27 @@ def test_more_may_be_better(tmp_path: Path) -> None:
     assert steps(tmp_path)["best"] == 2
 
 
+def test_of_those_that_are_good_enough_the_latest_is_best(tmp_path: Path) -> None:
+    store = keeper(tmp_path, monitor="fd_times_floor", good_enough=1.25, save_top_k=2)
+    best = []
+    for step, score in enumerate([3.0, 1.0, 1.25, 1.3, 1.2, 1.26], start=1):
+        save(store, step, score)
+        best.append(steps(tmp_path)["best"])
+    assert best == [1, 2, 3, 3, 5, 5]
+    assert steps(tmp_path) == {
+        "last": 6, "best": 5, "step-00000003": 3, "step-00000005": 5, "step-00000006": 6,
+    }  # fmt: skip
+    assert store.beats({"fd_times_floor": 1.25})
+    assert not store.beats({"fd_times_floor": 1.26})
+
+
+def test_good_enough_may_be_a_high_score(tmp_path: Path) -> None:
+    store = keeper(tmp_path, monitor="label_accuracy", good_enough=0.99)
+    for step, score in enumerate([0.995, 0.98, 0.991, 0.9], start=1):
+        save(store, step, score)
+    assert steps(tmp_path)["best"] == 3
+
+
 def test_a_checkpoint_without_a_score_is_last_but_never_best(tmp_path: Path) -> None:
     store = keeper(tmp_path)
     save(store, 1, None)

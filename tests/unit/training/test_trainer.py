@@ -145,7 +145,7 @@ def test_a_generator_of_another_version_is_refused_with_what_to_do(small_run: Pa
     [
         ("train.batch_size=60000", "only 55000 training images"),
         ("train.device=cuda", "sees no CUDA device"),
-        ("checkpoint.monitor=fid", "'fid': no callback produces such a score; there are fd, fd_floor, label_accuracy"),
+        ("checkpoint.monitor=fid", "'fid': no callback produces such a score; there are fd, fd_floor, fd_times_floor,"),
     ],
 )
 def test_settings_that_do_not_fit_data_or_machine_are_refused_before_a_step(
