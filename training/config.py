@@ -127,6 +127,11 @@ class LossSettings(Section):
         "auto",
         description="weight of the generator's loss in means and variances of features; auto: 2 where it can be had",
     )
+    rarity: NonNegative | Literal["auto"] = Field(
+        "auto",
+        description="how much more rare images count: the power of their squared distance from their class's mean, as"
+        " the features of `matching` tell it; 0: all alike; auto: 1 where features are matched",
+    )
     gp: NonNegative = Field(0.0, description="weight λ of WGAN-GP's penalty between real and generated images")
     penalty_end: NonNegative = Field(1.0, description="factor of the penalties at the end of the horizon")
 

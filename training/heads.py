@@ -33,6 +33,7 @@ class Heads:
     auxiliary_generator: float
     latent: float
     matching: float
+    rarity: float
 
     @property
     def reads_fakes(self) -> bool:
@@ -62,7 +63,13 @@ class Heads:
             )  # fmt: skip
         latent = _weight("latent", settings.latent, _LATENT, reader)
         matching = _weight("matching", settings.matching, _MATCHING, judge)
-        return Heads(classifier, reader, auxiliary, of_generator, latent, matching)
+        rarity = (1.0 if matching else 0.0) if settings.rarity == "auto" else float(settings.rarity)
+        if rarity and not matching:
+            raise ConfigError(
+                [f"loss.rarity = {settings.rarity}: what is rare is told by the statistics of loss.matching; set that"
+                 " above 0 too, or loss.rarity to 0."]
+            )  # fmt: skip
+        return Heads(classifier, reader, auxiliary, of_generator, latent, matching, rarity)
 
     def generator_loss(self, features: Tensor, labels: Tensor, latents: Tensor) -> Tensor:
         """What a generator is told beside, weighted, of its images' features [N, F], labels [N] and latents [N, z]."""

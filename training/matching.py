@@ -5,6 +5,8 @@ A critic of single images hardly notices that all of them vary a little too litt
 (arXiv:1606.03498, section 3.1) match means of features between batches, Mroueh et al. 2017 (arXiv:1702.08398)
 covariances too. Here each class has its means, all share the variances around them, and both are of the last hundred
 batches: of one batch they are mostly noise, and a generator would vary less to have less of it.
+
+The same statistics tell which images are rare, and these may count more with both networks (`rarity`, `emphasise`).
 """
 
 import torch
@@ -16,6 +18,7 @@ from training.distributed import Ranks
 _KEPT = 0.99  # of the statistics, from step to step
 _VARIANCE = 3.0  # weight of the variances, the means having 1
 _LEAST = 0.01  # share of the mean variance that a feature is taken to have at least: some hardly vary
+_LEAST_RARE, _MOST_RARE = 0.2, 5.0  # times as much as the others an image counts
 
 
 class FeatureMatching:
@@ -47,14 +50,7 @@ class FeatureMatching:
         now = torch.cat([members.sum(dim=1, keepdim=True), members @ batch], dim=1)
         ranks.average_([now])
         self._statistics.mul_(_KEPT).add_(now, alpha=ranks.size)  # of the whole batch, however many share it
-        counts, sums = self._statistics.split([1, batch.shape[1]], dim=1)
-        shares = counts / counts.sum()
-        means, squares = (sums / counts.clamp(min=1e-6)).chunk(2, dim=1)
-        variances = (shares * (squares - means.square())).sum(dim=0)
-        real_means, fake_means = means.to(fake.dtype).chunk(2, dim=1)
-        real_variances, fake_variances = variances.to(fake.dtype).chunk(2)
-        least = (_LEAST * real_variances.mean()).clamp(min=1e-6)
-        real_variances, fake_variances = real_variances + least, fake_variances + least
+        shares, (real_means, fake_means), (real_variances, fake_variances) = self._moments(fake.dtype)
         apart, total = fake_means - real_means, real_variances + fake_variances
         wider = 2 * (fake_variances - real_variances) / total
         value = (shares * (apart.square() / real_variances).log1p()).sum(dim=0).mean().to(fake.dtype)
@@ -66,6 +62,32 @@ class FeatureMatching:
         loss: Tensor = self._weight * (value + slope - slope.detach())
         return loss
 
+    def rarity(self, features: Tensor, labels: Tensor, power: float) -> Tensor:
+        """How much more than others images are to count: (mean_j (x_j − m_cj)² / v_j)^power with the means m of their
+        classes and the variances v of real images (around 1, as the mean over real images is with power 1), no less
+        than 1/5 and no more than 5; 1 before anything has been counted.
+
+        Args:
+            features, labels: [N, F] and int64 [N].
+
+        Returns:
+            [N], not differentiated.
+        """
+        _, (means, _), (variances, _) = self._moments(features.dtype)
+        distances = ((features.detach() - means[labels]).square() / variances).mean(dim=1)
+        counted = self._statistics[:, 0].sum() > 0
+        return torch.where(counted, distances.pow(power).clamp(_LEAST_RARE, _MOST_RARE), 1.0)
+
+    def _moments(self, dtype: torch.dtype) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The classes' shares [C, 1] (double), and of real and generated images the classes' means [C, F] and the
+        variances around them [F]."""
+        counts, sums = self._statistics.split([1, self._statistics.shape[1] - 1], dim=1)
+        shares = counts / counts.sum().clamp(min=1e-6)
+        means, squares = (sums / counts.clamp(min=1e-6)).chunk(2, dim=1)
+        real, fake = (shares * (squares - means.square())).sum(dim=0).to(dtype).chunk(2)
+        least = (_LEAST * real.mean()).clamp(min=1e-6)
+        return shares, means.to(dtype).chunk(2, dim=1), (real + least, fake + least)
+
     def state_dict(self) -> dict[str, Tensor]:
         return {"statistics": self._statistics}
 
@@ -73,3 +95,8 @@ class FeatureMatching:
         """Takes up statistics; none, as of a run that did not match features, begin anew."""
         if state:
             self._statistics.copy_(state["statistics"])
+
+
+def emphasise(logits: Tensor, weights: Tensor | None) -> Tensor:
+    """The same logits [N], whose gradients are `weights` [N] times as large; None: as they are."""
+    return logits if weights is None else weights * logits + ((1 - weights) * logits).detach()

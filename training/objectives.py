@@ -17,7 +17,7 @@ from training.distributed import Ranks
 from training.errors import ConfigError
 from training.heads import Heads
 from training.losses import build_loss
-from training.matching import FeatureMatching
+from training.matching import FeatureMatching, emphasise
 from training.models import Discriminator, Generator, to_float
 from training.penalties import interpolation_penalty, squared_gradient_norm
 from training.piecewise import FourPasses, is_piecewise_linear
@@ -130,6 +130,22 @@ class Objectives:
         """n fresh latents for this rank, [n, z_dim], of standard deviation `train.z_std`."""
         return self._share(torch.randn, n, self.generator.z_dim) * self._config.train.z_std
 
+    def _emphasis(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor | None:
+        """How much each real image and the fake beside it count, [N], by their features [N, F]; None: all alike.
+
+        Both distributions are weighted by the same function of an image, so what is best stays best: that they are
+        equal. On the way there the rare kinds count for more than their numbers.
+        """
+        if self._matching is None or not self._heads.rarity:
+            return None
+        groups = self._groups(labels)
+        of_real, of_fake = (self._matching.rarity(seen, groups, self._heads.rarity) for seen in (real, fake))
+        return (of_real + of_fake) / 2
+
+    def _groups(self, labels: Tensor) -> Tensor:
+        """The classes that have means of their own."""
+        return labels if self.generator.conditional else torch.zeros_like(labels)
+
     def _generator_loss_by_features(self, batch: Batch, fakes: Fakes) -> Learnt:
         """The generator's loss where heads read its images' features, too: one pass serves all."""
         judge, known = cast(Discriminator, self.discriminator).judge, self._known(batch.labels)
@@ -140,13 +156,14 @@ class Objectives:
                 with torch.no_grad():
                     real_features = self._features(batch.images)
                     real = judge(real_features, *known).to(self.dtype)
-            loss = adversarial = self._loss.generator(real, judge(features, *known).to(self.dtype))
+            emphasis = None if real_features is None else self._emphasis(real_features, features, batch.labels)
+            fake = emphasise(judge(features, *known).to(self.dtype), emphasis)
+            loss = adversarial = self._loss.generator(real, fake)
             loss = loss + self._heads.generator_loss(features, batch.labels, fakes.latents)
         stats = {"loss_g": adversarial}
         if self._matching:
             assert real_features is not None
-            groups = batch.labels if self.generator.conditional else torch.zeros_like(batch.labels)
-            stats["matching"] = self._matching.loss(real_features, features, groups, self._ranks)
+            stats["matching"] = self._matching.loss(real_features, features, self._groups(batch.labels), self._ranks)
             loss = loss + stats["matching"]
         return Learnt(loss, stats)
 
@@ -173,7 +190,11 @@ class Objectives:
                 real, fake = logits[:n], logits[n:]
             else:
                 real, fake = self._judge(batch.images, batch.labels), self._judge(fakes.images, batch.labels)
-            loss = adversarial = self._loss.discriminator(real, fake)
+            emphasis = None
+            if self._heads.rarity:
+                with torch.no_grad():
+                    emphasis = self._emphasis(self._features(batch.images), self._features(fakes.images), batch.labels)
+            loss = adversarial = self._loss.discriminator(emphasise(real, emphasis), emphasise(fake, emphasis))
             penalties: dict[str, Tensor] = {}
             if weights.r1 or weights.r2:
                 norms = squared_gradient_norm(logits, images)
@@ -203,6 +224,9 @@ class Objectives:
         logits = passes.logits.requires_grad_()
         adversarial = self._loss.discriminator(logits[:n], logits[n:])
         (slopes,) = torch.autograd.grad(adversarial, logits)
+        emphasis = self._emphasis(passes.features[:n], passes.features[n:], batch.labels)
+        if emphasis is not None:
+            slopes = slopes * emphasis.repeat(2)
         gradients = passes.image_gradients()
         norms = gradients.square().sum(dim=(1, 2, 3))
         directions = torch.cat(

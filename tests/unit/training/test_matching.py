@@ -4,7 +4,7 @@ import torch
 
 from tests.unit.training.steps import distance_of_features
 from training.distributed import SOLO
-from training.matching import FeatureMatching
+from training.matching import FeatureMatching, emphasise
 
 CPU = torch.device("cpu")
 LABELS = torch.arange(64) % 2
@@ -102,3 +102,27 @@ def test_what_is_taken_up_goes_on_as_if_it_had_not_stopped() -> None:
     fresh = FeatureMatching(1.0, 2, 16, CPU)
     fresh.load_state_dict({})  # of a run that matched nothing
     assert not torch.equal(fresh.loss(features(5), features(6), LABELS, SOLO), found)
+
+
+def test_rare_is_what_lies_far_from_its_class_in_units_of_what_real_images_do() -> None:
+    matching, _ = settled(spread=1.0, offset=0.0)
+    seen = features(5)
+    found = matching.rarity(seen, LABELS, 1.0)
+    expected = (seen - (2.0 * LABELS - 1).unsqueeze(1)).square().mean(dim=1)  # means ±1, variances 1
+    torch.testing.assert_close(found, expected.clamp(0.2, 5), rtol=0.1, atol=0.05)
+    torch.testing.assert_close(matching.rarity(seen, LABELS, 0.5), found.sqrt())
+    far = matching.rarity(features(5, offset=10.0), LABELS, 1.0)
+    near = matching.rarity(features(5, spread=0.0), LABELS, 1.0)
+    assert (far == 5).all()
+    torch.testing.assert_close(near, torch.full((64,), 0.2))
+
+
+def test_nothing_is_rare_before_anything_was_seen() -> None:
+    assert (FeatureMatching(1.0, 2, 16, CPU).rarity(features(0), LABELS, 1.0) == 1).all()
+
+
+def test_emphasis_changes_gradients_and_no_logit() -> None:
+    logits, weights = torch.randn(8, requires_grad=True), torch.linspace(0.2, 5, 8)
+    torch.testing.assert_close(emphasise(logits, weights), logits)
+    (gradient,) = torch.autograd.grad(emphasise(logits, weights).sum(), logits)
+    torch.testing.assert_close(gradient, weights)
