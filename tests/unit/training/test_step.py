@@ -112,6 +112,8 @@ def test_who_cannot_tell_classes_is_not_asked_to_learn_them() -> None:
         build("loss.matching=1.0", "model.conditioning=embedding")
     with pytest.raises(ConfigError, match=r"loss\.auxiliary_generator = 0\.1: with loss\.auxiliary = 0 the disc"):
         build("loss.auxiliary=0.0", "loss.auxiliary_generator=0.1")
+    with pytest.raises(ConfigError, match=r"loss\.rarity = 1\.0: what is rare is told by the statistics of loss\.matc"):
+        build("loss.rarity=1.0", "loss.matching=0.0")
 
 
 def test_the_generator_may_be_updated_less_often() -> None:

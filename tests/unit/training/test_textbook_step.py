@@ -1,6 +1,7 @@
 """A step is the update that a textbook would write, by fewer passes."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,13 +10,19 @@ from torch import nn
 
 from tests.unit.training.steps import batch, build, distance_of_features
 from training.config import Config
+from training.distributed import SOLO
 from training.losses import build_loss
 from training.models import Generator, to_float
 from training.penalties import squared_gradient_norm
 
+Emphasis = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
 
-def straightforward_step(config: Config, generator: Generator, discriminator: Any) -> None:
-    """The same update written as a textbook would: separate passes, zero_grad, backward, plain Adam."""
+
+def straightforward_step(
+    config: Config, generator: Generator, discriminator: Any, emphasis: Emphasis | None = None
+) -> None:
+    """The same update written as a textbook would: separate passes, zero_grad, backward, plain Adam. With `emphasis`
+    (of discriminator, real and generated images) each pair has its weight, and the loss is the relativistic one."""
     images, labels = batch()
     rng = torch.Generator().manual_seed(config.train.seed)
     loss, settings = build_loss(config.loss), config.optimizer
@@ -27,7 +34,11 @@ def straightforward_step(config: Config, generator: Generator, discriminator: An
     z = torch.randn(8, generator.z_dim, generator=rng) * config.train.z_std
     fake = generator(z, labels).detach().requires_grad_(True)
     real_logits, fake_logits = discriminator(real, labels), discriminator(fake, labels)
-    total = loss.discriminator(real_logits, fake_logits)
+    if emphasis:
+        weights = emphasis(discriminator, real, fake)
+        total = (weights * nn.functional.softplus(fake_logits - real_logits)).mean()
+    else:
+        total = loss.discriminator(real_logits, fake_logits)
     total = total + config.loss.r1 / 2 * squared_gradient_norm(real_logits, real).mean()
     total = total + config.loss.r2 / 2 * squared_gradient_norm(fake_logits, fake).mean()
     if config.loss.gp:
@@ -48,7 +59,11 @@ def straightforward_step(config: Config, generator: Generator, discriminator: An
     if not config.train.shared_fakes:
         z = torch.randn(8, generator.z_dim, generator=rng) * config.train.z_std
     fake = generator(z, labels)
-    total = loss.generator(discriminator(real, labels), discriminator(fake, labels))
+    real_logits, fake_logits = discriminator(real, labels), discriminator(fake, labels)
+    if emphasis:
+        total = (emphasis(discriminator, real, fake) * nn.functional.softplus(real_logits - fake_logits)).mean()
+    else:
+        total = loss.generator(real_logits, fake_logits)
     if auxiliary:
         guesses = discriminator.classifier(discriminator.features(fake))
         total = total + float(config.loss.auxiliary_generator) * nn.functional.cross_entropy(guesses, labels)
@@ -87,6 +102,35 @@ def test_the_joined_passes_give_the_update_of_separate_ones(
     generator, discriminator = copy.deepcopy(step.generator), copy.deepcopy(step.phases[0].network)
     step(*batch(), step=0, progress=0.0)
     straightforward_step(config, generator, discriminator)
+    for ours, plain in ((step.generator, generator), (step.phases[0].network, discriminator)):
+        for (name, a), b in zip(ours.named_parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("gp", [0.0, 3.0])  # in four passes, by autograd
+def test_pairs_with_rare_images_have_a_larger_share_of_both_updates(gp: float) -> None:
+    config, step = build(
+        f"loss.gp={gp}", "loss.rarity=1.0", "loss.matching=1e-12", "optimizer.eps=0.1", "optimizer.by_fan_in=false",
+        "loss.auxiliary=0.0", "loss.auxiliary_generator=0.0", "loss.latent=0.0",
+    )  # fmt: skip
+    seen, of_seen = 0.1 * torch.rand(40, 256, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 10
+    assert step.objectives._matching is not None
+    step.objectives._matching.loss(seen, seen, of_seen, SOLO)
+    means = torch.stack([seen[of_seen == c].mean(dim=0) for c in range(10)])
+    variances = (seen - means[of_seen]).square().mean(dim=0)
+    variances = variances + 0.01 * variances.mean()
+    weights: list[torch.Tensor] = []
+
+    def emphasis(discriminator: Any, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+        away = [discriminator.features(images).detach() - means[batch()[1]] for images in (real, fake)]
+        rare = [(x.square() / variances).mean(dim=1).clamp(0.2, 5) for x in away]
+        weights.append((rare[0] + rare[1]) / 2)
+        return weights[-1]
+
+    generator, discriminator = copy.deepcopy(step.generator), copy.deepcopy(step.phases[0].network)
+    step(*batch(), step=0, progress=0.0)
+    straightforward_step(config, generator, discriminator, emphasis)
+    assert all(w.std() > 0.1 for w in weights), "or there is nothing to see here"
     for ours, plain in ((step.generator, generator), (step.phases[0].network, discriminator)):
         for (name, a), b in zip(ours.named_parameters(), plain.parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7, msg=name)
