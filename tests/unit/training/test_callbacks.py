@@ -101,8 +101,9 @@ def test_learning_rates_rise_over_the_warm_up_and_fall_as_asked() -> None:
 
 def test_the_learning_rate_of_each_step_is_the_setting_times_the_schedule(tmp_path: Path) -> None:
     rates = ("optimizer.lr=0.5e-3", "optimizer.lr_discriminator=1e-3", "optimizer.schedule=linear")
-    length = ("optimizer.decay_from=0", "optimizer.lr_end=0", "train.horizon=640 images", "log.every=1")
-    run_with(tmp_path, StatsLog(), max_steps=4, extra=(*rates, *length))
+    decay = ("optimizer.decay_from=0", "optimizer.decay_until=1", "optimizer.lr_end=0")
+    length = ("train.horizon=640 images", "log.every=1")
+    run_with(tmp_path, StatsLog(), max_steps=4, extra=(*rates, *decay, *length))
     rows = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
     assert [row["lr"] for row in rows if "lr" in row] == pytest.approx([1e-3, 0.9e-3, 0.8e-3, 0.7e-3])
 
