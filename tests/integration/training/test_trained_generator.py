@@ -119,7 +119,7 @@ def test_truncation_trades_recall_for_precision(run: Path, drawer: LocalDrawer) 
     scores = [evaluator.score(Truncated(drawer.source, value)) for value in (1.0, 0.7, 0.4)]
     for more, less in pairwise(scores):
         assert less["precision"] > more["precision"]
-        assert less["recall"] < more["recall"] - 0.05
+        assert less["recall"] < 0.75 * more["recall"]
         assert less["label_accuracy"] > more["label_accuracy"]
     assert scores[-1]["precision"] > scores[0]["precision"] + 0.04  # all there is room for: it ends at 1
 
