@@ -138,8 +138,8 @@ class Objectives:
         """
         if self._matching is None or not self._heads.rarity:
             return None
-        groups = self._groups(labels)
-        of_real, of_fake = (self._matching.rarity(seen, groups, self._heads.rarity) for seen in (real, fake))
+        groups = self._groups(labels).repeat(2)
+        of_real, of_fake = self._matching.rarity(torch.cat([real, fake]), groups, self._heads.rarity).chunk(2)
         return (of_real + of_fake) / 2
 
     def _groups(self, labels: Tensor) -> Tensor:

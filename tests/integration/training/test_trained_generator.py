@@ -32,8 +32,13 @@ PAIRS = ("38", "17", "05", "46", "92")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 320 steps, most of whose digits can be read."""
-    return train_small(tmp_path_factory.mktemp("trained") / "run", max_steps=320, extra=SETTINGS)
+    """A run of 320 steps, most of whose digits can be read; on one thread, so that it is the same on many cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return train_small(tmp_path_factory.mktemp("trained") / "run", max_steps=320, extra=SETTINGS)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +123,9 @@ def test_truncation_trades_recall_for_precision(run: Path, drawer: LocalDrawer) 
     evaluator = Evaluator(open_checkpoint(run).data, "test", n=1000)
     scores = [evaluator.score(Truncated(drawer.source, value)) for value in (1.0, 0.7, 0.4)]
     for more, less in pairwise(scores):
-        assert less["precision"] > more["precision"]
-        assert less["recall"] < 0.75 * more["recall"]
+        assert less["precision"] > more["precision"] + 0.02
+        assert less["recall"] < more["recall"] - 0.05
         assert less["label_accuracy"] > more["label_accuracy"]
-    assert scores[-1]["precision"] > scores[0]["precision"] + 0.04  # all there is room for: it ends at 1
 
 
 def rows_of(order: Order, drawer: LocalDrawer, reader: Reader) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Any]:
