@@ -18,6 +18,7 @@ from benchmarks.recorder import Recorder
 from benchmarks.systems import systems
 from benchmarks.tutorial import AsShown, generator
 from training.data import load_split
+from training.evaluation.real_side import some
 from training.models import Generator, ImageShape, build_generator
 from training.settings import configure
 from training.sources import GeneratorSource
@@ -49,7 +50,7 @@ def main(name: str, seed: int, seconds: float, n: int, out: Path) -> None:
             bare = network = build_generator(config.model, ImageShape(*data.shape), len(data.class_names))
     source = GeneratorSource(network, data.class_names)
     z = torch.randn(n, source.z_dim, generator=torch.Generator().manual_seed(LATENT_SEED))
-    labels = torch.arange(n) % len(data.class_names)
+    labels = some(data.labels, n)  # the mix of the images that they are compared with
     images = []
     for snapshot in recorder.snapshots:
         bare.load_state_dict(snapshot.weights)

@@ -104,7 +104,8 @@ class Quality:
         }
 
     def samples(self, name: str, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """The first images of a complete run, uint8 [20, C, H, W]."""
+        """Images of a complete run, uint8 [20, C, H, W]: the first of each digit, in order; without labels the first of
+        all."""
         with np.load(self._path(name, seed).with_suffix(".npz")) as kept:
             images: np.ndarray[Any, np.dtype[np.uint8]] = kept["samples"]
         return images
@@ -170,7 +171,8 @@ class Quality:
             "made_with": self._facts(system, seed),
         }
         path = self._path(system.name, seed)
-        np.savez_compressed(path.with_suffix(".npz"), samples=copies[-1][:SAMPLES])
+        shown = slice(SAMPLES) if labels is None else _in_turn(labels)
+        np.savez_compressed(path.with_suffix(".npz"), samples=copies[-1][shown])
         unfinished = path.with_suffix(".part")
         unfinished.write_text(json.dumps(record), "utf-8")
         unfinished.replace(path)  # last: what has this name is complete
@@ -198,8 +200,12 @@ def _machine() -> Record:
 
 
 def real_samples() -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Test images to hold the others against, uint8 [20, C, H, W]: as many of each digit, in order."""
+    """Test images to hold the others against, uint8 [20, C, H, W]: the first of each digit, in order."""
     data = load_split(configure().data, "test")
-    turns = [int((data.labels == i % 10).nonzero()[i // 10]) for i in range(SAMPLES)]
-    images: np.ndarray[Any, np.dtype[np.uint8]] = data.images[turns].numpy()
+    images: np.ndarray[Any, np.dtype[np.uint8]] = data.images[_in_turn(data.labels)].numpy()
     return images
+
+
+def _in_turn(labels: torch.Tensor) -> list[int]:
+    """The places of the first 0, the first 1 … the second 0 … among int64 labels [N]."""
+    return [int((labels == i % 10).nonzero()[i // 10]) for i in range(SAMPLES)]

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from benchmarks.errors import BenchError, BenchUsageError
 from benchmarks.quality import Quality, summary
 from benchmarks.systems import System
 from benchmarks.table import table
 from tests.conftest import Ganctl
+from training.evaluation.evaluator import Evaluator
 
 NAMES = ("tutorial-sound", "conv")
 
@@ -20,6 +23,15 @@ NAMES = ("tutorial-sound", "conv")
 def quality(out: Path, told: list[str] | None = None, **changes: Any) -> Quality:
     wanted: dict[str, Any] = {"seconds": 1.0, "seeds": 1, "n": 200, "names": NAMES}
     return Quality(out, **wanted | changes, announce=(told if told is not None else []).append)
+
+
+class Blank:
+    """Draws nothing."""
+
+    z_dim, conditional, class_names = 1, True, tuple("0123456789")
+
+    def draw(self, z: Tensor, label: Tensor) -> Tensor:
+        return torch.zeros(len(z), 1, 28, 28, dtype=torch.uint8)
 
 
 @dataclass
@@ -49,6 +61,28 @@ def test_every_system_is_scored_at_the_end_and_on_the_way(finished: Finished) ->
     assert unconditional["mean"]["label_accuracy"] is None
     assert conv["mean"]["label_accuracy"] >= 0
     assert json.loads(json.dumps(finished.results)) == finished.results
+
+
+def test_the_images_have_the_mix_of_those_they_are_compared_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal classes are another mix: real images of equal classes would be twice as far off as the floor."""
+    seen = []
+    score_images = Evaluator.score_images
+
+    def spy(self: Evaluator, images: Tensor, labels: Tensor | None, **options: Any) -> dict[str, Any]:
+        seen.append((labels, self.draw(Blank())[1]))
+        return score_images(self, images, labels, **options)
+
+    monkeypatch.setattr(Evaluator, "score_images", spy)
+    quality(tmp_path, names=["conv"]).run()
+    assert seen
+    for labels, wanted in seen:
+        assert labels is not None
+        assert wanted is not None
+        assert labels.equal(wanted)
+    shown = quality(tmp_path, names=["conv"]).samples("conv", 0)
+    assert shown.shape == (20, 1, 28, 28)
 
 
 def test_the_table_has_a_row_for_each_system_and_says_what_is_missing_and_why(finished: Finished) -> None:
