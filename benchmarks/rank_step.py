@@ -11,6 +11,7 @@ passes and the backward pass (pytorch#175024).
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import click
@@ -35,7 +36,7 @@ class Wrapped(Phase):
     """A phase whose gradients the wrapper's hooks average while the backward pass runs."""
 
     def move(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO) -> None:
-        scaler.step(self.optimizer)
+        super().move(scaler, SOLO)  # they are averaged already
 
 
 @click.command()
@@ -86,16 +87,16 @@ def build_wrapped(assignments: tuple[str, ...], ranks: Ranks, device: torch.devi
     wrapped: dict[str, Any] = {name: DistributedDataParallel(network) for name, network in bare.items()}
     wrapped["generator"].z_dim = step.generator.z_dim  # latents are drawn for it
 
-    def in_phase(name: str, teach: Callable[[Batch], Learnt]) -> Callable[[Batch], Learnt]:
+    def in_phase(phase: Phase) -> Callable[[Batch], Learnt]:
         def inner(batch: Batch) -> Learnt:
-            networks = bare | {name: wrapped[name]}
+            networks = bare | {phase.name: wrapped[phase.name]}
             learn.generator, learn.discriminator = networks["generator"], networks["discriminator"]
-            return teach(batch)
+            return phase.teach(batch)
 
         return inner
 
     step.phases = [
-        Wrapped(phase.name, phase.network, phase.optimizer, phase.lr, in_phase(phase.name, phase.teach))
+        Wrapped(**{field.name: getattr(phase, field.name) for field in fields(phase)} | {"teach": in_phase(phase)})
         for phase in step.phases
     ]
     return step

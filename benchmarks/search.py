@@ -3,7 +3,8 @@
     python -m benchmarks.search TRIALS.toml [--images 600000 | --seconds 120] [--seeds 2] [--jobs 2] [--log FILE]
 
 Each trial has a process of its own with one thread, so that as many run side by side as there are cores; seeds take
-turns. A finished trial is a line of JSON in the log, and is not repeated. Nothing here looks at the test split.
+turns. A finished trial is a line of JSON in the log, and is not repeated unless its settings (a preset's, too) have
+changed since. Nothing here looks at the test split.
 TRIALS.toml:
 
     preset = "conv"                            # of all trials that name none
@@ -60,7 +61,8 @@ WORST = {  # of all seeds
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: its name, what it sets, its seed and its length; together they are what the log knows it by."""
+    """One training: its name, what it sets, its seed and its length; together with the settings that come of them they
+    are what the log knows it by."""
 
     name: str
     preset: str
@@ -80,6 +82,10 @@ class Trial:
         config_file = Path(self.config) if self.config else None
         assignments = [*QUIET, *self.set, *own]
         return resolve(preset=self.preset, config_file=config_file, assignments=assignments, environment={})[0]
+
+    def facts(self) -> dict[str, Any]:
+        """What the log knows it by: presets and config files change, too."""
+        return asdict(self) | {"settings": self.settings().flat()}
 
 
 def read_trials(path: Path, *, seeds: int, horizon: str | None, n: int) -> list[Trial]:
@@ -130,7 +136,7 @@ def run_trial(trial: Trial) -> dict[str, Any]:
         trainer = train(config, recorder, Path(folder) / "run")
     cpu_seconds, (end,) = time.process_time() - began, recorder.snapshots
     scores = Evaluator(config.data, "val", n=trial.n).score(trainer.source)
-    return asdict(trial) | {
+    return trial.facts() | {
         "images": end.images,
         "seconds": end.seconds,
         "images_per_second": end.images / end.seconds,
@@ -169,8 +175,9 @@ def run_all(trials: Sequence[Trial], jobs: int) -> Iterator[tuple[Trial, dict[st
 
 
 def _key(record: Mapping[str, Any]) -> str:
-    """What the log knows a trial by."""
-    return json.dumps({field.name: record[field.name] for field in fields(Trial)})
+    """What the log knows a trial by, as text."""
+    names = [*(field.name for field in fields(Trial)), "settings"]
+    return json.dumps({name: record.get(name) for name in names}, sort_keys=True)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -212,7 +219,7 @@ def main(file: Path, images: int | None, seconds: float | None, seeds: int, jobs
         raise click.UsageError("give --images or --seconds, the length of each trial, or neither: then it is its own.")
     horizon = f"{images} images" if images else f"{seconds:g}s" if seconds else None
     trials = read_trials(file, seeds=seeds, horizon=horizon, n=n)
-    keys = {_key(asdict(trial)): trial for trial in trials}
+    keys = {_key(trial.facts()): trial for trial in trials}
     done = {_key(record) for record in read_log(log)}
     failed = []
     for trial, found in run_all([trial for key, trial in keys.items() if key not in done], jobs):

@@ -8,13 +8,14 @@
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from training.config import LossSettings
 from training.errors import ConfigError
-from training.models import Discriminator, EmbeddingDiscriminator
+from training.models import Discriminator, judges_features
 
 # what `auto` means; see docs/recipe.md
 _AUXILIARY = 1.0
@@ -48,10 +49,9 @@ class Heads:
             ConfigError: a loss is asked for whose head is not there.
         """
         classifier = reader = judge = None
-        if isinstance(discriminator, Discriminator):  # a `classifier` of another network may be anything
-            classifier, reader = discriminator.classifier, discriminator.latent
-            if not isinstance(discriminator, EmbeddingDiscriminator):  # whose features are of the label, too
-                judge = discriminator.logit
+        if judges_features(discriminator):  # a `classifier` of another network may be anything
+            network = cast(Discriminator, discriminator)
+            classifier, reader, judge = network.classifier, network.latent, network.logit
         auxiliary = _weight("auxiliary", settings.auxiliary, _AUXILIARY, classifier)
         of_generator = _weight(
             "auxiliary_generator", settings.auxiliary_generator, _GENERATORS_SHARE * auxiliary, classifier
@@ -86,7 +86,7 @@ class Heads:
         return cross_entropy(self.classifier(features), labels)
 
     def latent_error(self, features: Tensor, latents: Tensor) -> Tensor:
-        """Mean squared error of the latents that are read; 1 where nothing can be."""
+        """Mean squared error of the latents that are read; their variance where nothing can be."""
         assert self.latent_reader is not None
         return mse_loss(self.latent_reader(features), latents)
 
@@ -98,7 +98,7 @@ def _weight(name: str, asked: float | str, default: float, head: nn.Linear | Non
             raise ConfigError(
                 [f"loss.{name} = {asked}: this discriminator cannot {what}. That needs 'conv' and, for classes,"
                  " model.conditional with labels by projection; one's own must be a"
-                 " training.models.Discriminator with that head. Or take 'auto', or 0."]
+                 " training.models.Discriminator with that head, and its forward. Or take 'auto', or 0."]
             )  # fmt: skip
         return 0.0
     return default if asked == "auto" else float(asked)

@@ -49,6 +49,7 @@ class FeatureMatching:
         members = one_hot(labels, self._classes).to(batch.dtype).T
         now = torch.cat([members.sum(dim=1, keepdim=True), members @ batch], dim=1)
         ranks.average_([now])
+        now = torch.where(now.isfinite().all(), now, 0.0)  # fp16 may overflow: that update is left out, nothing is kept
         self._statistics.mul_(_KEPT).add_(now, alpha=ranks.size)  # of the whole batch, however many share it
         shares, (real_means, fake_means), (real_variances, fake_variances) = self._moments(fake.dtype)
         apart, total = fake_means - real_means, real_variances + fake_variances
@@ -65,7 +66,7 @@ class FeatureMatching:
     def rarity(self, features: Tensor, labels: Tensor, power: float) -> Tensor:
         """How much more than others images are to count: (mean_j (x_j − m_cj)² / v_j)^power with the means m of their
         classes and the variances v of real images (around 1, as the mean over real images is with power 1), no less
-        than 1/5 and no more than 5; 1 before anything has been counted.
+        than 1/5 and no more than 5; 1 for classes of which nothing has been counted yet.
 
         Args:
             features, labels: [N, F] and int64 [N].
@@ -75,7 +76,7 @@ class FeatureMatching:
         """
         _, (means, _), (variances, _) = self._moments(features.dtype)
         distances = ((features.detach() - means[labels]).square() / variances).mean(dim=1)
-        counted = self._statistics[:, 0].sum() > 0
+        counted = self._statistics[labels, 0] > 0
         return torch.where(counted, distances.pow(power).clamp(_LEAST_RARE, _MOST_RARE), 1.0)
 
     def _moments(self, dtype: torch.dtype) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:

@@ -159,6 +159,14 @@ class Discriminator(nn.Module):
         return logits
 
 
+def judges_features(network: nn.Module) -> bool:
+    """Whether a network's logits are `judge` of its `features`, which see the images alone: it is a Discriminator, or a
+    kind of it that changes neither."""
+    if not isinstance(network, Discriminator):
+        return False
+    return type(network).forward is Discriminator.forward and type(network).judge is Discriminator.judge
+
+
 class EmbeddingDiscriminator(Discriminator):
     """Sees the label as numbers beside the pixels: of the shape `beside`, learnt for each class."""
 

@@ -14,7 +14,7 @@ import torch
 from training.config import Span
 
 _WARM_UP = 20  # steps that say nothing about the rate: caches fill, kernels are chosen
-_SHARE = 0.2  # of a time that is measured before it becomes images; the schedules' decays begin later than this
+_SHARE = 0.2  # of a time that is measured before it becomes images; the decays of the presets begin no earlier
 
 
 class Clock:

@@ -13,13 +13,14 @@ the backward signal twice and the weights' products twice.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrize import is_parametrized
 
-from training.models import Discriminator, FlattenLast
+from training.models import Discriminator, FlattenLast, judges_features
 
 _convolution_backward = torch.ops.aten.convolution_backward
 _leaky_relu_backward = torch.ops.aten.leaky_relu_backward
@@ -27,18 +28,18 @@ _leaky_relu_backward = torch.ops.aten.leaky_relu_backward
 
 def is_piecewise_linear(network: nn.Module) -> bool:
     """Whether `FourPasses` knows every part of a discriminator, so that its gradients are exact."""
-    if not isinstance(network, Discriminator) or type(network).forward is not Discriminator.forward:
+    if not judges_features(network) or any(is_parametrized(module) for module in network.modules()):
         return False
-    return not any(is_parametrized(module) for module in network.modules()) and all(map(_is_known, network.features))
+    return all(map(_is_known, cast(Discriminator, network).features))
 
 
 def _is_known(layer: nn.Module) -> bool:
-    if isinstance(layer, nn.Conv2d):
+    if type(layer) is nn.Conv2d:  # these themselves: a kind of one's own may compute something else
         plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
         return plain and layer.bias is not None and not isinstance(layer.padding, str)
-    if isinstance(layer, nn.Linear):
+    if type(layer) is nn.Linear:
         return layer.bias is not None
-    return isinstance(layer, nn.LeakyReLU | nn.PixelUnshuffle | nn.Flatten | FlattenLast)
+    return type(layer) in (nn.LeakyReLU, nn.PixelUnshuffle, nn.Flatten, FlattenLast)
 
 
 class FourPasses:

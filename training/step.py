@@ -91,11 +91,11 @@ class Step:
         self._config, self._ranks = config, ranks
         precision = precision or Precision("fp32", device.type, "default")
         self._scaler = precision.scaler()
-        share_batch_statistics(generator, ranks)
-        share_batch_statistics(discriminator, ranks)
-        self.objectives = Objectives(
+        self.objectives = Objectives(  # looks for batch normalisation, which is another class once it is shared
             config, generator, discriminator, precision=precision, scaler=self._scaler, ranks=ranks, rng=self.rng
         )
+        share_batch_statistics(generator, ranks)
+        share_batch_statistics(discriminator, ranks)
         self.penalised = self.objectives.penalised
         self._weights = {
             f"{name}.{key}": tensor
@@ -153,9 +153,10 @@ class Step:
         return values | ({"loss_scale": self._scaler.get_scale()} if self._scaler.is_enabled() else {})
 
     def broken(self) -> str | None:
-        """The name of what first came to hold no finite number: a weight, a buffer, an average, a moment of Adam's.
-        None where all are sound. Waits for the device."""
+        """The name of what first came to hold no finite number: a weight, a buffer, an average, a moment of Adam's,
+        what the losses remember. None where all are sound. Waits for the device."""
         everything = self._weights | {f"ema.{key}": value for key, value in self.ema.state_dict().items()}
+        everything |= {f"the losses' {key}": value for key, value in self.objectives.state_dict().items()}
         for phase in self.phases:
             for key, parameter in phase.network.named_parameters():
                 moments = phase.optimizer.state.get(parameter, {})

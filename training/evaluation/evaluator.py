@@ -14,11 +14,14 @@ from torch import Tensor
 from training.checkpoint import weights_digest
 from training.config import DataSettings
 from training.data import Split, load_split
+from training.errors import DataError
 from training.evaluation.classifier import Classifier, Judged, judge, load_classifier
 from training.evaluation.metrics import Gaussian, class_balance, frechet_distance, inception_score, manifold_scores
 from training.evaluation.real_side import RealSide, some
 from training.evaluation.store import Store, images_digest
 from training.sources import Source
+
+_NO_FLOOR = 1e-6  # of the variance: a distance that is rounding
 
 
 class Features(Protocol):
@@ -59,22 +62,44 @@ class Evaluator:
             classifier: the data set's, where it has been read already.
             features: what the images are compared by; the classifier's where none are given.
             store: remembers the real side from one process to the next.
+
+        Raises:
+            DataError: two splits have the same images, so that there is no floor.
         """
         self._seed, self._features = seed, features
         self.classifier = (classifier or load_classifier(data, announce)).to(device or torch.device("cpu"))
-        real = load_split(data, split)
-        # the floor needs as many other real images: 5,000 validation images where the training split is the real side
-        self.n = min(n, len(real), 5000 if split == "train" else len(real))
+        other_split: Split = "val" if split == "train" else "train"
+        real, other = load_split(data, split), load_split(data, other_split)
+        self.n = min(n, len(real), len(other))  # the floor needs as many other real images
         self.class_names = real.class_names
         images, self._labels = some(real.images, self.n), some(real.labels, self.n)
-        others = some(load_split(data, "val" if split == "train" else "train").images, self.n)
+        others = some(other.images, self.n)
 
         def compute() -> RealSide:
             return RealSide.of(self._judge(images), self._judge(others))
 
         if store is None:
             self.real = compute()
-            return
+        else:
+            self.real = self._remembered(store, compute, split, images, others, device)
+        if self.real.floor <= _NO_FLOOR * float(self.real.gaussian.covariance.trace()):
+            raise DataError(
+                f"data.name = '{data.name}': its {split} images look like its {other_split} images to the last pixel"
+                f" (Fréchet distance {self.real.floor:.1e}); expected other images of the same kind, which say how good"
+                " a generator can be. Give each split images of its own"
+            )
+
+    def _remembered(
+        self,
+        store: Store,
+        compute: Callable[[], RealSide],
+        split: Split,
+        images: Tensor,
+        others: Tensor,
+        device: torch.device | None,
+    ) -> RealSide:
+        """The real side from the store, where all that it depends on is the same."""
+        features = self._features
         facts = {
             "what": "real side",
             "split": split,
@@ -85,7 +110,7 @@ class Evaluator:
             "features": features.digest if features else "",
             "device": str(features.device if features else device),
         }
-        self.real = RealSide.from_tensors(store.remember(facts, lambda: compute().tensors()))
+        return RealSide.from_tensors(store.remember(facts, lambda: compute().tensors()))
 
     def _judge(self, images: Tensor) -> Judged:
         judged = judge(self.classifier, images)

@@ -16,6 +16,12 @@ CASES = {
     "least squares, no penalty": ["conv", "loss.name=least-squares", "loss.r1=0", "loss.r2=0"],
     "wasserstein with WGAN-GP": ["conv", "loss.name=wasserstein", "loss.r1=0", "loss.r2=0", "loss.gp=10.0"],
     "the tutorial, with batch normalisation": ["lightning-basic-gan"],
+    "batch normalisation in the discriminator": [
+        "lightning-basic-gan",
+        "train.shared_fakes=true",
+        "train.first=discriminator",
+        "model.discriminator=tests.integration.training.updates:Normalised",
+    ],
 }
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -91,3 +97,9 @@ def test_no_rank_waits_for_one_that_fails_and_the_reason_is_told(task: str, mess
         assert done.stderr.count("Error: run: nothing is here") == 1
         assert "went away" not in done.stderr
         assert "exitcode  : 4" in done.stderr
+
+
+def test_the_peer_in_the_benchmark_of_many_ranks_does_the_same_updates() -> None:
+    done = torchrun(2, "-m", "tests.integration.training.peers")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "alike: conv, R1 and R2; conv, no penalty"

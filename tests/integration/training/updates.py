@@ -8,7 +8,7 @@ import sys
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.distributed import Ranks
 from training.models import ImageShape, build_discriminator, build_generator
@@ -16,6 +16,19 @@ from training.settings import resolve
 from training.step import Step
 
 SHAPE, BATCH, STEPS = ImageShape(1, 28, 28), 8, 3
+
+
+class Normalised(nn.Module):
+    """A discriminator whose images see each other."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+        inner = (nn.Linear(SHAPE.size, 16), nn.BatchNorm1d(16), nn.LeakyReLU(0.2))
+        self.net = nn.Sequential(nn.Flatten(), *inner, nn.Linear(16, 16), nn.LeakyReLU(0.2), nn.Linear(16, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net(images).squeeze(1)
+        return logits
 
 
 def main(target: str, cases: dict[str, list[str]]) -> None:

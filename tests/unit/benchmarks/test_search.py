@@ -50,6 +50,17 @@ def test_finished_trials_are_logged_and_not_repeated_and_failures_are_told(tmp_p
     assert log.read_text().splitlines() == [line]
 
 
+def test_a_trial_whose_settings_have_changed_since_is_another_one(tmp_path: Path) -> None:
+    path, config = tmp_path / "trials.toml", tmp_path / "own.toml"
+    path.write_text('[[trial]]\nname = "a"\nconfig = "own.toml"\n')
+    keys = []
+    for width in (8, 8, 16):
+        config.write_text(f"[model]\nwidth = {width}\n")
+        (trial,) = read_trials(path, seeds=1, horizon="640 images", n=100)
+        keys.append(benchmarks.search._key(json.loads(json.dumps(trial.facts()))))
+    assert keys[0] == keys[1] != keys[2]
+
+
 def test_a_trial_never_looks_at_the_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
     seen, load = set(), load_split
 
@@ -113,6 +124,8 @@ def test_the_committed_trials_can_be_run() -> None:
         for name in ("recipe.toml", "lucic.toml")
     )
     assert {trial.settings().model.generator for trial in own} == {"conv"}
+    changed = [json.dumps(trial.settings().flat(), sort_keys=True) for trial in own]
+    assert len(set(changed)) == len(changed), "each varies something"
     stability = read_trials(TRIALS_FOLDER / "stability.toml", seeds=1, horizon=None, n=100)
     lengths = {trial.preset: str(trial.settings().train.horizon) for trial in stability}
     assert lengths == {preset: str(resolve(preset=preset, environment={})[0].train.horizon) for preset in lengths}

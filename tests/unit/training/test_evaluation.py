@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from training.config import DataSettings
-from training.data import DATASETS, ImageSet, load_split, shuffled
+from training.data import DATASETS, ImageSet, Split, load_split, shuffled
 from training.errors import DataError
 from training.evaluation.classifier import COMMITTED, classifier_notes, judge, load_classifier, read_classifier
 from training.evaluation.evaluator import Evaluator
@@ -216,3 +216,32 @@ def test_a_classifier_that_cannot_be_kept_is_used_all_the_same(
     told: list[str] = []
     assert Evaluator(odd_data, "val", n=100, announce=told.append).real.floor > 0
     assert "the classifier cannot be kept" in told[-1]
+
+
+def test_the_floor_is_that_of_as_many_real_images_whatever_the_split(
+    odd_data: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sizes: list[int] = []
+    fit = Gaussian.fit
+
+    def spy(features: torch.Tensor) -> Gaussian:
+        sizes.append(len(features))
+        return fit(features)
+
+    monkeypatch.setattr(Gaussian, "fit", spy)
+    wanted: dict[Split, int] = {"train": 38, "val": 38, "test": 4}
+    for split, n in wanted.items():
+        sizes.clear()
+        assert Evaluator(odd_data, split, n=100).n == n
+        assert sizes == [n, n]
+
+
+def test_splits_of_the_same_images_have_no_floor_and_that_is_told(
+    odd_data: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    same = load_split(odd_data, "val")
+    monkeypatch.setitem(DATASETS._entries, "odd", lambda settings, split: same)
+    with pytest.raises(DataError, match=r"data\.name = 'odd': its val images look like its train images"):
+        Evaluator(odd_data, "val", n=100)

@@ -118,7 +118,13 @@ def test_rare_is_what_lies_far_from_its_class_in_units_of_what_real_images_do() 
 
 
 def test_nothing_is_rare_before_anything_was_seen() -> None:
-    assert (FeatureMatching(1.0, 2, 16, CPU).rarity(features(0), LABELS, 1.0) == 1).all()
+    matching = FeatureMatching(1.0, 2, 16, CPU)
+    assert (matching.rarity(features(0), LABELS, 1.0) == 1).all()
+    first = LABELS.eq(0)
+    matching.loss(features(0)[first], features(1)[first], LABELS[first], SOLO)
+    found = matching.rarity(features(2, offset=3.0), LABELS, 1.0)
+    assert (found[first] > 1).all()
+    assert (found[~first] == 1).all(), "nothing is known of the other class"
 
 
 def test_emphasis_changes_gradients_and_no_logit() -> None:
@@ -126,3 +132,14 @@ def test_emphasis_changes_gradients_and_no_logit() -> None:
     torch.testing.assert_close(emphasise(logits, weights), logits)
     (gradient,) = torch.autograd.grad(emphasise(logits, weights).sum(), logits)
     torch.testing.assert_close(gradient, weights)
+
+
+def test_features_that_overflow_are_told_and_not_remembered() -> None:
+    matching, _ = settled(spread=1.0, offset=0.0)
+    broken = features(1)
+    broken[0, 0] = float("inf")
+    broken.requires_grad_()
+    loss = matching.loss(features(0), broken, LABELS, SOLO)
+    (gradient,) = torch.autograd.grad(loss, broken)
+    assert not gradient.isfinite().all(), "the loss scaler must see it"
+    assert matching.state_dict()["statistics"].isfinite().all()

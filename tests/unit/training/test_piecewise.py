@@ -61,6 +61,14 @@ def test_what_is_not_piecewise_linear_is_left_to_autograd() -> None:
         def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
             return super().forward(images, label).square()
 
+    class Doubled(Discriminator):
+        def judge(self, features: Tensor, label: Tensor | None = None) -> Tensor:
+            return 2 * super().judge(features, label)
+
+    class ScaledLinear(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * 3
+
     def features(*layers: nn.Module) -> Discriminator:
         return Discriminator(nn.Sequential(nn.Flatten(), nn.Linear(784, 8), *layers), 8, 10)
 
@@ -69,6 +77,8 @@ def test_what_is_not_piecewise_linear_is_left_to_autograd() -> None:
     assert not is_piecewise_linear(features(nn.Dropout()))
     assert not is_piecewise_linear(nn.Linear(784, 1))
     assert not is_piecewise_linear(Squared(nn.Sequential(nn.Flatten(), nn.Linear(784, 8)), 8, 10))
+    assert not is_piecewise_linear(Doubled(nn.Sequential(nn.Flatten(), nn.Linear(784, 8)), 8, 10))
+    assert not is_piecewise_linear(features(ScaledLinear(8, 8)))
     normalised = features()
     spectral_norm(normalised.logit)
     assert not is_piecewise_linear(normalised)

@@ -151,6 +151,18 @@ def test_fp16_matches_features_as_fp32_does() -> None:
     assert found == pytest.approx(expected, rel=0.05)
 
 
+def test_fp16s_gradients_are_cut_against_their_history_without_their_scale() -> None:
+    """A history knows nothing of the scale: with it every gradient would be 65,536 times beyond."""
+    fp32, fp16 = (step_in(precision, "optimizer.clip=1.5", "loss.matching=0.0") for precision in ("fp32", "fp16"))
+    for number in range(2):
+        update(fp32, number, seed=number)
+        update(fp16, number, seed=number)
+    found = gradients(fp16)
+    for name, exact in gradients(fp32).items():
+        if exact.norm() > 1e-4:
+            assert 0.5 < found[name].norm() / exact.norm() < 2, name
+
+
 def test_fp16_leaves_out_only_the_update_whose_gradient_overflowed_and_halves_the_scale_once() -> None:
     step = step_in("fp16", *HOOKED)
     before = {phase.name: [p.clone() for p in phase.network.parameters()] for phase in step.phases}

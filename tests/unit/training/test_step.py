@@ -10,7 +10,7 @@ from torch import nn
 from tests.unit.training.steps import CPU, SHAPE, batch, build
 from training.distributed import Ranks
 from training.errors import ConfigError, TrainingError
-from training.models import Generator, build_discriminator, build_generator, to_float
+from training.models import Discriminator, Generator, build_discriminator, build_generator, to_float
 from training.objectives import Batch
 from training.settings import resolve
 from training.step import STATS, Step
@@ -26,6 +26,27 @@ class OwnDiscriminator(nn.Module):
     def forward(self, images: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.classifier(images.flatten(1)).squeeze(1)
         return logits
+
+
+class NormalisedDiscriminator(OwnDiscriminator):
+    """One whose images see each other."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+        self.normal = nn.BatchNorm1d(SHAPE.size)
+
+    def forward(self, images: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.normal(images.flatten(1)), label)
+
+
+class OtherForward(Discriminator):
+    """A kind of ours that judges in its own way."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(SHAPE.size, 8)), 8, 10, 128)
+
+    def forward(self, images: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+        return super().forward(images, label).square()
 
 
 def test_the_tutorial_updates_its_generator_first() -> None:
@@ -116,6 +137,27 @@ def test_who_cannot_tell_classes_is_not_asked_to_learn_them() -> None:
         build("loss.rarity=1.0", "loss.matching=0.0")
 
 
+def test_what_judges_in_its_own_way_teaches_the_generator_by_that_alone() -> None:
+    """Its features may mean anything: no head reads them, and the generator learns from its forward."""
+    name = "tests.unit.training.test_step:OtherForward"
+    _, step = build(f"model.discriminator={name}")
+    called = []
+    step.discriminator.register_forward_hook(lambda *_: called.append(torch.is_grad_enabled()))
+    step(*batch(), step=0, progress=0.0)
+    assert called
+    assert step.read_stats()["matching"] == 0
+    with pytest.raises(ConfigError, match=r"loss\.matching = 1\.0: this discriminator cannot show .* and its forward"):
+        build(f"model.discriminator={name}", "loss.matching=1.0")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_penalty_of_images_that_see_each_other_is_refused(ranks: int) -> None:
+    config, _ = resolve(assignments=["loss.r1=0.1"], environment={})
+    generator = build_generator(config.model, SHAPE, 10)
+    with pytest.raises(ConfigError, match="a gradient penalty needs a discriminator that judges each image by itself"):
+        Step(config, generator, NormalisedDiscriminator(), CPU, ranks=Ranks(0, ranks))
+
+
 def test_the_generator_may_be_updated_less_often() -> None:
     _, step = build("train.generator_every=3")
     changed = []
@@ -177,6 +219,14 @@ def test_nothing_that_is_no_number_is_sound_wherever_it_stands(
     break_it(step).view(-1)[0] = float("inf")
     assert step.broken() == name
     with pytest.raises(TrainingError, match=f"{name} is no longer finite at step 1"):
+        step.check(1)
+
+
+def test_statistics_that_are_no_number_are_never_saved() -> None:
+    _, step = build()
+    step(*batch(), step=0, progress=0.0)
+    step.objectives.state_dict()["statistics"][0, 0] = float("nan")
+    with pytest.raises(TrainingError, match="the losses' statistics is no longer finite at step 1"):
         step.check(1)
 
 

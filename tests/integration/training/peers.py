@@ -1,0 +1,37 @@
+"""Run by torchrun in test_ranks.py: what `benchmarks.rank_step` times are two ways to the same weights."""
+
+import torch
+
+from benchmarks.rank_step import CASES, build, build_wrapped
+from training.data import load_split
+from training.distributed import Ranks
+from training.settings import configure
+
+STEPS, BATCH = 3, 8
+
+
+def main() -> None:
+    ranks, cpu = Ranks.join(), torch.device("cpu")
+    data = load_split(configure().data, "train")
+    for case, assignments in CASES.items():
+        weights = []
+        for make in (build, build_wrapped):
+            step = make((*assignments, "model.width=4"), ranks, cpu)
+            bare = step.discriminator
+            for number in range(STEPS):
+                share = ranks.share(BATCH)
+                images, labels = data.images[:BATCH][share], data.labels[:BATCH][share]
+                # small rates: what rounds otherwise must not grow
+                step(images, labels, step=number, progress=0.0, rate=1e-3)
+            weights.append(torch.cat([parameter.detach().flatten() for parameter in bare.parameters()]))
+            norms = torch.stack([p.grad.norm() for p in bare.parameters() if p.grad is not None])
+            weights.append(norms)
+        torch.testing.assert_close(weights[0], weights[2], rtol=1e-4, atol=1e-5, msg=f"weights of {case}")
+        torch.testing.assert_close(weights[1], weights[3], rtol=1e-2, atol=1e-5, msg=f"gradients of {case}")
+    if ranks.first:
+        print(f"alike: {'; '.join(CASES)}")
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main()
