@@ -19,7 +19,6 @@ CASES = {
     "batch normalisation in the discriminator": [
         "lightning-basic-gan",
         "train.shared_fakes=true",
-        "train.first=discriminator",
         "model.discriminator=tests.integration.training.updates:Normalised",
     ],
 }

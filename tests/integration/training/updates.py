@@ -23,7 +23,7 @@ class Normalised(nn.Module):
 
     def __init__(self, *_: object) -> None:
         super().__init__()
-        inner = (nn.Linear(SHAPE.size, 16), nn.BatchNorm1d(16), nn.LeakyReLU(0.2))
+        inner = (nn.Linear(SHAPE.size, 16), nn.LeakyReLU(0.2), nn.BatchNorm1d(16))
         self.net = nn.Sequential(nn.Flatten(), *inner, nn.Linear(16, 16), nn.LeakyReLU(0.2), nn.Linear(16, 1))
 
     def forward(self, images: Tensor) -> Tensor:
