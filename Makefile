@@ -30,7 +30,7 @@ $(READY): $(UV) requirements.lock pyproject.toml
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(READY) ## Train, evaluate, export, package, serve and ask for digits; leaves demo/ (about five minutes)
+demo: $(READY) ## Train, evaluate, export, package, serve and ask for digits; leaves demo/ (less than three minutes)
 	@$(BIN)/ganctl demo --out demo --train-seconds $(TRAIN_SECONDS)
 
 test: lint types unit ## Lint, types and every test that is not a soak

@@ -152,7 +152,7 @@ def doctor(as_json: bool) -> None:
 @click.option("--train-seconds", type=click.IntRange(min=10), default=120, show_default=True, help="Time to train for.")
 @json_option
 def demo(out: str, train_seconds: int, as_json: bool) -> None:
-    """Train, evaluate, export, package, serve and ask for digits, in one go: about five minutes on two cores."""
+    """Train, evaluate, export, package, serve and ask for digits, in one go: less than three minutes on two cores."""
     import signal
     import sys
     from pathlib import Path
