@@ -8,14 +8,13 @@
 """
 
 from dataclasses import dataclass
-from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from training.config import LossSettings
 from training.errors import ConfigError
-from training.models import Discriminator, judges_features
+from training.models import judges_features
 
 # what `auto` means; see docs/recipe.md
 _AUXILIARY = 1.0
@@ -50,8 +49,7 @@ class Heads:
         """
         classifier = reader = judge = None
         if judges_features(discriminator):  # a `classifier` of another network may be anything
-            network = cast(Discriminator, discriminator)
-            classifier, reader, judge = network.classifier, network.latent, network.logit
+            classifier, reader, judge = discriminator.classifier, discriminator.latent, discriminator.logit
         auxiliary = _weight("auxiliary", settings.auxiliary, _AUXILIARY, classifier)
         of_generator = _weight(
             "auxiliary_generator", settings.auxiliary_generator, _GENERATORS_SHARE * auxiliary, classifier

@@ -16,7 +16,7 @@ callable (settings, shape, classes) that gives it. Without labels classes is Non
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -159,7 +159,7 @@ class Discriminator(nn.Module):
         return logits
 
 
-def judges_features(network: nn.Module) -> bool:
+def judges_features(network: nn.Module) -> TypeGuard[Discriminator]:
     """Whether a network's logits are `judge` of its `features`, which see the images alone: it is a Discriminator, or a
     kind of it that changes neither."""
     if not isinstance(network, Discriminator):

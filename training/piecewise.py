@@ -13,7 +13,6 @@ the backward signal twice and the weights' products twice.
 """
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +29,7 @@ def is_piecewise_linear(network: nn.Module) -> bool:
     """Whether `FourPasses` knows every part of a discriminator, so that its gradients are exact."""
     if not judges_features(network) or any(is_parametrized(module) for module in network.modules()):
         return False
-    return all(map(_is_known, cast(Discriminator, network).features))
+    return all(map(_is_known, network.features))
 
 
 def _is_known(layer: nn.Module) -> bool:

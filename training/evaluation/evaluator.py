@@ -81,36 +81,23 @@ class Evaluator:
         if store is None:
             self.real = compute()
         else:
-            self.real = self._remembered(store, compute, split, images, others, device)
+            facts = {
+                "what": "real side",
+                "split": split,
+                "n": self.n,
+                "images": images_digest(images),
+                "others": images_digest(others),
+                "classifier": weights_digest(self.classifier.state_dict()),
+                "features": features.digest if features else "",
+                "device": str(features.device if features else device),
+            }
+            self.real = RealSide.from_tensors(store.remember(facts, lambda: compute().tensors()))
         if self.real.floor <= _NO_FLOOR * float(self.real.gaussian.covariance.trace()):
             raise DataError(
                 f"data.name = '{data.name}': its {split} images look like its {other_split} images to the last pixel"
                 f" (Fréchet distance {self.real.floor:.1e}); expected other images of the same kind, which say how good"
                 " a generator can be. Give each split images of its own"
             )
-
-    def _remembered(
-        self,
-        store: Store,
-        compute: Callable[[], RealSide],
-        split: Split,
-        images: Tensor,
-        others: Tensor,
-        device: torch.device | None,
-    ) -> RealSide:
-        """The real side from the store, where all that it depends on is the same."""
-        features = self._features
-        facts = {
-            "what": "real side",
-            "split": split,
-            "n": self.n,
-            "images": images_digest(images),
-            "others": images_digest(others),
-            "classifier": weights_digest(self.classifier.state_dict()),
-            "features": features.digest if features else "",
-            "device": str(features.device if features else device),
-        }
-        return RealSide.from_tensors(store.remember(facts, lambda: compute().tensors()))
 
     def _judge(self, images: Tensor) -> Judged:
         judged = judge(self.classifier, images)

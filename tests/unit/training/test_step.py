@@ -144,7 +144,7 @@ def test_what_judges_in_its_own_way_teaches_the_generator_by_that_alone() -> Non
     called = []
     step.discriminator.register_forward_hook(lambda *_: called.append(torch.is_grad_enabled()))
     step(*batch(), step=0, progress=0.0)
-    assert called
+    assert called == [True, False, True], "real and fake at once, then the generator's: real ones aside, its own"
     assert step.read_stats()["matching"] == 0
     with pytest.raises(ConfigError, match=r"loss\.matching = 1\.0: this discriminator cannot show .* and its forward"):
         build(f"model.discriminator={name}", "loss.matching=1.0")
