@@ -14,6 +14,7 @@ from training.config import Config
 from training.data import load_split
 from training.distributed import Ranks, choose_device, fingerprint
 from training.errors import ConfigError
+from training.graph import Update, why_eager
 from training.image_folder import worker_count
 from training.models import ImageShape, build_discriminator, build_generator
 from training.precision import Precision, choose_precision, set_tf32
@@ -36,6 +37,7 @@ class Assembly:
     batch_size: int  # over all ranks
     batches: Batches
     step: Step
+    update: Update
 
     def describe(self, ranks: Ranks) -> dict[str, Any]:
         """What is going to be trained, in numbers; memory is that of one rank, in bytes (None: no estimate, since a
@@ -48,6 +50,8 @@ class Assembly:
             "device": str(self.device),
             "precision": self.precision.name,
             "precision_reason": self.precision.reason,
+            "cuda_graph": self.update.eager is None,
+            "cuda_graph_reason": self.update.eager or "a replay costs less than launching each kernel",
             "ranks": ranks.size,
             "generator_parameters": parameters["generator"],
             "discriminator_parameters": parameters["discriminator"],
@@ -103,8 +107,12 @@ def assemble(config: Config, ranks: Ranks) -> Assembly:
         resident=config.data.resident,
         workers=worker_count(config.data),
     )
-    step = Step(config, generator, discriminator, device, precision=precision, ranks=ranks)
-    return Assembly(config, device, precision, data.class_names, shape, facts, batch_size, batches, step)
+    eager = why_eager(config, device, ranks)
+    step = Step(
+        config, generator, discriminator, device, precision=precision, ranks=ranks, capturable=eager is None
+    )  # fmt: skip
+    update = Update(step, batches.gather, eager=eager)
+    return Assembly(config, device, precision, data.class_names, shape, facts, batch_size, batches, step, update)
 
 
 def check_ranks(config: Config, ranks: int) -> None:

@@ -50,9 +50,20 @@ class Batches:
 
     def at(self, step: int) -> Pair:
         """Images uint8 [B/P, C, H, W] and labels int64 [B/P] of step 0, 1, … on the device."""
+        return self.gather(*self.named(step))
+
+    def gather(self, *named: Tensor) -> Pair:
+        """Images and labels of what `named` has given."""
+        if len(named) == 1:
+            return self._images.index_select(0, named[0]), self._labels.index_select(0, named[0])
+        images, labels = named
+        return images, labels
+
+    def named(self, step: int) -> tuple[Tensor, ...]:
+        """What tells `gather` the batch of a step, on the device: numbers of images where these are resident, else the
+        images and labels themselves."""
         if self.resident:
-            index = self._order.at(step)
-            return self._images.index_select(0, index), self._labels.index_select(0, index)
+            return (self._order.at(step),)
         if self._ahead is None or self._ahead[0] != step:
             self._ahead = (step, self._loader(step))
         images, labels = next(self._ahead[1])

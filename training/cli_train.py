@@ -172,6 +172,9 @@ def _fit(trainer: "Trainer", preset: str) -> "Result":
             + f", {trainer.config.train.horizon}"
         )
         note(f"precision {facts['precision']}: {facts['precision_reason']}")
+        if facts["device"].startswith("cuda"):
+            way = "as one CUDA graph" if facts["cuda_graph"] else "eagerly"
+            note(f"each step runs {way}: {facts['cuda_graph_reason']}")
     return trainer.fit()
 
 

@@ -11,9 +11,12 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def clip_to_history(optimizer: torch.optim.Adam, limit: float) -> None:
+def clip_to_history(optimizer: torch.optim.Adam, limit: float, *, look: bool = True) -> None:
     """Scales each gradient to ‖g‖ ≤ limit · √(Σ v̂), v̂ being Adam's bias-corrected mean of g²; without waiting for the
-    device. A parameter that has had no gradient yet keeps its first one whole."""
+    device. A parameter that has had no gradient yet keeps its first one whole.
+
+    `look`: whether a CPU may look at numbers to save itself work. Without it the same operations run every time.
+    """
     for group in optimizer.param_groups:
         gradients, states = [], []
         for parameter in group["params"]:
@@ -22,20 +25,21 @@ def clip_to_history(optimizer: torch.optim.Adam, limit: float) -> None:
                 states.append(optimizer.state[parameter])
         if not gradients:
             continue
-        norms, means = _measure(gradients, [state["exp_avg_sq"] for state in states])
+        look = look and gradients[0].is_cpu  # there it costs nothing
+        norms, means = _measure(gradients, [state["exp_avg_sq"] for state in states], flat=look)
         steps = torch.stack([state["step"] for state in states])
         history = (means / (1 - group["betas"][1] ** steps)).sqrt()
         factors: Tensor = torch.where(history > 0, limit * history / norms, 1.0).clamp(max=1.0)
-        if factors.is_cpu and factors.min() == 1:
-            continue  # there a look costs nothing, and a pass over all gradients does
+        if look and factors.min() == 1:
+            continue  # which saves a pass over all gradients
         torch._foreach_mul_(gradients, list(factors.to(gradients[0].dtype).unbind()))
 
 
-def _measure(gradients: list[Tensor], squares: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """‖g‖ and Σ v of each. A CPU takes half as long for dot products and sums as for norms, a GPU is faster with few
-    kernels."""
-    if not gradients[0].is_cpu:
+def _measure(gradients: list[Tensor], squares: list[Tensor], *, flat: bool) -> tuple[Tensor, Tensor]:
+    """‖g‖ and Σ v of each. A CPU takes half as long for dot products and sums of flat tensors as for norms, a GPU is
+    faster with few kernels."""
+    if not flat:
         return torch.stack(torch._foreach_norm(gradients)), torch.stack(torch._foreach_norm(squares, 1))
     # channels are last in memory: flat is no copy
-    flat = [(gradient.permute(0, 2, 3, 1) if gradient.dim() == 4 else gradient).flatten() for gradient in gradients]
-    return torch.stack([vector.dot(vector).sqrt() for vector in flat]), torch.stack([v.sum() for v in squares])
+    rows = [(gradient.permute(0, 2, 3, 1) if gradient.dim() == 4 else gradient).flatten() for gradient in gradients]
+    return torch.stack([row.dot(row).sqrt() for row in rows]), torch.stack([v.sum() for v in squares])

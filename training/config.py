@@ -185,6 +185,9 @@ class TrainSettings(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="of the passes outside the penalties; auto: the fastest sound one for the device"
     )
+    cuda_graph: Literal["auto"] | bool = Field(
+        "auto", description="whether a step on CUDA is captured and replayed; auto: where it is known to be possible"
+    )
     tf32: bool = Field(
         False, description="whether fp32 products on CUDA, the penalties' too, may round their factors to TF32"
     )

@@ -11,7 +11,6 @@ The same statistics tell which images are rare, and these may count more with bo
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from training.distributed import Ranks
 
@@ -25,7 +24,7 @@ class FeatureMatching:
     """Running statistics of C classes (1 where there are none) in F features, and the loss that they give."""
 
     def __init__(self, weight: float, classes: int, features: int, device: torch.device) -> None:
-        self._weight, self._classes = weight, classes
+        self._weight, self._numbers = weight, torch.arange(classes, device=device).unsqueeze(1)
         # of each class: how many images, and of real and of generated ones the sums of features and of their squares;
         # in double precision, since variances are differences of squares
         self._statistics = torch.zeros(classes, 1 + 4 * features, device=device, dtype=torch.float64)
@@ -46,7 +45,7 @@ class FeatureMatching:
         """
         both = torch.cat([real, fake.detach()], dim=1).double()
         batch = torch.cat([both, both.square()], dim=1)
-        members = one_hot(labels, self._classes).to(batch.dtype).T
+        members = (labels == self._numbers).to(batch.dtype)  # one_hot would look at the labels, on a CPU
         now = torch.cat([members.sum(dim=1, keepdim=True), members @ batch], dim=1)
         ranks.average_([now])
         now = torch.where(now.isfinite().all(), now, 0.0)  # fp16 may overflow: that update is left out, nothing is kept

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.config import Config
+from training.dials import Dials
 from training.distributed import Ranks
 from training.errors import ConfigError
 from training.heads import Heads
@@ -22,7 +23,6 @@ from training.models import Discriminator, Generator, to_float
 from training.penalties import interpolation_penalty, squared_gradient_norm
 from training.piecewise import FourPasses, is_piecewise_linear
 from training.precision import Precision
-from training.schedules import decay
 
 
 class Fakes(NamedTuple):
@@ -62,14 +62,16 @@ class Objectives:
         scaler: torch.amp.GradScaler,
         ranks: Ranks,
         rng: torch.Generator,
+        dials: Dials,
     ) -> None:
-        """`rng` is the stream of latents and of the penalties' random numbers, on the networks' device.
+        """`rng` is the stream of latents and of the penalties' random numbers, on the networks' device; `dials` tell
+        what the penalties weigh.
 
         Raises:
             ConfigError: a penalty is asked for on a discriminator whose images see each other.
         """
         self.generator, self.discriminator = generator, discriminator
-        self.dtype, self.penalty_scale = next(generator.parameters()).dtype, 1.0
+        self.dtype, self._dials = next(generator.parameters()).dtype, dials
         self._config, self._loss, self._weights = config, build_loss(config.loss), config.loss
         self._precision, self._scaler, self._ranks, self._rng = precision, scaler, ranks, rng
         # one pass over real and fake is exact unless normalisation mixes the batch's images
@@ -88,12 +90,9 @@ class Objectives:
         # the same gradients by a shorter way; WGAN-GP's penalty is taken elsewhere than where the losses are
         self._by_four_passes = self.penalised and not config.loss.gp and is_piecewise_linear(discriminator)
 
-    def begin(self, images: Tensor, labels: Tensor, *, progress: float, both: bool) -> Batch:
-        """A step's batch from uint8 images [N, C, H, W] and labels [N], penalties as they are at `progress`, 0 … 1.
-        `both`: whether both networks learn in this step, and may share fakes."""
-        when = self._config.optimizer
-        end = self._weights.penalty_end
-        self.penalty_scale = decay("cosine", progress, when.decay_from, end, when.decay_until)
+    def begin(self, images: Tensor, labels: Tensor, *, both: bool) -> Batch:
+        """A step's batch from uint8 images [N, C, H, W] and labels [N]. `both`: whether both networks learn in this
+        step, and may share fakes."""
         shared = both and self._config.train.shared_fakes
         return Batch(to_float(images, self.dtype), labels, self._generate(labels) if shared else None)
 
@@ -199,12 +198,12 @@ class Objectives:
             if weights.r1 or weights.r2:
                 norms = squared_gradient_norm(logits, images)
                 penalties = {"r1": norms[:n].mean(), "r2": norms[n:].mean()}
-                loss = loss + self.penalty_scale / 2 * (weights.r1 * penalties["r1"] + weights.r2 * penalties["r2"])
+                loss = loss + self._dials.penalty / 2 * (weights.r1 * penalties["r1"] + weights.r2 * penalties["r2"])
             if weights.gp:
                 mix = self._share(torch.rand, n)
                 between = interpolation_penalty(self._judge, batch.images, fakes.images, batch.labels, mix)
                 penalties["gp"] = between.mean()
-                loss = loss + self.penalty_scale * weights.gp * penalties["gp"]
+                loss = loss + self._dials.penalty * weights.gp * penalties["gp"]
             if self._heads.auxiliary:
                 penalties["auxiliary"] = self._heads.class_loss(self._features(batch.images), batch.labels)
                 loss = loss + self._heads.auxiliary * penalties["auxiliary"]
@@ -231,7 +230,7 @@ class Objectives:
         norms = gradients.square().sum(dim=(1, 2, 3))
         directions = torch.cat(
             [
-                weight * self.penalty_scale / n * part
+                weight * self._dials.penalty / n * part
                 for weight, part in zip((weights.r1, weights.r2), gradients.split(n), strict=True)
             ]
         )
@@ -239,7 +238,7 @@ class Objectives:
         r1, r2 = norms[:n].mean(), norms[n:].mean()
         real, fake = logits.detach()[:n].mean(), logits.detach()[n:].mean()
         stats = {"loss_d": adversarial, "real_logit": real, "fake_logit": fake, "r1": r1, "r2": r2}
-        loss = adversarial.detach() + self.penalty_scale / 2 * (weights.r1 * r1 + weights.r2 * r2)
+        loss = adversarial.detach() + self._dials.penalty / 2 * (weights.r1 * r1 + weights.r2 * r2)
         for parameter, gradient in found:
             laid_out = gradient.stride() == parameter.stride()  # as its parameter: see `_backward`
             parameter.grad = gradient if laid_out else torch.empty_like(parameter).copy_(gradient)

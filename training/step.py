@@ -1,12 +1,13 @@
 """One update of both networks, as data: two phases, each with its network, its optimizer and its loss.
 
 A step never waits for the device: losses are summed in a tensor there and read once per log interval (`read_stats`).
-What is computed in a phase is in `objectives.py`. Everything that changes from step to step, and only that, is in
+What is computed in a phase is in `objectives.py`; what the host changes from step to step is on `dials.py`, so that the
+rest, `Step.update`, may be captured (`graph.py`). Everything that changes from step to step, and only that, is in
 `Step.state_dict`.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +17,14 @@ from torch import Tensor, nn
 
 from training.clipping import clip_to_history
 from training.config import Config
+from training.dials import Dials, Number
 from training.distributed import SOLO, Ranks, fingerprint, share_batch_statistics
 from training.errors import TrainingError
 from training.layer_rates import rate_groups
 from training.models import Generator
 from training.objectives import Batch, Learnt, Objectives
 from training.precision import Precision
+from training.schedules import decay
 
 STATS = {
     "discriminator": ("loss_d", "real_logit", "fake_logit", "r1", "r2", "gp", "auxiliary", "latent"),
@@ -41,6 +44,7 @@ class Phase:
     teach: Callable[[Batch], Learnt]
     every: int = 1
     clip: float = 0.0  # of a gradient, against its running norm; 0: none
+    look: bool = True  # whether a CPU may look at numbers to save itself work
 
     @property
     def rate(self) -> float:
@@ -48,7 +52,7 @@ class Phase:
         group = self.optimizer.param_groups[0]
         return float(group["lr"] / group["scale"])
 
-    def set_rate(self, factor: float) -> None:
+    def set_rate(self, factor: Number) -> None:
         """The learning rates become `factor` times the settings'."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * factor * group["scale"]
@@ -63,7 +67,7 @@ class Phase:
         ranks.average_([parameter.grad for parameter in self.network.parameters() if parameter.grad is not None])
         if self.clip:
             scaler.unscale_(self.optimizer)
-            clip_to_history(self.optimizer, self.clip)
+            clip_to_history(self.optimizer, self.clip, look=self.look)
         scaler.step(self.optimizer)
 
 
@@ -79,8 +83,11 @@ class Step:
         *,
         precision: Precision | None = None,
         ranks: Ranks = SOLO,
+        capturable: bool = False,
     ) -> None:
         """Takes the networks as they are on `device`; the average starts as a copy of the generator.
+
+        `capturable`: every `update` does the same operations with the same numbers from the host, as a graph will.
 
         Raises:
             ConfigError: a penalty is asked for on a discriminator whose images see each other.
@@ -88,11 +95,19 @@ class Step:
         self.generator, self.discriminator, self.device = generator, discriminator, device
         self.ema = deepcopy(generator).requires_grad_(False).eval()
         self.rng = torch.Generator(device).manual_seed(config.train.seed)
-        self._config, self._ranks = config, ranks
+        self._config, self._ranks, self._dials = config, ranks, Dials(device, on_device=capturable)
+        self._look = device.type == "cpu" and not capturable  # where it costs nothing to look at a number
         precision = precision or Precision("fp32", device.type, "default")
         self._scaler = precision.scaler()
         self.objectives = Objectives(  # looks for batch normalisation, which is another class once it is shared
-            config, generator, discriminator, precision=precision, scaler=self._scaler, ranks=ranks, rng=self.rng
+            config,
+            generator,
+            discriminator,
+            precision=precision,
+            scaler=self._scaler,
+            ranks=ranks,
+            rng=self.rng,
+            dials=self._dials,
         )
         share_batch_statistics(generator, ranks)
         share_batch_statistics(discriminator, ranks)
@@ -106,7 +121,11 @@ class Step:
         self._stats = torch.zeros(len(_NAMES), device=device)
         self._stats_steps = dict.fromkeys(STATS, 0)
         adam = config.optimizer
-        self._adam_settings: dict[str, Any] = {"betas": (adam.beta1, adam.beta2), "eps": adam.eps}
+        self._adam_settings: dict[str, Any] = {
+            "betas": (adam.beta1, adam.beta2),
+            "eps": adam.eps,
+            "capturable": capturable,
+        }
         learn = self.objectives
         phases = [
             self._phase("discriminator", discriminator, adam.lr_discriminator or adam.lr, learn.teach_discriminator),
@@ -124,18 +143,35 @@ class Step:
             progress: share of the horizon that is behind us, 0 … 1; the penalties follow it.
             rate: factor of the learning rates.
         """
-        due = [phase for phase in self.phases if (step + 1) % phase.every == 0]
-        batch = self.objectives.begin(images, labels, progress=progress, both=len(due) == len(self.phases))
-        for phase in due:
-            phase.set_rate(rate)
-            learnt = phase.learn(batch)
-            self._watch(learnt.loss)
-            phase.move(self._scaler, self._ranks)
-            self._record(learnt.stats)
-            self._stats_steps[phase.name] += 1
+        self.update(images, labels, self.prepare(step=step, progress=progress, rate=rate))
+
+    def prepare(self, *, step: int, progress: float, rate: float = 1.0) -> tuple[str, ...]:
+        """The host's part: sets the dials, and says which phases are due, by name in their order."""
+        when, end = self._config.optimizer, self._config.loss.penalty_end
+        self._dials.set(
+            rate=rate,
+            penalty=decay("cosine", progress, when.decay_from, end, when.decay_until),
+            # the average's decay ramps up so that early weights are soon forgotten
+            renewal=1 - min(self._config.train.ema, (1 + step) / (10 + step)),
+        )
+        due = tuple(phase.name for phase in self.phases if (step + 1) % phase.every == 0)
+        for name in due:
+            self._stats_steps[name] += 1
+        return due
+
+    def update(self, images: Tensor, labels: Tensor, due: Sequence[str]) -> None:
+        """The device's part, by the dials as they are: `due` phases, and the average."""
+        batch = self.objectives.begin(images, labels, both=len(due) == len(self.phases))
+        for phase in self.phases:
+            if phase.name in due:
+                phase.set_rate(self._dials.rate)
+                learnt = phase.learn(batch)
+                self._watch(learnt.loss)
+                phase.move(self._scaler, self._ranks)
+                self._record(learnt.stats)
         if self._scaler.is_enabled():
             self._scaler.update()  # once for both phases: they share one scale
-        self._average(step)
+        self._average()
 
     def draw(self, n: int) -> Tensor:
         """n fresh latents for this rank, [n, z_dim], from the step's own random stream."""
@@ -186,7 +222,7 @@ class Step:
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict(),
             "ema": self.ema.state_dict(),
-            "optimizers": {phase.name: phase.optimizer.state_dict() for phase in self.phases},
+            "optimizers": {phase.name: _plain(phase.optimizer.state_dict()) for phase in self.phases},
             "objectives": self.objectives.state_dict(),
             "scaler": self._scaler.state_dict(),
             "rng": self.rng.get_state(),
@@ -223,23 +259,40 @@ class Step:
         self.ema.load_state_dict(state["ema"])
         self._first_broken.zero_()
 
+    def recover(self, rng_state: Tensor) -> None:
+        """After a capture that failed: what it has left half done is undone, the random stream is as it was."""
+        if self.device.type == "cuda":  # another stream in the place of one that still waits for the capture's end
+            fresh = torch.Generator(self.device)
+            fresh.set_state(rng_state)
+            self.rng.graphsafe_set_state(fresh.graphsafe_get_state())
+        else:
+            self.rng.set_state(rng_state)
+        if self._scaler.is_enabled():
+            self._scaler._per_optimizer_states.clear()
+
     def _watch(self, loss: Tensor) -> None:
         """Remembers, on the device, which weights are broken when the first ones are: some steps later all will be. On
         a CPU, where looking at the loss costs nothing, a finite one says that all is well."""
-        if self.device.type == "cpu" and loss.isfinite():
+        if self._look and loss.isfinite():
             return
         broken = _not_finite(list(self._weights.values()))
-        self._first_broken = torch.where(self._first_broken.any(), self._first_broken, broken)
+        self._first_broken.copy_(torch.where(self._first_broken.any(), self._first_broken, broken))
 
     def _record(self, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            self._stats[_NAMES.index(name)] += value.detach()
+        places = [self._stats[_NAMES.index(name)] for name in values]
+        torch._foreach_add_(places, [value.detach() for value in values.values()])
 
     @torch.no_grad()
-    def _average(self, step: int) -> None:
-        """ema ← decay · ema + (1 − decay) · generator; the decay ramps up so that early weights are soon forgotten."""
-        decay_now = min(self._config.train.ema, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - decay_now)
+    def _average(self) -> None:
+        """ema ← ema + renewal · (generator − ema)."""
+        averages: list[Tensor] = list(self.ema.parameters())
+        currents: list[Tensor] = list(self.generator.parameters())
+        if isinstance(self._dials.renewal, float):
+            torch._foreach_lerp_(averages, currents, self._dials.renewal)
+        else:  # of a weight on the device there is no such kernel
+            ways = list(torch._foreach_sub(currents, averages))
+            torch._foreach_mul_(ways, self._dials.renewal)
+            torch._foreach_add_(averages, ways)
         for average, current in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
             average.copy_(current)
 
@@ -249,7 +302,12 @@ class Step:
         by_fan_in = name == "generator" and self._config.optimizer.by_fan_in
         groups = rate_groups(network, by_fan_in=by_fan_in)
         optimizer = torch.optim.Adam(groups, lr=lr, fused=True, **self._adam_settings)
-        return Phase(name, network, optimizer, lr, teach, every, self._config.optimizer.clip)
+        return Phase(name, network, optimizer, lr, teach, every, self._config.optimizer.clip, self._look)
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's state with its rates as Python's numbers, wherever they are kept."""
+    return state | {"param_groups": [group | {"lr": float(group["lr"])} for group in state["param_groups"]]}
 
 
 def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:

@@ -57,7 +57,7 @@ class Trainer:
         check_callbacks(callbacks, self.ranks)
         self.parts = assemble(config, self.ranks)
         self.config, self.device, self.class_names = self.parts.config, self.parts.device, self.parts.class_names
-        self.batch_size, self._step = self.parts.batch_size, self.parts.step
+        self.batch_size, self._step, self._update = self.parts.batch_size, self.parts.step, self.parts.update
         self.epoch_images = self.parts.batches.per_epoch * self.batch_size
         self._numbered, self._fresh, self._began = run_dir is None, True, False
         self.run_dir = self.ranks.from_first(Path(run_dir or next_run_folder(config)))
@@ -110,8 +110,7 @@ class Trainer:
 
     def _train_step(self) -> None:
         rate = math.prod(callback.on_schedule(self) for callback in self._overridden["on_schedule"])
-        images, labels = self.parts.batches.at(self.step)
-        self._step(images, labels, step=self.step, progress=self.progress, rate=rate)
+        self._update(self.parts.batches.named(self.step), step=self.step, progress=self.progress, rate=rate)
         self.step += 1
         self.images += self.batch_size
         self.clock.count()
@@ -236,6 +235,7 @@ class Trainer:
         if (before := state["progress"]["batch_size"]) != self.batch_size:
             raise ValueError(f"the run has a batch of {before}, here it would be {self.batch_size}; give --batch-size")
         self._step.load_state_dict(state["networks"])
+        self._update.forget()
         self.step, self.images = state["progress"]["step"], state["progress"]["images"]
         self.horizon.load_state_dict(state["horizon"])
         set_random_states(state["torch_rng"], self.ranks, self.device)

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import torch
 
 from tests.conftest import PRESETS, SHORT, launch
 from tests.states import assert_same_events, assert_same_run, timeless_rows
+from tests.unit.training.recorded import recorded
+from training import assembly
 from training.callback import Callback, Run
 from training.callbacks import Preemption, default_callbacks
 from training.checkpoint import read_checkpoint
+from training.graph import Update
 from training.launch import Launch
 from training.settings import resolve
 from training.trainer import Trainer
@@ -193,3 +197,17 @@ def test_what_a_run_had_and_its_continuation_has_not_is_told(tmp_path: Path) -> 
     finally:
         torch.set_num_threads(threads)
     assert f"{threads + 1} threads instead of {threads}: sums round differently from here on" in told
+
+
+def test_a_captured_run_that_goes_on_in_the_same_trainer_ends_with_the_bits_of_one_that_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, "why_eager", lambda *_: None)
+    monkeypatch.setattr(assembly, "Update", partial(Update, capture=recorded))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    launch(whole).build(max_steps=40).fit()
+    trainer = launch(parts).build()
+    trainer.fit(max_steps=17)
+    trainer.fit(max_steps=40)
+    assert trainer._update._replays, "or nothing was captured"
+    assert_same_run(whole, parts)

@@ -97,7 +97,7 @@ def test_without_averaging_the_average_is_the_generator() -> None:
 def test_penalties_fall_between_their_shares_of_the_horizon(progress: float, share: float) -> None:
     _, step = build("optimizer.decay_from=0.3", "optimizer.decay_until=0.9", "loss.penalty_end=0.2")
     step(*batch(), step=0, progress=progress)
-    assert step.objectives.penalty_scale == pytest.approx(0.2 + 0.8 * share)
+    assert step._dials.penalty == pytest.approx(0.2 + 0.8 * share)
 
 
 def test_each_network_has_its_learning_rate_times_the_schedules_factor() -> None:
@@ -292,7 +292,7 @@ def test_ranks_compare_both_networks_and_the_average_before_a_save(monkeypatch: 
 
 def test_z_may_be_narrower_in_training_than_in_use() -> None:
     _, step = build("train.z_std=0.5")
-    fakes = step.objectives.begin(*batch(500), progress=0.0, both=True).fakes
+    fakes = step.objectives.begin(*batch(500), both=True).fakes
     assert fakes is not None
     assert fakes.latents.std() == pytest.approx(0.5, rel=0.02)
     assert step.draw(500).std() == pytest.approx(0.5, rel=0.02)

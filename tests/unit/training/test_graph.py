@@ -1,0 +1,168 @@
+"""A captured step gives the numbers of the eager one: by what a graph does, on a CPU; by graphs, on a GPU."""
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from tests.unit.training.recorded import Recorder, recorded
+from tests.unit.training.steps import SHAPE, batch
+from training.config import Config
+from training.distributed import Ranks
+from training.graph import EAGER_STEPS, Update, capture_on_cuda, why_eager
+from training.models import build_discriminator, build_generator
+from training.precision import Precision
+from training.settings import preset_names, resolve
+from training.step import Step
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+SMALL = ("model.width=4", "train.ema=0.9", "optimizer.clip=0.5", "optimizer.decay_from=0.1", "train.precision=fp32")
+
+
+def settings(*assignments: str, preset: str = "conv") -> Config:
+    return resolve(preset=preset, assignments=[*SMALL, *assignments], environment={})[0]
+
+
+def update(config: Config, device: torch.device = CPU, *, name: str = "fp32", **options: Any) -> tuple[Step, Update]:
+    torch.manual_seed(0)
+    generator = build_generator(config.model, SHAPE, 10).to(device)
+    discriminator = build_discriminator(config.model, SHAPE, 10).to(device)
+    precision = Precision(name, device.type, "asked for")
+    step = Step(config, generator, discriminator, device, precision=precision, capturable=True)
+    images, labels = (tensor.to(device) for tensor in batch(64))
+    return step, Update(step, lambda index: (images[index], labels[index]), **options)
+
+
+def train(step: Step, one: Update, *, steps: int = 12) -> dict[str, float]:
+    """Everything that may change changes: the batch, the rates, the penalties, the average's decay."""
+    for n in range(steps):
+        index = torch.arange(n, n + 16, device=step.device) % 64
+        one((index,), step=n, progress=n / steps, rate=1 / (1 + n))
+    return step.read_stats()
+
+
+def state(step: Step) -> dict[str, torch.Tensor]:
+    networks = {"generator": step.generator, "discriminator": step.discriminator, "ema": step.ema}
+    tensors = {f"{name}.{key}": t for name, net in networks.items() for key, t in net.state_dict().items()}
+    for phase in step.phases:
+        for key, moments in phase.optimizer.state_dict()["state"].items():
+            tensors |= {f"{phase.name}.{key}.{moment}": value for moment, value in moments.items()}
+    return tensors | {f"losses.{key}": value for key, value in step.objectives.state_dict().items()}
+
+
+VARIANTS = [
+    *({"preset": name} for name in preset_names()),
+    {"assignments": ("train.generator_every=3",)},
+    {"assignments": ("loss.gp=1.0", "loss.r1=0", "loss.r2=0", "model.spectral_norm=true", "train.shared_fakes=false")},
+    {"assignments": ("train.first=generator", "loss.name=hinge", "train.ema=0"), "name": "bf16"},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_replays_give_the_numbers_of_the_eager_step(variant: dict[str, Any]) -> None:
+    config = settings(*variant.get("assignments", ()), preset=variant.get("preset", "conv"))
+    name = variant.get("name", "fp32")
+    plain, eager = update(config, name=name, eager="to compare with")
+    captured, replayed = update(config, name=name, capture=recorded)
+    assert train(plain, eager) == train(captured, replayed)
+    kinds = 2 if config.train.generator_every > 1 else 1
+    assert len(replayed._replays) == kinds, "or nothing was replayed"
+    assert torch.equal(plain.rng.get_state(), captured.rng.get_state())
+    for key, value in state(plain).items():
+        assert torch.equal(value, state(captured)[key]), key
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_a_capturable_step_never_looks_at_a_number_and_always_does_the_same(preset: str) -> None:
+    step, one = update(settings(preset=preset), eager="recorded below")
+    train(step, one, steps=EAGER_STEPS)
+    names = []
+    for n in (5, 500):
+        with Recorder() as recorder:
+            one((torch.arange(16),), step=n, progress=n / 1000, rate=n / 1000)
+        names.append([name for name in recorder.names if "fill_.Scalar" not in name])  # the dials
+    assert "aten._local_scalar_dense.default" not in names[0]
+    assert names[0] == names[1]
+    assert len(names[0]) > 100, "or nothing was recorded"
+
+
+def test_a_step_that_cannot_be_captured_goes_on_eagerly_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(work: Callable[[], None], rng: torch.Generator) -> Callable[[], None]:
+        torch.rand(1, generator=rng)  # as a capture that breaks off half way
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    config = settings()
+    plain, eager = update(config, eager="to compare with")
+    refused, one = update(config, capture=refuse)
+    with caplog.at_level(logging.WARNING):
+        assert train(plain, eager) == train(refused, one)
+    assert one.eager == "it could not be captured: operation not permitted when stream is capturing"
+    assert one.eager in caplog.text
+    for key, value in state(plain).items():
+        assert torch.equal(value, state(refused)[key]), key
+
+
+def test_a_resumed_run_captures_anew() -> None:
+    config = settings()
+    plain, eager = update(config, eager="to compare with")
+    captured, replayed = update(config, capture=recorded)
+    for step, one in ((plain, eager), (captured, replayed)):
+        train(step, one, steps=8)
+        saved = copy.deepcopy(step.state_dict())
+        train(step, one, steps=3)
+        step.load_state_dict(saved)
+        one.forget()
+        train(step, one)
+    for key, value in state(plain).items():
+        assert torch.equal(value, state(captured)[key]), key
+
+
+@pytest.mark.parametrize(
+    ("assignments", "device", "ranks", "reason"),
+    [
+        ((), CUDA, 1, None),
+        ((), CPU, 1, "graphs are for CUDA devices"),
+        (("train.cuda_graph=false",), CUDA, 1, "train.cuda_graph is false"),
+        ((), CUDA, 2, "several ranks meet between a step's phases"),
+        (("loss.name=training.losses:Hinge",), CUDA, 1, "loss.name is one's own, and may look at numbers on the host"),
+        (("loss.name=training.losses:Hinge", "train.cuda_graph=true"), CUDA, 1, None),
+    ],
+)
+def test_why_a_step_is_not_captured(
+    assignments: tuple[str, ...], device: torch.device, ranks: int, reason: str | None
+) -> None:
+    found = why_eager(settings(*assignments), device, Ranks(0, ranks))
+    assert found == reason or (reason is not None and found is not None and found.startswith(reason))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_graphs_on_a_gpu_give_the_numbers_of_the_eager_step(variant: dict[str, Any]) -> None:
+    config = settings(*variant.get("assignments", ()), preset=variant.get("preset", "conv"))
+    name = variant.get("name", "fp32")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        plain, eager = update(config, CUDA, name=name, eager="to compare with")
+        captured, replayed = update(config, CUDA, name=name, capture=capture_on_cuda)
+        found, expected = train(captured, replayed), train(plain, eager)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert replayed.eager is None
+    assert found == pytest.approx(expected, rel=1e-4)
+    for key, value in state(plain).items():
+        torch.testing.assert_close(state(captured)[key], value, rtol=1e-3, atol=1e-5, msg=key)
+
+
+@pytest.mark.gpu
+def test_a_replay_never_waits_for_the_device() -> None:
+    step, one = update(settings(), CUDA)
+    train(step, one)
+    index = torch.arange(16, device=CUDA)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        one((index,), step=20, progress=0.5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
