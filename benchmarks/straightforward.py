@@ -2,7 +2,7 @@
 
 Separate passes for real and fake images, R1 and R2 by double backward, plain Adam, the average in a loop, memory as
 PyTorch lays it out. What is not in question is the same code: the networks, the loss, the statistics of feature
-matching, the cut of gradients, the layers' rates. Losses are those of `training.step.Step` with the same settings and
+matching, the layers' rates. Losses are those of `training.step.Step` with the same settings and
 random numbers.
 """
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from training.clipping import clip_to_history
 from training.config import Config
 from training.distributed import SOLO
 from training.heads import Heads
@@ -119,6 +118,14 @@ class StraightforwardStep:
     def _move(self, optimizer: torch.optim.Adam, rate: float) -> None:
         for group in optimizer.param_groups:
             group["lr"] = self._config.optimizer.lr * rate * group["scale"]
-        if self._config.optimizer.clip:
-            clip_to_history(optimizer, self._config.optimizer.clip)
+        self._cut_to_history(optimizer)
         optimizer.step()
+
+    @torch.no_grad()
+    def _cut_to_history(self, optimizer: torch.optim.Adam) -> None:
+        for parameter, state in optimizer.state.items():  # empty before the first step
+            assert isinstance(parameter, Tensor), "as an optimizer's state is"
+            if parameter.grad is not None and self._config.optimizer.clip:
+                mean = state["exp_avg_sq"].sum() / (1 - self._config.optimizer.beta2 ** state["step"])
+                factor = self._config.optimizer.clip * mean.sqrt() / parameter.grad.norm()
+                parameter.grad.mul_(factor.clamp(max=1.0) if mean > 0 else 1.0)

@@ -23,6 +23,7 @@ from torchvision.datasets import MNIST
 from torchvision.utils import make_grid
 
 from benchmarks import tutorial
+from benchmarks.meter import Meter
 from benchmarks.recorder import Recorder, wait_for
 from training.data import EMBEDDED
 
@@ -30,9 +31,10 @@ from training.data import EMBEDDED
 class MNISTDataModule(LightningDataModule):
     """55,000 of MNIST's training images, normalised by mean 0.1307 and deviation 0.3081."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, batch_size: int | None = None) -> None:
+        """`batch_size` is the published one where it is None."""
         super().__init__()
-        self.folder = folder
+        self.folder, self.batch_size = folder, batch_size or (256 if torch.cuda.is_available() else 64)
         self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
 
     def prepare_data(self) -> None:
@@ -46,8 +48,7 @@ class MNISTDataModule(LightningDataModule):
         self.training_images, self.validation_images = random_split(full, [55_000, 5_000])
 
     def train_dataloader(self) -> DataLoader[Any]:
-        batch_size = 256 if torch.cuda.is_available() else 64
-        return DataLoader(self.training_images, batch_size, num_workers=int((os.cpu_count() or 1) / 2))
+        return DataLoader(self.training_images, self.batch_size, num_workers=int((os.cpu_count() or 1) / 2))
 
 
 class GAN(LightningModule):
@@ -119,17 +120,36 @@ class Record(Callback):
             trainer.should_stop = True
 
 
+class Measure(Callback):
+    """Tells a meter of each step, and ends the training when it has seen enough."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def on_train_batch_end(self, trainer: Any, module: GAN, outputs: Any, batch: list[Tensor], batch_idx: int) -> None:
+        trainer.should_stop = self._meter.tick(len(batch[0]))
+
+
 def train(seed: int, recorder: Recorder, folder: Path) -> None:
     """Trains until the recorder's budget ends; data and logs go into the folder."""
     seed_everything(seed, workers=True)
-    trainer = Trainer(
+    _trainer(Record(recorder), folder).fit(GAN(), MNISTDataModule(folder))
+
+
+def measure(meter: Meter, folder: Path, batch_size: int) -> None:
+    """Trains until the meter has seen enough."""
+    seed_everything(0, workers=True)
+    _trainer(Measure(meter), folder).fit(GAN(), MNISTDataModule(folder, batch_size))
+
+
+def _trainer(callback: Callback, folder: Path) -> Trainer:
+    return Trainer(
         accelerator="auto",
         devices=1,
         max_epochs=-1,
-        callbacks=[Record(recorder)],
+        callbacks=[callback],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
     )
-    trainer.fit(GAN(), MNISTDataModule(folder))

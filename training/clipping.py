@@ -6,40 +6,77 @@ three times as large, the step is three times as long, the next gradient larger 
 layer: the update clipping of Adafactor (Shazeer & Stern 2018, arXiv:1804.04235, section 6) as a matter of norms.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 
-@torch.no_grad()
-def clip_to_history(optimizer: torch.optim.Adam, limit: float, *, look: bool = True) -> None:
-    """Scales each gradient to ‖g‖ ≤ limit · √(Σ v̂), v̂ being Adam's bias-corrected mean of g²; without waiting for the
-    device. A parameter that has had no gradient yet keeps its first one whole.
+class Clipping:
+    """Scales gradients to ‖g‖ ≤ limit · √(Σ v̂), v̂ being Adam's bias-corrected mean of g², without waiting for the device.
 
-    `look`: whether a CPU may look at numbers to save itself work. Without it the same operations run every time.
+    Σ v of a parameter is the running mean of ‖g‖², one number, so it is kept here instead of summed over all v.
+    A parameter that has had no gradient yet keeps its first one whole.
     """
-    for group in optimizer.param_groups:
-        gradients, states = [], []
-        for parameter in group["params"]:
-            if parameter.grad is not None and optimizer.state.get(parameter):
-                gradients.append(parameter.grad)
-                states.append(optimizer.state[parameter])
-        if not gradients:
-            continue
-        look = look and gradients[0].is_cpu  # there it costs nothing
-        norms, means = _measure(gradients, [state["exp_avg_sq"] for state in states], flat=look)
-        steps = torch.stack([state["step"] for state in states])
-        history = (means / (1 - group["betas"][1] ** steps)).sqrt()
-        factors: Tensor = torch.where(history > 0, limit * history / norms, 1.0).clamp(max=1.0)
-        if look and factors.min() == 1:
-            continue  # which saves a pass over all gradients
-        torch._foreach_mul_(gradients, list(factors.to(gradients[0].dtype).unbind()))
+
+    def __init__(self, optimizer: torch.optim.Adam, limit: float, *, look: bool = False) -> None:
+        """`look`: whether a CPU may look at numbers to save itself work. Without it the same operations run every time."""
+        self._optimizer, self._limit, self._look = optimizer, limit, look
+        self._parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+        self._beta = optimizer.param_groups[0]["betas"][1]
+        place = self._parameters[0].device
+        self._indices: dict[tuple[int, ...], Tensor] = {}
+        self._means = torch.zeros(len(self._parameters), device=place)  # Σ v of each
+        self._steps = torch.zeros(len(self._parameters), device=place)  # gradients of which it has come
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        """Cuts the gradients as they are, and takes them into their history."""
+        places = [i for i, parameter in enumerate(self._parameters) if parameter.grad is not None]
+        gradients = [self._parameters[i].grad for i in places]
+        squares = _squares(gradients).to(self._means.dtype)
+        index = None if len(places) == len(self._parameters) else self._on_device(tuple(places))
+        means, steps = (all_ if index is None else all_[index] for all_ in (self._means, self._steps))
+        history = means / (1 - self._beta**steps)
+        factors = torch.where(history > 0, self._limit * (history / squares).sqrt(), 1.0).clamp_(max=1.0)
+        sound = squares.isfinite()  # fp16 may overflow: such an update is left out
+        means.copy_(torch.where(sound, means.lerp(factors.square() * squares, 1 - self._beta), means))
+        steps.add_(sound)
+        if index is not None:
+            self._means.index_copy_(0, index, means)
+            self._steps.index_copy_(0, index, steps)
+        if not self._look:
+            torch._foreach_mul_(gradients, list(factors.to(gradients[0].dtype).unbind()))
+            return
+        for gradient, factor in zip(gradients, factors.tolist(), strict=True):
+            if factor != 1.0:  # else a pass over all of it is saved
+                gradient.mul_(factor)
+
+    def _on_device(self, places: tuple[int, ...]) -> Tensor:
+        """Made once: to copy something from the host is nothing that a graph could repeat."""
+        if places not in self._indices:
+            self._indices[places] = torch.tensor(places, device=self._means.device)
+        return self._indices[places]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"means": self._means, "steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, Tensor] | None) -> None:
+        """Takes up a history; without one, that of the optimizer."""
+        if state is not None:
+            self._means.copy_(state["means"])
+            self._steps.copy_(state["steps"])
+            return
+        for i, parameter in enumerate(self._parameters):
+            if moments := self._optimizer.state.get(parameter):
+                self._means[i], self._steps[i] = moments["exp_avg_sq"].sum(), moments["step"]
 
 
-def _measure(gradients: list[Tensor], squares: list[Tensor], *, flat: bool) -> tuple[Tensor, Tensor]:
-    """‖g‖ and Σ v of each. A CPU takes half as long for dot products and sums of flat tensors as for norms, a GPU is
-    faster with few kernels."""
-    if not flat:
-        return torch.stack(torch._foreach_norm(gradients)), torch.stack(torch._foreach_norm(squares, 1))
+def _squares(gradients: list[Tensor]) -> Tensor:
+    """‖g‖² of each. A CPU takes half as long for dot products of flat tensors as for norms, a GPU is faster with few
+    kernels."""
+    if not gradients[0].is_cpu:
+        return torch.stack(torch._foreach_norm(gradients)).square()
     # channels are last in memory: flat is no copy
-    rows = [(gradient.permute(0, 2, 3, 1) if gradient.dim() == 4 else gradient).flatten() for gradient in gradients]
-    return torch.stack([row.dot(row).sqrt() for row in rows]), torch.stack([v.sum() for v in squares])
+    rows = [(g.permute(0, 2, 3, 1) if g.dim() == 4 else g).flatten() for g in gradients]
+    return torch.stack([row.dot(row) for row in rows])

@@ -33,7 +33,8 @@ from training.trainer import Trainer
 # what may differ between a run and its continuation without making it another experiment
 _MAY_CHANGE = (
     "log.", "early_stopping.", "checkpoint.save_top_k", "checkpoint.save_last", "checkpoint.every",
-    "checkpoint.filename", "train.horizon", "train.init_from", "data.root", "data.num_workers", "data.resident",
+    "checkpoint.filename", "train.horizon", "train.init_from", "train.cuda_graph", "data.root", "data.num_workers",
+    "data.resident",
 )  # fmt: skip
 
 # what a run that ended before its first checkpoint may have left

@@ -28,6 +28,11 @@ class FeatureMatching:
         # of each class: how many images, and of real and of generated ones the sums of features and of their squares;
         # in double precision, since variances are differences of squares
         self._statistics = torch.zeros(classes, 1 + 4 * features, device=device, dtype=torch.float64)
+        # what they come to, always in the same memory (a captured step reads it there): of real and of generated images
+        self._means = torch.zeros(2, classes, features, device=device)
+        self._variances = torch.zeros(2, features, device=device)
+        self._shares = torch.zeros(classes, 1, device=device, dtype=torch.float64)
+        self._summarise()
 
     def loss(self, real: Tensor, fake: Tensor, labels: Tensor, ranks: Ranks) -> Tensor:
         """The generator's loss, weighted, after this step's batch has been counted.
@@ -50,10 +55,11 @@ class FeatureMatching:
         ranks.average_([now])
         now = torch.where(now.isfinite().all(), now, 0.0)  # fp16 may overflow: that update is left out, nothing is kept
         self._statistics.mul_(_KEPT).add_(now, alpha=ranks.size)  # of the whole batch, however many share it
-        shares, (real_means, fake_means), (real_variances, fake_variances) = self._moments(fake.dtype)
+        self._summarise()
+        (real_means, fake_means), (real_variances, fake_variances) = self._means, self._variances
         apart, total = fake_means - real_means, real_variances + fake_variances
         wider = 2 * (fake_variances - real_variances) / total
-        value = (shares * (apart.square() / real_variances).log1p()).sum(dim=0).mean().to(fake.dtype)
+        value = (self._shares * (apart.square() / real_variances).log1p()).sum(dim=0).mean().to(fake.dtype)
         value = value + _VARIANCE / 2 * wider.square().mean()
         pull = 2 * apart / (real_variances + apart.square())
         spread = _VARIANCE * wider * 4 * real_variances / total.square()
@@ -73,20 +79,20 @@ class FeatureMatching:
         Returns:
             [N], not differentiated.
         """
-        _, (means, _), (variances, _) = self._moments(features.dtype)
-        distances = ((features.detach() - means[labels]).square() / variances).mean(dim=1)
+        apart = features.detach() - self._means[0][labels]
+        distances = (apart.square() / self._variances[0]).mean(dim=1)
         counted = self._statistics[labels, 0] > 0
         return torch.where(counted, distances.pow(power).clamp(_LEAST_RARE, _MOST_RARE), 1.0)
 
-    def _moments(self, dtype: torch.dtype) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The classes' shares [C, 1] (double), and of real and generated images the classes' means [C, F] and the
-        variances around them [F]."""
+    def _summarise(self) -> None:
+        """The classes' shares [C, 1], and of real and generated images the classes' means [2, C, F] and the variances
+        around them [2, F]."""
         counts, sums = self._statistics.split([1, self._statistics.shape[1] - 1], dim=1)
-        shares = counts / counts.sum().clamp(min=1e-6)
+        torch.div(counts, counts.sum().clamp(min=1e-6), out=self._shares)
         means, squares = (sums / counts.clamp(min=1e-6)).chunk(2, dim=1)
-        real, fake = (shares * (squares - means.square())).sum(dim=0).to(dtype).chunk(2)
-        least = (_LEAST * real.mean()).clamp(min=1e-6)
-        return shares, means.to(dtype).chunk(2, dim=1), (real + least, fake + least)
+        self._means.copy_(means.unflatten(1, (2, -1)).transpose(0, 1))
+        self._variances.copy_((self._shares * (squares - means.square())).sum(dim=0).view_as(self._variances))
+        self._variances.add_((_LEAST * self._variances[0].mean()).clamp(min=1e-6))
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"statistics": self._statistics}
@@ -95,6 +101,7 @@ class FeatureMatching:
         """Takes up statistics; none, as of a run that did not match features, begin anew."""
         if state:
             self._statistics.copy_(state["statistics"])
+            self._summarise()
 
 
 def emphasise(logits: Tensor, weights: Tensor | None) -> Tensor:

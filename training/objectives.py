@@ -71,6 +71,7 @@ class Objectives:
             ConfigError: a penalty is asked for on a discriminator whose images see each other.
         """
         self.generator, self.discriminator = generator, discriminator
+        self._parameters = {network: list(network.parameters()) for network in (generator, discriminator)}
         self.dtype, self._dials = next(generator.parameters()).dtype, dials
         self._config, self._loss, self._weights = config, build_loss(config.loss), config.loss
         self._precision, self._scaler, self._ranks, self._rng = precision, scaler, ranks, rng
@@ -177,7 +178,7 @@ class Objectives:
     def _backward(self, loss: Tensor, network: nn.Module) -> None:
         """backward() rather than grad(): it lays each gradient out in memory as its parameter, and the fused Adam reads
         both as flat arrays (with a convolution's permuted gradient it would silently update the wrong weights)."""
-        self._scaler.scale(loss).backward(inputs=list(network.parameters()))
+        self._scaler.scale(loss).backward(inputs=self._parameters[network])
 
     def _discriminator_loss(self, batch: Batch, fakes: Fakes) -> Learnt:
         n, weights = len(batch.images), self._weights
@@ -220,51 +221,43 @@ class Objectives:
         labels = batch.labels.repeat(2) if self._config.model.conditional else None
         images = torch.cat([batch.images, fakes.images])
         passes = FourPasses(cast(Discriminator, self.discriminator), images, labels)
-        logits = passes.logits.requires_grad_()
-        adversarial = self._loss.discriminator(logits[:n], logits[n:])
-        (slopes,) = torch.autograd.grad(adversarial, logits)
+        # what stands on the network's last layer, by autograd: one backward pass for all of it
+        logits, of_real = passes.logits.requires_grad_(), passes.features[:n].requires_grad_()
+        loss = adversarial = self._loss.discriminator(logits[:n], logits[n:])
+        read, heads = [logits], list[nn.Parameter]()  # what the loss is differentiated by
+        stats = {"loss_d": adversarial}
+        if self._heads.auxiliary:
+            stats["auxiliary"] = self._heads.class_loss(of_real, batch.labels)
+            loss = loss + self._heads.auxiliary * stats["auxiliary"]
+            read.append(of_real)
+            heads += cast(nn.Linear, self._heads.classifier).parameters()
+        if self._heads.latent:
+            stats["latent"] = self._heads.latent_error(passes.features[n:], fakes.latents)
+            loss = loss + stats["latent"]
+            heads += cast(nn.Linear, self._heads.latent_reader).parameters()
+        slopes, *signals = torch.autograd.grad(self._scaler.scale(loss), [*read, *heads])
         emphasis = self._emphasis(passes.features[:n], passes.features[n:], batch.labels)
         if emphasis is not None:
             slopes = slopes * emphasis.repeat(2)
+        # and the penalties beside it
         gradients = passes.image_gradients()
-        norms = gradients.square().sum(dim=(1, 2, 3))
+        r1, r2 = (part.square().sum() / n for part in gradients.split(n))
+        stats |= {"real_logit": logits[:n].mean(), "fake_logit": logits[n:].mean(), "r1": r1, "r2": r2}
+        loss = loss.detach() + self._dials.penalty / 2 * (weights.r1 * r1 + weights.r2 * r2)
         directions = torch.cat(
             [
-                weight * self._dials.penalty / n * part
+                part * (weight / n * self._dials.penalty)
                 for weight, part in zip((weights.r1, weights.r2), gradients.split(n), strict=True)
             ]
         )
-        found = passes.parameter_gradients(self._scaler.scale(slopes), self._scaler.scale(directions))
-        r1, r2 = norms[:n].mean(), norms[n:].mean()
-        real, fake = logits.detach()[:n].mean(), logits.detach()[n:].mean()
-        stats = {"loss_d": adversarial, "real_logit": real, "fake_logit": fake, "r1": r1, "r2": r2}
-        loss = adversarial.detach() + self._dials.penalty / 2 * (weights.r1 * r1 + weights.r2 * r2)
-        for parameter, gradient in found:
+        found = passes.parameter_gradients(slopes, self._scaler.scale(directions))
+        if self._heads.auxiliary:
+            passes.add_feature_gradients(signals.pop(0), found)
+        found |= zip(heads, signals, strict=True)
+        for parameter, gradient in found.items():
             laid_out = gradient.stride() == parameter.stride()  # as its parameter: see `_backward`
             parameter.grad = gradient if laid_out else torch.empty_like(parameter).copy_(gradient)
-        if self._heads.auxiliary:
-            stats["auxiliary"] = self._classify_and_learn(passes, batch.labels)
-            loss = loss + self._heads.auxiliary * stats["auxiliary"]
-        if self._heads.latent:
-            error = self._heads.latent_error(passes.features[n:], fakes.latents)
-            self._scaler.scale(error).backward()  # to the head alone: the passes are no graph
-            stats["latent"] = error.detach()
-            loss = loss + stats["latent"]
         return Learnt(loss, stats)
-
-    def _classify_and_learn(self, passes: FourPasses, labels: Tensor) -> Tensor:
-        """Adds the gradients of the auxiliary loss, which looks at the real images, the first half; gives the loss."""
-        features = passes.features[: len(labels)].requires_grad_()
-        classifier = cast(nn.Linear, self._heads.classifier)
-        loss = self._heads.class_loss(features, labels)
-        weighted = self._scaler.scale(self._heads.auxiliary * loss)
-        signal, *own = torch.autograd.grad(weighted, [features, *classifier.parameters()])
-        for weight, gradient in zip(classifier.parameters(), own, strict=True):
-            weight.grad = gradient
-        for parameter, gradient in passes.feature_gradients(signal):
-            assert parameter.grad is not None, "the four passes have been there"
-            parameter.grad.add_(gradient)
-        return loss.detach()
 
     def _generate(self, labels: Tensor) -> Fakes:
         z = self.draw(len(labels))

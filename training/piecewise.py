@@ -22,7 +22,10 @@ from torch.nn.utils.parametrize import is_parametrized
 from training.models import Discriminator, FlattenLast, judges_features
 
 _convolution_backward = torch.ops.aten.convolution_backward
-_leaky_relu_backward = torch.ops.aten.leaky_relu_backward
+_leaky_relu_backward = torch.ops.aten.leaky_relu_backward.grad_input
+
+
+_MOVES = (nn.PixelUnshuffle, nn.Flatten, FlattenLast)  # layers that compute nothing
 
 
 def is_piecewise_linear(network: nn.Module) -> bool:
@@ -38,7 +41,7 @@ def _is_known(layer: nn.Module) -> bool:
         return plain and layer.bias is not None and not isinstance(layer.padding, str)
     if type(layer) is nn.Linear:
         return layer.bias is not None
-    return type(layer) in (nn.LeakyReLU, nn.PixelUnshuffle, nn.Flatten, FlattenLast)
+    return type(layer) in (nn.LeakyReLU, *_MOVES)
 
 
 class FourPasses:
@@ -46,25 +49,29 @@ class FourPasses:
 
     def __init__(self, network: Discriminator, images: Tensor, labels: Tensor | None) -> None:
         """The first pass. Images [N, C, H, W]; labels int64 [N], None for a discriminator without projection."""
-        self._network, self._images, self._labels = network, images, labels
+        self._network, self._labels = network, labels
+        self._layers = list(network.features)
         with torch.no_grad():
+            while type(self._layers[0]) in _MOVES:  # once, in the place of every pass
+                images = self._layers.pop(0)(images)
+            self._images = images = images.contiguous(memory_format=_as_weights_lie(self._layers[0]))
             self._inputs = [images]  # of each layer, and what the last one gives
-            for layer in network.features:
+            for layer in self._layers:
                 self._inputs.append(layer(self._inputs[-1]))
-            self._head = network.logit.weight.expand(len(images), -1)
+            self._head = network.logit.weight.repeat(len(images), 1)
             if network.projection is not None:
-                self._head = self._head + network.projection(labels)
+                self._head += network.projection(labels)
             self.features = self._inputs[-1]
             self.logits = (self.features * self._head).sum(dim=1) + network.logit.bias
         self._signals: list[Tensor] = []
 
     @torch.no_grad()
     def image_gradients(self) -> Tensor:
-        """The second pass: ∇ₓ logitᵢ, [N, C, H, W]."""
+        """The second pass: ∇ₓ logitᵢ, [N, …], its pixels where the network's first layers move those of images."""
         signal = self._head
         signals = []
         for layer, inputs, outputs in zip(
-            reversed(self._network.features), reversed(self._inputs[:-1]), reversed(self._inputs[1:]), strict=True
+            reversed(self._layers), reversed(self._inputs[:-1]), reversed(self._inputs[1:]), strict=True
         ):
             signals.append(signal)
             signal = _backward(layer, signal, inputs, outputs)
@@ -72,49 +79,61 @@ class FourPasses:
         return signal
 
     @torch.no_grad()
-    def parameter_gradients(self, slopes: Tensor, directions: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The third and fourth pass: parameters θ with ∂/∂θ of Σᵢ slopesᵢ logitᵢ + directionsᵢ · ∇ₓ logitᵢ, both fixed.
+    def parameter_gradients(self, slopes: Tensor, directions: Tensor) -> dict[nn.Parameter, Tensor]:
+        """The third and fourth pass: for parameters θ, ∂/∂θ of Σᵢ slopesᵢ logitᵢ + directionsᵢ · ∇ₓ logitᵢ, both fixed.
 
         Args:
             slopes: ∂loss/∂logitᵢ, [N].
-            directions: κᵢ ∇ₓ logitᵢ for the penalty Σ κᵢ/2 ‖∇ₓ logitᵢ‖², [N, C, H, W].
+            directions: κᵢ ∇ₓ logitᵢ for the penalty Σ κᵢ/2 ‖∇ₓ logitᵢ‖², as `image_gradients` gives ∇ₓ logitᵢ.
         """
         assert self._signals, "image_gradients comes first"
-        found: list[tuple[Tensor, Tensor]] = []
-        u = slopes.view(-1, 1, 1, 1) * self._images + directions
-        for layer, signal, outputs in zip(self._network.features, self._signals, self._inputs[1:], strict=True):
+        found: dict[nn.Parameter, Tensor] = {}
+        u = torch.addcmul(directions, slopes.view(-1, *[1] * (self._images.dim() - 1)), self._images)
+        for layer, signal, outputs in zip(self._layers, self._signals, self._inputs[1:], strict=True):
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 assert layer.bias is not None, "is_piecewise_linear has looked"
-                found.append((layer.weight, _weight_gradient(layer, signal, u)))
-                found.append((layer.bias, slopes @ (signal.sum(dim=(2, 3)) if signal.dim() == 4 else signal)))
+                found[layer.weight] = _weight_gradient(layer, signal, u)
+                found[layer.bias] = slopes @ (signal.sum(dim=(2, 3)) if signal.dim() == 4 else signal)
             u = _forward(layer, u, slopes, outputs)
         logit, projection = self._network.logit, self._network.projection
-        found += [(logit.weight, u.sum(dim=0, keepdim=True)), (logit.bias, slopes.sum().view(1))]
+        found |= {logit.weight: u.sum(dim=0, keepdim=True), logit.bias: slopes.sum().view(1)}
         if projection is not None:
             assert self._labels is not None, "a projection needs labels"
-            of_classes = torch.zeros_like(projection.weight).index_add_(0, self._labels, u)
-            found.append((projection.weight, of_classes))
+            found[projection.weight] = torch.zeros_like(projection.weight).index_add_(0, self._labels, u)
         return found
 
     @torch.no_grad()
-    def feature_gradients(self, signal: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Parameters of the features with the gradients of a further loss over the first n images, by plain backward.
+    def add_feature_gradients(self, signal: Tensor, found: dict[nn.Parameter, Tensor]) -> None:
+        """Adds to the features' parameters' gradients those of a further loss over the first n images, by plain
+        backward.
 
         Args:
-            signal: that loss's gradient by the first n rows of `features`, [n, F].
+            signal: that loss's gradient by the first n rows of `features`, [n, F]; used up.
+            found: what `parameter_gradients` has given.
         """
-        n, found = len(signal), []
-        layers = list(zip(self._network.features, self._inputs[:-1], self._inputs[1:], strict=True))
+        n = len(signal)
+        layers = list(zip(self._layers, self._inputs[:-1], self._inputs[1:], strict=True))
         while not isinstance(layers[0][0], nn.Conv2d | nn.Linear):
             del layers[0]  # nothing to learn there, and no signal wanted
         for layer, inputs, outputs in reversed(layers):
-            if isinstance(layer, nn.Conv2d | nn.Linear):
+            wanted = layer is not layers[0][0]
+            if isinstance(layer, nn.Conv2d):
                 assert layer.bias is not None, "is_piecewise_linear has looked"
-                found.append((layer.weight, _weight_gradient(layer, signal, inputs[:n])))
-                found.append((layer.bias, signal.sum(dim=(0, 2, 3)) if signal.dim() == 4 else signal.sum(dim=0)))
-            if layer is not layers[0][0]:
+                signal, *own = _convolution_gradients(layer, signal, inputs[:n], (wanted, True, True))
+                torch._foreach_add_([found[layer.weight], found[layer.bias]], own)
+                continue
+            if isinstance(layer, nn.Linear):
+                assert layer.bias is not None, "is_piecewise_linear has looked"
+                found[layer.weight].addmm_(signal.T, inputs[:n])
+                found[layer.bias].add_(signal.sum(dim=0))
+            if wanted:
                 signal = _backward(layer, signal, inputs[:n], outputs[:n])
-        return found
+
+
+def _as_weights_lie(layer: nn.Module) -> torch.memory_format:
+    weight = getattr(layer, "weight", None)
+    last = weight is not None and weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _backward(layer: nn.Module, signal: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
@@ -154,8 +173,9 @@ def _forward(layer: nn.Module, u: Tensor, slopes: Tensor, outputs: Tensor) -> Te
 
 
 def _times_slope(layer: nn.LeakyReLU, values: Tensor, outputs: Tensor) -> Tensor:
-    """Times 1 where the layer's output was positive, else its negative slope."""
-    product: Tensor = _leaky_relu_backward(values, outputs, layer.negative_slope, True)
+    """`values` themselves, times 1 where the layer's output was positive, else its negative slope. In place: half of
+    the memory that has to move."""
+    product: Tensor = _leaky_relu_backward(values, outputs, layer.negative_slope, True, grad_input=values)
     return product
 
 
@@ -168,5 +188,6 @@ def _weight_gradient(layer: nn.Conv2d | nn.Linear, signal: Tensor, u: Tensor) ->
 
 def _convolution_gradients(layer: nn.Conv2d, signal: Tensor, inputs: Tensor, which: Sequence[bool]) -> Sequence[Tensor]:
     geometry = (layer.stride, layer.padding, layer.dilation, False, (0, 0), layer.groups)
-    gradients: Sequence[Tensor] = _convolution_backward(signal, inputs, layer.weight, None, *geometry, which)
+    biases = [layer.out_channels] if which[2] else None
+    gradients: Sequence[Tensor] = _convolution_backward(signal, inputs, layer.weight, biases, *geometry, which)
     return gradients

@@ -48,11 +48,12 @@ def test_four_passes_give_the_gradients_of_double_backward(name: str) -> None:
     passes = FourPasses(net, images, labels)
     logits = passes.logits.requires_grad_()
     (slopes,) = torch.autograd.grad(softplus(-logits).mean(), logits)
-    found = passes.parameter_gradients(slopes, kappas.view(-1, 1, 1, 1) * passes.image_gradients())
+    gradients = passes.image_gradients()
+    found = passes.parameter_gradients(slopes, kappas.view(-1, *[1] * (gradients.dim() - 1)) * gradients)
     names: dict[Tensor, str] = {parameter: name for name, parameter in net.named_parameters()}
     expected = by_autograd(net, images, labels, kappas)
-    assert {names[parameter] for parameter, _ in found} == set(expected)
-    for parameter, gradient in found:
+    assert {names[parameter] for parameter in found} == set(expected)
+    for parameter, gradient in found.items():
         torch.testing.assert_close(gradient, expected[names[parameter]], rtol=1e-10, atol=1e-12)
 
 

@@ -1,0 +1,173 @@
+"""`ganctl bench train`: training loops side by side, each in a process of its own, in turns; medians and ratios.
+
+What is compared, for each preset and batch size: ours (the trainer with every default callback, each precision), a loop
+by hand around the same step, the peers (PyTorch Lightning's tutorial; a straightforward implementation of `conv`), and
+what this machine's matrix products alone would allow. Repetitions are interleaved, so that a drift of the machine's
+speed meets all; a ratio is the median of the ratios within the repetitions.
+"""
+
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from benchmarks.errors import BenchError
+from benchmarks.systems import INSTALL
+from training.assembly import assemble
+from training.distributed import SOLO
+from training.settings import resolve
+
+_ROOT = Path(__file__).parents[1]
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One loop to measure: a system of `speed_run.py` with a preset's networks."""
+
+    system: str
+    preset: str
+    batch: int
+    precision: str
+    assignments: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.preset}, batch {self.batch}: {self.system} {self.precision}"
+
+
+def comparison(*, cuda: bool, bf16: bool) -> list[Case]:
+    """The loops that are compared on such a machine."""
+    precisions = ["fp32", *(["bf16"] if bf16 else [])]
+    found = []
+    for batch in (64, 256):
+        found += [Case("lightning", "lightning-basic-gan", batch, "fp32")]
+        for precision in precisions:
+            found += [Case(system, "lightning-basic-gan", batch, precision) for system in ("bare", "ours")]
+            if cuda:
+                found.append(Case("ours-eager", "lightning-basic-gan", batch, precision))
+    presets = [("conv", 64), ("gpu", 256), ("gpu", 1024), ("gpu", 4096)] if cuda else [("conv", 64)]
+    for preset, batch in presets:
+        found += [Case(system, preset, batch, "fp32") for system in ("straightforward", "step", "ours")]
+        if cuda:
+            found += [Case(system, preset, batch, "bf16") for system in ("ours-eager", "step", "ours")]
+    return found
+
+
+def growth() -> list[Case]:
+    """The step of `conv` with more of everything, one at a time."""
+    return [
+        *(Case("step", "conv", batch, "fp32") for batch in (16, 64, 256, 1024)),
+        *(Case("step", "conv", 64, "fp32", (f"model.z_dim={z_dim}",)) for z_dim in (32, 512)),
+        *(Case("step", "conv", 64, "fp32", (f"model.width={width}",)) for width in (16, 64)),
+    ]
+
+
+class Speed:
+    """Measures cases in turns."""
+
+    def __init__(self, *, seconds: float, repetitions: int, announce: Callable[[str], None]) -> None:
+        """Each case is measured for `seconds` in each repetition, after a warm-up."""
+        self._seconds, self._repetitions, self._announce = seconds, repetitions, announce
+        self.skipped: dict[str, str] = {}
+
+    def run(self, cases: Sequence[Case], precisions: Sequence[str]) -> Record:
+        """Measures all cases, and the machine's products, in each repetition anew.
+
+        Raises:
+            BenchError: one of them failed.
+        """
+        if any(case.system == "lightning" for case in cases) and not importlib.util.find_spec("lightning"):
+            self.skipped["lightning"] = f"it needs the package lightning: {INSTALL}"
+            cases = [case for case in cases if case.system != "lightning"]
+        found: dict[str, list[Record]] = {case.name + str(case.assignments): [] for case in cases}
+        products: dict[str, list[float]] = {precision: [] for precision in precisions}
+        for repetition in range(self._repetitions):
+            for precision in precisions:
+                products[precision].append(self._measure(["--system", "products", "--precision", precision])["flops"])
+            for case in cases:
+                words = ["--system", case.system, "--preset", case.preset, "--batch", str(case.batch)]
+                words += ["--precision", case.precision, *(f"--set={assignment}" for assignment in case.assignments)]
+                measured = self._measure(words)
+                found[case.name + str(case.assignments)].append(measured)
+                self._announce(
+                    f"{repetition + 1} of {self._repetitions}: {case.name} {' '.join(case.assignments)}:"
+                    f" {measured['images_per_second']:,.0f} images/s"
+                )
+        flops = {precision: statistics.median(rates) for precision, rates in products.items()}
+        return {
+            "products_flops": flops,
+            "cases": [self._summary(case, found[case.name + str(case.assignments)], flops) for case in cases],
+        }
+
+    def _summary(self, case: Case, runs: list[Record], products: dict[str, float]) -> Record:
+        rates = [run["images_per_second"] for run in runs]
+        needed = flops_per_image(case.preset, case.batch, case.assignments)
+        rate = statistics.median(rates)
+        return {
+            "system": case.system,
+            "preset": case.preset,
+            "batch": case.batch,
+            "precision": case.precision,
+            "assignments": list(case.assignments),
+            "images_per_second": rate,
+            "rates": rates,
+            "flops_per_image": needed,
+            "share_of_products": rate * needed / products[case.precision] if case.precision in products else None,
+            "first_step_seconds": statistics.median(run["first_step_seconds"] for run in runs),
+            "memory_bytes": statistics.median(run["memory_bytes"] for run in runs),
+            "device_bytes": statistics.median(run.get("device_bytes", 0) for run in runs),
+        }
+
+    def _measure(self, words: list[str]) -> Record:
+        command = [sys.executable, "-P", "-m", "benchmarks.speed_run", *words]
+        command += ["--seconds", str(self._seconds), "--started", str(time.time())]
+        path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+        done = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise BenchError(f"{' '.join(words)} failed with exit code {done.returncode}:\n{done.stderr.strip()}")
+        record: Record = json.loads(done.stdout.strip().splitlines()[-1])
+        return record
+
+
+def ratio(results: Record, one: Record, other: Record) -> float:
+    """How many times as fast `one` is as `other`: the median over the repetitions."""
+    return statistics.median(a / b for a, b in zip(one["rates"], other["rates"], strict=True))
+
+
+def flops_per_image(preset: str, batch: int, assignments: Sequence[str] = ()) -> float:
+    """Floating point operations of the matrix products and convolutions of one step, for each image of its batch, as
+    our step does them."""
+    words = [f"train.batch_size={batch}", "train.device=cpu", "train.precision=fp32", *assignments]
+    config, _ = resolve(preset=preset, assignments=words, environment={})
+    parts = assemble(config, SOLO)
+    with _Count() as count:
+        parts.step(*parts.batches.at(0), step=0, progress=0.0)
+    return count.flops / batch
+
+
+class _Count(TorchDispatchMode):
+    """PyTorch's formulas, without the tracker of modules in FlopCounterMode, which cannot follow `autograd.grad`."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if formula := flop_registry.get(func._overloadpacket):
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        return result
