@@ -34,7 +34,9 @@ class BareStep:
             torch.optim.Adam(network.parameters(), lr=adam.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps, fused=True)
             for network in (generator, discriminator)
         )
-        self._of_generator, self._of_discriminator = list(generator.parameters()), list(discriminator.parameters())
+        self._of_generator: list[Tensor] = list(generator.parameters())
+        self._of_discriminator: list[Tensor] = list(discriminator.parameters())
+        self._of_average: list[Tensor] = list(self.ema.parameters())
 
     def __call__(self, images: Tensor, labels: Tensor, *, step: int) -> tuple[Tensor, Tensor]:
         """Of uint8 images [N, C, H, W]; gives the losses of discriminator and generator."""
@@ -54,7 +56,7 @@ class BareStep:
         self._adam_d.step()
         with torch.no_grad():
             weight = 1 - min(self._decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(self.ema.parameters()), self._of_generator, weight)
+            torch._foreach_lerp_(self._of_average, self._of_generator, weight)
             for average, current in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
                 average.copy_(current)
         return loss_d.detach(), loss_g.detach()

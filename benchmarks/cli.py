@@ -15,6 +15,50 @@ def bench() -> None:
 
 
 @bench.command()
+@click.option("--seconds", default=4.0, show_default=True, type=click.FloatRange(min=0.1), help="Of each measurement.")
+@click.option("--repetitions", default=5, show_default=True, type=click.IntRange(min=1), help="Of all, interleaved.")
+@click.option("--growth/--no-growth", default=True, help="Also with larger batches and networks, and over a long run.")
+@click.option(
+    "--out",
+    default=Path("bench-train"),
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the results.",
+)
+@json_option
+def train(seconds: float, repetitions: int, growth: bool, out: Path, as_json: bool) -> None:
+    """Measure the trainer's speed beside bare loops, the tutorial under Lightning, and the machine's matrix products.
+
+    Leaves results.json, table.md and rates.png. Five repetitions take a quarter of an hour.
+    """
+    from benchmarks.errors import BenchError
+    from benchmarks.speed import measure_all
+    from benchmarks.speed_table import speed_table
+    from benchmarks.systems import INSTALL
+
+    if importlib.util.find_spec("matplotlib") is None:  # told before anything is measured
+        raise BenchError(f"the pictures need the package matplotlib: {INSTALL}")
+    from benchmarks.figures import draw_rates
+
+    results = measure_all(
+        seconds=seconds, repetitions=repetitions, growing=growth, announce=lambda text: click.echo(text, err=True)
+    )
+    text = speed_table(results)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    (out / "table.md").write_text(text, "utf-8")
+    draw_rates(results, out / "rates.png")
+    if as_json:
+        emit(
+            results
+            | {"files": {name: str((out / name).resolve()) for name in ("results.json", "table.md", "rates.png")}}
+        )
+    else:
+        click.echo(text)
+        click.echo(f"results.json, table.md and rates.png are in {out}")
+
+
+@bench.command()
 @click.option("--seconds", default=120.0, show_default=True, type=click.FloatRange(min=1), help="Training of each run.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Runs of each system.")
 @click.option("--system", "names", multiple=True, metavar="NAME", help="Only this one; may be repeated.")

@@ -1,4 +1,4 @@
-"""What `ganctl bench quality` draws: a row of samples for each system, and the Fréchet distance over time."""
+"""What `ganctl bench` draws: a row of samples for each system, the Fréchet distance over time, rates side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +67,31 @@ def draw_curves(results: Record, path: Path) -> None:
         order = np.argsort([-_curve([run["curve"] for run in s["runs"]])[1][-1] for s in results["systems"]])
         figure.legend([handles[i] for i in order], [names[i] for i in order], loc="outside right upper")
         figure.savefig(path, dpi=200)
+        plt.close(figure)
+
+
+def draw_rates(results: Record, path: Path) -> None:
+    """Images a second of each loop, in a panel for each preset and batch size, least to most of the repetitions."""
+    keys = list(dict.fromkeys((case["preset"], case["batch"]) for case in results["cases"]))
+    groups = [[case for case in results["cases"] if (case["preset"], case["batch"]) == key] for key in keys]
+    heights = [len(group) for group in groups]
+    with mpl.rc_context(_STYLE | {"axes.grid.axis": "x"}):
+        figure, panels = plt.subplots(
+            len(groups), figsize=(8, 0.36 * sum(heights) + 0.9 * len(groups)), height_ratios=heights, squeeze=False,
+            layout="constrained",
+        )  # fmt: skip
+        for axes, (preset, batch), group in zip(panels[:, 0], keys, groups, strict=True):
+            names = [f"{case['system']} {case['precision']}" for case in group]
+            rates = np.array([case["images_per_second"] for case in group])
+            spread = np.array([[min(case["rates"]), max(case["rates"])] for case in group]).T
+            colours = [_COLOURS[0] if case["system"].startswith("ours") else "#999999" for case in group]
+            axes.barh(names, rates, color=colours, xerr=np.abs(spread - rates), ecolor="#333333", capsize=3)
+            axes.invert_yaxis()
+            axes.set_title(f"{preset}, batch {batch}", loc="left", fontsize=11)
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            axes.set_axisbelow(True)
+        panels[-1, 0].set_xlabel("images/s")
+        figure.savefig(path, dpi=150)
         plt.close(figure)
 
 

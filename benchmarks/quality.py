@@ -93,7 +93,7 @@ class Quality:
             "budget_seconds": self._seconds,
             "seeds": self._seeds,
             "n": self._n,
-            "machine": _machine(),
+            "machine": machine(),
             "systems": [
                 {"name": system.name, "what": system.what, "runs": runs[system.name], **summary(runs[system.name])}
                 for system in self.systems
@@ -193,7 +193,7 @@ def summary(runs: Sequence[Record]) -> Record:
     return {"mean": mean, "std": std, "worst_fd_times_floor": worst}
 
 
-def _machine() -> Record:
+def machine() -> Record:
     """Where it ran, as far as it matters."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return {"device": device, "cores": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version()}

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.errors import BenchError
+from benchmarks.quality import machine
 from benchmarks.systems import INSTALL
 from training.assembly import assemble
 from training.distributed import SOLO
@@ -74,6 +75,30 @@ def growth() -> list[Case]:
     ]
 
 
+def measure_all(*, seconds: float, repetitions: int, growing: bool, announce: Callable[[str], None]) -> Record:
+    """Everything that `ganctl bench train` tells.
+
+    Raises:
+        BenchError: a loop failed.
+    """
+    cuda, bf16 = torch.cuda.is_available(), _has_bf16()
+    speed = Speed(seconds=seconds, repetitions=repetitions, announce=announce)
+    precisions = ["fp32", *(["bf16"] if bf16 else [])]
+    results = speed.run(comparison(cuda=cuda, bf16=bf16), precisions)
+    results |= {"machine": machine(), "seconds": seconds, "repetitions": repetitions, "skipped": speed.skipped}
+    if growing:
+        results["growth"] = Speed(seconds=seconds, repetitions=1, announce=announce).run(growth(), ["fp32"])["cases"]
+        results["run_length"] = speed.run_length()
+    return results
+
+
+def _has_bf16() -> bool:
+    """Whether products of bf16 are faster here than those of fp32."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
 class Speed:
     """Measures cases in turns."""
 
@@ -81,6 +106,10 @@ class Speed:
         """Each case is measured for `seconds` in each repetition, after a warm-up."""
         self._seconds, self._repetitions, self._announce = seconds, repetitions, announce
         self.skipped: dict[str, str] = {}
+
+    def run_length(self) -> Record:
+        """Whether a run's steps and memory stay as they are: see `run_length.py`."""
+        return self._start(["benchmarks.run_length"])
 
     def run(self, cases: Sequence[Case], precisions: Sequence[str]) -> Record:
         """Measures all cases, and the machine's products, in each repetition anew.
@@ -131,8 +160,11 @@ class Speed:
         }
 
     def _measure(self, words: list[str]) -> Record:
-        command = [sys.executable, "-P", "-m", "benchmarks.speed_run", *words]
-        command += ["--seconds", str(self._seconds), "--started", str(time.time())]
+        timed = ["--seconds", str(self._seconds), "--started", str(time.time())]
+        return self._start(["benchmarks.speed_run", *words, *timed])
+
+    def _start(self, words: list[str]) -> Record:
+        command = [sys.executable, "-P", "-m", *words]
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         done = subprocess.run(
             command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
@@ -143,9 +175,9 @@ class Speed:
         return record
 
 
-def ratio(results: Record, one: Record, other: Record) -> float:
+def ratio(one: Record, other: Record) -> float:
     """How many times as fast `one` is as `other`: the median over the repetitions."""
-    return statistics.median(a / b for a, b in zip(one["rates"], other["rates"], strict=True))
+    return float(statistics.median(a / b for a, b in zip(one["rates"], other["rates"], strict=True)))
 
 
 def flops_per_image(preset: str, batch: int, assignments: Sequence[str] = ()) -> float:
@@ -156,7 +188,7 @@ def flops_per_image(preset: str, batch: int, assignments: Sequence[str] = ()) ->
     parts = assemble(config, SOLO)
     with _Count() as count:
         parts.step(*parts.batches.at(0), step=0, progress=0.0)
-    return count.flops / batch
+    return float(count.flops / batch)
 
 
 class _Count(TorchDispatchMode):

@@ -1,6 +1,6 @@
 """Measures one loop in a process of its own; tells one JSON object. Started by `speed.py`.
 
-    python -m benchmarks.speed_run --system ours --preset conv --batch 64 --precision fp32 --seconds 4 --started TIME
+python -m benchmarks.speed_run --system ours --preset conv --batch 64 --precision fp32 --seconds 4 --started TIME
 """
 
 import itertools
@@ -98,8 +98,11 @@ def _by_hand(system: str, preset: str, words: list[str], meter: Meter) -> None:
     """A loop around a step, and nothing else."""
     from training.assembly import assemble
     from training.distributed import SOLO
+    from training.memory import use_large_pages
     from training.settings import resolve
 
+    if system != "straightforward":  # which has default settings
+        use_large_pages()
     config, _ = resolve(preset=preset, assignments=words, environment={})
     parts = assemble(config, SOLO)
     update = _update(system, parts)

@@ -13,14 +13,14 @@ from torch import Tensor
 
 
 class Clipping:
-    """Scales gradients to ‖g‖ ≤ limit · √(Σ v̂), v̂ being Adam's bias-corrected mean of g², without waiting for the device.
+    """Scales gradients to ‖g‖ ≤ limit · √(Σ v̂), v̂ being Adam's bias-corrected mean of g²; never waits for a device.
 
     Σ v of a parameter is the running mean of ‖g‖², one number, so it is kept here instead of summed over all v.
     A parameter that has had no gradient yet keeps its first one whole.
     """
 
     def __init__(self, optimizer: torch.optim.Adam, limit: float, *, look: bool = False) -> None:
-        """`look`: whether a CPU may look at numbers to save itself work. Without it the same operations run every time."""
+        """`look`: whether a CPU may look at numbers to save itself work, or the same operations run every time."""
         self._optimizer, self._limit, self._look = optimizer, limit, look
         self._parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
         self._beta = optimizer.param_groups[0]["betas"][1]
@@ -33,7 +33,7 @@ class Clipping:
     def __call__(self) -> None:
         """Cuts the gradients as they are, and takes them into their history."""
         places = [i for i, parameter in enumerate(self._parameters) if parameter.grad is not None]
-        gradients = [self._parameters[i].grad for i in places]
+        gradients = [gradient for i in places if (gradient := self._parameters[i].grad) is not None]
         squares = _squares(gradients).to(self._means.dtype)
         index = None if len(places) == len(self._parameters) else self._on_device(tuple(places))
         means, steps = (all_ if index is None else all_[index] for all_ in (self._means, self._steps))
@@ -46,7 +46,8 @@ class Clipping:
             self._means.index_copy_(0, index, means)
             self._steps.index_copy_(0, index, steps)
         if not self._look:
-            torch._foreach_mul_(gradients, list(factors.to(gradients[0].dtype).unbind()))
+            each: list[Tensor] = list(factors.to(gradients[0].dtype).unbind())
+            torch._foreach_mul_(gradients, each)
             return
         for gradient, factor in zip(gradients, factors.tolist(), strict=True):
             if factor != 1.0:  # else a pass over all of it is saved

@@ -4,6 +4,7 @@ A resumed run starts from the settings in its checkpoint; what is given anew may
 what is written down, unless changes are allowed. With many ranks the first one decides and reads, and tells the others.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from training.checkpoint import Saved, read_checkpoint
 from training.config import Config
 from training.distributed import Ranks
 from training.errors import CheckpointError, ConfigError
+from training.memory import use_large_pages
 from training.registry import load_object
 from training.runs import (
     CHECKPOINTS,
@@ -29,6 +31,8 @@ from training.runs import (
 )  # fmt: skip
 from training.settings import resolve
 from training.trainer import Trainer
+
+_log = logging.getLogger(__name__)
 
 # what may differ between a run and its continuation without making it another experiment
 _MAY_CHANGE = (
@@ -116,6 +120,8 @@ class Launch:
             max_steps, max_seconds: limits that change no schedule.
             callbacks: one's own, beside the default ones: objects, or `module:Name` of classes.
         """
+        if (lacking := use_large_pages()) is not None:
+            _log.info("no large pages: %s", lacking)
         own = [load_callback(callback) if isinstance(callback, str) else callback for callback in callbacks]
         trainer = Trainer(
             self.config,

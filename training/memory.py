@@ -1,5 +1,5 @@
-"""Large pages for the host's memory: a step on a CPU reads and writes some hundred megabytes, in pages of 4 kB it spends
-a tenth of its time looking up where they are."""
+"""Large pages for the host's memory: a step on a CPU reads and writes some hundred megabytes, and with pages of 4 kB it
+spends a twentieth of its time looking up where they are."""
 
 import ctypes
 import platform

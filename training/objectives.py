@@ -224,7 +224,7 @@ class Objectives:
         # what stands on the network's last layer, by autograd: one backward pass for all of it
         logits, of_real = passes.logits.requires_grad_(), passes.features[:n].requires_grad_()
         loss = adversarial = self._loss.discriminator(logits[:n], logits[n:])
-        read, heads = [logits], list[nn.Parameter]()  # what the loss is differentiated by
+        read, heads = [logits], list[Tensor]()  # what the loss is differentiated by
         stats = {"loss_d": adversarial}
         if self._heads.auxiliary:
             stats["auxiliary"] = self._heads.class_loss(of_real, batch.labels)

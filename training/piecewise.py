@@ -79,7 +79,7 @@ class FourPasses:
         return signal
 
     @torch.no_grad()
-    def parameter_gradients(self, slopes: Tensor, directions: Tensor) -> dict[nn.Parameter, Tensor]:
+    def parameter_gradients(self, slopes: Tensor, directions: Tensor) -> dict[Tensor, Tensor]:
         """The third and fourth pass: for parameters θ, ∂/∂θ of Σᵢ slopesᵢ logitᵢ + directionsᵢ · ∇ₓ logitᵢ, both fixed.
 
         Args:
@@ -87,7 +87,7 @@ class FourPasses:
             directions: κᵢ ∇ₓ logitᵢ for the penalty Σ κᵢ/2 ‖∇ₓ logitᵢ‖², as `image_gradients` gives ∇ₓ logitᵢ.
         """
         assert self._signals, "image_gradients comes first"
-        found: dict[nn.Parameter, Tensor] = {}
+        found: dict[Tensor, Tensor] = {}
         u = torch.addcmul(directions, slopes.view(-1, *[1] * (self._images.dim() - 1)), self._images)
         for layer, signal, outputs in zip(self._layers, self._signals, self._inputs[1:], strict=True):
             if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -103,7 +103,7 @@ class FourPasses:
         return found
 
     @torch.no_grad()
-    def add_feature_gradients(self, signal: Tensor, found: dict[nn.Parameter, Tensor]) -> None:
+    def add_feature_gradients(self, signal: Tensor, found: dict[Tensor, Tensor]) -> None:
         """Adds to the features' parameters' gradients those of a further loss over the first n images, by plain
         backward.
 
@@ -120,7 +120,8 @@ class FourPasses:
             if isinstance(layer, nn.Conv2d):
                 assert layer.bias is not None, "is_piecewise_linear has looked"
                 signal, *own = _convolution_gradients(layer, signal, inputs[:n], (wanted, True, True))
-                torch._foreach_add_([found[layer.weight], found[layer.bias]], own)
+                for parameter, gradient in zip((layer.weight, layer.bias), own, strict=True):
+                    found[parameter].add_(gradient)
                 continue
             if isinstance(layer, nn.Linear):
                 assert layer.bias is not None, "is_piecewise_linear has looked"

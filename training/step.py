@@ -101,8 +101,8 @@ class Step:
         """
         self.generator, self.discriminator, self.device = generator, discriminator, device
         self.ema = deepcopy(generator).requires_grad_(False).eval()
-        self._averages: tuple[list[Tensor], ...] = tuple(list(net.parameters()) for net in (self.ema, generator))
-        self._buffers: tuple[list[Tensor], ...] = tuple(list(net.buffers()) for net in (self.ema, generator))
+        self._averages: list[list[Tensor]] = [list(network.parameters()) for network in (self.ema, generator)]
+        self._buffers = [list(network.buffers()) for network in (self.ema, generator)]
         self.rng = torch.Generator(device).manual_seed(config.train.seed)
         self._config, self._ranks, self._dials = config, ranks, Dials(device, on_device=capturable)
         self._look = device.type == "cpu" and not capturable  # where it costs nothing to look at a number
@@ -305,7 +305,7 @@ class Step:
             torch._foreach_mul_(ways, self._dials.renewal)
             torch._foreach_add_(averages, ways)
         if self._buffers[0]:
-            torch._foreach_copy_(*self._buffers)
+            torch._foreach_copy_(self._buffers[0], self._buffers[1])
 
     def _phase(
         self, name: str, network: nn.Module, lr: float, teach: Callable[[Batch], Learnt], every: int = 1

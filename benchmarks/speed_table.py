@@ -1,0 +1,81 @@
+"""The table of `ganctl bench train`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.speed import ratio
+
+Record = dict[str, Any]
+WHAT = {
+    "ours": "the trainer with all of its callbacks, as `ganctl train`",
+    "ours-eager": "the same without a CUDA graph",
+    "step": "a bare loop around the trainer's step",
+    "bare": "a bare loop written by hand: the same passes, losses and optimizers, nothing configurable",
+    "straightforward": "a bare loop around the update as one would write it first: separate passes, double backward",
+    "lightning": "PyTorch Lightning's tutorial as published, by lightning",
+}
+_PEERS = ("lightning", "straightforward")  # what rates are told in multiples of
+
+
+def speed_table(results: Record) -> str:
+    """The results in Markdown, with how they were made."""
+    machine, cases = results["machine"], results["cases"]
+    limits = ", ".join(f"{flops / 1e9:,.0f} GFLOP/s {name}" for name, flops in results["products_flops"].items())
+    lines = [
+        f"Medians of {results['repetitions']} interleaved repetitions of {results['seconds']:g} s, each in a process of"
+        f" its own. {machine['device']}; cores: {machine['cores']}; torch {machine['torch']}, Python"
+        f" {machine['python']}. Matrix products alone: {limits}.",
+        "",
+        "| preset, batch | loop | images/s | × its peer | share of the products | memory, MB | first step, s |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for group in _groups(cases):
+        peer = next((case for case in group if case["system"] in _PEERS), None)
+        lines += [_row(case, peer) for case in group]
+    lines += ["", *(f"- {name}: {what}" for name, what in WHAT.items() if any(c["system"] == name for c in cases))]
+    lines += [f"- {name} was skipped: {why}" for name, why in results["skipped"].items()]
+    if results.get("growth"):
+        lines += [
+            "",
+            "| `conv`'s step with | images/s | µs an image | memory, MB |",
+            "| --- | --- | --- | --- |",
+            *(_growth_row(case) for case in results["growth"]),
+        ]
+    if length := results.get("run_length"):
+        lines += [
+            "",
+            f"{length['steps']:,} steps in small epochs, with evaluations, pictures and checkpoints: a step takes"
+            f" {1000 * length['second_quarter_step_seconds']:.2f} ms in the second quarter of the run and"
+            f" {1000 * length['last_quarter_step_seconds']:.2f} ms in the last, where the process holds"
+            f" {length['growth_bytes'] / 1e6:+.1f} MB more, of {length['memory_bytes'] / 1e6:,.0f} MB.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _groups(cases: list[Record]) -> Iterator[list[Record]]:
+    """Those of one preset and batch size together."""
+    keys = dict.fromkeys((case["preset"], case["batch"]) for case in cases)
+    for key in keys:
+        yield [case for case in cases if (case["preset"], case["batch"]) == key]
+
+
+def _row(case: Record, peer: Record | None) -> str:
+    times = "–" if peer is None or peer is case else f"{ratio(case, peer):.2f}"
+    share = "–" if case["share_of_products"] is None else f"{case['share_of_products']:.2f}"
+    memory = case["device_bytes"] or case["memory_bytes"]
+    cells = [
+        f"`{case['preset']}`, {case['batch']}",
+        f"{case['system']} {case['precision']}",
+        f"{case['images_per_second']:,.0f}",
+        times,
+        share,
+        f"{memory / 1e6:,.0f}",
+        f"{case['first_step_seconds']:.1f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _growth_row(case: Record) -> str:
+    what = ", ".join([f"batch {case['batch']}", *(word.removeprefix("model.") for word in case["assignments"])])
+    rate = case["images_per_second"]
+    return f"| {what} | {rate:,.0f} | {1e6 / rate:,.0f} | {case['memory_bytes'] / 1e6:,.0f} |"
