@@ -34,6 +34,7 @@ class StraightforwardStep:
         for parameter in (*generator.parameters(), *discriminator.parameters()):
             parameter.data = parameter.data.contiguous()
         self.ema = copy.deepcopy(self.generator).requires_grad_(False)
+        self._dtype = discriminator.logit.weight.dtype
         self._config, self._loss = config, build_loss(config.loss)
         self._heads = Heads.of(discriminator, config.loss)
         width = discriminator.logit.in_features
@@ -50,9 +51,9 @@ class StraightforwardStep:
         self, images: Tensor, labels: Tensor, *, step: int, progress: float, rate: float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """As `Step`; gives the losses of discriminator and generator, adversarial part only."""
-        real = to_float(images)
-        z = torch.randn(len(real), self.generator.z_dim, generator=self._rng, device=real.device)
-        z = z * self._config.train.z_std
+        real = to_float(images, self._dtype)
+        shape = (len(real), self.generator.z_dim)
+        z = torch.randn(*shape, generator=self._rng, device=real.device, dtype=self._dtype) * self._config.train.z_std
         fake = self.generator(z, labels)
         loss_d = self._teach_discriminator(real, fake.detach(), labels, z, progress)
         self._move(self._adam_d, rate)

@@ -1,8 +1,10 @@
 """Gradients far beyond their history are cut to it."""
 
+import copy
+
 import torch
 
-from tests.unit.training.steps import build
+from tests.unit.training.steps import batch, build
 
 
 def test_a_gradient_beyond_its_history_is_cut_and_the_first_one_is_not() -> None:
@@ -30,3 +32,40 @@ def test_a_parameter_that_had_no_gradient_so_far_keeps_its_first_one() -> None:
         parameter.grad = torch.full_like(parameter, size)
         phase.move(scaler)
         torch.testing.assert_close(parameter.grad, torch.full_like(parameter, size))
+
+
+def test_the_history_is_what_adam_remembers() -> None:
+    _, step = build("optimizer.clip=0.5")
+    for n in range(6):
+        step(*batch(), step=n, progress=0.0)
+    for phase in step.phases:
+        assert phase.clip is not None
+        means = phase.clip.state_dict()["means"]
+        parameters = [p for group in phase.optimizer.param_groups for p in group["params"]]
+        sums = torch.stack([phase.optimizer.state[p]["exp_avg_sq"].sum() for p in parameters])
+        torch.testing.assert_close(means, sums, rtol=1e-4, atol=0)
+
+
+def test_a_checkpoint_without_a_history_gets_that_of_its_optimizer() -> None:
+    _, step = build()
+    for n in range(4):
+        step(*batch(), step=n, progress=0.0)
+    state = copy.deepcopy(step.state_dict())
+    expected = state.pop("clipping")
+    _, other = build()
+    other.load_state_dict(state)
+    for phase in other.phases:
+        assert phase.clip is not None
+        torch.testing.assert_close(phase.clip.state_dict(), expected[phase.name], rtol=1e-4, atol=0)
+
+
+def test_a_gradient_that_is_no_number_leaves_no_trace_in_the_history() -> None:
+    _, step = build()
+    step(*batch(), step=0, progress=0.0)
+    phase = step.phases[0]
+    assert phase.clip is not None
+    before = copy.deepcopy(phase.clip.state_dict())
+    for parameter in phase.network.parameters():
+        parameter.grad = torch.full_like(parameter, float("inf"))
+    phase.clip()
+    torch.testing.assert_close(phase.clip.state_dict(), before, rtol=0, atol=0)

@@ -1,0 +1,137 @@
+"""`ganctl bench train`: the loops that are compared do the same work, and what is told is what was measured."""
+
+import copy
+import json
+import time
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import run_length
+from benchmarks.bare import BareStep
+from benchmarks.errors import BenchError
+from benchmarks.meter import WARM_UP, Meter
+from benchmarks.speed import Case, Speed, comparison, flops_per_image, ratio
+from benchmarks.speed_table import speed_table
+from benchmarks.straightforward import StraightforwardStep
+from tests.unit.training.steps import SHAPE, batch
+from training.config import Config
+from training.models import build_discriminator, build_generator
+from training.settings import resolve
+from training.step import Step
+
+CPU = torch.device("cpu")
+
+
+def networks(*assignments: str, preset: str) -> tuple[Config, Any, Any]:
+    config, _ = resolve(preset=preset, assignments=["model.width=4", *assignments], environment={})
+    torch.manual_seed(0)
+    return (
+        config,
+        build_generator(config.model, SHAPE, 10).double(),
+        build_discriminator(config.model, SHAPE, 10).double(),
+    )
+
+
+@pytest.mark.parametrize("preset", ["conv", "quick", "gpu"])
+def test_the_straightforward_step_has_the_losses_of_ours(preset: str) -> None:
+    config, generator, discriminator = networks("optimizer.clip=0.7", preset=preset)
+    plain = StraightforwardStep(config, copy.deepcopy(generator), copy.deepcopy(discriminator), CPU)
+    step = Step(config, generator, discriminator, CPU)
+    for n in range(12):
+        step(*batch(), step=n, progress=n / 12, rate=1 - n / 20)
+        ours = step.read_stats()
+        losses = plain(*batch(), step=n, progress=n / 12, rate=1 - n / 20)
+        assert [ours["loss_d"], ours["loss_g"]] == pytest.approx([loss.item() for loss in losses], rel=1e-5), n
+    for average, other in zip(step.ema.parameters(), plain.ema.parameters(), strict=True):
+        torch.testing.assert_close(average, other, rtol=1e-4, atol=1e-6)
+
+
+def test_the_bare_loop_has_the_losses_of_our_step() -> None:
+    config, generator, discriminator = networks(preset="lightning-basic-gan")
+    generator, discriminator = generator.float(), discriminator.float()
+    bare = BareStep(config, copy.deepcopy(generator), copy.deepcopy(discriminator), CPU, "fp32")
+    step = Step(config, generator, discriminator, CPU)
+    for n in range(8):
+        step(*batch(), step=n, progress=0.0)
+        ours = step.read_stats()
+        losses = bare(*batch(), step=n)
+        assert [ours["loss_d"], ours["loss_g"]] == pytest.approx([loss.item() for loss in losses], rel=1e-5), n
+    for average, other in zip(step.ema.state_dict().values(), bare.ema.state_dict().values(), strict=True):
+        torch.testing.assert_close(average, other, rtol=1e-5, atol=1e-7)
+
+
+def test_the_operations_of_the_tutorials_step_are_those_of_its_layers() -> None:
+    generator, discriminator = (100, 128, 256, 512, 1024, 784), (784, 512, 256, 1)
+    g, d = (sum(a * b for a, b in pairwise(widths)) for widths in (generator, discriminator))
+    first_g, first_d = 100 * 128, 784 * 512  # whose inputs need no gradient, where these are latents or pixels
+    for_generator = g + d + d + (g - first_g) + g  # both forward, back through both, the generator's weights
+    for_discriminator = g + 2 * (d + (d - first_d) + d)  # new fakes; real and fake forward and back
+    assert flops_per_image("lightning-basic-gan", 64) == 2 * (for_generator + for_discriminator)
+
+
+def test_a_meter_leaves_out_the_warm_up() -> None:
+    meter = Meter(seconds=0.1, started=time.time() - 5, device=CPU)
+    for _ in range(WARM_UP):
+        time.sleep(0.01)
+        assert not meter.tick(64)
+    while not meter.tick(64):
+        time.sleep(0.001)
+    assert 5 < meter.found["first_step_seconds"] < 5.5
+    assert meter.found["images_per_second"] > 64 / 0.01
+    assert meter.found["memory_bytes"] > 50e6
+
+
+def test_loops_are_measured_in_processes_of_their_own() -> None:
+    told: list[str] = []
+    cases = [Case(system, "conv", 16, "fp32", ("model.width=4",)) for system in ("straightforward", "step", "ours")]
+    results = Speed(seconds=0.2, repetitions=2, announce=told.append).run(cases, ["fp32"])
+    assert results["products_flops"]["fp32"] > 1e9
+    for case, found in zip(cases, results["cases"], strict=True):
+        assert found["system"] == case.system
+        assert len(found["rates"]) == 2
+        share = found["images_per_second"] * found["flops_per_image"] / results["products_flops"]["fp32"]
+        assert found["share_of_products"] == pytest.approx(share)
+        assert 0 < share < 1
+        assert found["first_step_seconds"] > 0.5
+    assert len(told) == 6
+
+
+def test_a_loop_that_fails_is_told_with_its_reason() -> None:
+    speed = Speed(seconds=0.1, repetitions=1, announce=lambda text: None)
+    with pytest.raises(BenchError, match=r"model\.widht"):
+        speed.run([Case("step", "conv", 16, "fp32", ("model.widht=4",))], [])
+
+
+def test_ratios_are_of_the_same_repetition() -> None:
+    slow_machine_twice = ratio({"rates": [30, 10, 30]}, {"rates": [10, 2, 10]})
+    assert slow_machine_twice == 3
+
+
+def test_the_table_tells_every_loop_beside_its_peer() -> None:
+    def record(case: Case, rate: float) -> dict[str, Any]:
+        return {
+            "system": case.system, "preset": case.preset, "batch": case.batch, "precision": case.precision,
+            "assignments": [], "images_per_second": rate, "rates": [rate], "share_of_products": 0.5,
+            "first_step_seconds": 2.0, "memory_bytes": 1e9, "device_bytes": 0,
+        }  # fmt: skip
+
+    cases = [record(case, 1000.0 * (i + 1)) for i, case in enumerate(comparison(cuda=False, bf16=False))]
+    results = {
+        "cases": cases, "products_flops": {"fp32": 3e11}, "repetitions": 1, "seconds": 1.0, "skipped": {"this": "that"},
+        "machine": {"device": "CPU", "cores": 2, "torch": "2", "python": "3"},
+    }  # fmt: skip
+    lines = speed_table(results).splitlines()
+    assert "| `lightning-basic-gan`, 64 | ours fp32 | 3,000 | 3.00 | 0.50 | 1,000 | 2.0 |" in lines
+    assert sum(line.startswith("| `") for line in lines) == len(cases)
+    assert "- this was skipped: that" in lines
+
+
+def test_a_run_of_small_epochs_tells_how_its_steps_and_memory_grow(capsys: pytest.CaptureFixture[str]) -> None:
+    run_length.main.callback(epochs=8)  # type: ignore[misc]
+    found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert found["steps"] == 80
+    assert 0 < found["last_quarter_step_seconds"] < 1
+    assert found["memory_bytes"] > abs(found["growth_bytes"])

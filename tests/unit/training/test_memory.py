@@ -1,0 +1,34 @@
+"""Large pages for what a training allocates."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+_PROBE = """
+import json
+from pathlib import Path
+from training.memory import use_large_pages
+import torch
+reason = use_large_pages()
+tensor = torch.ones(16_000_000)  # 64 MB, beyond what malloc would map by itself
+found = {"reason": reason}
+for line in Path("/proc/self/smaps").read_text().splitlines():
+    words = line.split()
+    if not words[0].endswith(":"):
+        first, last = (int(address, 16) for address in words[0].split("-"))
+        here = words[-1] == "[heap]" and first <= tensor.data_ptr() < last
+    elif here and words[0] in ("AnonHugePages:", "VmFlags:"):
+        found[words[0]] = words[1:]
+print(json.dumps(found))
+"""
+
+
+def test_tensors_lie_in_a_heap_of_large_pages() -> None:
+    done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    if found["reason"]:
+        pytest.skip(f"this machine has none: {found['reason']}")
+    assert "hg" in found["VmFlags:"]
+    assert int(found["AnonHugePages:"][0]) > 32_000  # kB
