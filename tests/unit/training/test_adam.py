@@ -1,6 +1,7 @@
 """Our way to a step of Adam ends where PyTorch's does."""
 
 import copy
+from typing import Any
 
 import torch
 
@@ -11,10 +12,10 @@ def test_it_moves_weights_as_the_optimizers_own_step_does() -> None:
     torch.manual_seed(0)
     ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((5, 3), (7,), (2,))]
     plain = copy.deepcopy(ours)
-    optimizers = [
-        torch.optim.Adam([{"params": p[:2], "lr": 0.1}, {"params": p[2:]}], betas=(0.3, 0.9), eps=1e-3, fused=True)
-        for p in (ours, plain)
-    ]
+    optimizers = []
+    for p in (ours, plain):
+        groups: list[dict[str, Any]] = [{"params": p[:2], "lr": 0.1}, {"params": p[2:]}]
+        optimizers.append(torch.optim.Adam(groups, betas=(0.3, 0.9), eps=1e-3, fused=True))
     for n in range(5):
         for a, b in zip(ours, plain, strict=True):
             a.grad = torch.randn(a.shape)
