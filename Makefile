@@ -58,8 +58,8 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.bench ## Measure the training step, and the quality against the tutorial and two known GANs (an hour)
-	$(BIN)/python -m benchmarks.step_rate
+bench: .venv/.bench ## Measure training's speed and quality against the tutorial and two known GANs (an hour and a half)
+	$(BIN)/ganctl bench train
 	$(BIN)/ganctl bench quality
 
 # what the peers need, beside everything else and at no other version of it
@@ -84,5 +84,5 @@ lock: $(UV) ## Renew requirements.lock from pyproject.toml
 		--output-file benchmarks/requirements.lock
 
 clean: ## Delete what can be made again (not runs/)
-	rm -rf .venv demo bench-quality dist build .images .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf .venv demo bench-quality bench-train dist build .images .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -7,6 +7,7 @@ rest, `Step.update`, may be captured (`graph.py`). Everything that changes from 
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -128,6 +129,7 @@ class Step:
         }
         self._first_broken = torch.zeros(len(self._weights), dtype=torch.bool, device=device)
         self._stats = torch.zeros(len(_NAMES), device=device)
+        self._sums = dict(zip(_NAMES, self._stats.unbind(), strict=True))  # the same memory
         self._stats_steps = dict.fromkeys(STATS, 0)
         adam = config.optimizer
         self._adam_settings: dict[str, Any] = {
@@ -285,14 +287,13 @@ class Step:
     def _watch(self, loss: Tensor) -> None:
         """Remembers, on the device, which weights are broken when the first ones are: some steps later all will be. On
         a CPU, where looking at the loss costs nothing, a finite one says that all is well."""
-        if self._look and loss.isfinite():
+        if self._look and math.isfinite(loss.item()):
             return
         broken = _not_finite(list(self._weights.values()))
         self._first_broken.copy_(torch.where(self._first_broken.any(), self._first_broken, broken))
 
     def _record(self, values: dict[str, Tensor]) -> None:
-        places = [self._stats[_NAMES.index(name)] for name in values]
-        torch._foreach_add_(places, [value.detach() for value in values.values()])
+        torch._foreach_add_([self._sums[name] for name in values], [value.detach() for value in values.values()])
 
     @torch.no_grad()
     def _average(self) -> None:
