@@ -156,6 +156,7 @@ class Speed:
             "share_of_products": rate * needed / products[case.precision] if case.precision in products else None,
             "first_step_seconds": statistics.median(run["first_step_seconds"] for run in runs),
             "memory_bytes": statistics.median(run["memory_bytes"] for run in runs),
+            "step_over_kernels": _over_kernels(runs, case.batch),
             "device_bytes": statistics.median(run.get("device_bytes", 0) for run in runs),
         }
 
@@ -173,6 +174,13 @@ class Speed:
             raise BenchError(f"{' '.join(words)} failed with exit code {done.returncode}:\n{done.stderr.strip()}")
         record: Record = json.loads(done.stdout.strip().splitlines()[-1])
         return record
+
+
+def _over_kernels(runs: list[Record], batch: int) -> float | None:
+    """A step's time as a multiple of its kernels' times; None where there are none, as on a CPU."""
+    if not all("kernel_seconds" in run for run in runs):
+        return None
+    return float(statistics.median(batch / run["images_per_second"] / run["kernel_seconds"] for run in runs))
 
 
 def ratio(one: Record, other: Record) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.meter import Meter
 
@@ -109,7 +110,19 @@ def _by_hand(system: str, preset: str, words: list[str], meter: Meter) -> None:
     for step in itertools.count():
         update(step)
         if meter.tick(parts.batch_size):
-            return
+            break
+    if parts.device.type == "cuda":
+        meter.found["kernel_seconds"] = _kernel_seconds(lambda: update(step), steps=20)
+
+
+def _kernel_seconds(work: Callable[[], Any], *, steps: int) -> float:
+    """Seconds of the kernels of one step, added up: what the GPU computes, without the gaps."""
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        for _ in range(steps):
+            work()
+        torch.cuda.synchronize()
+    microseconds: float = sum(event.self_device_time_total for event in found.key_averages())
+    return microseconds / steps / 1e6
 
 
 def _update(system: str, parts: Any) -> Callable[[int], Any]:

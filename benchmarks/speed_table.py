@@ -33,6 +33,12 @@ def speed_table(results: Record) -> str:
         peer = next((case for case in group if case["system"] in _PEERS), None)
         lines += [_row(case, peer) for case in group]
     lines += ["", *(f"- {name}: {what}" for name, what in WHAT.items() if any(c["system"] == name for c in cases))]
+    lines += [
+        f"- a step of `{case['preset']}`, {case['batch']}, {case['precision']}, in the loop {case['system']} takes"
+        f" {case['step_over_kernels']:.2f} × the sum of its kernels' times"
+        for case in cases
+        if case.get("step_over_kernels")
+    ]
     lines += [f"- {name} was skipped: {why}" for name, why in results["skipped"].items()]
     if results.get("growth"):
         lines += [

@@ -17,6 +17,7 @@ from torch import Tensor
 from training.batches import Pair
 from training.config import Config
 from training.distributed import Ranks
+from training.errors import ConfigError
 from training.step import Step
 
 EAGER_STEPS = 3  # of each kind, before its capture
@@ -25,14 +26,20 @@ _log = logging.getLogger(__name__)
 
 
 def why_eager(config: Config, device: torch.device, ranks: Ranks) -> str | None:
-    """Why a step is not captured; None where it is."""
-    asked = config.train.cuda_graph
+    """Why a step is not captured; None where it is.
+
+    Raises:
+        ConfigError: it is asked for where it cannot be.
+    """
+    asked, reason = config.train.cuda_graph, None
     if device.type != "cuda":
-        return "graphs are for CUDA devices"
-    if asked is False:
-        return "train.cuda_graph is false"
-    if ranks.size > 1:
-        return "several ranks meet between a step's phases"
+        reason = "graphs are for CUDA devices"
+    elif ranks.size > 1:
+        reason = "several ranks meet between a step's phases"
+    if reason is not None and asked is True:
+        raise ConfigError([f"train.cuda_graph = true: {reason}; use 'auto'."])
+    if reason is not None or asked is False:
+        return reason or "train.cuda_graph is false"
     names = {
         "model.generator": config.model.generator,
         "model.discriminator": config.model.discriminator,
@@ -52,7 +59,8 @@ def capture_on_cuda(work: Callable[[], None], rng: torch.Generator) -> Replay:
     """
     graph = torch.cuda.CUDAGraph()
     graph.register_generator_state(rng)
-    with torch.cuda.graph(graph):
+    # what other threads do (a loader's that pins memory) is no part of it, and must not end it
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         work()
     replay: Replay = graph.replay
     return replay

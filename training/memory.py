@@ -31,10 +31,8 @@ def use_large_pages() -> str | None:
         libc.mallopt(name, value)  # large blocks from the heap, which is never given back
     libc.free(libc.malloc(_SIZE))
     for line in Path("/proc/self/maps").read_text("ascii").splitlines():
-        if line.endswith("[heap]"):
-            first, last = (int(address, 16) for address in line.split()[0].split("-"))
-            first, last = -(-first // _PAGE) * _PAGE, last // _PAGE * _PAGE
-            if libc.madvise(first, last - first, _MADV_HUGEPAGE):
-                return f"madvise failed with errno {ctypes.get_errno()}"
-            return None
-    return "the process has no heap"
+        first, last = (int(address, 16) for address in line.split()[0].split("-"))
+        first, last = -(-first // _PAGE) * _PAGE, last // _PAGE * _PAGE
+        if line.endswith("[heap]") and last > first and libc.madvise(first, last - first, _MADV_HUGEPAGE):
+            return f"madvise failed with errno {ctypes.get_errno()}"
+    return None

@@ -12,6 +12,7 @@ from tests.unit.training.recorded import Recorder, recorded
 from tests.unit.training.steps import SHAPE, batch
 from training.config import Config
 from training.distributed import Ranks
+from training.errors import ConfigError
 from training.graph import EAGER_STEPS, Update, capture_on_cuda, why_eager
 from training.models import build_discriminator, build_generator
 from training.precision import Precision
@@ -136,6 +137,12 @@ def test_why_a_step_is_not_captured(
 ) -> None:
     found = why_eager(settings(*assignments), device, Ranks(0, ranks))
     assert found == reason or (reason is not None and found is not None and found.startswith(reason))
+
+
+@pytest.mark.parametrize(("device", "ranks"), [(CPU, 1), (CUDA, 2)])
+def test_a_graph_that_is_asked_for_where_there_can_be_none_is_an_error(device: torch.device, ranks: int) -> None:
+    with pytest.raises(ConfigError, match=r"train.cuda_graph = true: .*; use 'auto'"):
+        why_eager(settings("train.cuda_graph=true"), device, Ranks(0, ranks))
 
 
 @pytest.mark.gpu
