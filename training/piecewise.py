@@ -52,7 +52,7 @@ class FourPasses:
         self._network, self._labels = network, labels
         self._layers = list(network.features)
         with torch.no_grad():
-            while type(self._layers[0]) in _MOVES:  # once, in the place of every pass
+            while len(self._layers) > 1 and type(self._layers[0]) in _MOVES:  # once, in the place of every pass
                 images = self._layers.pop(0)(images)
             self._images = images = images.contiguous(memory_format=_as_weights_lie(self._layers[0]))
             self._inputs = [images]  # of each layer, and what the last one gives

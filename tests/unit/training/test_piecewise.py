@@ -57,6 +57,21 @@ def test_four_passes_give_the_gradients_of_double_backward(name: str) -> None:
         torch.testing.assert_close(gradient, expected[names[parameter]], rtol=1e-10, atol=1e-12)
 
 
+def test_a_network_that_only_moves_pixels_before_it_judges_is_known_too() -> None:
+    net = Discriminator(nn.Sequential(nn.Flatten()), 12, None).double()
+    images = torch.rand(N, 3, 2, 2, dtype=torch.float64)
+    assert is_piecewise_linear(net)
+    passes = FourPasses(net, images, None)
+    torch.testing.assert_close(passes.logits, net(images))
+    kappas = torch.rand(N, dtype=torch.float64)
+    gradients = passes.image_gradients()
+    found = passes.parameter_gradients(torch.zeros(N, dtype=torch.float64), kappas.view(-1, 1, 1, 1) * gradients)
+    expected = torch.autograd.grad(
+        (kappas / 2 * squared_gradient_norm(net(images.requires_grad_()), images)).sum(), net.logit.weight
+    )
+    torch.testing.assert_close(found[net.logit.weight], expected[0])
+
+
 def test_what_is_not_piecewise_linear_is_left_to_autograd() -> None:
     class Squared(Discriminator):
         def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
