@@ -71,7 +71,7 @@ class Objectives:
             ConfigError: a penalty is asked for on a discriminator whose images see each other.
         """
         self.generator, self.discriminator = generator, discriminator
-        self._parameters = {network: list(network.parameters()) for network in (generator, discriminator)}
+        self._of_generator, self._of_discriminator = list(generator.parameters()), list(discriminator.parameters())
         self.dtype, self._dials = next(generator.parameters()).dtype, dials
         self._config, self._loss, self._weights = config, build_loss(config.loss), config.loss
         self._precision, self._scaler, self._ranks, self._rng = precision, scaler, ranks, rng
@@ -107,7 +107,7 @@ class Objectives:
         if self._by_four_passes:
             return self._four_passes(batch, fakes)
         learnt = self._discriminator_loss(batch, fakes)
-        self._backward(learnt.loss, self.discriminator)
+        self._backward(learnt.loss, self._of_discriminator)
         return learnt
 
     def teach_generator(self, batch: Batch) -> Learnt:
@@ -123,7 +123,7 @@ class Objectives:
                         real = self._judge(batch.images, batch.labels)
                 loss = self._loss.generator(real, self._judge(fakes.images, batch.labels))
             learnt = Learnt(loss, {"loss_g": loss})
-        self._backward(learnt.loss, self.generator)
+        self._backward(learnt.loss, self._of_generator)
         return learnt
 
     def draw(self, n: int) -> Tensor:
@@ -175,10 +175,10 @@ class Objectives:
         if self._matching:
             self._matching.load_state_dict(state)
 
-    def _backward(self, loss: Tensor, network: nn.Module) -> None:
+    def _backward(self, loss: Tensor, parameters: list[nn.Parameter]) -> None:
         """backward() rather than grad(): it lays each gradient out in memory as its parameter, and the fused Adam reads
         both as flat arrays (with a convolution's permuted gradient it would silently update the wrong weights)."""
-        self._scaler.scale(loss).backward(inputs=self._parameters[network])
+        self._scaler.scale(loss).backward(inputs=parameters)
 
     def _discriminator_loss(self, batch: Batch, fakes: Fakes) -> Learnt:
         n, weights = len(batch.images), self._weights
