@@ -31,13 +31,10 @@ def train(seconds: float, repetitions: int, growth: bool, out: Path, as_json: bo
 
     Leaves results.json, table.md and rates.png. Five repetitions take a quarter of an hour.
     """
-    from benchmarks.errors import BenchError
     from benchmarks.speed import measure_all
     from benchmarks.speed_table import speed_table
-    from benchmarks.systems import INSTALL
 
-    if importlib.util.find_spec("matplotlib") is None:  # told before anything is measured
-        raise BenchError(f"the pictures need the package matplotlib: {INSTALL}")
+    _need_matplotlib()
     from benchmarks.figures import draw_rates
 
     results = measure_all(
@@ -78,11 +75,9 @@ def quality(seconds: float, seeds: int, names: tuple[str, ...], n: int, out: Pat
     """
     from benchmarks.errors import BenchError
     from benchmarks.quality import Quality, real_samples
-    from benchmarks.systems import INSTALL
     from benchmarks.table import table
 
-    if importlib.util.find_spec("matplotlib") is None:  # told before anything is trained
-        raise BenchError(f"the pictures need the package matplotlib: {INSTALL}")
+    _need_matplotlib()
     from benchmarks.figures import draw_curves, draw_samples
 
     comparison = Quality(
@@ -108,3 +103,12 @@ def quality(seconds: float, seeds: int, names: tuple[str, ...], n: int, out: Pat
     else:
         click.echo(text)
         click.echo(f"results.json, table.md, samples.png and fd.png are in {out}")
+
+
+def _need_matplotlib() -> None:
+    """Tells before anything is measured that no picture could be made of it."""
+    from benchmarks.errors import BenchError
+    from benchmarks.systems import INSTALL
+
+    if importlib.util.find_spec("matplotlib") is None:
+        raise BenchError(f"the pictures need the package matplotlib: {INSTALL}")

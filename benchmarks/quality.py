@@ -9,8 +9,6 @@ seed 1 …), so that a drift of the machine's speed meets all. A run that is com
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,13 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.children import run_module
 from benchmarks.errors import BenchError, BenchUsageError
 from benchmarks.systems import System, systems
 from training.data import load_split
 from training.evaluation.evaluator import Evaluator
 from training.settings import configure
 
-_ROOT = Path(__file__).parents[1]
 SAMPLES = 20  # images of a run that are kept for the picture
 SCORES = ("fd_times_floor", "label_accuracy", "precision", "recall", "density", "coverage")
 RATES = ("images_per_second", "seconds")
@@ -135,11 +133,7 @@ class Quality:
         words = ["--system", system.name, "--seed", str(seed), "--seconds", str(self._seconds), "--n", str(self._n)]
         with tempfile.TemporaryDirectory() as folder:
             drawn = Path(folder) / "drawn.npz"
-            command = [sys.executable, "-P", "-m", "benchmarks.one_run", *words, "--out", str(drawn)]
-            path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-            done = subprocess.run(
-                command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
-            )
+            done = run_module(["benchmarks.one_run", *words, "--out", str(drawn)])
             if done.returncode:
                 lines = done.stderr.strip().splitlines() or ["it said nothing"]
                 self.failed[f"{system.name}-{seed}"] = f"exit code {done.returncode}: {lines[-1]}"

@@ -8,20 +8,17 @@ speed meets all; a ratio is the median of the ratios within the repetitions.
 
 import importlib.util
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from benchmarks.children import run_module
 from benchmarks.errors import BenchError
 from benchmarks.quality import machine
 from benchmarks.systems import INSTALL
@@ -29,7 +26,6 @@ from training.assembly import assemble
 from training.distributed import SOLO
 from training.settings import resolve
 
-_ROOT = Path(__file__).parents[1]
 Record = dict[str, Any]
 
 
@@ -45,7 +41,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        return f"{self.preset}, batch {self.batch}: {self.system} {self.precision}"
+        return " ".join([f"{self.preset}, batch {self.batch}: {self.system} {self.precision}", *self.assignments])
 
 
 def comparison(*, cuda: bool, bf16: bool) -> list[Case]:
@@ -120,7 +116,7 @@ class Speed:
         if any(case.system == "lightning" for case in cases) and not importlib.util.find_spec("lightning"):
             self.skipped["lightning"] = f"it needs the package lightning: {INSTALL}"
             cases = [case for case in cases if case.system != "lightning"]
-        found: dict[str, list[Record]] = {case.name + str(case.assignments): [] for case in cases}
+        found: dict[str, list[Record]] = {case.name: [] for case in cases}
         products: dict[str, list[float]] = {precision: [] for precision in precisions}
         for repetition in range(self._repetitions):
             for precision in precisions:
@@ -129,15 +125,15 @@ class Speed:
                 words = ["--system", case.system, "--preset", case.preset, "--batch", str(case.batch)]
                 words += ["--precision", case.precision, *(f"--set={assignment}" for assignment in case.assignments)]
                 measured = self._measure(words)
-                found[case.name + str(case.assignments)].append(measured)
+                found[case.name].append(measured)
                 self._announce(
-                    f"{repetition + 1} of {self._repetitions}: {case.name} {' '.join(case.assignments)}:"
+                    f"{repetition + 1} of {self._repetitions}: {case.name}:"
                     f" {measured['images_per_second']:,.0f} images/s"
                 )
         flops = {precision: statistics.median(rates) for precision, rates in products.items()}
         return {
             "products_flops": flops,
-            "cases": [self._summary(case, found[case.name + str(case.assignments)], flops) for case in cases],
+            "cases": [self._summary(case, found[case.name], flops) for case in cases],
         }
 
     def _summary(self, case: Case, runs: list[Record], products: dict[str, float]) -> Record:
@@ -165,11 +161,7 @@ class Speed:
         return self._start(["benchmarks.speed_run", *words, *timed])
 
     def _start(self, words: list[str]) -> Record:
-        command = [sys.executable, "-P", "-m", *words]
-        path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-        done = subprocess.run(
-            command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
-        )
+        done = run_module(words)
         if done.returncode:
             raise BenchError(f"{' '.join(words)} failed with exit code {done.returncode}:\n{done.stderr.strip()}")
         record: Record = json.loads(done.stdout.strip().splitlines()[-1])
@@ -203,7 +195,7 @@ class _Count(TorchDispatchMode):
     """PyTorch's formulas, without the tracker of modules in FlopCounterMode, which cannot follow `autograd.grad`."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch has given it no types
         self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -16,6 +16,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.meter import Meter
+from benchmarks.recorder import wait_for
 
 SYSTEMS = ("ours", "ours-eager", "step", "bare", "straightforward", "lightning", "products")
 
@@ -68,12 +69,10 @@ def products(precision: str, device: torch.device, seconds: float) -> float:
         a @ b
         found, ends = [], time.perf_counter() + seconds / len(sizes)
         while time.perf_counter() < ends:
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            wait_for(device)
             began = time.perf_counter()
             a @ b
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            wait_for(device)
             found.append(time.perf_counter() - began)
         found.sort()
         best = max(best, 2 * n**3 / found[len(found) // 2])
@@ -120,7 +119,7 @@ def _kernel_seconds(work: Callable[[], Any], *, steps: int) -> float:
     with profile(activities=[ProfilerActivity.CUDA]) as found:
         for _ in range(steps):
             work()
-        torch.cuda.synchronize()
+        wait_for(torch.device("cuda"))
     microseconds: float = sum(event.self_device_time_total for event in found.key_averages())
     return microseconds / steps / 1e6
 

@@ -2,8 +2,7 @@
 
 Separate passes for real and fake images, R1 and R2 by double backward, plain Adam, the average in a loop, memory as
 PyTorch lays it out. What is not in question is the same code: the networks, the loss, the statistics of feature
-matching, the layers' rates. Losses are those of `training.step.Step` with the same settings and
-random numbers.
+matching, the layers' rates. Losses are those of `training.step.Step` with the same settings and random numbers.
 """
 
 import copy

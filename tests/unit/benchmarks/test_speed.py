@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from benchmarks import run_length
 from benchmarks.bare import BareStep
@@ -129,9 +130,9 @@ def test_the_table_tells_every_loop_beside_its_peer() -> None:
     assert "- this was skipped: that" in lines
 
 
-def test_a_run_of_small_epochs_tells_how_its_steps_and_memory_grow(capsys: pytest.CaptureFixture[str]) -> None:
-    run_length.main.callback(epochs=8)  # type: ignore[misc]
-    found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+def test_a_run_of_small_epochs_tells_how_its_steps_and_memory_grow() -> None:
+    done = CliRunner().invoke(run_length.main, ["--epochs", "8"], catch_exceptions=False)
+    found = json.loads(done.stdout.strip().splitlines()[-1])
     assert found["steps"] == 80
     assert 0 < found["last_quarter_step_seconds"] < 1
     assert found["memory_bytes"] > abs(found["growth_bytes"])

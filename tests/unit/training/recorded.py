@@ -14,7 +14,7 @@ class Recorder(TorchDispatchMode):
     """The operations while it is entered, in `calls`."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch has given it no types
         self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -53,5 +53,4 @@ def recorded(work: Callable[[], None], rng: torch.Generator) -> Callable[[], Non
         if next(replays):
             recorder.replay()
 
-    replay.recorder = recorder  # type: ignore[attr-defined]
     return replay

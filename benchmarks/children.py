@@ -1,0 +1,16 @@
+"""Starts what is measured in a process of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[1]
+
+
+def run_module(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """`python -m` these words, with this project importable; its output is kept, its exit code is not looked at."""
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-P", "-m", *words]
+    return subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
