@@ -220,7 +220,7 @@ class Objectives:
         n, weights = len(batch.images), self._weights
         labels = batch.labels.repeat(2) if self._config.model.conditional else None
         images = torch.cat([batch.images, fakes.images])
-        passes = FourPasses(cast(Discriminator, self.discriminator), images, labels)
+        passes = FourPasses(cast(Discriminator, self.discriminator), images, labels, self._precision.of_penalties)
         # what stands on the network's last layer, by autograd: one backward pass for all of it
         logits, of_real = passes.logits.requires_grad_(), passes.features[:n].requires_grad_()
         loss = adversarial = self._loss.discriminator(logits[:n], logits[n:])

@@ -30,6 +30,12 @@ class Precision:
         return torch.amp.GradScaler(self.device_type, enabled=self.name == "fp16")
 
     @property
+    def of_penalties(self) -> torch.dtype | None:
+        """The format of penalties without double backward; None: the parameters'. bf16 has fp32's exponents, while
+        gradients of gradients may leave fp16's."""
+        return torch.bfloat16 if self.name == "bf16" else None
+
+    @property
     def _autocast_type(self) -> torch.dtype:
         return torch.bfloat16 if self.name == "fp32" else _TYPES[self.name]
 

@@ -1,0 +1,149 @@
+"""The layers that `piecewise.py` knows: forward, the signal backward, forward again with the slopes that there were.
+
+Passes may run in fewer bits than the parameters have: a layer holds its weights in the passes' format.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.models import FlattenLast
+
+_convolution_backward = torch.ops.aten.convolution_backward
+_leaky_relu_backward = torch.ops.aten.leaky_relu_backward.grad_input
+
+
+class Layer:
+    """One that computes nothing: it moves numbers."""
+
+    memory_format = torch.contiguous_format  # that its inputs should have
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        self._module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The network's own pass."""
+        moved: Tensor = self._module(x)
+        return moved
+
+    def backward(self, signal: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """The signal at the inputs, from that at the outputs (which may be used up)."""
+        match self._module:
+            case nn.PixelUnshuffle():
+                return functional.pixel_shuffle(signal, self._module.downscale_factor)
+            case FlattenLast():
+                places: Tensor = signal.unflatten(1, self._module.shape)
+                return places.permute(0, 3, 1, 2)
+        return signal.view_as(inputs)
+
+    def forward_again(self, u: Tensor, slopes: Tensor, outputs: Tensor) -> Tensor:
+        """With the slopes that there were at `outputs`, and biases times `slopes` [N]; `u` may be used up."""
+        return self.forward(u)
+
+
+class Leaky(Layer):
+    """A leaky ReLU. In place where that is possible: half of the memory that has to move."""
+
+    def backward(self, signal: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
+        return self._times_slope(signal, outputs)
+
+    def forward_again(self, u: Tensor, slopes: Tensor, outputs: Tensor) -> Tensor:
+        return self._times_slope(u, outputs)
+
+    def _times_slope(self, values: Tensor, outputs: Tensor) -> Tensor:
+        """`values` themselves, times 1 where the layer's output was positive, else its negative slope."""
+        assert isinstance(self._module, nn.LeakyReLU)
+        product: Tensor = _leaky_relu_backward(values, outputs, self._module.negative_slope, True, grad_input=values)
+        return product
+
+
+class Learnt(Layer):
+    """One with weights and biases."""
+
+    def __init__(self, module: nn.Linear | nn.Conv2d, dtype: torch.dtype) -> None:
+        super().__init__(module, dtype)
+        assert module.bias is not None, "is_piecewise_linear has looked"
+        self.parameters = (module.weight, module.bias)
+        self._weight, self._bias = module.weight.to(dtype), module.bias.to(dtype)
+
+    def weight_gradient(self, signal: Tensor, u: Tensor) -> Tensor:
+        """Σᵢ signalᵢ ⊗ uᵢ, as the layer shares its weights among places."""
+        raise NotImplementedError
+
+    def add_gradients(self, found: dict[Tensor, Tensor], signal: Tensor, inputs: Tensor, *, further: bool) -> Tensor:
+        """Adds the parameters' gradients to what was `found`; the signal at the inputs, where it goes `further`."""
+        raise NotImplementedError
+
+
+class Linear(Learnt):
+    """A matrix."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self._weight, self._bias)
+
+    def backward(self, signal: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
+        return signal @ self._weight
+
+    def forward_again(self, u: Tensor, slopes: Tensor, outputs: Tensor) -> Tensor:
+        return torch.addr(u @ self._weight.T, slopes, self._bias)
+
+    def weight_gradient(self, signal: Tensor, u: Tensor) -> Tensor:
+        return signal.T @ u
+
+    def add_gradients(self, found: dict[Tensor, Tensor], signal: Tensor, inputs: Tensor, *, further: bool) -> Tensor:
+        weight, bias = (found[parameter] for parameter in self.parameters)
+        if weight.dtype == signal.dtype:
+            weight.addmm_(signal.T, inputs)
+        else:
+            weight.add_(signal.T @ inputs)
+        bias.add_(signal.sum(dim=0))
+        return signal @ self._weight if further else signal
+
+
+class Convolution(Learnt):
+    """A convolution over places."""
+
+    def __init__(self, module: nn.Conv2d, dtype: torch.dtype) -> None:
+        super().__init__(module, dtype)
+        last = module.weight.is_contiguous(memory_format=torch.channels_last)
+        self.memory_format = torch.channels_last if last else torch.contiguous_format
+        self._stride, self._padding = module.stride, cast(tuple[int, ...], module.padding)
+        self._geometry = (module.stride, module.padding, module.dilation, False, (0, 0), module.groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self._weight, self._bias, self._stride, self._padding)
+
+    def backward(self, signal: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
+        return self._gradients(signal, inputs, (True, False, False))[0]
+
+    def forward_again(self, u: Tensor, slopes: Tensor, outputs: Tensor) -> Tensor:
+        products = functional.conv2d(u, self._weight, None, self._stride, self._padding)
+        return products.add_(slopes.view(-1, 1, 1, 1) * self._bias.view(1, -1, 1, 1))
+
+    def weight_gradient(self, signal: Tensor, u: Tensor) -> Tensor:
+        return self._gradients(signal, u, (False, True, False))[1]
+
+    def add_gradients(self, found: dict[Tensor, Tensor], signal: Tensor, inputs: Tensor, *, further: bool) -> Tensor:
+        before, *own = self._gradients(signal, inputs, (further, True, True))
+        for parameter, gradient in zip(self.parameters, own, strict=True):
+            found[parameter].add_(gradient)
+        return before if further else signal
+
+    def _gradients(self, signal: Tensor, inputs: Tensor, which: Sequence[bool]) -> Sequence[Tensor]:
+        """By inputs, weights and biases, of these which are wanted."""
+        biases = [len(self._bias)] if which[2] else None
+        found: Sequence[Tensor] = _convolution_backward(signal, inputs, self._weight, biases, *self._geometry, which)
+        return found
+
+
+KINDS: dict[type[nn.Module], type[Layer]] = {
+    nn.Linear: Linear,
+    nn.Conv2d: Convolution,
+    nn.LeakyReLU: Leaky,
+    nn.PixelUnshuffle: Layer,
+    nn.Flatten: Layer,
+    FlattenLast: Layer,
+}  # these themselves: a kind of one's own may compute something else
