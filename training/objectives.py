@@ -21,7 +21,7 @@ from training.losses import build_loss
 from training.matching import FeatureMatching, emphasise
 from training.models import Discriminator, Generator, to_float
 from training.penalties import interpolation_penalty, squared_gradient_norm
-from training.piecewise import FourPasses, is_piecewise_linear
+from training.piecewise import FeaturePass, FourPasses, is_piecewise_linear, move, unmove
 from training.precision import Precision
 
 
@@ -35,11 +35,13 @@ class Fakes(NamedTuple):
 @dataclass(frozen=True)
 class Batch:
     """What a step sees: real images in [−1, 1] [N, C, H, W], the labels [N] that real and fake share, and where both
-    networks are to see the same fakes, these, with what their generator needs to learn from them."""
+    networks are to see the same fakes, these, with what their generator needs to learn from them; `moved` are both, as
+    a discriminator of known layers sees them."""
 
     images: Tensor
     labels: Tensor
     fakes: Fakes | None = None
+    moved: Tensor | None = None
 
 
 class Learnt(NamedTuple):
@@ -88,14 +90,20 @@ class Objectives:
         if self._heads.matching:
             classes, width = generator.classes or 1, cast(Discriminator, discriminator).logit.in_features
             self._matching = FeatureMatching(self._heads.matching, classes, width, rng.device)
-        # the same gradients by a shorter way; WGAN-GP's penalty is taken elsewhere than where the losses are
-        self._by_four_passes = self.penalised and not config.loss.gp and is_piecewise_linear(discriminator)
+        self._sees_real = self._loss.needs_real or self._matching is not None  # the generator's part
+        # the same gradients by shorter ways; WGAN-GP's penalty is taken elsewhere than where the losses are
+        self._by_layers = is_piecewise_linear(discriminator)
+        self._by_four_passes = self._by_layers and self.penalised and not config.loss.gp
 
     def begin(self, images: Tensor, labels: Tensor, *, both: bool) -> Batch:
         """A step's batch from uint8 images [N, C, H, W] and labels [N]. `both`: whether both networks learn in this
         step, and may share fakes."""
-        shared = both and self._config.train.shared_fakes
-        return Batch(to_float(images, self.dtype), labels, self._generate(labels) if shared else None)
+        real = to_float(images, self.dtype)
+        if not (both and self._config.train.shared_fakes):
+            return Batch(real, labels)
+        fakes = self._generate(labels)
+        moved = self._move(real, fakes.images) if self._by_layers else None
+        return Batch(real, labels, fakes, moved)
 
     def teach_discriminator(self, batch: Batch) -> Learnt:
         """Leaves the discriminator's gradients in its parameters."""
@@ -113,16 +121,18 @@ class Objectives:
     def teach_generator(self, batch: Batch) -> Learnt:
         """Leaves the generator's gradients in its parameters."""
         fakes = self._generate(batch.labels) if batch.fakes is None else batch.fakes
-        if self._heads.reads_fakes:
-            learnt = self._generator_loss_by_features(batch, fakes)
-        else:
-            real = None
-            with self._precision.autocast():
-                if self._loss.needs_real:
-                    with torch.no_grad():
-                        real = self._judge(batch.images, batch.labels)
+        if self._by_layers:
+            return self._generator_by_layers(batch, fakes)
+        with self._precision.autocast():
+            if self._heads.reads_fakes:
+                with torch.no_grad():
+                    real = self._features(batch.images) if self._sees_real else None
+                learnt = self._generator_loss(real, self._features(fakes.images), batch.labels, fakes.latents)
+            else:
+                with torch.no_grad():
+                    real = self._judge(batch.images, batch.labels) if self._sees_real else None
                 loss = self._loss.generator(real, self._judge(fakes.images, batch.labels))
-            learnt = Learnt(loss, {"loss_g": loss})
+                learnt = Learnt(loss, {"loss_g": loss})
         self._backward(learnt.loss, self._of_generator)
         return learnt
 
@@ -146,24 +156,31 @@ class Objectives:
         """The classes that have means of their own."""
         return labels if self.generator.conditional else torch.zeros_like(labels)
 
-    def _generator_loss_by_features(self, batch: Batch, fakes: Fakes) -> Learnt:
-        """The generator's loss where heads read its images' features, too: one pass serves all."""
-        judge, known = cast(Discriminator, self.discriminator).judge, self._known(batch.labels)
-        real = real_features = None
-        with self._precision.autocast():
-            features = self._features(fakes.images)
-            if self._loss.needs_real or self._matching:
-                with torch.no_grad():
-                    real_features = self._features(batch.images)
-                    real = judge(real_features, *known).to(self.dtype)
-            emphasis = None if real_features is None else self._emphasis(real_features, features, batch.labels)
-            fake = emphasise(judge(features, *known).to(self.dtype), emphasis)
-            loss = adversarial = self._loss.generator(real, fake)
-            loss = loss + self._heads.generator_loss(features, batch.labels, fakes.latents)
+    def _generator_by_layers(self, batch: Batch, fakes: Fakes) -> Learnt:
+        """As `teach_generator`, by one pass over real and fake images of a discriminator of known layers."""
+        discriminator, n = cast(Discriminator, self.discriminator), len(fakes.images)
+        moved = self._move(batch.images, fakes.images) if batch.moved is None else batch.moved
+        passes = FeaturePass(discriminator, moved if self._sees_real else moved[n:], self._precision.of_passes)
+        fake = passes.features[-n:].requires_grad_()
+        real = passes.features[:n] if self._sees_real else None
+        learnt = self._generator_loss(real, fake, batch.labels, fakes.latents)
+        (signal,) = torch.autograd.grad(self._scaler.scale(learnt.loss), fake)
+        gradient = unmove(discriminator, passes.backward(signal, slice(-n, None)), fakes.images.shape)
+        fakes.images.backward(gradient, inputs=self._of_generator)
+        return learnt
+
+    def _generator_loss(self, real: Tensor | None, fake: Tensor, labels: Tensor, latents: Tensor) -> Learnt:
+        """The generator's loss by features [N, F] of real and generated images, all heads' parts with it."""
+        judge, known = cast(Discriminator, self.discriminator).judge, self._known(labels)
+        emphasis = None if real is None else self._emphasis(real, fake, labels)
+        of_real = None if real is None else judge(real, *known).to(self.dtype)
+        of_fake = emphasise(judge(fake, *known).to(self.dtype), emphasis)
+        loss = adversarial = self._loss.generator(of_real, of_fake)
+        loss = loss + self._heads.generator_loss(fake, labels, latents)
         stats = {"loss_g": adversarial}
         if self._matching:
-            assert real_features is not None
-            stats["matching"] = self._matching.loss(real_features, features, self._groups(batch.labels), self._ranks)
+            assert real is not None, "whoever matches sees real images"
+            stats["matching"] = self._matching.loss(real, fake, self._groups(labels), self._ranks)
             loss = loss + stats["matching"]
         return Learnt(loss, stats)
 
@@ -219,8 +236,8 @@ class Objectives:
         """The gradients of `_discriminator_loss`, penalties included, for a piecewise linear discriminator."""
         n, weights = len(batch.images), self._weights
         labels = batch.labels.repeat(2) if self._config.model.conditional else None
-        images = torch.cat([batch.images, fakes.images])
-        passes = FourPasses(cast(Discriminator, self.discriminator), images, labels, self._precision.of_penalties)
+        moved = self._move(batch.images, fakes.images) if batch.moved is None else batch.moved
+        passes = FourPasses(cast(Discriminator, self.discriminator), moved, labels, self._precision.of_penalties)
         # what stands on the network's last layer, by autograd: one backward pass for all of it
         logits, of_real = passes.logits.requires_grad_(), passes.features[:n].requires_grad_()
         loss = adversarial = self._loss.discriminator(logits[:n], logits[n:])
@@ -252,12 +269,16 @@ class Objectives:
         )
         found = passes.parameter_gradients(slopes, self._scaler.scale(directions))
         if self._heads.auxiliary:
-            passes.add_feature_gradients(signals.pop(0), found)
+            passes.add_gradients(signals.pop(0), slice(n), found)
         found |= zip(heads, signals, strict=True)
         for parameter, gradient in found.items():
             laid_out = gradient.stride() == parameter.stride()  # as its parameter: see `_backward`
             parameter.grad = gradient if laid_out else torch.empty_like(parameter).copy_(gradient)
         return Learnt(loss, stats)
+
+    def _move(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Both, one after the other, as the discriminator's layers see them."""
+        return move(cast(Discriminator, self.discriminator), torch.cat([real, fake.detach()]))
 
     def _generate(self, labels: Tensor) -> Fakes:
         z = self.draw(len(labels))

@@ -36,38 +36,97 @@ def _is_known(layer: nn.Module) -> bool:
     return type(layer) in KINDS
 
 
-class FourPasses:
-    """The passes of one batch: construct it, read `logits`, take `image_gradients`, then `parameter_gradients`.
+def move(network: Discriminator, images: Tensor) -> Tensor:
+    """Images [N, C, H, W] as the network's first layer that computes sees them: once, in the place of every pass."""
+    moves, computing = _split(network)
+    for layer in moves:
+        images = layer(images)
+    last = isinstance(computing[0], nn.Conv2d) and computing[0].weight.is_contiguous(memory_format=torch.channels_last)
+    return images.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
-    They may run in fewer bits than the parameters have (`dtype`). As under autocast, products of two such numbers are
+
+def unmove(network: Discriminator, gradients: Tensor, shape: torch.Size) -> Tensor:
+    """∇ by what `move` gave, as ∇ by images of a shape."""
+    for layer in reversed(_split(network)[0]):
+        gradients = KINDS[type(layer)](layer, gradients.dtype).backward(gradients, gradients, gradients)
+    return gradients.view(shape)
+
+
+def _split(network: Discriminator) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The first layers, which compute nothing, and the others (at least one)."""
+    layers = list(network.features)
+    first = next((i for i, layer in enumerate(layers) if KINDS[type(layer)] is not Layer), len(layers) - 1)
+    return layers[:first], layers[first:]
+
+
+class FeaturePass:
+    """The features of images in a forward pass, and the ways back from them.
+
+    Passes may run in fewer bits than the parameters have (`dtype`). As under autocast, products of two such numbers are
     summed in 32 bits; what comes out (`features`, `logits`, all gradients) is in the parameters' format.
     """
 
+    @torch.no_grad()
+    def __init__(self, network: Discriminator, images: Tensor, dtype: torch.dtype | None = None) -> None:
+        """Images as `move` gives them."""
+        self._full = network.logit.weight.dtype
+        self._few = dtype or self._full
+        self._layers = [KINDS[type(module)](module, self._few) for module in _split(network)[1]]
+        self._inputs = [images.to(self._few)]  # of each layer, and what the last one gives
+        for layer in self._layers:
+            self._inputs.append(layer.forward(self._inputs[-1]))
+        self.features = self._inputs[-1].to(self._full)
+
+    @torch.no_grad()
+    def backward(self, signal: Tensor, rows: slice) -> Tensor:
+        """∇ by some of the images, from that by their features [n, F], which is used up."""
+        signal = signal.to(self._few)
+        for layer, inputs, outputs in zip(
+            reversed(self._layers), reversed(self._inputs[:-1]), reversed(self._inputs[1:]), strict=True
+        ):
+            signal = layer.backward(signal, inputs[rows], outputs[rows])
+        return signal.to(self._full)
+
+    @torch.no_grad()
+    def add_gradients(self, signal: Tensor, rows: slice, found: dict[Tensor, Tensor]) -> None:
+        """Adds to the features' parameters' gradients those of a loss over some of the images, by plain backward.
+
+        Args:
+            signal: that loss's gradient by those rows of `features`, [n, F]; used up.
+            found: the gradients, by parameter.
+        """
+        signal = signal.to(self._few)
+        layers = list(zip(self._layers, self._inputs[:-1], self._inputs[1:], strict=True))
+        while not isinstance(layers[0][0], Learnt):
+            del layers[0]  # no signal is wanted there
+        for layer, inputs, outputs in reversed(layers):
+            further = layer is not layers[0][0]
+            if isinstance(layer, Learnt):
+                signal = layer.add_gradients(found, signal, inputs[rows], further=further)
+            elif further:
+                signal = layer.backward(signal, inputs[rows], outputs[rows])
+
+
+class FourPasses(FeaturePass):
+    """The passes of one batch: construct it, read `logits`, take `image_gradients`, then `parameter_gradients`."""
+
+    @torch.no_grad()
     def __init__(
         self, network: Discriminator, images: Tensor, labels: Tensor | None, dtype: torch.dtype | None = None
     ) -> None:
-        """The first pass. Images [N, C, H, W]; labels int64 [N], None for a discriminator without projection."""
+        """The first pass. Images as `move` gives them; labels int64 [N], None for a discriminator without
+        projection."""
+        super().__init__(network, images, dtype)
         self._network, self._labels = network, labels
-        self._full = network.logit.weight.dtype
-        self._few = dtype or self._full
-        with torch.no_grad():
-            self._layers = [KINDS[type(module)](module, self._few) for module in network.features]
-            while len(self._layers) > 1 and type(self._layers[0]) is Layer:  # once, in the place of every pass
-                images = self._layers.pop(0).forward(images)
-            self._images = images = images.to(self._few).contiguous(memory_format=self._layers[0].memory_format)
-            self._inputs = [images]  # of each layer, and what the last one gives
-            for layer in self._layers:
-                self._inputs.append(layer.forward(self._inputs[-1]))
-            self._head = network.logit.weight.repeat(len(images), 1)
-            if network.projection is not None:
-                self._head += network.projection(labels)
-            self.features = self._inputs[-1].to(self._full)
-            self.logits = (self.features * self._head).sum(dim=1) + network.logit.bias
+        self._head = network.logit.weight.repeat(len(images), 1)
+        if network.projection is not None:
+            self._head += network.projection(labels)
+        self.logits = (self.features * self._head).sum(dim=1) + network.logit.bias
         self._signals: list[Tensor] = []
 
     @torch.no_grad()
     def image_gradients(self) -> Tensor:
-        """The second pass: ∇ₓ logitᵢ, [N, …], its pixels where the network's first layers move those of images."""
+        """The second pass: ∇ₓ logitᵢ, [N, …], by the images as `move` gives them."""
         signal = self._head.to(self._few)
         signals = []
         for layer, inputs, outputs in zip(
@@ -88,7 +147,8 @@ class FourPasses:
         """
         assert self._signals, "image_gradients comes first"
         found: dict[Tensor, Tensor] = {}
-        u = torch.addcmul(directions, slopes.view(-1, *[1] * (self._images.dim() - 1)), self._images).to(self._few)
+        images = self._inputs[0]
+        u = torch.addcmul(directions, slopes.view(-1, *[1] * (images.dim() - 1)), images).to(self._few)
         few_slopes = slopes.to(self._few)
         for layer, signal, outputs in zip(self._layers, self._signals, self._inputs[1:], strict=True):
             if isinstance(layer, Learnt):
@@ -102,23 +162,3 @@ class FourPasses:
             assert self._labels is not None, "a projection needs labels"
             found[projection.weight] = torch.zeros_like(projection.weight).index_add_(0, self._labels, u)
         return found
-
-    @torch.no_grad()
-    def add_feature_gradients(self, signal: Tensor, found: dict[Tensor, Tensor]) -> None:
-        """Adds to the features' parameters' gradients those of a further loss over the first n images, by plain
-        backward.
-
-        Args:
-            signal: that loss's gradient by the first n rows of `features`, [n, F]; used up.
-            found: what `parameter_gradients` has given.
-        """
-        n, signal = len(signal), signal.to(self._few)
-        layers = list(zip(self._layers, self._inputs[:-1], self._inputs[1:], strict=True))
-        while not isinstance(layers[0][0], Learnt):
-            del layers[0]  # no signal is wanted there
-        for layer, inputs, outputs in reversed(layers):
-            further = layer is not layers[0][0]
-            if isinstance(layer, Learnt):
-                signal = layer.add_gradients(found, signal, inputs[:n], further=further)
-            elif further:
-                signal = layer.backward(signal, inputs[:n], outputs[:n])

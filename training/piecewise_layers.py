@@ -19,8 +19,6 @@ _leaky_relu_backward = torch.ops.aten.leaky_relu_backward.grad_input
 class Layer:
     """One that computes nothing: it moves numbers."""
 
-    memory_format = torch.contiguous_format  # that its inputs should have
-
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         self._module = module
 
@@ -108,8 +106,6 @@ class Convolution(Learnt):
 
     def __init__(self, module: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__(module, dtype)
-        last = module.weight.is_contiguous(memory_format=torch.channels_last)
-        self.memory_format = torch.channels_last if last else torch.contiguous_format
         self._stride, self._padding = module.stride, cast(tuple[int, ...], module.padding)
         self._geometry = (module.stride, module.padding, module.dilation, False, (0, 0), module.groups)
 

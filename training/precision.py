@@ -30,6 +30,11 @@ class Precision:
         return torch.amp.GradScaler(self.device_type, enabled=self.name == "fp16")
 
     @property
+    def of_passes(self) -> torch.dtype | None:
+        """The format of passes without autocast; None: the parameters'."""
+        return None if self.name == "fp32" else _TYPES[self.name]
+
+    @property
     def of_penalties(self) -> torch.dtype | None:
         """The format of penalties without double backward; None: the parameters'. bf16 has fp32's exponents, while
         gradients of gradients may leave fp16's."""

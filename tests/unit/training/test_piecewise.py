@@ -9,7 +9,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from training.config import ModelSettings
 from training.models import Discriminator, ImageShape, build_discriminator
 from training.penalties import squared_gradient_norm
-from training.piecewise import FourPasses, is_piecewise_linear
+from training.piecewise import FourPasses, is_piecewise_linear, move
 
 N = 6
 NETWORKS = {
@@ -45,7 +45,7 @@ def test_four_passes_give_the_gradients_of_double_backward(name: str) -> None:
     labels = None if net.projection is None else torch.arange(N)
     kappas = torch.rand(N, generator=rng, dtype=torch.float64)
     assert is_piecewise_linear(net)
-    passes = FourPasses(net, images, labels)
+    passes = FourPasses(net, move(net, images), labels)
     logits = passes.logits.requires_grad_()
     (slopes,) = torch.autograd.grad(softplus(-logits).mean(), logits)
     gradients = passes.image_gradients()
@@ -61,7 +61,7 @@ def test_a_network_that_only_moves_pixels_before_it_judges_is_known_too() -> Non
     net = Discriminator(nn.Sequential(nn.Flatten()), 12, None).double()
     images = torch.rand(N, 3, 2, 2, dtype=torch.float64)
     assert is_piecewise_linear(net)
-    passes = FourPasses(net, images, None)
+    passes = FourPasses(net, move(net, images), None)
     torch.testing.assert_close(passes.logits, net(images))
     kappas = torch.rand(N, dtype=torch.float64)
     gradients = passes.image_gradients()
