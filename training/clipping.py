@@ -6,6 +6,7 @@ three times as large, the step is three times as long, the next gradient larger 
 layer: the update clipping of Adafactor (Shazeer & Stern 2018, arXiv:1804.04235, section 6) as a matter of norms.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -28,6 +29,7 @@ class Clipping:
         self._indices: dict[tuple[int, ...], Tensor] = {}
         self._means = torch.zeros(len(self._parameters), device=place)  # Σ v of each
         self._steps = torch.zeros(len(self._parameters), device=place)  # gradients of which it has come
+        self._one = torch.ones((), device=place)
 
     @torch.no_grad()
     def __call__(self) -> None:
@@ -38,8 +40,8 @@ class Clipping:
         index = None if len(places) == len(self._parameters) else self._on_device(tuple(places))
         means, steps = (all_ if index is None else all_[index] for all_ in (self._means, self._steps))
         history = means / (1 - self._beta**steps)
-        factors = torch.where(history > 0, self._limit * (history / squares).sqrt(), 1.0).clamp_(max=1.0)
-        sound = squares.isfinite()  # fp16 may overflow: such an update is left out
+        factors = torch.where(history > 0, (history / squares).sqrt_() * self._limit, self._one).clamp_(max=1.0)
+        sound = squares < math.inf  # fp16 may overflow: such an update is left out
         means.copy_(torch.where(sound, means.lerp(factors.square() * squares, 1 - self._beta), means))
         steps.add_(sound)
         if index is not None:

@@ -32,6 +32,7 @@ class FeatureMatching:
         self._means = torch.zeros(2, classes, features, device=device)
         self._variances = torch.zeros(2, features, device=device)
         self._shares = torch.zeros(classes, 1, device=device, dtype=torch.float64)
+        self._zero, self._one = torch.zeros((), device=device, dtype=torch.float64), torch.ones((), device=device)
         self._summarise()
 
     def loss(self, real: Tensor, fake: Tensor, labels: Tensor, ranks: Ranks) -> Tensor:
@@ -48,25 +49,31 @@ class FeatureMatching:
             labels: int64 [N], shared by both.
             ranks: those whose images are counted together.
         """
-        both = torch.cat([real, fake.detach()], dim=1).double()
+        value, slope = self._count(real, fake.detach(), labels, ranks)
+        pulled = (fake * slope).sum()
+        loss: Tensor = value + pulled - pulled.detach()
+        return loss
+
+    @torch.no_grad()
+    def _count(self, real: Tensor, fake: Tensor, labels: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+        """The loss after these images, and its gradient by the features of the generated ones, [N, F]."""
+        both = torch.cat([real, fake], dim=1).double()
         batch = torch.cat([both, both.square()], dim=1)
         members = (labels == self._numbers).to(batch.dtype)  # one_hot would look at the labels, on a CPU
         now = torch.cat([members.sum(dim=1, keepdim=True), members @ batch], dim=1)
         ranks.average_([now])
-        now = torch.where(now.isfinite().all(), now, 0.0)  # fp16 may overflow: that update is left out, nothing is kept
+        now = torch.where(now.isfinite().all(), now, self._zero)  # fp16 may overflow: that update is left out
         self._statistics.mul_(_KEPT).add_(now, alpha=ranks.size)  # of the whole batch, however many share it
         self._summarise()
         (real_means, fake_means), (real_variances, fake_variances) = self._means, self._variances
         apart, total = fake_means - real_means, real_variances + fake_variances
-        wider = 2 * (fake_variances - real_variances) / total
-        value = (self._shares * (apart.square() / real_variances).log1p()).sum(dim=0).mean().to(fake.dtype)
-        value = value + _VARIANCE / 2 * wider.square().mean()
-        pull = 2 * apart / (real_variances + apart.square())
-        spread = _VARIANCE * wider * 4 * real_variances / total.square()
-        away = fake - fake_means[labels]
-        slope = (pull[labels] * fake + spread * away.square()).mean()
-        loss: Tensor = self._weight * (value + slope - slope.detach())
-        return loss
+        wider, squared = 2 * (fake_variances - real_variances) / total, apart.square()
+        value = (self._shares * (squared / real_variances).log1p()).sum() / fake.shape[1]
+        value = value.to(fake.dtype).add_(wider.square().mean(), alpha=_VARIANCE / 2)
+        weight = self._weight / fake.numel()  # of each number in the means over images and features
+        spread = real_variances / total.square() * wider * (8 * _VARIANCE * weight)
+        pull = torch.addcmul(2 * weight * apart / (real_variances + squared), spread, fake_means, value=-1)
+        return self._weight * value, torch.addcmul(pull[labels], spread, fake)
 
     def rarity(self, features: Tensor, labels: Tensor, power: float) -> Tensor:
         """How much more than others images are to count: (mean_j (x_j − m_cj)² / v_j)^power with the means m of their
@@ -74,15 +81,16 @@ class FeatureMatching:
         than 1/5 and no more than 5; 1 for classes of which nothing has been counted yet.
 
         Args:
-            features, labels: [N, F] and int64 [N].
+            features: [..., N, F], none of them differentiated.
+            labels: int64 [N].
 
         Returns:
-            [N], not differentiated.
+            [..., N].
         """
-        apart = features.detach() - self._means[0][labels]
-        distances = (apart.square() / self._variances[0]).mean(dim=1)
-        counted = self._statistics[labels, 0] > 0
-        return torch.where(counted, distances.pow(power).clamp(_LEAST_RARE, _MOST_RARE), 1.0)
+        apart = features - self._means[0][labels]
+        distances = (apart.square_() @ self._variances[0].reciprocal()) / features.shape[-1]
+        counted = (self._statistics[:, 0] > 0)[labels]
+        return torch.where(counted, distances.pow_(power).clamp_(_LEAST_RARE, _MOST_RARE), self._one)
 
     def _summarise(self) -> None:
         """The classes' shares [C, 1], and of real and generated images the classes' means [2, C, F] and the variances

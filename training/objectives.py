@@ -93,6 +93,7 @@ class Objectives:
         self._sees_real = self._loss.needs_real or self._matching is not None  # the generator's part
         # the same gradients by shorter ways; WGAN-GP's penalty is taken elsewhere than where the losses are
         self._by_layers = is_piecewise_linear(discriminator)
+        self._gammas = torch.tensor([config.loss.r1, config.loss.r2], device=rng.device, dtype=self.dtype)
         self._by_four_passes = self._by_layers and self.penalised and not config.loss.gp
 
     def begin(self, images: Tensor, labels: Tensor, *, both: bool) -> Batch:
@@ -127,7 +128,9 @@ class Objectives:
             if self._heads.reads_fakes:
                 with torch.no_grad():
                     real = self._features(batch.images) if self._sees_real else None
-                learnt = self._generator_loss(real, self._features(fakes.images), batch.labels, fakes.latents)
+                fake = self._features(fakes.images)
+                emphasis = None if real is None else self._emphasis(torch.cat([real, fake]), batch.labels)
+                learnt = self._generator_loss(real, fake, emphasis, batch.labels, fakes.latents)
             else:
                 with torch.no_grad():
                     real = self._judge(batch.images, batch.labels) if self._sees_real else None
@@ -140,17 +143,17 @@ class Objectives:
         """n fresh latents for this rank, [n, z_dim], of standard deviation `train.z_std`."""
         return self._share(torch.randn, n, self.generator.z_dim) * self._config.train.z_std
 
-    def _emphasis(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor | None:
-        """How much each real image and the fake beside it count, [N], by their features [N, F]; None: all alike.
+    def _emphasis(self, features: Tensor, labels: Tensor) -> Tensor | None:
+        """How much each real image and the fake beside it count, [N], by the features [2N, F] of all real images, then
+        all fakes; None: all alike.
 
         Both distributions are weighted by the same function of an image, so what is best stays best: that they are
         equal. On the way there the rare kinds count for more than their numbers.
         """
         if self._matching is None or not self._heads.rarity:
             return None
-        groups = self._groups(labels).repeat(2)
-        of_real, of_fake = self._matching.rarity(torch.cat([real, fake]), groups, self._heads.rarity).chunk(2)
-        return (of_real + of_fake) / 2
+        pairs = features.detach().view(2, len(labels), -1)
+        return self._matching.rarity(pairs, self._groups(labels), self._heads.rarity).mean(dim=0)
 
     def _groups(self, labels: Tensor) -> Tensor:
         """The classes that have means of their own."""
@@ -163,16 +166,18 @@ class Objectives:
         passes = FeaturePass(discriminator, moved if self._sees_real else moved[n:], self._precision.of_passes)
         fake = passes.features[-n:].requires_grad_()
         real = passes.features[:n] if self._sees_real else None
-        learnt = self._generator_loss(real, fake, batch.labels, fakes.latents)
+        emphasis = self._emphasis(passes.features, batch.labels) if self._sees_real else None
+        learnt = self._generator_loss(real, fake, emphasis, batch.labels, fakes.latents)
         (signal,) = torch.autograd.grad(self._scaler.scale(learnt.loss), fake)
         gradient = unmove(discriminator, passes.backward(signal, slice(-n, None)), fakes.images.shape)
         fakes.images.backward(gradient, inputs=self._of_generator)
         return learnt
 
-    def _generator_loss(self, real: Tensor | None, fake: Tensor, labels: Tensor, latents: Tensor) -> Learnt:
+    def _generator_loss(
+        self, real: Tensor | None, fake: Tensor, emphasis: Tensor | None, labels: Tensor, latents: Tensor
+    ) -> Learnt:
         """The generator's loss by features [N, F] of real and generated images, all heads' parts with it."""
         judge, known = cast(Discriminator, self.discriminator).judge, self._known(labels)
-        emphasis = None if real is None else self._emphasis(real, fake, labels)
         of_real = None if real is None else judge(real, *known).to(self.dtype)
         of_fake = emphasise(judge(fake, *known).to(self.dtype), emphasis)
         loss = adversarial = self._loss.generator(of_real, of_fake)
@@ -210,7 +215,7 @@ class Objectives:
             emphasis = None
             if self._heads.rarity:
                 with torch.no_grad():
-                    emphasis = self._emphasis(self._features(batch.images), self._features(fakes.images), batch.labels)
+                    emphasis = self._emphasis(self._features(torch.cat([batch.images, fakes.images])), batch.labels)
             loss = adversarial = self._loss.discriminator(emphasise(real, emphasis), emphasise(fake, emphasis))
             penalties: dict[str, Tensor] = {}
             if weights.r1 or weights.r2:
@@ -234,8 +239,8 @@ class Objectives:
 
     def _four_passes(self, batch: Batch, fakes: Fakes) -> Learnt:
         """The gradients of `_discriminator_loss`, penalties included, for a piecewise linear discriminator."""
-        n, weights = len(batch.images), self._weights
-        labels = batch.labels.repeat(2) if self._config.model.conditional else None
+        n = len(batch.images)
+        labels = torch.cat([batch.labels, batch.labels]) if self._config.model.conditional else None
         moved = self._move(batch.images, fakes.images) if batch.moved is None else batch.moved
         passes = FourPasses(cast(Discriminator, self.discriminator), moved, labels, self._precision.of_penalties)
         # what stands on the network's last layer, by autograd: one backward pass for all of it
@@ -253,21 +258,18 @@ class Objectives:
             loss = loss + stats["latent"]
             heads += cast(nn.Linear, self._heads.latent_reader).parameters()
         slopes, *signals = torch.autograd.grad(self._scaler.scale(loss), [*read, *heads])
-        emphasis = self._emphasis(passes.features[:n], passes.features[n:], batch.labels)
+        emphasis = self._emphasis(passes.features, batch.labels)
         if emphasis is not None:
-            slopes = slopes * emphasis.repeat(2)
+            slopes = (slopes.view(2, n) * emphasis).view(2 * n)
         # and the penalties beside it
-        gradients = passes.image_gradients()
-        r1, r2 = (part.square().sum() / n for part in gradients.split(n))
-        stats |= {"real_logit": logits[:n].mean(), "fake_logit": logits[n:].mean(), "r1": r1, "r2": r2}
-        loss = loss.detach() + self._dials.penalty / 2 * (weights.r1 * r1 + weights.r2 * r2)
-        directions = torch.cat(
-            [
-                part * (weight / n * self._dials.penalty)
-                for weight, part in zip((weights.r1, weights.r2), gradients.split(n), strict=True)
-            ]
-        )
-        found = passes.parameter_gradients(slopes, self._scaler.scale(directions))
+        gradients = passes.image_gradients().unflatten(0, (2, n))
+        norms = gradients.square().flatten(1).sum(dim=1) / n
+        weighted = self._gammas * self._dials.penalty
+        loss = loss.detach() + (weighted / 2 * norms).sum()
+        directions = gradients * (weighted / n).view(2, *[1] * (gradients.dim() - 1))
+        found = passes.parameter_gradients(slopes, self._scaler.scale(directions.flatten(0, 1)))
+        stats["r1"], stats["r2"] = norms.unbind()
+        stats["real_logit"], stats["fake_logit"] = logits.detach().view(2, n).mean(dim=1).unbind()
         if self._heads.auxiliary:
             passes.add_gradients(signals.pop(0), slice(n), found)
         found |= zip(heads, signals, strict=True)
@@ -278,7 +280,8 @@ class Objectives:
 
     def _move(self, real: Tensor, fake: Tensor) -> Tensor:
         """Both, one after the other, as the discriminator's layers see them."""
-        return move(cast(Discriminator, self.discriminator), torch.cat([real, fake.detach()]))
+        both = torch.cat([real, fake.detach()])
+        return move(cast(Discriminator, self.discriminator), both.to(self._precision.of_penalties or self.dtype))
 
     def _generate(self, labels: Tensor) -> Fakes:
         z = self.draw(len(labels))

@@ -72,7 +72,8 @@ class FeaturePass:
         self._full = network.logit.weight.dtype
         self._few = dtype or self._full
         self._layers = [KINDS[type(module)](module, self._few) for module in _split(network)[1]]
-        self._inputs = [images.to(self._few)]  # of each layer, and what the last one gives
+        used_up = not isinstance(self._layers[0], Learnt)
+        self._inputs = [images.to(self._few, copy=used_up)]  # of each layer, and what the last one gives
         for layer in self._layers:
             self._inputs.append(layer.forward(self._inputs[-1]))
         self.features = self._inputs[-1].to(self._full)
@@ -118,16 +119,16 @@ class FourPasses(FeaturePass):
         projection."""
         super().__init__(network, images, dtype)
         self._network, self._labels = network, labels
-        self._head = network.logit.weight.repeat(len(images), 1)
+        self._head = network.logit.weight.expand(len(images), -1)
         if network.projection is not None:
-            self._head += network.projection(labels)
+            self._head = self._head + network.projection(labels)
         self.logits = (self.features * self._head).sum(dim=1) + network.logit.bias
         self._signals: list[Tensor] = []
 
     @torch.no_grad()
     def image_gradients(self) -> Tensor:
         """The second pass: ∇ₓ logitᵢ, [N, …], by the images as `move` gives them."""
-        signal = self._head.to(self._few)
+        signal = self._head.to(self._few).contiguous()
         signals = []
         for layer, inputs, outputs in zip(
             reversed(self._layers), reversed(self._inputs[:-1]), reversed(self._inputs[1:]), strict=True

@@ -23,7 +23,7 @@ class Layer:
         self._module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        """The network's own pass."""
+        """The network's own pass; `x` may be used up."""
         moved: Tensor = self._module(x)
         return moved
 
@@ -43,7 +43,11 @@ class Layer:
 
 
 class Leaky(Layer):
-    """A leaky ReLU. In place where that is possible: half of the memory that has to move."""
+    """A leaky ReLU, in place: half of the memory that has to move. Its outputs tell its slopes as its inputs do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert isinstance(self._module, nn.LeakyReLU)
+        return functional.leaky_relu_(x, self._module.negative_slope)
 
     def backward(self, signal: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
         return self._times_slope(signal, outputs)
@@ -117,7 +121,7 @@ class Convolution(Learnt):
 
     def forward_again(self, u: Tensor, slopes: Tensor, outputs: Tensor) -> Tensor:
         products = functional.conv2d(u, self._weight, None, self._stride, self._padding)
-        return products.add_(slopes.view(-1, 1, 1, 1) * self._bias.view(1, -1, 1, 1))
+        return products.addcmul_(slopes.view(-1, 1, 1, 1), self._bias.view(1, -1, 1, 1))
 
     def weight_gradient(self, signal: Tensor, u: Tensor) -> Tensor:
         return self._gradients(signal, u, (False, True, False))[1]

@@ -42,7 +42,8 @@ class Phase:
     name: str
     network: nn.Module
     optimizer: torch.optim.Adam
-    lr: float
+    rates: tuple[float, ...]  # of the optimizer's groups, by the settings
+    rates_on_device: Tensor  # the same
     teach: Callable[[Batch], Learnt]
     every: int = 1
     clip: Clipping | None = None  # of gradients far beyond their history
@@ -55,8 +56,12 @@ class Phase:
 
     def set_rate(self, factor: Number) -> None:
         """The learning rates become `factor` times the settings'."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * factor * group["scale"]
+        if isinstance(factor, Tensor):
+            rates: Sequence[Number] = (self.rates_on_device * factor).unbind()
+        else:
+            rates = [rate * factor for rate in self.rates]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
     def learn(self, batch: Batch) -> Learnt:
         """New gradients in the place of old ones."""
@@ -103,7 +108,13 @@ class Step:
         self.generator, self.discriminator, self.device = generator, discriminator, device
         self.ema = deepcopy(generator).requires_grad_(False).eval()
         self._averages: list[list[Tensor]] = [list(network.parameters()) for network in (self.ema, generator)]
-        self._buffers = [list(network.buffers()) for network in (self.ema, generator)]
+        self._buffers = [
+            [
+                [buffer for buffer in network.buffers() if buffer.is_floating_point() == real]
+                for network in (self.ema, generator)
+            ]
+            for real in (True, False)  # apart: copied together, each would be by itself
+        ]
         self.rng = torch.Generator(device).manual_seed(config.train.seed)
         self._config, self._ranks, self._dials = config, ranks, Dials(device, on_device=capturable)
         self._look = device.type == "cpu" and not capturable  # where it costs nothing to look at a number
@@ -122,12 +133,6 @@ class Step:
         share_batch_statistics(generator, ranks)
         share_batch_statistics(discriminator, ranks)
         self.penalised = self.objectives.penalised
-        self._weights = {
-            f"{name}.{key}": tensor
-            for name, network in (("generator", generator), ("discriminator", discriminator))
-            for key, tensor in network.state_dict(keep_vars=True).items()
-        }
-        self._first_broken = torch.zeros(len(self._weights), dtype=torch.bool, device=device)
         self._stats = torch.zeros(len(_NAMES), device=device)
         self._sums = dict(zip(_NAMES, self._stats.unbind(), strict=True))  # the same memory
         self._stats_steps = dict.fromkeys(STATS, 0)
@@ -143,6 +148,13 @@ class Step:
             self._phase("generator", generator, adam.lr, learn.teach_generator, config.train.generator_every),
         ]
         self.phases = phases if config.train.first == "discriminator" else phases[::-1]
+        self._weights = {
+            f"{phase.name}.{key}": tensor
+            for phase in reversed(self.phases)  # see `_watch`
+            for key, tensor in phase.network.state_dict(keep_vars=True).items()
+            if tensor.is_floating_point()
+        }
+        self._first_broken = torch.zeros(len(self._weights), dtype=torch.bool, device=device)
 
     def __call__(self, images: Tensor, labels: Tensor, *, step: int, progress: float, rate: float = 1.0) -> None:
         """One update of both networks.
@@ -173,13 +185,16 @@ class Step:
     def update(self, images: Tensor, labels: Tensor, due: Sequence[str]) -> None:
         """The device's part, by the dials as they are: `due` phases, and the average."""
         batch = self.objectives.begin(images, labels, both=len(due) == len(self.phases))
-        for phase in self.phases:
-            if phase.name in due:
-                phase.set_rate(self._dials.rate)
-                learnt = phase.learn(batch)
-                self._watch(learnt.loss)
-                phase.move(self._scaler, self._ranks)
-                self._record(learnt.stats)
+        phases = [phase for phase in self.phases if phase.name in due]
+        for phase in phases:
+            phase.set_rate(self._dials.rate)
+            learnt = phase.learn(batch)
+            if self._look and not math.isfinite(learnt.loss.item()):
+                self._watch()
+            phase.move(self._scaler, self._ranks)
+            if not self._look and phase is phases[0]:
+                self._watch()
+            self._record(learnt.stats)
         if self._scaler.is_enabled():
             self._scaler.update()  # once for both phases: they share one scale
         self._average()
@@ -208,6 +223,7 @@ class Step:
             for key, parameter in phase.network.named_parameters():
                 moments = phase.optimizer.state.get(parameter, {})
                 everything |= {f"{moment} of {phase.name}.{key}": value for moment, value in moments.items()}
+        everything = {key: value for key, value in everything.items() if value.is_floating_point()}
         broken = self._first_broken if self._first_broken.any() else _not_finite(list(everything.values()))
         return list(everything)[int(broken.nonzero()[0])] if broken.any() else None
 
@@ -284,11 +300,11 @@ class Step:
         if self._scaler.is_enabled():
             self._scaler._per_optimizer_states.clear()
 
-    def _watch(self, loss: Tensor) -> None:
+    def _watch(self) -> None:
         """Remembers, on the device, which weights are broken when the first ones are: some steps later all will be. On
-        a CPU, where looking at the loss costs nothing, a finite one says that all is well."""
-        if self._look and math.isfinite(loss.item()):
-            return
+        a CPU, where looking at a loss costs nothing, only when one is no finite number; else once a step, after its
+        first move. If that one broke something, nothing else is broken yet; if both networks are, the later one of the
+        step before was first, and `_weights` begins with it."""
         broken = _not_finite(list(self._weights.values()))
         self._first_broken.copy_(torch.where(self._first_broken.any(), self._first_broken, broken))
 
@@ -301,12 +317,22 @@ class Step:
         averages, currents = self._averages
         if isinstance(self._dials.renewal, float):
             torch._foreach_lerp_(averages, currents, self._dials.renewal)
-        else:  # of a weight on the device there is no such kernel
-            ways = list(torch._foreach_sub(currents, averages))
-            torch._foreach_mul_(ways, self._dials.renewal)
-            torch._foreach_add_(averages, ways)
-        if self._buffers[0]:
-            torch._foreach_copy_(self._buffers[0], self._buffers[1])
+        else:  # of a weight on the device there is no such kernel; descent on ½‖ema − generator‖² is the same
+            torch._fused_sgd_(
+                averages,
+                currents,
+                [],
+                lr=self._dials.renewal,
+                weight_decay=1.0,  # the slope is 1 · ema
+                maximize=True,  # − generator
+                momentum=0.0,
+                dampening=0.0,
+                nesterov=False,
+                is_first_step=False,
+            )
+        for ours, others in self._buffers:
+            if ours:
+                torch._foreach_copy_(ours, others)
 
     def _phase(
         self, name: str, network: nn.Module, lr: float, teach: Callable[[Batch], Learnt], every: int = 1
@@ -316,7 +342,8 @@ class Step:
         optimizer = torch.optim.Adam(groups, lr=lr, fused=True, **self._adam_settings)
         limit = self._config.optimizer.clip
         clip = Clipping(optimizer, limit, look=self._look) if limit else None
-        return Phase(name, network, optimizer, lr, teach, every, clip)
+        rates = tuple(lr * group["scale"] for group in groups)
+        return Phase(name, network, optimizer, rates, torch.tensor(rates, device=self.device), teach, every, clip)
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
@@ -335,5 +362,4 @@ def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
 @torch.no_grad()
 def _not_finite(tensors: list[Tensor]) -> Tensor:
     """bool [len(tensors)]: which of them hold a number that is none."""
-    numbers = [tensor if tensor.is_floating_point() else tensor.float() for tensor in tensors]
-    return torch.stack(torch._foreach_norm(numbers, ord=float("inf"))).isfinite().logical_not()
+    return (torch.stack(torch._foreach_norm(tensors, ord=math.inf)) < math.inf).logical_not()

@@ -140,7 +140,7 @@ def test_fp16_steps_with_the_gradients_of_fp32_penalties_included() -> None:
         assert (unscaled - exact).norm() <= tolerance * exact.norm() + 1e-5, name
     for one, other in zip(fp32.discriminator.parameters(), fp16.discriminator.parameters(), strict=True):
         # Adam's first step is ± the learning rate: only signs of tiny gradients may differ
-        assert (one - other).abs().mean() < 0.05 * fp32.phases[0].lr
+        assert (one - other).abs().mean() < 0.05 * fp32.phases[0].rate
 
 
 def test_fp16_matches_features_as_fp32_does() -> None:
