@@ -1,6 +1,7 @@
-"""The number format of the passes: fp32, or bf16 and fp16 by autocast, and why.
+"""The number format of the passes: fp32, or bf16 and fp16 with fp32's sums, and why.
 
-Weights, optimizers, averages and gradient penalties are fp32 always; `step.py` says which passes autocast covers.
+Weights, optimizers, averages and losses are fp32 always. Gradient penalties are bf16 where they come by `piecewise.py`,
+whose passes are products of two such numbers like any other; by double backward, and under fp16, they are fp32.
 """
 
 from dataclasses import dataclass
@@ -84,6 +85,14 @@ def _fastest_on_cpu(config: Config) -> tuple[str, str]:
     found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     if not found.get("amx_bf16"):
         return "fp32", "this CPU does not multiply bf16 matrices in hardware (AMX)"
-    if config.loss.penalised:
-        return "fp32", "gradient penalties are computed in fp32, which leaves too little for bf16 on a CPU"
+    if config.loss.penalised and _by_double_backward(config):
+        return "fp32", "penalties by double backward are computed in fp32, which leaves too little for bf16 on a CPU"
     return "bf16", "this CPU multiplies bf16 matrices in hardware (AMX)"
+
+
+def _by_double_backward(config: Config) -> bool:
+    """Whether the discriminator that the settings name is none for `piecewise.py`."""
+    model = config.model
+    projects = "auto" if model.discriminator == "conv" else "projection"
+    beside = model.conditional and model.conditioning not in (projects, "projection")  # labels, beside the pixels
+    return bool(config.loss.gp) or model.discriminator not in ("conv", "mlp") or model.spectral_norm or beside

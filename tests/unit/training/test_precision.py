@@ -1,12 +1,18 @@
 """Number formats: which one is taken and why, what it covers, and fp16's one scaler for two optimizers."""
 
+from collections import Counter
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from training.config import Config
 from training.errors import ConfigError
 from training.models import ImageShape, build_discriminator, build_generator
+from training.piecewise import is_piecewise_linear
 from training.precision import Precision, choose_precision, set_tf32
 from training.settings import resolve
 from training.step import Step
@@ -15,6 +21,7 @@ SHAPE = ImageShape(1, 28, 28)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 HOOKED = ("model.conditioning=embedding",)  # autograd makes its gradients, and a parameter's hooks are called
 UNPENALISED = ("loss.r1=0", "loss.r2=0", "loss.name=non-saturating")
+HEADLESS = (*UNPENALISED, "loss.auxiliary=0", "loss.latent=0", "loss.matching=0")  # heads are fp32 always
 
 
 def settings(*assignments: str) -> Config:
@@ -46,7 +53,8 @@ def set_machine(
     ("device", "machine", "assignments", "name", "reason"),
     [
         (CPU, {"amx": False}, (), "fp32", "does not multiply bf16"),
-        (CPU, {"amx": True}, (), "fp32", "gradient penalties are computed in fp32"),
+        (CPU, {"amx": True}, (), "bf16", "AMX"),
+        (CPU, {"amx": True}, ("loss.gp=1",), "fp32", "penalties by double backward are computed in fp32"),
         (CPU, {"amx": True}, UNPENALISED, "bf16", "AMX"),
         (CUDA, {"bf16": True}, (), "bf16", "no loss scaling"),
         (CUDA, {"bf16": False, "capability": (7, 5)}, (), "fp16", "has fp16 in hardware and no bf16"),
@@ -76,35 +84,63 @@ def test_what_the_device_cannot_do_is_refused_with_what_it_can(
         choose_precision(settings(f"train.precision={asked}"), device)
 
 
-def types_seen(step: Step) -> dict[str, set[torch.dtype]]:
-    """The number formats of the outputs of each network's layers in one update."""
-    seen: dict[str, set[torch.dtype]] = {"generator": set(), "discriminator": set()}
-    for name, network in (("generator", step.generator), ("discriminator", step.discriminator)):
-        for layer in network.modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-                layer.register_forward_hook(lambda _m, _i, out, name=name: seen[name].add(out.dtype))
-    update(step)
-    return seen
+@pytest.mark.parametrize("name", ["conv", "mlp"])
+@pytest.mark.parametrize("conditional", ["true", "false"])
+@pytest.mark.parametrize("conditioning", ["auto", "projection", "embedding"])
+@pytest.mark.parametrize("normalised", ["true", "false"])
+def test_auto_knows_which_discriminators_need_double_backward(
+    name: str, conditional: str, conditioning: str, normalised: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_machine(monkeypatch, amx=True)
+    config = settings(
+        f"model.discriminator={name}", f"model.conditional={conditional}", f"model.conditioning={conditioning}",
+        f"model.spectral_norm={normalised}",
+    )  # fmt: skip
+    by_layers = is_piecewise_linear(build_discriminator(config.model, SHAPE, 10))
+    assert choose_precision(config, CPU).name == ("bf16" if by_layers else "fp32")
+
+
+class Products(TorchDispatchMode):
+    """The formats in which matrices are multiplied."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch has given it no types
+        self.seen: Counter[torch.dtype] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._overloadpacket in flop_registry:
+            # what judges the features is fp32 always, and has few numbers
+            self.seen.update(a.dtype for a in args if isinstance(a, Tensor) and a.numel() > 2048)
+        return func(*args, **(kwargs or {}))
+
+
+def products_of(phase: str, step: Step) -> set[torch.dtype]:
+    learn = next(each for each in step.phases if each.name == phase)
+    images = torch.randint(256, (8, *SHAPE), dtype=torch.uint8)
+    batch = step.objectives.begin(images, torch.arange(8), both=True)
+    with Products() as products:
+        learn.learn(batch)
+    return set(products.seen)
 
 
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
-def test_autocast_covers_both_networks_passes(precision: str, dtype: torch.dtype) -> None:
-    assert types_seen(step_in(precision, *UNPENALISED)) == {"generator": {dtype}, "discriminator": {dtype}}
+@pytest.mark.parametrize("phase", ["generator", "discriminator"])
+def test_both_networks_multiply_in_the_format(precision: str, dtype: torch.dtype, phase: str) -> None:
+    assert products_of(phase, step_in(precision, *HEADLESS)) == {dtype}
 
 
-@pytest.mark.parametrize("penalty", ["loss.r1=1", "loss.r2=1", "loss.gp=1"])
-def test_penalties_are_computed_in_fp32(penalty: str) -> None:
-    step = step_in("bf16", *UNPENALISED, penalty, "train.shared_fakes=false")
-    seen: list[tuple[bool, torch.dtype]] = []  # whether it is the generator's phase, and its format
-    layer = next(m for m in step.discriminator.modules() if isinstance(m, nn.Conv2d))
-    phase = {"generator": False}
-    step.generator.register_forward_hook(lambda *_: phase.update(generator=torch.is_grad_enabled()))
-    layer.register_forward_hook(lambda _m, _i, out: seen.append((phase["generator"], out.dtype)))
-    update(step)
-    assert {dtype for in_generators, dtype in seen if not in_generators} == {torch.float32}
-    assert {dtype for in_generators, dtype in seen if in_generators} == {torch.bfloat16}
+@pytest.mark.parametrize("gp", [False, True])  # in four passes, by double backward
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_penalties_are_bf16_in_four_passes_and_else_fp32(precision: str, gp: bool) -> None:
+    assignments = ("loss.gp=1", "train.shared_fakes=false") if gp else ("loss.r1=1", "loss.r2=1")
+    found = products_of("discriminator", step_in(precision, *HEADLESS, *assignments))
+    few = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if gp:  # the generator's pass that makes its fakes is no part of them
+        assert found == {torch.float32, few}
+    else:
+        assert found == {few if precision == "bf16" else torch.float32}
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

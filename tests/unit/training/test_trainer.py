@@ -305,7 +305,16 @@ def test_a_run_holds_no_more_than_its_settings_say(tmp_path: Path) -> None:
     assert result.last is None
 
 
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """A GPU's sums come in one order."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.gpu
+@pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("resident", ["true", "false"])
 def test_a_gpu_trains_stops_and_goes_on(resident: str, tmp_path: Path) -> None:
     extra = ("train.device=cuda", f"data.resident={resident}", "train.precision=fp32", "train.tf32=false")
@@ -315,5 +324,5 @@ def test_a_gpu_trains_stops_and_goes_on(resident: str, tmp_path: Path) -> None:
     one, two = (read_checkpoint(tmp_path / n / "checkpoints/last.safetensors").state for n in ("whole", "parts"))
     assert "cuda" in one["torch_rng"][0]
     assert one["progress"] == two["progress"]
-    for name, weight in one["networks"]["ema"].items():  # a GPU's sums may come in any order
-        assert (two["networks"]["ema"][name] - weight).norm() <= 0.05 * weight.norm() + 1e-3
+    for name, weight in one["networks"]["ema"].items():
+        assert (two["networks"]["ema"][name] - weight).norm() <= 0.01 * weight.norm() + 1e-4, name
