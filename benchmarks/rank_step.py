@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.data import load_split
 from training.distributed import SOLO, Ranks, choose_device
+from training.lanes import NO_LANES, Lanes
 from training.models import ImageShape, build_discriminator, build_generator
 from training.objectives import Batch, Learnt
 from training.settings import resolve
@@ -35,8 +36,8 @@ CASES: dict[str, tuple[str, ...]] = {
 class Wrapped(Phase):
     """A phase whose gradients the wrapper's hooks average while the backward pass runs."""
 
-    def move(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO) -> None:
-        super().move(scaler, SOLO)  # they are averaged already
+    def move(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO, lanes: Lanes = NO_LANES) -> None:
+        super().move(scaler, SOLO, lanes)  # they are averaged already
 
 
 @click.command()
@@ -75,7 +76,9 @@ def build(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> S
     discriminator: Any = build_discriminator(config.model, shape, 10).to(device)
     discriminator.classifier = discriminator.latent = None  # DistributedDataParallel wants every parameter used
     step = Step(config, generator, discriminator, device, ranks=ranks)
-    step.objectives._by_four_passes = False  # DistributedDataParallel's hooks wait for autograd
+    step.objectives._by_layers = step.objectives._by_four_passes = (
+        False  # DistributedDataParallel's hooks wait for autograd
+    )
     return step
 
 

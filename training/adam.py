@@ -3,9 +3,11 @@ arithmetic of small networks."""
 
 import torch
 
+from training.lanes import NO_LANES, Lanes
+
 
 @torch.no_grad()
-def fused_step(optimizer: torch.optim.Adam) -> None:
+def fused_step(optimizer: torch.optim.Adam, lanes: Lanes = NO_LANES) -> None:
     """`optimizer.step()` of an Adam that is `fused`, and asks for nothing but rates, betas and ε.
 
     Kingma & Ba 2015, arXiv:1412.6980, algorithm 1. With β₁ = 0 the mean of gradients is the last one: that stands
@@ -20,19 +22,25 @@ def fused_step(optimizer: torch.optim.Adam) -> None:
         if not parameters:
             continue
         states = [optimizer.state[parameter] for parameter in parameters]
-        gradients = [parameter.grad for parameter in parameters]
-        torch._fused_adam_(
-            parameters,
-            gradients,
-            [state["exp_avg"] for state in states] if group["betas"][0] else gradients,
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [state["step"] for state in states],
-            lr=group["lr"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            weight_decay=0.0,
-            eps=group["eps"],
-            amsgrad=False,
-            maximize=False,
-        )
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        means = [state["exp_avg"] for state in states] if group["betas"][0] else gradients
+        squares, steps = ([state[name] for state in states] for name in ("exp_avg_sq", "step"))
+        for lane, share in enumerate(lanes.split([parameters, gradients, means, squares, steps])):
+            weights, slopes, first, second, counts = share
+            with lanes.lane(lane):
+                torch._fused_adam_(
+                    weights,
+                    slopes,
+                    first,
+                    second,
+                    [],
+                    counts,
+                    lr=group["lr"],
+                    beta1=group["betas"][0],
+                    beta2=group["betas"][1],
+                    weight_decay=0.0,
+                    eps=group["eps"],
+                    amsgrad=False,
+                    maximize=False,
+                )
+    lanes.join()

@@ -22,6 +22,7 @@ from training.config import Config
 from training.dials import Dials, Number
 from training.distributed import SOLO, Ranks, fingerprint, share_batch_statistics
 from training.errors import TrainingError
+from training.lanes import NO_LANES, Lanes
 from training.layer_rates import rate_groups
 from training.models import Generator
 from training.objectives import Batch, Learnt, Objectives
@@ -32,6 +33,7 @@ STATS = {
     "discriminator": ("loss_d", "real_logit", "fake_logit", "r1", "r2", "gp", "auxiliary", "latent"),
     "generator": ("loss_g", "matching"),
 }  # what each phase records, one number a step
+_LANES = 4
 _NAMES = [name for names in STATS.values() for name in names]
 
 
@@ -70,7 +72,7 @@ class Phase:
                 parameter.grad = None
         return self.teach(batch)
 
-    def move(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO) -> None:
+    def move(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO, lanes: Lanes = NO_LANES) -> None:
         """Averages the gradients over the ranks, cuts what is beyond their history, and takes one step."""
         if ranks.size > 1:
             gradients = [parameter.grad for parameter in self.network.parameters()]
@@ -81,7 +83,7 @@ class Phase:
         if scaler.is_enabled():
             scaler.step(self.optimizer)
         else:
-            fused_step(self.optimizer)
+            fused_step(self.optimizer, lanes)
 
 
 class Step:
@@ -118,6 +120,7 @@ class Step:
         self.rng = torch.Generator(device).manual_seed(config.train.seed)
         self._config, self._ranks, self._dials = config, ranks, Dials(device, on_device=capturable)
         self._look = device.type == "cpu" and not capturable  # where it costs nothing to look at a number
+        self._lanes = Lanes(device, _LANES) if capturable else NO_LANES  # launched one by one, they would cost more
         precision = precision or Precision("fp32", device.type, "default")
         self._scaler = precision.scaler()
         self.objectives = Objectives(  # looks for batch normalisation, which is another class once it is shared
@@ -186,18 +189,29 @@ class Step:
         """The device's part, by the dials as they are: `due` phases, and the average."""
         batch = self.objectives.begin(images, labels, both=len(due) == len(self.phases))
         phases = [phase for phase in self.phases if phase.name in due]
+        generator_first = phases[0].network is self.generator
         for phase in phases:
             phase.set_rate(self._dials.rate)
             learnt = phase.learn(batch)
             if self._look and not math.isfinite(learnt.loss.item()):
                 self._watch()
-            phase.move(self._scaler, self._ranks)
-            if not self._look and phase is phases[0]:
-                self._watch()
+            self._lanes.join()
+            phase.move(self._scaler, self._ranks, self._lanes)
+            if phase is phases[0]:  # beside the phase that follows
+                if not self._look:
+                    with self._lanes.lane(0):
+                        self._watch()
+                if generator_first:
+                    self._average()
             self._record(learnt.stats)
+        if not generator_first:
+            self._average()
+        self._lanes.join()
+        for ours, others in self._buffers:  # the generator's last pass has changed them
+            if ours:
+                torch._foreach_copy_(ours, others)
         if self._scaler.is_enabled():
             self._scaler.update()  # once for both phases: they share one scale
-        self._average()
 
     def draw(self, n: int) -> Tensor:
         """n fresh latents for this rank, [n, z_dim], from the step's own random stream."""
@@ -314,25 +328,26 @@ class Step:
     @torch.no_grad()
     def _average(self) -> None:
         """ema ← ema + renewal · (generator − ema)."""
-        averages, currents = self._averages
-        if isinstance(self._dials.renewal, float):
-            torch._foreach_lerp_(averages, currents, self._dials.renewal)
-        else:  # of a weight on the device there is no such kernel; descent on ½‖ema − generator‖² is the same
-            torch._fused_sgd_(
-                averages,
-                currents,
-                [],
-                lr=self._dials.renewal,
-                weight_decay=1.0,  # the slope is 1 · ema
-                maximize=True,  # − generator
-                momentum=0.0,
-                dampening=0.0,
-                nesterov=False,
-                is_first_step=False,
-            )
-        for ours, others in self._buffers:
-            if ours:
-                torch._foreach_copy_(ours, others)
+        renewal = self._dials.renewal
+        if isinstance(renewal, float):
+            torch._foreach_lerp_(self._averages[0], self._averages[1], renewal)
+            return
+        # of a weight on the device there is no such kernel, but descent on ½‖ema − generator‖² is the same: its slope
+        # is 1 · ema − generator
+        for lane, (averages, currents) in enumerate(self._lanes.split(self._averages)):
+            with self._lanes.lane(lane):
+                torch._fused_sgd_(
+                    averages,
+                    currents,
+                    [],
+                    lr=renewal,
+                    weight_decay=1.0,
+                    maximize=True,
+                    momentum=0.0,
+                    dampening=0.0,
+                    nesterov=False,
+                    is_first_step=False,
+                )
 
     def _phase(
         self, name: str, network: nn.Module, lr: float, teach: Callable[[Batch], Learnt], every: int = 1
