@@ -89,7 +89,7 @@ class StraightforwardStep:
         emphasis = self._emphasis(of_real, of_fake, labels)
         fake_logits = emphasise(self._judge(of_fake, labels), emphasis)
         adversarial = self._loss.generator(self._judge(of_real, labels), fake_logits)
-        loss = adversarial + self._heads.generator_loss(of_fake, labels, z)
+        loss = sum(self._heads.generator_losses(of_fake, labels, z), adversarial)
         if self._matching:
             loss = loss + self._matching.loss(of_real, of_fake, labels, SOLO)
         self._adam_g.zero_grad()

@@ -7,6 +7,7 @@
 - The statistics that real and generated images have in the features themselves: see `matching.py`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -69,14 +70,12 @@ class Heads:
             )  # fmt: skip
         return Heads(classifier, reader, auxiliary, of_generator, latent, matching, rarity)
 
-    def generator_loss(self, features: Tensor, labels: Tensor, latents: Tensor) -> Tensor:
+    def generator_losses(self, features: Tensor, labels: Tensor, latents: Tensor) -> Iterator[Tensor]:
         """What a generator is told beside, weighted, of its images' features [N, F], labels [N] and latents [N, z]."""
-        loss = features.new_zeros(())
         if self.auxiliary_generator:
-            loss = loss + self.auxiliary_generator * self.class_loss(features, labels)
+            yield self.auxiliary_generator * self.class_loss(features, labels)
         if self.latent:
-            loss = loss + self.latent * self.latent_error(features, latents)
-        return loss
+            yield self.latent * self.latent_error(features, latents)
 
     def class_loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the classes that are read."""

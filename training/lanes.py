@@ -6,7 +6,7 @@ what that touches, and keeps what it allocates to itself.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ class Lanes:
     def __init__(self, device: torch.device, count: int) -> None:
         self._streams = [torch.cuda.Stream(device) for _ in range(count)] if device.type == "cuda" else []
         self._open: list[torch.cuda.Stream] = []
+        self._turn = 0
 
     @property
     def count(self) -> int:
@@ -38,6 +39,11 @@ class Lanes:
         self._open.append(stream)
         with torch.cuda.stream(stream):
             yield
+
+    def next(self) -> AbstractContextManager[None]:
+        """The lanes in turn."""
+        self._turn += 1
+        return self.lane(self._turn % max(1, self.count))
 
     def split(self, columns: Columns) -> Iterator[Columns]:
         """Lists of tensors, row by row of one shape or scalars, as a share for each lane, large tensors in pieces of

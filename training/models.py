@@ -324,7 +324,7 @@ def _need_quarters(shape: ImageShape, setting: str) -> None:
 
 def to_float(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """uint8 pixels 0 … 255 → numbers in [−1, 1], the range of the generators' tanh."""
-    return images.to(dtype).mul_(1 / 127.5).sub_(1)
+    return images.mul(torch.tensor(1 / 127.5, dtype=dtype)).sub_(1)
 
 
 def to_bytes(images: Tensor) -> Tensor:

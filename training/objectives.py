@@ -4,7 +4,7 @@ Random numbers are drawn for the whole batch on every rank, from the same stream
 latents of a step do not depend on how many ranks there are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -17,6 +17,7 @@ from training.dials import Dials
 from training.distributed import Ranks
 from training.errors import ConfigError
 from training.heads import Heads
+from training.lanes import NO_LANES, Lanes
 from training.losses import build_loss
 from training.matching import FeatureMatching, emphasise
 from training.models import Discriminator, Generator, to_float
@@ -65,16 +66,17 @@ class Objectives:
         ranks: Ranks,
         rng: torch.Generator,
         dials: Dials,
+        lanes: Lanes = NO_LANES,
     ) -> None:
         """`rng` is the stream of latents and of the penalties' random numbers, on the networks' device; `dials` tell
-        what the penalties weigh.
+        what the penalties weigh; in the `lanes` gradients are made side by side.
 
         Raises:
             ConfigError: a penalty is asked for on a discriminator whose images see each other.
         """
         self.generator, self.discriminator = generator, discriminator
         self._of_generator, self._of_discriminator = list(generator.parameters()), list(discriminator.parameters())
-        self.dtype, self._dials = next(generator.parameters()).dtype, dials
+        self.dtype, self._dials, self._lanes = next(generator.parameters()).dtype, dials, lanes
         self._config, self._loss, self._weights = config, build_loss(config.loss), config.loss
         self._precision, self._scaler, self._ranks, self._rng = precision, scaler, ranks, rng
         # one pass over real and fake is exact unless normalisation mixes the batch's images
@@ -92,7 +94,8 @@ class Objectives:
             self._matching = FeatureMatching(self._heads.matching, classes, width, rng.device)
         self._sees_real = self._loss.needs_real or self._matching is not None  # the generator's part
         # the same gradients by shorter ways; WGAN-GP's penalty is taken elsewhere than where the losses are
-        self._by_layers = is_piecewise_linear(discriminator)
+        # without penalties, autograd is as fast, unless gradients are made side by side
+        self._by_layers = is_piecewise_linear(discriminator) and (self.penalised or lanes.count > 0)
         self._gammas = torch.tensor([config.loss.r1, config.loss.r2], device=rng.device, dtype=self.dtype)
         self._by_four_passes = self._by_layers and self.penalised and not config.loss.gp
 
@@ -115,6 +118,8 @@ class Objectives:
                 fakes = self._generate(batch.labels)
         if self._by_four_passes:
             return self._four_passes(batch, fakes)
+        if self._by_layers and not self.penalised:
+            return self._discriminator_by_layers(batch, fakes)
         learnt = self._discriminator_loss(batch, fakes)
         self._backward(learnt.loss, self._of_discriminator)
         return learnt
@@ -141,7 +146,8 @@ class Objectives:
 
     def draw(self, n: int) -> Tensor:
         """n fresh latents for this rank, [n, z_dim], of standard deviation `train.z_std`."""
-        return self._share(torch.randn, n, self.generator.z_dim) * self._config.train.z_std
+        z, deviation = self._share(torch.randn, n, self.generator.z_dim), self._config.train.z_std
+        return z if deviation == 1 else z * deviation
 
     def _emphasis(self, features: Tensor, labels: Tensor) -> Tensor | None:
         """How much each real image and the fake beside it count, [N], by the features [2N, F] of all real images, then
@@ -162,8 +168,12 @@ class Objectives:
     def _generator_by_layers(self, batch: Batch, fakes: Fakes) -> Learnt:
         """As `teach_generator`, by one pass over real and fake images of a discriminator of known layers."""
         discriminator, n = cast(Discriminator, self.discriminator), len(fakes.images)
-        moved = self._move(batch.images, fakes.images) if batch.moved is None else batch.moved
-        passes = FeaturePass(discriminator, moved if self._sees_real else moved[n:], self._precision.of_passes)
+        moved = batch.moved
+        if moved is None:
+            moved = self._move(*([batch.images] if self._sees_real else []), fakes.images)
+        elif not self._sees_real:
+            moved = moved[n:]
+        passes = FeaturePass(discriminator, moved, self._precision.of_passes)
         fake = passes.features[-n:].requires_grad_()
         real = passes.features[:n] if self._sees_real else None
         emphasis = self._emphasis(passes.features, batch.labels) if self._sees_real else None
@@ -181,7 +191,7 @@ class Objectives:
         of_real = None if real is None else judge(real, *known).to(self.dtype)
         of_fake = emphasise(judge(fake, *known).to(self.dtype), emphasis)
         loss = adversarial = self._loss.generator(of_real, of_fake)
-        loss = loss + self._heads.generator_loss(fake, labels, latents)
+        loss = sum(self._heads.generator_losses(fake, labels, latents), loss)
         stats = {"loss_g": adversarial}
         if self._matching:
             assert real is not None, "whoever matches sees real images"
@@ -237,27 +247,58 @@ class Objectives:
                 loss = loss + penalties["latent"]
         return Learnt(loss, {"loss_d": adversarial, "real_logit": real.mean(), "fake_logit": fake.mean(), **penalties})
 
+    def _discriminator_by_layers(self, batch: Batch, fakes: Fakes) -> Learnt:
+        """As `teach_discriminator` without penalties, by one pass over real and fake images."""
+        n, discriminator = len(batch.images), cast(Discriminator, self.discriminator)
+        moved = self._move(batch.images, fakes.images) if batch.moved is None else batch.moved
+        passes = FeaturePass(discriminator, moved, self._precision.of_passes, self._lanes)
+        features, judging = passes.features.requires_grad_(), [*discriminator.logit.parameters()]
+        if discriminator.projection is not None:
+            judging += discriminator.projection.parameters()
+        labels = torch.cat([batch.labels, batch.labels]) if self._config.model.conditional else batch.labels
+        logits = discriminator.judge(features, *self._known(labels))
+        emphasis = self._emphasis(passes.features, batch.labels)
+        adversarial = self._loss.discriminator(emphasise(logits[:n], emphasis), emphasise(logits[n:], emphasis))
+        read, stats, reading = self._read(features[:n], features[n:].detach(), batch.labels, fakes.latents)
+        loss = sum(read, adversarial)
+        signal, *signals = torch.autograd.grad(self._scaler.scale(loss), [features, *judging, *reading])
+        found: dict[Tensor, Tensor] = dict(zip([*judging, *reading], signals, strict=True))
+        passes.add_gradients(signal, slice(None), found)
+        _leave(found)
+        real, fake = logits.detach().view(2, n).mean(dim=1).unbind()
+        return Learnt(loss, {"loss_d": adversarial, "real_logit": real, "fake_logit": fake, **stats})
+
+    def _read(
+        self, of_real: Tensor, of_fake: Tensor, labels: Tensor, latents: Tensor
+    ) -> tuple[list[Tensor], dict[str, Tensor], list[nn.Parameter]]:
+        """What the heads that read more than a logit learn from features [N, F]: losses, what of them is recorded, and
+        whose parameters learn."""
+        losses, stats, parameters = list[Tensor](), dict[str, Tensor](), list[nn.Parameter]()
+        if self._heads.auxiliary:
+            stats["auxiliary"] = self._heads.class_loss(of_real, labels)
+            losses.append(self._heads.auxiliary * stats["auxiliary"])
+            parameters += cast(nn.Linear, self._heads.classifier).parameters()
+        if self._heads.latent:
+            stats["latent"] = self._heads.latent_error(of_fake, latents)
+            losses.append(stats["latent"])
+            parameters += cast(nn.Linear, self._heads.latent_reader).parameters()
+        return losses, stats, parameters
+
     def _four_passes(self, batch: Batch, fakes: Fakes) -> Learnt:
         """The gradients of `_discriminator_loss`, penalties included, for a piecewise linear discriminator."""
         n = len(batch.images)
         labels = torch.cat([batch.labels, batch.labels]) if self._config.model.conditional else None
         moved = self._move(batch.images, fakes.images) if batch.moved is None else batch.moved
-        passes = FourPasses(cast(Discriminator, self.discriminator), moved, labels, self._precision.of_penalties)
+        passes = FourPasses(
+            cast(Discriminator, self.discriminator), moved, labels, self._precision.of_penalties, self._lanes
+        )
         # what stands on the network's last layer, by autograd: one backward pass for all of it
         logits, of_real = passes.logits.requires_grad_(), passes.features[:n].requires_grad_()
-        loss = adversarial = self._loss.discriminator(logits[:n], logits[n:])
-        read, heads = [logits], list[Tensor]()  # what the loss is differentiated by
-        stats = {"loss_d": adversarial}
-        if self._heads.auxiliary:
-            stats["auxiliary"] = self._heads.class_loss(of_real, batch.labels)
-            loss = loss + self._heads.auxiliary * stats["auxiliary"]
-            read.append(of_real)
-            heads += cast(nn.Linear, self._heads.classifier).parameters()
-        if self._heads.latent:
-            stats["latent"] = self._heads.latent_error(passes.features[n:], fakes.latents)
-            loss = loss + stats["latent"]
-            heads += cast(nn.Linear, self._heads.latent_reader).parameters()
-        slopes, *signals = torch.autograd.grad(self._scaler.scale(loss), [*read, *heads])
+        adversarial = self._loss.discriminator(logits[:n], logits[n:])
+        read, stats, heads = self._read(of_real, passes.features[n:], batch.labels, fakes.latents)
+        loss = sum(read, adversarial)
+        leaves = [logits, *([of_real] if self._heads.auxiliary else [])]  # what the loss is differentiated by
+        slopes, *signals = torch.autograd.grad(self._scaler.scale(loss), [*leaves, *heads])
         emphasis = self._emphasis(passes.features, batch.labels)
         if emphasis is not None:
             slopes = (slopes.view(2, n) * emphasis).view(2 * n)
@@ -273,15 +314,13 @@ class Objectives:
         if self._heads.auxiliary:
             passes.add_gradients(signals.pop(0), slice(n), found)
         found |= zip(heads, signals, strict=True)
-        for parameter, gradient in found.items():
-            laid_out = gradient.stride() == parameter.stride()  # as its parameter: see `_backward`
-            parameter.grad = gradient if laid_out else torch.empty_like(parameter).copy_(gradient)
-        return Learnt(loss, stats)
+        _leave(found)
+        return Learnt(loss, {"loss_d": adversarial, **stats})
 
-    def _move(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Both, one after the other, as the discriminator's layers see them."""
-        both = torch.cat([real, fake.detach()])
-        return move(cast(Discriminator, self.discriminator), both.to(self._precision.of_penalties or self.dtype))
+    def _move(self, *images: Tensor) -> Tensor:
+        """One after the other, as the discriminator's layers see them."""
+        line = torch.cat([each.detach() for each in images]) if len(images) > 1 else images[0].detach()
+        return move(cast(Discriminator, self.discriminator), line.to(self._precision.of_penalties or self.dtype))
 
     def _generate(self, labels: Tensor) -> Fakes:
         z = self.draw(len(labels))
@@ -306,3 +345,10 @@ class Objectives:
         everything = n * self._ranks.size
         numbers = sample(everything, *shape, device=self._rng.device, dtype=self.dtype, generator=self._rng)
         return numbers[self._ranks.share(everything)]
+
+
+def _leave(found: Mapping[Tensor, Tensor]) -> None:
+    """Leaves gradients in their parameters, each as its parameter lies in memory: see `Objectives._backward`."""
+    for parameter, gradient in found.items():
+        laid_out = gradient.stride() == parameter.stride()
+        parameter.grad = gradient if laid_out else torch.empty_like(parameter).copy_(gradient)

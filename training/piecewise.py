@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from training.lanes import NO_LANES, Lanes
 from training.models import Discriminator, judges_features
 from training.piecewise_layers import KINDS, Layer, Learnt
 
@@ -67,8 +68,15 @@ class FeaturePass:
     """
 
     @torch.no_grad()
-    def __init__(self, network: Discriminator, images: Tensor, dtype: torch.dtype | None = None) -> None:
-        """Images as `move` gives them."""
+    def __init__(
+        self,
+        network: Discriminator,
+        images: Tensor,
+        dtype: torch.dtype | None = None,
+        lanes: Lanes = NO_LANES,
+    ) -> None:
+        """Images as `move` gives them. In the lanes gradients of parameters are made beside the signals' way."""
+        self._lanes = lanes
         self._full = network.logit.weight.dtype
         self._few = dtype or self._full
         self._layers = [KINDS[type(module)](module, self._few) for module in _split(network)[1]]
@@ -96,16 +104,18 @@ class FeaturePass:
             signal: that loss's gradient by those rows of `features`, [n, F]; used up.
             found: the gradients, by parameter.
         """
-        signal = signal.to(self._few)
+        signal, kept = signal.to(self._few), list[Tensor]()
         layers = list(zip(self._layers, self._inputs[:-1], self._inputs[1:], strict=True))
         while not isinstance(layers[0][0], Learnt):
             del layers[0]  # no signal is wanted there
         for layer, inputs, outputs in reversed(layers):
-            further = layer is not layers[0][0]
             if isinstance(layer, Learnt):
-                signal = layer.add_gradients(found, signal, inputs[rows], further=further)
-            elif further:
+                kept.append(signal)  # until the lanes have come so far, nothing else may take its memory
+                with self._lanes.next():
+                    layer.add_gradients(found, signal, inputs[rows])
+            if layer is not layers[0][0]:
                 signal = layer.backward(signal, inputs[rows], outputs[rows])
+        self._lanes.join()
 
 
 class FourPasses(FeaturePass):
@@ -113,11 +123,16 @@ class FourPasses(FeaturePass):
 
     @torch.no_grad()
     def __init__(
-        self, network: Discriminator, images: Tensor, labels: Tensor | None, dtype: torch.dtype | None = None
+        self,
+        network: Discriminator,
+        images: Tensor,
+        labels: Tensor | None,
+        dtype: torch.dtype | None = None,
+        lanes: Lanes = NO_LANES,
     ) -> None:
         """The first pass. Images as `move` gives them; labels int64 [N], None for a discriminator without
         projection."""
-        super().__init__(network, images, dtype)
+        super().__init__(network, images, dtype, lanes)
         self._network, self._labels = network, labels
         self._head = network.logit.weight.expand(len(images), -1)
         if network.projection is not None:
@@ -150,16 +165,20 @@ class FourPasses(FeaturePass):
         found: dict[Tensor, Tensor] = {}
         images = self._inputs[0]
         u = torch.addcmul(directions, slopes.view(-1, *[1] * (images.dim() - 1)), images).to(self._few)
-        few_slopes = slopes.to(self._few)
+        few_slopes, kept = slopes.to(self._few), list[Tensor]()
         for layer, signal, outputs in zip(self._layers, self._signals, self._inputs[1:], strict=True):
             if isinstance(layer, Learnt):
                 weight, bias = layer.parameters
-                found[weight] = layer.weight_gradient(signal, u).to(self._full)
-                found[bias] = (few_slopes @ (signal.sum(dim=(2, 3)) if signal.dim() == 4 else signal)).to(self._full)
+                kept.append(u)  # as in `add_gradients`
+                with self._lanes.next():
+                    found[weight] = layer.weight_gradient(signal, u).to(self._full)
+                    signal = signal.sum(dim=(2, 3)) if signal.dim() == 4 else signal
+                    found[bias] = (few_slopes @ signal).to(self._full)
             u = layer.forward_again(u, few_slopes, outputs)
         logit, projection, u = self._network.logit, self._network.projection, u.to(self._full)
         found |= {logit.weight: u.sum(dim=0, keepdim=True), logit.bias: slopes.sum().view(1)}
         if projection is not None:
             assert self._labels is not None, "a projection needs labels"
             found[projection.weight] = torch.zeros_like(projection.weight).index_add_(0, self._labels, u)
+        self._lanes.join()
         return found

@@ -75,9 +75,18 @@ class Learnt(Layer):
         """Σᵢ signalᵢ ⊗ uᵢ, as the layer shares its weights among places."""
         raise NotImplementedError
 
-    def add_gradients(self, found: dict[Tensor, Tensor], signal: Tensor, inputs: Tensor, *, further: bool) -> Tensor:
-        """Adds the parameters' gradients to what was `found`; the signal at the inputs, where it goes `further`."""
-        raise NotImplementedError
+    def add_gradients(self, found: dict[Tensor, Tensor], signal: Tensor, inputs: Tensor) -> None:
+        """Adds the parameters' gradients to what was `found` of them."""
+        weight, bias = self.parameters
+        spread = tuple(range(2, signal.dim()))
+        for parameter, gradient in (
+            (weight, self.weight_gradient(signal, inputs)),
+            (bias, signal.sum(dim=(0, *spread))),
+        ):
+            if parameter in found:
+                found[parameter].add_(gradient)
+            else:
+                found[parameter] = gradient.to(parameter.dtype)
 
 
 class Linear(Learnt):
@@ -95,14 +104,13 @@ class Linear(Learnt):
     def weight_gradient(self, signal: Tensor, u: Tensor) -> Tensor:
         return signal.T @ u
 
-    def add_gradients(self, found: dict[Tensor, Tensor], signal: Tensor, inputs: Tensor, *, further: bool) -> Tensor:
-        weight, bias = (found[parameter] for parameter in self.parameters)
-        if weight.dtype == signal.dtype:
-            weight.addmm_(signal.T, inputs)
-        else:
-            weight.add_(signal.T @ inputs)
-        bias.add_(signal.sum(dim=0))
-        return signal @ self._weight if further else signal
+    def add_gradients(self, found: dict[Tensor, Tensor], signal: Tensor, inputs: Tensor) -> None:
+        weight, bias = self.parameters
+        if weight not in found or weight.dtype != signal.dtype:
+            super().add_gradients(found, signal, inputs)
+            return
+        found[weight].addmm_(signal.T, inputs)  # nothing between that would have to move
+        found[bias].add_(signal.sum(dim=0))
 
 
 class Convolution(Learnt):
@@ -117,25 +125,20 @@ class Convolution(Learnt):
         return functional.conv2d(x, self._weight, self._bias, self._stride, self._padding)
 
     def backward(self, signal: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
-        return self._gradients(signal, inputs, (True, False, False))[0]
+        return self._gradients(signal, inputs, (True, False))[0]
 
     def forward_again(self, u: Tensor, slopes: Tensor, outputs: Tensor) -> Tensor:
         products = functional.conv2d(u, self._weight, None, self._stride, self._padding)
         return products.addcmul_(slopes.view(-1, 1, 1, 1), self._bias.view(1, -1, 1, 1))
 
     def weight_gradient(self, signal: Tensor, u: Tensor) -> Tensor:
-        return self._gradients(signal, u, (False, True, False))[1]
+        return self._gradients(signal, u, (False, True))[1]
 
-    def add_gradients(self, found: dict[Tensor, Tensor], signal: Tensor, inputs: Tensor, *, further: bool) -> Tensor:
-        before, *own = self._gradients(signal, inputs, (further, True, True))
-        for parameter, gradient in zip(self.parameters, own, strict=True):
-            found[parameter].add_(gradient)
-        return before if further else signal
-
-    def _gradients(self, signal: Tensor, inputs: Tensor, which: Sequence[bool]) -> Sequence[Tensor]:
-        """By inputs, weights and biases, of these which are wanted."""
-        biases = [len(self._bias)] if which[2] else None
-        found: Sequence[Tensor] = _convolution_backward(signal, inputs, self._weight, biases, *self._geometry, which)
+    def _gradients(self, signal: Tensor, inputs: Tensor, which: tuple[bool, bool]) -> Sequence[Tensor]:
+        """By inputs and weights, of these which are wanted."""
+        found: Sequence[Tensor] = _convolution_backward(
+            signal, inputs, self._weight, None, *self._geometry, (*which, False)
+        )
         return found
 
 

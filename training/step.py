@@ -132,6 +132,7 @@ class Step:
             ranks=ranks,
             rng=self.rng,
             dials=self._dials,
+            lanes=self._lanes,
         )
         share_batch_statistics(generator, ranks)
         share_batch_statistics(discriminator, ranks)

@@ -110,7 +110,7 @@ class Products(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func._overloadpacket in flop_registry:
             # what judges the features is fp32 always, and has few numbers
-            self.seen.update(a.dtype for a in args if isinstance(a, Tensor) and a.numel() > 2048)
+            self.seen.update(a.dtype for a in args if isinstance(a, Tensor) and a.numel() > 4096)
         return func(*args, **(kwargs or {}))
 
 

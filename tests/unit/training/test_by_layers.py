@@ -1,0 +1,41 @@
+"""Both networks' gradients by passes over the discriminator's layers are those of autograd."""
+
+import pytest
+import torch
+
+from tests.unit.training.steps import batch, build
+from training.step import Step
+
+PLAIN = ("loss.r1=0", "loss.r2=0")
+VARIANTS = {
+    "tutorial": ("lightning-basic-gan", ()),
+    "labels, all heads, pairs": ("conv", PLAIN),
+    "labels, no heads": ("conv", (*PLAIN, "loss.auxiliary=0", "loss.latent=0", "loss.matching=0")),
+    "no labels, each by itself": ("conv", (*PLAIN, "model.conditional=false", "loss.name=non-saturating")),
+    "phases apart": ("conv", (*PLAIN, "train.shared_fakes=false", "train.first=generator")),
+    "one network at times": ("conv", (*PLAIN, "train.generator_every=2")),
+}
+
+
+def learn(step: Step, *, by_layers: bool) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    step.objectives._by_layers = by_layers
+    for number in range(2):
+        step(*batch(), step=number, progress=0.0)
+    gradients = {
+        f"{phase.name}.{name}": parameter.grad
+        for phase in step.phases
+        for name, parameter in phase.network.named_parameters()
+        if parameter.grad is not None
+    }
+    return gradients, step.read_stats()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_by_layers_are_those_of_autograd(variant: str) -> None:
+    preset, assignments = VARIANTS[variant]
+    found, stats = learn(build(*assignments, preset=preset)[1], by_layers=True)
+    expected, expected_stats = learn(build(*assignments, preset=preset)[1], by_layers=False)
+    assert set(found) == set(expected)
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-6, name
+    assert stats == pytest.approx(expected_stats, rel=1e-3, abs=1e-5)
