@@ -46,20 +46,27 @@ class Case:
 
 def comparison(*, cuda: bool, bf16: bool) -> list[Case]:
     """The loops that are compared on such a machine."""
-    precisions = ["fp32", *(["bf16"] if bf16 else [])]
+    return _on_cuda() if cuda else _on_cpu(["fp32", *(["bf16"] if bf16 else [])])
+
+
+def _on_cpu(precisions: Sequence[str]) -> list[Case]:
     found = []
     for batch in (64, 256):
         found += [Case("lightning", "lightning-basic-gan", batch, "fp32")]
-        for precision in precisions:
-            found += [Case(system, "lightning-basic-gan", batch, precision) for system in ("bare", "ours")]
-            if cuda:
-                found.append(Case("ours-eager", "lightning-basic-gan", batch, precision))
-    presets = [("conv", 64), ("gpu", 256), ("gpu", 1024), ("gpu", 4096)] if cuda else [("conv", 64)]
-    for preset, batch in presets:
-        found += [Case(system, preset, batch, "fp32") for system in ("straightforward", "step", "ours")]
-        if cuda:
-            found += [Case(system, preset, batch, "bf16") for system in ("ours-eager", "step", "ours")]
-    return found
+        found += [Case(system, "lightning-basic-gan", batch, p) for p in precisions for system in ("bare", "ours")]
+    found += [Case("straightforward", "conv", 64, "fp32")]
+    return [*found, *(Case(system, "conv", 64, p) for p in precisions for system in ("step", "ours"))]
+
+
+def _on_cuda() -> list[Case]:
+    """At the tutorial's batch for a GPU, and that of `gpu`."""
+    tutorial, large = "lightning-basic-gan", int(resolve(preset="gpu", environment={})[0].train.batch_size)
+    ours = ("ours", "fp32"), ("ours", "tf32"), ("ours", "bf16")
+    small = ("lightning", "fp32"), ("bare", "fp32"), ("ours-eager", "bf16"), ("step", "tf32"), *ours
+    found = [Case(system, tutorial, 256, precision) for system, precision in small]
+    found += [Case(system, tutorial, large, precision) for system, precision in (("lightning", "fp32"), *ours[1:])]
+    own = ("straightforward", "fp32"), ("ours-eager", "bf16"), ("step", "bf16"), *ours
+    return [*found, *(Case(system, "gpu", large, precision) for system, precision in own)]
 
 
 def growth() -> list[Case]:
@@ -79,7 +86,7 @@ def measure_all(*, seconds: float, repetitions: int, growing: bool, announce: Ca
     """
     cuda, bf16 = torch.cuda.is_available(), _has_bf16()
     speed = Speed(seconds=seconds, repetitions=repetitions, announce=announce)
-    precisions = ["fp32", *(["bf16"] if bf16 else [])]
+    precisions = ["fp32", *(["tf32"] if cuda else []), *(["bf16"] if bf16 else [])]
     results = speed.run(comparison(cuda=cuda, bf16=bf16), precisions)
     results |= {"machine": machine(), "seconds": seconds, "repetitions": repetitions, "skipped": speed.skipped}
     if growing:

@@ -17,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.meter import Meter
 from benchmarks.recorder import wait_for
+from training.precision import set_tf32
 
 SYSTEMS = ("ours", "ours-eager", "step", "bare", "straightforward", "lightning", "products")
 
@@ -50,7 +51,7 @@ def main(
         with tempfile.TemporaryDirectory() as folder:
             tutorial_lightning.measure(meter, Path(folder), batch)
     else:
-        words = [f"train.batch_size={batch}", f"train.precision={precision}", *assignments]
+        words = [f"train.batch_size={batch}", *_precision(precision), *assignments]
         if system == "ours-eager":
             words.append("train.cuda_graph=false")
         train = _by_trainer if system.startswith("ours") else _by_hand
@@ -58,10 +59,15 @@ def main(
     print(json.dumps(meter.found))
 
 
+def _precision(name: str) -> list[str]:
+    return ["train.precision=fp32", "train.tf32=true"] if name == "tf32" else [f"train.precision={name}"]
+
+
 def products(precision: str, device: torch.device, seconds: float) -> float:
     """Floating point operations a second of this machine's matrix products: the best of a few sizes, two for each
     multiplication with its addition."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    set_tf32(precision == "tf32")
     best = 0.0
     sizes = (1024, 2048) if device.type == "cpu" else (4096, 8192)
     for n in sizes:

@@ -88,7 +88,7 @@ class FeatureMatching:
             [..., N].
         """
         apart = features - self._means[0][labels]
-        distances = (apart.square_() @ self._variances[0].reciprocal()) / features.shape[-1]
+        distances = (apart.square_() @ self._variances[0].reciprocal().to(apart.dtype)) / features.shape[-1]
         counted = (self._statistics[:, 0] > 0)[labels]
         return torch.where(counted, distances.pow_(power).clamp_(_LEAST_RARE, _MOST_RARE), self._one)
 
