@@ -75,17 +75,18 @@ class FeatureMatching:
         pull = torch.addcmul(2 * weight * apart / (real_variances + squared), spread, fake_means, value=-1)
         return self._weight * value, torch.addcmul(pull[labels], spread, fake)
 
+    @torch.no_grad()
     def rarity(self, features: Tensor, labels: Tensor, power: float) -> Tensor:
         """How much more than others images are to count: (mean_j (x_j − m_cj)² / v_j)^power with the means m of their
         classes and the variances v of real images (around 1, as the mean over real images is with power 1), no less
         than 1/5 and no more than 5; 1 for classes of which nothing has been counted yet.
 
         Args:
-            features: [..., N, F], none of them differentiated.
+            features: [..., N, F].
             labels: int64 [N].
 
         Returns:
-            [..., N].
+            [..., N], not differentiated.
         """
         apart = features - self._means[0][labels]
         distances = (apart.square_() @ self._variances[0].reciprocal().to(apart.dtype)) / features.shape[-1]

@@ -158,7 +158,7 @@ class Objectives:
         """
         if self._matching is None or not self._heads.rarity:
             return None
-        pairs = features.detach().view(2, len(labels), -1)
+        pairs = features.view(2, len(labels), -1)
         return self._matching.rarity(pairs, self._groups(labels), self._heads.rarity).mean(dim=0)
 
     def _groups(self, labels: Tensor) -> Tensor:
