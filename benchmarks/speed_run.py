@@ -42,7 +42,7 @@ def main(
     """Runs, measures, tells."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if system == "products":
-        print(json.dumps({"flops": products(precision, device, seconds)}))
+        print(json.dumps({"flops": {name: products(name, device, seconds) for name in precision.split(",")}}))
         return
     meter = Meter(seconds=seconds, started=started, device=device)
     if system == "lightning":
@@ -96,7 +96,8 @@ def _by_trainer(system: str, preset: str, words: list[str], meter: Meter) -> Non
                 run.request_stop("measured", evaluate=False)
 
     with tempfile.TemporaryDirectory() as folder:
-        words = [*words, "evaluation.every=1000000 epochs"]  # training steps are what is measured
+        # training steps are what is measured, and the meter ends it
+        words = [*words, "evaluation.every=1000000 epochs", "train.horizon=1000000 epochs"]
         Launch(preset=preset, assignments=words, run_dir=Path(folder) / "run").build(callbacks=[Stop()]).fit()
 
 
