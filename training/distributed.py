@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.errors import ConfigError, RankLostError, TrainingError
 from training.meeting import agree_on_word
+from training.normalisation import BatchNorm1d
 
 T = TypeVar("T")
 _PATIENCE = datetime.timedelta(minutes=30)  # of the ranks that wait while the first one evaluates
@@ -214,7 +215,7 @@ def share_batch_statistics(network: nn.Module, ranks: Ranks) -> None:
         for name, child in list(parent.named_children()):
             if not isinstance(child, _BatchNorm):
                 continue
-            if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d):
+            if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, BatchNorm1d):
                 setattr(parent, name, _SharedBatchNorm(child, ranks))
             else:
                 raise ConfigError(

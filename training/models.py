@@ -25,6 +25,7 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from training.config import ModelSettings
 from training.errors import ConfigError
+from training.normalisation import BatchNorm1d
 from training.registry import Registry
 
 _HIDDEN = 256  # the discriminators' last layer
@@ -212,7 +213,7 @@ class MlpGenerator(Generator):
         for i, (inputs, outputs) in enumerate(pairwise(widths)):
             layers.append(nn.Linear(inputs, outputs))
             if i > 0:
-                layers.append(nn.BatchNorm1d(outputs, 0.8))  # 0.8 is eps, as published
+                layers.append(BatchNorm1d(outputs, 0.8))  # 0.8 is eps, as published
             layers.append(nn.LeakyReLU(0.2))
         self.net = nn.Sequential(*layers, nn.Linear(widths[-1], shape.size), nn.Tanh(), nn.Unflatten(1, shape))
 

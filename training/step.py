@@ -204,7 +204,8 @@ class Step:
                         self._watch()
                 if generator_first:
                     self._average()
-            self._record(learnt.stats)
+            with self._lanes.lane(_LANES - 1):
+                self._record(learnt.stats)
         if not generator_first:
             self._average()
         self._lanes.join()

@@ -103,7 +103,7 @@ def test_loops_are_measured_in_processes_of_their_own() -> None:
 def test_a_loop_that_fails_is_told_with_its_reason() -> None:
     speed = Speed(seconds=0.1, repetitions=1, announce=lambda text: None)
     with pytest.raises(BenchError, match=r"model\.widht"):
-        speed.run([Case("step", "conv", 16, "fp32", ("model.widht=4",))], [])
+        speed.run([Case("step", "conv", 16, "fp32", ("model.widht=4",))], ["fp32"])
 
 
 def test_ratios_are_of_the_same_repetition() -> None:

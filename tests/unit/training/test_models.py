@@ -7,6 +7,7 @@ from torch import nn
 from training.config import ModelSettings
 from training.errors import ConfigError
 from training.models import ImageShape, build_discriminator, build_generator, to_bytes, to_float
+from training.normalisation import BatchNorm1d
 from training.settings import resolve
 
 
@@ -106,3 +107,13 @@ def test_spectral_normalisation_brings_every_layer_to_a_largest_singular_value_o
     again.load_state_dict(discriminator.state_dict())
     images = torch.rand(2, 1, 28, 28)
     torch.testing.assert_close(again.eval()(images, labels), discriminator.eval()(images, labels))
+
+
+def test_uncounted_batch_normalisation_is_pytorchs_otherwise() -> None:
+    ours, theirs = BatchNorm1d(5, 0.8), nn.BatchNorm1d(5, 0.8)
+    for _ in range(3):
+        x = torch.randn(7, 5)
+        assert torch.equal(ours(x), theirs(x))
+    theirs.num_batches_tracked.zero_()  # type: ignore[union-attr]  # PyTorch types it as optional
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+    assert torch.equal(ours.eval()(x), theirs.eval()(x))
