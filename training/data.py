@@ -7,11 +7,9 @@ One's own data set is a function (settings, split) that gives an ImageSet: regis
 or named as `data.name = "module:function"`. Folders of images are in `image_folder.py`.
 """
 
-import gzip
 import hashlib
 import json
 import os
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +22,7 @@ from torch import Tensor
 
 from training.config import DataSettings
 from training.errors import DataError
+from training.idx import read_idx
 from training.registry import Registry
 
 Split = Literal["train", "val", "test"]
@@ -155,43 +154,6 @@ def shuffled(n: int) -> Tensor:
     From the raw words of a counter-based generator, which NumPy promises never to change.
     """
     return torch.from_numpy(np.argsort(np.random.Philox(key=12).random_raw(n), kind="stable"))
-
-
-def read_idx(path: Path, *, dimensions: int, sha256: dict[str, str] | None = None) -> np.ndarray:
-    """Reads an IDX file of unsigned bytes, plain or in gzip, as uint8 with `dimensions` axes.
-
-    The format is that of Y. LeCun's MNIST page: two zero bytes, the type 0x08, the number of axes, each axis's length
-    as a big-endian 32-bit number, then the bytes.
-
-    Args:
-        path: the file, `NAME` or `NAME.gz`.
-        dimensions: the number of axes it must have.
-        sha256: known digests of uncompressed files by NAME.
-
-    Raises:
-        DataError: the file is truncated, is no such file, or has another digest.
-    """
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: not a whole gzip file ({error}); fetch it again") from error
-    header = 4 + 4 * dimensions
-    expected_magic = bytes((0, 0, 8, dimensions))
-    if raw[:4] != expected_magic:
-        raise DataError(
-            f"{path}: begins with {raw[:4].hex() or 'nothing'}, expected {expected_magic.hex()} (an IDX file of"
-            f" unsigned bytes with {dimensions} axes); this is another kind of file"
-        )
-    shape = tuple(int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions))
-    expected_bytes = header + int(np.prod(shape, dtype=np.int64))
-    if len(raw) != expected_bytes:
-        raise DataError(
-            f"{path}: {len(raw)} bytes, expected {expected_bytes} for {shape}; the file is truncated or damaged"
-        )
-    name = path.name.removesuffix(".gz")
-    if sha256 and name in sha256 and (found := hashlib.sha256(raw).hexdigest()) != sha256[name]:
-        raise DataError(f"{path}: its SHA-256 is {found}, expected {sha256[name]}; this is not the original {name}")
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy()
 
 
 def _folder(settings: DataSettings) -> Path:

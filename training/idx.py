@@ -1,0 +1,75 @@
+"""IDX files, the format of MNIST. What is in gzip is decompressed once: the bytes are kept in the user's cache.
+
+A kept file is called NAME-PACKED-CONTENT, by the digests of the packed file and of its own bytes: it is taken for the
+very file that it came from, and only while it is whole. Any of them may be deleted.
+"""
+
+import gzip
+import hashlib
+import logging
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from training.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+
+def read_idx(path: Path, *, dimensions: int, sha256: dict[str, str] | None = None) -> np.ndarray:
+    """Reads an IDX file of unsigned bytes, plain or in gzip, as uint8 with `dimensions` axes.
+
+    The format is that of Y. LeCun's MNIST page: two zero bytes, the type 0x08, the number of axes, each axis's length
+    as a big-endian 32-bit number, then the bytes.
+
+    Args:
+        path: the file, `NAME` or `NAME.gz`.
+        dimensions: the number of axes it must have.
+        sha256: known digests of uncompressed files by NAME.
+
+    Raises:
+        DataError: the file is truncated, is no such file, or has another digest.
+    """
+    raw = _decompressed(path) if path.suffix == ".gz" else path.read_bytes()
+    header = 4 + 4 * dimensions
+    expected_magic = bytes((0, 0, 8, dimensions))
+    if raw[:4] != expected_magic:
+        raise DataError(
+            f"{path}: begins with {raw[:4].hex() or 'nothing'}, expected {expected_magic.hex()} (an IDX file of"
+            f" unsigned bytes with {dimensions} axes); this is another kind of file"
+        )
+    shape = tuple(int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions))
+    expected_bytes = header + int(np.prod(shape, dtype=np.int64))
+    if len(raw) != expected_bytes:
+        raise DataError(
+            f"{path}: {len(raw)} bytes, expected {expected_bytes} for {shape}; the file is truncated or damaged"
+        )
+    name = path.name.removesuffix(".gz")
+    if sha256 and name in sha256 and (found := hashlib.sha256(raw).hexdigest()) != sha256[name]:
+        raise DataError(f"{path}: its SHA-256 is {found}, expected {sha256[name]}; this is not the original {name}")
+    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy()
+
+
+def _decompressed(path: Path) -> bytes:
+    """A gzip file's content, from the cache where it has been decompressed before."""
+    packed = path.read_bytes()
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ganctl" / "datasets"
+    name = f"{path.stem}-{hashlib.sha256(packed).hexdigest()[:16]}"
+    for kept in folder.glob(f"{name}-*"):
+        raw = kept.read_bytes()
+        if kept.name == f"{name}-{hashlib.sha256(raw).hexdigest()}":
+            return raw
+    try:
+        raw = gzip.decompress(packed)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: not a whole gzip file ({error}); fetch it again") from error
+    aside = folder / f".{name}-{os.getpid()}"  # whole or not at all, whoever else writes at the same time
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(raw)
+        aside.replace(folder / f"{name}-{hashlib.sha256(raw).hexdigest()}")
+    except OSError as error:
+        _log.info("%s: %s; it is decompressed each time", folder, error.strerror or error)
+    return raw
