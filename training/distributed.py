@@ -231,6 +231,7 @@ class _SharedBatchNorm(nn.Module):
         super().__init__()
         self.weight, self.bias = local.weight, local.bias  # None where it has none
         self._ranks, self._eps, self._momentum = ranks.size, local.eps, local.momentum
+        self._counts = not isinstance(local, BatchNorm1d)
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             self.register_buffer(name, getattr(local, name))  # likewise
         self.running_mean: Tensor | None
@@ -260,7 +261,8 @@ class _SharedBatchNorm(nn.Module):
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
-        self.num_batches_tracked += 1
+        if self._counts:
+            self.num_batches_tracked += 1
         # without a momentum: the mean of all batches so far
         share = self._momentum if self._momentum is not None else 1 / int(self.num_batches_tracked)
         self.running_mean.lerp_(mean, share)

@@ -125,7 +125,7 @@ def test_nproc_passes_a_signal_on_saves_and_goes_on_later_as_if_it_had_not_been_
 
 def test_torchrun_that_is_stopped_never_ends_with_0_and_one_rank_may_go_on_where_two_stopped(tmp_path: Path) -> None:
     two = tmp_path / "two"
-    process = start(two, *LIMIT, torchrun=("--nproc-per-node=2",))
+    process = start(two, *LIMIT, "--precision", "fp32", torchrun=("--nproc-per-node=2",))
     wait_for_rows(two, 4, process)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=120)

@@ -26,13 +26,14 @@ from training.sources import Truncated
 LENGTH = ("train.horizon=20500 images", "evaluation.every=20500 images")
 LOSS = ("loss.matching=0", "loss.auxiliary_generator=0.1", "loss.penalty_end=0.1")
 RATES = ("optimizer.lr=2e-3", "optimizer.lr_end=0.2", "optimizer.decay_from=0.3", "optimizer.decay_until=1")
-SETTINGS = ("model.width=16", "model.z_dim=64", "train.z_std=1", *RATES, *LOSS, *LENGTH)
+SETTINGS = ("model.width=16", "model.z_dim=64", "train.z_std=1", "train.precision=fp32", *RATES, *LOSS, *LENGTH)
 PAIRS = ("38", "17", "05", "46", "92")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 320 steps, most of whose digits can be read; on one thread, so that it is the same on many cores."""
+    """A run of 320 steps, most of whose digits can be read; on one thread and in fp32, so that it is the same on many
+    machines."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -124,7 +125,7 @@ def test_truncation_trades_recall_for_precision(run: Path, drawer: LocalDrawer) 
     scores = [evaluator.score(Truncated(drawer.source, value)) for value in (1.0, 0.7, 0.4)]
     for more, less in pairwise(scores):
         assert less["precision"] > more["precision"] + 0.02
-        assert less["recall"] < more["recall"] - 0.05
+        assert less["recall"] < 0.6 * more["recall"]  # so short a training has little of it
         assert less["label_accuracy"] > more["label_accuracy"]
 
 

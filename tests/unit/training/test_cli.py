@@ -133,7 +133,7 @@ def test_what_cannot_be_trained_is_told_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_training_writes_nowhere_but_into_its_folder(ganctl: Ganctl, tmp_path: Path) -> None:
+def test_training_writes_nowhere_but_into_its_folder_and_the_users_cache(ganctl: Ganctl, tmp_path: Path) -> None:
     for name in ("home", "tmp", "here"):
         (tmp_path / name).mkdir()
     places = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp"), "XDG_CACHE_HOME": ""}
@@ -143,8 +143,10 @@ def test_training_writes_nowhere_but_into_its_folder(ganctl: Ganctl, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert one_object(done.stdout)["steps"] == 12
     assert "\x1b" not in done.stderr
-    left = [path for name in ("home", "tmp", "here") for path in (tmp_path / name).rglob("*")]
-    assert [path for path in left if not path.name.startswith("torchinductor_")] == []  # torch's own, and empty
+    left = [path for name in ("home", "tmp", "here") for path in (tmp_path / name).rglob("*") if not path.is_dir()]
+    kept = tmp_path / "home/.cache/ganctl/datasets"  # MNIST's training images and labels, decompressed once
+    assert sorted(path.name[:22] for path in left) == ["train-images-idx3-ubyt", "train-labels-idx1-ubyt"]
+    assert {path.parent for path in left} == {kept}
 
 
 def test_dry_run_of_many_ranks_tells_the_batch_of_each_and_leaves_nothing(ganctl: Ganctl, tmp_path: Path) -> None:
