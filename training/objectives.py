@@ -93,11 +93,12 @@ class Objectives:
             classes, width = generator.classes or 1, cast(Discriminator, discriminator).logit.in_features
             self._matching = FeatureMatching(self._heads.matching, classes, width, rng.device)
         self._sees_real = self._loss.needs_real or self._matching is not None  # the generator's part
-        # the same gradients by shorter ways; WGAN-GP's penalty is taken elsewhere than where the losses are
-        # without penalties, autograd is as fast, unless gradients are made side by side
-        self._by_layers = is_piecewise_linear(discriminator) and (self.penalised or lanes.count > 0)
+        # the same gradients by shorter ways; WGAN-GP's penalty is taken elsewhere than where the losses are; without
+        # penalties, autograd is as fast unless gradients are made side by side
+        shorter = not config.loss.gp and (self.penalised or lanes.count > 0)
+        self._by_layers = shorter and is_piecewise_linear(discriminator)
         self._gammas = torch.tensor([config.loss.r1, config.loss.r2], device=rng.device, dtype=self.dtype)
-        self._by_four_passes = self._by_layers and self.penalised and not config.loss.gp
+        self._by_four_passes = self._by_layers and self.penalised
 
     def begin(self, images: Tensor, labels: Tensor, *, both: bool) -> Batch:
         """A step's batch from uint8 images [N, C, H, W] and labels [N]. `both`: whether both networks learn in this
@@ -118,7 +119,7 @@ class Objectives:
                 fakes = self._generate(batch.labels)
         if self._by_four_passes:
             return self._four_passes(batch, fakes)
-        if self._by_layers and not self.penalised:
+        if self._by_layers:
             return self._discriminator_by_layers(batch, fakes)
         learnt = self._discriminator_loss(batch, fakes)
         self._backward(learnt.loss, self._of_discriminator)

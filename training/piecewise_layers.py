@@ -3,6 +3,7 @@
 Passes may run in fewer bits than the parameters have: a layer holds its weights in the passes' format.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import cast
 
@@ -62,7 +63,7 @@ class Leaky(Layer):
         return product
 
 
-class Learnt(Layer):
+class Learnt(Layer, ABC):
     """One with weights and biases."""
 
     def __init__(self, module: nn.Linear | nn.Conv2d, dtype: torch.dtype) -> None:
@@ -71,9 +72,9 @@ class Learnt(Layer):
         self.parameters = (module.weight, module.bias)
         self._weight, self._bias = module.weight.to(dtype), module.bias.to(dtype)
 
+    @abstractmethod
     def weight_gradient(self, signal: Tensor, u: Tensor) -> Tensor:
         """Σᵢ signalᵢ ⊗ uᵢ, as the layer shares its weights among places."""
-        raise NotImplementedError
 
     def add_gradients(self, found: dict[Tensor, Tensor], signal: Tensor, inputs: Tensor) -> None:
         """Adds the parameters' gradients to what was `found` of them."""

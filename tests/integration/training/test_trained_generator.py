@@ -127,6 +127,7 @@ def test_truncation_trades_recall_for_precision(run: Path, drawer: LocalDrawer) 
         assert less["precision"] > more["precision"] + 0.02
         assert less["recall"] < 0.6 * more["recall"]  # so short a training has little of it
         assert less["label_accuracy"] > more["label_accuracy"]
+    assert scores[-1]["recall"] < scores[0]["recall"] - 0.1
 
 
 def rows_of(order: Order, drawer: LocalDrawer, reader: Reader) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Any]:
