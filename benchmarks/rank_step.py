@@ -11,7 +11,7 @@ passes and the backward pass (pytorch#175024).
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import click
@@ -23,8 +23,9 @@ from training.distributed import SOLO, Ranks, choose_device
 from training.lanes import NO_LANES, Lanes
 from training.models import ImageShape, build_discriminator, build_generator
 from training.objectives import Batch, Learnt
+from training.phase import Phase
 from training.settings import resolve
-from training.step import Phase, Step
+from training.step import Step
 
 WARM_UP = 10  # steps
 CASES: dict[str, tuple[str, ...]] = {
@@ -84,7 +85,7 @@ def build(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> S
 
 def build_wrapped(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> Step:
     """The same with each network in a DistributedDataParallel, which is called in its own network's phase alone."""
-    step = build(assignments, ranks, device)
+    step = build(assignments, replace(ranks, memory=None), device)  # each rank moves weights of its own
     learn = step.objectives
     bare: dict[str, Any] = {"generator": step.generator, "discriminator": step.discriminator}
     wrapped: dict[str, Any] = {name: DistributedDataParallel(network) for name, network in bare.items()}

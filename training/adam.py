@@ -3,12 +3,13 @@ arithmetic of small networks."""
 
 import torch
 
-from training.lanes import NO_LANES, Lanes
+from training.lanes import NO_LANES, Columns, Lanes
+from training.shares import Share
 
 
 @torch.no_grad()
-def fused_step(optimizer: torch.optim.Adam, lanes: Lanes = NO_LANES) -> None:
-    """`optimizer.step()` of an Adam that is `fused`, and asks for nothing but rates, betas and ε.
+def fused_step(optimizer: torch.optim.Adam, lanes: Lanes = NO_LANES, share: Share | None = None) -> None:
+    """`optimizer.step()` of an Adam that is `fused`, and asks for nothing but rates, betas and ε; or this rank's share.
 
     Kingma & Ba 2015, arXiv:1412.6980, algorithm 1. With β₁ = 0 the mean of gradients is the last one: that stands
     in its place, and the optimizer's own (`exp_avg`) stays as it is: a quarter less memory to move.
@@ -25,8 +26,10 @@ def fused_step(optimizer: torch.optim.Adam, lanes: Lanes = NO_LANES) -> None:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         means = [state["exp_avg"] for state in states] if group["betas"][0] else gradients
         squares, steps = ([state[name] for state in states] for name in ("exp_avg_sq", "step"))
-        for lane, share in enumerate(lanes.split([parameters, gradients, means, squares, steps])):
-            weights, slopes, first, second, counts = share
+        columns: Columns = [parameters, gradients, means, squares, steps]
+        if share:
+            columns = [share.of(parameters, column) for column in columns]
+        for lane, (weights, slopes, first, second, counts) in enumerate(lanes.split(columns)):
             with lanes.lane(lane):
                 torch._fused_adam_(
                     weights,

@@ -2,30 +2,32 @@
 
 P ranks take equal shares of every batch. Gradients, statistics and the batch statistics of normalisation layers are
 those of the whole batch, so that the ranks' weights stay equal and are those that one rank would have. With one rank
-everything here does nothing. Launched by torchrun, or by `ganctl train --nproc` (`launch_ranks.py`).
+everything here does nothing. Launched by torchrun, or by `ganctl train --nproc` (`launch_ranks.py`). What is on a CPU
+goes through memory where the ranks share one (`shared_memory.py`), else through gloo; what is on GPUs through NCCL.
 """
 
 import datetime
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.errors import ConfigError, RankLostError, TrainingError
 from training.meeting import agree_on_word
-from training.normalisation import BatchNorm1d
+from training.shared_memory import SharedMemory
 
 T = TypeVar("T")
+_PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT", "LOCAL_WORLD_SIZE")
 _PATIENCE = datetime.timedelta(minutes=30)  # of the ranks that wait while the first one evaluates
+_shared: list[SharedMemory] = []  # what `join` has opened, until `leave`
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,14 @@ class Ranks:
     size: int = 1
     local_rank: int = 0  # on this machine: which of its GPUs is ours
     restarts: int = 0  # how often torchrun has started this group anew
+    memory: SharedMemory | None = None  # where all ranks are on one machine
 
     @staticmethod
     def join() -> "Ranks":
         """Takes the place that torchrun's variables give, and meets the other ranks; alone without them."""
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return Ranks()
-        rank, size, local, restarts = (
-            int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
-        )
+        rank, size, local, restarts, here = (int(os.environ[name]) for name in _PLACE)
         if size > 1 and not dist.is_initialized():
             store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
             word = agree_on_word(store, rank=rank, size=size, patience=_PATIENCE)
@@ -52,12 +53,19 @@ class Ranks:
             dist.init_process_group(
                 "gloo", store=PrefixStore(word, store), rank=rank, world_size=size, timeout=_PATIENCE
             )
-        return Ranks(rank, size, local, restarts)
+        ranks = Ranks(rank, size, local, restarts)
+        if size > here or size == 1:
+            return ranks
+        if (memory := SharedMemory.open(rank, size, ranks.gather)) is not None:
+            _shared.append(memory)
+        return replace(ranks, memory=memory)
 
     @staticmethod
     def leave() -> None:
         """Parts from the other ranks, without waiting for them; a process that ends without it may be aborted."""
         _nccl.cache_clear()
+        while _shared:
+            _shared.pop().close()
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -81,6 +89,9 @@ class Ranks:
         """Replaces tensors of one type and device by their means over the ranks: flattened, in one all-reduce."""
         if self.size == 1:
             return
+        if self.memory is not None and tensors[0].is_cpu:
+            self.memory.average_(tensors)
+            return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         with _company():
             dist.all_reduce(flat, group=_group(flat.device))
@@ -88,11 +99,24 @@ class Ranks:
         parts = flat.split([tensor.numel() for tensor in tensors])
         torch._foreach_copy_(list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
 
+    def stack(self, x: Tensor) -> Tensor:
+        """x of each rank, [ranks, ...] in their order, on every rank: some thousand numbers."""
+        if self.size == 1:
+            return x.unsqueeze(0)
+        if self.memory is not None and x.is_cpu:
+            return self.memory.gather(x)
+        each = [torch.empty_like(x) for _ in range(self.size)]
+        with _company():
+            dist.all_gather(each, x.contiguous(), group=_group(x.device))
+        return torch.stack(each)
+
     def largest(self, values: Sequence[int]) -> list[int]:
         """The largest of each value over the ranks. Hosts only: no device is waited for."""
         if self.size == 1:
             return list(values)
         agreed = torch.tensor(values, dtype=torch.int64)
+        if self.memory is not None:
+            return [int(value) for value in self.memory.gather(agreed).amax(dim=0)]
         with _company():
             dist.all_reduce(agreed, dist.ReduceOp.MAX)
         return [int(value) for value in agreed]
@@ -199,94 +223,6 @@ def choose_device(name: str, ranks: Ranks = SOLO) -> torch.device:
              f" {count} ranks here, or set train.device to 'cpu'."]
         )  # fmt: skip
     return torch.device("cuda", ranks.local_rank)
-
-
-def share_batch_statistics(network: nn.Module, ranks: Ranks) -> None:
-    """Makes the network's batch normalisation see the whole batch, not this rank's share of it (in place).
-
-    PyTorch's SyncBatchNorm runs on GPUs only; this one runs everywhere and may be differentiated twice.
-
-    Raises:
-        ConfigError: there is a kind of batch normalisation that it cannot stand in for.
-    """
-    if ranks.size == 1:
-        return
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if not isinstance(child, _BatchNorm):
-                continue
-            if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, BatchNorm1d):
-                setattr(parent, name, _SharedBatchNorm(child, ranks))
-            else:
-                raise ConfigError(
-                    [f"--nproc: {type(network).__name__}.{name} is a {type(child).__name__}; over several ranks only"
-                     " nn.BatchNorm1d and nn.BatchNorm2d themselves are known to share their statistics."]
-                )  # fmt: skip
-
-
-class _SharedBatchNorm(nn.Module):
-    """A batch normalisation whose mean and variance are those of all ranks' samples; same parameters, same names."""
-
-    def __init__(self, local: _BatchNorm, ranks: Ranks) -> None:
-        super().__init__()
-        self.weight, self.bias = local.weight, local.bias  # None where it has none
-        self._ranks, self._eps, self._momentum = ranks.size, local.eps, local.momentum
-        self._counts = not isinstance(local, BatchNorm1d)
-        for name in ("running_mean", "running_var", "num_batches_tracked"):
-            self.register_buffer(name, getattr(local, name))  # likewise
-        self.running_mean: Tensor | None
-        self.running_var: Tensor | None
-        self.num_batches_tracked: Tensor | None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training and self.running_mean is not None:
-            return nn.functional.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self._eps
-            )
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        axes = [0, *range(2, x.dim())]
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # under autocast x may have few bits
-        count = x.numel() // x.shape[1] * self._ranks
-        mean = _sum_over_ranks(wide.sum(axes)) / count
-        centred = wide - mean.view(shape)
-        variance = _sum_over_ranks(centred.square().sum(axes)) / count
-        if self.training:
-            self._remember(mean.detach(), variance.detach() * (count / (count - 1)))
-        normal = centred * (variance + self._eps).rsqrt().view(shape)
-        if self.weight is not None:
-            normal = normal * self.weight.view(shape) + self.bias.view(shape)
-        return normal.to(x.dtype)
-
-    @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        if self._counts:
-            self.num_batches_tracked += 1
-        # without a momentum: the mean of all batches so far
-        share = self._momentum if self._momentum is not None else 1 / int(self.num_batches_tracked)
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(variance, share)
-
-
-def _sum_over_ranks(x: Tensor) -> Tensor:
-    total: Tensor = _SumOverRanks.apply(x)
-    return total
-
-
-class _SumOverRanks(torch.autograd.Function):
-    """Σ over the ranks. Its gradient is again that sum: every rank's loss depends on every rank's summand."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        with _company():
-            dist.all_reduce(total, group=_group(total.device))
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        return _sum_over_ranks(gradient.contiguous())
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> list[float]:

@@ -8,26 +8,26 @@ rest, `Step.update`, may be captured (`graph.py`). Everything that changes from 
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from training.adam import fused_step
-from training.clipping import Clipping
+from training.average import Average
 from training.config import Config
-from training.dials import Dials, Number
-from training.distributed import SOLO, Ranks, fingerprint, share_batch_statistics
+from training.dials import Dials
+from training.distributed import SOLO, Ranks, fingerprint
 from training.errors import TrainingError
+from training.finite import FirstBroken
 from training.lanes import NO_LANES, Lanes
-from training.layer_rates import rate_groups
 from training.models import Generator
-from training.objectives import Batch, Learnt, Objectives
+from training.objectives import Objectives
+from training.phase import build_phase
 from training.precision import Precision
 from training.schedules import decay
+from training.shared_normalisation import share_batch_statistics
+from training.shares import Share
 
 STATS = {
     "discriminator": ("loss_d", "real_logit", "fake_logit", "r1", "r2", "gp", "auxiliary", "latent"),
@@ -35,55 +35,6 @@ STATS = {
 }  # what each phase records, one number a step
 _LANES = 4
 _NAMES = [name for names in STATS.values() for name in names]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One network's update, on every `every`-th step: `learn` leaves gradients in its weights, `move` follows them."""
-
-    name: str
-    network: nn.Module
-    optimizer: torch.optim.Adam
-    rates: tuple[float, ...]  # of the optimizer's groups, by the settings
-    rates_on_device: Tensor  # the same
-    teach: Callable[[Batch], Learnt]
-    every: int = 1
-    clip: Clipping | None = None  # of gradients far beyond their history
-
-    @property
-    def rate(self) -> float:
-        """The learning rate as it is now, of a layer whose factor is 1."""
-        group = self.optimizer.param_groups[0]
-        return float(group["lr"] / group["scale"])
-
-    def set_rate(self, factor: Number) -> None:
-        """The learning rates become `factor` times the settings'."""
-        if isinstance(factor, Tensor):
-            rates: Sequence[Number] = (self.rates_on_device * factor).unbind()
-        else:
-            rates = [rate * factor for rate in self.rates]
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-
-    def learn(self, batch: Batch) -> Learnt:
-        """New gradients in the place of old ones."""
-        for group in self.optimizer.param_groups:  # zero_grad does this in ten times the time
-            for parameter in group["params"]:
-                parameter.grad = None
-        return self.teach(batch)
-
-    def move(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO, lanes: Lanes = NO_LANES) -> None:
-        """Averages the gradients over the ranks, cuts what is beyond their history, and takes one step."""
-        if ranks.size > 1:
-            gradients = [parameter.grad for parameter in self.network.parameters()]
-            ranks.average_([gradient for gradient in gradients if gradient is not None])
-        if self.clip:
-            scaler.unscale_(self.optimizer)
-            self.clip()
-        if scaler.is_enabled():
-            scaler.step(self.optimizer)
-        else:
-            fused_step(self.optimizer, lanes)
 
 
 class Step:
@@ -108,21 +59,18 @@ class Step:
             ConfigError: a penalty is asked for on a discriminator whose images see each other.
         """
         self.generator, self.discriminator, self.device = generator, discriminator, device
-        self.ema = deepcopy(generator).requires_grad_(False).eval()
-        self._averages: list[list[Tensor]] = [list(network.parameters()) for network in (self.ema, generator)]
-        self._buffers = [
-            [
-                [buffer for buffer in network.buffers() if buffer.is_floating_point() == real]
-                for network in (self.ema, generator)
-            ]
-            for real in (True, False)  # apart: copied together, each would be by itself
-        ]
         self.rng = torch.Generator(device).manual_seed(config.train.seed)
         self._config, self._ranks, self._dials = config, ranks, Dials(device, on_device=capturable)
         self._look = device.type == "cpu" and not capturable  # where it costs nothing to look at a number
         self._lanes = Lanes(device, _LANES) if capturable else NO_LANES  # launched one by one, they would cost more
         precision = precision or Precision("fp32", device.type, "default")
         self._scaler = precision.scaler()
+        share_of_discriminator, share_of_generator = (
+            None if self._scaler.is_enabled() else Share.of_network(network, ranks)
+            for network in (discriminator, generator)
+        )
+        self._average = Average(generator, self._lanes, share_of_generator)
+        self.ema = self._average.network
         self.objectives = Objectives(  # looks for batch normalisation, which is another class once it is shared
             config,
             generator,
@@ -140,25 +88,25 @@ class Step:
         self._stats = torch.zeros(len(_NAMES), device=device)
         self._sums = dict(zip(_NAMES, self._stats.unbind(), strict=True))  # the same memory
         self._stats_steps = dict.fromkeys(STATS, 0)
-        adam = config.optimizer
-        self._adam_settings: dict[str, Any] = {
-            "betas": (adam.beta1, adam.beta2),
-            "eps": adam.eps,
-            "capturable": capturable,
-        }
         learn = self.objectives
+        how = {"capturable": capturable, "look": self._look}
         phases = [
-            self._phase("discriminator", discriminator, adam.lr_discriminator or adam.lr, learn.teach_discriminator),
-            self._phase("generator", generator, adam.lr, learn.teach_generator, config.train.generator_every),
+            build_phase(
+                "discriminator", discriminator, learn.teach_discriminator, config, share=share_of_discriminator, **how
+            ),
+            build_phase("generator", generator, learn.teach_generator, config, share=share_of_generator, **how),
         ]
         self.phases = phases if config.train.first == "discriminator" else phases[::-1]
-        self._weights = {
+        # looked at on a CPU, where looking at a loss costs nothing, only when one is no finite number; else once a
+        # step, after its first move. If that one broke something, nothing else is broken yet; if both networks are,
+        # the later one of the step before was first
+        weights = {
             f"{phase.name}.{key}": tensor
-            for phase in reversed(self.phases)  # see `_watch`
+            for phase in reversed(self.phases)
             for key, tensor in phase.network.state_dict(keep_vars=True).items()
             if tensor.is_floating_point()
         }
-        self._first_broken = torch.zeros(len(self._weights), dtype=torch.bool, device=device)
+        self._first_broken = FirstBroken(weights, device)
 
     def __call__(self, images: Tensor, labels: Tensor, *, step: int, progress: float, rate: float = 1.0) -> None:
         """One update of both networks.
@@ -195,23 +143,21 @@ class Step:
             phase.set_rate(self._dials.rate)
             learnt = phase.learn(batch)
             if self._look and not math.isfinite(learnt.loss.item()):
-                self._watch()
+                self._first_broken.look()
             self._lanes.join()
             phase.move(self._scaler, self._ranks, self._lanes)
             if phase is phases[0]:  # beside the phase that follows
                 if not self._look:
                     with self._lanes.lane(0):
-                        self._watch()
+                        self._first_broken.look()
                 if generator_first:
-                    self._average()
+                    self._average.renew(self._dials.renewal)
             with self._lanes.lane(_LANES - 1):
                 self._record(learnt.stats)
         if not generator_first:
-            self._average()
+            self._average.renew(self._dials.renewal)
         self._lanes.join()
-        for ours, others in self._buffers:  # the generator's last pass has changed them
-            if ours:
-                torch._foreach_copy_(ours, others)
+        self._average.copy_buffers()  # the generator's last pass has changed them
         if self._scaler.is_enabled():
             self._scaler.update()  # once for both phases: they share one scale
 
@@ -233,15 +179,13 @@ class Step:
     def broken(self) -> str | None:
         """The name of what first came to hold no finite number: a weight, a buffer, an average, a moment of Adam's,
         what the losses remember. None where all are sound. Waits for the device."""
-        everything = self._weights | {f"ema.{key}": value for key, value in self.ema.state_dict().items()}
+        everything = {f"ema.{key}": value for key, value in self.ema.state_dict().items()}
         everything |= {f"the losses' {key}": value for key, value in self.objectives.state_dict().items()}
         for phase in self.phases:
             for key, parameter in phase.network.named_parameters():
                 moments = phase.optimizer.state.get(parameter, {})
                 everything |= {f"{moment} of {phase.name}.{key}": value for moment, value in moments.items()}
-        everything = {key: value for key, value in everything.items() if value.is_floating_point()}
-        broken = self._first_broken if self._first_broken.any() else _not_finite(list(everything.values()))
-        return list(everything)[int(broken.nonzero()[0])] if broken.any() else None
+        return self._first_broken.name(everything)
 
     def check(self, step: int) -> None:
         """Nothing that is not a number, and nothing that ranks differ in, is to be scored or saved.
@@ -255,7 +199,7 @@ class Step:
                 " optimizer.lr, or raise loss.r1 and loss.r2"
             )
         if self._ranks.size > 1:
-            weights = [*self._weights.values(), *self.ema.state_dict().values()]
+            weights = [*self._first_broken.tensors.values(), *self.ema.state_dict().values()]
             self._ranks.need_equal(f"the weights at step {step}", fingerprint(weights))
 
     def state_dict(self) -> dict[str, Any]:
@@ -280,10 +224,7 @@ class Step:
         """Takes up where `state_dict` was taken."""
         self.load_networks(state)
         for phase in self.phases:
-            phase.optimizer.load_state_dict(state["optimizers"][phase.name])
-            _lay_out_as_parameters(phase.optimizer)
-            for group in phase.optimizer.param_groups:
-                group.update(self._adam_settings)  # they may have been changed on purpose
+            phase.load_optimizer(state["optimizers"][phase.name])
             if phase.clip:
                 phase.clip.load_state_dict(state.get("clipping", {}).get(phase.name))
         self.objectives.load_state_dict(state["objectives"])
@@ -303,7 +244,7 @@ class Step:
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.ema.load_state_dict(state["ema"])
-        self._first_broken.zero_()
+        self._first_broken.forget()
 
     def recover(self, rng_state: Tensor) -> None:
         """After a capture that failed: what it has left half done is undone, the random stream is as it was."""
@@ -316,67 +257,10 @@ class Step:
         if self._scaler.is_enabled():
             self._scaler._per_optimizer_states.clear()
 
-    def _watch(self) -> None:
-        """Remembers, on the device, which weights are broken when the first ones are: some steps later all will be. On
-        a CPU, where looking at a loss costs nothing, only when one is no finite number; else once a step, after its
-        first move. If that one broke something, nothing else is broken yet; if both networks are, the later one of the
-        step before was first, and `_weights` begins with it."""
-        broken = _not_finite(list(self._weights.values()))
-        self._first_broken.copy_(torch.where(self._first_broken.any(), self._first_broken, broken))
-
     def _record(self, values: dict[str, Tensor]) -> None:
         torch._foreach_add_([self._sums[name] for name in values], [value.detach() for value in values.values()])
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """ema ← ema + renewal · (generator − ema)."""
-        renewal = self._dials.renewal
-        if isinstance(renewal, float):
-            torch._foreach_lerp_(self._averages[0], self._averages[1], renewal)
-            return
-        # of a weight on the device there is no such kernel, but descent on ½‖ema − generator‖² is the same: its slope
-        # is 1 · ema − generator
-        for lane, (averages, currents) in enumerate(self._lanes.split(self._averages)):
-            with self._lanes.lane(lane):
-                torch._fused_sgd_(
-                    averages,
-                    currents,
-                    [],
-                    lr=renewal,
-                    weight_decay=1.0,
-                    maximize=True,
-                    momentum=0.0,
-                    dampening=0.0,
-                    nesterov=False,
-                    is_first_step=False,
-                )
-
-    def _phase(
-        self, name: str, network: nn.Module, lr: float, teach: Callable[[Batch], Learnt], every: int = 1
-    ) -> Phase:
-        by_fan_in = name == "generator" and self._config.optimizer.by_fan_in
-        groups = rate_groups(network, by_fan_in=by_fan_in)
-        optimizer = torch.optim.Adam(groups, lr=lr, fused=True, **self._adam_settings)
-        limit = self._config.optimizer.clip
-        clip = Clipping(optimizer, limit, look=self._look) if limit else None
-        rates = tuple(lr * group["scale"] for group in groups)
-        return Phase(name, network, optimizer, rates, torch.tensor(rates, device=self.device), teach, every, clip)
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
     """An optimizer's state with its rates as Python's numbers, wherever they are kept."""
     return state | {"param_groups": [group | {"lr": float(group["lr"])} for group in state["param_groups"]]}
-
-
-def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
-    """A file holds moments in the usual order of memory; the fused Adam reads them in the order of their parameter."""
-    for parameter, moments in optimizer.state.items():
-        for name, value in moments.items():
-            if value.shape == parameter.shape and value.stride() != parameter.stride():
-                moments[name] = torch.empty_like(parameter).copy_(value)
-
-
-@torch.no_grad()
-def _not_finite(tensors: list[Tensor]) -> Tensor:
-    """bool [len(tensors)]: which of them hold a number that is none."""
-    return (torch.stack(torch._foreach_norm(tensors, ord=math.inf)) < math.inf).logical_not()

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from training.config import Span
-from training.distributed import Ranks, choose_device, random_states, set_random_states, share_batch_statistics
+from training.distributed import Ranks, choose_device, random_states, set_random_states
 from training.errors import CheckpointError, ConfigError, TrainingError
 from training.pace import Measured
 from training.requests import Requests
+from training.shared_normalisation import share_batch_statistics
 
 CPU = torch.device("cpu")
 

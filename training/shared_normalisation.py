@@ -1,0 +1,155 @@
+"""Batch normalisation over several ranks: mean and variance are those of all ranks' samples.
+
+PyTorch's SyncBatchNorm runs on GPUs only; this one runs everywhere and may be differentiated twice. A pass forward asks
+the other ranks once, and so does one backward.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from training.distributed import Ranks
+from training.errors import ConfigError
+from training.normalisation import BatchNorm1d
+
+
+def share_batch_statistics(network: nn.Module, ranks: Ranks) -> None:
+    """Makes the network's batch normalisation see the whole batch, not this rank's share of it (in place).
+
+    Raises:
+        ConfigError: there is a kind of batch normalisation that it cannot stand in for.
+    """
+    if ranks.size == 1:
+        return
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if not isinstance(child, _BatchNorm):
+                continue
+            if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, BatchNorm1d):
+                setattr(parent, name, _SharedBatchNorm(child, ranks))
+            else:
+                raise ConfigError(
+                    [f"--nproc: {type(network).__name__}.{name} is a {type(child).__name__}; over several ranks only"
+                     " nn.BatchNorm1d and nn.BatchNorm2d themselves are known to share their statistics."]
+                )  # fmt: skip
+
+
+class _SharedBatchNorm(nn.Module):
+    """A batch normalisation whose mean and variance are those of all ranks' samples; same parameters, same names."""
+
+    def __init__(self, local: _BatchNorm, ranks: Ranks) -> None:
+        super().__init__()
+        self.weight, self.bias = local.weight, local.bias  # None where it has none
+        self._ranks, self._eps, self._momentum = ranks, local.eps, local.momentum
+        self._counts = not isinstance(local, BatchNorm1d)
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, getattr(local, name))  # likewise
+        self.running_mean: Tensor | None
+        self.running_var: Tensor | None
+        self.num_batches_tracked: Tensor | None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training and self.running_mean is not None:
+            return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self._eps)
+        normal, mean, variance = _Normalise.apply(x, self.weight, self.bias, _Over(self._ranks, self._eps))
+        if self.training:
+            count = x.numel() // x.shape[1] * self._ranks.size
+            self._remember(mean, variance * (count / (count - 1)))
+        return normal  # type: ignore[no-any-return]  # autograd's functions are untyped
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        if self._counts:
+            self.num_batches_tracked += 1
+        # without a momentum: the mean of all batches so far
+        share = self._momentum if self._momentum is not None else 1 / int(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
+
+
+class _Over(NamedTuple):
+    ranks: Ranks
+    eps: float
+
+
+class _Normalise(torch.autograd.Function):
+    """y = w · (x − m) / √(v + ε) + b with the mean m and the variance v of all ranks' x, for each channel; also m, v.
+
+    Ioffe & Szegedy 2015, arXiv:1502.03167, section 3: the gradient by x is w / √(v + ε) · (g − E g − x̂ · E(g x̂)), the
+    means again over all ranks, and x̂ being the normalised x.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, over: _Over) -> Any:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # under autocast x may have few bits
+        own = torch.stack(torch.batch_norm_update_stats(wide, None, None, 0.0))
+        means, variances = over.ranks.stack(own).unbind(dim=1)
+        mean = means.mean(dim=0)
+        variance = variances.mean(dim=0) + (means - mean).square().mean(dim=0)
+        normal = functional.batch_norm(x, mean, variance, weight, bias, eps=over.eps)
+        ctx.save_for_backward(x, weight, bias, mean, variance)
+        ctx.mark_non_differentiable(mean, variance)
+        ctx.over = over
+        return normal, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: object) -> Any:
+        x, weight, bias, mean, variance = ctx.saved_tensors
+        over: _Over = ctx.over
+        if torch.is_grad_enabled():  # this gradient is to be differentiated
+            inputs = [tensor for tensor in (x, weight, bias) if tensor is not None and tensor.requires_grad]
+            normal = _normalise(x, weight, bias, over)
+            found = iter(torch.autograd.grad(normal, inputs, gradient, create_graph=True))
+            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None
+        as_given, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, mean, variance, None, None, False, over.eps, [True] * 3
+        )
+        means = torch.stack([by_weight, by_bias]) / (x.numel() // x.shape[1])
+        over.ranks.average_([means])
+        shape, factor = _along(x), (variance + over.eps).rsqrt()
+        slope = means[0] * factor.square() * (1 if weight is None else weight)
+        height = means[1] * factor * (1 if weight is None else weight) - slope * mean
+        by_x = torch.addcmul(as_given - height.view(shape), x, slope.view(shape), value=-1).to(x.dtype)
+        return by_x, *((None, None) if weight is None else (by_weight, by_bias)), None
+
+
+def _along(x: Tensor) -> list[int]:
+    """The shape in which one number for each channel meets x."""
+    return [1, -1] + [1] * (x.dim() - 2)
+
+
+def _normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None, over: _Over) -> Tensor:
+    """The same as a formula that may be differentiated as often as one likes."""
+    shape, axes = _along(x), [0, *range(2, x.dim())]
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))  # under autocast x may have few bits
+    mean = _mean_over_ranks(wide.mean(axes), over.ranks)
+    centred = wide - mean.view(shape)
+    variance = _mean_over_ranks(centred.square().mean(axes), over.ranks)
+    normal = centred * (variance + over.eps).rsqrt().view(shape)
+    if weight is not None and bias is not None:
+        normal = normal * weight.view(shape) + bias.view(shape)
+    return normal.to(x.dtype)
+
+
+def _mean_over_ranks(x: Tensor, ranks: Ranks) -> Tensor:
+    mean: Tensor = _MeanOverRanks.apply(x, ranks)
+    return mean
+
+
+class _MeanOverRanks(torch.autograd.Function):
+    """Its gradient is again that mean: every rank's loss depends on every rank's x, by 1 / ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks, mean = ranks, x.clone()
+        ranks.average_([mean])
+        return mean
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return _mean_over_ranks(gradient.contiguous(), ctx.ranks), None

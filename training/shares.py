@@ -1,0 +1,131 @@
+"""An optimizer's step shared among the ranks of one machine: each moves its part of the weights that all of them read.
+
+As ZeRO does (Rajbhandari et al. 2020, arXiv:1910.02054, stages 1 and 2), with what crosses the network there lying in
+memory here: a rank writes down the gradients that others need, adds theirs to its own, and moves its weights where the
+others find them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from training.distributed import Ranks
+from training.shared_memory import SharedMemory, flatten
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Of a parameter: the numbers that this rank moves, and those that others do, as ranges of its flat memory, and
+    where its gradient begins in what ranks write down."""
+
+    own: slice
+    others: tuple[slice, ...]
+    begin: int
+
+
+class Share:
+    """This rank's part of a network's parameters: one of as many stretches of their numbers, in their order."""
+
+    @staticmethod
+    def of_network(network: nn.Module, ranks: Ranks) -> "Share | None":
+        """Takes part with the other ranks; the network's weights move to where all of them see them. All come here at
+        the same time, with the same weights. None where ranks have no memory in common."""
+        parameters = list(network.parameters())
+        alike = len({(p.dtype, p.device.type) for p in parameters}) == 1 and parameters[0].is_cpu
+        if ranks.memory is None or not alike or not all(map(_is_dense, parameters)):
+            return None
+        gradients = torch.empty(ranks.size, sum(p.numel() for p in parameters), dtype=parameters[0].dtype)
+        places = ranks.memory.empty([*parameters * 3, gradients])
+        if places is None:
+            return None
+        n = len(parameters)
+        return Share(ranks, ranks.memory, parameters, places[:n], places[n : 2 * n], places[2 * n : 3 * n], places[-1])
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        memory: SharedMemory,
+        parameters: Sequence[nn.Parameter],
+        weights: Sequence[Tensor],
+        means: Sequence[Tensor],
+        squares: Sequence[Tensor],
+        gradients: Tensor,
+    ) -> None:
+        """See `of_network`: tensors laid out as the parameters, and gradients [ranks, numbers], in common memory."""
+        self._ranks, self._memory, self._gradients = ranks, memory, gradients
+        self._moments = {
+            parameter: {"exp_avg": mean, "exp_avg_sq": square}
+            for parameter, mean, square in zip(parameters, means, squares, strict=True)
+        }
+        for parameter, weight in zip(parameters, weights, strict=True):
+            parameter.data = weight.copy_(parameter.data)
+        total, begin = gradients.shape[1], 0
+        first, last = (total * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1))
+        self._places: dict[Tensor, _Place] = {}
+        for parameter in parameters:
+            size = parameter.numel()
+            own = slice(*(min(max(0, bound - begin), size) for bound in (first, last)))
+            others = tuple(part for part in (slice(0, own.start), slice(own.stop, size)) if part.start < part.stop)
+            self._places[parameter] = _Place(own, others, begin)
+            begin += size
+
+    @torch.no_grad()
+    def average_(self) -> None:
+        """Replaces this rank's part of the gradients by the means over all ranks. The rest stays as it is.
+
+        Raises:
+            RankLostError: a rank has ended.
+        """
+        moved = [(place, flatten(p.grad)) for p, place in self._places.items() if p.grad is not None]
+        given = [(place.begin, part, gradient[part]) for place, gradient in moved for part in place.others]
+        mine = self._gradients[self._ranks.rank]
+        there = [mine[begin + part.start : begin + part.stop] for begin, part, _ in given]
+        torch._foreach_copy_(there, [gradient for _, _, gradient in given])
+        self._memory.meet()
+        kept = [(place.begin + place.own.start, gradient[place.own]) for place, gradient in moved if _some(place.own)]
+        sums = [gradient for _, gradient in kept]
+        for rank, theirs in enumerate(self._gradients):
+            if rank != self._ranks.rank:
+                torch._foreach_add_(sums, [theirs[begin : begin + len(gradient)] for begin, gradient in kept])
+        torch._foreach_mul_(sums, 1 / self._ranks.size)
+
+    def of(self, parameters: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
+        """This rank's part of tensors that belong to these parameters, as rows, empty where others move all of one;
+        single numbers as they are."""
+        pairs = zip(parameters, tensors, strict=True)
+        return [flatten(tensor)[self._places[p].own] if tensor.dim() else tensor for p, tensor in pairs]
+
+    def put_in_common(self, tensors: Sequence[Tensor]) -> bool:
+        """Moves tensors, the same on every rank, to where all see them (in place), if there is room."""
+        places = self._memory.empty(tensors)
+        for tensor, place in zip(tensors, places or [], strict=False):
+            tensor.data = place.copy_(tensor)
+        return places is not None
+
+    def sum_(self, x: Tensor) -> None:
+        """Replaces some numbers, each about this rank's part, by their sums: about all."""
+        self._ranks.average_([x])
+        x.mul_(self._ranks.size)
+
+    def keep_moments(self, optimizer: torch.optim.Adam) -> None:
+        """Puts what Adam remembers, nothing yet or a loaded state, to where all ranks see it."""
+        for parameter, moments in self._moments.items():
+            state = optimizer.state[parameter]
+            for name, moment in moments.items():
+                state[name] = moment.copy_(state[name]) if name in state else moment.zero_()
+            state.setdefault("step", torch.zeros(()))
+
+    def meet(self) -> None:
+        """Goes on when every rank has moved its part."""
+        self._memory.meet()
+
+
+def _some(part: slice) -> bool:
+    return bool(part.start < part.stop)
+
+
+def _is_dense(x: Tensor) -> bool:
+    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return x.numel() > 0 and (x.is_contiguous() or last)
