@@ -22,8 +22,7 @@ class Average(Generic[N]):
         self.network.requires_grad_(False).eval()
         self._lanes = lanes
         self._weights: list[list[Tensor]] = [list(network.parameters()) for network in (self.network, current)]
-        self._share = share if share and share.put_in_common(self._weights[0]) else None
-        if share := self._share:
+        if share and share.put_in_common(self._weights[0]):
             self._weights = [share.of(self._weights[1], tensors) for tensors in self._weights]
         self._buffers = [
             [[b for b in network.buffers() if b.is_floating_point() == real] for network in (self.network, current)]
@@ -35,8 +34,6 @@ class Average(Generic[N]):
         """network ← network + renewal · (current − network)."""
         if isinstance(renewal, float):
             torch._foreach_lerp_(self._weights[0], self._weights[1], renewal)
-            if self._share:
-                self._share.meet()
             return
         # of a weight on the device there is no such kernel, but descent on ½‖network − current‖² is the same: its slope
         # is 1 · network − current

@@ -68,8 +68,6 @@ class Phase:
             scaler.step(self.optimizer)
         else:
             fused_step(self.optimizer, lanes, self.share)
-        if self.share:
-            self.share.meet()
 
     def load_optimizer(self, state: dict[str, Any]) -> None:
         """Takes up an optimizer's state, with the betas and ε of this run: they may have been changed on purpose."""

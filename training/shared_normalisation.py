@@ -86,11 +86,11 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, over: _Over) -> Any:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # under autocast x may have few bits
-        own = torch.stack(torch.batch_norm_update_stats(wide, None, None, 0.0))
-        means, variances = over.ranks.stack(own).unbind(dim=1)
-        mean = means.mean(dim=0)
-        variance = variances.mean(dim=0) + (means - mean).square().mean(dim=0)
+        unused = x.new_zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))  # tells how many bits
+        own = torch.stack(torch.batch_norm_update_stats(x, unused, unused, 0.0))
+        each = over.ranks.stack(own)
+        mean, within = each.mean(dim=0)
+        variance = within + (each[:, 0] - mean).square_().mean(dim=0)
         normal = functional.batch_norm(x, mean, variance, weight, bias, eps=over.eps)
         ctx.save_for_backward(x, weight, bias, mean, variance)
         ctx.mark_non_differentiable(mean, variance)

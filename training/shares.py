@@ -5,7 +5,7 @@ memory here: a rank writes down the gradients that others need, adds theirs to i
 others find them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +17,12 @@ from training.shared_memory import SharedMemory, flatten
 
 @dataclass(frozen=True)
 class _Place:
-    """Of a parameter: the numbers that this rank moves, and those that others do, as ranges of its flat memory, and
-    where its gradient begins in what ranks write down."""
+    """Of a parameter: which of its numbers, in their order in memory, this rank moves; where it writes down the
+    gradients of the others, stretch by stretch; and where the other ranks write down those of its own."""
 
     own: slice
-    others: tuple[slice, ...]
-    begin: int
+    given: tuple[tuple[slice, Tensor], ...]
+    received: tuple[Tensor, ...]
 
 
 class Share:
@@ -61,14 +61,22 @@ class Share:
         }
         for parameter, weight in zip(parameters, weights, strict=True):
             parameter.data = weight.copy_(parameter.data)
-        total, begin = gradients.shape[1], 0
-        first, last = (total * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1))
-        self._places: dict[Tensor, _Place] = {}
-        for parameter in parameters:
-            size = parameter.numel()
+        self._places: dict[Tensor, _Place] = dict(
+            zip(parameters, self._cut([p.numel() for p in parameters]), strict=True)
+        )
+        self._rows: dict[Tensor, Tensor] = {}  # by what they are part of: whatever stays where it is
+        self._gradient_rows: dict[Tensor, Tensor] = {}  # this step's
+
+    def _cut(self, sizes: Sequence[int]) -> Iterator[_Place]:
+        """The places of parameters of so many numbers."""
+        rank, total, begin = self._ranks.rank, sum(sizes), 0
+        first, last = (total * bound // self._ranks.size for bound in (rank, rank + 1))
+        for size in sizes:
+            by_rank = self._gradients[:, begin : begin + size]
             own = slice(*(min(max(0, bound - begin), size) for bound in (first, last)))
-            others = tuple(part for part in (slice(0, own.start), slice(own.stop, size)) if part.start < part.stop)
-            self._places[parameter] = _Place(own, others, begin)
+            others = [part for part in (slice(0, own.start), slice(own.stop, size)) if part.start < part.stop]
+            received = [row[own] for other, row in enumerate(by_rank) if other != rank]
+            yield _Place(own, tuple((part, by_rank[rank][part]) for part in others), tuple(received))
             begin += size
 
     @torch.no_grad()
@@ -78,24 +86,26 @@ class Share:
         Raises:
             RankLostError: a rank has ended.
         """
-        moved = [(place, flatten(p.grad)) for p, place in self._places.items() if p.grad is not None]
-        given = [(place.begin, part, gradient[part]) for place, gradient in moved for part in place.others]
-        mine = self._gradients[self._ranks.rank]
-        there = [mine[begin + part.start : begin + part.stop] for begin, part, _ in given]
-        torch._foreach_copy_(there, [gradient for _, _, gradient in given])
+        gradients = [(p.grad, flatten(p.grad), place) for p, place in self._places.items() if p.grad is not None]
+        given = [(there, flat[part]) for _, flat, place in gradients for part, there in place.given]
+        torch._foreach_copy_([there for there, _ in given], [here for _, here in given])
         self._memory.meet()
-        kept = [(place.begin + place.own.start, gradient[place.own]) for place, gradient in moved if _some(place.own)]
-        sums = [gradient for _, gradient in kept]
-        for rank, theirs in enumerate(self._gradients):
-            if rank != self._ranks.rank:
-                torch._foreach_add_(sums, [theirs[begin : begin + len(gradient)] for begin, gradient in kept])
-        torch._foreach_mul_(sums, 1 / self._ranks.size)
+        self._gradient_rows = {gradient: flat[place.own] for gradient, flat, place in gradients}
+        rows = list(self._gradient_rows.values())
+        for count, theirs in enumerate(zip(*(place.received for *_, place in gradients), strict=True), start=2):
+            torch._foreach_lerp_(rows, theirs, 1 / count)  # the mean of one more: a sum would have to be divided, too
 
+    @torch.no_grad()
     def of(self, parameters: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
         """This rank's part of tensors that belong to these parameters, as rows, empty where others move all of one;
         single numbers as they are."""
-        pairs = zip(parameters, tensors, strict=True)
-        return [flatten(tensor)[self._places[p].own] if tensor.dim() else tensor for p, tensor in pairs]
+        rows = []
+        for parameter, tensor in zip(parameters, tensors, strict=True):
+            row = self._gradient_rows.get(tensor, self._rows.get(tensor))
+            if row is None:
+                row = self._rows[tensor] = flatten(tensor)[self._places[parameter].own] if tensor.dim() else tensor
+            rows.append(row)
+        return rows
 
     def put_in_common(self, tensors: Sequence[Tensor]) -> bool:
         """Moves tensors, the same on every rank, to where all see them (in place), if there is room."""
@@ -120,10 +130,6 @@ class Share:
     def meet(self) -> None:
         """Goes on when every rank has moved its part."""
         self._memory.meet()
-
-
-def _some(part: slice) -> bool:
-    return bool(part.start < part.stop)
 
 
 def _is_dense(x: Tensor) -> bool:

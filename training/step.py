@@ -138,7 +138,7 @@ class Step:
         """The device's part, by the dials as they are: `due` phases, and the average."""
         batch = self.objectives.begin(images, labels, both=len(due) == len(self.phases))
         phases = [phase for phase in self.phases if phase.name in due]
-        generator_first = phases[0].network is self.generator
+        averaged = phases[0 if phases[0].network is self.generator else -1]  # after it the generator stays as it is
         for phase in phases:
             phase.set_rate(self._dials.rate)
             learnt = phase.learn(batch)
@@ -146,16 +146,15 @@ class Step:
                 self._first_broken.look()
             self._lanes.join()
             phase.move(self._scaler, self._ranks, self._lanes)
-            if phase is phases[0]:  # beside the phase that follows
-                if not self._look:
-                    with self._lanes.lane(0):
-                        self._first_broken.look()
-                if generator_first:
-                    self._average.renew(self._dials.renewal)
+            if phase is phases[0] and not self._look:
+                with self._lanes.lane(0):  # beside the phase that follows
+                    self._first_broken.look()
+            if phase is averaged:
+                self._average.renew(self._dials.renewal)
+            if phase.share:
+                phase.share.meet()
             with self._lanes.lane(_LANES - 1):
                 self._record(learnt.stats)
-        if not generator_first:
-            self._average.renew(self._dials.renewal)
         self._lanes.join()
         self._average.copy_buffers()  # the generator's last pass has changed them
         if self._scaler.is_enabled():

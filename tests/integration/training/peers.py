@@ -24,8 +24,9 @@ def main() -> None:
                 # small rates: what rounds otherwise must not grow
                 step(images, labels, step=number, progress=0.0, rate=1e-3)
             weights.append(torch.cat([parameter.detach().flatten() for parameter in bare.parameters()]))
-            norms = torch.stack([p.grad.norm() for p in bare.parameters() if p.grad is not None])
-            weights.append(norms)
+            clip = step.phases[0].clip
+            assert clip is not None
+            weights.append(clip.state_dict()["means"].sqrt())  # of the gradients' norms
         torch.testing.assert_close(weights[0], weights[2], rtol=1e-4, atol=1e-5, msg=f"weights of {case}")
         torch.testing.assert_close(weights[1], weights[3], rtol=1e-2, atol=1e-5, msg=f"gradients of {case}")
     if ranks.first:

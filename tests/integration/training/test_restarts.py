@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.integration.training.processes import free_port, pid_of_rank, start, wait_for_rows
+from tests.integration.training.processes import Process, free_port, pid_of_rank, start, wait_for_rows
 from tests.states import assert_same_run
 from training.checkpoint import read_checkpoint, write_checkpoint
 
@@ -70,16 +70,21 @@ class Slow(Callback):
 """
 
 
-def test_ranks_of_two_machines_start_again_too_even_if_one_is_killed_while_the_first_one_evaluates(
-    undisturbed: dict[str, Path], tmp_path: Path
-) -> None:
-    run_dir = tmp_path / "run"
-    (tmp_path / "slow_callback.py").write_text(SLOW)
+def start_on_two_machines(run_dir: Path, *words: str, python_path: Path) -> list[Process]:
+    """A rank on each: an agent each, who do not know that they share one."""
     meeting = ("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=a")
     torchrun = ("--nnodes=2", "--nproc-per-node=1", "--max-restarts=2", *meeting)
-    words = (*LIMIT, "--callback", "slow_callback:Slow")
-    # an agent each, as on two machines
-    machines = [start(run_dir, *words, torchrun=torchrun, python_path=tmp_path) for _ in range(2)]
+    return [start(run_dir, *LIMIT, *words, torchrun=torchrun, python_path=python_path) for _ in range(2)]
+
+
+def test_ranks_of_two_machines_start_again_too_even_if_one_is_killed_while_the_first_one_evaluates(
+    tmp_path: Path,
+) -> None:
+    run_dir, alone = tmp_path / "run", tmp_path / "undisturbed"
+    for machine in start_on_two_machines(alone, python_path=tmp_path):
+        assert machine.wait(timeout=240) == 0, machine.communicate()
+    (tmp_path / "slow_callback.py").write_text(SLOW)
+    machines = start_on_two_machines(run_dir, "--callback", "slow_callback:Slow", python_path=tmp_path)
     wait_for_rows(run_dir, 5, machines[0])  # the row of step 40, whose evaluation begins now
     time.sleep(1)
     os.kill(pid_of_rank(run_dir, 1), signal.SIGKILL)
@@ -87,7 +92,7 @@ def test_ranks_of_two_machines_start_again_too_even_if_one_is_killed_while_the_f
     assert [machine.returncode for machine in machines] == [0, 0], outputs
     assert sorted(len(stdout.splitlines()) for stdout, _ in outputs) == [0, 1], "one rank tells the result, once"
     forget_callback(run_dir, "Slow")
-    assert_same_run(undisturbed["conv"], run_dir)
+    assert_same_run(alone, run_dir)
 
 
 def test_nproc_starts_ranks_again_when_one_was_killed_and_they_end_as_if_it_had_not_been(

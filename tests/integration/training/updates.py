@@ -5,6 +5,8 @@ Each rank takes its share of the batch; the first writes what it has to the file
 
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from safetensors.torch import save_file
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 
 from training.distributed import Ranks
 from training.models import ImageShape, build_discriminator, build_generator
+from training.objectives import Batch, Learnt
+from training.phase import Phase
 from training.settings import resolve
 from training.step import Step
 
@@ -31,6 +35,20 @@ class Normalised(nn.Module):
         return logits
 
 
+def told(phase: Phase, ranks: Ranks, gradients: dict[str, Tensor]) -> Callable[[Batch], Learnt]:
+    """As the phase teaches; what it leaves in the parameters is kept, averaged over the ranks."""
+
+    def teach(batch: Batch) -> Learnt:
+        learnt = phase.teach(batch)
+        for key, parameter in phase.network.named_parameters():
+            if parameter.grad is not None:
+                gradients[f"{phase.name}.{key}"] = parameter.grad.clone()
+                ranks.average_([gradients[f"{phase.name}.{key}"]])
+        return learnt
+
+    return teach
+
+
 def main(target: str, cases: dict[str, list[str]]) -> None:
     ranks = Ranks.join()
     found: dict[str, Tensor] = {}
@@ -42,6 +60,8 @@ def main(target: str, cases: dict[str, list[str]]) -> None:
             generator = build_generator(config.model, SHAPE, 10).to(dtype)
             discriminator = build_discriminator(config.model, SHAPE, 10).to(dtype)
             step = Step(config, generator, discriminator, torch.device("cpu"), ranks=ranks)
+            gradients: dict[str, Tensor] = {}
+            step.phases = [replace(phase, teach=told(phase, ranks, gradients)) for phase in step.phases]
             rng = torch.Generator().manual_seed(2)
             for number in range(STEPS):
                 images = torch.randint(256, (BATCH, *SHAPE), generator=rng, dtype=torch.uint8)
@@ -49,13 +69,7 @@ def main(target: str, cases: dict[str, list[str]]) -> None:
                 share = ranks.share(BATCH)
                 step(images[share], labels[share], step=number, progress=0.0, rate=0.1)
                 if number == 0:
-                    gradients = {
-                        f"{name}/{dtype}/gradient/{phase.name}.{key}": parameter.grad.clone()
-                        for phase in step.phases
-                        for key, parameter in phase.network.named_parameters()
-                        if parameter.grad is not None
-                    }
-                    found |= gradients
+                    found |= {f"{name}/{dtype}/gradient/{key}": gradient for key, gradient in gradients.items()}
             for network in ("generator", "discriminator", "ema"):
                 for key, value in getattr(step, network).state_dict().items():
                     found[f"{name}/{dtype}/after/{network}.{key}"] = value.clone()
