@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from training.shared_memory import flatten
 from training.shares import Share
 
 
@@ -89,6 +90,5 @@ def _squares(gradients: list[Tensor]) -> Tensor:
     kernels."""
     if not gradients[0].is_cpu:
         return torch.stack(torch._foreach_norm(gradients)).square()
-    # channels are last in memory: flat is no copy
-    rows = [(g.permute(0, 2, 3, 1) if g.dim() == 4 else g).flatten() for g in gradients]
+    rows = [flatten(gradient) for gradient in gradients]
     return torch.stack([row.dot(row) for row in rows])
