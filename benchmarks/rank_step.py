@@ -22,7 +22,7 @@ from training.data import load_split
 from training.distributed import SOLO, Ranks, choose_device
 from training.lanes import NO_LANES, Lanes
 from training.models import ImageShape, build_discriminator, build_generator
-from training.objectives import Batch, Learnt
+from training.objectives import Batch, Learnt, Objectives
 from training.phase import Phase
 from training.settings import resolve
 from training.step import Step
@@ -76,11 +76,8 @@ def build(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> S
     generator = build_generator(config.model, shape, 10).to(device)
     discriminator: Any = build_discriminator(config.model, shape, 10).to(device)
     discriminator.classifier = discriminator.latent = None  # DistributedDataParallel wants every parameter used
-    step = Step(config, generator, discriminator, device, ranks=ranks)
-    step.objectives._by_layers = step.objectives._by_four_passes = (
-        False  # DistributedDataParallel's hooks wait for autograd
-    )
-    return step
+    # DistributedDataParallel's hooks wait for autograd
+    return Step(config, generator, discriminator, device, ranks=ranks, way=Objectives)
 
 
 def build_wrapped(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> Step:

@@ -4,7 +4,7 @@ Random numbers are drawn for the whole batch on every rank, from the same stream
 latents of a step do not depend on how many ranks there are.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -22,7 +22,6 @@ from training.losses import build_loss
 from training.matching import FeatureMatching, emphasise
 from training.models import Discriminator, Generator, to_float
 from training.penalties import interpolation_penalty, squared_gradient_norm
-from training.piecewise import FeaturePass, FourPasses, is_piecewise_linear, move, unmove
 from training.precision import Precision
 
 
@@ -53,7 +52,7 @@ class Learnt(NamedTuple):
 
 
 class Objectives:
-    """Losses and penalties over a pair of networks on one device."""
+    """Losses and penalties over a pair of networks on one device, their gradients by autograd."""
 
     def __init__(
         self,
@@ -82,6 +81,7 @@ class Objectives:
         # one pass over real and fake is exact unless normalisation mixes the batch's images
         self._joined = not any(isinstance(module, _BatchNorm) for module in discriminator.modules())
         self.penalised = config.loss.penalised
+        self._gammas = torch.tensor([config.loss.r1, config.loss.r2], device=rng.device, dtype=self.dtype)
         if self.penalised and not self._joined:
             raise ConfigError(
                 ["loss.r1, loss.r2, loss.gp: a gradient penalty needs a discriminator that judges each image by itself;"
@@ -93,12 +93,6 @@ class Objectives:
             classes, width = generator.classes or 1, cast(Discriminator, discriminator).logit.in_features
             self._matching = FeatureMatching(self._heads.matching, classes, width, rng.device)
         self._sees_real = self._loss.needs_real or self._matching is not None  # the generator's part
-        # the same gradients by shorter ways; WGAN-GP's penalty is taken elsewhere than where the losses are; without
-        # penalties, autograd is as fast unless gradients are made side by side
-        shorter = not config.loss.gp and (self.penalised or lanes.count > 0)
-        self._by_layers = shorter and is_piecewise_linear(discriminator)
-        self._gammas = torch.tensor([config.loss.r1, config.loss.r2], device=rng.device, dtype=self.dtype)
-        self._by_four_passes = self._by_layers and self.penalised
 
     def begin(self, images: Tensor, labels: Tensor, *, both: bool) -> Batch:
         """A step's batch from uint8 images [N, C, H, W] and labels [N]. `both`: whether both networks learn in this
@@ -106,9 +100,7 @@ class Objectives:
         real = to_float(images, self.dtype)
         if not (both and self._config.train.shared_fakes):
             return Batch(real, labels)
-        fakes = self._generate(labels)
-        moved = self._move(real, fakes.images) if self._by_layers else None
-        return Batch(real, labels, fakes, moved)
+        return Batch(real, labels, self._generate(labels))
 
     def teach_discriminator(self, batch: Batch) -> Learnt:
         """Leaves the discriminator's gradients in its parameters."""
@@ -117,33 +109,12 @@ class Objectives:
         else:
             with torch.no_grad():
                 fakes = self._generate(batch.labels)
-        if self._by_four_passes:
-            return self._four_passes(batch, fakes)
-        if self._by_layers:
-            return self._discriminator_by_layers(batch, fakes)
-        learnt = self._discriminator_loss(batch, fakes)
-        self._backward(learnt.loss, self._of_discriminator)
-        return learnt
+        return self._teach_discriminator(batch, fakes)
 
     def teach_generator(self, batch: Batch) -> Learnt:
         """Leaves the generator's gradients in its parameters."""
         fakes = self._generate(batch.labels) if batch.fakes is None else batch.fakes
-        if self._by_layers:
-            return self._generator_by_layers(batch, fakes)
-        with self._precision.autocast():
-            if self._heads.reads_fakes:
-                with torch.no_grad():
-                    real = self._features(batch.images) if self._sees_real else None
-                fake = self._features(fakes.images)
-                emphasis = None if real is None else self._emphasis(torch.cat([real, fake]), batch.labels)
-                learnt = self._generator_loss(real, fake, emphasis, batch.labels, fakes.latents)
-            else:
-                with torch.no_grad():
-                    real = self._judge(batch.images, batch.labels) if self._sees_real else None
-                loss = self._loss.generator(real, self._judge(fakes.images, batch.labels))
-                learnt = Learnt(loss, {"loss_g": loss})
-        self._backward(learnt.loss, self._of_generator)
-        return learnt
+        return self._teach_generator(batch, fakes)
 
     def draw(self, n: int) -> Tensor:
         """n fresh latents for this rank, [n, z_dim], of standard deviation `train.z_std`."""
@@ -166,22 +137,25 @@ class Objectives:
         """The classes that have means of their own."""
         return labels if self.generator.conditional else torch.zeros_like(labels)
 
-    def _generator_by_layers(self, batch: Batch, fakes: Fakes) -> Learnt:
-        """As `teach_generator`, by one pass over real and fake images of a discriminator of known layers."""
-        discriminator, n = cast(Discriminator, self.discriminator), len(fakes.images)
-        moved = batch.moved
-        if moved is None:
-            moved = self._move(*([batch.images] if self._sees_real else []), fakes.images)
-        elif not self._sees_real:
-            moved = moved[n:]
-        passes = FeaturePass(discriminator, moved, self._precision.of_passes)
-        fake = passes.features[-n:].requires_grad_()
-        real = passes.features[:n] if self._sees_real else None
-        emphasis = self._emphasis(passes.features, batch.labels) if self._sees_real else None
-        learnt = self._generator_loss(real, fake, emphasis, batch.labels, fakes.latents)
-        (signal,) = torch.autograd.grad(self._scaler.scale(learnt.loss), fake)
-        gradient = unmove(discriminator, passes.backward(signal, slice(-n, None)), fakes.images.shape)
-        fakes.images.backward(gradient, inputs=self._of_generator)
+    def _teach_discriminator(self, batch: Batch, fakes: Fakes) -> Learnt:
+        learnt = self._discriminator_loss(batch, fakes)
+        self._backward(learnt.loss, self._of_discriminator)
+        return learnt
+
+    def _teach_generator(self, batch: Batch, fakes: Fakes) -> Learnt:
+        with self._precision.autocast():
+            if self._heads.reads_fakes:
+                with torch.no_grad():
+                    real = self._features(batch.images) if self._sees_real else None
+                fake = self._features(fakes.images)
+                emphasis = None if real is None else self._emphasis(torch.cat([real, fake]), batch.labels)
+                learnt = self._generator_loss(real, fake, emphasis, batch.labels, fakes.latents)
+            else:
+                with torch.no_grad():
+                    real = self._judge(batch.images, batch.labels) if self._sees_real else None
+                loss = self._loss.generator(real, self._judge(fakes.images, batch.labels))
+                learnt = Learnt(loss, {"loss_g": loss})
+        self._backward(learnt.loss, self._of_generator)
         return learnt
 
     def _generator_loss(
@@ -248,81 +222,6 @@ class Objectives:
                 loss = loss + penalties["latent"]
         return Learnt(loss, {"loss_d": adversarial, "real_logit": real.mean(), "fake_logit": fake.mean(), **penalties})
 
-    def _discriminator_by_layers(self, batch: Batch, fakes: Fakes) -> Learnt:
-        """As `teach_discriminator` without penalties, by one pass over real and fake images."""
-        n, discriminator = len(batch.images), cast(Discriminator, self.discriminator)
-        moved = self._move(batch.images, fakes.images) if batch.moved is None else batch.moved
-        passes = FeaturePass(discriminator, moved, self._precision.of_passes, self._lanes)
-        features, judging = passes.features.requires_grad_(), [*discriminator.logit.parameters()]
-        if discriminator.projection is not None:
-            judging += discriminator.projection.parameters()
-        labels = torch.cat([batch.labels, batch.labels]) if self._config.model.conditional else batch.labels
-        logits = discriminator.judge(features, *self._known(labels))
-        emphasis = self._emphasis(passes.features, batch.labels)
-        adversarial = self._loss.discriminator(emphasise(logits[:n], emphasis), emphasise(logits[n:], emphasis))
-        read, stats, reading = self._read(features[:n], features[n:].detach(), batch.labels, fakes.latents)
-        loss = sum(read, adversarial)
-        signal, *signals = torch.autograd.grad(self._scaler.scale(loss), [features, *judging, *reading])
-        found: dict[Tensor, Tensor] = dict(zip([*judging, *reading], signals, strict=True))
-        passes.add_gradients(signal, slice(None), found)
-        _leave(found)
-        real, fake = logits.detach().view(2, n).mean(dim=1).unbind()
-        return Learnt(loss, {"loss_d": adversarial, "real_logit": real, "fake_logit": fake, **stats})
-
-    def _read(
-        self, of_real: Tensor, of_fake: Tensor, labels: Tensor, latents: Tensor
-    ) -> tuple[list[Tensor], dict[str, Tensor], list[nn.Parameter]]:
-        """What the heads that read more than a logit learn from features [N, F]: losses, what of them is recorded, and
-        whose parameters learn."""
-        losses, stats, parameters = list[Tensor](), dict[str, Tensor](), list[nn.Parameter]()
-        if self._heads.auxiliary:
-            stats["auxiliary"] = self._heads.class_loss(of_real, labels)
-            losses.append(self._heads.auxiliary * stats["auxiliary"])
-            parameters += cast(nn.Linear, self._heads.classifier).parameters()
-        if self._heads.latent:
-            stats["latent"] = self._heads.latent_error(of_fake, latents)
-            losses.append(stats["latent"])
-            parameters += cast(nn.Linear, self._heads.latent_reader).parameters()
-        return losses, stats, parameters
-
-    def _four_passes(self, batch: Batch, fakes: Fakes) -> Learnt:
-        """The gradients of `_discriminator_loss`, penalties included, for a piecewise linear discriminator."""
-        n = len(batch.images)
-        labels = torch.cat([batch.labels, batch.labels]) if self._config.model.conditional else None
-        moved = self._move(batch.images, fakes.images) if batch.moved is None else batch.moved
-        passes = FourPasses(
-            cast(Discriminator, self.discriminator), moved, labels, self._precision.of_penalties, self._lanes
-        )
-        # what stands on the network's last layer, by autograd: one backward pass for all of it
-        logits, of_real = passes.logits.requires_grad_(), passes.features[:n].requires_grad_()
-        adversarial = self._loss.discriminator(logits[:n], logits[n:])
-        read, stats, heads = self._read(of_real, passes.features[n:], batch.labels, fakes.latents)
-        loss = sum(read, adversarial)
-        leaves = [logits, *([of_real] if self._heads.auxiliary else [])]  # what the loss is differentiated by
-        slopes, *signals = torch.autograd.grad(self._scaler.scale(loss), [*leaves, *heads])
-        emphasis = self._emphasis(passes.features, batch.labels)
-        if emphasis is not None:
-            slopes = (slopes.view(2, n) * emphasis).view(2 * n)
-        # and the penalties beside it
-        gradients = passes.image_gradients().unflatten(0, (2, n))
-        norms = gradients.square().flatten(1).sum(dim=1) / n
-        weighted = self._gammas * self._dials.penalty
-        loss = loss.detach() + (weighted / 2 * norms).sum()
-        directions = gradients * (weighted / n).view(2, *[1] * (gradients.dim() - 1))
-        found = passes.parameter_gradients(slopes, self._scaler.scale(directions.flatten(0, 1)))
-        stats["r1"], stats["r2"] = norms.unbind()
-        stats["real_logit"], stats["fake_logit"] = logits.detach().view(2, n).mean(dim=1).unbind()
-        if self._heads.auxiliary:
-            passes.add_gradients(signals.pop(0), slice(n), found)
-        found |= zip(heads, signals, strict=True)
-        _leave(found)
-        return Learnt(loss, {"loss_d": adversarial, **stats})
-
-    def _move(self, *images: Tensor) -> Tensor:
-        """One after the other, as the discriminator's layers see them."""
-        line = torch.cat([each.detach() for each in images]) if len(images) > 1 else images[0].detach()
-        return move(cast(Discriminator, self.discriminator), line.to(self._precision.of_penalties or self.dtype))
-
     def _generate(self, labels: Tensor) -> Fakes:
         z = self.draw(len(labels))
         with self._precision.autocast():
@@ -346,10 +245,3 @@ class Objectives:
         everything = n * self._ranks.size
         numbers = sample(everything, *shape, device=self._rng.device, dtype=self.dtype, generator=self._rng)
         return numbers[self._ranks.share(everything)]
-
-
-def _leave(found: Mapping[Tensor, Tensor]) -> None:
-    """Leaves gradients in their parameters, each as its parameter lies in memory: see `Objectives._backward`."""
-    for parameter, gradient in found.items():
-        laid_out = gradient.stride() == parameter.stride()
-        parameter.grad = gradient if laid_out else torch.empty_like(parameter).copy_(gradient)

@@ -93,9 +93,7 @@ class SharedMemory:
         if file is None:
             return None
         memory = mmap.mmap(file, 0)
-        memory.madvise(
-            mmap.MADV_HUGEPAGE
-        )  # as `memory.py`, where the kernel gives shared memory some
+        memory.madvise(mmap.MADV_HUGEPAGE)  # as `memory.py`, where the kernel gives shared memory some
         os.close(file)
         return [  # each with a storage of its own, so that what copies or saves one takes no more with it
             torch.frombuffer(memory, dtype=tensor.dtype, offset=offset, count=tensor.numel()).as_strided(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from training.average import Average
+from training.by_layers import fastest_way
 from training.config import Config
 from training.dials import Dials
 from training.distributed import SOLO, Ranks, fingerprint
@@ -50,10 +51,12 @@ class Step:
         precision: Precision | None = None,
         ranks: Ranks = SOLO,
         capturable: bool = False,
+        way: type[Objectives] | None = None,
     ) -> None:
         """Takes the networks as they are on `device`; the average starts as a copy of the generator.
 
         `capturable`: every `update` does the same operations with the same numbers from the host, as a graph will.
+        `way`: how gradients are made; None: the fastest.
 
         Raises:
             ConfigError: a penalty is asked for on a discriminator whose images see each other.
@@ -71,7 +74,8 @@ class Step:
         )
         self._average = Average(generator, self._lanes, share_of_generator)
         self.ema = self._average.network
-        self.objectives = Objectives(  # looks for batch normalisation, which is another class once it is shared
+        way = way or fastest_way(config, discriminator, self._lanes)
+        self.objectives = way(  # looks for batch normalisation, which is another class once it is shared
             config,
             generator,
             discriminator,

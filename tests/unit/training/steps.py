@@ -4,6 +4,7 @@ import torch
 
 from training.config import Config
 from training.models import ImageShape, build_discriminator, build_generator
+from training.objectives import Objectives
 from training.settings import resolve
 from training.step import Step
 
@@ -11,11 +12,11 @@ CPU = torch.device("cpu")
 SHAPE = ImageShape(1, 28, 28)
 
 
-def build(*assignments: str, preset: str = "conv") -> tuple[Config, Step]:
+def build(*assignments: str, preset: str = "conv", way: type[Objectives] | None = None) -> tuple[Config, Step]:
     config, _ = resolve(preset=preset, assignments=["model.width=4", *assignments], environment={})
     torch.manual_seed(0)
     generator, discriminator = build_generator(config.model, SHAPE, 10), build_discriminator(config.model, SHAPE, 10)
-    return config, Step(config, generator, discriminator, CPU)
+    return config, Step(config, generator, discriminator, CPU, way=way)
 
 
 def batch(n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:

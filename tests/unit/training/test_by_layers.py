@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from tests.unit.training.steps import batch, build
+from training.by_layers import ObjectivesByLayers
+from training.objectives import Objectives
 from training.step import Step
 
 PLAIN = ("loss.r1=0", "loss.r2=0")
@@ -17,8 +19,7 @@ VARIANTS = {
 }
 
 
-def learn(step: Step, *, by_layers: bool) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    step.objectives._by_layers = by_layers
+def learn(step: Step) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     for number in range(2):
         step(*batch(), step=number, progress=0.0)
     gradients = {
@@ -33,8 +34,8 @@ def learn(step: Step, *, by_layers: bool) -> tuple[dict[str, torch.Tensor], dict
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_by_layers_are_those_of_autograd(variant: str) -> None:
     preset, assignments = VARIANTS[variant]
-    found, stats = learn(build(*assignments, preset=preset)[1], by_layers=True)
-    expected, expected_stats = learn(build(*assignments, preset=preset)[1], by_layers=False)
+    found, stats = learn(build(*assignments, preset=preset, way=ObjectivesByLayers)[1])
+    expected, expected_stats = learn(build(*assignments, preset=preset, way=Objectives)[1])
     assert set(found) == set(expected)
     for name, gradient in expected.items():
         assert (found[name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-6, name
