@@ -1,4 +1,4 @@
-"""Many ranks train as one: real torchrun, two processes, gloo."""
+"""Many ranks train as one: real torchrun, two and four processes."""
 
 import json
 import os
@@ -22,6 +22,7 @@ CASES = {
         "model.discriminator=tests.integration.training.updates:Normalised",
     ],
 }
+SEVERAL = (2, 4)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -35,7 +36,7 @@ def updates(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, tor
     """Gradients and weights by number of ranks."""
     folder = tmp_path_factory.mktemp("updates")
     found = {}
-    for ranks in (1, 2):
+    for ranks in (1, *SEVERAL):
         target = folder / f"{ranks}.safetensors"
         done = torchrun(ranks, "-m", "tests.integration.training.updates", str(target), json.dumps(CASES))
         assert done.returncode == 0, done.stderr
@@ -45,29 +46,31 @@ def updates(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, tor
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
-def test_two_ranks_have_the_gradients_of_one_with_the_whole_batch(
-    case: str, dtype: str, tolerance: float, updates: dict[int, dict[str, torch.Tensor]]
+@pytest.mark.parametrize("ranks", SEVERAL)
+def test_several_ranks_have_the_gradients_of_one_with_the_whole_batch(
+    case: str, dtype: str, tolerance: float, ranks: int, updates: dict[int, dict[str, torch.Tensor]]
 ) -> None:
-    one, two = updates[1], updates[2]
-    assert one.keys() == two.keys()
+    one, several = updates[1], updates[ranks]
+    assert one.keys() == several.keys()
     names = [name for name in one if name.startswith(f"{case}/torch.{dtype}/gradient/")]
     assert len(names) > 10
     whole = torch.stack([one[name].norm() for name in names]).norm()
     for name in names:
         # some gradients are 0 but for rounding: biases before a normalisation, the last bias under a pairing loss
         is_zero = one[name.replace(dtype, "float64")].norm() < 1e-12 * whole
-        difference = (one[name] - two[name]).norm() / (whole if is_zero else one[name].norm())
+        difference = (one[name] - several[name]).norm() / (whole if is_zero else one[name].norm())
         assert difference <= tolerance, f"{name}: {difference:.1e} of its norm"
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_ranks_have_the_weights_averages_and_statistics_of_one_after_some_steps(
-    case: str, updates: dict[int, dict[str, torch.Tensor]]
+@pytest.mark.parametrize("ranks", SEVERAL)
+def test_several_ranks_have_the_weights_averages_and_statistics_of_one_after_some_steps(
+    case: str, ranks: int, updates: dict[int, dict[str, torch.Tensor]]
 ) -> None:
-    one, two = updates[1], updates[2]
+    one, several = updates[1], updates[ranks]
     for name in one:
         if name.startswith(f"{case}/torch.float64/after/"):
-            torch.testing.assert_close(one[name], two[name], rtol=1e-6, atol=1e-9, msg=name)
+            torch.testing.assert_close(one[name], several[name], rtol=1e-6, atol=1e-9, msg=name)
 
 
 def agreements(task: str) -> subprocess.CompletedProcess[str]:
