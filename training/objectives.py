@@ -193,7 +193,8 @@ class Objectives:
         with self._precision.autocast(enabled=not self.penalised):
             if self._joined:
                 images = torch.cat([batch.images, fakes.images]).requires_grad_(self.penalised)
-                logits = self._judge(images, batch.labels.repeat(2))
+                labels = torch.cat([batch.labels, batch.labels]) if self._config.model.conditional else batch.labels
+                logits = self._judge(images, labels)
                 real, fake = logits[:n], logits[n:]
             else:
                 real, fake = self._judge(batch.images, batch.labels), self._judge(fakes.images, batch.labels)
