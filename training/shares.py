@@ -34,7 +34,7 @@ class Share:
         the same time, with the same weights. None where ranks have no memory in common."""
         parameters = list(network.parameters())
         alike = len({(p.dtype, p.device.type) for p in parameters}) == 1 and parameters[0].is_cpu
-        if ranks.memory is None or not alike or not all(map(_is_dense, parameters)):
+        if ranks.memory is None or not alike or not all(map(_is_row, parameters)):
             return None
         gradients = torch.empty(ranks.size, sum(p.numel() for p in parameters), dtype=parameters[0].dtype)
         places = ranks.memory.empty([*parameters * 3, gradients])
@@ -132,6 +132,7 @@ class Share:
         self._memory.meet()
 
 
-def _is_dense(x: Tensor) -> bool:
+def _is_row(x: Tensor) -> bool:
+    """Whether it can be cut: numbers side by side in memory, not a single one, which counts and factors are."""
     last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return x.numel() > 0 and (x.is_contiguous() or last)
+    return x.dim() > 0 and x.numel() > 0 and (x.is_contiguous() or last)

@@ -23,15 +23,16 @@ SHAPE, BATCH, STEPS = ImageShape(1, 28, 28), 8, 3
 
 
 class Normalised(nn.Module):
-    """A discriminator whose images see each other."""
+    """A discriminator whose images see each other, with a parameter that cannot be cut into shares."""
 
     def __init__(self, *_: object) -> None:
         super().__init__()
         inner = (nn.Linear(SHAPE.size, 16), nn.LeakyReLU(0.2), nn.BatchNorm1d(16))
+        self.factor = nn.Parameter(torch.tensor(1.5))
         self.net = nn.Sequential(nn.Flatten(), *inner, nn.Linear(16, 16), nn.LeakyReLU(0.2), nn.Linear(16, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.net(images).squeeze(1)
+        logits: Tensor = self.net(images).squeeze(1) * self.factor
         return logits
 
 
