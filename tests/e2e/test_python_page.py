@@ -50,5 +50,6 @@ def test_settings_and_flags_of_the_documents_exist(name: str) -> None:
     flags = {flag for option in train.params if isinstance(option, click.Option) for flag in option.opts}
     torchruns = {"--standalone", "--nproc-per-node", "--max-restarts", "--nnodes"}
     torchruns |= {"--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--logdir"}
+    of_containers = {"--shm-size"}
     for found in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
-        assert found in flags | torchruns, found
+        assert found in flags | torchruns | of_containers, found

@@ -74,9 +74,11 @@ def mean_correlation(values: NDArray[np.float64]) -> float:
 def test_the_digits_of_one_latent_share_their_ink_and_their_slant(drawer: LocalDrawer) -> None:
     strips = style(draw(Order(text="0123456789", count=100, seed=1), drawer).images).reshape(2, 100, 10)
     others = style(draw(Order(per_class=100, seed=1), drawer).images).reshape(2, 100, 10)  # a latent for each image
-    for one_latent, many_latents in zip(strips, others, strict=True):
-        assert mean_correlation(one_latent.T) > 0.4
-        assert abs(mean_correlation(many_latents.T)) < 0.1
+    one_latent, many_latents = ([mean_correlation(of.T) for of in styles] for styles in (strips, others))
+    # eight seeds of this training have 0.32 to 0.57 in ink, 0.60 to 0.91 in slant, and no more than 0.03 with many latents
+    assert min(one_latent) > 0.2
+    assert sum(one_latent) / 2 > 0.5
+    assert max(map(abs, many_latents)) < 0.1
 
 
 def largest_step(frames: NDArray[np.uint8]) -> float:
