@@ -54,11 +54,14 @@ class _SharedBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training and self.running_mean is not None:
             return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self._eps)
-        normal, mean, variance = _Normalise.apply(x, self.weight, self.bias, _Over(self._ranks, self._eps))
+        found: tuple[Tensor, Tensor, Tensor] = _Normalise.apply(
+            x, self.weight, self.bias, _Over(self._ranks, self._eps)
+        )
+        normal, mean, variance = found
         if self.training:
             count = x.numel() // x.shape[1] * self._ranks.size
             self._remember(mean, variance * (count / (count - 1)))
-        return normal  # type: ignore[no-any-return]  # autograd's functions are untyped
+        return normal
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
