@@ -55,7 +55,8 @@ class Phase:
         return self.teach(batch)
 
     def move(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO, lanes: Lanes = NO_LANES) -> None:
-        """Averages the gradients over the ranks, cuts what is beyond their history, and takes one step."""
+        """Averages the gradients over the ranks, cuts what is beyond their history, and takes one step. With a share,
+        all weights have moved once the ranks have met (`share.meet`)."""
         if self.share:
             self.share.average_()
         elif ranks.size > 1:
