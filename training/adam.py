@@ -1,7 +1,10 @@
 """A step of PyTorch's fused Adam without what its `step` does beside: hooks and checks cost half as much as the
 arithmetic of small networks."""
 
+import sys
+
 import torch
+from torch import Tensor
 
 from training.lanes import NO_LANES, Columns, Lanes
 from training.shares import Share
@@ -15,9 +18,9 @@ def fused_step(optimizer: torch.optim.Adam, lanes: Lanes = NO_LANES, share: Shar
     in its place, and the optimizer's own (`exp_avg`) stays as it is: a quarter less memory to move.
     """
     moved = [[p for p in group["params"] if p.grad is not None] for group in optimizer.param_groups]
-    if not all(optimizer.state.get(parameter) for parameters in moved for parameter in parameters):
-        optimizer.step()  # the first one, which makes the state
-        return
+    for parameter in (parameter for parameters in moved for parameter in parameters):
+        if not optimizer.state.get(parameter):
+            optimizer.state[parameter] = _state(parameter)
     torch._foreach_add_([optimizer.state[parameter]["step"] for parameters in moved for parameter in parameters], 1)
     for group, parameters in zip(optimizer.param_groups, moved, strict=True):
         if not parameters:
@@ -47,3 +50,22 @@ def fused_step(optimizer: torch.optim.Adam, lanes: Lanes = NO_LANES, share: Shar
                     maximize=False,
                 )
     lanes.join()
+
+
+def _state(parameter: Tensor) -> dict[str, Tensor]:
+    """What the optimizer's own first step makes; that would import PyTorch's compiler."""
+    return {
+        "step": torch.zeros((), device=parameter.device),
+        "exp_avg": torch.zeros_like(parameter),
+        "exp_avg_sq": torch.zeros_like(parameter),
+    }
+
+
+def leave_the_compiler_out() -> None:
+    """PyTorch's optimizers import its compiler when one is made, a second of start-up, so that some of their methods
+    stay out of its graphs. Nothing here is compiled: they may run as they are."""
+    if "torch._dynamo" in sys.modules:
+        return
+    for method in vars(torch.optim.Optimizer).values():
+        if function := getattr(method, "__wrapped__", None):
+            setattr(function, "__dynamo_disable", function)  # where `torch._compile._disable_dynamo` keeps the other

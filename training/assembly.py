@@ -1,12 +1,11 @@
 """From settings to the parts of a run: device, number format, data, networks, step. `trainer.py` moves them."""
 
 import copy
-import logging
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.batches import Batches
@@ -21,7 +20,6 @@ from training.precision import Precision, choose_precision, set_tf32
 from training.step import Step
 
 _BATCH_ON_CUDA, _BATCH_ON_CPU = 256, 64  # what `auto` means, as in the tutorial
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,11 +39,11 @@ class Assembly:
 
     def describe(self, ranks: Ranks) -> dict[str, Any]:
         """What is going to be trained, in numbers; memory is that of one rank, in bytes (None: no estimate, since a
-        network of one's own cannot be tried without its storage)."""
+        network of one's own cannot be tried on a CPU)."""
         parameters = {phase.name: sum(p.numel() for p in phase.network.parameters()) for phase in self.step.phases}
         weights = 4 * (4 * sum(parameters.values()) + parameters["generator"])
         data = self.batches.resident_bytes
-        activations = _activation_bytes(self.step, self.shape, self.batch_size // ranks.size)
+        activations = self.batch_size // ranks.size * _activation_bytes(self.step, self.shape)
         return {
             "device": str(self.device),
             "precision": self.precision.name,
@@ -58,7 +56,7 @@ class Assembly:
             "state_bytes": weights,  # weights, gradients and two moments of both networks, and the average
             "data_bytes": data,
             "activation_bytes": activations,  # an estimate: what the larger phase keeps for its backward pass
-            "memory_bytes": None if activations is None else weights + data + activations,
+            "memory_bytes": weights + data + activations,
             "training_images": self.batches.size,
             "batch_size": self.batch_size,
             "batch_size_per_rank": self.batch_size // ranks.size,
@@ -141,30 +139,26 @@ def _batch_size(config: Config, device: torch.device, ranks: Ranks, images: int)
     return size
 
 
-def _activation_bytes(step: Step, shape: ImageShape, n: int) -> int | None:
-    """What autograd keeps of a discriminator's pass over 2n images and of a generator's over n, counted on networks
-    without storage. A second derivative keeps about as much again. None where a network needs storage to run."""
-    try:
-        return _count_activations(step, shape, n)
-    except (RuntimeError, TypeError) as error:  # as torch says it: .item(), or a tensor that stayed where it was
-        _log.info("no estimate of the activations: %s", error)
-        return None
-
-
-def _count_activations(step: Step, shape: ImageShape, n: int) -> int:
-    kept = 0
+def _activation_bytes(step: Step, shape: ImageShape) -> int:
+    """What autograd keeps of a discriminator's pass over an image and its pair and of a generator's over one, the
+    larger; a second derivative keeps about as much again. By trying copies of the networks: without storage, on "meta",
+    that would take no memory, but import PyTorch's compiler, a second of start-up."""
+    # a normalisation that trains would ask other ranks
+    generator, discriminator = (copy.deepcopy(net).eval() for net in (step.generator, step.discriminator))
+    weights = {tensor.data_ptr() for net in (generator, discriminator) for tensor in net.state_dict().values()}
+    device, kept = step.device, 0
 
     def count(tensor: Tensor) -> Tensor:
         nonlocal kept
-        kept += 0 if isinstance(tensor, nn.Parameter) else tensor.nbytes
+        kept += 0 if tensor.data_ptr() in weights else tensor.nbytes
         return tensor
 
-    generator, discriminator = (copy.deepcopy(net).to("meta") for net in (step.generator, step.discriminator))
-    labels = (torch.zeros(n, dtype=torch.int64, device="meta"),) if step.generator.conditional else ()
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        discriminator(torch.empty(2 * n, *shape, device="meta"), *(label.repeat(2) for label in labels))
+    labels = (torch.zeros(1, dtype=torch.int64, device=device),) if step.generator.conditional else ()
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with forked, torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        discriminator(torch.zeros(2, *shape, device=device), *(label.repeat(2) for label in labels))
         discriminators = kept * (2 if step.penalised else 1)
         kept = 0
-        images = generator(torch.empty(n, step.generator.z_dim, device="meta"), *labels)
+        images = generator(torch.zeros(1, step.generator.z_dim, device=device), *labels)
         discriminator(images, *labels)
     return max(discriminators, kept)

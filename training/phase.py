@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.adam import fused_step
+from training.adam import fused_step, leave_the_compiler_out
 from training.clipping import Clipping
 from training.config import Config
 from training.dials import Number
@@ -101,6 +101,7 @@ def build_phase(
     adam, of_generator = config.optimizer, name == "generator"
     lr = adam.lr if of_generator else adam.lr_discriminator or adam.lr
     groups = rate_groups(network, by_fan_in=of_generator and adam.by_fan_in)
+    leave_the_compiler_out()
     optimizer = torch.optim.Adam(
         groups, lr=lr, betas=(adam.beta1, adam.beta2), eps=adam.eps, capturable=capturable, fused=True
     )

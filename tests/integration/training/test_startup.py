@@ -1,0 +1,20 @@
+"""What a first step waits for."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import SMALL
+
+
+def test_a_training_never_imports_pytorchs_compiler(tmp_path: Path) -> None:
+    """It takes a second, and nothing is compiled."""
+    settings = [word for setting in SMALL for word in ("--set", setting)]
+    command = [sys.executable, "-X", "importtime", "-m", "ganctl", "train", "--max-steps", "2", "--run-dir"]
+    for words in ([], ["--max-steps", "3", "--resume", "auto"]):
+        done = subprocess.run(
+            [*command, str(tmp_path / "run"), *settings, *words], capture_output=True, text=True, check=True
+        )
+        modules = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+        assert "torch" in modules
+        assert not {name for name in modules if name.startswith(("torch._dynamo", "torch._inductor"))}
