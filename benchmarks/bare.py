@@ -1,7 +1,7 @@
 """The update of `lightning-basic-gan` as a loop by hand: no trainer, no callbacks, no statistics, nothing configurable.
 
 What our trainer costs beyond it is the cost of the frame. The same networks, losses, optimizers, number of passes and
-random numbers as `training.step.Step` with that preset: the generator first, fresh latents for the discriminator, real
+random numbers as `training.step.Step` with that preset: fakes that both networks see, the discriminator first, with real
 and fake images in one pass of it.
 """
 
@@ -42,18 +42,17 @@ class BareStep:
         """Of uint8 images [N, C, H, W]; gives the losses of discriminator and generator."""
         real = to_float(images)
         with self._precision.autocast():
-            loss_g = softplus(-self.discriminator(self.generator(self._draw(real))).float()).mean()
-        self._adam_g.zero_grad()
-        loss_g.backward(inputs=self._of_generator)
-        self._adam_g.step()
-        with self._precision.autocast():
-            with torch.no_grad():
-                fake = self.generator(self._draw(real)).float()
-            logits = self.discriminator(torch.cat([real, fake])).float()
+            fake = self.generator(self._draw(real)).float()
+            logits = self.discriminator(torch.cat([real, fake.detach()])).float()
             loss_d = softplus(-logits[: len(real)]).mean() + softplus(logits[len(real) :]).mean()
         self._adam_d.zero_grad()
         loss_d.backward(inputs=self._of_discriminator)
         self._adam_d.step()
+        with self._precision.autocast():
+            loss_g = softplus(-self.discriminator(fake).float()).mean()
+        self._adam_g.zero_grad()
+        loss_g.backward(inputs=self._of_generator)
+        self._adam_g.step()
         with torch.no_grad():
             weight = 1 - min(self._decay, (1 + step) / (10 + step))
             torch._foreach_lerp_(self._of_average, self._of_generator, weight)

@@ -15,10 +15,10 @@ CASES = {
     "hinge with spectral norm": ["conv", "loss.name=hinge", "loss.r1=0", "loss.r2=0", "model.spectral_norm=true"],
     "least squares, no penalty": ["conv", "loss.name=least-squares", "loss.r1=0", "loss.r2=0"],
     "wasserstein with WGAN-GP": ["conv", "loss.name=wasserstein", "loss.r1=0", "loss.r2=0", "loss.gp=10.0"],
-    "the tutorial, with batch normalisation": ["lightning-basic-gan"],
+    "batch normalisation": ["lightning-basic-gan"],
+    "the tutorial's order": ["lightning-basic-gan", "train.first=generator", "train.shared_fakes=false"],
     "batch normalisation in the discriminator": [
         "lightning-basic-gan",
-        "train.shared_fakes=true",
         "model.discriminator=tests.integration.training.updates:Normalised",
     ],
 }

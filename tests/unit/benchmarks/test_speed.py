@@ -69,7 +69,7 @@ def test_the_operations_of_the_tutorials_step_are_those_of_its_layers() -> None:
     g, d = (sum(a * b for a, b in pairwise(widths)) for widths in (generator, discriminator))
     first_g, first_d = 100 * 128, 784 * 512  # whose inputs need no gradient, where these are latents or pixels
     for_generator = g + d + d + (g - first_g) + g  # both forward, back through both, the generator's weights
-    for_discriminator = g + 2 * (d + (d - first_d) + d)  # new fakes; real and fake forward and back
+    for_discriminator = 2 * (d + (d - first_d) + d)  # real and the same fake ones forward and back
     assert flops_per_image("lightning-basic-gan", 64) == 2 * (for_generator + for_discriminator)
 
 

@@ -11,6 +11,7 @@ from training.step import Step
 PLAIN = ("loss.r1=0", "loss.r2=0")
 VARIANTS = {
     "tutorial": ("lightning-basic-gan", ()),
+    "tutorial, in its order": ("lightning-basic-gan", ("train.first=generator", "train.shared_fakes=false")),
     "labels, all heads, pairs": ("conv", PLAIN),
     "labels, no heads": ("conv", (*PLAIN, "loss.auxiliary=0", "loss.latent=0", "loss.matching=0")),
     "no labels, each by itself": ("conv", (*PLAIN, "model.conditional=false", "loss.name=non-saturating")),
