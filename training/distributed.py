@@ -69,6 +69,9 @@ class Ranks:
         if dist.is_initialized():
             dist.destroy_process_group()
 
+    def __deepcopy__(self, memo: object) -> "Ranks":
+        return self  # the copy of a network that asks other ranks asks the same ones
+
     @property
     def alone(self) -> bool:
         """Whether no torchrun has started this process."""
