@@ -1,8 +1,8 @@
 """The update of `lightning-basic-gan` as a loop by hand: no trainer, no callbacks, no statistics, nothing configurable.
 
 What our trainer costs beyond it is the cost of the frame. The same networks, losses, optimizers, number of passes and
-random numbers as `training.step.Step` with that preset: fakes that both networks see, the discriminator first, with real
-and fake images in one pass of it.
+random numbers as `training.step.Step` with that preset: fakes that both networks see, the discriminator first, with
+real and fake images in one pass of it.
 """
 
 import copy

@@ -13,7 +13,7 @@ from typing import Any
 from .model import Model
 from .problem import SHOWN, Fault
 
-FIELDS = ("digits", "labels", "text", "count", "seed", "truncation", "scale", "layout")
+FIELDS = ("digits", "labels", "text", "count", "seed", "truncation", "scale", "layout", "frames")
 
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -80,7 +80,7 @@ def _from_text(name: str, text: str) -> object:
         members = [part.strip() for part in text.split(",")]
         values = [_from_text("count", part) for part in members] if name == "digits" else members
         return values if len(values) > 1 else values[0]
-    if name in ("count", "seed", "scale") and _INTEGER.fullmatch(text):
+    if name in ("count", "seed", "scale", "frames") and _INTEGER.fullmatch(text):
         return int(text)
     if name == "truncation" and _NUMBER.fullmatch(text):
         return float(text)

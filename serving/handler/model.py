@@ -15,6 +15,7 @@ class Limits:
 
     max_count: int = 256
     max_text: int = 64
+    max_frames: int = 256
     max_scale: int = 16
     max_values: int = 1 << 22  # what a request may draw: images × channels × height × width
     max_pixels: int = 1 << 24  # what a request may encode: pixels after enlargement

@@ -12,26 +12,36 @@ from .latents import MAX_SEED, draw_labels
 from .model import Model
 from .problem import BadRequest, Fault
 
-MEDIA_TYPES = ("image/png", "application/json")
+FILMS = ("image/gif", "image/webp")
+DESCRIPTION = "application/openapi+json"
+MEDIA_TYPES = ("image/png", "application/json", "image/webp", "image/gif", "application/x-npz", DESCRIPTION)
+LONGEST_SIDE = {"image/webp": 16_383, "image/gif": 65_535}  # pixels, where a format ends
+STOPS = 8  # of a walk whose `count` nobody gives
 LAYOUTS = ("grid", "strip")
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request that will be answered: `draws` latents, each used for `repeat` images, in rows of `columns` images."""
+    """A request that will be answered: `draws` latents, each used for `repeat` images, in rows of `columns` images.
+
+    With `frames` it is a film of as many pictures: a closed walk through the latents, each frame drawing `repeat`
+    images of one.
+    """
 
     media: str
     seed: int
+    seeded: bool  # whether the seed was given: then another such request has the same answer
     labels: tuple[int, ...] | None  # one for each image; None where the model is unconditional
     draws: int
     repeat: int
     columns: int
     truncation: float
     scale: int
+    frames: int = 0
 
     @property
     def images(self) -> int:
-        return self.draws * self.repeat
+        return (self.frames or self.draws) * self.repeat
 
 
 def parse(inputs: Mapping[str, Any], headers: Mapping[str, Any], model: Model) -> Request:
@@ -40,11 +50,13 @@ def parse(inputs: Mapping[str, Any], headers: Mapping[str, Any], model: Model) -
     Raises BadRequest with all faults at once.
     """
     faults: list[Fault] = []
-    media = choose(headers.get("accept"), MEDIA_TYPES)
-    if media is None:
-        faults.append(Fault("Accept", f"allows none of the types of this service: {', '.join(MEDIA_TYPES)}", 406))
     fields = _Fields(read(inputs, headers, model, faults), faults)
-    request = _build(fields, media or MEDIA_TYPES[0], model)
+    offered = FILMS if "frames" in fields.values else MEDIA_TYPES
+    media = choose(headers.get("accept"), offered)
+    if media is None:
+        what = "a film is" if offered is FILMS else "the types of this service are"
+        faults.append(Fault("Accept", f"allows none of what there is: {what} {', '.join(offered)}", 406))
+    request = _build(fields, media or offered[0], model)
     if faults:
         raise BadRequest(faults)
     return request
@@ -57,47 +69,63 @@ def _build(fields: "_Fields", media: str, model: Model) -> Request:
     given = [name for name in ("digits", "labels", "text") if name in fields.values]
     if len(given) > 1:
         fields.fault(given[-1], f"not together with {' and '.join(given[:-1])}: give one of them")
-    count = fields.integer("count", 1, limits.max_count)
+    frames = fields.integer("frames", 2, limits.max_frames) or 0
+    sequence = text or chosen
+    row = max(1, len(sequence) if frames else len(text))  # images of one latent
+    count = fields.integer("count", 2 if frames else 1, limits.max_count)
     if count is None:
-        count = max(1, len(chosen)) if not text else 1
-    seed = fields.integer("seed", 0, MAX_SEED)
+        count = min(STOPS, frames) if frames else max(1, len(chosen)) if not text else 1
+    elif 0 < frames < count:
+        fields.fault("frames", f"must be as many as the {count} stops that the walk passes, or more; found {frames}")
+    seed, seeded = fields.integer("seed", 0, MAX_SEED), "seed" in fields.values
     if seed is None:
         seed = secrets.randbelow(MAX_SEED + 1)
     truncation = fields.number("truncation", 0.0, 1.0)
     scale = fields.integer("scale", 1, limits.max_scale) or 1
     strip = fields.choice("layout", LAYOUTS) == "strip"
 
-    images = count * max(1, len(text))
+    pictures = frames or 1
+    images = (frames or count) * row
     if images * model.values > limits.max_values:
-        fields.fault("count", f"asks for {images} images; at most {limits.max_values // model.values} at once", 413)
+        fields.fault(
+            _fewer(frames), f"asks for {images} images; at most {limits.max_values // model.values} at once", 413
+        )
     if images * model.height * model.width * scale**2 > limits.max_pixels:
-        fields.fault("scale", f"gives more than {limits.max_pixels:,} pixels; lower count or scale", 413)
-    if fields.faults or not model.conditional:
-        labels = None
-    elif text or chosen:
-        sequence = text or chosen
-        labels = (sequence * -(-images // len(sequence)))[:images]
-    else:
-        labels = tuple(draw_labels(seed, count, len(model.class_names)).tolist())
-
-    if strip:
-        columns = images
-    elif text:
-        columns = len(text)  # a strip a row
+        fields.fault("scale", f"gives more than {limits.max_pixels:,} pixels; lower {_fewer(frames)} or scale", 413)
+    if frames or text:
+        columns = row  # a strip a row
     elif 1 < len(chosen) < count:
         columns = len(chosen)  # the list repeats, so each column keeps its label
     else:
         columns = math.isqrt(images - 1) + 1
+    if strip:
+        columns = images // pictures
+    rows = -(-images // pictures // columns)
+    side = scale * max(columns * model.width, rows * model.height)
+    if side > LONGEST_SIDE.get(media, side):
+        fields.fault("scale", f"gives {side:,} pixels in a row; {media} ends at {LONGEST_SIDE[media]:,}", 413)
+
+    labels = None
+    if model.conditional and not fields.faults:
+        if not sequence:
+            sequence = tuple(draw_labels(seed, 1 if frames else count, len(model.class_names)).tolist())
+        labels = (sequence * -(-images // len(sequence)))[:images]
     return Request(
         media=media,
         seed=seed,
+        seeded=seeded,
         labels=labels,
         draws=count,
-        repeat=max(1, len(text)),
+        repeat=row,
         columns=columns,
         truncation=1.0 if truncation is None else truncation,
         scale=scale,
+        frames=frames,
     )
+
+
+def _fewer(frames: int) -> str:
+    return "frames" if frames else "count"
 
 
 class _Fields:

@@ -3,8 +3,7 @@
 `handle` is TorchServe's entry point; `Service` is the same without TorchServe's ways.
 """
 
-import base64
-import json
+import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -16,13 +15,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from . import png
 from .engine import BACKENDS, Engine
 from .latents import latents_of
 from .model import Model
-from .picture import enlarge, tile
+from .openapi import describe
 from .problem import MEDIA_TYPE, BadRequest, Fault, problem
-from .request import Request, parse
+from .replies import encode
+from .request import DESCRIPTION, Request, parse
+from .walks import walk
 
 log = logging.getLogger(__name__)
 
@@ -50,15 +50,20 @@ class Reply:
 class Service:
     """A model and its engine, ready to answer."""
 
-    def __init__(self, model: Model, engine: Engine) -> None:
+    def __init__(self, model: Model, engine: Engine, identity: str = "") -> None:
+        """`identity` tells models, back-ends and codes apart that answer the same request with other bytes."""
         self.model = model
         self._engine = engine
+        self._identity = identity
+        self._description = describe(model)
 
     @classmethod
     def load(cls, folder: Path, config: Mapping[str, Any]) -> "Service":
         """Loads an unpacked archive; `config` is the part `handler` of its model-config.yaml."""
         model = Model.load(folder, config)
-        return cls(model, Engine(BACKENDS[config["backend"]](folder / config["model_file"]), model))
+        engine = Engine(BACKENDS[config["backend"]](folder / config["model_file"]), model)
+        codes = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+        return cls(model, engine, f"{model.version} {config['backend']} {hashlib.sha256(codes).hexdigest()}")
 
     def answer(self, batch: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[Reply]:
         """Answers requests given as (inputs, headers); a faulty one never touches its neighbours."""
@@ -70,16 +75,26 @@ class Service:
             for request in parsed
         ]
 
-    def _parse(self, inputs: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
+    def _parse(self, inputs: Mapping[str, Any], headers: Mapping[str, Any]) -> Request | Reply:
+        """What is to be drawn, or the reply where nothing is."""
         # The names of headers know no case. A query's parameter leaves a header of its own name, which is no string.
         texts = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
-        return parse(inputs, texts, self.model)
+        request = parse(inputs, texts, self.model)
+        if request.media == DESCRIPTION:
+            return Reply(200, DESCRIPTION, self._description)
+        if request.seeded and matches(texts.get("if-none-match"), self._tag(request)):
+            return Reply(304, request.media, b"", self._headers(request))
+        return request
 
     def _draw(self, requests: Sequence[Request]) -> list[NDArray[np.uint8]]:
         """All images of all requests in one pass; gives each request its own, uint8 [N, H, W, C]."""
         z = latents_of([(request.seed, request.draws) for request in requests], self.model.z_dim)
         draws = [request.draws for request in requests]
         z *= np.repeat(np.array([request.truncation for request in requests], np.float32), draws)[:, None]
+        if any(request.frames for request in requests):
+            stops = np.split(z, np.cumsum(draws)[:-1])
+            walks = [walk(of, each.frames) if each.frames else of for each, of in zip(requests, stops, strict=True)]
+            z, draws = np.concatenate(walks), [len(each) for each in walks]
         z = np.repeat(z, np.repeat([request.repeat for request in requests], draws), axis=0)
         label = None
         if self.model.conditional:
@@ -88,17 +103,18 @@ class Service:
         return np.split(images, np.cumsum([request.images for request in requests])[:-1])
 
     def _encode(self, request: Request, images: NDArray[np.uint8]) -> Reply:
-        if request.media == "image/png":
-            body = png.encode(enlarge(tile(images, request.columns), request.scale))
-        else:
-            labels = request.labels or (None,) * len(images)
-            pngs = [base64.b64encode(png.encode(enlarge(image, request.scale))).decode() for image in images]
-            members = [{"label": label, "png": data} for label, data in zip(labels, pngs, strict=True)]
-            record = {"model_version": self.model.version, "seed": request.seed, "images": members}
-            body = json.dumps(record, separators=(",", ":")).encode()
+        body = encode(request, images, self.model)
         if len(body) > self.model.limits.max_reply:
             raise BadRequest([Fault("count", f"the reply would have {len(body):,} bytes; lower count or scale", 413)])
-        return Reply(200, request.media, body, {"X-Seed": str(request.seed)})
+        return Reply(200, request.media, body, self._headers(request))
+
+    def _headers(self, request: Request) -> dict[str, str]:
+        # no Cache-Control: TorchServe puts its own in the place of any
+        return {"X-Seed": str(request.seed)} | ({"ETag": self._tag(request)} if request.seeded else {})
+
+    def _tag(self, request: Request) -> str:
+        """Equal where the bytes are (RFC 9110, section 8.8.3): made from all that they are made from."""
+        return f'"{hashlib.sha256(f"{self._identity} {request}".encode()).hexdigest()[:32]}"'
 
     def _guarded(self, step: Any, *arguments: Any) -> Any:
         """Turns what a step says about its own request, even a defect of ours, into the reply to that request alone."""
@@ -109,6 +125,12 @@ class Service:
         except Exception:
             log.exception("a defect in the handler, met by one request")
             return Reply(500, MEDIA_TYPE, problem(500, "The service has a defect; its log says more."))
+
+
+def matches(header: str | None, tag: str) -> bool:
+    """Whether an `If-None-Match` names the tag (RFC 9110, section 13.1.2)."""
+    members = [member.strip() for member in header.split(",")] if header else []
+    return any(member.removeprefix("W/") in (tag, "*") for member in members)
 
 
 _service: Service | None = None

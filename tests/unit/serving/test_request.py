@@ -107,7 +107,7 @@ def test_an_unconditional_model_draws_but_knows_no_labels() -> None:
         ("truncation", ["1", True, None, -0.1, 1.1, [], 10**400]),
         ("scale", ["3", True, 0, 17, 2.5]),
         ("layout", ["", "Grid", 1, None, ["grid"], {}]),
-        ("frames", [1, None]),
+        ("frames", ["8", True, None, 8.0, 1, 257, [8]]),
         ("", [1]),
     ],
 )
@@ -165,7 +165,7 @@ def test_digits_labels_and_text_exclude_each_other() -> None:
 
 
 def test_a_type_that_is_not_offered_gets_406() -> None:
-    assert faults(accept="image/webp")[0] == 406
+    assert faults(accept="audio/mpeg")[0] == 406
     assert ask(accept="application/json").media == "application/json"
 
 
@@ -190,7 +190,7 @@ def test_the_largest_count_and_the_largest_scale_are_allowed() -> None:
 
 def test_text_of_queries_and_forms_is_parsed() -> None:
     request = ask(digits="1,2", count="3", seed="9", truncation="0.5", scale="2", layout="strip")
-    assert request == Request("image/png", 9, (1, 2, 1), 3, 1, 3, 0.5, 2)
+    assert request == Request("image/png", 9, True, (1, 2, 1), 3, 1, 3, 0.5, 2)
     assert ask(text="42").labels == (4, 2)
     assert set(faults(count="x", seed="1.0", truncation="nan", digits="1,,2", scale="1e1")[1]) == {
         "count",

@@ -69,6 +69,71 @@ def test_json_gives_labels_and_single_images(service: Service) -> None:
             assert seen_label(np.asarray(read)[::2, ::2]) == image["label"]
 
 
+def test_npz_holds_what_ganctl_sample_writes(load: Callable[..., Service]) -> None:
+    headers = {"Accept": "application/x-npz"}
+    for channels, conditional in ((1, True), (3, True), (1, False)):
+        service = load(channels=channels, conditional=conditional)
+        fields: dict[str, Any] = {"seed": 4, "count": 12, "scale": 2}
+        if conditional:
+            fields["digits"] = [1, 2]
+        reply = only(service, asked(headers, **fields))
+        assert (reply.status, reply.media) == (200, "application/x-npz")
+        with np.load(io.BytesIO(reply.body), allow_pickle=False) as arrays:
+            assert arrays["images"].shape == (12, 56, 56, 3)[: 4 if channels == 3 else 3]
+            assert arrays["images"].dtype == np.uint8
+            assert (int(arrays["seed"]), str(arrays["model_version"])) == (4, service.model.version)
+            first = json.loads(only(service, asked(JSON, **fields)).body)["images"][0]["png"]
+            with Image.open(io.BytesIO(base64.b64decode(first))) as image:
+                assert np.array_equal(arrays["images"][0], np.asarray(image))
+            if conditional:
+                assert (arrays["labels"].dtype, arrays["labels"].tolist()) == (np.int64, [1, 2] * 6)
+            else:
+                assert "labels" not in arrays
+
+
+@pytest.mark.parametrize("media", ["image/webp", "image/gif"])
+def test_a_picture_in_another_format_has_the_same_pixels(load: Callable[..., Service], media: str) -> None:
+    service = load()
+    fields: dict[str, Any] = {"text": "2026", "count": 3, "seed": 1, "scale": 2}
+    reply = only(service, asked({"Accept": media}, **fields))
+    assert (reply.status, reply.media) == (200, media)
+    with Image.open(io.BytesIO(reply.body)) as image:
+        assert np.array_equal(np.asarray(image.convert("L")), pixels(only(service, asked(**fields))))
+
+
+def test_a_browser_gets_a_picture_that_it_knows(service: Service) -> None:
+    chrome = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8"
+    assert only(service, asked({"Accept": chrome}, digits=7)).media == "image/webp"
+    assert only(service, asked({"Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"})).media == "image/png"
+
+
+def test_a_seeded_request_has_a_tag_and_is_not_drawn_again_for_who_knows_it(service: Service) -> None:
+    first = only(service, asked(digits=7, seed=3))
+    tag = first.headers["ETag"]
+    for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        again = only(service, asked({"If-None-Match": known}, digits=7, seed=3))
+        assert (again.status, again.body, again.headers["ETag"]) == (304, b"", tag)
+    for known in ('"other"', tag.strip('"'), ""):
+        assert only(service, asked({"If-None-Match": known}, digits=7, seed=3)).status == 200
+    others = [
+        asked(digits=7, seed=4),
+        asked(digits=8, seed=3),
+        asked(JSON, digits=7, seed=3),
+        asked(seed=3, digits=7, scale=2),
+    ]
+    assert len({tag, *(only(service, other).headers["ETag"] for other in others)}) == 5
+
+
+def test_what_the_same_request_would_not_give_again_has_no_tag(service: Service, load: Callable[..., Service]) -> None:
+    reply = only(service, asked({"If-None-Match": "*"}, digits=7))
+    assert reply.status == 200
+    assert "ETag" not in reply.headers
+    tags = {
+        only(load(**way), asked(seed=1)).headers["ETag"] for way in ({}, {"backend": "torchscript"}, {"channels": 3})
+    }
+    assert len(tags) == 3  # another back-end, another model
+
+
 def test_text_is_a_strip_in_one_handwriting_and_strips_are_stacked(service: Service) -> None:
     picture = pixels(only(service, asked(text="2026", count=2, seed=1)))
     assert picture.shape == (2 * 28, 4 * 28)
@@ -114,7 +179,7 @@ def test_one_bad_request_never_hurts_its_neighbours(service: Service) -> None:
     bad = [
         asked(digits="3"),
         ({"body": bytearray(b"{")}, {}),
-        asked({"Accept": "text/html"}),
+        asked({"Accept": "audio/mpeg"}),
         asked(count=256, scale=16),
     ]
     replies = service.answer([good, bad[0], bad[1], good, bad[2], bad[3], good])
