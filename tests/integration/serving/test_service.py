@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from serving.client import Client
 from serving.errors import RemoteError
@@ -61,6 +61,42 @@ def test_without_anything_one_image_is_drawn_with_a_new_seed(served: Running) ->
     replies = [httpx.get(f"{served.url}/predictions/digits") for _ in range(2)]
     assert pixels(replies[0]).shape == (28, 28)
     assert replies[0].headers["x-seed"] != replies[1].headers["x-seed"]
+
+
+@pytest.mark.parametrize(
+    ("media", "start"),
+    [
+        ("image/png", b"\x89PNG"),
+        ("image/webp", b"RIFF"),
+        ("image/gif", b"GIF8"),
+        ("application/json", b"{"),
+        ("application/x-npz", b"PK"),
+        ("application/openapi+json", b"{"),
+    ],
+)
+def test_every_type_is_there_for_who_accepts_it(served: Running, media: str, start: bytes) -> None:
+    reply = post(served, {"digits": 7, "seed": 3, "count": 4}, Accept=f"{media}, */*;q=0.1")
+    assert (reply.status_code, reply.headers["content-type"]) == (200, media)
+    assert reply.headers["vary"] == "Accept"
+    assert reply.content.startswith(start)
+
+
+def test_a_query_gives_a_film(served: Running) -> None:
+    reply = httpx.get(f"{served.url}/digits/predict?text=2026&frames=12&seed=3")
+    assert (reply.status_code, reply.headers["content-type"]) == (200, "image/gif")
+    with Image.open(io.BytesIO(reply.content)) as film:
+        assert film.size == (4 * 28, 28)
+        assert len(list(ImageSequence.Iterator(film))) == 12
+
+
+def test_who_knows_the_tag_gets_304_and_keeps_the_connection(served: Running) -> None:
+    with httpx.Client(base_url=served.url) as client:
+        address = "/digits/predict?digits=7&seed=3"
+        tag = client.get(address).headers["etag"]
+        known = client.get(address, headers={"If-None-Match": tag})
+        assert (known.status_code, known.content, known.headers["etag"]) == (304, b"", tag)
+        assert client.get(address, headers={"If-None-Match": '"other"'}).status_code == 200
+        assert "etag" not in client.get("/digits/predict?digits=7").headers
 
 
 def test_text_and_count_and_layout(served: Running) -> None:
@@ -133,7 +169,9 @@ BAD = [
     (b'{"count": 257}', {}, 400, "count"),
     (b'{"seed": NaN}', {}, 400, "body"),
     (b'{"seed": 1, "seed": 2}', {}, 400, "seed"),
-    (b'{"frames": 3}', {}, 400, "frames"),
+    (b'{"frames": 1}', {}, 400, "frames"),
+    (b'{"frames": 256, "scale": 16}', {}, 413, "scale"),
+    (b'{"frames": 8}', {"Accept": "image/png"}, 406, "Accept"),
     (b'{"text": "12a"}', {}, 400, "text"),
     (b"[1, 2]", {}, 400, "body"),
     (b"{", {}, 400, "body"),
@@ -142,7 +180,7 @@ BAD = [
     (b'{"a":' * 5_000 + b"1" + b"}" * 5_000, {}, 400, "body"),
     (b'{"text": "' + b"1" * 70_000 + b'"}', {}, 413, "body"),
     (b'{"count": 256, "scale": 16}', {}, 413, "scale"),
-    (b"{}", {"Accept": "image/webp"}, 406, "Accept"),
+    (b"{}", {"Accept": "image/avif"}, 406, "Accept"),
     (b"{}", {"Accept": "text/html"}, 406, "Accept"),
     (b'{"digits": 7}', {"Content-Type": "application/x-www-form-urlencoded"}, 400, "body"),
     (b'{"text": "="}', {"Content-Type": "application/x-www-form-urlencoded"}, 400, '{"text": "'),
