@@ -262,6 +262,23 @@ def test_a_token_is_demanded_where_auth_is_token(guarded: Server) -> None:
         assert client.sample(digits=1).labels.tolist() == [1]
 
 
+def test_a_client_goes_on_with_the_next_key(guarded: Server) -> None:
+    file = guarded.token_file
+    assert file is not None
+    keys = json.loads(file.read_text())
+    with Client(guarded.url, token_file=file, management_url=guarded.management_url) as client:
+        assert client.sample(digits=1).labels.tolist() == [1]
+        headers = {"Authorization": f"Bearer {keys['API']['key']}"}
+        renewed = httpx.get(f"{guarded.management_url}/token", params={"type": "inference"}, headers=headers)
+        assert renewed.status_code == 200
+        assert client.sample(digits=2).labels.tolist() == [2]  # it has read the file again
+    keys["inference"]["key"] = "too old"
+    file.write_text(json.dumps(keys))
+    with Client(guarded.url, token_file=file, management_url=guarded.management_url) as client:
+        assert client.sample(digits=3).labels.tolist() == [3]  # it has had another one made
+    assert json.loads(file.read_text())["inference"]["key"] != "too old"
+
+
 def test_models_cannot_be_registered_and_only_inference_leaves_the_machine(served: Running) -> None:
     reply = httpx.post(f"{served.record['management_url']}/models", params={"url": "https://example.org/evil.mar"})
     assert reply.status_code in (403, 404, 405)
