@@ -98,7 +98,10 @@ def load(
     while (now := clock()) < ends:
         for number, _ in poll.poll(0.1):
             connection = open_[number]
-            data = connection.socket.recv(_RECEIVE)
+            try:
+                data = connection.socket.recv(_RECEIVE)
+            except ConnectionError:
+                data = b""
             if not data:
                 result.failures += connection.missing != 0 and clock() > counts_from
                 poll.unregister(number)

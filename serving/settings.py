@@ -32,6 +32,9 @@ disable_token_authorization={str(not token).lower()}
 default_workers_per_model={workers}
 number_of_gpu=0
 
+# Requests that wait for a worker; the next one gets a 503. TorchServe's 100 are fewer than a busy proxy's connections.
+job_queue_size=1024
+
 # A request of ours is a few hundred bytes. Replies are limited by the handler, which can say so.
 max_request_size=1048576
 max_response_size=33554432
