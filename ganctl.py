@@ -35,6 +35,20 @@ COMMANDS = {
 }
 
 
+PRETRAINED = "pretrained"  # the name of the generator that comes with ganctl, wherever a source is asked for
+
+
+class SourceParam(click.ParamType[str]):
+    """A run, an export or the like, by its path; or `pretrained`, where nothing of that name lies in the way."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value == PRETRAINED and not Path(value).exists():
+            return str(Path(__file__).parent / "exports" / PRETRAINED)
+        return str(value)
+
+
 class LazyGroup(click.Group):
     """Imports a command's module only when that command runs, and turns every error into a message and an exit code."""
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ganctl import emit, json_option
+from ganctl import PRETRAINED, SourceParam, emit, json_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ def package(export_dir: str, backend: str, out: str | None, as_json: bool) -> No
 
 
 @click.command()
-@click.argument("source", type=click.Path())
+@click.argument("source", type=SourceParam(), default=PRETRAINED)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to answer on; 0.0.0.0 is every one.")
 @click.option("--port", type=click.IntRange(0, 65531), default=8080, show_default=True, help="0 picks free ports.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that draw.  [default: one a core, at most 4]")
@@ -46,6 +46,8 @@ def serve(
     source: str, host: str, port: int, workers: int | None, auth: str | None, backend: str | None, as_json: bool
 ) -> None:
     """Serve SOURCE (an archive, an export or a run) with TorchServe until SIGTERM or Ctrl-C.
+
+    Without one, the generator that comes with ganctl (`pretrained`) draws handwritten digits.
 
     The port that answers is --port; the four after it are for management, metrics and gRPC, on loopback only.
     """

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ganctl import emit, json_option
+from ganctl import SourceParam, emit, json_option
 
 
 def note(text: str) -> None:
@@ -28,12 +28,13 @@ def score_line(scores: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("source", metavar="PATH", type=SourceParam())
 @json_option
-def inspect(path: Path, as_json: bool) -> None:
+def inspect(source: str, as_json: bool) -> None:
     """Say what a run, checkpoint, export or archive is: step, metrics, digests."""
     from training.errors import CheckpointError
 
+    path = Path(source)
     if not path.exists():
         raise CheckpointError(
             f"{path}: there is nothing of this name; expected a run, a checkpoint, an export or a .mar"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ganctl import emit, json_option
+from ganctl import SourceParam, emit, json_option
 from training.cli import note, open_source, score_line
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class FeaturesParam(click.ParamType[Path | None]):
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=SourceParam())
 @click.option("--n", default=10_000, show_default=True, type=click.IntRange(100, 60_000), help="Images to compare.")
 @click.option("--split", type=click.Choice(["test", "val", "train"]), default="test", show_default=True)
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(1, 100), help="Draws of latents to score.")
@@ -42,7 +42,7 @@ class FeaturesParam(click.ParamType[Path | None]):
 @click.option("--set", "assignments", multiple=True, metavar="data.KEY=VALUE", help="Other data than SOURCE says.")
 @json_option
 def evaluate(
-    source: Path,
+    source: str,
     n: int,
     split: "Split",
     seeds: int,
@@ -73,13 +73,14 @@ def evaluate(
     from training.inspection import check_fit, lay_over
 
     began = time.monotonic()
-    opened = _open_images(source) if source.suffix == ".npz" else open_source(source)
+    path = Path(source)
+    opened = _open_images(path) if path.suffix == ".npz" else open_source(path)
     if seeds > 1 and opened.images is not None:
         raise click.UsageError(f"--seeds {seeds}: the images of {source} are one draw; leave --seeds out.")
     if cas and not _labelled(opened):
         raise click.UsageError(f"--cas: a classifier needs labels to learn from, and {source} has none; leave it out.")
     data = lay_over(opened.data, assignments)
-    check_fit(opened, load_split(data, split), source)  # before a classifier is trained for minutes
+    check_fit(opened, load_split(data, split), path)  # before a classifier is trained for minutes
     network = Inception(features, note) if features else None
     store = Store(note)
     wanted = n if opened.images is None else min(n, len(opened.images))
@@ -87,7 +88,7 @@ def evaluate(
     scores = _score(opened, evaluator, data, store, seeds)
     if cas:
         scores |= _use(opened, data, store, cas_images)
-    record = {"source": str(source.resolve()), **opened.facts, "split": split, **scores, "seeds": seeds}
+    record = {"source": str(path.resolve()), **opened.facts, "split": split, **scores, "seeds": seeds}
     record |= _networks(evaluator, network) | {"seconds": round(time.monotonic() - began, 2)}
     if as_json:
         emit(record)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ganctl import emit, json_option
+from ganctl import SourceParam, emit, json_option
 from training.cli import note, open_source
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", type=SourceParam())
 @click.option(
     "--out",
     required=True,
@@ -47,7 +47,8 @@ def sample(
     as_json: bool,
     **ordered: Any,
 ) -> None:
-    """Draw images. SOURCE is a run, a checkpoint, an export, or the URL of a server.
+    """Draw images. SOURCE is a run, a checkpoint, an export, the URL of a server, or
+    `pretrained`: the generator that comes with ganctl.
 
     The same seed draws the same images from each of these. --truncation 1 is all that the generator can; towards 0 the
     images become cleaner and more alike.

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+from serving.cli import serve
 from training.cli_train import train
 from training.config import setting_names
 
@@ -39,7 +40,7 @@ def test_the_code_of_the_python_page_runs(tmp_path: Path) -> None:
     assert "'across': " in lines[3]
 
 
-@pytest.mark.parametrize("name", ["python.md", "lightning.md", "ranks.md"])
+@pytest.mark.parametrize("name", ["python.md", "lightning.md", "ranks.md", "service.md"])
 def test_settings_and_flags_of_the_documents_exist(name: str) -> None:
     text = (ROOT / "docs" / name).read_text("utf-8")
     settings = {setting for setting, _ in setting_names()}
@@ -47,7 +48,8 @@ def test_settings_and_flags_of_the_documents_exist(name: str) -> None:
     for found in re.findall(r"[`\"]([a-z_]+\.[a-z_0-9]+)[`\"=]", text):
         if found.split(".")[0] in sections and not found.endswith((".py", ".toml", ".md")):
             assert found in settings, found
-    flags = {flag for option in train.params if isinstance(option, click.Option) for flag in option.opts}
+    options = [option for command in (train, serve) for option in command.params if isinstance(option, click.Option)]
+    flags = {flag for option in options for flag in option.opts}
     torchruns = {"--standalone", "--nproc-per-node", "--max-restarts", "--nnodes"}
     torchruns |= {"--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--logdir"}
     of_containers = {"--shm-size"}

@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import random
+import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,7 +20,7 @@ from serving.errors import RemoteError
 from serving.server import Server
 
 from ...unit.serving.small_export import seen_label
-from .conftest import Running
+from .conftest import PROJECT, Running
 
 
 def post(running: Running, body: Any = None, **headers: str) -> httpx.Response:
@@ -122,6 +123,14 @@ def test_the_client_gives_arrays(served: Running) -> None:
             assert np.array_equal(np.asarray(image)[:28, :28], images[0])
     with Client(f"{served.url}/predictions/digits/") as client:
         assert client.sample(seed=1).images.shape == (1, 28, 28)
+
+
+def test_the_code_of_the_services_page_runs(served: Running) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (PROJECT / "docs/service.md").read_text("utf-8"), re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(code.replace("http://127.0.0.1:8080", served.url), found)
+    assert found["sample"].images.shape == (100, 28, 28)
+    assert found["film"].startswith(b"RIFF")
 
 
 def test_the_client_says_what_was_wrong(served: Running) -> None:
