@@ -30,7 +30,7 @@ def run(*words: object, cwd: Path, **environment: str) -> "subprocess.CompletedP
 
 
 @pytest.mark.timeout(600)
-def test_the_wheel_installed_alone_trains_in_another_folder(tmp_path: Path) -> None:
+def test_the_wheel_installed_alone_trains_and_draws_in_another_folder(tmp_path: Path) -> None:
     built = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT, cwd=ROOT)
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("ganctl-*.whl")
@@ -45,6 +45,8 @@ def test_the_wheel_installed_alone_trains_in_another_folder(tmp_path: Path) -> N
     trained = run(venv / "bin/ganctl", "train", "--max-steps", 3, "--json", cwd=folder)
     assert trained.returncode == 0, trained.stderr
     assert json.loads(trained.stdout)["run_dir"].startswith(str(folder))
+    drawn = run(venv / "bin/ganctl", "sample", "pretrained", "--out", "digits.png", "--json", cwd=folder)
+    assert drawn.returncode == 0, drawn.stderr
     where = run(python, "-c", "import training; print(training.__file__)", cwd=folder)
     assert where.stdout.startswith(str(venv))
 
