@@ -58,7 +58,8 @@ class Asking:
         token_file: Path | None = None,
         management_url: str | None = None,
     ) -> None:
-        """
+        """Sends nothing yet.
+
         Args:
             url: `http://host:port`, with or without `/predictions/digits`.
             token: the inference key of the server's token file, where it asks for one.

@@ -6,6 +6,7 @@ over, where a server says that it is busy, or loses a worker: every request may 
 
 import asyncio
 import time
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Unpack
 
@@ -23,10 +24,9 @@ class Client(Asking):
     Every method raises RemoteError where no server answers or it refuses the request.
     """
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        """As `Asking`."""
-        super().__init__(*arguments, **named)
-        self._http = httpx.Client()
+    @cached_property
+    def _http(self) -> httpx.Client:
+        return httpx.Client()
 
     def __enter__(self) -> "Client":
         return self
@@ -72,10 +72,9 @@ class Client(Asking):
 class AsyncClient(Asking):
     """The same for asyncio: `async with AsyncClient(url) as client: sample = await client.sample(digits=7)`."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        """As `Asking`."""
-        super().__init__(*arguments, **named)
-        self._http = httpx.AsyncClient()
+    @cached_property
+    def _http(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient()
 
     async def __aenter__(self) -> "AsyncClient":
         return self

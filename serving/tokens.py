@@ -7,6 +7,8 @@ import httpx
 
 from .errors import RemoteError
 
+_PATIENCE = 10.0  # seconds for a renewal
+
 
 class Token:
     """The inference key: given, or read from the token file that `ganctl serve` names."""
@@ -30,7 +32,8 @@ class Token:
         if self._key != before or self._management_url is None:
             return None
         headers = {"Authorization": f"Bearer {self._read('API')}"}
-        return httpx.Request("GET", f"{self._management_url.rstrip('/')}/token?type=inference", headers=headers)
+        url = f"{self._management_url.rstrip('/')}/token?type=inference"
+        return httpx.Request("GET", url, headers=headers, extensions={"timeout": httpx.Timeout(_PATIENCE).as_dict()})
 
     def renewed(self) -> None:
         """After a renewal: the new key."""
