@@ -38,8 +38,7 @@ class Assembly:
     update: Update
 
     def describe(self, ranks: Ranks) -> dict[str, Any]:
-        """What is going to be trained, in numbers; memory is that of one rank, in bytes (None: no estimate, since a
-        network of one's own cannot be tried on a CPU)."""
+        """What is going to be trained, in numbers; memory is that of one rank, in bytes."""
         parameters = {phase.name: sum(p.numel() for p in phase.network.parameters()) for phase in self.step.phases}
         weights = 4 * (4 * sum(parameters.values()) + parameters["generator"])
         data = self.batches.resident_bytes
