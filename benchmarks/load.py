@@ -25,7 +25,6 @@ class Result:
     latencies: list[float]  # seconds, of the requests that were answered 200
     statuses: Counter[int]
     failures: int  # connections that broke without an answer
-    bytes: int = 0
     _sorted: list[float] = field(default_factory=list)
 
     @property

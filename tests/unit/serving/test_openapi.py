@@ -71,3 +71,24 @@ def test_json_replies_are_as_described(load: Callable[..., Service]) -> None:
 def test_problems_are_as_described(service: Service) -> None:
     schema = described(service)["components"]["schemas"]["Problem"]
     jsonschema.validate(json.loads(only(service, asked(digits="7", seed=-1)).body), schema)
+
+
+def test_bounds_are_where_the_description_says(service: Service) -> None:
+    properties = described(service)["components"]["schemas"]["Request"]["properties"]
+    bounded = {name: schema.get("oneOf", [schema])[0] for name, schema in properties.items()}
+    bounded = {name: schema for name, schema in bounded.items() if "maximum" in schema}
+    assert set(bounded) == {"digits", "count", "seed", "truncation", "scale", "frames"}
+    for name, schema in bounded.items():
+        step, least, most = (1 if schema["type"] == "integer" else 0.01), schema["minimum"], schema["maximum"]
+        for value, good in ((least, True), (most, True), (least - step, False), (most + step, False)):
+            fields: dict[str, Any] = {name: value}
+            assert (only(service, asked(**fields)).status != 400) == good, fields
+    ones: dict[str, Any] = {"digits": 1, "labels": "1"}
+    for name, one in ones.items():
+        longest = properties[name]["oneOf"][1]["maxItems"]
+        for length, status in ((longest, 200), (longest + 1, 400)):
+            fields = {name: [one] * length}
+            assert only(service, asked(**fields)).status == status, (name, length)
+    longest = properties["text"]["maxLength"]
+    assert only(service, asked(text="1" * longest)).status == 200
+    assert only(service, asked(text="1" * (longest + 1))).status == 400
