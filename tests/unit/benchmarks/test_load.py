@@ -62,7 +62,7 @@ def address() -> Iterator[tuple[str, int]]:
 def test_latencies_are_those_of_whole_answers(address: tuple[str, int]) -> None:
     result = load(address, [get("/")], connections=4, seconds=0.6, warm_up=0.2)
     assert set(result.statuses) == {200}
-    assert SLOW <= result.percentile(0.5) < 5 * SLOW
+    assert SLOW <= result.percentile(0.5) < 0.5  # seconds; a busy machine is slow, but knows how late it is
     assert result.rate == pytest.approx(len(result.latencies) / result.seconds)
     assert result.rate < 4 / SLOW
     assert result.failures == 0
