@@ -7,11 +7,10 @@ the reply only the status and the length are looked at.
 import re
 import select
 import socket
-import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _RECEIVE = 1 << 18
@@ -25,7 +24,6 @@ class Result:
     latencies: list[float]  # seconds, of the requests that were answered 200
     statuses: Counter[int]
     failures: int  # connections that broke without an answer
-    _sorted: list[float] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
@@ -35,16 +33,12 @@ class Result:
     def percentile(self, share: float) -> float:
         """The latency in seconds that `share` of the good answers did not exceed."""
         assert self.latencies, "nothing was answered"
-        if not self._sorted:
-            self._sorted = sorted(self.latencies)
-        return self._sorted[min(len(self._sorted) - 1, int(share * len(self._sorted)))]
+        return sorted(self.latencies)[min(len(self.latencies) - 1, int(share * len(self.latencies)))]
 
     def summary(self) -> dict[str, float]:
-        return {
-            "requests_per_second": self.rate,
-            "p50_ms": 1e3 * statistics.median(self.latencies),
-            "p99_ms": 1e3 * self.percentile(0.99),
-        }
+        """The rate, and latencies in milliseconds."""
+        percentiles = {f"p{percent}_ms": 1e3 * self.percentile(percent / 100) for percent in (50, 99)}
+        return {"requests_per_second": self.rate, **percentiles}
 
 
 def get(path: str, accept: str = "image/png") -> bytes:
@@ -94,7 +88,7 @@ def load(
     ends = counts_from + seconds
     for _ in range(connections):
         connect()
-    while (now := clock()) < ends:
+    while clock() < ends:
         for number, _ in poll.poll(0.1):
             connection = open_[number]
             try:

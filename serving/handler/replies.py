@@ -15,7 +15,7 @@ from .model import Model
 from .picture import enlarge, tile
 from .request import Request
 
-FRAME_MS = 50  # a film's pace: 20 frames a second
+_FRAME_MS = 50  # a film's pace: 20 frames a second
 
 Pixels = NDArray[np.uint8]
 
@@ -65,7 +65,7 @@ def _pillow(request: Request, images: Pixels, kind: str, **options: object) -> b
         for each in np.split(images, request.frames or 1)
     ]
     if request.frames:
-        options |= {"save_all": True, "append_images": pictures[1:], "duration": FRAME_MS, "loop": 0}
+        options |= {"save_all": True, "append_images": pictures[1:], "duration": _FRAME_MS, "loop": 0}
     file = io.BytesIO()
     pictures[0].save(file, kind, **options)
     return file.getvalue()
