@@ -50,7 +50,7 @@ class Reply:
 class Service:
     """A model and its engine, ready to answer."""
 
-    def __init__(self, model: Model, engine: Engine, identity: str = "") -> None:
+    def __init__(self, model: Model, engine: Engine, identity: str) -> None:
         """`identity` tells models, back-ends and codes apart that answer the same request with other bytes."""
         self.model = model
         self._engine = engine
@@ -82,7 +82,8 @@ class Service:
         request = parse(inputs, texts, self.model)
         if request.media == DESCRIPTION:
             return Reply(200, DESCRIPTION, self._description)
-        if request.seeded and matches(texts.get("if-none-match"), self._tag(request)):
+        known = texts.get("if-none-match")
+        if known and request.seeded and matches(known, self._tag(request)):
             return Reply(304, request.media, b"", self._headers(request))
         return request
 
@@ -127,10 +128,9 @@ class Service:
             return Reply(500, MEDIA_TYPE, problem(500, "The service has a defect; its log says more."))
 
 
-def matches(header: str | None, tag: str) -> bool:
+def matches(header: str, tag: str) -> bool:
     """Whether an `If-None-Match` names the tag (RFC 9110, section 13.1.2)."""
-    members = [member.strip() for member in header.split(",")] if header else []
-    return any(member.removeprefix("W/") in (tag, "*") for member in members)
+    return any(member.strip().removeprefix("W/") in (tag, "*") for member in header.split(","))
 
 
 _service: Service | None = None
