@@ -14,6 +14,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from exports.coarse import on_coarse_grids
 from training.models import Generator
 
 FILES = {"torchscript": "generator.ts", "onnx": "generator.onnx", "pt2": "generator.pt2"}
@@ -62,6 +63,7 @@ def _write_torchscript(drawer: Drawer, path: Path, essentials: Mapping[str, str]
 
 
 def _write_onnx(drawer: Drawer, path: Path, essentials: Mapping[str, str]) -> None:
+    drawer = Drawer(on_coarse_grids(drawer.generator)).eval()
     inputs = ["z", "label"] if drawer.generator.conditional else ["z"]
     torch.onnx.export(
         _program(drawer),

@@ -25,9 +25,16 @@ from .archive import MODEL_NAME, describe
 from .errors import PackageError, ServerError
 from .java import find_java
 from .ports import Ports, free_ports
-from .settings import LOOPBACK, config_properties, log4j2
+from .settings import LOOPBACK, METRICS, config_properties, log4j2
 
 _DEATHS = ("Backend worker process died", "backend worker process died", "Failed to load model")
+_WORKER = f"""\
+# TorchServe starts this for each worker.
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from serving.worker.process import main
+main()
+"""
 _PR_SET_PDEATHSIG = 1
 _STOP_SECONDS = 10.0
 _SOCKET_PATH = 107  # what a Unix socket's address holds
@@ -151,15 +158,20 @@ class Server:
                 f"the temporary folder {tempfile.gettempdir()} has too long a path for the workers' sockets "
                 f"({_SOCKET_PATH} bytes in all). Set TMPDIR to a shorter one, such as /tmp."
             )
-        for name in ("store", "logs", "tmp"):
-            (folder / name).mkdir()
+        for name in ("store", "logs", "tmp", "home/ts"):
+            (folder / name).mkdir(parents=True)
+        # Where the front end looks for the program of its workers, which is one of ours.
+        (folder / "home/ts/version.txt").symlink_to(home / "ts/version.txt")
+        (folder / "home/ts/model_service_worker.py").write_text(_WORKER, encoding="utf-8")
+        (folder / "metrics.yaml").write_text(METRICS, encoding="utf-8")
         shutil.copyfile(self.mar, folder / "store" / f"{MODEL_NAME}.mar")
         token = self.auth == "token"
         settings = config_properties(folder, self.host, self._ports, self.workers, token)
         (folder / "config.properties").write_text(settings, encoding="utf-8")
         (folder / "log4j2.xml").write_text(log4j2(folder), encoding="utf-8")
         # -UsePerfData: no /tmp/hsperfdata_USER left behind.
-        command = [str(java), "-XX:-UsePerfData", f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={folder / 'tmp'}"]
+        command = [str(java), "-XX:-UsePerfData", f"-Dmodel_server_home={folder / 'home'}"]
+        command += [f"-Djava.io.tmpdir={folder / 'tmp'}"]
         command += [f"-Dlog4j.configurationFile=file://{folder / 'log4j2.xml'}", "-cp", f"{home / 'ts' / 'frontend'}/*"]
         command += ["org.pytorch.serve.ModelServer", "--python", sys.executable]
         command += ["-f", str(folder / "config.properties"), "-s", str(folder / "store"), "-ncs"]

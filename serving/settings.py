@@ -40,6 +40,7 @@ max_request_size=1048576
 max_response_size=33554432
 
 metrics_mode=prometheus
+metrics_config={folder / "metrics.yaml"}
 disable_system_metrics=true
 """
 
@@ -73,3 +74,19 @@ def _rolling(name: str, folder: Path) -> str:
       <SizeBasedTriggeringPolicy size="10 MB"/>
       <DefaultRolloverStrategy max="3"/>
     </RollingFile>"""
+
+
+METRICS = """\
+dimensions:
+  - &level "Level"
+  - &hostname "Hostname"
+
+ts_metrics:
+  counter:
+    - {name: Requests2XX, unit: Count, dimensions: [*level, *hostname]}
+    - {name: Requests4XX, unit: Count, dimensions: [*level, *hostname]}
+    - {name: Requests5XX, unit: Count, dimensions: [*level, *hostname]}
+    - {name: ts_inference_requests_total, unit: Count, dimensions: [model_name, model_version, hostname]}
+    - {name: ts_inference_latency_microseconds, unit: Microseconds, dimensions: [model_name, model_version, hostname]}
+    - {name: ts_queue_latency_microseconds, unit: Microseconds, dimensions: [model_name, model_version, hostname]}
+"""

@@ -1,0 +1,43 @@
+"""The upsampling on coarse grids draws what the generator draws, whatever its grid, and leaves other networks alone."""
+
+import pytest
+import torch
+from torch import nn
+
+from exports.coarse import CoarseUpsampling, on_coarse_grids
+from training.models import ConvGenerator, ImageShape, MlpGenerator
+
+
+@pytest.mark.parametrize(("channels", "height", "width"), [(1, 28, 28), (3, 32, 16), (1, 4, 8)])
+def test_it_draws_what_the_generator_draws(channels: int, height: int, width: int) -> None:
+    torch.manual_seed(0)
+    generator = ConvGenerator(8, 10, ImageShape(channels, height, width), width=6)
+    faster = on_coarse_grids(generator)
+    assert any(isinstance(module, CoarseUpsampling) for module in faster.modules())
+    z, label = torch.randn(5, 8), torch.arange(5)
+    torch.testing.assert_close(faster(z, label), generator(z, label), rtol=0, atol=1e-6)
+
+
+def test_the_generator_itself_stays_as_it_is() -> None:
+    generator = ConvGenerator(8, None, ImageShape(1, 8, 8), width=4)
+    before = [type(module) for module in generator.modules()]
+    on_coarse_grids(generator)
+    assert [type(module) for module in generator.modules()] == before
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.ConvTranspose2d(4, 4, 4, 2, 1), nn.LeakyReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.PixelShuffle(1)],
+        [nn.ConvTranspose2d(4, 4, 4, 2, 1), nn.LeakyReLU(), nn.Conv2d(4, 4, 3, dilation=2), nn.PixelShuffle(2)],
+        [nn.ConvTranspose2d(4, 4, 4, 2, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, padding=1), nn.PixelShuffle(2)],
+        [nn.ConvTranspose2d(4, 4, 4, 2, 1, bias=False), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.PixelShuffle(2)],
+        [nn.ConvTranspose2d(4, 4, 2, 2), nn.LeakyReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.PixelShuffle(2)],
+    ],
+)
+def test_layers_that_only_look_like_it_are_left_alone(layers: list[nn.Module]) -> None:
+    generator = MlpGenerator(8, None, ImageShape(1, 8, 8))
+    generator.net = nn.Sequential(*layers)
+    kept = on_coarse_grids(generator).net
+    assert isinstance(kept, nn.Sequential)
+    assert [type(layer) for layer in kept] == [type(layer) for layer in layers]
