@@ -20,6 +20,15 @@ _UNIT = 2.0**-53
 # One generator, re-keyed for every stream: making a new one takes ten times longer than drawing a digit's latents.
 _philox = np.random.Philox(key=0)
 _philox_lock = threading.Lock()
+_key = np.zeros(2, np.uint64)
+_state: Any = {
+    "bit_generator": "Philox",
+    "state": {"counter": np.zeros(4, np.uint64), "key": _key},
+    "buffer": np.zeros(4, np.uint64),
+    "buffer_pos": 4,  # nothing is left in the buffer
+    "has_uint32": 0,
+    "uinteger": 0,
+}
 
 
 def latents(seed: int, count: int, dim: int) -> NDArray[np.float32]:
@@ -49,14 +58,7 @@ def draw_labels(seed: int, count: int, classes: int) -> NDArray[np.int64]:
 
 def _words(seed: int, stream: int, count: int) -> NDArray[np.uint64]:
     assert 0 <= seed <= MAX_SEED, f"a seed of 0 to {MAX_SEED} is the caller's duty, found {seed}"
-    state: Any = {
-        "bit_generator": "Philox",
-        "state": {"counter": np.zeros(4, np.uint64), "key": np.array([seed, stream], np.uint64)},
-        "buffer": np.zeros(4, np.uint64),
-        "buffer_pos": 4,
-        "has_uint32": 0,
-        "uinteger": 0,
-    }
     with _philox_lock:
-        _philox.state = state
+        _key[:] = seed, stream
+        _philox.state = _state
         return np.asarray(_philox.random_raw(count), np.uint64)
