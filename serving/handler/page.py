@@ -94,13 +94,14 @@ def _text(model: Model) -> str:
     """A field for text, with a key for each character that the model knows."""
     names = model.class_names
     example = _EXAMPLE if set(_EXAMPLE) <= set(names) else "".join(names[: len(_EXAMPLE)])
-    example = example[: model.limits.max_text]
+    longest = model.limits.max_text
     keys = "".join(f'<button type="button" value="{escape(name)}">{escape(name)}</button>' for name in names)
     keyboard = ' inputmode="numeric"' if all(name.isdecimal() for name in names) else ""
     return (
         '<label for="text">Text</label>\n'
-        f'<div class="row"><input id="text" name="text" type="text" value="{escape(example)}" maxlength="{model.limits.max_text}" required'
-        f'{keyboard} autocomplete="off" autocapitalize="off" spellcheck="false" aria-describedby="fault-text">\n'
+        f'<div class="row"><input id="text" name="text" type="text" value="{escape(example[:longest])}"'
+        f' maxlength="{longest}" required{keyboard} autocomplete="off" autocapitalize="off" spellcheck="false"'
+        ' aria-describedby="fault-text">\n'
         '<button class="scripted" type="button" id="back" aria-label="Delete the last character">⌫</button></div>\n'
         '<p class="fault" id="fault-text"></p>\n'
         f'<div class="keys scripted">{keys}</div>'

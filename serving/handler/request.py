@@ -48,15 +48,15 @@ class Request:
 def parse(inputs: Mapping[str, Any], headers: Mapping[str, Any], model: Model, page: bool = False) -> Request:
     """Reads one request: `inputs` as TorchServe gives them (`body`, and the fields of query and form, as bytes).
 
-    With `page` there is text/html, too: for who names it and gives no field. So a browser, which names pictures as well,
-    gets the page first and then pictures, and a program that takes anything (`*/*`) gets a picture.
+    With `page` there is text/html, too, for who names it and gives no field. So a browser, which names pictures as
+    well, gets the page first and then pictures, and a program that takes anything (`*/*`) gets a picture.
 
     Raises BadRequest with all faults at once.
     """
     faults: list[Fault] = []
     fields = _Fields(read(inputs, headers, model, faults), faults)
     accept = headers.get("accept")
-    offered = FILMS if "frames" in fields.values else MEDIA_TYPES
+    offered: tuple[str, ...] = FILMS if "frames" in fields.values else MEDIA_TYPES
     if page and accept and not fields.values and names(accept, PAGE):
         offered = (PAGE, *MEDIA_TYPES)
     media = choose(accept, offered)

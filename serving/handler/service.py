@@ -86,9 +86,11 @@ class Service:
         if request.media == DESCRIPTION:
             return Reply(200, DESCRIPTION, self._description)
         known = texts.get("if-none-match")
-        if request.media == PAGE and self._page is not None:
-            new = not known or not matches(known, self._page.headers["ETag"])
-            return Reply(200 if new else 304, f"{PAGE}; charset=utf-8", self._page.body if new else b"", self._page.headers)
+        if request.media == PAGE:
+            assert self._page is not None, "text/html is offered only where there is a page"
+            if known and matches(known, self._page.headers["ETag"]):
+                return Reply(304, PAGE, b"", self._page.headers)
+            return Reply(200, f"{PAGE}; charset=utf-8", self._page.body, self._page.headers)
         if known and request.seeded and matches(known, self._tag(request)):
             return Reply(304, request.media, b"", self._headers(request))
         return request
