@@ -157,6 +157,7 @@ def _fill(folder: Path, export_dir: Path, backend: BackendName) -> None:
     shutil.copytree(_HANDLER, folder / "ganctl_handler", ignore=shutil.ignore_patterns("__pycache__"))
     handler = {"backend": backend, "model_file": _MODEL_FILES[backend], **asdict(Limits())}
     lines = [f"  {key}: {value}\n" for key, value in handler.items()]
+    lines.append("  page: true  # answer a browser with a page; the environment's GANCTL_PAGE=off has none anywhere\n")
     (folder / _CONFIG_NAME).write_text(_CONFIG + "".join(lines), encoding="utf-8")
 
 

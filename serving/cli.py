@@ -40,10 +40,18 @@ def package(export_dir: str, backend: str, out: str | None, as_json: bool) -> No
 @click.option("--port", type=click.IntRange(0, 65531), default=8080, show_default=True, help="0 picks free ports.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that draw.  [default: one a core, at most 4]")
 @click.option("--auth", type=click.Choice(["token", "none"]), help="[default: none on loopback, token elsewhere]")
+@click.option("--page/--no-page", default=True, show_default=True, help="Whether a browser gets a page to draw with.")
 @click.option("--backend", type=click.Choice(["onnx", "torchscript"]), help="[default: onnx; an archive has its own]")
 @json_option
 def serve(
-    source: str, host: str, port: int, workers: int | None, auth: str | None, backend: str | None, as_json: bool
+    source: str,
+    host: str,
+    port: int,
+    workers: int | None,
+    auth: str | None,
+    page: bool,
+    backend: str | None,
+    as_json: bool,
 ) -> None:
     """Serve SOURCE (an archive, an export or a run) with TorchServe until SIGTERM or Ctrl-C.
 
@@ -74,7 +82,7 @@ def serve(
             mar = _archive(Path(source), Path(folder), backend)
             chosen = cast(Literal["token", "none"] | None, auth)
             click.echo(f"Starting TorchServe for {mar} …", err=True)
-            with Server(mar, host=host, port=port, workers=workers, auth=chosen) as server:
+            with Server(mar, host=host, port=port, workers=workers, auth=chosen, page=page) as server:
                 record = {
                     "url": server.url,
                     "pid": os.getpid(),
@@ -87,6 +95,8 @@ def serve(
                 else:
                     click.echo(f"Ready with {server.workers} workers. Ctrl-C stops it. A digit, five times as large:")
                     click.echo(f"  {server.url}/digits/predict?digits=7&scale=5")
+                    if page:
+                        click.echo(f"A browser shows what there is: {server.url}/digits/predict")
                     if server.token_file:
                         click.echo(
                             f"Requests need the key `inference` of {server.token_file}; it holds for 60 minutes."

@@ -47,6 +47,8 @@ class Server:
     workers: processes that draw; None takes one for each core, at most four.
     auth: "token" has TorchServe demand the token in `token_file`; None means "none" on loopback, "token" elsewhere.
 
+    page: whether a browser gets the archive's page.
+
     Start it from a thread that lives as long as the server: on Linux the kernel ends Java together with that thread, so
     that not even a SIGKILL leaves it running.
     """
@@ -59,12 +61,14 @@ class Server:
         port: int = 8080,
         workers: int | None = None,
         auth: Literal["token", "none"] | None = None,
+        page: bool = True,
         startup_timeout: float = 120.0,
     ) -> None:
         self.mar = mar.absolute()
         self.host = host
         self.workers = workers or min(4, len(os.sched_getaffinity(0)))
         self.auth = auth or ("none" if host in LOOPBACK else "token")
+        self.page = page
         self.token_file: Path | None = None
         self._wanted_port = port
         self._startup_timeout = startup_timeout
@@ -179,6 +183,8 @@ class Server:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TS_")}
         environment |= {"LOG_LOCATION": str(folder / "logs"), "METRICS_LOCATION": str(folder / "logs")}
         environment["TMPDIR"] = str(folder / "tmp")
+        if not self.page:
+            environment["GANCTL_PAGE"] = "off"  # Java hands it on to the workers
         with (folder / "logs" / "java.log").open("wb") as output:
             self._process = _spawn(command, folder, environment, output)
         if token:

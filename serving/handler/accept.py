@@ -26,6 +26,12 @@ def choose(header: str | None, offered: tuple[str, ...]) -> str | None:
     return None if best is None else offered[-best[2]]
 
 
+@functools.lru_cache(maxsize=256)
+def names(header: str, media: str) -> bool:
+    """Whether the header names this very type, not only a range that covers it."""
+    return any((found := _range(member)) and found[0] == media for member in header.split(","))
+
+
 def _range(member: str) -> tuple[str, float] | None:
     match = _MEMBER.fullmatch(member)
     if match is None:

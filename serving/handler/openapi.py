@@ -6,15 +6,15 @@ from typing import Any
 from .latents import MAX_SEED
 from .model import Model
 from .problem import MEDIA_TYPE as PROBLEM
-from .request import DESCRIPTION, FILMS, LAYOUTS, MEDIA_TYPES, STOPS
+from .request import DESCRIPTION, FILMS, LAYOUTS, MEDIA_TYPES, PAGE, STOPS
 
 Record = dict[str, Any]
 
 
-def describe(model: Model, name: str = "digits") -> bytes:
-    """The document, as JSON, of the service that answers for the model `name`."""
+def describe(model: Model, page: bool = False, name: str = "digits") -> bytes:
+    """The document, as JSON, of the service that answers for the model `name`; `page` says whether it has one."""
     fields = _fields(model)
-    replies = _replies()
+    replies = _replies(page)
     tags = {"tags": ["generator"], "responses": replies}
     parameters = [{"$ref": "#/components/parameters/accept"}]
     queries = [*parameters, *(_query(field, schema) for field, schema in fields.items())]
@@ -103,9 +103,11 @@ def _query(name: str, schema: Record) -> Record:
     return parameter | ({"description": schema["description"]} if "description" in schema else {})
 
 
-def _replies() -> Record:
+def _replies(page: bool) -> Record:
     binary: Record = {media: {} for media in MEDIA_TYPES if media != "application/json"}
     binary["application/json"] = {"schema": {"$ref": "#/components/schemas/Images"}}
+    if page:
+        binary[PAGE] = {"schema": {"type": "string", "description": _PAGE}}
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
     problem = {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     faults = {"400": "A field is faulty.", "406": "No type of this service is allowed.", "413": "Too much at once."}
@@ -141,6 +143,7 @@ _FRAMES = (
     f"A film of so many frames ({' or '.join(FILMS)}): a closed walk through `count` handwritings of a label, a list of"
     " labels side by side, or a text."
 )
+_PAGE = "A page for people; only where no field is given, and for who names this type."
 _ACCEPT = {
     "name": "Accept",
     "in": "header",

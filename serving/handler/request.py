@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .accept import choose
+from .accept import choose, names
 from .fields import read, show
 from .latents import MAX_SEED, draw_labels
 from .model import Model
@@ -14,6 +14,7 @@ from .problem import BadRequest, Fault
 
 FILMS = ("image/gif", "image/webp")
 DESCRIPTION = "application/openapi+json"
+PAGE = "text/html"
 MEDIA_TYPES = ("image/png", "application/json", "image/webp", "image/gif", "application/x-npz", DESCRIPTION)
 LONGEST_SIDE = {"image/webp": 16_383, "image/gif": 65_535}  # pixels, where a format ends
 STOPS = 8  # of a walk whose `count` nobody gives
@@ -44,18 +45,25 @@ class Request:
         return (self.frames or self.draws) * self.repeat
 
 
-def parse(inputs: Mapping[str, Any], headers: Mapping[str, Any], model: Model) -> Request:
+def parse(inputs: Mapping[str, Any], headers: Mapping[str, Any], model: Model, page: bool = False) -> Request:
     """Reads one request: `inputs` as TorchServe gives them (`body`, and the fields of query and form, as bytes).
+
+    With `page` there is text/html, too, for who names it and gives no field. So a browser, which names pictures as
+    well, gets the page first and then pictures, and a program that takes anything (`*/*`) gets a picture.
 
     Raises BadRequest with all faults at once.
     """
     faults: list[Fault] = []
     fields = _Fields(read(inputs, headers, model, faults), faults)
-    offered = FILMS if "frames" in fields.values else MEDIA_TYPES
-    media = choose(headers.get("accept"), offered)
+    accept = headers.get("accept")
+    offered: tuple[str, ...] = FILMS if "frames" in fields.values else MEDIA_TYPES
+    if page and accept and not fields.values and names(accept, PAGE):
+        offered = (PAGE, *MEDIA_TYPES)
+    media = choose(accept, offered)
     if media is None:
         what = "a film is" if offered is FILMS else "the types of this service are"
-        faults.append(Fault("Accept", f"allows none of what there is: {what} {', '.join(offered)}", 406))
+        also = f", and {PAGE} where no field is given" if page else ""
+        faults.append(Fault("Accept", f"allows none of what there is: {what} {', '.join(offered)}{also}", 406))
     request = _build(fields, media or offered[0], model)
     if faults:
         raise BadRequest(faults)

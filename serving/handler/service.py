@@ -19,9 +19,10 @@ from .engine import BACKENDS, Engine
 from .latents import latents_of
 from .model import Model
 from .openapi import describe
+from .page import build
 from .problem import MEDIA_TYPE, BadRequest, Fault, problem
 from .replies import encode
-from .request import DESCRIPTION, Request, parse
+from .request import DESCRIPTION, PAGE, Request, parse
 from .walks import walk
 
 log = logging.getLogger(__name__)
@@ -50,12 +51,13 @@ class Reply:
 class Service:
     """A model and its engine, ready to answer."""
 
-    def __init__(self, model: Model, engine: Engine, identity: str) -> None:
+    def __init__(self, model: Model, engine: Engine, identity: str, page: bool = False) -> None:
         """`identity` tells models, back-ends and codes apart that answer the same request with other bytes."""
         self.model = model
         self._engine = engine
         self._identity = identity
-        self._description = describe(model)
+        self._page = build(model) if page else None
+        self._description = describe(model, page)
 
     @classmethod
     def load(cls, folder: Path, config: Mapping[str, Any]) -> "Service":
@@ -63,7 +65,8 @@ class Service:
         model = Model.load(folder, config)
         engine = Engine(BACKENDS[config["backend"]](folder / config["model_file"]), model)
         codes = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-        return cls(model, engine, f"{model.version} {config['backend']} {hashlib.sha256(codes).hexdigest()}")
+        identity = f"{model.version} {config['backend']} {hashlib.sha256(codes).hexdigest()}"
+        return cls(model, engine, identity, _page_is_on(config))
 
     def answer(self, batch: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[Reply]:
         """Answers requests given as (inputs, headers); a faulty one never touches its neighbours."""
@@ -79,10 +82,15 @@ class Service:
         """What is to be drawn, or the reply where nothing is."""
         # The names of headers know no case. A query's parameter leaves a header of its own name, which is no string.
         texts = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
-        request = parse(inputs, texts, self.model)
+        request = parse(inputs, texts, self.model, self._page is not None)
         if request.media == DESCRIPTION:
             return Reply(200, DESCRIPTION, self._description)
         known = texts.get("if-none-match")
+        if request.media == PAGE:
+            assert self._page is not None, "text/html is offered only where there is a page"
+            if known and matches(known, self._page.headers["ETag"]):
+                return Reply(304, PAGE, b"", self._page.headers)
+            return Reply(200, f"{PAGE}; charset=utf-8", self._page.body, self._page.headers)
         if known and request.seeded and matches(known, self._tag(request)):
             return Reply(304, request.media, b"", self._headers(request))
         return request
@@ -131,6 +139,15 @@ class Service:
 def matches(header: str, tag: str) -> bool:
     """Whether an `If-None-Match` names the tag (RFC 9110, section 13.1.2)."""
     return any(member.strip().removeprefix("W/") in (tag, "*") for member in header.split(","))
+
+
+def _page_is_on(config: Mapping[str, Any]) -> bool:
+    """What `page` says in model-config.yaml, unless the server as a whole is to have none. ValueError where it is no
+    boolean."""
+    page = config.get("page", False)
+    if type(page) is not bool:
+        raise ValueError(f"page: must be true or false, found {page!r}")
+    return page and os.environ.get("GANCTL_PAGE") != "off"
 
 
 _service: Service | None = None

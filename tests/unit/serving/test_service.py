@@ -220,10 +220,10 @@ def test_a_reply_that_torchserve_could_not_carry_gets_413(load: Callable[..., Se
 def test_a_defect_of_ours_hurts_only_the_request_that_meets_it(
     service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def parse(inputs: Any, headers: Any, model: Any) -> Any:
+    def parse(inputs: Any, headers: Any, *others: Any) -> Any:
         if "defect" in headers:
             raise ZeroDivisionError
-        return request_module.parse(inputs, headers, model)
+        return request_module.parse(inputs, headers, *others)
 
     monkeypatch.setattr(service_module, "parse", parse)
     with caplog.at_level(logging.ERROR):

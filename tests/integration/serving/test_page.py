@@ -1,0 +1,122 @@
+"""The page as a browser meets it: served by a real TorchServe, run by a real Chromium."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+
+from serving.archive import package
+from serving.server import Server
+
+from ...unit.serving.small_export import write_export
+from .conftest import Running, start_ganctl
+
+SAFARI = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH; Debian: apt-get install chromium")
+FIELDS = {"text": 31, "count": 2, "seed": 5, "scale": 3, "truncation": 0.5}
+HOSTILE = ["</script><script>document.title = 'broken'</script>", "<img src=x onerror=\"document.title='broken'\">"]
+
+
+@pytest.fixture
+def browse(tmp_path: Path) -> Callable[[str], str]:
+    """browse(url) → the document as HTML once its scripts have come to rest. The console must stay empty."""
+
+    def browse(url: str) -> str:
+        assert CHROMIUM is not None
+        command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
+        command += ["--enable-logging=stderr", "--v=0", "--virtual-time-budget=5000", "--dump-dom", url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []  # violations of the policy, too
+        return done.stdout
+
+    return browse
+
+
+def element(document: str, name: str) -> str:
+    """The text of the element with this id."""
+    (found,) = re.findall(rf'<(\w+)[^>]* id="{name}"[^>]*>(.*?)</\1>', document, re.DOTALL)
+    return html.unescape(re.sub("<[^>]*>", "", found[1])).strip()
+
+
+@pytest.mark.parametrize("path", ["/digits/predict", "/predictions/digits", "/models/digits/invoke"])
+def test_a_browser_gets_the_page_with_its_headers_and_curl_a_picture(served: Running, path: str) -> None:
+    page = httpx.get(served.url + path, headers=SAFARI)
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert page.headers["content-security-policy"].startswith("default-src 'none'; script-src 'sha256-")
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert page.headers["referrer-policy"] == "no-referrer"
+    assert page.headers["vary"] == "Accept"
+    known = httpx.get(served.url + path, headers=SAFARI | {"If-None-Match": page.headers["etag"]})
+    assert (known.status_code, known.content) == (304, b"")
+    assert httpx.get(served.url + path).headers["content-type"] == "image/png"
+
+
+def test_no_page_gives_browsers_pictures(export: Path, tmp_path: Path) -> None:
+    arguments = ("serve", str(export), "--no-page", "--port", "0", "--workers", "1", "--json")
+    process = start_ganctl(*arguments, temporary=tmp_path)
+    try:
+        assert process.stdout is not None
+        address = f"{json.loads(process.stdout.readline())['url']}/digits/predict"
+        assert httpx.get(address, headers=SAFARI).headers["content-type"] == "image/png"
+        assert httpx.get(address, headers={"Accept": "text/html"}).status_code == 406
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+@in_chromium
+@pytest.mark.parametrize("path", ["/digits/predict", "/predictions/digits", "/models/digits/invoke"])
+def test_the_page_draws_by_whichever_address_it_was_opened(
+    served: Running, browse: Callable[[str], str], path: str
+) -> None:
+    document = browse(f"{served.url}{path}#{urlencode(FIELDS)}")
+    assert element(document, "told").startswith("168 × 168 pixels")
+    link = element(document, "link")
+    picture = httpx.get(link)
+    assert (picture.headers["content-type"], picture.headers["x-seed"]) == ("image/png", "5")
+    assert picture.content == httpx.get(f"{served.url}/digits/predict?{urlencode(FIELDS)}").content
+    assert element(document, "curl") == f"curl -o 31-5.png '{link}'"
+    assert element(document, "download") == "Download 31-5.png"
+    assert element(document, "fault") == ""
+
+
+@in_chromium
+def test_without_settings_the_page_draws_at_once_and_a_film_where_asked(
+    served: Running, browse: Callable[[str], str]
+) -> None:
+    assert element(browse(f"{served.url}/digits/predict"), "told").startswith("448 × 448 pixels")
+    film = browse(f"{served.url}/digits/predict#text=2026&count=3&seed=5&scale=1&frames=12")
+    assert element(film, "told").startswith("112 × 28 pixels")
+    assert "-H 'Accept: image/webp'" in element(film, "curl")
+    assert element(film, "count-label") == "Handwritings on the way"
+
+
+@in_chromium
+def test_faults_stand_beside_their_fields(served: Running, browse: Callable[[str], str]) -> None:
+    document = browse(f"{served.url}/digits/predict#text=12a&count=300&seed=5")
+    assert element(document, "fault-text") == 'may hold 0123456789; found "a"'
+    assert element(document, "fault-count").startswith("must be a whole number from 1 to 256")
+    assert [element(document, f"fault-{name}") for name in ("seed", "scale", "truncation")] == [""] * 3
+    assert element(document, "fault").startswith("Nothing drawn")
+    assert document.count('aria-invalid="true"') == 2
+
+
+@in_chromium
+def test_labels_with_hostile_names_are_only_names(tmp_path: Path, browse: Callable[[str], str]) -> None:
+    export = write_export(tmp_path / "export")
+    manifest = json.loads((export / "manifest.json").read_text())
+    manifest["class_names"][:2] = HOSTILE
+    (export / "manifest.json").write_text(json.dumps(manifest))
+    with Server(package(export), port=0, workers=1) as server:
+        document = browse(f"{server.url}/predictions/digits#digits=0,3&count=4&seed=5&scale=1")
+    assert "<title>Pictures from a network</title>" in document
+    assert element(document, "told").startswith("56 × 56 pixels")
+    assert element(document, "link").endswith("/digits/predict?digits=0,3&seed=5&count=4&scale=1")
