@@ -1,10 +1,10 @@
 """From the fields that were given to a checked request, or to the list of everything that is wrong with them."""
 
+import functools
 import math
-import secrets
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .accept import choose, names
 from .fields import read, show
@@ -20,9 +20,11 @@ LONGEST_SIDE = {"image/webp": 16_383, "image/gif": 65_535}  # pixels, where a fo
 STOPS = 8  # of a walk whose `count` nobody gives
 LAYOUTS = ("grid", "strip")
 
+_HEADERS = ("accept", "content-type", "content-length")  # all that a request's meaning depends on
+_KNOWN = 1024  # bytes of a request that is remembered
 
-@dataclass(frozen=True)
-class Request:
+
+class Request(NamedTuple):
     """A request that will be answered: `draws` latents, each used for `repeat` images, in rows of `columns` images.
 
     With `frames` it is a film of as many pictures: a closed walk through the latents, each frame drawing `repeat`
@@ -45,14 +47,36 @@ class Request:
         return (self.frames or self.draws) * self.repeat
 
 
-def parse(inputs: Mapping[str, Any], headers: Mapping[str, Any], model: Model, page: bool = False) -> Request:
-    """Reads one request: `inputs` as TorchServe gives them (`body`, and the fields of query and form, as bytes).
+class Parser:
+    """Reads requests to a model. What it has read lately it knows again: most clients ask for the same again and again.
 
     With `page` there is text/html, too, for who names it and gives no field. So a browser, which names pictures as
     well, gets the page first and then pictures, and a program that takes anything (`*/*`) gets a picture.
-
-    Raises BadRequest with all faults at once.
     """
+
+    def __init__(self, model: Model, page: bool = False) -> None:
+        self._model = model
+        self._page = page
+        self._known = functools.lru_cache(maxsize=256)(self._plan)
+
+    def parse(self, inputs: Mapping[str, Any], headers: Mapping[str, str]) -> Request:
+        """Reads one request: `inputs` as TorchServe gives them (`body`, and the fields of query and form, as bytes),
+        and the headers with their names in small letters.
+
+        Raises BadRequest with all faults at once.
+        """
+        given = tuple((name, bytes(value)) for name, value in inputs.items())
+        read = tuple(headers.get(name, "") for name in _HEADERS)
+        size = sum(len(name) + len(value) for name, value in given) + sum(map(len, read))
+        return _drawn((self._known if size <= _KNOWN else self._plan)(given, read), self._model)
+
+    def _plan(self, given: tuple[tuple[str, bytes], ...], read: tuple[str, ...]) -> Request:
+        headers = {name: value for name, value in zip(_HEADERS, read, strict=True) if value}
+        return _planned(dict(given), headers, self._model, self._page)
+
+
+def _planned(inputs: Mapping[str, bytes], headers: Mapping[str, str], model: Model, page: bool) -> Request:
+    """All of a request that is not drawn: a seed that nobody gave is 0, and labels that nobody chose are none."""
     faults: list[Fault] = []
     fields = _Fields(read(inputs, headers, model, faults), faults)
     accept = headers.get("accept")
@@ -86,8 +110,6 @@ def _build(fields: "_Fields", media: str, model: Model) -> Request:
     elif 0 < frames < count:
         fields.fault("frames", f"must be as many as the {count} stops that the walk passes, or more; found {frames}")
     seed, seeded = fields.integer("seed", 0, MAX_SEED), "seed" in fields.values
-    if seed is None:
-        seed = secrets.randbelow(MAX_SEED + 1)
     truncation = fields.number("truncation", 0.0, 1.0)
     scale = fields.integer("scale", 1, limits.max_scale) or 1
     strip = fields.choice("layout", LAYOUTS) == "strip"
@@ -113,16 +135,11 @@ def _build(fields: "_Fields", media: str, model: Model) -> Request:
     if side > LONGEST_SIDE.get(media, side):
         fields.fault("scale", f"gives {side:,} pixels in a row; {media} ends at {LONGEST_SIDE[media]:,}", 413)
 
-    labels = None
-    if model.conditional and not fields.faults:
-        if not sequence:
-            sequence = tuple(draw_labels(seed, 1 if frames else count, len(model.class_names)).tolist())
-        labels = (sequence * -(-images // len(sequence)))[:images]
     return Request(
         media=media,
-        seed=seed,
+        seed=seed or 0,
         seeded=seeded,
-        labels=labels,
+        labels=(() if fields.faults else _repeated(sequence, images)) if model.conditional else None,
         draws=count,
         repeat=row,
         columns=columns,
@@ -130,6 +147,19 @@ def _build(fields: "_Fields", media: str, model: Model) -> Request:
         scale=scale,
         frames=frames,
     )
+
+
+def _drawn(plan: Request, model: Model) -> Request:
+    seed = plan.seed if plan.seeded else int.from_bytes(os.urandom(8)) & MAX_SEED
+    labels = plan.labels
+    if labels == ():
+        drawn = draw_labels(seed, 1 if plan.frames else plan.draws, len(model.class_names))
+        labels = _repeated(tuple(drawn.tolist()), plan.images)
+    return plan._replace(seed=seed, labels=labels)
+
+
+def _repeated(labels: tuple[int, ...], images: int) -> tuple[int, ...]:
+    return (labels * -(-images // len(labels)))[:images] if labels else ()
 
 
 def _fewer(frames: int) -> str:

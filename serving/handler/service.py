@@ -6,23 +6,26 @@
 import hashlib
 import logging
 import os
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .engine import BACKENDS, Engine
+from .fields import FIELDS
 from .latents import latents_of
 from .model import Model
 from .openapi import describe
 from .page import build
-from .problem import MEDIA_TYPE, BadRequest, Fault, problem
+from .problem import MEDIA_TYPE, SHOWN, BadRequest, Fault, problem
 from .replies import encode
-from .request import DESCRIPTION, PAGE, Request, parse
+from .request import DESCRIPTION, PAGE, Parser, Request
 from .walks import walk
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,16 @@ class Reply:
     media: str
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
+    faults: tuple[str, ...] = ()  # the fields that are wrong, as far as they are known ones
+
+
+class Observation(NamedTuple):
+    """What is to be known of a batch afterwards."""
+
+    images: int
+    inference_seconds: float
+    encode_seconds: float
+    faults: Counter[str]  # by the field that is faulty
 
 
 class Service:
@@ -57,7 +70,9 @@ class Service:
         self._engine = engine
         self._identity = identity
         self._page = build(model) if page else None
+        self._parser = Parser(model, page)
         self._description = describe(model, page)
+        self.observation = Observation(0, 0.0, 0.0, Counter())  # of the last batch
 
     @classmethod
     def load(cls, folder: Path, config: Mapping[str, Any]) -> "Service":
@@ -72,17 +87,23 @@ class Service:
         """Answers requests given as (inputs, headers); a faulty one never touches its neighbours."""
         parsed = [self._guarded(self._parse, inputs, headers) for inputs, headers in batch]
         good = [request for request in parsed if isinstance(request, Request)]
-        drawn = iter(self._draw(good) if good else ())
-        return [
-            self._guarded(self._encode, request, next(drawn)) if isinstance(request, Request) else request
+        began = time.perf_counter()
+        images = self._draw(good) if good else []
+        drawn = time.perf_counter()
+        of_request = iter(images)
+        replies = [
+            self._guarded(self._encode, request, next(of_request)) if isinstance(request, Request) else request
             for request in parsed
         ]
+        faults = Counter(field for reply in replies for field in reply.faults)
+        self.observation = Observation(sum(map(len, images)), drawn - began, time.perf_counter() - drawn, faults)
+        return replies
 
     def _parse(self, inputs: Mapping[str, Any], headers: Mapping[str, Any]) -> Request | Reply:
         """What is to be drawn, or the reply where nothing is."""
         # The names of headers know no case. A query's parameter leaves a header of its own name, which is no string.
         texts = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
-        request = parse(inputs, texts, self.model, self._page is not None)
+        request = self._parser.parse(inputs, texts)
         if request.media == DESCRIPTION:
             return Reply(200, DESCRIPTION, self._description)
         known = texts.get("if-none-match")
@@ -130,10 +151,17 @@ class Service:
         try:
             return step(*arguments)
         except BadRequest as bad:
-            return Reply(bad.status, MEDIA_TYPE, bad.body())
+            return Reply(
+                bad.status, MEDIA_TYPE, bad.body(), faults=tuple(_known(fault) for fault in bad.faults[:SHOWN])
+            )
         except Exception:
             log.exception("a defect in the handler, met by one request")
             return Reply(500, MEDIA_TYPE, problem(500, "The service has a defect; its log says more."))
+
+
+def _known(fault: Fault) -> str:
+    name = fault.field.partition("[")[0]
+    return name if name in (*FIELDS, "body", "Accept") else "unknown"
 
 
 def matches(header: str, tag: str) -> bool:
@@ -164,6 +192,8 @@ def handle(data: Sequence[Mapping[str, Any]] | None, context: Context) -> list[b
     if data is None:
         return None
     replies = _service.answer([(inputs, context.get_all_request_header(i)) for i, inputs in enumerate(data)])
+    if (observe := getattr(context, "observe", None)) is not None:  # the context of our own workers has it
+        observe(_service.observation)
     for i, reply in enumerate(replies):
         context.set_response_status(code=reply.status, phrase=HTTPStatus(reply.status).phrase, idx=i)
         headers = {"content-type": reply.media, "X-Model-Version": _service.model.version, "Vary": "Accept"}

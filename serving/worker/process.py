@@ -1,22 +1,24 @@
 """The worker's main loop: TorchServe's front end starts it, connects to it, and sends a model to load and then batches.
 
-It stands in the place of TorchServe's `model_service_worker.py`, and runs any handler with a `handle` of its own that
-asks no more of its context than `Context` has.
+It stands in the place of TorchServe's `model_service_worker.py`. The environment says the rest: GANCTL_STATE, the
+folder of the server's orders (`orders.py`); PROMETHEUS_MULTIPROC_DIR, where it counts; GANCTL_ACCESS_LOG, a folder.
 """
 
 import argparse
-import importlib
 import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from .accesslog import AccessLog
+from .marks import marks_of
+from .meter import Meter, Observation, meter
+from .orders import Orders
 from .protocol import Incoming, Incomplete, Load, Outgoing, loaded, read_message, write_batch
+from .refusal import refuse
 
 _CONNECTED_WITHIN = 30.0  # seconds
 _RECEIVE = 1 << 20
@@ -24,64 +26,50 @@ _RECEIVE = 1 << 20
 log = logging.getLogger(__name__)
 
 
-class Context:
-    """What a handler is told of its model and of a batch, and what it tells of its replies, as TorchServe's context."""
-
-    def __init__(self, folder: Path) -> None:
-        config = yaml.safe_load((folder / "model-config.yaml").read_text(encoding="utf-8"))
-        self.model_yaml_config: dict[str, Any] = config
-        self.system_properties: dict[str, Any] = {"model_dir": str(folder)}
-        self.begin(())
-
-    def begin(self, batch: Sequence[Incoming]) -> None:
-        self._requests = batch
-        self.statuses = [(200, "OK")] * len(batch)
-        self.headers: list[dict[str, str]] = [{} for _ in batch]
-
-    def get_all_request_header(self, idx: int) -> dict[str, str]:
-        return self._requests[idx].headers
-
-    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
-        self.statuses[idx] = code, phrase
-
-    def set_response_header(self, idx: int, key: str, value: str) -> None:
-        self.headers[idx][key] = value
-
-
 class Worker:
-    """A model's handler at the end of a connection."""
+    """Answers messages."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    def __init__(self, orders: Orders, meter: Meter | None = None, access: AccessLog | None = None) -> None:
+        self._orders = orders
+        self._meter = meter
+        self._access = access
 
-    def run(self) -> None:
+    def serve(self, connection: socket.socket) -> None:
         """Answers until the front end hangs up."""
         data = b""
-        while received := self._connection.recv(_RECEIVE):
+        while received := connection.recv(_RECEIVE):
             data = data + received if data else received
             try:
                 message = read_message(data)
             except Incomplete:
                 continue
             data = b""
-            self._connection.sendall(self._load(message) if isinstance(message, Load) else self._answer(message))
+            connection.sendall(self._load(message) if isinstance(message, Load) else self.answer(message))
 
     def _load(self, order: Load) -> bytes:
-        folder = Path(order.folder)
-        sys.path.insert(0, str(folder))
-        self._context = Context(folder)
-        self._handle = importlib.import_module(Path(order.handler).stem).handle
-        self._handle(None, self._context)
+        self._orders.load(Path(order.folder), order.handler)
+        if self._meter is not None:
+            self._meter.started()
         return loaded(200, "loaded")
 
-    def _answer(self, batch: list[Incoming]) -> bytes:
-        context = self._context
-        context.begin(batch)
-        bodies = self._handle([request.inputs for request in batch], context)
-        return write_batch(
-            Outgoing(request.identity, *status, headers, body)
-            for request, status, headers, body in zip(batch, context.statuses, context.headers, bodies, strict=True)
-        )
+    def answer(self, batch: Sequence[Incoming]) -> bytes:
+        """The answer to a batch; counts it, and logs it where that is wanted."""
+        began = time.perf_counter()
+        replies: list[Outgoing]
+        observation: Observation | None
+        if self._orders.draining:
+            replies, observation = [refuse(request) for request in batch], None
+        else:
+            replies, observation = self._orders.model.answer(batch)
+        for request, reply in zip(batch, replies, strict=True):
+            reply.headers.update(marks_of(request.headers))
+        answer = write_batch(replies)
+        seconds = time.perf_counter() - began
+        if self._meter is not None:
+            self._meter.answered(replies, observation, seconds)
+        if self._access is not None:
+            self._access.write(batch, replies, seconds)
+        return answer
 
 
 def main() -> None:
@@ -103,7 +91,12 @@ def main() -> None:
     with connection:
         connection.settimeout(None)
         try:
-            Worker(connection).run()
+            _worker().serve(connection)
         except Exception:
             log.exception("Backend worker process died.")  # in TorchServe's words, which the server looks for
             sys.exit(1)
+
+
+def _worker() -> Worker:
+    state, access = os.environ.get("GANCTL_STATE"), os.environ.get("GANCTL_ACCESS_LOG")
+    return Worker(Orders(Path(state) if state else None), meter(), AccessLog(Path(access)) if access else None)

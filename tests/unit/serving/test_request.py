@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 from serving.handler.latents import MAX_SEED, draw_labels
 from serving.handler.model import Limits, Model
 from serving.handler.problem import BadRequest
-from serving.handler.request import Request, parse
+from serving.handler.request import Parser, Request
 
 DIGITS = Model("abc", 8, tuple("0123456789"), 1, 28, 28)
 CLOTHES = Model("abc", 8, ("shirt", "shoe", "bag"), 1, 28, 28)
 PLAIN = Model("abc", 8, (), 1, 28, 28)
+
+
+def parse(inputs: dict[str, bytes], headers: dict[str, str], model: Model) -> Request:
+    return Parser(model).parse(inputs, headers)
 
 
 def ask(body: Any = None, model: Model = DIGITS, accept: str | None = None, **query: str) -> Request:
@@ -259,3 +263,24 @@ def test_any_json_object_is_answered_or_refused(body: dict[str, Any], accept: st
 )
 def test_any_bytes_are_answered_or_refused(body: bytes, query: dict[str, bytes], media: str) -> None:
     tried({**query, "body": body}, {"content-type": media})
+
+
+def test_a_request_that_is_known_again_is_drawn_anew() -> None:
+    parser = Parser(DIGITS)
+    first, second = (parser.parse({"body": b'{"count": 40}'}, {}) for _ in range(2))
+    assert first.seed != second.seed
+    assert first.labels != second.labels
+    for request in (first, second):
+        assert request.labels == tuple(draw_labels(request.seed, 40, 10))
+    seeded = [parser.parse({"body": b'{"seed": 5}'}, {}) for _ in range(2)]
+    assert seeded[0] == seeded[1]
+
+
+def test_what_a_known_request_means_depends_on_its_headers() -> None:
+    parser = Parser(DIGITS)
+    body = {"body": b'{"seed": 5}'}
+    assert parser.parse(body, {}).media == "image/png"
+    assert parser.parse(body, {"accept": "image/gif"}).media == "image/gif"
+    for _ in range(2):  # a fault is told again and again
+        with pytest.raises(BadRequest, match="Accept"):
+            parser.parse(body, {"accept": "text/csv"})

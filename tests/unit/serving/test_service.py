@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from serving.handler import request as request_module
-from serving.handler import service as service_module
+from serving.handler.request import Parser
 from serving.handler.service import Reply, Service
 
 from .small_export import seen_label
@@ -220,12 +219,14 @@ def test_a_reply_that_torchserve_could_not_carry_gets_413(load: Callable[..., Se
 def test_a_defect_of_ours_hurts_only_the_request_that_meets_it(
     service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def parse(inputs: Any, headers: Any, *others: Any) -> Any:
+    parse = Parser.parse
+
+    def defect(self: Parser, inputs: Any, headers: Any) -> Any:
         if "defect" in headers:
             raise ZeroDivisionError
-        return request_module.parse(inputs, headers, *others)
+        return parse(self, inputs, headers)
 
-    monkeypatch.setattr(service_module, "parse", parse)
+    monkeypatch.setattr(Parser, "parse", defect)
     with caplog.at_level(logging.ERROR):
         replies = service.answer([asked(), asked({"defect": "1"}), asked()])
     assert [reply.status for reply in replies] == [200, 500, 200]
