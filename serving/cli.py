@@ -34,6 +34,12 @@ def package(export_dir: str, backend: str, out: str | None, as_json: bool) -> No
         click.echo(f"Next: ganctl serve {mar}")
 
 
+def _sha256(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and (len(value) != 64 or not set(value.lower()) <= set("0123456789abcdef")):
+        raise click.BadParameter(f"{value!r} is no SHA-256: 64 hexadecimal digits, as `ganctl inspect` tells them.")
+    return value
+
+
 @click.command()
 @click.argument("source", type=SourceParam(), default=PRETRAINED)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to answer on; 0.0.0.0 is every one.")
@@ -41,9 +47,17 @@ def package(export_dir: str, backend: str, out: str | None, as_json: bool) -> No
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that draw.  [default: one a core, at most 4]")
 @click.option("--auth", type=click.Choice(["token", "none"]), help="[default: none on loopback, token elsewhere]")
 @click.option("--backend", type=click.Choice(["onnx", "torchscript"]), help="[default: onnx; an archive has its own]")
+@click.option("--sha256", metavar="HEX", callback=_sha256, help="Serve no other archive than the one with this digest.")
 @json_option
 def serve(
-    source: str, host: str, port: int, workers: int | None, auth: str | None, backend: str | None, as_json: bool
+    source: str,
+    host: str,
+    port: int,
+    workers: int | None,
+    auth: str | None,
+    backend: str | None,
+    sha256: str | None,
+    as_json: bool,
 ) -> None:
     """Serve SOURCE (an archive, an export or a run) with TorchServe until SIGTERM or Ctrl-C.
 
@@ -72,9 +86,11 @@ def serve(
     try:
         with tempfile.TemporaryDirectory(prefix="ganctl-") as folder:
             mar = _archive(Path(source), Path(folder), backend)
+            if sha256 is not None and mar != Path(source):
+                raise click.UsageError(f"--sha256 {sha256}: only an archive (.mar) has a digest; {source} is none.")
             chosen = cast(Literal["token", "none"] | None, auth)
             click.echo(f"Starting TorchServe for {mar} …", err=True)
-            with Server(mar, host=host, port=port, workers=workers, auth=chosen) as server:
+            with Server(mar, host=host, port=port, workers=workers, auth=chosen, sha256=sha256) as server:
                 record = {
                     "url": server.url,
                     "pid": os.getpid(),

@@ -23,9 +23,10 @@ import httpx
 
 from .archive import MODEL_NAME, describe
 from .errors import PackageError, ServerError
+from .integrity import admit
 from .java import find_java
 from .ports import Ports, free_ports
-from .settings import LOOPBACK, config_properties, log4j2
+from .settings import LOOPBACK, config_properties, environment, log4j2
 
 _DEATHS = ("Backend worker process died", "backend worker process died", "Failed to load model")
 _PR_SET_PDEATHSIG = 1
@@ -38,6 +39,7 @@ class Server:
 
     port: the inference port, the four after it being management, metrics and gRPC; 0 picks five free ones.
     workers: processes that draw; None takes one for each core, at most four.
+    sha256: the archive's, in hexadecimal digits, where it is known from elsewhere; another archive is refused.
     auth: "token" has TorchServe demand the token in `token_file`; None means "none" on loopback, "token" elsewhere.
 
     Start it from a thread that lives as long as the server: on Linux the kernel ends Java together with that thread, so
@@ -52,6 +54,7 @@ class Server:
         port: int = 8080,
         workers: int | None = None,
         auth: Literal["token", "none"] | None = None,
+        sha256: str | None = None,
         startup_timeout: float = 120.0,
     ) -> None:
         self.mar = mar.absolute()
@@ -59,6 +62,7 @@ class Server:
         self.workers = workers or min(4, len(os.sched_getaffinity(0)))
         self.auth = auth or ("none" if host in LOOPBACK else "token")
         self.token_file: Path | None = None
+        self._sha256 = sha256
         self._wanted_port = port
         self._startup_timeout = startup_timeout
         self._folder: Path | None = None
@@ -153,7 +157,10 @@ class Server:
             )
         for name in ("store", "logs", "tmp"):
             (folder / name).mkdir()
-        shutil.copyfile(self.mar, folder / "store" / f"{MODEL_NAME}.mar")
+        try:
+            admit(self.mar, folder / "store" / f"{MODEL_NAME}.mar", self._sha256)
+        except PackageError as error:
+            raise ServerError(f"this archive cannot be served: {error}") from error
         token = self.auth == "token"
         settings = config_properties(folder, self.host, self._ports, self.workers, token)
         (folder / "config.properties").write_text(settings, encoding="utf-8")
@@ -163,12 +170,8 @@ class Server:
         command += [f"-Dlog4j.configurationFile=file://{folder / 'log4j2.xml'}", "-cp", f"{home / 'ts' / 'frontend'}/*"]
         command += ["org.pytorch.serve.ModelServer", "--python", sys.executable]
         command += ["-f", str(folder / "config.properties"), "-s", str(folder / "store"), "-ncs"]
-        # TorchServe prefers some variables of the environment to its config file.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("TS_")}
-        environment |= {"LOG_LOCATION": str(folder / "logs"), "METRICS_LOCATION": str(folder / "logs")}
-        environment["TMPDIR"] = str(folder / "tmp")
         with (folder / "logs" / "java.log").open("wb") as output:
-            self._process = _spawn(command, folder, environment, output)
+            self._process = _spawn(command, folder, environment(os.environ, folder), output)
         if token:
             self.token_file = folder / "key_file.json"  # TorchServe writes it to its working folder
 

@@ -1,11 +1,17 @@
-"""TorchServe's settings: the config.properties and log4j2.xml that a server of ours runs with."""
+"""TorchServe's settings: the config.properties, the log4j2.xml and the environment that a server of ours runs with."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from .archive import MODEL_NAME
 from .ports import Ports
 
 LOOPBACK = ("127.0.0.1", "localhost")
+
+# All that TorchServe and its workers see of the environment around them. Keys and passwords stay outside, and proxies,
+# whose addresses may hold both (nothing is fetched), and what Java or TorchServe prefer to our settings: JAVA_…, TS_….
+_PASSED = ("HOME", "LANG", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "TZ", "USER", "VIRTUAL_ENV")
+_PASSED_FAMILIES = ("CUDA_", "GANCTL_", "KMP_", "LC_", "MKL_", "OMP_", "ORT_", "PYTHON")
 
 
 def config_properties(folder: Path, host: str, ports: Ports, workers: int, token: bool) -> str:
@@ -42,6 +48,13 @@ max_response_size=33554432
 metrics_mode=prometheus
 disable_system_metrics=true
 """
+
+
+def environment(given: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """The environment of Java, and so of its workers; everything that they write goes into `folder`."""
+    passed = {name: value for name, value in given.items() if name in _PASSED or name.startswith(_PASSED_FAMILIES)}
+    logs = str(folder / "logs")
+    return passed | {"TMPDIR": str(folder / "tmp"), "LOG_LOCATION": logs, "METRICS_LOCATION": logs}
 
 
 def log4j2(folder: Path) -> str:
