@@ -155,7 +155,7 @@ class Server:
                 f"the temporary folder {tempfile.gettempdir()} has too long a path for the workers' sockets "
                 f"({_SOCKET_PATH} bytes in all). Set TMPDIR to a shorter one, such as /tmp."
             )
-        for name in ("store", "logs", "tmp"):
+        for name in ("store", "workflows", "logs", "tmp"):
             (folder / name).mkdir()
         try:
             admit(self.mar, folder / "store" / f"{MODEL_NAME}.mar", self._sha256)
