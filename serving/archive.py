@@ -22,6 +22,7 @@ import yaml
 
 from .errors import PackageError
 from .handler.model import Limits, Model
+from .integrity import UNREADABLE, seal, verify
 
 MODEL_NAME = "digits"
 
@@ -70,6 +71,7 @@ def package(export_dir: Path, out: Path | None = None, backend: BackendName = "o
         (stage / "ganctl_entry.py").write_text(_ENTRY, encoding="utf-8")
         _run_archiver(stage, export_dir / model_file)
         mar = out / f"{MODEL_NAME}.mar"
+        seal(stage / mar.name)
         (stage / mar.name).replace(mar)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
@@ -99,16 +101,14 @@ def describe(mar: Path) -> dict[str, Any]:
         raise PackageError(f"{mar}: no such archive. `ganctl package EXPORT_DIR` makes one.")
     try:
         with zipfile.ZipFile(mar) as archive:
-            broken = archive.testzip()
-            if broken is not None:
-                raise PackageError(f"{mar}: is damaged: {broken} in it does not match its checksum. Package again.")
+            verify(archive, str(mar))
             torchserve = json.loads(archive.read("MAR-INF/MANIFEST.json"))
             manifest = _manifest(archive.read("manifest.json"), f"{mar}, manifest.json")
-            config = yaml.safe_load(archive.read(_CONFIG_NAME))
+            config = _settings(archive.read(_CONFIG_NAME))
             model_file = config["handler"]["model_file"]
             digest = hashlib.sha256(archive.read(model_file)).hexdigest()
             name = torchserve["model"]["modelName"]
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+    except (*UNREADABLE, KeyError, TypeError, yaml.YAMLError) as error:
         raise PackageError(
             f"{mar}: is no archive of `ganctl package`, or a damaged one ({error}). Package the export again."
         ) from error
@@ -138,6 +138,12 @@ def _manifest(data: bytes, where: str) -> dict[str, Any]:
     if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
         raise PackageError(f"{where}: files: must give bytes and sha256 for every file's name. Export again.")
     return manifest
+
+
+def _settings(text: bytes) -> Any:
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise ValueError(f"{_CONFIG_NAME} repeats parts of itself")  # a few lines of which can stand for gigabytes
+    return yaml.safe_load(text)
 
 
 def _is_entry(name: str, entry: object) -> bool:

@@ -4,11 +4,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ganctl import PRETRAINED, SourceParam, emit, json_option
+from ganctl import emit, json_option
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from .demo import Report
 
 
@@ -32,103 +30,6 @@ def package(export_dir: str, backend: str, out: str | None, as_json: bool) -> No
     else:
         click.echo(f"{mar}: {record['bytes'] / 1e6:.1f} MB, model {record['model_version']}, {backend}")
         click.echo(f"Next: ganctl serve {mar}")
-
-
-@click.command()
-@click.argument("source", type=SourceParam(), default=PRETRAINED)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to answer on; 0.0.0.0 is every one.")
-@click.option("--port", type=click.IntRange(0, 65531), default=8080, show_default=True, help="0 picks free ports.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes that draw.  [default: one a core, at most 4]")
-@click.option("--auth", type=click.Choice(["token", "none"]), help="[default: none on loopback, token elsewhere]")
-@click.option("--page/--no-page", default=True, show_default=True, help="Whether a browser gets a page to draw with.")
-@click.option("--backend", type=click.Choice(["onnx", "torchscript"]), help="[default: onnx; an archive has its own]")
-@json_option
-def serve(
-    source: str,
-    host: str,
-    port: int,
-    workers: int | None,
-    auth: str | None,
-    page: bool,
-    backend: str | None,
-    as_json: bool,
-) -> None:
-    """Serve SOURCE (an archive, an export or a run) with TorchServe until SIGTERM or Ctrl-C.
-
-    Without one, the generator that comes with ganctl (`pretrained`) draws handwritten digits.
-
-    The port that answers is --port; the four after it are for management, metrics and gRPC, on loopback only.
-    """
-    import os
-    import signal
-    import tempfile
-    from pathlib import Path
-    from typing import Any, Literal, cast
-
-    from .server import Server
-
-    class Stopped(BaseException):
-        """A signal asks us to stop; no Exception, so that nothing on the way takes it for a failure."""
-
-    def stop(number: int, frame: Any) -> None:
-        for each in signals:
-            signal.signal(each, signal.SIG_IGN)  # stopping is bounded; a second Ctrl-C would only leave remains
-        raise Stopped
-
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = {each: signal.signal(each, stop) for each in signals}
-    try:
-        with tempfile.TemporaryDirectory(prefix="ganctl-") as folder:
-            mar = _archive(Path(source), Path(folder), backend)
-            chosen = cast(Literal["token", "none"] | None, auth)
-            click.echo(f"Starting TorchServe for {mar} …", err=True)
-            with Server(mar, host=host, port=port, workers=workers, auth=chosen, page=page) as server:
-                record = {
-                    "url": server.url,
-                    "pid": os.getpid(),
-                    "management_url": server.management_url,
-                    "metrics_url": server.metrics_url,
-                    "token_file": server.token_file,
-                }
-                if as_json:
-                    emit(record)
-                else:
-                    click.echo(f"Ready with {server.workers} workers. Ctrl-C stops it. A digit, five times as large:")
-                    click.echo(f"  {server.url}/digits/predict?digits=7&scale=5")
-                    if page:
-                        click.echo(f"A browser shows what there is: {server.url}/digits/predict")
-                    if server.token_file:
-                        click.echo(
-                            f"Requests need the key `inference` of {server.token_file}; it holds for 60 minutes."
-                        )
-                server.wait()
-    except Stopped:
-        click.echo("Stopped.", err=True)
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
-def _archive(source: "Path", folder: "Path", backend: str | None) -> "Path":
-    """The archive to serve: SOURCE itself, or made from it in `folder`."""
-    from typing import cast
-
-    from .archive import BackendName
-    from .archive import package as pack
-    from .errors import PackageError
-
-    if source.is_file() and source.suffix == ".mar":
-        if backend is not None:
-            raise click.UsageError(f"--backend {backend}: an archive has its own back-end; name the export instead.")
-        return source
-    if not source.is_dir():
-        found = "which is none of them" if source.exists() else "and nothing is there"
-        raise PackageError(f"{source}: expected an archive (.mar), an export or a run's folder, {found}.")
-    if not (source / "manifest.json").is_file():
-        from exports.export import export
-
-        source = export(source, out=folder / "export")
-    return pack(source, folder, cast(BackendName, backend or "onnx"))
 
 
 @click.command()

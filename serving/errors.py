@@ -22,6 +22,12 @@ class ServerError(ServingError):
     exit_code = 6
 
 
+class DeployError(ServingError):
+    """A new version is not fit to be served; the old one is served as before."""
+
+    exit_code = 5
+
+
 class RemoteError(ServingError):
     """A server could not be reached, or refused a request.
 

@@ -1,53 +1,45 @@
-"""A TorchServe's life: started with settings of ours, watched until it answers, ended without remains.
-
-Java is launched directly, not through the `torchserve` script: that keeps one pid file for the whole machine, starts in
-the background, and passes no signal on.
-"""
+"""A TorchServe's life: started with settings of ours, watched until it answers, drained, ended without remains."""
 
 import contextlib
-import ctypes
-import importlib.util
 import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
-import tempfile
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Literal
+from typing import Literal
 
 import httpx
 
-from .archive import MODEL_NAME, describe
+from .archive import MODEL_NAME
+from .control import Control, Order
+from .draining import drain
 from .errors import PackageError, ServerError
 from .java import find_java
+from .launch import launch, private_folder
+from .logs import Logs
+from .management import Management, front_end
+from .metrics import Metrics
 from .ports import Ports, free_ports
-from .settings import LOOPBACK, METRICS, config_properties, log4j2
+from .settings import LOOPBACK, METRICS, config_properties, environment, log4j2
+from .versions import Versions
+from .workers import default_workers
 
-_DEATHS = ("Backend worker process died", "backend worker process died", "Failed to load model")
-_WORKER = f"""\
-# TorchServe starts this for each worker.
-import sys
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from serving.worker.process import main
-main()
-"""
-_PR_SET_PDEATHSIG = 1
 _STOP_SECONDS = 10.0
-_SOCKET_PATH = 107  # what a Unix socket's address holds
 
 
 class Server:
     """Serves one archive: `with Server(mar) as server: ...` has it ready at `server.url` and leaves nothing behind.
 
     port: the inference port, the four after it being management, metrics and gRPC; 0 picks five free ones.
-    workers: processes that draw; None takes one for each core, at most four.
+    workers: processes that draw; None takes one for each core, at most eight.
     auth: "token" has TorchServe demand the token in `token_file`; None means "none" on loopback, "token" elsewhere.
-
     page: whether a browser gets the archive's page.
+    sha256: the archive's, in hexadecimal digits, where it is known from elsewhere; another archive is refused.
+    access_log: the folder for a line of JSON about every request; None: there is none.
 
     Start it from a thread that lives as long as the server: on Linux the kernel ends Java together with that thread, so
     that not even a SIGKILL leaves it running.
@@ -62,19 +54,27 @@ class Server:
         workers: int | None = None,
         auth: Literal["token", "none"] | None = None,
         page: bool = True,
+        sha256: str | None = None,
+        access_log: Path | None = None,
         startup_timeout: float = 120.0,
     ) -> None:
         self.mar = mar.absolute()
         self.host = host
-        self.workers = workers or min(4, len(os.sched_getaffinity(0)))
+        self.workers = workers or default_workers()
         self.auth = auth or ("none" if host in LOOPBACK else "token")
         self.page = page
+        self.access_log = access_log
         self.token_file: Path | None = None
+        self._sha256 = sha256
         self._wanted_port = port
         self._startup_timeout = startup_timeout
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._ports: Ports | None = None
+        self._versions: Versions | None = None
+        self._metrics: Metrics | None = None
+        self._management: Management | None = None
+        self._control: Control | None = None
 
     def __enter__(self) -> "Server":
         self.start()
@@ -104,6 +104,18 @@ class Server:
         return f"http://127.0.0.1:{self._ready_ports.metrics}/metrics"
 
     @property
+    def model_version(self) -> str:
+        """Of the version that is served now."""
+        assert self._versions is not None, "the server has a version once started"
+        assert self._versions.served is not None, "the server has a version once started"
+        return self._versions.served.model_version
+
+    @property
+    def _logs(self) -> Logs:
+        assert self._folder is not None, "the server has logs once started"
+        return Logs(self._folder / "logs")
+
+    @property
     def _ready_ports(self) -> Ports:
         assert self._ports is not None, "the server has ports once started"
         return self._ports
@@ -115,15 +127,12 @@ class Server:
         nothing left running.
         """
         assert self._process is None, "a server is started once"
-        try:
-            describe(self.mar)
-        except PackageError as error:
-            raise ServerError(f"this archive cannot be served: {error}") from error
         java = find_java()
         self._ports = free_ports(self.host, self._wanted_port)
         try:
             self._launch(java)
             self._wait_until_ready()
+            self._open_beside()
         except BaseException:
             self.stop()
             raise
@@ -132,10 +141,45 @@ class Server:
         """Blocks for as long as the server runs. Raises ServerError when it ends by itself."""
         assert self._process is not None, "a server is waited for once started"
         status = self._process.wait()
-        raise ServerError(f"TorchServe ended by itself with status {status}.{self._logged()}")
+        raise ServerError(f"TorchServe ended by itself with status {status}.{self._logs.told()}")
+
+    def deploy(self, mar: Path, sha256: str | None = None) -> Order:
+        """Serves another archive, with no request waiting or failing. Gives `model_version` and `previous`.
+
+        Raises PackageError or DeployError where it is not fit to be served; then nothing has changed.
+        """
+        assert self._versions is not None, "a server has versions once started"
+        before = self.model_version
+        return {"model_version": self._versions.deploy(mar, sha256).model_version, "previous": before}
+
+    def roll_back(self) -> Order:
+        """Serves the version before again; tells as `deploy`. Raises DeployError where there is none."""
+        assert self._versions is not None, "a server has versions once started"
+        before = self.model_version
+        return {"model_version": self._versions.roll_back().model_version, "previous": before}
+
+    def drain(self, seconds: float = 10.0, hurry: threading.Event | None = None) -> bool:
+        """Takes no new connections, and waits until all requests are answered. Gives whether they were.
+
+        seconds: the longest that it may take; hurry: set by who cannot wait as long."""
+        assert self._folder is not None, "a server is drained while it runs"
+        assert self._metrics is not None, "a server is drained while it runs"
+        return drain(
+            self.pid,
+            self.url,
+            self._authorization("inference"),
+            self._folder / "state",
+            busy=self._metrics.is_a_worker_busy,
+            seconds=seconds,
+            hurry=hurry or threading.Event(),
+        )
 
     def stop(self) -> None:
         """Ends the server, its workers and its folder; bounded, and harmless when repeated."""
+        for answering in (self._control, self._management, self._metrics):
+            if answering is not None:
+                answering.close()
+        self._control = self._management = self._metrics = None
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
@@ -152,121 +196,82 @@ class Server:
 
     def _launch(self, java: Path) -> None:
         assert self._ports is not None
-        package = importlib.util.find_spec("ts")
-        if package is None or package.origin is None:
-            raise ServerError("TorchServe is not installed: `pip install torchserve`.")
-        home = Path(package.origin).parent.parent
-        folder = self._folder = Path(tempfile.mkdtemp(prefix="ganctl-"))
-        if len(os.fsencode(folder / "tmp" / ".ts.sock.9000")) > _SOCKET_PATH:
-            raise ServerError(
-                f"the temporary folder {tempfile.gettempdir()} has too long a path for the workers' sockets "
-                f"({_SOCKET_PATH} bytes in all). Set TMPDIR to a shorter one, such as /tmp."
-            )
-        for name in ("store", "logs", "tmp", "home/ts"):
-            (folder / name).mkdir(parents=True)
-        # Where the front end looks for the program of its workers, which is one of ours.
-        (folder / "home/ts/version.txt").symlink_to(home / "ts/version.txt")
-        (folder / "home/ts/model_service_worker.py").write_text(_WORKER, encoding="utf-8")
-        (folder / "metrics.yaml").write_text(METRICS, encoding="utf-8")
-        shutil.copyfile(self.mar, folder / "store" / f"{MODEL_NAME}.mar")
+        folder = self._folder = private_folder()
+        passed = environment(os.environ, folder, page=self.page, access_log=self.access_log)
+        self._versions = Versions(folder, passed)
+        try:
+            self._versions.begin(self.mar, self._sha256)
+        except PackageError as error:
+            raise ServerError(f"this archive cannot be served: {error}") from error
         token = self.auth == "token"
-        settings = config_properties(folder, self.host, self._ports, self.workers, token)
-        (folder / "config.properties").write_text(settings, encoding="utf-8")
-        (folder / "log4j2.xml").write_text(log4j2(folder), encoding="utf-8")
-        # -UsePerfData: no /tmp/hsperfdata_USER left behind.
-        command = [str(java), "-XX:-UsePerfData", f"-Dmodel_server_home={folder / 'home'}"]
-        command += [f"-Djava.io.tmpdir={folder / 'tmp'}"]
-        command += [f"-Dlog4j.configurationFile=file://{folder / 'log4j2.xml'}", "-cp", f"{home / 'ts' / 'frontend'}/*"]
-        command += ["org.pytorch.serve.ModelServer", "--python", sys.executable]
-        command += ["-f", str(folder / "config.properties"), "-s", str(folder / "store"), "-ncs"]
-        # TorchServe prefers some variables of the environment to its config file.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("TS_")}
-        environment |= {"LOG_LOCATION": str(folder / "logs"), "METRICS_LOCATION": str(folder / "logs")}
-        environment["TMPDIR"] = str(folder / "tmp")
-        if not self.page:
-            environment["GANCTL_PAGE"] = "off"  # Java hands it on to the workers
-        with (folder / "logs" / "java.log").open("wb") as output:
-            self._process = _spawn(command, folder, environment, output)
+        files = {
+            "config.properties": config_properties(folder, self.host, self._ports, self.workers, token),
+            "log4j2.xml": log4j2(folder),
+            "metrics.yaml": METRICS,
+        }
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        if self.access_log is not None:
+            self.access_log.mkdir(parents=True, exist_ok=True)
+        self._process = launch(java, folder, passed)
         if token:
             self.token_file = folder / "key_file.json"  # TorchServe writes it to its working folder
 
+    def _open_beside(self) -> None:
+        """What this process itself answers: management, metrics, and orders of `ganctl deploy`."""
+        assert self._folder is not None
+        self._metrics = Metrics(
+            self._ready_ports.metrics,
+            counters=self._folder / "metrics",
+            front_end=self._folder / "metrics.sock",
+            workers=self.workers,
+            model=lambda: self.model_version,
+        )
+        self._management = Management(self._ready_ports.management, self._folder / "management.sock")
+        self._control = Control(self._ready_ports.inference, self._obey)
+
+    def _obey(self, order: Order) -> Order:
+        if order.get("rollback"):
+            return self.roll_back()
+        return self.deploy(Path(order["mar"]), order.get("sha256"))
+
     def _wait_until_ready(self) -> None:
         assert self._process is not None
+        assert self._folder is not None
         deadline = time.monotonic() + self._startup_timeout
-        with httpx.Client(timeout=5.0, trust_env=False) as client:
+        with front_end(self._folder / "management.sock") as management:
             while time.monotonic() < deadline:
                 if self._process.poll() is not None:
-                    raise ServerError(f"TorchServe ended while starting.{self._logged()}")
-                if any(death in self._log("workers") + self._log("server") for death in _DEATHS):
+                    raise ServerError(f"TorchServe ended while starting.{self._logs.told()}")
+                if self._logs.tell_of_a_death():
                     time.sleep(0.5)  # the traceback is still being written, line by line
-                    raise ServerError(f"a worker could not load the model.{self._logged()}")
-                if self._workers_ready(client):
-                    return self._ask_for_one_image(client)
+                    raise ServerError(f"a worker could not load the model.{self._logs.told()}")
+                if self._workers_ready(management):
+                    return self._ask_for_one_image()
                 time.sleep(0.1)
-        raise ServerError(f"TorchServe was not ready after {self._startup_timeout:g} s.{self._logged()}")
+        raise ServerError(f"TorchServe was not ready after {self._startup_timeout:g} s.{self._logs.told()}")
 
-    def _workers_ready(self, client: httpx.Client) -> bool:
+    def _workers_ready(self, management: httpx.Client) -> bool:
         try:
-            reply = client.get(f"{self.management_url}/models/{MODEL_NAME}", headers=self._authorization("management"))
+            reply = management.get(f"/models/{MODEL_NAME}", headers=self._authorization("management"))
         except (httpx.TransportError, OSError, ValueError):
             return False  # not listening yet, or the token file is not there or not whole yet
         if reply.status_code == 404:  # it listens only after it has tried to load the archive
-            raise ServerError(f"TorchServe refused the archive {self.mar}.{self._logged()}")
+            raise ServerError(f"TorchServe refused the archive {self.mar}.{self._logs.told()}")
         if reply.status_code != 200:
-            raise ServerError(f"TorchServe's management port answered {reply.status_code}: {reply.text[:500]}")
+            raise ServerError(f"TorchServe's management answered {reply.status_code}: {reply.text[:500]}")
         workers = reply.json()[0]["workers"]
         return len(workers) >= self.workers and all(worker["status"] == "READY" for worker in workers)
 
-    def _ask_for_one_image(self, client: httpx.Client) -> None:
-        reply = client.get(f"{self.url}/predictions/{MODEL_NAME}", headers=self._authorization("inference"))
+    def _ask_for_one_image(self) -> None:
+        headers = self._authorization("inference")
+        reply = httpx.get(f"{self.url}/predictions/{MODEL_NAME}", headers=headers, timeout=30.0, trust_env=False)
         if reply.status_code != 200 or reply.headers.get("content-type") != "image/png":
-            raise ServerError(f"the first request was answered {reply.status_code}: {reply.text[:500]}{self._logged()}")
+            raise ServerError(
+                f"the first request was answered {reply.status_code}: {reply.text[:500]}{self._logs.told()}"
+            )
 
     def _authorization(self, kind: Literal["management", "inference"]) -> dict[str, str]:
         if self.token_file is None:
             return {}
         return {"Authorization": f"Bearer {json.loads(self.token_file.read_text())[kind]['key']}"}
-
-    def _log(self, name: str) -> str:
-        path = (self._folder or Path()) / "logs" / f"{name}.log"
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-    def _logged(self) -> str:
-        """What to tell of the logs: a worker's traceback where there is one, else the last lines of each."""
-        lines = [line.partition(" - ") for line in self._log("workers").splitlines()]
-        for place, (head, _, message) in enumerate(lines):
-            if message.startswith("Traceback"):
-                thread = head.split(" ", 3)[-1]
-                told = [message for head, _, message in lines[place:] if head.endswith(thread)]
-                return "\nThe worker's own words:\n" + "\n".join(told[:60])
-        parts = []
-        for name in ("server", "workers", "java"):
-            last = self._log(name).splitlines()[-15:]
-            if last:
-                parts.append(f"\nThe last lines of {name}.log:\n" + "\n".join(last))
-        return "".join(parts)
-
-
-def _spawn(
-    command: list[str], folder: Path, environment: dict[str, str], output: IO[bytes]
-) -> "subprocess.Popen[bytes]":
-    """Runs Java as the leader of a session of its own, so that a Ctrl-C in the terminal reaches us alone."""
-    parent = os.getpid()
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-    def die_with_parent() -> None:
-        if libc is not None:
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(1)
-
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        preexec_fn=die_with_parent,
-    )

@@ -1,5 +1,6 @@
-"""TorchServe's settings: the config.properties and log4j2.xml that a server of ours runs with."""
+"""TorchServe's settings: the config.properties, the log4j2.xml and the environment that a server of ours runs with."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from .archive import MODEL_NAME
@@ -7,23 +8,32 @@ from .ports import Ports
 
 LOOPBACK = ("127.0.0.1", "localhost")
 
+# All that TorchServe and its workers see of the environment around them. Keys and passwords stay outside, and proxies,
+# whose addresses may hold both (nothing is fetched), and what Java or TorchServe prefer to our settings: JAVA_…, TS_….
+_PASSED = ("HOME", "LANG", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "TZ", "USER", "VIRTUAL_ENV")
+_PASSED_FAMILIES = ("CUDA_", "GANCTL_", "KMP_", "LC_", "MKL_", "OMP_", "ORT_", "PYTHON")
+
 
 def config_properties(folder: Path, host: str, ports: Ports, workers: int, token: bool) -> str:
     """The text of config.properties. Each setting departs from TorchServe's own for the reason beside it."""
     return f"""\
-# Only inference leaves this machine; who can reach the management port can load code.
+# Only inference leaves this machine. Who reaches management can stop workers and, were the model API on, load code: it
+# listens in our folder, as do metrics, and what others may know of both is passed on (management.py, metrics.py).
 inference_address=http://{host}:{ports.inference}
-management_address=http://127.0.0.1:{ports.management}
-metrics_address=http://127.0.0.1:{ports.metrics}
+management_address=unix:{folder / "management.sock"}
+metrics_address=unix:{folder / "metrics.sock"}
 grpc_inference_address=127.0.0.1
 grpc_management_address=127.0.0.1
 grpc_inference_port={ports.grpc}
 grpc_management_port={ports.grpc_management}
 
-# One archive, and nothing else: no registering of models, no archives by URL, no installing of packages.
+# One archive, and nothing else: no registering of models, no archives by URL, no installing of packages. No URL at all
+# is allowed, as TorchServe looks for ".." in a workflow's only after it has copied what is there into the store; and
+# workflows, which no setting switches off, have a store of their own, which stays empty.
 model_store={folder / "store"}
+workflow_store={folder / "workflows"}
 load_models={MODEL_NAME}={MODEL_NAME}.mar
-allowed_urls=file://{folder / "store"}/.*
+allowed_urls=(?!)
 enable_model_api=false
 install_py_dep_per_model=false
 disable_token_authorization={str(not token).lower()}
@@ -43,6 +53,22 @@ metrics_mode=prometheus
 metrics_config={folder / "metrics.yaml"}
 disable_system_metrics=true
 """
+
+
+def environment(
+    given: Mapping[str, str], folder: Path, *, page: bool = True, access_log: Path | None = None
+) -> dict[str, str]:
+    """The environment of Java, and so of its workers; everything that they write goes into `folder`, but for the access
+    log."""
+    passed = {name: value for name, value in given.items() if name in _PASSED or name.startswith(_PASSED_FAMILIES)}
+    logs = str(folder / "logs")
+    passed |= {"TMPDIR": str(folder / "tmp"), "LOG_LOCATION": logs, "METRICS_LOCATION": logs}
+    passed |= {"GANCTL_STATE": str(folder / "state"), "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics")}
+    if not page:
+        passed["GANCTL_PAGE"] = "off"
+    if access_log is not None:
+        passed["GANCTL_ACCESS_LOG"] = str(access_log.absolute())
+    return passed
 
 
 def log4j2(folder: Path) -> str:
@@ -89,4 +115,6 @@ ts_metrics:
     - {name: ts_inference_requests_total, unit: Count, dimensions: [model_name, model_version, hostname]}
     - {name: ts_inference_latency_microseconds, unit: Microseconds, dimensions: [model_name, model_version, hostname]}
     - {name: ts_queue_latency_microseconds, unit: Microseconds, dimensions: [model_name, model_version, hostname]}
+  histogram:
+    - {name: QueueTime, unit: Milliseconds, dimensions: [*level, *hostname]}
 """

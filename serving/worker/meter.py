@@ -5,7 +5,7 @@ from collections import Counter as Count
 from collections.abc import Sequence
 from typing import Protocol
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from .protocol import Outgoing
 
@@ -32,6 +32,8 @@ class Meter:
         self._starts = Counter(
             "ganctl_worker_starts", "Workers that have loaded a model, also in the place of a dead one."
         )
+        busy = "Workers that are answering a batch."
+        self._busy = Gauge("ganctl_busy_workers", busy, multiprocess_mode="livesum")
         self._requests = Counter("ganctl_requests", "Requests that reached a worker.", ["status"])
         self._images = Counter("ganctl_images", "Images drawn.")
         self._faults = Counter("ganctl_faults", "What was wrong with requests.", ["field"])
@@ -44,8 +46,13 @@ class Meter:
         """Counts a model's first load in this process."""
         self._starts.inc()
 
+    def arrived(self) -> None:
+        """Notes that a batch is in hand."""
+        self._busy.set(1)
+
     def answered(self, replies: Sequence[Outgoing], observation: Observation | None, seconds: float) -> None:
-        """Counts a batch."""
+        """Counts a batch, whose answer is on its way."""
+        self._busy.set(0)
         for status, many in Count(reply.status for reply in replies).items():
             self._requests.labels(status).inc(many)
         self._size.observe(len(replies))

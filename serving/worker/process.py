@@ -44,7 +44,15 @@ class Worker:
             except Incomplete:
                 continue
             data = b""
-            connection.sendall(self._load(message) if isinstance(message, Load) else self.answer(message))
+            if isinstance(message, Load):
+                connection.sendall(self._load(message))
+                continue
+            if self._meter is not None:
+                self._meter.arrived()
+            began = time.perf_counter()
+            replies, observation = self.answer(message)
+            connection.sendall(write_batch(replies))
+            self._note(message, replies, observation, time.perf_counter() - began)
 
     def _load(self, order: Load) -> bytes:
         self._orders.load(Path(order.folder), order.handler)
@@ -52,9 +60,8 @@ class Worker:
             self._meter.started()
         return loaded(200, "loaded")
 
-    def answer(self, batch: Sequence[Incoming]) -> bytes:
-        """The answer to a batch; counts it, and logs it where that is wanted."""
-        began = time.perf_counter()
+    def answer(self, batch: Sequence[Incoming]) -> tuple[list[Outgoing], Observation | None]:
+        """The replies to a batch, and what there is to know of it."""
         replies: list[Outgoing]
         observation: Observation | None
         if self._orders.draining:
@@ -63,13 +70,15 @@ class Worker:
             replies, observation = self._orders.model.answer(batch)
         for request, reply in zip(batch, replies, strict=True):
             reply.headers.update(marks_of(request.headers))
-        answer = write_batch(replies)
-        seconds = time.perf_counter() - began
+        return replies, observation
+
+    def _note(
+        self, batch: Sequence[Incoming], replies: Sequence[Outgoing], observation: Observation | None, seconds: float
+    ) -> None:
         if self._meter is not None:
             self._meter.answered(replies, observation, seconds)
         if self._access is not None:
             self._access.write(batch, replies, seconds)
-        return answer
 
 
 def main() -> None:

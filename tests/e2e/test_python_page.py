@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from serving.cli import serve
+from serving.cli_serve import serve
 from training.cli_train import train
 from training.config import setting_names
 

@@ -18,3 +18,11 @@ def test_every_link_of_a_document_leads_somewhere(document: Path) -> None:
     targets = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
     for target in targets:
         assert (document.parent / target).exists(), target
+
+
+def test_every_test_that_the_page_on_security_names_is_there() -> None:
+    named = re.findall(r"`([\w/.]+)::(test_\w+)`", (ROOT / "docs/security.md").read_text("utf-8"))
+    assert len(named) > 20
+    for file, test in named:
+        path = f"unit/{file}" if file.endswith(".py") else f"integration/serving/test_{file}.py"
+        assert f"def {test}(" in (ROOT / "tests" / path).read_text("utf-8"), f"{file}::{test}"

@@ -16,6 +16,7 @@ from serving.archive import describe, package, read_export
 from serving.errors import PackageError
 from serving.handler.service import Service
 
+from .archives import rewrite
 from .small_export import entry
 
 
@@ -129,12 +130,9 @@ def test_a_damaged_or_foreign_archive_is_refused(export: Path, tmp_path: Path) -
 
 
 def test_a_model_that_is_not_the_manifests_is_found(export: Path, tmp_path: Path) -> None:
-    mar = package(export, tmp_path)
-    with zipfile.ZipFile(mar) as old, zipfile.ZipFile(tmp_path / "other.mar", "w") as new:
-        for name in old.namelist():
-            new.writestr(name, b"another model" if name == "generator.onnx" else old.read(name))
+    other = rewrite(package(export, tmp_path), {"generator.onnx": b"another model"}, sealed=True)
     with pytest.raises(PackageError, match="not the file that its manifest describes"):
-        describe(tmp_path / "other.mar")
+        describe(other)
 
 
 ALONE = """

@@ -1,0 +1,146 @@
+"""What a request from a stranger, another user of the machine or a web page can do to a server: have it
+draw, no more.
+
+docs/security.md says which weakness of TorchServe each test is about.
+"""
+
+import os
+import re
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.archive import package
+
+from ...unit.serving.archives import rewrite
+from .conftest import Running, start_ganctl
+from .doors import DRAWING, private, status
+
+
+def unpacked(running: Running) -> set[Path]:
+    """Everything in the private folder but the workers' sockets, which are made anew with every worker."""
+    return {path for path in private(running).rglob("*") if not path.is_socket() and "__pycache__" not in path.parts}
+
+
+@pytest.mark.parametrize("api", ["models", "workflows"])
+def test_no_address_is_fetched_and_no_file_taken_in(served: Running, tmp_path: Path, api: str) -> None:
+    store, evil = private(served) / "store", tmp_path / "evil.war"
+    evil.write_bytes(next(store.glob("*.mar")).read_bytes())
+    climbing = os.path.relpath(evil, store)
+    before = unpacked(served)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        port = listener.getsockname()[1]
+        for url in (
+            f"http://127.0.0.1:{port}/evil.war",
+            f"HTTP://127.0.0.1:{port}/evil.war",
+            f"https://127.0.0.1:{port}/evil.war",
+            f"ftp://127.0.0.1:{port}/evil.war",
+            f"jar:http://127.0.0.1:{port}/evil.war!/",
+            f"file://{evil}",
+            f"file://{store}/{climbing}",
+            f"file://{store}/%2e%2e/{climbing}",
+            f"{store}/{climbing}",
+            str(evil),
+            climbing,
+            "digits.mar",
+            "evil.war",
+            "",
+        ):
+            asked: tuple[dict[str, Any], ...] = (
+                {"params": {"url": url}},
+                {"json": {"url": url}},
+                {"params": {"url": url, "s3_sse_kms": "true"}},
+            )
+            for request in asked:
+                assert status("POST", f"{served.record['management_url']}/{api}", **request) >= 400, url
+                assert unpacked(served) == before, url
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert httpx.get(f"{served.record['management_url']}/workflows").json()["workflows"] == []
+
+
+@pytest.mark.parametrize("path", ["/models/digits", "/models/digits/1.0"])
+def test_the_model_cannot_be_removed(served: Running, path: str) -> None:
+    assert status("DELETE", f"{served.record['management_url']}{path}") == 405
+    assert status("GET", f"{served.url}/predictions/digits") == 200
+
+
+@pytest.mark.parametrize("path", ["/models", "/models/digits", "/workflows", "/token", "/metrics", "/wfpredict/digits"])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
+def test_the_inference_port_answers_for_nothing_else(served: Running, method: str, path: str) -> None:
+    assert status(method, served.url + path) == 404
+
+
+@pytest.mark.parametrize("path", DRAWING)
+def test_every_path_that_draws_has_the_same_limits(served: Running, path: str) -> None:
+    for fields, expected in (({"count": 1}, 200), ({"count": 257}, 400), ({"count": 256, "scale": 16}, 413)):
+        reply = httpx.post(served.url + path, json=fields)
+        assert reply.status_code == expected, reply.text[:300]
+
+
+def test_a_description_that_the_handler_does_not_know_hurts_no_worker(served: Running) -> None:
+    url = f"{served.record['management_url']}/models/digits"
+    before = {worker["pid"] for worker in httpx.get(url).json()[0]["workers"]}
+    assert status("GET", f"{url}?customized=true") == 200
+    assert {worker["pid"] for worker in httpx.get(url).json()[0]["workers"]} == before
+
+
+def test_pages_from_elsewhere_may_neither_read_replies_nor_send_more_than_forms(served: Running) -> None:
+    origin = {"Origin": "https://example.org", "Access-Control-Request-Method": "PUT"}
+    for url in (
+        f"{served.url}/predictions/digits",
+        f"{served.record['management_url']}/models/digits",
+        str(served.record["metrics_url"]),
+    ):
+        for method in ("GET", "OPTIONS"):
+            reply = httpx.request(method, url, headers=origin)
+            assert not [name for name in reply.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        (b"Content-Length: 10\r\nContent-Length: 3\r\n", b"400"),
+        (b"Content-Length: 10, 3\r\n", b"400"),
+        (b"Content-Length : 10\r\n", b"400"),
+        (b"Content-Length: 1048577\r\n", b"413"),
+        (b"Content-Length: 10\r\nX: " + b"x" * 9_000 + b"\r\n", b"400"),
+    ],
+)
+def test_a_request_of_doubtful_or_great_length_is_refused_and_nothing_after_it_is_read(
+    served: Running, headers: bytes, expected: bytes
+) -> None:
+    smuggled = b'{"seed":1}GET /predictions/digits HTTP/1.1\r\nHost: x\r\n\r\n'
+    head = b"POST /predictions/digits HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    replies = b""
+    with socket.create_connection(("127.0.0.1", httpx.URL(served.url).port or 0), timeout=2) as connection:
+        connection.sendall(head + headers + b"\r\n" + smuggled)
+        try:
+            while part := connection.recv(65_536):
+                replies += part
+        except (ConnectionResetError, TimeoutError):
+            pass
+    assert re.findall(rb"HTTP/1\.1 (\d+)", replies) == [expected]
+
+
+def refusal(mar: Path, *flags: str) -> str:
+    """What `ganctl serve` says to an archive that it does not serve."""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as temporary:
+        process = start_ganctl("serve", str(mar), "--port", "0", *flags, temporary=Path(temporary))
+        out, told = process.communicate(timeout=60)
+        assert list(Path(temporary).iterdir()) == []
+    assert (process.returncode, out) == (6, "")
+    return told
+
+
+def test_an_archive_with_other_code_than_was_packed_is_not_served(export: Path, tmp_path: Path) -> None:
+    mar = package(export, tmp_path)
+    changed = rewrite(mar, {"ganctl_handler/service.py": b"print('evil')"}, sealed=False)
+    assert "ganctl_handler/service.py in it is not the file that was packed" in refusal(changed)
+    changed = rewrite(mar, {"ganctl_handler/service.py": b"print('evil')"}, sealed=True)
+    assert f"{changed} is another file, whose SHA-256 is" in refusal(changed, "--sha256", "0" * 64)

@@ -1,0 +1,23 @@
+"""Archives as somebody else might make them of ours."""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from serving.integrity import DIGESTS, seal
+
+
+def rewrite(mar: Path, changes: Mapping[str | zipfile.ZipInfo, bytes | None], *, sealed: bool) -> Path:
+    """A copy beside `mar` with members changed, added, or (None) left out; `sealed`: its list of digests agrees."""
+    out = mar.with_name("rewritten.mar")
+    names = [change.filename if isinstance(change, zipfile.ZipInfo) else change for change in changes]
+    with zipfile.ZipFile(mar) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            if name not in names and not (sealed and name == DIGESTS):
+                new.writestr(name, old.read(name))
+        for change, content in changes.items():
+            if content is not None:
+                new.writestr(change, content)
+    if sealed:
+        seal(out)
+    return out

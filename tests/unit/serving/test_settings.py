@@ -1,0 +1,36 @@
+"""TorchServe runs with settings of ours, whatever the environment around it says."""
+
+from pathlib import Path
+
+import pytest
+
+from serving.ports import Ports
+from serving.settings import config_properties, environment
+
+FOLDER = Path("/private")
+
+
+@pytest.mark.parametrize("name", ["PATH", "HOME", "LC_ALL", "OMP_NUM_THREADS", "PYTHONPATH", "ORT_DISABLE_TELEMETRY"])
+def test_what_workers_need_passes(name: str) -> None:
+    assert environment({name: "x"}, FOLDER)[name] == "x"
+
+
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "https_proxy", "TS_CONFIG_FILE", "JAVA_TOOL_OPTIONS"])
+def test_nothing_else_does(name: str) -> None:
+    assert name not in environment({name: "x"}, FOLDER)
+    assert "x" not in environment({name: "x"}, FOLDER).values()
+
+
+def test_everything_is_written_into_the_private_folder() -> None:
+    given = {"TMPDIR": "/tmp", "LOG_LOCATION": "/var/log", "METRICS_LOCATION": "/var/log"}
+    assert all(Path(value).is_relative_to(FOLDER) for value in environment(given, FOLDER).values())
+
+
+def test_only_inference_is_asked_to_leave_loopback() -> None:
+    lines = config_properties(FOLDER, "0.0.0.0", Ports.following(8080), 2, token=True).splitlines()
+    settings = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    addresses = {name: value for name, value in settings.items() if name.endswith("_address")}
+    assert addresses.pop("inference_address") == "http://0.0.0.0:8080"
+    assert len(addresses) == 4
+    assert all(value == "127.0.0.1" or value.startswith("unix:/private/") for value in addresses.values())
+    assert settings["disable_token_authorization"] == "false"
