@@ -1,0 +1,153 @@
+"""A new version comes into a running server: tried first, with no request failing, and with a way back."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.load import Result, load, post
+from serving.archive import package
+from serving.errors import DeployError, PackageError
+from serving.server import Server
+
+from ...unit.serving.small_export import entry, write_export
+from .conftest import Running, members, start_ganctl
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two versions that answer the same request with other bytes, and one that cannot be loaded."""
+    folder = tmp_path_factory.mktemp("versions")
+    made = []
+    for number, version in enumerate(("aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc")):
+        export = write_export(folder / str(number))
+        manifest = json.loads((export / "manifest.json").read_text())
+        manifest["model_version"] = version
+        if number == 2:
+            broken = b"no ONNX at all"
+            (export / "generator.onnx").write_bytes(broken)
+            manifest["files"]["generator.onnx"] = entry(broken)
+        (export / "manifest.json").write_text(json.dumps(manifest))
+        made.append(package(export, folder / f"out{number}"))
+    return made
+
+
+@pytest.fixture
+def server(archives: list[Path]) -> Iterator[Server]:
+    with Server(archives[0], port=0, workers=2) as server:
+        yield server
+
+
+def version(server: Server) -> str:
+    return str(httpx.get(f"{server.url}/predictions/digits").headers["x-model-version"])
+
+
+def under_load(server: Server, seconds: float) -> tuple[threading.Thread, list[Result]]:
+    address = "127.0.0.1", int(server.url.rpartition(":")[2])
+    requests = [post("/predictions/digits", json.dumps({"digits": digit}).encode()) for digit in range(10)]
+    results: list[Result] = []
+    asking = threading.Thread(
+        target=lambda: results.append(load(address, requests, connections=32, seconds=seconds, warm_up=0.0))
+    )
+    asking.start()
+    return asking, results
+
+
+def test_no_request_fails_while_versions_change_under_load(server: Server, archives: list[Path]) -> None:
+    asking, results = under_load(server, 8.0)
+    for archive, expected in ((archives[1], "bbbbbbbbbbbb"), (archives[0], "aaaaaaaaaaaa")):
+        assert server.deploy(archive)["model_version"] == expected
+        assert {version(server) for _ in range(20)} == {expected}, "no worker has stayed behind"
+    assert server.roll_back() == {"model_version": "bbbbbbbbbbbb", "previous": "aaaaaaaaaaaa"}
+    asking.join()
+    (result,) = results
+    assert set(result.statuses) == {200}
+    assert result.failures == 0
+    assert result.statuses[200] > 200
+
+
+def test_a_version_that_cannot_draw_never_reaches_a_worker(server: Server, archives: list[Path]) -> None:
+    workers = set(members(server.pid))
+    with pytest.raises(DeployError, match="draws nothing, so it is not served") as caught:
+        server.deploy(archives[2])
+    assert "INVALID_PROTOBUF" in str(caught.value) or "InvalidProtobuf" in str(caught.value)
+    assert version(server) == "aaaaaaaaaaaa"
+    assert set(members(server.pid)) == workers
+
+
+def test_a_damaged_archive_changes_nothing(server: Server, archives: list[Path], tmp_path: Path) -> None:
+    cut = tmp_path / "digits.mar"
+    cut.write_bytes(archives[1].read_bytes()[:2000])
+    with pytest.raises(PackageError, match=r"digits\.mar"):
+        server.deploy(cut)
+    with pytest.raises(PackageError, match="--sha256"):
+        server.deploy(archives[1], sha256="0" * 64)
+    assert version(server) == "aaaaaaaaaaaa"
+
+
+def test_there_is_no_way_back_before_there_was_a_way_on(server: Server) -> None:
+    with pytest.raises(DeployError, match="no version before"):
+        server.roll_back()
+
+
+def test_a_worker_that_starts_anew_serves_the_new_version(server: Server, archives: list[Path]) -> None:
+    server.deploy(archives[1])
+    victims = [pid for pid in members(server.pid) if pid != server.pid]
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while True:
+        reply = httpx.get(f"{server.url}/predictions/digits")
+        if reply.status_code == 200:
+            break
+        assert time.monotonic() < deadline, reply.text
+        time.sleep(0.2)
+    assert reply.headers["x-model-version"] == "bbbbbbbbbbbb"
+
+
+def test_of_the_old_versions_only_the_one_before_is_kept(server: Server, archives: list[Path]) -> None:
+    for archive in (archives[1], archives[0], archives[1]):
+        server.deploy(archive)
+    assert server._folder is not None
+    assert len(list((server._folder / "versions").iterdir())) == 2
+
+
+def test_the_command_deploys_into_the_server_of_a_port_and_takes_it_back(
+    served: Running, archives: list[Path], tmp_path: Path
+) -> None:
+    port = served.url.rpartition(":")[2]
+    before = httpx.get(f"{served.url}/predictions/digits").headers["x-model-version"]
+
+    def deploy(*words: str) -> tuple[int, str, str]:
+        process = start_ganctl("deploy", *words, "--port", port, "--json", temporary=tmp_path)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
+
+    code, out, err = deploy(str(archives[1]))
+    assert (code, json.loads(out)) == (0, {"model_version": "bbbbbbbbbbbb", "previous": before}), err
+    assert httpx.get(f"{served.url}/predictions/digits").headers["x-model-version"] == "bbbbbbbbbbbb"
+    code, _, err = deploy(str(archives[2]))
+    assert code == 5
+    assert "draws nothing" in err
+    code, out, _ = deploy("--rollback")
+    assert (code, json.loads(out)["model_version"]) == (0, before)
+    assert httpx.get(f"{served.url}/predictions/digits").headers["x-model-version"] == before
+    code, _, err = deploy("--rollback", str(archives[1]))
+    assert code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_without_a_server_is_told(archives: list[Path], tmp_path: Path) -> None:
+    process = start_ganctl("deploy", str(archives[0]), "--port", "9", temporary=tmp_path)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 6
+    assert "--port 9: no `ganctl serve` of this user" in err
