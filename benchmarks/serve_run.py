@@ -37,13 +37,16 @@ def measure_all(
     """Everything that `ganctl bench serve` tells, of the systems of these names (of all where there are none).
 
     Raises:
-        BenchError: a server did not start, or did not answer.
+        BenchError: a server did not start, or did not answer, or none of them can run here.
         BenchUsageError: there is no such system, or the source is none.
     """
     serving = Serving(seconds=seconds, repetitions=repetitions, warm_up=warm_up, announce=announce)
     with tempfile.TemporaryDirectory(prefix="ganctl-bench-") as folder:
         models = prepare(source, Path(folder), announce)
-        return serving.run(choose(systems(models), names), cases())
+        chosen = choose(systems(models), names)
+        if all(system.lacks for system in chosen):
+            raise BenchError("; ".join(f"{system.name}: {system.lacks}" for system in chosen))
+        return serving.run(chosen, cases())
 
 
 class Serving:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -13,14 +14,15 @@ from click.testing import CliRunner
 from PIL import Image
 
 from benchmarks.cli import bench
+from benchmarks.errors import BenchError, BenchUsageError
 from benchmarks.serve_cases import Case
 from benchmarks.serve_models import prepare
 from benchmarks.serve_process import started
-from benchmarks.serve_run import Serving
+from benchmarks.serve_run import Serving, measure_all
 from benchmarks.serve_systems import CEILING, LITSERVE, Models, System, systems
 from benchmarks.serve_table import serve_table
 
-from ...unit.serving.small_export import seen_label
+from ...unit.serving.small_export import seen_label, write_export
 
 SHORT = Serving(seconds=0.2, repetitions=1, warm_up=0, announce=lambda text: None)
 
@@ -66,6 +68,7 @@ def test_a_stock_torchserve_gets_our_archive_and_none_of_our_settings(every: dic
     every["stock"].prepare(tmp_path)
     with zipfile.ZipFile(tmp_path / "store" / "digits.mar") as archive:
         assert yaml.safe_load(archive.read("model-config.yaml")).keys() == {"handler"}
+        assert len(archive.namelist()) == len(set(archive.namelist()))
     with started("stock", every["stock"].prepare) as server:
         assert seen_label(drawn(server.url, {"digits": 7})) == 7
         model = httpx.get(management_of(server.pid), trust_env=False).json()[0]
@@ -92,6 +95,23 @@ def test_a_peer_draws_the_digits_that_it_is_asked_for(every: dict[str, System], 
         assert grid.shape == (56, 56)
         assert [seen_label(cell) for cell in (grid[:28, :28], grid[:28, 28:], grid[28:, :28])] == [4, 4, 4]
         assert not grid[28:, 28:].any()
+
+
+def test_where_nothing_can_be_measured_the_reason_is_told(export: Path, tmp_path: Path) -> None:
+    shutil.copytree(export, tmp_path / "export")
+    manifest = json.loads((tmp_path / "export" / "manifest.json").read_text())
+    del manifest["files"]["generator.ts"]
+    (tmp_path / "export" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BenchError, match=r"torchscript: the export holds no generator\.ts"):
+        measure_all(
+            source=tmp_path / "export", names=["torchscript"], seconds=0.1, repetitions=1, warm_up=0, announce=print
+        )
+
+
+def test_a_source_that_draws_no_digits_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    coloured = write_export(tmp_path / "export", channels=3)
+    with pytest.raises(BenchUsageError, match=r"--source .*export: draws \{'channels': 3"):
+        prepare(coloured, tmp_path, print)
 
 
 def test_the_command_leaves_tables_and_a_plot_and_renews_a_document(export: Path, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ def system(name: str, rates: list[float], asked: list[Case] | None = None, refus
         "name": name, "what": f"what {name} is", "ready_seconds": [1.0, 2.0, 9.0],
         "memory": [{"rss": 300.0, "pss": 200.0, "pss_all": 700.0, "workers": 2}] * 3,
         "cases": [
-            {"kind": case.kind, "connections": case.connections, "images": case.images, "rates": rates, **few}
+            {"kind": case.kind, "connections": case.connections, "images": case.images, **few}
+            | {"rates": [2 * rate if case.kind == "GET" else rate for rate in rates]}
             for case in asked or cases()
         ],
     }  # fmt: skip
@@ -37,7 +38,7 @@ def rows(text: str, name: str) -> list[list[str]]:
 
 def test_rates_and_latencies_are_medians() -> None:
     rates, latencies, rest = rows(serve_table(results(system("ours", [900.0, 1000.0, 5000.0]))), "ours")
-    assert rates == ["ours", *["1,000"] * 8]
+    assert rates == ["ours", *["2,000"] * 4, *["1,000"] * 4]
     assert latencies == ["ours", *["2.0 / 20.0"] * 8]
     assert rest[4:] == ["1,000", "64,000", "20.0", "2.0", "300", "200", "700"]
 
@@ -58,7 +59,7 @@ def test_ratios_are_those_of_the_same_repetition_at_128_connections() -> None:
 def test_what_was_not_asked_is_a_dash_and_what_was_refused_is_told() -> None:
     text = serve_table(results(system("stock", [100.0] * 3, [Case("GET", 128)], refused=0.213)))
     rates, _, rest = rows(text, "stock")
-    assert rates == ["stock", "–", "–", "–", "100 (21%)", "–", "–", "–", "–"]
+    assert rates == ["stock", "–", "–", "–", "200 (21%)", "–", "–", "–", "–"]
     assert rest[1:7] == ["–"] * 6
     assert "- fastapi was left out: it is not there" in text
     assert "- stock: what stock is" in text
