@@ -58,9 +58,10 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.bench ## Measure training's speed and quality against the tutorial and two known GANs (an hour and a half)
+bench: .venv/.bench ## Measure training's speed and quality, and the service's speed, against peers (two hours)
 	$(BIN)/ganctl bench train
 	$(BIN)/ganctl bench quality
+	$(BIN)/ganctl bench serve
 
 # what the peers need, beside everything else and at no other version of it
 .venv/.bench: $(READY) benchmarks/requirements.lock
@@ -84,5 +85,5 @@ lock: $(UV) ## Renew requirements.lock from pyproject.toml
 		--output-file benchmarks/requirements.lock
 
 clean: ## Delete what can be made again (not runs/)
-	rm -rf .venv demo bench-quality bench-train dist build .images .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf .venv demo bench-quality bench-serve bench-train dist build .images .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 	find . -name __pycache__ -prune -exec rm -rf {} +

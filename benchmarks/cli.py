@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import signal
+import sys
 from pathlib import Path
 
 import click
@@ -103,6 +105,64 @@ def quality(seconds: float, seeds: int, names: tuple[str, ...], n: int, out: Pat
     else:
         click.echo(text)
         click.echo(f"results.json, table.md, samples.png and fd.png are in {out}")
+
+
+@bench.command()
+@click.option("--source", type=click.Path(path_type=Path), help="Run or export.  [default: `quick`, 200 steps of it]")
+@click.option("--only", "names", multiple=True, metavar="NAME", help="Only this server; may be repeated.")
+@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(min=0.1), help="Of each measurement.")
+@click.option("--repetitions", default=3, show_default=True, type=click.IntRange(min=1), help="Of all, interleaved.")
+@click.option("--warm-up", default=5.0, show_default=True, type=click.FloatRange(min=0), help="Seconds, at each start.")
+@click.option("--into", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Document for the table.")
+@click.option(
+    "--out",
+    default=Path("bench-serve"),
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the results.",
+)
+@json_option
+def serve(
+    source: Path | None,
+    names: tuple[str, ...],
+    seconds: float,
+    repetitions: int,
+    warm_up: float,
+    into: Path | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Load our server, a stock TorchServe, LitServe, FastAPI, and a TorchServe that draws nothing, in turns.
+
+    Leaves results.json, table.md and serving.png. Three repetitions take half an hour.
+    """
+    _need_matplotlib()
+    from benchmarks.figures import draw_serving
+    from benchmarks.serve_run import measure_all
+    from benchmarks.serve_table import replace_table, serve_table
+
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # unwinds, so that no server is left
+    results = measure_all(
+        source=source,
+        names=names,
+        seconds=seconds,
+        repetitions=repetitions,
+        warm_up=warm_up,
+        announce=lambda text: click.echo(text, err=True),
+    )
+    text = serve_table(results)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    (out / "table.md").write_text(text, "utf-8")
+    draw_serving(results, out / "serving.png")
+    if into is not None:
+        replace_table(into, text)
+    if as_json:
+        files = {name: str((out / name).resolve()) for name in ("results.json", "table.md", "serving.png")}
+        emit(results | {"files": files})
+    else:
+        click.echo(text)
+        click.echo(f"results.json, table.md and serving.png are in {out}")
 
 
 def _need_matplotlib() -> None:

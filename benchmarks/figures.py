@@ -1,4 +1,5 @@
-"""What `ganctl bench` draws: a row of samples for each system, the Fréchet distance over time, rates side by side."""
+"""What `ganctl bench` draws: a row of samples for each system, the Fréchet distance over time, rates side by side, and
+rates and latencies over connections."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,6 +93,29 @@ def draw_rates(results: Record, path: Path) -> None:
             axes.set_axisbelow(True)
         panels[-1, 0].set_xlabel("images/s")
         figure.savefig(path, dpi=150)
+        plt.close(figure)
+
+
+def draw_serving(results: Record, path: Path) -> None:
+    """Requests a second over connections, and beside them the 99th percentile of their latencies, for POST; medians."""
+    with mpl.rc_context(_STYLE):
+        figure, (rates, latencies) = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
+        for i, system in enumerate(results["systems"]):
+            cases = [case for case in system["cases"] if case["kind"] == "POST"]
+            numbers = [case["connections"] for case in cases]
+            style = {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKS[i % len(_MARKS)], "label": system["name"]}
+            style["linestyle"] = "-" if i < len(_COLOURS) else "--"
+            rates.plot(numbers, [np.median(case["rates"]) for case in cases], **style)
+            latencies.plot(numbers, [np.median(case["p99_ms"]) for case in cases], **style)
+        for axes, title in ((rates, "requests/s"), (latencies, "p99, ms")):
+            axes.set(xscale="log", yscale="log", xlabel="connections", xticks=numbers, xticklabels=numbers)
+            axes.set_title(f"{title}, one image a POST", loc="left", fontsize=11)
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        figure.legend(*rates.get_legend_handles_labels(), loc="outside right upper")
+        figure.savefig(path, dpi=100)
         plt.close(figure)
 
 

@@ -1,0 +1,48 @@
+"""What the peers' servers draw with: the export's generator.onnx by ONNX Runtime, and Pillow's PNG."""
+
+import io
+import math
+import os
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.peers import GENERATOR
+
+
+class Generator:
+    """Draws digits on one thread: the workers share the cores."""
+
+    def __init__(self) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        path = os.environ[GENERATOR]
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._z_dim = self._session.get_inputs()[0].shape[1]
+        self._random = np.random.default_rng()
+
+    def draw(self, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """One image for each label int64 [N], by one pass: uint8 [N, H, W]."""
+        z = self._random.standard_normal((len(labels), self._z_dim), dtype=np.float32)
+        (images,) = self._session.run(None, {"z": z, "label": labels})
+        pixels: NDArray[np.uint8] = (255 * images[:, 0] + 0.5).astype(np.uint8)
+        return pixels
+
+    def labels(self, digit: int | None, count: int) -> NDArray[np.int64]:
+        """What to draw for a request: the digit `count` times, or as many at random."""
+        return self._random.integers(10, size=count) if digit is None else np.full(count, digit)
+
+
+def png(images: NDArray[np.uint8]) -> bytes:
+    """Images [N, H, W] as a square grid, or as the one picture where N is 1."""
+    n, height, width = images.shape
+    side = math.isqrt(n - 1) + 1
+    cells = np.zeros((side * side, height, width), np.uint8)
+    cells[:n] = images
+    grid = cells.reshape(side, side, height, width).swapaxes(1, 2).reshape(side * height, side * width)
+    file = io.BytesIO()
+    Image.fromarray(grid).save(file, "PNG")
+    return file.getvalue()

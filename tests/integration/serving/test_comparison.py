@@ -1,0 +1,130 @@
+"""`ganctl bench serve` with real servers: each is what it is said to be, and draws what is asked for."""
+
+import io
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from PIL import Image
+
+from benchmarks.cli import bench
+from benchmarks.errors import BenchError, BenchUsageError
+from benchmarks.serve_cases import Case
+from benchmarks.serve_models import prepare
+from benchmarks.serve_process import started
+from benchmarks.serve_run import Serving, measure_all
+from benchmarks.serve_systems import CEILING, LITSERVE, Models, System, systems
+from benchmarks.serve_table import serve_table
+
+from ...unit.serving.small_export import seen_label, write_export
+
+SHORT = Serving(seconds=0.2, repetitions=1, warm_up=0, announce=lambda text: None)
+
+
+@pytest.fixture(scope="module")
+def models(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return prepare(export, tmp_path_factory.mktemp("models"), lambda text: None)
+
+
+@pytest.fixture(scope="module")
+def every(models: Models) -> dict[str, System]:
+    return {system.name: system for system in systems(models)}
+
+
+def drawn(url: str, body: dict[str, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    reply = httpx.post(url, json=body, timeout=30, trust_env=False).raise_for_status()
+    with Image.open(io.BytesIO(reply.content)) as image:
+        return np.asarray(image, np.uint8)
+
+
+def test_ours_and_the_ceiling_are_measured_side_by_side(every: dict[str, System]) -> None:
+    cases = [Case("GET", 4), Case("POST", 128), Case("JSON", 64), Case("grid", 16)]
+    results = SHORT.run([every["onnx-1"], every[CEILING]], cases)
+    ours, ceiling = results["systems"]
+    assert [case["kind"] for case in ours["cases"]] == ["GET", "POST", "JSON", "grid"]
+    assert [case["kind"] for case in ceiling["cases"]] == ["GET", "POST"]
+    for system, workers in ((ours, 1), (ceiling, 2)):
+        assert all(case["rates"][0] > 0 for case in system["cases"])
+        assert all(case["refused"] == [0] for case in system["cases"])
+        assert system["memory"][0]["workers"] == workers
+        assert system["memory"][0]["rss"] > 20
+    ratio = ours["cases"][1]["rates"][0] / ceiling["cases"][1]["rates"][0]
+    assert f"| {ratio:.2f} |" in serve_table(results)
+
+
+def test_the_ceiling_answers_everything_with_the_same_digit(models: Models, every: dict[str, System]) -> None:
+    with started(CEILING, every[CEILING].prepare) as server:
+        for body in ({"digits": 1}, {"digits": 2}):
+            assert httpx.post(server.url, json=body, trust_env=False).content == models.digit
+
+
+def test_a_stock_torchserve_gets_our_archive_and_none_of_our_settings(every: dict[str, System], tmp_path: Path) -> None:
+    every["stock"].prepare(tmp_path)
+    with zipfile.ZipFile(tmp_path / "store" / "digits.mar") as archive:
+        assert yaml.safe_load(archive.read("model-config.yaml")).keys() == {"handler"}
+        assert len(archive.namelist()) == len(set(archive.namelist()))
+    with started("stock", every["stock"].prepare) as server:
+        assert seen_label(drawn(server.url, {"digits": 7})) == 7
+        model = httpx.get(management_of(server.pid), trust_env=False).json()[0]
+        assert (model["batchSize"], model["maxBatchDelay"]) == (1, 100)
+
+
+def management_of(pid: int) -> str:
+    """The management address of the TorchServe that the script of this pid has started, by its config file."""
+    folder = Path(f"/proc/{pid}/cwd").readlink()
+    lines = (folder / "config.properties").read_text().splitlines()
+    return f"{dict(line.split('=', 1) for line in lines)['management_address']}/models/digits"
+
+
+@pytest.mark.parametrize(("name", "package"), [(LITSERVE, "litserve"), ("fastapi", "uvicorn")])
+def test_a_peer_draws_the_digits_that_it_is_asked_for(every: dict[str, System], name: str, package: str) -> None:
+    pytest.importorskip(package, reason=f"the package {package} is not installed: 'make bench' installs it")
+    system = every[name]
+    with started(name, system.prepare) as server:
+        for kind in system.kinds:
+            Case(kind, 1).check(server.url)
+        for digit in (3, 7):
+            assert seen_label(drawn(server.url, {"digits": digit})) == digit
+        grid = drawn(server.url, {"digits": 4, "count": 3})
+        assert grid.shape == (56, 56)
+        assert [seen_label(cell) for cell in (grid[:28, :28], grid[:28, 28:], grid[28:, :28])] == [4, 4, 4]
+        assert not grid[28:, 28:].any()
+
+
+def test_where_nothing_can_be_measured_the_reason_is_told(export: Path, tmp_path: Path) -> None:
+    shutil.copytree(export, tmp_path / "export")
+    manifest = json.loads((tmp_path / "export" / "manifest.json").read_text())
+    del manifest["files"]["generator.ts"]
+    (tmp_path / "export" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BenchError, match=r"torchscript: the export holds no generator\.ts"):
+        measure_all(
+            source=tmp_path / "export", names=["torchscript"], seconds=0.1, repetitions=1, warm_up=0, announce=print
+        )
+
+
+def test_a_source_that_draws_no_digits_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    coloured = write_export(tmp_path / "export", channels=3)
+    with pytest.raises(BenchUsageError, match=r"--source .*export: draws \{'channels': 3"):
+        prepare(coloured, tmp_path, print)
+
+
+def test_the_command_leaves_tables_and_a_plot_and_renews_a_document(export: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the package matplotlib is not installed: 'make bench' installs it")
+    document = tmp_path / "B.md"
+    document.write_text("<!-- ganctl bench serve: begins -->\n<!-- ganctl bench serve: ends -->\n")
+    words = ["serve", "--source", str(export), "--only", "onnx-1", "--seconds", "0.1", "--repetitions", "1"]
+    words += ["--warm-up", "0", "--into", str(document), "--out", str(tmp_path / "out"), "--json"]
+    done = CliRunner().invoke(bench, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    record = json.loads(done.stdout)
+    assert [system["name"] for system in record["systems"]] == ["onnx-1"]
+    table = Path(record["files"]["table.md"]).read_text("utf-8")
+    assert table in document.read_text("utf-8")
+    with Image.open(record["files"]["serving.png"]) as plot:
+        assert plot.width > 500

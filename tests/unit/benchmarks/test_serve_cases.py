@@ -1,0 +1,98 @@
+"""What is asked of every server is the same, and what comes back is looked at before it is measured."""
+
+import http.server
+import io
+import json
+import threading
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image
+
+from benchmarks.errors import BenchError
+from benchmarks.serve_cases import Case, cases
+
+
+def png(side: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (side, side)).save(file, "PNG")
+    return file.getvalue()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    status, body = 200, b""
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/digits"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_the_bars_cases_are_among_them() -> None:
+    asked = cases()
+    for kind in ("GET", "POST"):
+        assert [case.connections for case in asked if case.kind == kind] == [1, 16, 64, 128]
+    assert Case("grid", 16) in asked
+    assert len(set(asked)) == len(asked)
+
+
+def test_a_get_has_no_body_and_a_post_takes_the_digits_in_turn() -> None:
+    (get,) = Case("GET", 1).requests("/p")
+    assert get.startswith(b"GET /p HTTP/1.1\r\n")
+    assert get.endswith(b"\r\n\r\n")
+    assert b"Content-Length" not in get
+    posts = Case("POST", 1).requests("/p")
+    assert [json.loads(post.partition(b"\r\n\r\n")[2]) for post in posts] == [{"digits": d} for d in range(10)]
+    assert b"Accept: application/json\r\n" in Case("JSON", 1).requests("/p")[0]
+    (grid,) = Case("grid", 1).requests("/p")
+    assert grid.endswith(b'{"count": 64}')
+    assert Case("grid", 1).images == 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [("GET", png(28)), ("POST", png(28)), ("grid", png(8 * 28)), ("JSON", b'{"images": [{"png": ""}]}')],
+    ids=["GET", "POST", "grid", "JSON"],
+)
+def test_images_pass(url: str, kind: str, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Handler, "body", body)
+    Case(kind, 1).check(url)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "body", "told"),
+    [
+        ("GET", 503, b"busy", "answered 503: busy"),
+        ("grid", 200, png(28), r"28, 28\); expected a PNG of 224 × 224"),
+        ("JSON", 200, png(28), "no image in its JSON"),
+        ("JSON", 200, b'{"images": []}', "no image in its JSON"),
+    ],
+    ids=["refused", "too small", "no JSON", "no image"],
+)
+def test_anything_else_is_told(
+    url: str, kind: str, status: int, body: bytes, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Handler, "status", status)
+    monkeypatch.setattr(Handler, "body", body)
+    with pytest.raises(BenchError, match=told):
+        Case(kind, 1).check(url)

@@ -1,0 +1,75 @@
+"""A server that is measured is started in a folder of its own, told by its pids, and leaves nothing behind."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.errors import BenchError
+from benchmarks.serve_process import Launch, Process, family, started
+
+SLEEP = "import time; time.sleep(60)"
+TWO = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {SLEEP!r}], start_new_session=True)
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def printed(output: Path) -> str | None:
+    return output.read_text().strip() or None
+
+
+def test_a_family_is_a_process_and_all_that_descend_from_it() -> None:
+    with subprocess.Popen([sys.executable, "-c", TWO], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert [process.pid for process in family(parent.pid)] == [parent.pid, child]
+        assert {parent.pid, child} <= {process.pid for process in family(os.getpid())}
+        os.kill(child, 9)
+
+
+def test_what_a_server_has_started_is_ended_with_it_though_it_left_its_session() -> None:
+    with started("two", lambda folder: Launch([sys.executable, "-c", TWO], printed)) as server:
+        child = int(server.url)
+        folder = Path(f"/proc/{child}/cwd").readlink()
+        assert folder.is_dir()
+        assert server.seconds > 0
+        processes = family(server.pid)
+        assert child in [process.pid for process in processes]
+        memory = server.memory()
+    assert memory["workers"] == 1
+    assert 1 < memory["pss"] < memory["rss"] < memory["pss"] + 100
+    assert memory["pss_all"] > memory["pss"]
+    deadline = time.monotonic() + 5
+    while any(family(process.pid) == [process] for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.05)  # whoever adopted the child has yet to take notice
+    assert not [process for process in processes if process in family(process.pid)]
+    assert not folder.exists()
+
+
+def test_no_setting_of_this_shell_reaches_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("TS_NUMBER_OF_NETTY_THREADS", "7")
+    tell = f"import os; print(sorted(os.environ), flush=True); {SLEEP}"
+    launch = Launch([sys.executable, "-c", tell], printed, {"GIVEN": "1"})
+    with started("environment", lambda folder: launch) as server:
+        assert "'GIVEN'" in server.url
+        assert "OMP_NUM_THREADS" not in server.url
+        assert "TS_NUMBER_OF_NETTY_THREADS" not in server.url
+
+
+def test_a_server_that_does_not_start_is_told_with_its_last_words() -> None:
+    launch = Launch([sys.executable, "-c", "raise SystemExit('no room at the inn')"], lambda output: None)
+    told = r"peer ended with status 1 while starting.\n  no room at the inn"
+    with pytest.raises(BenchError, match=told), started("peer", lambda folder: launch):
+        raise AssertionError("it never started")
+
+
+def test_a_later_process_of_the_same_pid_is_another() -> None:
+    (own,) = [process for process in family(os.getpid()) if process.pid == os.getpid()]
+    assert own != Process(own.pid, own.began + 1)

@@ -1,0 +1,83 @@
+"""`ganctl bench serve` measures servers in turns, the best settings of each, and says what it left out."""
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.errors import BenchUsageError
+from benchmarks.serve_cases import Case
+from benchmarks.serve_run import Serving, choose
+from benchmarks.serve_systems import CEILING, LITSERVE, Models, System, by_port, systems
+from benchmarks.serve_table import serve_table
+
+TINY = str(Path(__file__).parent / "tiny_server.py")
+MODELS = Models(onnx=Path("a.mar"), torchscript=None, generator=Path("a.onnx"), conv=Path("c.mar"), digit=b"")
+
+
+def tiny(name: str, *words: str, **others: Any) -> System:
+    prepare = partial(by_port, [TINY, *words], Path("a.onnx"), "/")
+    return System(name, f"tiny {' '.join(words)}".strip(), prepare, kinds=("GET", "POST"), **others)
+
+
+def serving(told: list[str], repetitions: int = 1) -> Serving:
+    return Serving(seconds=0.2, repetitions=repetitions, warm_up=0, announce=told.append)
+
+
+def test_repetitions_go_through_all_servers_before_the_next() -> None:
+    told: list[str] = []
+    cases = [Case("GET", 2), Case("POST", 4), Case("grid", 1)]
+    results = serving(told, 2).run([tiny("one"), tiny("two", "0.05")], cases)
+    assert [text.split(":")[:2] for text in told] == [
+        ["1 of 2", " one"], ["1 of 2", " two"], ["2 of 2", " one"], ["2 of 2", " two"],
+    ]  # fmt: skip
+    one, two = results["systems"]
+    assert [case["kind"] for case in one["cases"]] == ["GET", "POST"], "it cannot be asked for grids"
+    for system in (one, two):
+        assert len(system["ready_seconds"]) == len(system["memory"]) == 2
+        assert all(len(case["rates"]) == len(case["p99_ms"]) == 2 for case in system["cases"])
+    fast, slow = one["cases"][0], two["cases"][0]
+    assert min(fast["rates"]) > 2 / 0.05 >= max(slow["rates"])
+    assert min(slow["p50_ms"]) >= 50
+
+
+def test_refusals_count_for_nothing_but_their_share() -> None:
+    results = serving([]).run([tiny("one")], [Case("GET", 2), Case("POST", 4)])
+    get, post = results["systems"][0]["cases"]
+    assert get["refused"] == [0]
+    assert post["refused"][0] == pytest.approx(0.1, abs=0.05), "every tenth asks for a 3"
+
+
+def test_of_several_settings_the_best_in_a_short_try_is_measured() -> None:
+    told: list[str] = []
+    system = tiny("one", "1", rivals=(tiny("one"),))
+    (measured,) = serving(told).run([system], [Case("GET", 1)])["systems"]
+    assert measured["what"] == "tiny"
+    assert [text.split(":")[0] for text in told] == ["a try of tiny 1", "a try of tiny", "1 of 1"]
+
+
+def test_a_peer_whose_package_is_missing_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *rest: None if name in ("litserve", "uvicorn") else find_spec(name, *rest),
+    )
+    found = choose(systems(MODELS), ["torchscript", LITSERVE, "fastapi"])
+    results = serving([]).run(found, [Case("GET", 1)])
+    assert results["systems"] == []
+    text = serve_table(results)
+    assert "- litserve was left out: it needs the package litserve: install it with 'make bench'" in text
+    assert "- fastapi was left out: it needs the package uvicorn" in text or "fastapi and uvicorn" in text
+    assert "- torchscript was left out: the export holds no generator.ts" in text
+
+
+def test_the_names_of_systems_are_one_each_and_a_wrong_one_is_told() -> None:
+    every = systems(MODELS)
+    names = [system.name for system in every]
+    assert len(set(names)) == len(names)
+    assert [system.name for system in choose(every, [CEILING, "onnx-2"])] == ["onnx-2", CEILING]
+    assert choose(every, []) == every
+    with pytest.raises(BenchUsageError, match="--only onyx-2: there is no such system, only onnx-1, onnx-2"):
+        choose(every, ["onyx-2"])

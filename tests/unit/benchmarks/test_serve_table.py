@@ -1,0 +1,88 @@
+"""The tables of `ganctl bench serve` tell medians, ratios within repetitions, and what is missing."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.errors import BenchUsageError
+from benchmarks.serve_cases import Case, cases
+from benchmarks.serve_systems import CEILING, LITSERVE
+from benchmarks.serve_table import BEGINS, ENDS, replace_table, serve_table
+
+Record = dict[str, Any]
+
+
+def system(name: str, rates: list[float], asked: list[Case] | None = None, refused: float = 0.0) -> Record:
+    few = {"p50_ms": [1.0, 2.0, 9.0], "p99_ms": [10.0, 20.0, 90.0], "refused": [refused] * 3}
+    return {
+        "name": name, "what": f"what {name} is", "ready_seconds": [1.0, 2.0, 9.0],
+        "memory": [{"rss": 300.0, "pss": 200.0, "pss_all": 700.0, "workers": 2}] * 3,
+        "cases": [
+            {"kind": case.kind, "connections": case.connections, "images": case.images, **few}
+            | {"rates": [2 * rate if case.kind == "GET" else rate for rate in rates]}
+            for case in asked or cases()
+        ],
+    }  # fmt: skip
+
+
+def results(*systems: Record) -> Record:
+    machine = {"device": "CPU", "cores": 2, "torch": "2", "python": "3"}
+    settings = {"seconds": 3.0, "repetitions": 3, "warm_up": 5.0}
+    return {"machine": machine, **settings, "systems": list(systems), "skipped": {"fastapi": "it is not there"}}
+
+
+def rows(text: str, name: str) -> list[list[str]]:
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith(f"| {name} |")]
+
+
+def test_rates_and_latencies_are_medians() -> None:
+    rates, latencies, rest = rows(serve_table(results(system("ours", [900.0, 1000.0, 5000.0]))), "ours")
+    assert rates == ["ours", *["2,000"] * 4, *["1,000"] * 4]
+    assert latencies == ["ours", *["2.0 / 20.0"] * 8]
+    assert rest[4:] == ["1,000", "64,000", "20.0", "2.0", "300", "200", "700"]
+
+
+def test_ratios_are_those_of_the_same_repetition_at_128_connections() -> None:
+    text = serve_table(
+        results(
+            system("ours", [600.0, 1200.0, 800.0]),
+            system(LITSERVE, [100.0, 100.0, 200.0], [Case("POST", 128), Case("grid", 16)]),
+            system(CEILING, [1000.0, 2000.0, 1000.0], [Case("GET", 128), Case("POST", 128)]),
+        )
+    )
+    assert rows(text, "ours")[2][1:4] == ["0.60", "0.60", "6.00"]
+    assert rows(text, LITSERVE)[2][1:4] == ["–", "0.10", "–"], "it takes no GET, and is no ratio to itself"
+    assert rows(text, CEILING)[2][1:4] == ["–", "–", "10.00"]
+
+
+def test_what_was_not_asked_is_a_dash_and_what_was_refused_is_told() -> None:
+    text = serve_table(results(system("stock", [100.0] * 3, [Case("GET", 128)], refused=0.213)))
+    rates, _, rest = rows(text, "stock")
+    assert rates == ["stock", "–", "–", "–", "200 (21%)", "–", "–", "–", "–"]
+    assert rest[1:7] == ["–"] * 6
+    assert "- fastapi was left out: it is not there" in text
+    assert "- stock: what stock is" in text
+
+
+def test_every_row_is_as_wide_as_its_table() -> None:
+    text = serve_table(results(system("ours", [1.0] * 3), system(CEILING, [1.0] * 3)))
+    for block in text.split("\n\n"):
+        if block.startswith("|"):
+            assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
+def test_a_table_takes_the_place_of_the_one_between_the_markers(tmp_path: Path) -> None:
+    document = tmp_path / "B.md"
+    document.write_text(f"before\n{BEGINS}\nold\n{ENDS}\nafter\n", "utf-8")
+    for _ in range(2):
+        replace_table(document, "| new |\n")
+    assert document.read_text("utf-8") == f"before\n{BEGINS}\n\n| new |\n\n{ENDS}\nafter\n"
+
+
+def test_a_document_without_markers_is_left_as_it_is_and_told(tmp_path: Path) -> None:
+    document = tmp_path / "B.md"
+    document.write_text("nothing here\n")
+    with pytest.raises(BenchUsageError, match=r"--into .*B\.md: has no two lines <!--"):
+        replace_table(document, "| new |\n")
+    assert document.read_text() == "nothing here\n"
