@@ -13,7 +13,7 @@ from benchmarks.serve_process import Launch
 from serving.archive import MODEL_NAME
 from serving.java import find_java
 from serving.ports import Ports, free_ports
-from serving.settings import config_properties, log4j2
+from serving.settings import METRICS, config_properties, log4j2
 
 _CONFIG = "model-config.yaml"
 _HANDLER = Path(__file__).parent / "peers" / "constant_handler.py"
@@ -51,8 +51,14 @@ def ceiling(mar: Path, digit: bytes, workers: int, folder: Path) -> Launch:
         entry = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]["handler"]
     files = {entry: _HANDLER.read_bytes(), "digit.png": digit}
     repack(mar, folder / "store" / f"{MODEL_NAME}.mar", files)
+    (folder / "workflows").mkdir()
     (folder / "log4j2.xml").write_text(log4j2(folder), "utf-8")
+    # TorchServe's own worker wants a gauge of its own in there
+    gauge = "model_metrics:\n  gauge:\n    - {name: PredictionTime, unit: ms, dimensions: [ModelName, *level]}\n"
+    (folder / "metrics.yaml").write_text(METRICS + gauge, "utf-8")
     properties = config_properties(folder, "127.0.0.1", ports, workers, token=False)
+    # it is asked whether it is ready as stock is; of a setting that is given twice, Java takes the last
+    properties += f"management_address=http://127.0.0.1:{ports.management}\n"
     return _torchserve(folder, ports, properties, ["--log-config", "log4j2.xml", "--ncs"])
 
 
