@@ -109,6 +109,7 @@ def _replies() -> Record:
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
     problem = {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     faults = {"400": "A field is faulty.", "406": "No type of this service is allowed.", "413": "Too much at once."}
+    faults["429"] = "Too many large requests at the same time: ask again."
     return {
         "200": {"description": "Images.", "headers": headers, "content": binary},
         "304": {"description": "Those that are known already, by `If-None-Match`."},

@@ -47,6 +47,30 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+_BUSY = Reply(
+    429,
+    MEDIA_TYPE,
+    problem(429, "Too many large requests at the same time; ask again."),
+    {"Retry-After": "1"},
+)
+
+
+class _Room:
+    """What is left of a batch. What does not fit is refused; something smaller behind it may still fit.
+
+    TorchServe ends a worker that keeps a batch for longer than `responseTimeout`, and all its requests with it; and the
+    time in which it reads a worker's reply grows with the square of its length.
+    """
+
+    def __init__(self, size: float) -> None:
+        self._left = size
+
+    def takes(self, share: float) -> bool:
+        fits = share <= self._left
+        self._left -= share if fits else 0
+        return fits
+
+
 class Service:
     """A model and its engine, ready to answer."""
 
@@ -68,12 +92,15 @@ class Service:
     def answer(self, batch: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[Reply]:
         """Answers requests given as (inputs, headers); a faulty one never touches its neighbours."""
         parsed = [self._guarded(self._parse, inputs, headers) for inputs, headers in batch]
+        room = _Room(self.model.limits.max_batch)
+        parsed = [_BUSY if isinstance(each, Request) and not room.takes(self._share(each)) else each for each in parsed]
         good = [request for request in parsed if isinstance(request, Request)]
         drawn = iter(self._draw(good) if good else ())
-        return [
-            self._guarded(self._encode, request, next(drawn)) if isinstance(request, Request) else request
-            for request in parsed
-        ]
+        room, replies = _Room(self.model.limits.max_batch * self.model.limits.max_reply), []
+        for each in parsed:
+            reply = self._guarded(self._encode, each, next(drawn)) if isinstance(each, Request) else each
+            replies.append(_BUSY if reply.status == 200 and not room.takes(len(reply.body)) else reply)
+        return replies
 
     def _parse(self, inputs: Mapping[str, Any], headers: Mapping[str, Any]) -> Request | Reply:
         """What is to be drawn, or the reply where nothing is."""
@@ -86,6 +113,12 @@ class Service:
         if known and request.seeded and matches(known, self._tag(request)):
             return Reply(304, request.media, b"", self._headers(request))
         return request
+
+    def _share(self, request: Request) -> float:
+        """How much of what one request may take this one takes, 0 to 1."""
+        model, limits = self.model, self.model.limits
+        pixels = model.height * model.width * request.scale**2
+        return request.images * max(model.values / limits.max_values, pixels / limits.max_pixels)
 
     def _draw(self, requests: Sequence[Request]) -> list[NDArray[np.uint8]]:
         """All images of all requests in one pass; gives each request its own, uint8 [N, H, W, C]."""
