@@ -1,4 +1,4 @@
-"""A long mixed load leaves the server as large as it was. GANCTL_SOAK_SECONDS sets how long (15 minutes)."""
+"""A long mixed load leaves the server as large as it was. SOAK_SECONDS sets how long (15 minutes)."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from .hostile_kinds import JSON
 from .watch import Watch
 from .wire import Wire, request
 
-SECONDS = float(os.environ.get("GANCTL_SOAK_SECONDS", "900"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "900"))
 CONNECTIONS = 8
 
 pytestmark = [
@@ -48,8 +48,11 @@ def test_memory_stays_flat_under_a_long_mixed_load(own: Running) -> None:
     warm = np.array(samples[len(samples) // 3 :])
     java, worker = np.polyfit(warm[:, 0] / 60, warm[:, 1:], 1)[0]  # MiB a minute
     print(f"{dict(statuses)}; {java:+.2f} MiB a minute in Java, {worker:+.2f} in a worker; last {samples[-1]}")
-    assert worker < max(0.5, 30 / SECONDS * 60)
-    assert java < max(4.0, 240 / SECONDS * 60)
+    # What the whole load may add; over fifteen minutes that is some ten bytes for a request, and some hundred in Java,
+    # which takes memory from the system by and by.
+    minutes = SECONDS / 60
+    assert worker < 16 / minutes
+    assert java < 160 / minutes
 
 
 def _load(url: str, seed: int, over: threading.Event) -> Counter[int]:
