@@ -53,7 +53,7 @@ def _lengths(rng: random.Random) -> Hostile:
     body = json.dumps(fields(rng)).encode()
     length = rng.choice((*LENGTHS, *(str(len(body) + more) for more in (1, 1_000, -1))))
     twice = [("Content-Length", str(len(body)))] if rng.random() < 0.2 else []
-    return Hostile("lengths", request(body=body, headers=[JSON, *twice], length=length), 0)
+    return Hostile("lengths", request(body=body, headers=[JSON, *twice], length=length), answered=False)
 
 
 def _chunks(rng: random.Random) -> Hostile:
@@ -75,7 +75,7 @@ def _bad_chunks(rng: random.Random) -> Hostile:
     unended = (size + b"\r\n" + body, size + b"\r\n" + body + b"\r\n0\r\n", size + b"\n" + body + b"\n0\n\n")
     sent = rng.choice((rng.choice(SIZES) + b"\r\n" + body, rng.choice(unended)))
     headers = [JSON, ("Transfer-Encoding", rng.choice(CODINGS))]
-    return Hostile("bad chunks", request(headers=headers, length=rng.choice(("", "5"))) + sent, 0)
+    return Hostile("bad chunks", request(headers=headers, length=rng.choice(("", "5"))) + sent, answered=False)
 
 
 VERBS = (

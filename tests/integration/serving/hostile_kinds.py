@@ -10,11 +10,11 @@ FIELDS = ("digits", "labels", "text", "count", "seed", "truncation", "scale", "l
 
 @dataclass(frozen=True)
 class Hostile:
-    """A request, or several in a row."""
+    """A request as it goes over the wire."""
 
     kind: str
     data: bytes
-    replies: int = 1  # that must come; 0: none has to, as the request may have no end
+    answered: bool = True  # whether there must be a reply; else there may be none, as the request may have no end
 
 
 def fields(rng: random.Random) -> dict[str, Any]:

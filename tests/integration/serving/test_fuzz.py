@@ -25,14 +25,15 @@ def test_hostile_requests_make_no_5xx_and_leave_the_server_as_it_was(own: Runnin
     watch = Watch(own)
     workers, expected = watch.workers(), _seeded(own)
     assert fuzz(own.url, 1, first) == []
-    java, worker = watch.memory()  # from here on: Java has its heap and its code, the caches of both are full
+    before = watch.memory()  # from here on, as all caches are full and all buffers are there
     assert fuzz(own.url, 2, then) == []
-    java_after, worker_after = watch.memory()
+    after = watch.memory()
     assert watch.workers() == workers, "none was started anew"
     assert watch.ready() == 2
     assert _seeded(own) == expected
-    assert worker_after - worker < 16
-    assert java_after - java < 128
+    assert after.heap - before.heap < 2, "MiB; 40,000 requests leave 0.1"
+    assert after.worker - before.worker < 16
+    assert after.java - before.java < 256
 
 
 def test_the_services_page_lists_what_torchserve_fails_on() -> None:

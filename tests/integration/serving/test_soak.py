@@ -31,28 +31,27 @@ pytestmark = [
 def test_memory_stays_flat_under_a_long_mixed_load(own: Running) -> None:
     watch, over = Watch(own), threading.Event()
     workers = watch.workers()
-    samples: list[tuple[float, float, float]] = []  # seconds, MiB of Java, MiB of the largest worker
+    samples: list[tuple[float, ...]] = []  # seconds, and the memory then
     with ThreadPoolExecutor(CONNECTIONS) as threads:
         loads = [threads.submit(_load, own.url, seed, over) for seed in range(CONNECTIONS)]
         try:
             start = time.monotonic()
             while (now := time.monotonic() - start) < SECONDS:
                 samples.append((now, *watch.memory()))
-                time.sleep(SECONDS / 120)
+                time.sleep(SECONDS / 60)
         finally:
             over.set()
         statuses = sum((load.result() for load in loads), Counter[int]())
     assert set(statuses) <= {200, 400, 429}, statuses
     assert statuses[200] > 50 * SECONDS
     assert watch.workers() == workers
-    warm = np.array(samples[len(samples) // 3 :])
-    java, worker = np.polyfit(warm[:, 0] / 60, warm[:, 1:], 1)[0]  # MiB a minute
-    print(f"{dict(statuses)}; {java:+.2f} MiB a minute in Java, {worker:+.2f} in a worker; last {samples[-1]}")
-    # What the whole load may add; over fifteen minutes that is some ten bytes for a request, and some hundred in Java,
-    # which takes memory from the system by and by.
     minutes = SECONDS / 60
-    assert worker < 16 / minutes
-    assert java < 160 / minutes
+    warm = np.array(samples[len(samples) // 3 :])
+    heap, java, worker = np.polyfit(warm[:, 0] / 60, warm[:, 1:], 1)[0]  # MiB a minute
+    print(f"{dict(statuses)}; MiB a minute: heap {heap:+.3f}, Java {java:+.2f}, worker {worker:+.2f}; {samples[-1]}")
+    assert heap < 2 / minutes
+    assert worker < 16 / minutes  # batches of large requests come and go
+    assert java < 512 / minutes  # Java takes memory as it likes; what it needs of it is told by the heap
 
 
 def _load(url: str, seed: int, over: threading.Event) -> Counter[int]:

@@ -1,10 +1,8 @@
 """HTTP by the byte: sends what no HTTP library would, and reads what comes back."""
 
-import json
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 PATIENCE = 20.0  # seconds for a reply that must come
@@ -19,20 +17,6 @@ class Reply:
     status: int
     headers: dict[str, str]
     body: bytes
-
-    @property
-    def from_handler(self) -> bool:
-        """Whether the handler has written it: TorchServe's own replies name no model."""
-        return "x-model-version" in self.headers
-
-    @property
-    def message(self) -> str:
-        """TorchServe's own words, where this is one of its errors."""
-        try:
-            found: Any = json.loads(self.body)
-        except ValueError:
-            return ""
-        return f"{found.get('type')}: {found.get('message')}" if isinstance(found, dict) else ""
 
 
 class Wire:
