@@ -19,6 +19,7 @@ class Limits:
     max_scale: int = 16
     max_values: int = 1 << 22  # what a request may draw: images × channels × height × width
     max_pixels: int = 1 << 24  # what a request may encode: pixels after enlargement
+    max_batch: int = 4  # what a batch may draw, encode and reply: as much as so many of the largest requests
     max_body: int = 65_536  # bytes
     max_reply: int = 6_500_000  # bytes; above TorchServe's own limit (6,553,500 by default) a reply would become a 500
 

@@ -19,7 +19,7 @@ def describe(model: Model, page: bool = False, name: str = "digits") -> bytes:
     parameters = [{"$ref": "#/components/parameters/accept"}]
     queries = [*parameters, *(_query(field, schema) for field, schema in fields.items())]
     body = {"schema": {"$ref": "#/components/schemas/Request"}}
-    form = {"schema": {"type": "object", "properties": {field: {"type": "string"} for field in fields}}}
+    form = {"schema": {"type": "object", "properties": dict.fromkeys(fields, _TEXT), "additionalProperties": False}}
     content = {"application/json": body, "application/x-www-form-urlencoded": form}
     record = {
         "openapi": "3.1.0",
@@ -55,6 +55,7 @@ def describe(model: Model, page: bool = False, name: str = "digits") -> bytes:
                 "Request": {"type": "object", "properties": fields, "additionalProperties": False},
                 "Images": _images(model),
                 "Problem": _PROBLEM,
+                "Refusal": _REFUSAL,
             },
             "parameters": {"accept": _ACCEPT},
             "headers": _HEADERS,
@@ -110,11 +111,15 @@ def _replies(page: bool) -> Record:
         binary[PAGE] = {"schema": {"type": "string", "description": _PAGE}}
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
     problem = {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    refusal = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
     faults = {"400": "A field is faulty.", "406": "No type of this service is allowed.", "413": "Too much at once."}
+    faults["429"] = "Too many large requests at the same time: ask again."
     return {
         "200": {"description": "Images.", "headers": headers, "content": binary},
         "304": {"description": "Those that are known already, by `If-None-Match`."},
-        **{status: {"description": told, "content": problem} for status, told in faults.items()},
+        **{status: {"description": told, "content": problem | refusal} for status, told in faults.items()},
+        "503": {"description": "Too many requests wait already: ask again.", "content": refusal},
+        "default": {"description": "The request does not reach the generator.", "content": refusal},
     }
 
 
@@ -154,6 +159,13 @@ _HEADERS: Record = {
     "X-Seed": {"description": "The seed that was drawn from.", "schema": {"type": "integer"}},
     "X-Model-Version": {"description": "The model that has drawn.", "schema": {"type": "string"}},
     "ETag": {"description": "Where a seed was given: names these bytes.", "schema": {"type": "string"}},
+}
+_TEXT: Record = {"type": "string"}
+_REFUSAL: Record = {
+    "description": "What TorchServe itself says.",
+    "type": "object",
+    "properties": {"code": {"type": "integer"}, "type": _TEXT, "message": _TEXT},
+    "required": ["code", "type"],
 }
 _PROBLEM: Record = {
     "description": "RFC 9457; `errors` names every faulty field at once.",

@@ -26,6 +26,7 @@ from .page import build
 from .problem import MEDIA_TYPE, SHOWN, BadRequest, Fault, problem
 from .replies import encode
 from .request import DESCRIPTION, PAGE, Parser, Request
+from .room import Room
 from .walks import walk
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,14 @@ class Observation(NamedTuple):
     faults: Counter[str]  # by the field that is faulty
 
 
+_BUSY = Reply(
+    429,
+    MEDIA_TYPE,
+    problem(429, "Too many large requests at the same time; ask again."),
+    {"Retry-After": "1"},
+)
+
+
 class Service:
     """A model and its engine, ready to answer."""
 
@@ -86,15 +95,17 @@ class Service:
     def answer(self, batch: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[Reply]:
         """Answers requests given as (inputs, headers); a faulty one never touches its neighbours."""
         parsed = [self._guarded(self._parse, inputs, headers) for inputs, headers in batch]
+        room = Room(self.model.limits.max_batch)
+        parsed = [_BUSY if isinstance(each, Request) and not room.takes(self._share(each)) else each for each in parsed]
         good = [request for request in parsed if isinstance(request, Request)]
         began = time.perf_counter()
         images = self._draw(good) if good else []
         drawn = time.perf_counter()
         of_request = iter(images)
-        replies = [
-            self._guarded(self._encode, request, next(of_request)) if isinstance(request, Request) else request
-            for request in parsed
-        ]
+        room, replies = Room(self.model.limits.max_batch * self.model.limits.max_reply), []
+        for each in parsed:
+            reply = self._guarded(self._encode, each, next(of_request)) if isinstance(each, Request) else each
+            replies.append(_BUSY if reply.status == 200 and not room.takes(len(reply.body)) else reply)
         faults = Counter(field for reply in replies for field in reply.faults)
         self.observation = Observation(sum(map(len, images)), drawn - began, time.perf_counter() - drawn, faults)
         return replies
@@ -115,6 +126,12 @@ class Service:
         if known and request.seeded and matches(known, self._tag(request)):
             return Reply(304, request.media, b"", self._headers(request))
         return request
+
+    def _share(self, request: Request) -> float:
+        """How much of what one request may take this one takes, 0 to 1."""
+        model, limits = self.model, self.model.limits
+        pixels = model.height * model.width * request.scale**2
+        return request.images * max(model.values / limits.max_values, pixels / limits.max_pixels)
 
     def _draw(self, requests: Sequence[Request]) -> list[NDArray[np.uint8]]:
         """All images of all requests in one pass; gives each request its own, uint8 [N, H, W, C]."""

@@ -1,5 +1,6 @@
 """Real TorchServes for the integration tests: one for each back-end, shared by all tests that do them no harm."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -69,11 +70,11 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_export(tmp_path_factory.mktemp("export") / "export")
 
 
-@pytest.fixture(scope="session")
-def served(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """`ganctl serve EXPORT --json` with two workers and ONNX Runtime."""
-    temporary = tmp_path_factory.mktemp("t")
-    process = start_ganctl("serve", str(export), "--port", "0", "--workers", "2", "--json", temporary=temporary)
+@contextlib.contextmanager
+def running(export: Path, temporary: Path, *arguments: str) -> Iterator[Running]:
+    """`ganctl serve EXPORT --json` with two workers, ready, for as long as the block lasts."""
+    words = ("serve", str(export), "--port", "0", "--workers", "2", "--json", *arguments)
+    process = start_ganctl(*words, temporary=temporary)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -82,6 +83,20 @@ def served(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     finally:
         process.terminate()
         process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def served(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server with two workers and ONNX Runtime; not to be harmed."""
+    with running(export, tmp_path_factory.mktemp("t")) as server:
+        yield server
+
+
+@pytest.fixture
+def own(export: Path, tmp_path: Path) -> Iterator[Running]:
+    """The same, for one test that does harm."""
+    with running(export, tmp_path) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -250,3 +250,22 @@ def test_no_batch_fails(service: Service, bodies: list[bytes]) -> None:
         assert reply.status in (200, 400)
         if b'"seed"' in body and reply.status == 200:
             assert reply.body == only(service, ({"body": bytearray(body)}, {})).body
+
+
+def test_more_large_requests_than_a_batch_has_room_for_are_told_to_ask_again(load: Callable[..., Service]) -> None:
+    service = load(max_batch=2)
+    small, large = asked(seed=3), asked(seed=3, count=80, scale=16)
+    alone = only(service, small).body
+    replies = service.answer([large] * 5 + [small])
+    assert [reply.status for reply in replies] == [200, 200, 429, 429, 429, 200]
+    assert replies[2].headers == {"Retry-After": "1"}
+    assert (replies[2].media, json.loads(replies[2].body)["status"]) == ("application/problem+json", 429)
+    assert replies[-1].body == alone, "smaller ones behind them still fit"
+
+
+def test_the_replies_to_a_batch_are_bounded_in_bytes(load: Callable[..., Service]) -> None:
+    npz = {"Accept": "application/x-npz"}
+    bytes_each = len(only(load(), asked(npz, count=100)).body)
+    service = load(max_batch=2, max_reply=bytes_each)
+    replies = service.answer([asked(npz, count=100)] * 5 + [asked(npz, count=101)])
+    assert [reply.status for reply in replies] == [200, 200, 429, 429, 429, 413]

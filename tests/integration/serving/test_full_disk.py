@@ -1,0 +1,81 @@
+"""A disk that is full when the server wants to log."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from .conftest import Running, running
+from .watch import Watch
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs, looks into /proc")
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """An empty file system of 16 MiB."""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as name:
+        command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", name]
+        try:
+            mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no mount here")
+        if mounted.returncode != 0:
+            pytest.skip(f"may not mount a file system here: {mounted.stderr.strip()}")
+        yield Path(name)
+        subprocess.run(["umount", name], check=True)
+
+
+def test_a_server_that_cannot_write_its_logs_goes_on(export: Path, small_disk: Path) -> None:
+    with running(export, small_disk) as server:
+        expected = _seeded(server)
+        logs = next(small_disk.glob("ganctl-*/logs"))
+        _fill(small_disk / "filler")
+        before = _bytes(logs)
+        for _ in range(30):
+            _make_it_log(server)
+            assert _seeded(server) == expected
+        assert _bytes(logs) - before < 30_000, "thirty stack traces have more bytes: the disk was not full"
+
+        watch = Watch(server)
+        killed = watch.workers()
+        os.kill(min(killed), signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while len(watch.workers() - killed) < 1 or watch.ready() < 2:
+            assert time.monotonic() < deadline, "a worker that died while the disk was full has not come back"
+            time.sleep(0.1)
+        assert _seeded(server) == expected
+
+        (small_disk / "filler").unlink()
+        _make_it_log(server)
+        assert _bytes(logs) > before, "it logs again once there is room"
+
+
+def _seeded(server: Running) -> bytes:
+    reply = httpx.post(f"{server.url}/predictions/digits", json={"digits": 7, "seed": 3, "count": 9})
+    assert reply.status_code == 200, reply.text
+    return reply.content
+
+
+def _make_it_log(server: Running) -> None:
+    """TorchServe logs a stack trace for a form that it cannot decode."""
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert httpx.post(f"{server.url}/predictions/digits", content=b"seed=%zz", headers=form).status_code == 500
+
+
+def _fill(path: Path) -> None:
+    disk = os.statvfs(path.parent)
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, disk.f_bavail * disk.f_frsize)
+    assert os.statvfs(path.parent).f_bavail == 0
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())

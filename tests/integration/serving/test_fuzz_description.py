@@ -1,0 +1,50 @@
+"""The service does what its own description says, whatever is asked within the description and beyond it."""
+
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi import checks
+from schemathesis.specs.openapi.schemas import OpenApiSchema
+
+from serving.handler.request import DESCRIPTION, MEDIA_TYPES
+
+from .conftest import Running
+from .known_failures import is_known
+
+# Which fields go together is told in words; verbs are TorchServe's, which takes any for any.
+BEYOND_A_DESCRIPTION = [checks.positive_data_acceptance, checks.unsupported_method]
+
+
+@pytest.fixture(scope="session")
+def description(served: Running) -> OpenApiSchema:
+    told = httpx.get(f"{served.url}/predictions/digits", headers={"Accept": DESCRIPTION}).json()
+    schema = schemathesis.openapi.from_dict(told)
+    schema.config.update(base_url=served.url)
+    schema.config.checks.negative_data_rejection.expected_statuses = ["400", "406", "413"]
+    assert isinstance(schema, OpenApiSchema)
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("operation", "mode"),
+    [
+        ("draw", GenerationMode.POSITIVE),  # nothing in it could be wrong: its one header takes any text
+        *((name, mode) for name in ("drawFields", "drawQuery") for mode in GenerationMode),
+    ],
+)
+def test_replies_are_as_described(description: OpenApiSchema, operation: str, mode: GenerationMode) -> None:
+    cases = description.find_operation_by_id(operation).as_strategy(generation_mode=mode)
+
+    @settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(case=cases, media=st.none() | st.sampled_from(MEDIA_TYPES))
+    def ask(case: schemathesis.Case[Any], media: str | None) -> None:
+        reply = case.call(headers={} if media is None else {"Accept": media})
+        if not is_known(reply.status_code, reply.content):
+            case.validate_response(reply, excluded_checks=BEYOND_A_DESCRIPTION)
+
+    ask()

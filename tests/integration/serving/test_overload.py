@@ -1,0 +1,107 @@
+"""More than the server can do: the excess is told so at once and cleanly, what was accepted is served."""
+
+import functools
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from serving.client import Client
+
+from .conftest import Running
+from .hostile_kinds import JSON
+from .watch import Watch
+from .wire import Wire, request
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+QUEUE, TAKEN = 1_024, 2 * 64  # what waits in the queue, and what two workers have taken out of it at most
+EXCESS = 100
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Room for some thousand connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 4_096:
+        pytest.skip(f"this system lets a process have {hard} files; the test needs 4,096")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4_096), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_files")
+def test_a_full_queue_refuses_the_excess_with_503_and_loses_nothing_that_it_took(own: Running) -> None:
+    watch = Watch(own)
+    workers = watch.workers()
+    wires = [Wire(own.url) for _ in range(QUEUE + TAKEN + EXCESS)]
+    try:
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        for seed, wire in enumerate(wires):
+            wire.send(request(body=json.dumps({"seed": seed}).encode(), headers=[JSON]))
+        refused = _refused_while_nobody_draws(wires)
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        replies = [wire.read() for wire in wires]
+    finally:
+        for wire in wires:
+            wire.close()
+    statuses = Counter(reply.status if reply else None for reply in replies)
+    assert set(statuses) == {200, 503}, "each gets a whole reply"
+    assert EXCESS <= statuses[503] == refused <= EXCESS + TAKEN
+    for seed, reply in enumerate(replies):
+        assert reply is not None
+        if reply.status == 200:
+            assert reply.headers["x-seed"] == str(seed)
+        else:
+            assert reply.headers["content-type"] == "application/json"
+            assert json.loads(reply.body)["code"] == 503
+    assert httpx.get(f"{own.url}/predictions/digits").status_code == 200
+    assert watch.workers() == workers
+
+
+def _refused_while_nobody_draws(wires: list[Wire]) -> int:
+    """How many have their answer although no worker moves; waits until there are no more of them."""
+    poll = select.poll()
+    for wire in wires:
+        poll.register(wire.socket, select.POLLIN)
+    found, deadline = -1, time.monotonic() + 10
+    while (answered := len(poll.poll(1_000))) != found or answered < EXCESS:
+        assert time.monotonic() < deadline, f"{answered} of the excess of {EXCESS} were refused"
+        found = answered
+        time.sleep(0.3)
+    return found
+
+
+def test_many_large_replies_at_once_end_no_worker(own: Running) -> None:
+    watch = Watch(own)
+    workers = watch.workers()
+    large = {"count": 256, "scale": 5, "seed": 1}  # five million bytes
+    post = functools.partial(httpx.post, f"{own.url}/predictions/digits", timeout=60)
+    with ThreadPoolExecutor(64) as threads:
+        asked = [threads.submit(post, json=large, headers={"Accept": "application/x-npz"}) for _ in range(64)]
+        replies = [future.result() for future in asked]
+    statuses = Counter(reply.status_code for reply in replies)
+    assert set(statuses) <= {200, 429}
+    assert statuses[200] >= 8
+    assert len({reply.content for reply in replies if reply.status_code == 200}) == 1
+    assert watch.workers() == workers
+
+
+def test_the_client_waits_for_its_turn_among_many_large_requests(own: Running) -> None:
+    def ask(seed: int) -> int:
+        with Client(own.url, timeout=60) as client:
+            return len(client.picture(media="image/webp", count=256, scale=9, seed=seed))
+
+    with ThreadPoolExecutor(32) as threads:
+        assert min(threads.map(ask, range(32))) > 10_000
