@@ -49,8 +49,10 @@ def launch(java: Path, folder: Path, environment: dict[str, str]) -> "subprocess
         raise ServerError("TorchServe is not installed: `pip install torchserve`.")
     torchserve = Path(package.origin).parent
     home = _home(folder, torchserve)
-    # -UsePerfData: no /tmp/hsperfdata_USER left behind
-    command = [str(java), "-XX:-UsePerfData", f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={folder / 'tmp'}"]
+    # -UsePerfData: no /tmp/hsperfdata_USER left behind. The limits: Java would take a quarter of the machine for its
+    # heap, and as much again for replies that nobody reads.
+    command = [str(java), "-XX:-UsePerfData", "-Xmx1g", "-XX:MaxDirectMemorySize=1g"]
+    command += [f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={folder / 'tmp'}"]
     command += [f"-Dlog4j.configurationFile=file://{folder / 'log4j2.xml'}", "-cp", f"{torchserve / 'frontend'}/*"]
     command += ["org.pytorch.serve.ModelServer", "--python", sys.executable]
     command += ["-f", str(folder / "config.properties"), "-s", str(folder / "store"), "-ncs"]

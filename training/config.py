@@ -92,7 +92,10 @@ class ModelSettings(Section):
     generator: str = Field("conv", description="conv: DCGAN-like; mlp: the Lightning tutorial's; or module:Name")
     discriminator: str = Field("conv", description="conv: strided; mlp: the tutorial's; or module:Name")
     z_dim: PositiveInt = Field(64, description="length of the latent vector, drawn from a standard normal")
-    width: PositiveInt = Field(32, description="channels at full resolution of the conv networks")
+    width: PositiveInt = Field(32, description="channels of the conv networks at half the images' resolution")
+    generator_width: PositiveInt | None = Field(
+        None, description="the same, of the generator alone; unset: as model.width"
+    )
     conditional: bool = Field(True, description="whether both networks see the label")
     conditioning: Literal["auto", "projection", "embedding"] = Field(
         "auto", description="how the discriminator sees it; auto: projection for conv, embedding for mlp"

@@ -227,7 +227,7 @@ class MlpGenerator(Generator):
 @GENERATORS.register("conv")
 def _conv_generator(settings: ModelSettings, shape: ImageShape, classes: int | None) -> Generator:
     _need_quarters(shape, "model.generator")
-    return ConvGenerator(settings.z_dim, classes, shape, settings.width)
+    return ConvGenerator(settings.z_dim, classes, shape, settings.generator_width or settings.width)
 
 
 @GENERATORS.register("mlp")

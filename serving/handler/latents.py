@@ -52,8 +52,13 @@ def draw_labels(seed: int, count: int, classes: int) -> NDArray[np.int64]:
 
     They come from a stream of their own: asking for a label by name does not change the handwriting.
     """
-    words = _words(seed, _LABEL_STREAM, count)
-    return ((words >> np.uint64(11)) * _UNIT * classes).astype(np.int64)
+    return np.array(label_tuple(seed, count, classes), np.int64)
+
+
+def label_tuple(seed: int, count: int, classes: int) -> tuple[int, ...]:
+    """The same without an array, whose making takes longer than all else where there is one label."""
+    words: list[int] = _words(seed, _LABEL_STREAM, count).tolist()
+    return tuple([int((word >> 11) * _UNIT * classes) for word in words])
 
 
 def _words(seed: int, stream: int, count: int) -> NDArray[np.uint64]:

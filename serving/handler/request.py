@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from .accept import choose, names
 from .fields import read, show
-from .latents import MAX_SEED, draw_labels
+from .latents import MAX_SEED, label_tuple
 from .model import Model
 from .problem import BadRequest, Fault
 
@@ -153,8 +153,8 @@ def _drawn(plan: Request, model: Model) -> Request:
     seed = plan.seed if plan.seeded else int.from_bytes(os.urandom(8)) & MAX_SEED
     labels = plan.labels
     if labels == ():
-        drawn = draw_labels(seed, 1 if plan.frames else plan.draws, len(model.class_names))
-        labels = _repeated(tuple(drawn.tolist()), plan.images)
+        drawn = label_tuple(seed, 1 if plan.frames else plan.draws, len(model.class_names))
+        labels = _repeated(drawn, plan.images) if plan.frames else drawn
     return plan._replace(seed=seed, labels=labels)
 
 

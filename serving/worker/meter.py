@@ -1,8 +1,10 @@
 """What the workers count, in files that the server reads all together when it is asked for metrics."""
 
+import logging
 import os
 from collections import Counter as Count
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -10,7 +12,10 @@ from prometheus_client import Counter, Gauge, Histogram
 from .protocol import Outgoing
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_ROOM = 1 << 16  # bytes of a file, several times what is counted
 _SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64)
+
+log = logging.getLogger(__name__)
 
 
 class Observation(Protocol):
@@ -68,5 +73,25 @@ class Meter:
 
 
 def meter() -> Meter | None:
-    """A meter, where there is a folder for one."""
-    return Meter() if "PROMETHEUS_MULTIPROC_DIR" in os.environ else None
+    """A meter, where there is a folder for one, and room in it."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if folder is None:
+        return None
+    try:
+        _reserve(Path(folder))
+    except OSError:
+        log.warning("this worker counts nothing, as there is no room for it", exc_info=True)
+        return None
+    return Meter()
+
+
+def _reserve(folder: Path) -> None:
+    """Takes the room for what is counted: written to a full disk later, a mapped file would end the process."""
+    for kind in ("counter", "histogram", "gauge_livesum"):  # as prometheus_client names its files
+        path = folder / f"{kind}_{os.getpid()}.db"
+        with path.open("xb") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, _ROOM)
+            except OSError:
+                path.unlink()
+                raise

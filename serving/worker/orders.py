@@ -72,8 +72,11 @@ class Orders:
         assert self._state is not None
         told = self._state / f"worker-{os.getpid()}"
         aside = told.with_suffix(".new")
-        aside.write_text(json.dumps({"folder": str(folder), "error": error}), encoding="utf-8")
-        aside.replace(told)
+        try:
+            aside.write_text(json.dumps({"folder": str(folder), "error": error}), encoding="utf-8")
+            aside.replace(told)
+        except OSError:  # a disk that is full keeps a deployment from ending well, but nobody from being answered
+            log.warning("the server is not told what this worker serves", exc_info=True)
 
 
 def _settle() -> None:

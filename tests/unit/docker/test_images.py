@@ -8,7 +8,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 # Where the name that is imported is not the name that is installed.
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "ts": "torchserve", "model_archiver": "torch-model-archiver"}
+DISTRIBUTIONS = {
+    "prometheus_client": "prometheus-client",
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "ts": "torchserve",
+    "model_archiver": "torch-model-archiver",
+}
 # What the serving side reaches for only with other sources than an archive, which the serving image does not serve.
 OTHER_SIDES = {"exports", "training"}
 

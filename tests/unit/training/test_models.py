@@ -41,6 +41,22 @@ def test_labels_matter_to_conditional_networks(kind: str) -> None:
     assert not torch.allclose(discriminator(images, one), discriminator(images, two))
 
 
+def test_the_generator_may_have_a_width_of_its_own() -> None:
+    def weights(**values: object) -> tuple[int, int]:
+        model = settings(width=8, **values)
+        networks = (
+            build_generator(model, ImageShape(1, 28, 28), 10),
+            build_discriminator(model, ImageShape(1, 28, 28), 10),
+        )
+        generator, discriminator = (sum(weight.numel() for weight in network.parameters()) for network in networks)
+        return generator, discriminator
+
+    assert weights(generator_width=8) == weights()
+    narrow = weights(generator_width=4)
+    assert narrow[0] < weights()[0]
+    assert narrow[1] == weights()[1]
+
+
 def test_the_tutorials_networks_are_rebuilt_layer_by_layer() -> None:
     model = resolve(preset="lightning-basic-gan", environment={})[0].model
     generator = build_generator(model, ImageShape(1, 28, 28), 10)

@@ -1,0 +1,41 @@
+"""The archive is TorchServe's, not ours: a stock one serves it by its own worker, with the same bytes as ours."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.serve_process import started
+from benchmarks.serve_torchserve import stock
+from serving.archive import package
+
+from .conftest import Running
+
+
+@pytest.mark.parametrize("accept", ["image/png", "application/json", "image/gif", "application/openapi+json"])
+def test_a_stock_torchserve_gives_the_same_bytes(stock_url: str, served: Running, accept: str) -> None:
+    for body in ({"seed": 7}, {"digits": [1, 2, 3], "seed": 8, "count": 30, "scale": 2}):
+        theirs, ours = (
+            httpx.post(url, json=body, headers={"Accept": accept}, timeout=30)
+            for url in (stock_url, f"{served.url}/predictions/digits")
+        )
+        assert theirs.status_code == ours.status_code == 200
+        assert theirs.content == ours.content
+        for name in ("content-type", "x-seed", "x-model-version", "etag", "vary"):
+            assert theirs.headers.get(name) == ours.headers.get(name), name
+
+
+def test_a_stock_torchserve_tells_the_same_faults(stock_url: str, served: Running) -> None:
+    theirs, ours = (
+        httpx.post(url, json={"count": 0, "x": 1}) for url in (stock_url, f"{served.url}/predictions/digits")
+    )
+    assert theirs.status_code == ours.status_code == 400
+    assert theirs.json() == ours.json()
+
+
+@pytest.fixture(scope="module")
+def stock_url(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    mar = package(export, tmp_path_factory.mktemp("mar"))
+    with started("stock", lambda folder: stock(mar, folder)) as server:
+        yield server.url
