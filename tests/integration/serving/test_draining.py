@@ -19,16 +19,16 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shuts a socket 
 
 
 def test_what_is_in_hand_is_answered_and_the_rest_is_refused(export: Path, tmp_path: Path) -> None:
-    process = start_ganctl("serve", str(export), "--port", "0", "--workers", "1", "--json", temporary=tmp_path)
+    process = start_ganctl("serve", str(export), "--port", "0", "--workers", "2", "--json", temporary=tmp_path)
     assert process.stdout is not None
     url = json.loads(process.stdout.readline())["url"]
     java = java_of(process.pid)[0]
     answered: list[int] = []
 
     def ask_for_much() -> None:
-        # a second or two of work for the one worker, all of it in hand before the end is told
-        body = {"count": 256, "scale": 8}
-        answered.append(httpx.post(f"{url}/predictions/digits", json=body, timeout=60).status_code)
+        # a second or two of work for one of the workers, all of it in hand before the end is told
+        body, headers = {"count": 256, "scale": 4}, {"Accept": "image/webp"}
+        answered.append(httpx.post(f"{url}/predictions/digits", json=body, headers=headers, timeout=60).status_code)
 
     asking = [threading.Thread(target=ask_for_much) for _ in range(12)]
     for thread in asking:
@@ -36,6 +36,7 @@ def test_what_is_in_hand_is_answered_and_the_rest_is_refused(export: Path, tmp_p
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
     _wait_until_refused(url)
+    assert len(answered) < 12, "new connections are refused while the old ones are still being answered"
     for thread in asking:
         thread.join()
     _, err = process.communicate(timeout=30)
