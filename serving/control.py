@@ -15,17 +15,17 @@ from typing import Any
 
 from .errors import ServerError, ServingError
 
-Order = Mapping[str, Any]
+Message = Mapping[str, Any]
 
 _MOST_BYTES = 1 << 16
-_TO_READ = 5.0  # seconds
+_TO_READ, _TO_END = 5.0, 2.0  # seconds
 _CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 
 
 class Control:
     """Listens for orders to the server of a port, one at a time, until it is closed."""
 
-    def __init__(self, port: int, obey: Callable[[Order], Order]) -> None:
+    def __init__(self, port: int, obey: Callable[[Message], Message]) -> None:
         self._obey = obey
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(_address(port))
@@ -38,6 +38,7 @@ class Control:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RD)  # ends the wait for the next
         self._listener.close()
+        self._thread.join(_TO_END)  # the name is free again once it no longer waits there
 
     def _listen(self) -> None:
         while True:
@@ -50,7 +51,7 @@ class Control:
                     with contextlib.suppress(OSError):  # whoever asked has gone
                         _send(connection, self._answer(connection))
 
-    def _answer(self, connection: socket.socket) -> Order:
+    def _answer(self, connection: socket.socket) -> Message:
         connection.settimeout(_TO_READ)
         try:
             order = _receive(connection)
@@ -62,7 +63,7 @@ class Control:
             return {"error": f"the server could not do it: {error!r}", "exit_code": 1}
 
 
-def give(port: int, order: Order) -> Order:
+def give(port: int, order: Message) -> Message:
     """Has the server of a port obey. Raises ServerError where there is none, or what it says is wrong."""
     with socket.socket(socket.AF_UNIX) as connection:
         try:
@@ -80,7 +81,7 @@ def give(port: int, order: Order) -> Order:
         refusal = ServerError(answer["error"])
         refusal.exit_code = answer["exit_code"]
         raise refusal
-    done: Order = answer["done"]
+    done: Message = answer["done"]
     return done
 
 
@@ -94,16 +95,16 @@ def _peer(connection: socket.socket) -> int:
     return int(_CREDENTIALS.unpack(option)[1])
 
 
-def _send(connection: socket.socket, message: Order) -> None:
+def _send(connection: socket.socket, message: Message) -> None:
     connection.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _receive(connection: socket.socket) -> Order:
+def _receive(connection: socket.socket) -> Message:
     data = b""
     while not data.endswith(b"\n"):
         more = connection.recv(_MOST_BYTES)
         if not more or len(data) > _MOST_BYTES:
             raise ValueError(f"expected a line of JSON, found {data[:80]!r}")
         data += more
-    message: Order = json.loads(data)
+    message: Message = json.loads(data)
     return message

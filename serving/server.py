@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -15,7 +16,7 @@ from typing import Literal
 import httpx
 
 from .archive import MODEL_NAME
-from .control import Control, Order
+from .control import Control, Message
 from .draining import drain
 from .errors import PackageError, ServerError
 from .java import find_java
@@ -143,7 +144,7 @@ class Server:
         status = self._process.wait()
         raise ServerError(f"TorchServe ended by itself with status {status}.{self._logs.told()}")
 
-    def deploy(self, mar: Path, sha256: str | None = None) -> Order:
+    def deploy(self, mar: Path, sha256: str | None = None) -> Message:
         """Serves another archive, with no request waiting or failing. Gives `model_version` and `previous`.
 
         Raises PackageError or DeployError where it is not fit to be served; then nothing has changed.
@@ -152,7 +153,7 @@ class Server:
         before = self.model_version
         return {"model_version": self._versions.deploy(mar, sha256).model_version, "previous": before}
 
-    def roll_back(self) -> Order:
+    def roll_back(self) -> Message:
         """Serves the version before again; tells as `deploy`. Raises DeployError where there is none."""
         assert self._versions is not None, "a server has versions once started"
         before = self.model_version
@@ -164,6 +165,7 @@ class Server:
         seconds: the longest that it may take; hurry: set by who cannot wait as long."""
         assert self._folder is not None, "a server is drained while it runs"
         assert self._metrics is not None, "a server is drained while it runs"
+        self._renew_key()
         return drain(
             self.pid,
             self.url,
@@ -220,17 +222,22 @@ class Server:
     def _open_beside(self) -> None:
         """What this process itself answers: management, metrics, and orders of `ganctl deploy`."""
         assert self._folder is not None
-        self._metrics = Metrics(
-            self._ready_ports.metrics,
-            counters=self._folder / "metrics",
-            front_end=self._folder / "metrics.sock",
-            workers=self.workers,
-            model=lambda: self.model_version,
-        )
-        self._management = Management(self._ready_ports.management, self._folder / "management.sock")
-        self._control = Control(self._ready_ports.inference, self._obey)
+        ports = self._ready_ports
+        try:
+            self._metrics = Metrics(
+                ports.metrics,
+                counters=self._folder / "metrics",
+                front_end=self._folder / "metrics.sock",
+                workers=self.workers,
+                model=lambda: self.model_version,
+            )
+            self._management = Management(ports.management, self._folder / "management.sock")
+            self._control = Control(ports.inference, self._obey)
+        except OSError as error:  # taken since they were tried
+            told = f"--port {self._wanted_port}: {ports.management}, {ports.metrics} or the name for `ganctl deploy`"
+            raise ServerError(f"{told} cannot be used ({error}). Give another --port.") from error
 
-    def _obey(self, order: Order) -> Order:
+    def _obey(self, order: Message) -> Message:
         if order.get("rollback"):
             return self.roll_back()
         return self.deploy(Path(order["mar"]), order.get("sha256"))
@@ -271,7 +278,17 @@ class Server:
                 f"the first request was answered {reply.status_code}: {reply.text[:500]}{self._logs.told()}"
             )
 
-    def _authorization(self, kind: Literal["management", "inference"]) -> dict[str, str]:
+    def _renew_key(self) -> None:
+        """TorchServe's keys end after an hour: whoever asks then needs a new one."""
+        assert self._folder is not None
+        if self.token_file is None:
+            return
+        ends = json.loads(self.token_file.read_text())["inference"]["expiration time"]
+        if datetime.fromisoformat(ends) <= datetime.now(UTC):
+            with front_end(self._folder / "management.sock") as management:
+                management.get("/token", params={"type": "inference"}, headers=self._authorization("API"))
+
+    def _authorization(self, kind: Literal["management", "inference", "API"]) -> dict[str, str]:
         if self.token_file is None:
             return {}
         return {"Authorization": f"Bearer {json.loads(self.token_file.read_text())[kind]['key']}"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from serving.cli_serve import serve
+from serving.cli_serve import deploy, serve
 from training.cli_train import train
 from training.config import setting_names
 
@@ -40,7 +40,7 @@ def test_the_code_of_the_python_page_runs(tmp_path: Path) -> None:
     assert "'across': " in lines[3]
 
 
-@pytest.mark.parametrize("name", ["python.md", "lightning.md", "ranks.md", "service.md"])
+@pytest.mark.parametrize("name", ["python.md", "lightning.md", "ranks.md", "service.md", "operating.md"])
 def test_settings_and_flags_of_the_documents_exist(name: str) -> None:
     text = (ROOT / "docs" / name).read_text("utf-8")
     settings = {setting for setting, _ in setting_names()}
@@ -48,8 +48,10 @@ def test_settings_and_flags_of_the_documents_exist(name: str) -> None:
     for found in re.findall(r"[`\"]([a-z_]+\.[a-z_0-9]+)[`\"=]", text):
         if found.split(".")[0] in sections and not found.endswith((".py", ".toml", ".md")):
             assert found in settings, found
-    options = [option for command in (train, serve) for option in command.params if isinstance(option, click.Option)]
-    flags = {flag for option in options for flag in option.opts}
+    options = [
+        option for command in (train, serve, deploy) for option in command.params if isinstance(option, click.Option)
+    ]
+    flags = {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
     torchruns = {"--standalone", "--nproc-per-node", "--max-restarts", "--nnodes"}
     torchruns |= {"--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--logdir"}
     of_containers = {"--shm-size"}

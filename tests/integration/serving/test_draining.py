@@ -12,6 +12,8 @@ import httpx
 import pytest
 
 from benchmarks.load import load, post
+from serving.archive import package
+from serving.server import Server
 
 from .conftest import java_of, members, start_ganctl
 
@@ -24,16 +26,21 @@ def test_what_is_in_hand_is_answered_and_the_rest_is_refused(export: Path, tmp_p
     url = json.loads(process.stdout.readline())["url"]
     java = java_of(process.pid)[0]
     answered: list[int] = []
+    connected = threading.Barrier(13)
 
     def ask_for_much() -> None:
         # a second or two of work for one of the workers, all of it in hand before the end is told
         body, headers = {"count": 256, "scale": 4}, {"Accept": "image/webp"}
-        answered.append(httpx.post(f"{url}/predictions/digits", json=body, headers=headers, timeout=60).status_code)
+        with httpx.Client(timeout=60) as client:
+            client.get(f"{url}/ping")  # so that all are connected
+            connected.wait()
+            answered.append(client.post(f"{url}/predictions/digits", json=body, headers=headers).status_code)
 
     asking = [threading.Thread(target=ask_for_much) for _ in range(12)]
     for thread in asking:
         thread.start()
-    time.sleep(0.3)
+    connected.wait()
+    time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
     _wait_until_refused(url)
     assert len(answered) < 12, "new connections are refused while the old ones are still being answered"
@@ -116,3 +123,14 @@ def test_ending_takes_no_longer_than_it_may(export: Path, tmp_path: Path) -> Non
     assert time.monotonic() - began < 12
     assert "Ended before all requests were answered." in err
     assert process.returncode == 0
+
+
+def test_a_key_that_has_ended_is_renewed_for_the_end(export: Path, tmp_path: Path) -> None:
+    with Server(package(export, tmp_path), port=0, workers=1, auth="token") as server:
+        assert server.token_file is not None
+        keys = json.loads(server.token_file.read_text())
+        before = keys["inference"]["key"]
+        keys["inference"]["expiration time"] = "2026-01-01T00:00:00.123456789Z"
+        server.token_file.write_text(json.dumps(keys))
+        assert server.drain()
+        assert json.loads(server.token_file.read_text())["inference"]["key"] != before

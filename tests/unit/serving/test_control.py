@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import pytest
 
 from serving import control
-from serving.control import Control, Order, give
+from serving.control import Control, Message, give
 from serving.errors import DeployError, ServerError
 
 PORT = 1 + os.getpid() % 60_000  # no other run of this test has it
 
 
-def obey(order: Order) -> Order:
+def obey(order: Message) -> Message:
     if order.get("refuse"):
         raise DeployError("it draws nothing")
     if order.get("break"):

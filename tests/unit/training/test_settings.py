@@ -150,7 +150,7 @@ def test_a_variable_may_set_any_setting() -> None:
     text = {name: "unset" if value is None else json.dumps(value) for name, value in values.items()}
     text |= {"data.root": "/d", "data.num_workers": "3", "optimizer.lr_discriminator": "0.1", "train.init_from": "/i"}
     text |= {"checkpoint.every": "9 images", "early_stopping.stop_at": "5", "log.root": "/l", "log.name": "n"}
-    text["model.options"] = "{ gain = 2 }"
+    text |= {"model.options": "{ gain = 2 }", "model.generator_width": "16"}
     variables = {f"GANCTL_{name.upper().replace('.', '__')}": value for name, value in text.items()}
     assert "unset" not in variables.values()
     config, sources = resolve(environment=variables)
