@@ -84,8 +84,7 @@ def _replace(layers: nn.Sequential) -> None:
             continue
         doubles = _traits(up) == ((4, 4), (2, 2), (1, 1), (1, 1), 1, True) and up.output_padding == (0, 0)
         convolves = _traits(out) == ((3, 3), (1, 1), (1, 1), (1, 1), 1, True) and out.padding_mode == "zeros"
-        shuffles = isinstance(shuffle, nn.PixelShuffle) and shuffle.upscale_factor == 2
-        if doubles and isinstance(activation, nn.LeakyReLU) and convolves and shuffles:
+        if doubles and isinstance(activation, nn.LeakyReLU) and convolves and shuffle.upscale_factor == 2:
             layers[place] = CoarseUpsampling(up, activation, out)
             del layers[place + 1 : place + 4]
 
