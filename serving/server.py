@@ -76,6 +76,7 @@ class Server:
         self._metrics: Metrics | None = None
         self._management: Management | None = None
         self._control: Control | None = None
+        self._drained = False
 
     def __enter__(self) -> "Server":
         self.start()
@@ -166,7 +167,7 @@ class Server:
         assert self._folder is not None, "a server is drained while it runs"
         assert self._metrics is not None, "a server is drained while it runs"
         self._renew_key()
-        return drain(
+        self._drained = drain(
             self.pid,
             self.url,
             self._authorization("inference"),
@@ -175,6 +176,7 @@ class Server:
             seconds=seconds,
             hurry=hurry or threading.Event(),
         )
+        return self._drained
 
     def stop(self) -> None:
         """Ends the server, its workers and its folder; bounded, and harmless when repeated."""
@@ -184,9 +186,10 @@ class Server:
         self._control = self._management = self._metrics = None
         process, self._process = self._process, None
         if process is not None:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_STOP_SECONDS)
+            if not self._drained:  # else nothing is in its hands, and its own end would take two seconds
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_STOP_SECONDS)
             # Workers that are still importing do not notice that Java has gone; they are of its process group.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
