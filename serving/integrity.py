@@ -93,7 +93,7 @@ def _digests(archive: zipfile.ZipFile) -> dict[str, str]:
     for name in archive.namelist():
         if name != DIGESTS:
             with archive.open(name) as member:
-                digests[name] = hashlib.file_digest(member, "sha256").hexdigest()  # type: ignore[arg-type]
+                digests[name] = hashlib.file_digest(member, "sha256").hexdigest()  # type: ignore[arg-type]  # typeshed wants a raw file
     return digests
 
 

@@ -54,7 +54,7 @@ class Orders:
         # Meanwhile the old model answers; a batch takes the new one when that is there as a whole.
         try:
             model = LoadedModel(named, self._handler)
-        except Exception as error:
+        except Exception as error:  # whatever an archive's code raises must not end a worker that serves the old one
             log.exception("version %s cannot be loaded", named.name)
             self._failed = named
             self._tell(named, repr(error))

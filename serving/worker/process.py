@@ -101,8 +101,8 @@ def main() -> None:
         connection.settimeout(None)
         try:
             _worker().serve(connection)
-        except Exception:
-            log.exception("Backend worker process died.")  # in TorchServe's words, which the server looks for
+        except Exception:  # of any kind: it is told, in TorchServe's words, which the server looks for, and ends us
+            log.exception("Backend worker process died.")
             sys.exit(1)
 
 

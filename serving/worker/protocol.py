@@ -74,32 +74,22 @@ def _read_load(data: bytes) -> tuple[Load, int]:
 def _read_batch(data: bytes) -> tuple[list[Incoming], int]:
     requests: list[Incoming] = []
     at = 1
-    while True:
-        (length,) = _read(data, at)
-        at += 4
-        if length < 0:
-            return requests, at
-        identity = data[at : at + length]
-        at += length
+    while _read(data, at)[0] >= 0:
+        identity, at = _field(data, at)
         headers: dict[str, str] = {}
-        while True:
-            (length,) = _read(data, at)
-            at += 4
-            if length < 0:
-                break
-            name = data[at : at + length]
-            value, at = _field(data, at + length)
+        while _read(data, at)[0] >= 0:
+            name, at = _field(data, at)
+            value, at = _field(data, at)
             headers[_text(name)] = value.decode("utf-8", "replace")
+        at += 4
         inputs: dict[str, bytes] = {}
-        while True:
-            (length,) = _read(data, at)
-            at += 4
-            if length < 0:
-                break
-            name = data[at : at + length]
-            _media, at = _field(data, at + length)
+        while _read(data, at)[0] >= 0:
+            name, at = _field(data, at)
+            _media, at = _field(data, at)
             inputs[name.decode("utf-8", "replace")], at = _field(data, at)
+        at += 4
         requests.append(Incoming(identity, headers, inputs))
+    return requests, at + 4
 
 
 def _field(data: bytes, at: int) -> tuple[bytes, int]:

@@ -8,13 +8,14 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from .conftest import Running, java_of, members, start_ganctl
+from .conftest import Running, java_of, members, running
 from .doors import DRAWING, private, status
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -41,20 +42,12 @@ def exposed(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A server for all the world, started where the environment holds secrets and settings that would open it."""
     config = tmp_path_factory.mktemp("config") / "wider.properties"
     config.write_text("enable_envvars_config=true\nuse_env_allowed_urls=true\nenable_model_api=true\n")
-    temporary = tmp_path_factory.mktemp("x")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (SECRETS | WIDER | {"TS_CONFIG_FILE": str(config)}).items():
-            patch.setenv(name, value)
-        words = ("serve", str(export), "--host", "0.0.0.0", "--port", "0", "--workers", "1", "--json")
-        process = start_ganctl(*words, temporary=temporary)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, process.communicate()[1]
-        yield Running(process, json.loads(line), temporary)
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in (SECRETS | WIDER | {"TS_CONFIG_FILE": str(config)}).items():
+                patch.setenv(name, value)
+            server = stack.enter_context(running(export, tmp_path_factory.mktemp("x"), "--host", "0.0.0.0"))
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +126,8 @@ def test_whoever_manages_needs_the_key_of_managers(exposed: Running, keys: dict[
 def test_grpc_needs_keys_too_and_registers_nothing(exposed: Running, served: Running) -> None:
     register = "/org.pytorch.serve.grpc.management.ManagementAPIsService/RegisterModel"
     request = b"\x4a\x0adigits.mar"  # field 9, the URL
-    for running in (exposed, served):
-        settings = (private(running) / "config.properties").read_text()
+    for server in (exposed, served):
+        settings = (private(server) / "config.properties").read_text()
         port = re.search(r"grpc_management_port=(\d+)", settings)
         assert port is not None
         with grpc.insecure_channel(f"127.0.0.1:{port[1]}") as channel, pytest.raises(grpc.RpcError) as caught:
