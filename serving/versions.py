@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .archive import describe
+from .archive import MODEL_NAME, describe
 from .errors import DeployError
 from .integrity import admit
 from .worker.orders import CURRENT
@@ -43,15 +43,13 @@ class Versions:
         self.served: Version | None = None
         self.previous: Version | None = None
 
-    def begin(self, mar: Path, sha256: str | None) -> Path:
-        """Takes the first version in, before there are workers. Gives the verified archive.
+    def begin(self, mar: Path, sha256: str | None) -> None:
+        """Takes the first version in, before there are workers, and puts it where the front end loads it from.
 
         Raises PackageError where it is damaged, or another one than the digest says.
         """
-        archive = self._folder / "store" / "digits.mar"
-        self.served = self._take(mar, archive, sha256)
+        self.served = self._take(mar, self._folder / "store" / f"{MODEL_NAME}.mar", sha256)
         self._name(self.served)
-        return archive
 
     def deploy(self, mar: Path, sha256: str | None) -> Version:
         """Serves a new version. Raises PackageError (see `begin`), or DeployError; then the old one is served."""
