@@ -59,7 +59,7 @@ class Control:
             return {"done": self._obey(order)}
         except ServingError as error:
             return {"error": str(error), "exit_code": error.exit_code}
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever it is: who asked is told, and the next order finds someone who listens
             return {"error": f"the server could not do it: {error!r}", "exit_code": 1}
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -145,9 +146,10 @@ class Service:
         z = np.repeat(z, np.repeat([request.repeat for request in requests], draws), axis=0)
         label = None
         if self.model.conditional:
-            label = np.concatenate([np.array(request.labels, np.int64) for request in requests])
+            label = np.array([label for request in requests for label in request.labels or ()], np.int64)
         images = self._engine.generate(z, label)
-        return np.split(images, np.cumsum([request.images for request in requests])[:-1])
+        counts = [request.images for request in requests]
+        return [images[end - count : end] for count, end in zip(counts, accumulate(counts), strict=True)]
 
     def _encode(self, request: Request, images: NDArray[np.uint8]) -> Reply:
         body = encode(request, images, self.model)

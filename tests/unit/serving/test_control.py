@@ -1,6 +1,7 @@
 """Orders reach the server of a port, and nobody else's; what it cannot do comes back with its reason."""
 
 import os
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,8 @@ def obey(order: Message) -> Message:
         raise DeployError("it draws nothing")
     if order.get("break"):
         raise OSError("no space left")
+    if order.get("defect"):
+        return {"heard": order["absent"]}
     return {"heard": dict(order)}
 
 
@@ -34,9 +37,12 @@ def test_an_order_is_obeyed_and_answered() -> None:
 
 
 @pytest.mark.usefixtures("listening")
-@pytest.mark.parametrize(("order", "code", "told"), [("refuse", 5, "draws nothing"), ("break", 1, "no space left")])
+@pytest.mark.parametrize(
+    ("order", "code", "told"),
+    [("refuse", 5, "draws nothing"), ("break", 1, "no space left"), ("defect", 1, "KeyError('absent')")],
+)
 def test_what_cannot_be_done_is_told_with_its_exit_code(order: str, code: int, told: str) -> None:
-    with pytest.raises(ServerError, match=told) as caught:
+    with pytest.raises(ServerError, match=re.escape(told)) as caught:
         give(PORT, {order: True})
     assert caught.value.exit_code == code
     assert give(PORT, {}) == {"heard": {}}, "it goes on"
