@@ -7,6 +7,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from serving.archive import package
 from serving.server import Server
 
 from .conftest import Running
@@ -54,8 +55,6 @@ def test_metrics_tell_who_serves_what(served: Running) -> None:
 
 @pytest.fixture
 def logged(export: Path, tmp_path: Path) -> tuple[Server, Path]:
-    from serving.archive import package
-
     return Server(package(export, tmp_path), port=0, workers=1, access_log=tmp_path / "log"), tmp_path / "log"
 
 
