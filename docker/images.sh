@@ -59,8 +59,8 @@ fi
 ca="${EXTRA_CA:-${SSL_CERT_FILE:-}}"
 if [ -n "$ca" ]; then build_arguments+=(--secret "id=ca,src=$ca"); fi
 serve_arguments=()
-if [ -n "${TORCH_INDEX_URL:-}" ]; then
-    serve_arguments+=(--build-arg "TORCH_INDEX_URL=$TORCH_INDEX_URL" --build-arg "TORCH=${TORCH:-}")
+if [ -n "${TORCH_INDEX_URL:-}${TORCH:-}" ]; then
+    serve_arguments+=(--build-arg "TORCH_INDEX_URL=${TORCH_INDEX_URL:-}" --build-arg "TORCH=${TORCH:-}")
 fi
 
 begin "a base image ($engine)"

@@ -23,12 +23,13 @@ RUN --mount=type=secret,id=ca \
 # Compiled here, because the user of the final image cannot write beside the modules. UV_NO_CACHE keeps layers small.
 ENV PATH=/opt/uv/bin:$PATH UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never
 
-# ---- the dependencies: a layer of gigabytes that changes only with the lock
+# ---- the dependencies: a large layer that changes only with the lock
 FROM tools AS deps
-# The index's torch for Linux is the CUDA build, whose libraries serve nobody on a server without a GPU: they are three
-# quarters of this image. TORCH_INDEX_URL names an index of CPU builds (PyTorch's own is given on its "Get started"
-# page); torch, and only torch, is then taken from there, in the lock's version but without its hashes, which are those
-# of the CUDA build. TORCH (say "torch==2.13.0") asks that index for another version than the lock's.
+# Only archives of `ganctl package --backend torchscript` are drawn by torch; the others have no use for it, and it would
+# be nine tenths of the image. TORCH=torch takes it in, in the lock's version: the CUDA build, whose libraries serve
+# nobody on a server without a GPU. TORCH_INDEX_URL names an index of CPU builds (PyTorch's own is given on its "Get
+# started" page); torch, and only torch, is then taken from there, in the lock's version but without its hashes, which
+# are those of the CUDA build. TORCH (say "torch==2.13.0") asks that index for another version than the lock's.
 ARG TORCH_INDEX_URL=""
 ARG TORCH=""
 COPY docker/serve-packages.txt ./
@@ -39,10 +40,13 @@ RUN --mount=type=secret,id=ca \
     && cp requirements.lock constraints.txt \
     && if [ -n "$TORCH_INDEX_URL" ]; then \
         locked="$(awk '/^torch==/ {print $1}' requirements.lock)" \
+        && case "$TORCH" in "" | torch) TORCH="$locked" ;; esac \
         && INDEX_URL="$TORCH_INDEX_URL" with-index.sh \
-            uv pip install --python /opt/ganctl/bin/python --no-deps "${TORCH:-$locked}" \
-        && awk '/^[a-z0-9]/ {keep = !/^torch==/} keep' requirements.lock > constraints.txt; \
+            uv pip install --python /opt/ganctl/bin/python --no-deps "$TORCH" \
+        && awk '/^[a-z0-9]/ {keep = !/^torch==/} keep' requirements.lock > constraints.txt \
+        && TORCH=torch; \
     fi \
+    && if [ -n "$TORCH" ]; then echo "$TORCH" >> serve-packages.txt; fi \
     && echo triton > excludes.txt \
     && with-index.sh uv pip install --python /opt/ganctl/bin/python \
         -c constraints.txt --excludes excludes.txt -r serve-packages.txt

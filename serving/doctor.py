@@ -72,7 +72,10 @@ def _torch() -> Finding:
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         told = getattr(error, "stderr", None) or str(error)
         return Finding(
-            "torch", False, told.strip().splitlines()[-1], "Everything but --help needs it: `pip install torch`."
+            "torch",
+            False,
+            told.strip().splitlines()[-1],
+            "All but serving of ONNX archives needs it: `pip install torch`.",
         )
     devices = ", ".join(facts["cuda"]) or "no CUDA device: trains on the CPU, in fp32"
     bf16 = f", bf16 {'supported' if facts['bf16'] else 'not supported'}" if facts["cuda"] else ""

@@ -4,6 +4,7 @@ A new version is verified, unpacked, tried by a process of its own (`worker/cana
 workers, which load it beside the old one and exchange the two between one batch and the next: no request fails.
 """
 
+import importlib.util
 import itertools
 import json
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .archive import MODEL_NAME, describe
-from .errors import DeployError
+from .errors import DeployError, PackageError
 from .integrity import admit
 from .worker.orders import CURRENT
 
@@ -79,7 +80,12 @@ class Versions:
 
     def _take(self, mar: Path, archive: Path, sha256: str | None) -> Version:
         admit(mar, archive, sha256)
-        model_version = str(describe(archive)["model_version"])
+        described = describe(archive)
+        if described["backend"] == "torchscript" and importlib.util.find_spec("torch") is None:
+            raise PackageError(
+                f"{mar}: draws by TorchScript, which needs the package torch: install it, or package anew."
+            )
+        model_version = str(described["model_version"])
         folder = self._folder / "versions" / f"{next(self._numbers)}-{model_version}"
         with zipfile.ZipFile(archive) as members:
             members.extractall(folder)

@@ -33,7 +33,8 @@ class Running(NamedTuple):
 
 def start_ganctl(*arguments: str, temporary: Path) -> "subprocess.Popen[str]":
     """Runs `ganctl ARGUMENTS` with its temporary files in `temporary`."""
-    environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(PROJECT)}
+    path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": path}
     command = [sys.executable, "-m", "ganctl", *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
