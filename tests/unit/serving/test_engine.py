@@ -69,10 +69,10 @@ def test_the_back_ends_agree_within_one_grey_level(
 def test_a_size_that_rounds_differently_is_not_used() -> None:
     fake = Fake(lambda n: 1e-7 if n < 4 else 0.0)
     engine = Engine(fake, MODEL)
-    assert engine.sizes == (4, 8, 16, 32)
+    assert engine.sizes == CHUNKS[3:]
     fake.asked.clear()
-    assert drawn(engine, 37).shape == (37, 2, 2, 1)
-    assert fake.asked == [32, 4, 4]  # the last chunk holds one image, filled up to four
+    assert drawn(engine, 33).shape == (33, 2, 2, 1)
+    assert fake.asked == [32, 4]  # the last chunk holds one image, filled up to four
 
 
 def test_rows_that_differ_by_their_place_are_drawn_one_by_one() -> None:
@@ -81,9 +81,12 @@ def test_rows_that_differ_by_their_place_are_drawn_one_by_one() -> None:
 
 
 def test_all_sizes_are_used_where_all_are_equal() -> None:
-    engine = Engine(Fake(), MODEL)
+    fake = Fake()
+    engine = Engine(fake, MODEL)
     assert engine.sizes == CHUNKS
+    fake.asked.clear()
     assert drawn(engine, 10)[:, 0, 0, 0].tolist() == [round(255 * i / 10 + 1e-6) for i in range(10)]
+    assert fake.asked == [10], "in one go"
 
 
 @pytest.mark.parametrize(
