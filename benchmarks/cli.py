@@ -112,7 +112,7 @@ def quality(seconds: float, seeds: int, names: tuple[str, ...], n: int, out: Pat
 @click.option("--only", "names", multiple=True, metavar="NAME", help="Only this server; may be repeated.")
 @click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(min=0.1), help="Of each measurement.")
 @click.option("--repetitions", default=3, show_default=True, type=click.IntRange(min=1), help="Of all, interleaved.")
-@click.option("--warm-up", default=5.0, show_default=True, type=click.FloatRange(min=0), help="Seconds, at each start.")
+@click.option("--warm-up", default=8.0, show_default=True, type=click.FloatRange(min=0), help="Seconds, at each start.")
 @click.option("--into", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Document for the table.")
 @click.option(
     "--out",

@@ -22,7 +22,7 @@ from benchmarks.serve_systems import System, systems
 
 Record = dict[str, Any]
 _PAUSE = 0.5  # seconds of each case that are not counted
-_WARM_UP_CONNECTIONS = 64
+_WARM_UP, _WARM_UP_CONNECTIONS = ("GET", "POST"), 64  # ways through the server that share little code
 
 
 def measure_all(
@@ -94,8 +94,8 @@ class Serving:
             record["ready_seconds"].append(server.seconds)
             for case in {case.kind: case for case in cases}.values():
                 case.check(server.url)
-            if self._warm_up:
-                _ask(server.url, Case("POST", _WARM_UP_CONNECTIONS), self._warm_up)
+            for kind in (warmed := [kind for kind in _WARM_UP if self._warm_up and kind in system.kinds]):
+                _ask(server.url, Case(kind, _WARM_UP_CONNECTIONS), self._warm_up / len(warmed))
             for case, row in zip(cases, record["cases"], strict=True):
                 result = _ask(server.url, case, self._seconds)
                 if not result.latencies:

@@ -50,8 +50,10 @@ def launch(java: Path, folder: Path, environment: dict[str, str]) -> "subprocess
     torchserve = Path(package.origin).parent
     home = _home(folder, torchserve)
     # -UsePerfData: no /tmp/hsperfdata_USER left behind. The limits: Java would take a quarter of the machine for its
-    # heap, and as much again for replies that nobody reads.
+    # heap, and as much again for replies that nobody reads; and netty 17 MB of it for each of the threads that write to
+    # workers, who write little and can share them.
     command = [str(java), "-XX:-UsePerfData", "-Xmx1g", "-XX:MaxDirectMemorySize=1g"]
+    command += ["-Dio.netty.allocator.numHeapArenas=1"]
     command += [f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={folder / 'tmp'}"]
     command += [f"-Dlog4j.configurationFile=file://{folder / 'log4j2.xml'}", "-cp", f"{torchserve / 'frontend'}/*"]
     command += ["org.pytorch.serve.ModelServer", "--python", sys.executable]
