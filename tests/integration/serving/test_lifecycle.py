@@ -2,6 +2,8 @@
 
 import json
 import os
+import platform
+import re
 import shutil
 import signal
 import socket
@@ -44,6 +46,16 @@ def test_what_is_told_when_ready_is_true(served: Running) -> None:
     assert served.record["token_file"] is None
     assert httpx.get(f"{served.url}/predictions/digits").status_code == 200
     assert len(java_of(served.process.pid)) == 1
+
+
+def test_workers_hold_what_they_have_loaded_in_large_pages(served: Running) -> None:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.is_file() or "[never]" in setting.read_text() or platform.libc_ver()[0] != "glibc":
+        pytest.skip("this kernel gives no large pages, or this C library asks for none")
+    (java,) = java_of(served.process.pid)
+    for worker in set(members(java)) - {java}:
+        (line,) = re.findall(r"AnonHugePages: +(\d+) kB", Path(f"/proc/{worker}/smaps_rollup").read_text())
+        assert int(line) > 2_048
 
 
 def test_a_port_in_use_is_named_with_its_flag(export: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_nothing_else_does(name: str) -> None:
 
 def test_everything_is_written_into_the_private_folder() -> None:
     given = {"TMPDIR": "/tmp", "LOG_LOCATION": "/var/log", "METRICS_LOCATION": "/var/log"}
-    assert all(Path(value).is_relative_to(FOLDER) for value in environment(given, FOLDER).values())
+    assert all(Path(environment(given, FOLDER)[name]).is_relative_to(FOLDER) for name in given)
 
 
 def test_only_inference_is_asked_to_leave_loopback() -> None:
