@@ -13,7 +13,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from training.checkpoint import weights_digest
@@ -62,10 +62,10 @@ def images_digest(images: Tensor) -> str:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    with safe_open(path, "pt") as file:
-        expected = (file.metadata() or {}).get(_OF_CONTENTS)
-        names = file.keys()  # it is no mapping: there is no other way to them
-        tensors = {name: file.get_tensor(name) for name in names}
+    content = path.read_bytes()  # at once: `safe_open` opens a file twice, and another process may take it away between
+    tensors = safetensors.torch.load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # its length stands before it
+    expected = header.get("__metadata__", {}).get(_OF_CONTENTS)
     if (found := weights_digest(tensors)) != expected:
         raise ValueError(
             f"its contents have the SHA-256 {found[:16]}…, not the {str(expected)[:16]}… they were saved with"
