@@ -4,7 +4,7 @@ import math
 import os
 from pathlib import Path
 
-_MOST = 8  # beside the front end, which uses about half as much of the machine
+MOST_WORKERS = 8  # beside the front end, which uses about half as much of the machine
 
 
 def default_workers(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
@@ -17,4 +17,4 @@ def default_workers(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         most, period = quota.read_text().split()
         if most != "max":
             cores = min(cores, math.ceil(int(most) / int(period)))
-    return max(1, min(_MOST, cores))
+    return max(1, min(MOST_WORKERS, cores))

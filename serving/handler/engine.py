@@ -78,7 +78,10 @@ BACKENDS: dict[str, Callable[[Path], Backend]] = {"onnx": OnnxBackend, "torchscr
 
 def to_uint8(images: Floats) -> NDArray[np.uint8]:
     """Float images in [0, 1], any shape → uint8, rounded to the nearest grey level."""
-    return (np.clip(images, 0.0, 1.0) * np.float32(255.0) + np.float32(0.5)).astype(np.uint8)
+    levels = images.clip(0.0, 1.0)
+    levels *= np.float32(255.0)
+    levels += np.float32(0.5)
+    return levels.astype(np.uint8)
 
 
 class Engine:
@@ -91,16 +94,15 @@ class Engine:
 
     def generate(self, z: Floats, label: Labels | None) -> NDArray[np.uint8]:
         """z float32 [N, z_dim] and label int64 [N] (None where unconditional) → uint8 [N, H, W, C]."""
-        count, model = len(z), self._model
-        images = np.empty((count, model.height, model.width, model.channels), np.uint8)
-        start = 0
+        count, start = len(z), 0
+        images: list[NDArray[np.uint8]] = []
         while start < count:
             size = self.sizes[max(0, bisect_right(self.sizes, count - start) - 1)]  # the largest that is filled
             stop = min(start + size, count)
             drawn = self._run(z[start:stop], None if label is None else label[start:stop], size)
-            images[start:stop] = to_uint8(drawn).transpose(0, 2, 3, 1)
+            images.append(to_uint8(drawn).transpose(0, 2, 3, 1))
             start = stop
-        return images
+        return images[0] if len(images) == 1 else np.concatenate(images)
 
     def _run(self, z: Floats, label: Labels | None, size: int) -> Floats:
         """Runs a chunk of exactly `size` rows, filled up with zeros, and gives the rows that were asked for."""

@@ -40,7 +40,8 @@ def latents_of(draws: Sequence[tuple[int, int]], dim: int) -> NDArray[np.float32
     """The rows of `latents(seed, count, dim)` for each (seed, count) of `draws`, one after the other, in one go."""
     width = dim + dim % 2  # Box and Muller turn two words into two normals, so every row takes an even number
     words = [_words(seed, _Z_STREAM, count * width) for seed, count in draws]
-    uniform = (np.concatenate(words).reshape(-1, width) >> np.uint64(11)) * _UNIT  # [0, 1)
+    together = words[0] if len(words) == 1 else np.concatenate(words)
+    uniform = (together.reshape(-1, width) >> np.uint64(11)) * _UNIT  # [0, 1)
     radius = np.sqrt(-2.0 * np.log1p(-uniform[:, : width // 2]))
     angle = (2.0 * np.pi) * uniform[:, width // 2 :]
     normal = np.concatenate((radius * np.cos(angle), radius * np.sin(angle)), axis=1)

@@ -48,6 +48,24 @@ def test_what_is_told_when_ready_is_true(served: Running) -> None:
     assert len(java_of(served.process.pid)) == 1
 
 
+def test_java_leaves_the_cores_to_the_workers(served: Running) -> None:
+    assert httpx.get(f"{served.url}/predictions/digits").status_code == 200
+    (java,) = java_of(served.process.pid)
+    threads = Path(f"/proc/{java}/task")
+    names = [(thread / "comm").read_text().strip() for thread in threads.iterdir()]
+    assert any(name.startswith("ForkJoinPool") for name in names), "batches are sent by a pool, not by a thread each"
+    assert not [name for name in names if name.startswith("G1")], "no threads that collect garbage beside the others"
+
+
+def test_batches_wait_no_longer_for_company_than_they_are_told_to(served: Running) -> None:
+    (java,) = java_of(served.process.pid)
+    try:
+        slack = Path(f"/proc/{java}/timerslack_ns").read_text()
+    except PermissionError:
+        pytest.skip("another process's timers are shown to root only")
+    assert int(slack) == 1
+
+
 def test_workers_hold_what_they_have_loaded_in_large_pages(served: Running) -> None:
     setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not setting.is_file() or "[never]" in setting.read_text() or platform.libc_ver() < ("glibc", "2.35"):
