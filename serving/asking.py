@@ -63,7 +63,8 @@ class Asking:
         Args:
             url: `http://host:port`, with or without `/predictions/digits`.
             token: the inference key of the server's token file, where it asks for one.
-            timeout: seconds for a request with all its repetitions.
+            timeout: seconds for a request with all its repetitions. Where half of them bring no answer, the server has
+                lost the request with a worker (TorchServe can, without a word), and is asked once more.
             token_file: instead of the token; it is read again where the key in it is no longer the one.
             management_url: where the file's keys are renewed once they are too old; None: nowhere.
 
@@ -87,14 +88,17 @@ class Asking:
         """
         given = {name: _plain(value) for name, value in fields.items() if value is not None}
         attempt, renewed, ends = 0, False, time.monotonic() + self._timeout
+        patience = 0.5  # the share of the time that is left which one attempt gets
         while True:
-            left = max(1e-3, ends - time.monotonic())
+            left = max(1e-3, patience * (ends - time.monotonic()))
             headers = {"Accept": media} | self._token.header()
             request = httpx.Request(
                 "POST", self.url, json=given, headers=headers, extensions={"timeout": httpx.Timeout(left).as_dict()}
             )
             found = yield request
             assert found is not None, "a request has an outcome"
+            if isinstance(found, httpx.ReadTimeout):
+                patience = 1.0
             if isinstance(found, httpx.Response):
                 self._answered = True
                 if found.status_code == 200:

@@ -25,12 +25,18 @@ def test_a_killed_worker_costs_its_own_requests_and_is_back_within_ten_seconds(o
     watch, over = Watch(own), threading.Event()
     before = watch.workers()
     failures: list[tuple[float, httpx.Response]] = []
+    lost_at: list[float] = []  # when requests were sent that TorchServe has lost (docs/service.md): no reply comes
     served_at: list[float] = []
 
     def ask_once_each() -> None:
-        with httpx.Client(base_url=own.url, timeout=20) as client:
+        with httpx.Client(base_url=own.url, timeout=5) as client:
             while not over.is_set():
-                reply = client.post("/predictions/digits", json={"digits": 7, "count": 16})
+                sent_at = time.monotonic()
+                try:
+                    reply = client.post("/predictions/digits", json={"digits": 7, "count": 16})
+                except httpx.ReadTimeout:
+                    lost_at.append(sent_at)
+                    continue
                 if reply.status_code == 200:
                     served_at.append(time.monotonic())
                 else:
@@ -38,7 +44,7 @@ def test_a_killed_worker_costs_its_own_requests_and_is_back_within_ten_seconds(o
 
     def ask_again_and_again() -> int:
         answered = 0
-        with Client(own.url) as client:
+        with Client(own.url, timeout=10) as client:
             while not over.is_set():
                 assert client.sample(digits=3, count=16).labels.tolist() == [3] * 16
                 answered += 1
@@ -61,10 +67,12 @@ def test_a_killed_worker_costs_its_own_requests_and_is_back_within_ten_seconds(o
 
     assert back_after < 10
     assert len(watch.workers() & before) == 1, "the other one goes on"
-    assert len(failures) <= CLIENTS, "each loses at most the request that the worker had taken with it"
+    assert len(failures) + len(lost_at) <= CLIENTS, "each loses at most the request that the worker had taken with it"
     for when, reply in failures:
         assert "Worker died" in reply.text
         assert 0 < when - killed_at < 1
+    for when in lost_at:
+        assert abs(when - killed_at) < 1
     alone = [when for when in served_at if killed_at + 0.1 < when < killed_at + back_after]
     assert len(alone) > 10, "the other one serves meanwhile"
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +98,46 @@ def test_pauses_grow_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set(waited)) == 8
 
 
-def test_every_attempt_has_only_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attempts_have_half_of_the_time_that_is_left_and_all_of_it_after_one_without_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[httpx.Request] = []
-    clock = iter([100.0, 100.0, 103.0, 103.0, 103.0])
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock, 103.0))
+    clock = iter([100.0, 100.0, 103.0, 103.0, 104.0, 104.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    lost = httpx.ReadTimeout("nothing came")
     with Client(URL, timeout=5) as client:
-        client._http = httpx.Client(transport=httpx.MockTransport(answering([BUSY, GOOD], asked)))
-        client.picture()
-    assert [request.extensions["timeout"]["read"] for request in asked] == [5.0, 2.0]
+        client._http = httpx.Client(transport=httpx.MockTransport(answering([BUSY, lost, GOOD], asked)))
+        assert client.picture() == b"picture"
+    assert [request.extensions["timeout"]["read"] for request in asked] == [2.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_request_that_the_server_has_lost_is_asked_again_in_time(asynchronous: bool) -> None:
+    """TorchServe loses requests that it gathers for a worker in the moment of its death."""
+    picture = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\npicture"
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as thread:
+        server.settimeout(5)
+
+        def lose_the_first() -> None:
+            lost, _ = server.accept()
+            with lost, server.accept()[0] as asked_again:
+                asked_again.recv(4096)
+                asked_again.sendall(picture)
+
+        done = thread.submit(lose_the_first)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        if asynchronous:
+
+            async def ask() -> bytes:
+                async with AsyncClient(url, timeout=1.0) as client:
+                    return await client.picture(digits=7)
+
+            assert asyncio.run(ask()) == b"picture"
+        else:
+            with Client(url, timeout=1.0) as client:
+                assert client.picture(digits=7) == b"picture"
+        done.result()
 
 
 def write_keys(file: Path, inference: str) -> None:
