@@ -40,9 +40,10 @@ class Watch:
     def memory(self) -> Memory:
         """What is held now. Java throws away before what it no longer needs, or its heap would tell nothing."""
         self._ask_java("GC.run")
-        (used,) = re.findall(r"heap\s+total \d+K, used (\d+)K", self._ask_java("GC.heap_info"))
+        told = self._ask_java("GC.heap_info")
+        new, tenured = re.findall(r"generation +total \d+K, used (\d+)K", told)
         workers = max(map(_resident, self.workers()))
-        return Memory(heap=int(used) / 1024, java=_resident(self.java), worker=workers)
+        return Memory(heap=(int(new) + int(tenured)) / 1024, java=_resident(self.java), worker=workers)
 
     def _ask_java(self, command: str) -> str:
         """What `jcmd PID COMMAND` says.
