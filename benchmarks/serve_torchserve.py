@@ -13,11 +13,12 @@ from benchmarks.serve_process import Launch
 from serving.archive import MODEL_NAME
 from serving.java import find_java
 from serving.ports import Ports, free_ports
-from serving.settings import METRICS, config_properties, log4j2
+from serving.settings import JAVA_OPTIONS, METRICS, config_properties, log4j2
 
 _CONFIG = "model-config.yaml"
 _HANDLER = Path(__file__).parent / "peers" / "constant_handler.py"
 _MODEL = f"{MODEL_NAME}={MODEL_NAME}.mar"
+_NO_REMAINS = "-XX:-UsePerfData"  # such as /tmp/hsperfdata_USER
 PATH = f"/predictions/{MODEL_NAME}"
 
 
@@ -39,12 +40,14 @@ metrics_address=http://127.0.0.1:{ports.metrics}
 grpc_inference_port={ports.grpc}
 grpc_management_port={ports.grpc_management}
 disable_token_authorization=true
+vmargs={_NO_REMAINS}
 """
     return _torchserve(folder, ports, properties, ["--model-store", "store", "--models", _MODEL])
 
 
 def ceiling(mar: Path, digit: bytes, workers: int, folder: Path) -> Launch:
-    """Constant bytes under our server's settings and our archive's: what is left of the rate without any drawing."""
+    """Constant bytes under our server's settings, Java's too, and our archive's: what is left of the rate without any
+    drawing."""
     ports = free_ports("127.0.0.1", 0)
     (folder / "store").mkdir()
     with zipfile.ZipFile(mar) as archive:
@@ -58,7 +61,7 @@ def ceiling(mar: Path, digit: bytes, workers: int, folder: Path) -> Launch:
     (folder / "metrics.yaml").write_text(METRICS + gauge, "utf-8")
     properties = config_properties(folder, "127.0.0.1", ports, workers, token=False)
     # it is asked whether it is ready as stock is; of a setting that is given twice, Java takes the last
-    properties += f"management_address=http://127.0.0.1:{ports.management}\n"
+    properties += f"management_address=http://127.0.0.1:{ports.management}\nvmargs={' '.join(JAVA_OPTIONS)}\n"
     return _torchserve(folder, ports, properties, ["--log-config", "log4j2.xml", "--ncs"])
 
 
@@ -74,8 +77,7 @@ def repack(mar: Path, to: Path, files: Mapping[str, bytes]) -> None:
 
 def _torchserve(folder: Path, ports: Ports, properties: str, words: list[str]) -> Launch:
     (folder / "tmp").mkdir()
-    # no /tmp/hsperfdata_USER is left behind
-    (folder / "config.properties").write_text(f"{properties}vmargs=-XX:-UsePerfData\n", "utf-8")
+    (folder / "config.properties").write_text(properties, "utf-8")
     command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ts-config", "config.properties"]
     # the sockets of its workers and the pid of the machine's only TorchServe lie in the temporary folder
     environment = {"TEMP": str(folder / "tmp"), "TMPDIR": str(folder / "tmp")}

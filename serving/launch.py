@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from .errors import ServerError
-from .workers import MOST_WORKERS
+from .settings import JAVA_OPTIONS
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_TIMERSLACK = 29
@@ -51,14 +51,7 @@ def launch(java: Path, folder: Path, environment: dict[str, str]) -> "subprocess
         raise ServerError("TorchServe is not installed: `pip install torchserve`.")
     torchserve = Path(package.origin).parent
     home = _home(folder, torchserve)
-    # -UsePerfData: no /tmp/hsperfdata_USER left behind. The limits: Java would take a quarter of the machine for its
-    # heap, and as much again for replies that nobody reads; and netty 17 MB of it for each of the threads that write to
-    # workers, who write little and can share them.
-    command = [str(java), "-XX:-UsePerfData", "-Xmx1g", "-XX:MaxDirectMemorySize=1g"]
-    command += ["-Dio.netty.allocator.numHeapArenas=1"]
-    # Little lives long in that heap: the collector without threads of its own leaves the cores to the workers. And with
-    # fewer than three cores Java would start a thread for each batch, to send it, as a pool of one is not used.
-    command += ["-XX:+UseSerialGC", f"-Djava.util.concurrent.ForkJoinPool.common.parallelism={MOST_WORKERS}"]
+    command = [str(java), *JAVA_OPTIONS]
     command += [f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={folder / 'tmp'}"]
     command += [f"-Dlog4j.configurationFile=file://{folder / 'log4j2.xml'}", "-cp", f"{torchserve / 'frontend'}/*"]
     command += ["org.pytorch.serve.ModelServer", "--python", sys.executable]

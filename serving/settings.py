@@ -1,12 +1,27 @@
-"""TorchServe's settings: the config.properties, the log4j2.xml and the environment that a server of ours runs with."""
+"""TorchServe's settings: the options of its Java, and the config.properties, the log4j2.xml and the environment that a
+server of ours runs with."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from .archive import MODEL_NAME
 from .ports import Ports
+from .workers import MOST_WORKERS
 
 LOOPBACK = ("127.0.0.1", "localhost")
+
+JAVA_OPTIONS = (
+    "-XX:-UsePerfData",  # no /tmp/hsperfdata_USER is left behind
+    # Java would take a quarter of the machine for its heap, and as much again for replies that nobody reads; and netty
+    # 17 MB of it for each of the threads that write to workers, who write little and can share them.
+    "-Xmx1g",
+    "-XX:MaxDirectMemorySize=1g",
+    "-Dio.netty.allocator.numHeapArenas=1",
+    # Little lives long in that heap: the collector without threads of its own leaves the cores to the workers.
+    "-XX:+UseSerialGC",
+    # With fewer than three cores Java would start a thread for each batch, to send it: a pool of one is not used.
+    f"-Djava.util.concurrent.ForkJoinPool.common.parallelism={MOST_WORKERS}",
+)
 
 # All that TorchServe and its workers see of the environment around them. Keys and passwords stay outside, and proxies,
 # whose addresses may hold both (nothing is fetched), and what Java or TorchServe prefer to our settings: JAVA_…, TS_….
