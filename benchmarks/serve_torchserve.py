@@ -18,14 +18,14 @@ from serving.settings import JAVA_OPTIONS, METRICS, config_properties, log4j2
 _CONFIG = "model-config.yaml"
 _HANDLER = Path(__file__).parent / "peers" / "constant_handler.py"
 _MODEL = f"{MODEL_NAME}={MODEL_NAME}.mar"
-_NO_REMAINS = "-XX:-UsePerfData"  # such as /tmp/hsperfdata_USER
 PATH = f"/predictions/{MODEL_NAME}"
 
 
 def stock(mar: Path, folder: Path) -> Launch:
     """Our archive as TorchServe serves one of which it is told nothing: no batches, two log lines and more a request.
 
-    Only its ports are chosen, so that it stands in nobody's way, and its token is off, as ours is on loopback.
+    Only its ports are chosen, so that it stands in nobody's way, its token is off, as ours is on loopback, and Java
+    leaves no /tmp/hsperfdata_USER behind.
     """
     ports = free_ports("127.0.0.1", 0)
     (folder / "store").mkdir()
@@ -40,7 +40,7 @@ metrics_address=http://127.0.0.1:{ports.metrics}
 grpc_inference_port={ports.grpc}
 grpc_management_port={ports.grpc_management}
 disable_token_authorization=true
-vmargs={_NO_REMAINS}
+vmargs=-XX:-UsePerfData
 """
     return _torchserve(folder, ports, properties, ["--model-store", "store", "--models", _MODEL])
 
