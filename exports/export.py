@@ -1,7 +1,6 @@
 """From a checkpoint to an export's folder: written aside, verified, and only then put where it was asked for."""
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,8 +9,9 @@ import torch
 from exports import formats, manifest, parity
 from exports.card import card
 from exports.errors import ExportError
+from training.atomic_write import new_folder, write_file
 from training.models import Generator
-from training.pictures import ENLARGEMENT, tile, to_picture
+from training.pictures import ENLARGEMENT, encode, tile, to_picture
 from training.runs import CHECKPOINTS, find_checkpoint
 from training.sources import GeneratorSource, load_generator
 
@@ -48,34 +48,28 @@ def export(
     out = out.resolve()
     if out.exists() and not manifest.may_be_replaced(out):
         raise ExportError(f"--out {out}: it holds something else than an export; name another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
     base = manifest.essentials(generator, checkpoint, config)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as aside:
-        folder = Path(aside) / "export"
-        folder.mkdir()
+    with new_folder(out) as folder:
         differences = {}
         for kind in kinds:
             name = formats.FILES[kind]
-            formats.write(generator, kind, folder / name, manifest.as_text(base))
+            write_file(folder / name, formats.serialize(generator, kind, manifest.as_text(base)))
             differences[name] = parity.measure(folder / name, kind, generator)
             worst = max(differences[name].values())
             announce(f"{name}: {(folder / name).stat().st_size / 1e6:.1f} MB, differs by {worst:.1e} at most")
-        _draw_samples(generator, base["class_names"], folder / "samples.png")
+        write_file(folder / "samples.png", _draw_samples(generator, base["class_names"]))
         facts = manifest.build(base, folder, checkpoint, differences)
-        (folder / "card.md").write_text(card(facts), "utf-8")
-        (folder / manifest.NAME).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        if out.exists():
-            out.rename(Path(aside) / "replaced")  # goes with the temporary folder
-        folder.rename(out)
+        write_file(folder / "card.md", card(facts))
+        write_file(folder / manifest.NAME, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     return out
 
 
-def _draw_samples(generator: Generator, class_names: Sequence[str], path: Path) -> None:
-    """Rows by style, columns by class."""
+def _draw_samples(generator: Generator, class_names: Sequence[str]) -> bytes:
+    """A PNG with rows by style, columns by class."""
     classes = len(class_names)
     z = torch.randn(_STYLES, generator.z_dim, generator=torch.Generator().manual_seed(1)).repeat_interleave(classes, 0)
     labels = torch.arange(classes).repeat(_STYLES)
     if not generator.conditional:
         z = torch.randn(len(labels), generator.z_dim, generator=torch.Generator().manual_seed(1))
     images = GeneratorSource(generator, tuple(class_names)).draw(z, labels)
-    to_picture(tile(images.numpy(), columns=classes), ENLARGEMENT).save(path)
+    return encode(to_picture(tile(images.numpy(), columns=classes), ENLARGEMENT), "png")

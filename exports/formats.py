@@ -8,7 +8,6 @@ import io
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 import onnx
 import torch
@@ -40,46 +39,40 @@ def example_inputs(generator: Generator, n: int, *, seed: int = 0) -> tuple[Tens
     return (z,) if generator.classes is None else (z, torch.randint(generator.classes, (n,), generator=rng))
 
 
-def write(generator: Generator, kind: str, path: Path, essentials: Mapping[str, str]) -> None:
-    """Writes a generator in evaluation mode as `kind`, one of FILES."""
-    drawer = Drawer(generator).eval()
+def serialize(generator: Generator, kind: str, essentials: Mapping[str, str]) -> bytes:
+    """A generator in evaluation mode as the bytes of a file of `kind`, one of FILES.
+
+    In memory: torch's own file writers do not say why the disk refused a file, or abort the process.
+    """
+    drawer, buffer = Drawer(generator).eval(), io.BytesIO()
     with _quiet():
+        if kind == "onnx":
+            return _onnx(generator, essentials)
         if kind == "torchscript":
-            _write_torchscript(drawer, path, essentials)
-        elif kind == "onnx":
-            _write_onnx(drawer, path, essentials)
+            script = torch.jit.freeze(torch.jit.trace(drawer, example_inputs(generator, 2)))
+            torch.jit.save(script, buffer, _extra_files=dict(essentials))
         else:
             assert kind == "pt2", kind
-            buffer = io.BytesIO()  # torch's own file writer aborts the process when the disk is full
             torch.export.save(_program(drawer), buffer, extra_files=dict(essentials))
-            path.write_bytes(buffer.getvalue())
+    return buffer.getvalue()
 
 
-def _write_torchscript(drawer: Drawer, path: Path, essentials: Mapping[str, str]) -> None:
-    script = torch.jit.freeze(torch.jit.trace(drawer, example_inputs(drawer.generator, 2)))
-    buffer = io.BytesIO()
-    torch.jit.save(script, buffer, _extra_files=dict(essentials))
-    path.write_bytes(buffer.getvalue())
-
-
-def _write_onnx(drawer: Drawer, path: Path, essentials: Mapping[str, str]) -> None:
-    drawer = Drawer(on_coarse_grids(drawer.generator)).eval()
-    inputs = ["z", "label"] if drawer.generator.conditional else ["z"]
-    torch.onnx.export(
-        _program(drawer),
-        f=str(path),
-        input_names=inputs,
+def _onnx(generator: Generator, essentials: Mapping[str, str]) -> bytes:
+    exported = torch.onnx.export(
+        _program(Drawer(on_coarse_grids(generator)).eval()),
+        input_names=["z", "label"] if generator.conditional else ["z"],
         output_names=["image"],
         opset_version=OPSET,
         dynamo=True,
-        external_data=False,
         verbose=False,
     )
-    model = onnx.load(path)
+    assert exported is not None, "dynamo=True gives a program"
+    model = exported.model_proto
     for name, value in essentials.items():
         model.metadata_props.add(key=name, value=value)
     onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def _program(drawer: Drawer) -> torch.export.ExportedProgram:

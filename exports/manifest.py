@@ -9,6 +9,7 @@ from typing import Any
 
 from exports.errors import ExportError
 from exports.formats import FILES
+from training.atomic_write import naming, read_file
 from training.checkpoint import Saved, weights_digest
 from training.config import Config
 from training.models import Generator
@@ -75,7 +76,7 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = folder / NAME
     try:
-        manifest = json.loads(path.read_text("utf-8"))
+        manifest = json.loads(read_file(path))
     except FileNotFoundError:
         raise ExportError(f"{folder}: no export (it has no {NAME}); make one with 'ganctl export RUN'") from None
     except ValueError as error:
@@ -111,5 +112,5 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

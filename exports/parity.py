@@ -1,5 +1,6 @@
 """Whether an artefact draws what the eager generator draws, measured at several batch sizes."""
 
+import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from exports.errors import ParityError
 from exports.formats import Drawer, example_inputs
+from training.atomic_write import read_file
 from training.models import Generator
 
 SIZES = (1, 2, 3, 7, 64, 256)
@@ -21,8 +23,9 @@ Run = Callable[..., Tensor]  # z, and where conditional label → image
 
 def load(path: Path, kind: str) -> Run:
     """An artefact as a function on tensors, in the runtime that its users have."""
+    content = read_file(path)  # the runtimes' own errors of reading have no form
     if kind == "onnx":
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         names = [entry.name for entry in session.get_inputs()]
 
         def run(*inputs: Tensor) -> Tensor:
@@ -33,10 +36,10 @@ def load(path: Path, kind: str) -> Run:
     if kind == "torchscript":
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*")
-            script: Run = torch.jit.load(str(path))
+            script: Run = torch.jit.load(io.BytesIO(content))
             return script
     assert kind == "pt2", kind
-    program: Run = torch.export.load(path).module()
+    program: Run = torch.export.load(io.BytesIO(content)).module()
     return program
 
 

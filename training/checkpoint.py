@@ -8,7 +8,6 @@ field set to zeros, so that any flipped or missing byte is noticed.
 import hashlib
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from training.atomic_write import write_file
 from training.errors import CheckpointError, TrainingError
 
 SUFFIX = ".safetensors"
@@ -67,20 +67,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     assert found is not None, "the digest's field was just written"
     content[found.start(1) : found.end(1)] = hashlib.sha256(content).hexdigest().encode()
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        error.filename = str(path)  # a write that fails does not say where
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(path, content)
 
 
 def read_checkpoint(path: Path) -> Saved:
@@ -137,15 +124,6 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
 
 def _header_length(content: bytes | bytearray) -> int:
     return min(int.from_bytes(content[:8], "little"), len(content))  # in a foreign file it may be any number
-
-
-def _flush_folder(folder: Path) -> None:
-    """Makes a rename last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _strip(node: Any, name: str, tensors: dict[str, Tensor]) -> Any:

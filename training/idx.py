@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from training.atomic_write import read_file, write_file
 from training.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def read_idx(path: Path, *, dimensions: int, sha256: dict[str, str] | None = Non
     Raises:
         DataError: the file is truncated, is no such file, or has another digest.
     """
-    raw = _decompressed(path) if path.suffix == ".gz" else path.read_bytes()
+    raw = _decompressed(path) if path.suffix == ".gz" else read_file(path)
     header = 4 + 4 * dimensions
     expected_magic = bytes((0, 0, 8, dimensions))
     if raw[:4] != expected_magic:
@@ -54,7 +55,7 @@ def read_idx(path: Path, *, dimensions: int, sha256: dict[str, str] | None = Non
 
 def _decompressed(path: Path) -> bytes:
     """A gzip file's content, from the cache where it has been decompressed before."""
-    packed = path.read_bytes()
+    packed = read_file(path)
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ganctl" / "datasets"
     name = f"{path.stem}-{hashlib.sha256(packed).hexdigest()[:16]}"
     for kept in folder.glob(f"{name}-*"):
@@ -65,11 +66,8 @@ def _decompressed(path: Path) -> bytes:
         raw = gzip.decompress(packed)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: not a whole gzip file ({error}); fetch it again") from error
-    aside = folder / f".{name}-{os.getpid()}"  # whole or not at all, whoever else writes at the same time
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(raw)
-        aside.replace(folder / f"{name}-{hashlib.sha256(raw).hexdigest()}")
+        write_file(folder / f"{name}-{hashlib.sha256(raw).hexdigest()}", raw)
     except OSError as error:
         _log.info("%s: %s; it is decompressed each time", folder, error.strerror or error)
     return raw

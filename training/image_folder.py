@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from training.atomic_write import write_file
 from training.class_folders import SPLITS, File, Listing, lines, list_folder, shown, told
 from training.config import DataSettings
 from training.data import ImageSet, Split
@@ -182,24 +183,11 @@ def _read_cache(path: Path, facts: Path) -> tuple[dict[str, Tensor], list[str]]:
 
 
 def _write_cache(path: Path, facts: Path, tensors: dict[str, Tensor], left_out: list[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = safetensors.torch.save(tensors)
     known = {"sha256": hashlib.sha256(content).hexdigest(), "left_out": left_out}
     try:
-        _write(path, content)
-        _write(facts, json.dumps(known).encode())  # last: they vouch for it
+        write_file(path, content)
+        write_file(facts, json.dumps(known))  # last: they vouch for it
     except OSError:
         path.unlink(missing_ok=True)  # without them it would only fill the disk
         raise
-
-
-def _write(target: Path, data: bytes) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)

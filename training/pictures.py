@@ -1,8 +1,8 @@
 """Images as pictures: tiles of a grid, pixels enlarged to squares that a person sees, and films of pictures."""
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +27,19 @@ def to_picture(pixels: NDArray[np.uint8], enlargement: int = 1) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
-def save_film(
-    frames: Sequence[Image.Image], to: Path | IO[bytes], *, kind: str = "GIF", durations: int | list[int]
-) -> None:
-    """Writes pictures of one size as a film that begins anew for ever.
+def encode(picture: Image.Image, kind: str) -> bytes:
+    """A picture as the bytes of a PNG or a lossless WebP file.
+
+    In memory: Pillow's own writing to a file does not say why the disk refused it.
+    """
+    buffer = io.BytesIO()
+    options: dict[str, Any] = {"lossless": True} if kind.upper() == "WEBP" else {}
+    picture.save(buffer, kind.upper(), **options)
+    return buffer.getvalue()
+
+
+def encode_film(frames: Sequence[Image.Image], *, kind: str = "GIF", durations: int | list[int]) -> bytes:
+    """Pictures of one size as the bytes of a film that begins anew for ever.
 
     Args:
         frames: one or more; a GIF has 256 colours a frame (greys stay exact), a WebP is lossless.
@@ -39,4 +48,6 @@ def save_film(
     """
     options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
     first, *others = frames
-    first.save(to, kind, save_all=True, append_images=others, duration=durations, loop=0, **options)
+    buffer = io.BytesIO()
+    first.save(buffer, kind, save_all=True, append_images=others, duration=durations, loop=0, **options)
+    return buffer.getvalue()

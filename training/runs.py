@@ -18,6 +18,7 @@ from pathlib import Path
 import tomli_w
 import torch
 
+from training.atomic_write import write_file
 from training.checkpoint import SUFFIX, Saved, read_checkpoint
 from training.config import Config
 from training.errors import CheckpointError, TrainingError
@@ -69,7 +70,7 @@ def begin_folder(folder: Path, config: Config, ranks: int, *, fresh: bool, numbe
 def write_settings(folder: Path, config: Config, ranks: int = 1) -> None:
     """Writes `config.toml`, from which `train --config` repeats the run, and `environment.json`."""
     (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    (folder / "config.toml").write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)), "utf-8")
+    write_file(folder / "config.toml", tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
     packages = ("torch", "torchvision", "numpy", "safetensors", "tensorboard")
     environment = {
         "command": sys.argv,
@@ -82,7 +83,7 @@ def write_settings(folder: Path, config: Config, ranks: int = 1) -> None:
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "versions": {name: metadata.version(name) for name in packages},
     }
-    (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", "utf-8")
+    write_file(folder / "environment.json", json.dumps(environment, indent=2) + "\n")
 
 
 def find_checkpoint(source: Path) -> Path:

@@ -2,14 +2,13 @@
 
 import logging
 import math
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from string import Formatter
 from typing import Any
 
+from training.atomic_write import is_temporary, link_file
 from training.callback import FINISHED, Callback, Run
 from training.checkpoint import SUFFIX, read_checkpoint, write_checkpoint
 from training.config import CheckpointSettings, Span, sign_of
@@ -18,7 +17,6 @@ from training.pace import Measured
 from training.runs import CHECKPOINTS
 
 _ALWAYS_KNOWN = ("step", "images")  # what a file's name may hold beside scores
-_TEMPORARY = re.compile(rf"\..+{re.escape(SUFFIX)}\.\d+")
 _log = logging.getLogger(__name__)
 
 
@@ -83,7 +81,7 @@ class Checkpoint(Callback):
         if self.ranking:
             self._link(self._folder / self.ranking[0][2], self.best)
         for path in self._folder.iterdir():
-            if _TEMPORARY.fullmatch(path.name):  # of a process that was killed in a save
+            if is_temporary(path.name):  # of a process that was killed in a save
                 path.unlink()
         self._drop_unlisted()
 
@@ -186,16 +184,7 @@ class Checkpoint(Callback):
         self._dropped.clear()
 
     def _link(self, target: Path, name: Path) -> None:
-        temporary = name.with_name(f".{name.name}.{os.getpid()}")
-        temporary.unlink(missing_ok=True)
-        try:
-            try:
-                os.link(target, temporary)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(target, temporary)
-            temporary.replace(name)
-        finally:
-            temporary.unlink(missing_ok=True)  # a rename between two links to one file does nothing
+        link_file(target, name)
 
 
 def _pattern(filename: str) -> re.Pattern[str]:

@@ -1,10 +1,10 @@
 """StatsLog: how a run goes, as `stats.jsonl`."""
 
 import json
-import os
 from collections.abc import Mapping
 from typing import IO, Any
 
+from training.atomic_write import naming, write_file
 from training.callback import Callback, Run
 
 
@@ -21,9 +21,7 @@ class StatsLog(Callback):
     def on_start(self, run: Run) -> None:
         path = run.run_dir / "stats.jsonl"
         kept = path.read_text("utf-8").splitlines(keepends=True)[: self._lines] if path.exists() else []
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text("".join(kept), "utf-8")
-        temporary.replace(path)
+        write_file(path, "".join(kept))
         self._lines = len(kept)  # none, where the run goes on in another folder
         self._file = path.open("a", encoding="utf-8")
 
@@ -46,6 +44,7 @@ class StatsLog(Callback):
     def _write(self, run: Run, record: Mapping[str, Any]) -> None:
         assert self._file is not None, "on_start comes first"
         where = {"step": run.step, "images": run.images, "seconds": round(run.clock.seconds, 3)}
-        self._file.write(json.dumps(where | dict(record)) + "\n")
-        self._file.flush()
+        with naming(run.run_dir / "stats.jsonl"):
+            self._file.write(json.dumps(where | dict(record)) + "\n")
+            self._file.flush()
         self._lines += 1

@@ -5,9 +5,10 @@ from typing import Any
 
 from PIL import Image
 
+from training.atomic_write import write_file
 from training.callback import Callback, Run
 from training.callbacks.views import fixed_grid
-from training.pictures import ENLARGEMENT, save_film, to_picture
+from training.pictures import ENLARGEMENT, encode, encode_film, to_picture
 
 TIMELAPSE = "timelapse.gif"
 _OURS = "[0-9]" * 8 + ".png"
@@ -33,7 +34,8 @@ class SampleGrid(Callback):
 
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
         self._steps.append(run.step)
-        to_picture(fixed_grid(run), ENLARGEMENT).save(run.run_dir / "samples" / f"{run.step:08d}.png")
+        grid = encode(to_picture(fixed_grid(run), ENLARGEMENT), "png")
+        write_file(run.run_dir / "samples" / f"{run.step:08d}.png", grid)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": list(self._steps)}
@@ -52,4 +54,4 @@ class Timelapse(Callback):
         frames = [Image.open(path).convert("P") for path in sorted((run.run_dir / "samples").glob(_OURS))]
         if frames:
             durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
-            save_film(frames, run.run_dir / TIMELAPSE, durations=durations)
+            write_file(run.run_dir / TIMELAPSE, encode_film(frames, durations=durations))

@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 from torch.jit._trace import TracerWarning
 
+from training.atomic_write import read_file
 from training.callback import Callback, Run
 from training.callbacks.samples import TIMELAPSE
 from training.callbacks.views import class_grids, fixed_grid, walk
-from training.pictures import ENLARGEMENT, save_film, to_picture
+from training.pictures import ENLARGEMENT, encode_film, to_picture
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -77,7 +78,7 @@ class TensorBoard(Callback):
     def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
         """The timelapse; and the settings beside the scores, for TensorBoard's page that compares runs."""
         if (run.run_dir / TIMELAPSE).exists():
-            self._add_film("timelapse", (run.run_dir / TIMELAPSE).read_bytes(), run)
+            self._add_film("timelapse", read_file(run.run_dir / TIMELAPSE), run)
         settings = {k: v for k, v in run.config.flat().items() if isinstance(v, bool | int | float | str)}
         finals = {f"{scores['split']}/{name}": value for name, value in _numbers(scores)}
         if not finals:
@@ -117,9 +118,8 @@ class TensorBoard(Callback):
         grids = {f"class/{name}": grid for name, grid in class_grids(run).items()}
         for tag, grid in {"fixed latents": fixed_grid(run), **grids}.items():
             self._writer.add_image(tag, torch.from_numpy(grid), run.step, dataformats="HWC")
-        film = io.BytesIO()
-        save_film([to_picture(frame, ENLARGEMENT) for frame in walk(run)], film, durations=_WALK_MS)
-        self._add_film("walk", film.getvalue(), run)
+        film = encode_film([to_picture(frame, ENLARGEMENT) for frame in walk(run)], durations=_WALK_MS)
+        self._add_film("walk", film, run)
 
     def _add_film(self, tag: str, gif: bytes, run: Run) -> None:
         """TensorBoard hands an image on as it is encoded, and a browser plays a GIF."""

@@ -1,22 +1,20 @@
 """Where images go: a picture, an array, a folder or a film; and back from an array."""
 
 import csv
-import os
-import shutil
+import io
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from training.atomic_write import naming, new_folder, write_file
 from training.config import DataSettings
 from training.drawing.orders import Drawn, Film, OrderError
 from training.errors import DataError
 from training.inspection import Opened
-from training.pictures import ENLARGEMENT, save_film, tile, to_picture
+from training.pictures import ENLARGEMENT, encode, encode_film, tile, to_picture
 
 _LEAST = 10  # images that can be scored at all
 _SUFFIXES = (".png", ".webp", ".gif", ".npz", "")
@@ -52,45 +50,29 @@ def save(drawn: Drawn, out: Path) -> None:
         OrderError: a suffix that is none of these, or a picture too large for WebP.
     """
     check_name(out)
-    with _whole(out) as temporary:
-        if out.suffix in (".png", ".webp"):
-            pixels = tile(drawn.images.transpose(0, 3, 1, 2), columns=drawn.columns)
-            if out.suffix == ".webp" and (side := max(pixels.shape[:2]) * ENLARGEMENT) > _WEBP_SIDE:
-                raise OrderError(
-                    f"--out {out}: the picture would be {side:,} pixels long, and a WebP ends at {_WEBP_SIDE:,}; name a"
-                    " .png, or order fewer images"
-                )
-            options: dict[str, Any] = {"lossless": True} if out.suffix == ".webp" else {}
-            to_picture(pixels, ENLARGEMENT).save(temporary, **options)
-        elif out.suffix == ".npz":
-            np.savez_compressed(temporary, **_arrays(drawn))
-        else:
-            assert not out.suffix, "a film is save_walk's"
-            _save_folder(drawn, temporary)
-            if out.exists():
-                out.rmdir()
+    if out.suffix in (".png", ".webp"):
+        pixels = tile(drawn.images.transpose(0, 3, 1, 2), columns=drawn.columns)
+        if out.suffix == ".webp" and (side := max(pixels.shape[:2]) * ENLARGEMENT) > _WEBP_SIDE:
+            raise OrderError(
+                f"--out {out}: the picture would be {side:,} pixels long, and a WebP ends at {_WEBP_SIDE:,}; name a"
+                " .png, or order fewer images"
+            )
+        write_file(out, encode(to_picture(pixels, ENLARGEMENT), out.suffix[1:]))
+    elif out.suffix == ".npz":
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **_arrays(drawn))
+        write_file(out, buffer.getvalue())
+    else:
+        assert not out.suffix, "a film is save_walk's"
+        with new_folder(out) as folder:
+            _save_folder(drawn, folder)
+            check_name(out)  # nobody has put anything there meanwhile, which would be deleted
 
 
 def save_walk(film: Film, out: Path) -> None:
     """Writes a film to `out`, .gif or .webp, at 20 frames a second; whole or not at all."""
-    with _whole(out) as temporary:
-        frames = [to_picture(frame, _FILM_ENLARGEMENT) for frame in film.frames]
-        save_film(frames, temporary, kind=out.suffix[1:].upper(), durations=_FRAME_MS)
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A name beside `out` that becomes it, if all goes well, and is not there afterwards, if not."""
-    out = out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}{out.suffix}")
-    try:
-        yield temporary
-        temporary.replace(out)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
+    frames = [to_picture(frame, _FILM_ENLARGEMENT) for frame in film.frames]
+    write_file(out, encode_film(frames, kind=out.suffix[1:].upper(), durations=_FRAME_MS))
 
 
 def open_images(path: Path) -> Opened:
@@ -126,12 +108,13 @@ def _arrays(drawn: Drawn) -> dict[str, Any]:
 
 
 def _save_folder(drawn: Drawn, folder: Path) -> None:
-    folder.mkdir()
-    with (folder / "labels.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["file", "label"])
-        for i, image in enumerate(drawn.images):
-            label = "" if drawn.labels is None else str(drawn.labels[i])
-            name = f"{i:06d}{'-' if label else ''}{label}.png"
-            to_picture(image).save(folder / name)
-            table.writerow([name, label])
+    rows = [("file", "label")]
+    for i, image in enumerate(drawn.images):
+        label = "" if drawn.labels is None else str(drawn.labels[i])
+        name = f"{i:06d}{'-' if label else ''}{label}.png"
+        with naming(folder / name):
+            (folder / name).write_bytes(encode(to_picture(image), "png"))
+        rows.append((name, label))
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows(rows)
+    write_file(folder / "labels.csv", table.getvalue())

@@ -7,7 +7,6 @@ Files are `real/DIGEST.safetensors` in `$XDG_CACHE_HOME/ganctl` (or `~/.cache/ga
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from training.atomic_write import write_file
 from training.checkpoint import weights_digest
 
 FORMAT = 1  # of what is kept: to be raised where its meaning changes, or how it is computed
@@ -74,14 +74,4 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Whole or not at all, whoever else writes at the same time: aside, under a name of its own, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = safetensors.torch.save(tensors, metadata={_OF_CONTENTS: weights_digest(tensors)})
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(path, safetensors.torch.save(tensors, metadata={_OF_CONTENTS: weights_digest(tensors)}))

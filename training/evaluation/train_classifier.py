@@ -7,7 +7,6 @@ images that choose checkpoints nor the test images that report scores have shape
 """
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
+from training.atomic_write import write_file
 from training.config import DataSettings
 from training.data import ImageSet, load_split
 from training.evaluation.classifier import COMMITTED, Classifier, judge, places_of
@@ -110,14 +110,8 @@ def save(classifier: Classifier, notes: dict[str, str], path: Path) -> None:
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     weights = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
-    try:
-        temporary.write_bytes(safetensors.torch.save(weights, metadata=notes))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(path, safetensors.torch.save(weights, metadata=notes))
 
 
 @click.command()

@@ -138,16 +138,17 @@ def test_torchscript_needs_nothing_of_ours(exported: Path, tmp_path: Path) -> No
 def test_an_artefact_that_draws_something_else_is_refused_and_nothing_is_left(
     small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = formats.write
+    serialize = formats.serialize
 
-    def shifted(generator: Any, kind: str, path: Path, essentials: Any) -> None:
+    def shifted(generator: Any, kind: str, essentials: Any) -> bytes:
         with torch.no_grad():
             bias = generator.net[0].bias
             bias.add_(1e-3)
-            write(generator, kind, path, essentials)
+            content = serialize(generator, kind, essentials)
             bias.sub_(1e-3)
+        return content
 
-    monkeypatch.setattr(formats, "write", shifted)
+    monkeypatch.setattr(formats, "serialize", shifted)
     with pytest.raises(ParityError, match=r"differs from the checkpoint's generator by .* at N = \d") as raised:
         export(small_run, out=tmp_path / "export")
     assert raised.value.exit_code == 5

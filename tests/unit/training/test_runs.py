@@ -190,7 +190,7 @@ def test_what_a_killed_process_left_goes_and_what_somebody_put_there_stays(tmp_p
     store = keeper(tmp_path, filename="{step}")
     save(store, 1, 5.0)
     folder = tmp_path / "checkpoints"
-    for name in (".2.safetensors.4711", ".last.safetensors.4711", "2.safetensors", "mine.safetensors"):
+    for name in (".ganctl-4711-0a1b2c3d.safetensors", ".ganctl-4711-4e5f6071", "2.safetensors", "mine.safetensors"):
         (folder / name).write_bytes(b"x")
     resumed = Checkpoint(filename="{step}")
     resumed.load_state_dict(store.state_dict())
@@ -220,13 +220,16 @@ def test_a_disk_that_is_full_without_hard_links_keeps_no_half_copy(
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "no links here")
 
-    def half(source: Path, target: Path) -> None:
-        target.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+    flushed: list[int] = []
+
+    def full(descriptor: int) -> None:
+        flushed.append(descriptor)
+        if len(flushed) > 2:  # the checkpoint and its folder; then its copy
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "link", refuse)
-    monkeypatch.setattr("shutil.copyfile", half)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*last\.safetensors'"):
         save(store, 2, 4.0)
     assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".")]
     assert (steps(tmp_path)["last"], steps(tmp_path)["best"]) == (1, 1)
