@@ -15,7 +15,23 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 
 Share = Annotated[float, Field(ge=0, le=1)]
-AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+def absolute_path(path: Path) -> Path:
+    """The path without `~` or `~user`, from the root.
+
+    Raises:
+        ValueError: that home, or the current folder, is unknown.
+    """
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"the home folder of {path.parts[0]} is unknown. Give the whole path, from /") from error
+    except FileNotFoundError as error:
+        raise ValueError("it is relative, and the current folder was deleted. Give the whole path, from /") from error
+
+
+AbsolutePath = Annotated[Path, AfterValidator(absolute_path)]
 NonNegative = Annotated[float, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 

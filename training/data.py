@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.config import DataSettings
-from training.errors import DataError
+from training.cache_dir import cache_dir
+from training.config import DataSettings, absolute_path
+from training.errors import ConfigError, DataError
 from training.idx import read_idx
 from training.registry import Registry
 
@@ -158,20 +159,50 @@ def shuffled(n: int) -> Tensor:
 
 def _folder(settings: DataSettings) -> Path:
     """The folder that holds the IDX files, downloaded first where they are absent and the network allows it."""
-    fallback = os.environ.get("PATH_DATASETS")
-    named = settings.root or (Path(fallback).expanduser() if fallback else None)
+    setting, named = _named_root(settings)
     torchvision_name = _TORCHVISION[settings.name]
-    candidates = [named, named / torchvision_name / "raw"] if named else []
-    for folder in candidates:
-        if any(_present(folder, prefix) for prefix in _COUNTS):
+    try:
+        for folder in [named, named / torchvision_name / "raw"] if named else []:
+            if any(_present(folder, prefix) for prefix in _COUNTS):
+                return folder
+        if settings.name == "mnist" and settings.root is None:
+            return EMBEDDED
+        cache = cache_dir()
+        root = named or (cache / "datasets" if cache else None)
+        if root is None:
+            raise DataError(
+                f"data.root: {settings.name} is no part of ganctl, and there is no folder to download it to: HOME names"
+                f" none. {_NAME_A_FOLDER}"
+            )
+        folder = root / torchvision_name / "raw"
+        if all(_present(folder, prefix) for prefix in _COUNTS):
             return folder
-    if settings.name == "mnist" and settings.root is None:
-        return EMBEDDED
-    root = named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ganctl" / "datasets"
-    folder = root / torchvision_name / "raw"
-    if not all(_present(folder, prefix) for prefix in _COUNTS):
-        _download(torchvision_name, root, settings.name)
+        absent = [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if named:
+            raise DataError(f"{setting}: {error.filename}: {error.strerror}. {_NAME_A_FOLDER}") from error
+        raise DataError(
+            f"data.root: {settings.name} is no part of ganctl, and cannot be kept in the cache ({error.filename}:"
+            f" {error.strerror}). {_NAME_A_FOLDER}"
+        ) from error
+    _download(torchvision_name, root, settings.name, absent)
     return folder
+
+
+_NAME_A_FOLDER = "Set data.root or PATH_DATASETS to a folder that holds the files, or that this user may write."
+
+
+def _named_root(settings: DataSettings) -> tuple[str, Path | None]:
+    """The setting or variable that names the folder of data sets, and that folder."""
+    if settings.root is not None:
+        return "data.root", settings.root
+    variable = "PATH_DATASETS"
+    text = os.environ.get(variable)
+    try:
+        return variable, absolute_path(Path(text)) if text else None
+    except ValueError as error:
+        raise ConfigError([f"{variable} = {text!r}: {error}."]) from error
 
 
 def _present(folder: Path, prefix: str) -> bool:
@@ -185,21 +216,19 @@ def _find(folder: Path, name: str) -> Path:
     raise DataError(f"data.root: {folder} lacks {name} (or {name}.gz); {_expected_files()}")
 
 
-def _download(torchvision_name: str, root: Path, name: str) -> None:
+def _download(torchvision_name: str, root: Path, name: str, absent: list[Path]) -> None:
+    """Downloads a data set into `root`; removes what it leaves empty of the folders that were `absent` before."""
     from torchvision import datasets
 
-    folders = [root / torchvision_name / "raw", root / torchvision_name, root]
-    absent = [folder for folder in folders if not folder.exists()]
     try:
         getattr(datasets, torchvision_name)(root=str(root), download=True)
     except (OSError, RuntimeError) as error:  # torchvision raises both, whatever kept it from the files
         for folder in absent:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-        folder = folders[0]
         raise DataError(
             f"data.root: {name} is neither in {root} nor could it be downloaded ({error}). Put the files into"
-            f" {folder}; {_expected_files()}"
+            f" {root / torchvision_name / 'raw'}; {_expected_files()}"
         ) from error
 
 

@@ -7,13 +7,13 @@ very file that it came from, and only while it is whole. Any of them may be dele
 import gzip
 import hashlib
 import logging
-import os
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from training.atomic_write import read_file, write_file
+from training.atomic_write import read_file
+from training.cache_dir import cache_dir, read_cached, write_cached
 from training.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -56,18 +56,24 @@ def read_idx(path: Path, *, dimensions: int, sha256: dict[str, str] | None = Non
 def _decompressed(path: Path) -> bytes:
     """A gzip file's content, from the cache where it has been decompressed before."""
     packed = read_file(path)
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ganctl" / "datasets"
-    name = f"{path.stem}-{hashlib.sha256(packed).hexdigest()[:16]}"
-    for kept in folder.glob(f"{name}-*"):
-        raw = kept.read_bytes()
-        if kept.name == f"{name}-{hashlib.sha256(raw).hexdigest()}":
-            return raw
+    cache = cache_dir()
+    kept = cache / "datasets" / f"{path.stem}-{hashlib.sha256(packed).hexdigest()[:16]}" if cache else None
+    if (found := read_cached(kept, _intact_copy)) is not None:
+        return found
     try:
         raw = gzip.decompress(packed)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: not a whole gzip file ({error}); fetch it again") from error
-    try:
-        write_file(folder / f"{name}-{hashlib.sha256(raw).hexdigest()}", raw)
-    except OSError as error:
-        _log.info("%s: %s; it is decompressed each time", folder, error.strerror or error)
+    copy = kept.with_name(f"{kept.name}-{hashlib.sha256(raw).hexdigest()}") if kept else None
+    if (reason := write_cached(copy, raw)) is not None:
+        _log.info("%s; %s is decompressed each time", reason, path)
     return raw
+
+
+def _intact_copy(prefix: Path) -> bytes | None:
+    """The bytes of the file PREFIX-CONTENT that has the digest of its name; None where there is none."""
+    for copy in prefix.parent.glob(f"{prefix.name}-*"):
+        raw = copy.read_bytes()
+        if copy.name == f"{prefix.name}-{hashlib.sha256(raw).hexdigest()}":
+            return raw
+    return None

@@ -19,11 +19,10 @@ import numpy as np
 import safetensors.torch
 import torch
 from PIL import Image, ImageOps
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from training.atomic_write import write_file
+from training.cache_dir import cache_dir, read_cached, write_cached
 from training.class_folders import SPLITS, File, Listing, lines, list_folder, shown, told
 from training.config import DataSettings
 from training.data import ImageSet, Split
@@ -51,26 +50,18 @@ def load_folder(settings: DataSettings, split: Split) -> ImageSet:
 def _load(settings: DataSettings, listing: Listing) -> dict[str, Tensor]:
     for folder, images in listing.loose.items():
         _log.warning("%s: %d images lie beside the class folders and are left out", shown(folder), images)
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ganctl" / "datasets"
-    path, facts = folder / f"{listing.digest}.safetensors", folder / f"{listing.digest}.json"
-    try:
-        tensors, left_out = _read_cache(path, facts)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        _log.warning("%s is damaged (%s): reading the images anew", path, error)
-    else:
+    cache = cache_dir()
+    path = cache / "datasets" / f"{listing.digest}.safetensors" if cache else None
+    if (kept := read_cached(path, _read_cache)) is not None:
+        tensors, left_out = kept
         _tell_left_out(left_out)
         return tensors
     place, images = shown(listing.root), len(listing.files)
-    _log.warning("reading %d images from %s, once; they will be kept in %s", images, place, path)
+    _log.warning("reading %d images from %s%s", images, place, f", once; they will be kept in {path}" if path else "")
     tensors, left_out = _decode(listing, settings)
     _tell_left_out(left_out)
-    try:
-        _write_cache(path, facts, tensors, left_out)
-    except OSError as error:
-        reason = error.strerror or error
-        _log.warning("%s: %s; the images cannot be kept, and the next run reads them again", path, reason)
+    if (reason := _write_cache(path, tensors, left_out)) is not None:
+        _log.warning("%s; the images cannot be kept, and the next run reads them again", reason)
     return tensors
 
 
@@ -173,8 +164,8 @@ def worker_count(settings: DataSettings) -> int:
     return max(1, cores // 2)
 
 
-def _read_cache(path: Path, facts: Path) -> tuple[dict[str, Tensor], list[str]]:
-    known = json.loads(facts.read_text("utf-8"))
+def _read_cache(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    known = json.loads(path.with_suffix(".json").read_text("utf-8"))
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != known["sha256"]:
@@ -182,12 +173,8 @@ def _read_cache(path: Path, facts: Path) -> tuple[dict[str, Tensor], list[str]]:
     return safetensors.torch.load_file(path), list(known["left_out"])
 
 
-def _write_cache(path: Path, facts: Path, tensors: dict[str, Tensor], left_out: list[str]) -> None:
+def _write_cache(path: Path | None, tensors: dict[str, Tensor], left_out: list[str]) -> str | None:
+    """Keeps the tensors, after their digest; returns the reason where they cannot be kept."""
     content = safetensors.torch.save(tensors)
-    known = {"sha256": hashlib.sha256(content).hexdigest(), "left_out": left_out}
-    try:
-        write_file(path, content)
-        write_file(facts, json.dumps(known))  # last: they vouch for it
-    except OSError:
-        path.unlink(missing_ok=True)  # without them it would only fill the disk
-        raise
+    known = json.dumps({"sha256": hashlib.sha256(content).hexdigest(), "left_out": left_out})
+    return write_cached(path and path.with_suffix(".json"), known.encode()) or write_cached(path, content)

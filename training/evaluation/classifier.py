@@ -4,7 +4,6 @@ MNIST's weights are in the package (`train_classifier.py` made them, `classifier
 another data set the same network is trained on that set's training split once and kept in the user's cache.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from training.cache_dir import cache_dir, read_cached, write_cached
+from training.checkpoint import weights_digest
 from training.config import DataSettings
 from training.data import data_digest
 from training.errors import DataError
@@ -22,6 +23,7 @@ from training.models import to_float
 
 FEATURES = 128
 COMMITTED = Path(__file__).parent / "classifier.safetensors"
+DIGEST_NOTE = "weights_sha256"  # in the metadata of a kept classifier
 _CHUNK = 100  # images; larger ones fall out of the caches
 
 
@@ -108,21 +110,20 @@ def load_classifier(data: DataSettings, announce: Callable[[str], None] = lambda
     """
     if data.name == "mnist":
         return read_classifier(COMMITTED)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ganctl" / "classifiers"
-    path = cache / f"{data_digest(data)}.safetensors"
-    if path.exists():
-        return read_classifier(path)
-    from training.evaluation.train_classifier import save, train_and_test
+    cache = cache_dir()
+    path = cache / "classifiers" / f"{data_digest(data)}.safetensors" if cache else None
+    if (kept := read_cached(path, read_classifier, announce)) is not None:
+        return kept
+    from training.evaluation.train_classifier import to_bytes, train_and_test
 
-    announce(f"training the classifier that scores {data.name}, once; it will be kept in {path}")
+    place = f", once; it will be kept in {path}" if path else ""
+    announce(f"training the classifier that scores {data.name}{place}")
     with torch.random.fork_rng():  # a training run that asks for it must not notice
         classifier, notes = train_and_test(data, announce=announce)
     accuracy = float(notes["test_accuracy"])
     announce(f"the classifier reads {accuracy:.1%} of the test images right; the scores are as good as that")
-    try:
-        save(classifier, notes, path)
-    except OSError as error:
-        announce(f"{path}: {error.strerror}; the classifier cannot be kept, and the next run trains it again")
+    if (reason := write_cached(path, to_bytes(classifier, notes))) is not None:
+        announce(f"{reason}; the classifier cannot be kept, and the next run trains it again")
     return classifier.to(memory_format=torch.channels_last)
 
 
@@ -134,7 +135,9 @@ def read_classifier(path: Path) -> Classifier:
         with torch.random.fork_rng(devices=[]):  # fresh weights must not use up the random numbers of a training run
             classifier = Classifier(weights["body.0.weight"].shape[1], classes, inputs // 64)
         classifier.load_state_dict(weights)
-    except (SafetensorError, RuntimeError, KeyError) as error:
+        if (expected := notes.get(DIGEST_NOTE)) not in (None, found := weights_digest(weights)):
+            raise ValueError(f"the weights have the SHA-256 {found}, expected {expected}")
+    except (SafetensorError, RuntimeError, KeyError, IndexError, ValueError) as error:
         raise DataError(
             f"{path}: not the weights of the scoring classifier ({error}); delete it or reinstall"
         ) from error

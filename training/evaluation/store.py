@@ -1,21 +1,19 @@
 """What `ganctl evaluate` remembers from one call to the next: tensors in the user's cache, each under the digest of all
 that it depends on, so that nothing outdated is ever found.
 
-Files are `real/DIGEST.safetensors` in `$XDG_CACHE_HOME/ganctl` (or `~/.cache/ganctl`); any of them may be deleted.
+Files are `real/DIGEST.safetensors` below `cache_dir()`; any of them may be deleted.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from training.atomic_write import write_file
+from training.cache_dir import cache_dir, read_cached, write_cached
 from training.checkpoint import weights_digest
 
 FORMAT = 1  # of what is kept: to be raised where its meaning changes, or how it is computed
@@ -28,10 +26,14 @@ class Store:
     def __init__(self, announce: Callable[[str], None]) -> None:
         """`announce` is told when a file is damaged, or cannot be written."""
         self._announce = announce
-        self.folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ganctl" / "real"
+        self._unkept_told = False
+        cache = cache_dir()
+        self.folder = cache / "real" if cache else None
 
-    def path(self, facts: Mapping[str, str | int]) -> Path:
+    def path(self, facts: Mapping[str, str | int]) -> Path | None:
         """The file of what depends on `facts`, on the format and on torch's version (for its rounding)."""
+        if self.folder is None:
+            return None
         everything = {**facts, "format": FORMAT, "torch": torch.__version__}
         digest = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
         return self.folder / f"{digest[:32]}.safetensors"
@@ -42,17 +44,14 @@ class Store:
         A damaged file, or a folder that cannot be used, is announced, and costs no more than the time.
         """
         path = self.path(facts)
-        try:
-            return _read(path)
-        except (FileNotFoundError, NotADirectoryError):
-            pass  # not yet there; what hinders the folder is told when it is written
-        except (OSError, ValueError, SafetensorError) as error:
-            self._announce(f"{path} cannot be used ({error}): computing it anew")
+        if (kept := read_cached(path, _read, self._announce)) is not None:
+            return kept
         tensors = compute()
-        try:
-            _write(path, tensors)
-        except OSError as error:
-            self._announce(f"{path}: {error.strerror}; it cannot be kept, and the next evaluation computes it again")
+        content = safetensors.torch.save(tensors, metadata={_OF_CONTENTS: weights_digest(tensors)})
+        reason = write_cached(path, content)
+        if reason is not None and not self._unkept_told:
+            self._unkept_told = True
+            self._announce(f"{reason}; the real side cannot be kept, and the next evaluation computes it again")
         return tensors
 
 
@@ -71,7 +70,3 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"its contents have the SHA-256 {found[:16]}…, not the {str(expected)[:16]}… they were saved with"
         )
     return tensors
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    write_file(path, safetensors.torch.save(tensors, metadata={_OF_CONTENTS: weights_digest(tensors)}))

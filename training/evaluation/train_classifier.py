@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
 from training.atomic_write import write_file
+from training.checkpoint import weights_digest
 from training.config import DataSettings
 from training.data import ImageSet, load_split
-from training.evaluation.classifier import COMMITTED, Classifier, judge, places_of
+from training.evaluation.classifier import COMMITTED, DIGEST_NOTE, Classifier, judge, places_of
 from training.models import to_float
 
 _BATCH = 128
@@ -104,14 +105,19 @@ def train_and_test(
     return classifier, notes
 
 
+def to_bytes(classifier: Classifier, notes: dict[str, str]) -> bytes:
+    """The weights with the notes and a digest, as `read_classifier` reads them from a file."""
+    weights = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
+    return safetensors.torch.save(weights, metadata={**notes, DIGEST_NOTE: weights_digest(weights)})
+
+
 def save(classifier: Classifier, notes: dict[str, str], path: Path) -> None:
     """Writes the weights with the notes to `path`, whole or not at all.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
-    weights = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
-    write_file(path, safetensors.torch.save(weights, metadata=notes))
+    write_file(path, to_bytes(classifier, notes))
 
 
 @click.command()

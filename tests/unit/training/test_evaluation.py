@@ -208,6 +208,23 @@ def test_small_sets_of_odd_images_are_scored_and_their_classifier_is_kept(
     assert again.score_images(images, None)["fd"] == pytest.approx(scores["fd"], rel=1e-3)
 
 
+def test_a_damaged_classifier_is_told_and_trained_again(
+    odd_data: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    load_classifier(odd_data)
+    (kept,) = tmp_path.rglob("classifiers/*.safetensors")
+    flipped = bytearray(kept.read_bytes())
+    flipped[-3] ^= 1
+    for content in (bytes(flipped), b"", flipped[:1000]):
+        kept.write_bytes(content)
+        told: list[str] = []
+        load_classifier(odd_data, told.append)
+        assert f"{kept} is damaged" in told[0]
+        assert "training the classifier" in told[1]
+        assert load_classifier(odd_data, told.append).notes.get("test_accuracy")
+
+
 def test_a_classifier_that_cannot_be_kept_is_used_all_the_same(
     odd_data: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

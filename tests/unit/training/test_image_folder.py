@@ -131,25 +131,29 @@ def test_a_damaged_cache_is_told_and_made_anew(
     assert "is damaged (its SHA-256 is" in caplog.text
 
 
-@pytest.mark.parametrize("failing", ["fsync", "second fsync", "folder"])
+@posix
+@pytest.mark.parametrize("failing", ["disk", "folder", "home"])
 def test_a_cache_that_cannot_be_written_stops_nothing(
     failing: str, tmp_path: Path, data_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    import resource
+
     root = fill(tmp_path / "pets")
     if failing == "folder":
         (tmp_path / "cache").write_text("a file")
-    calls = []
-
-    def full(descriptor: int) -> None:
-        calls.append(descriptor)
-        if failing == "fsync" or len(calls) == 2:
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    assert len(read(root)) == 32
-    reason = "Not a directory" if failing == "folder" else "No space left on device"
-    assert re.search(rf"\.safetensors: {reason}; the images cannot be kept, and the next run reads them", caplog.text)
-    assert failing == "folder" or not list(data_cache.glob("*")), "something is left"
+    if failing == "home":
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setenv("HOME", "")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if failing == "disk":  # files of 1,000 bytes fit
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
+    try:
+        assert len(read(root)) == 32
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    reason = {"disk": "File too large", "folder": "Not a directory", "home": "no folder for a cache"}[failing]
+    assert re.search(rf"{reason}.*; the images cannot be kept, and the next run reads them", caplog.text)
+    assert failing != "disk" or not list(data_cache.rglob("*.safetensors*")), "something is left"
 
 
 @posix

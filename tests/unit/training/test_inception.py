@@ -97,7 +97,7 @@ def test_what_is_kept_belongs_to_the_network(script: Path, tmp_path: Path, monke
     other = scripted(Scripted(), tmp_path / "other.pt")
     for path in (None, script, other, script):
         Evaluator(DataSettings(), "test", n=100, features=Inception(path) if path else None, store=store)
-    assert len(list(store.folder.iterdir())) == 3
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 3
 
 
 def cut(path: Path, target: Path) -> Path:
