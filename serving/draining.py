@@ -40,15 +40,18 @@ def drain(
     """
     ends = time.monotonic() + seconds
     port = int(url.rpartition(":")[2])
-    with (
-        httpx.Client(base_url=url, headers=dict(authorization), trust_env=False) as client,
-        contextlib.suppress(httpx.TransportError),
-    ):
-        client.get("/ping", timeout=1.0)  # opens the connection, while that is possible
+
+    def left() -> float:
+        return max(0.1, ends - time.monotonic())
+
+    with httpx.Client(base_url=url, headers=dict(authorization), trust_env=False) as client:
+        with contextlib.suppress(httpx.TransportError):
+            client.get("/ping", timeout=left())  # opens the connection, while that is possible
         shut(pid, port)
-        # Behind all that wait. Whatever is the answer, those before it have been taken by then.
-        marker = {"Accept": "application/openapi+json"}
-        client.get("/predictions/digits", headers=marker, timeout=max(0.1, ends - time.monotonic()))
+        with contextlib.suppress(httpx.TransportError):
+            # Behind all that wait. Whatever is the answer, those before it have been taken by then.
+            marker = {"Accept": "application/openapi+json"}
+            client.get("/predictions/digits", headers=marker, timeout=left())
     (state / DRAINING).touch()
     quiet = 0
     while quiet < _QUIET_LOOKS:

@@ -14,7 +14,9 @@ import pytest
 from serving.archive import package
 from serving.server import Server
 
+from ...unit.serving.gates import Gate
 from ...unit.serving.small_export import write_export
+from ...waiting import PATIENCE
 
 PROJECT = Path(__file__).parents[3]
 
@@ -37,6 +39,11 @@ def start_ganctl(*arguments: str, temporary: Path) -> "subprocess.Popen[str]":
     environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": path}
     command = [sys.executable, "-m", "ganctl", *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    """What it has written to stdout and stderr, the rest of it, when it ends."""
+    return process.communicate(timeout=PATIENCE)
 
 
 def java_of(pid: int) -> list[int]:
@@ -72,9 +79,9 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def running(export: Path, temporary: Path, *arguments: str) -> Iterator[Running]:
-    """`ganctl serve EXPORT --json` with two workers, ready, for as long as the block lasts."""
-    words = ("serve", str(export), "--port", "0", "--workers", "2", "--json", *arguments)
+def running(source: Path, temporary: Path, *arguments: str) -> Iterator[Running]:
+    """`ganctl serve SOURCE --json` with two workers, ready, for as long as the block lasts."""
+    words = ("serve", str(source), "--port", "0", "--workers", "2", "--json", *arguments)
     process = start_ganctl(*words, temporary=temporary)
     try:
         assert process.stdout is not None
@@ -83,7 +90,7 @@ def running(export: Path, temporary: Path, *arguments: str) -> Iterator[Running]
         yield Running(process, json.loads(line), temporary)
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        finish(process)
 
 
 @pytest.fixture(scope="session")
@@ -106,3 +113,15 @@ def guarded(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     mar = package(export, tmp_path_factory.mktemp("mar"), "torchscript")
     with Server(mar, port=0, workers=1, auth="token") as server:
         yield server
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """A gate for the workers of an archive."""
+    return Gate(tmp_path / "gate")
+
+
+@pytest.fixture
+def gated(export: Path, gate: Gate, tmp_path: Path) -> Path:
+    """An archive with that gate."""
+    return gate.archive(package(export, tmp_path / "gated"))

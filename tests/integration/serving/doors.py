@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import httpx
-
+from ... import http
 from .conftest import Running
 
 DRAWING = (
@@ -26,4 +25,4 @@ def private(running: Running) -> Path:
 
 def status(method: str, url: str, key: str | None = None, **more: Any) -> int:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return httpx.request(method, url, headers=headers, **more).status_code
+    return http.request(method, url, headers=headers, **more).status_code

@@ -5,10 +5,11 @@ import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from ...waiting import PATIENCE
 from .hostile import hostile, valid
 from .hostile_kinds import Hostile
 from .known_failures import is_known
-from .wire import PATIENCE, Broken, Reply, Wire
+from .wire import Broken, Reply, Wire
 
 _THREADS = 4
 _A_MOMENT = 0.1  # seconds; how long is waited for an answer that need not come

@@ -6,7 +6,6 @@ import shutil
 import zipfile
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 import yaml
@@ -22,6 +21,7 @@ from benchmarks.serve_run import Serving, measure_all
 from benchmarks.serve_systems import CEILING, LITSERVE, Models, System, systems
 from benchmarks.serve_table import serve_table
 
+from ... import http
 from ...unit.serving.small_export import seen_label, write_export
 
 SHORT = Serving(seconds=0.2, repetitions=1, warm_up=0, announce=lambda text: None)
@@ -38,7 +38,7 @@ def every(models: Models) -> dict[str, System]:
 
 
 def drawn(url: str, body: dict[str, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    reply = httpx.post(url, json=body, timeout=30, trust_env=False).raise_for_status()
+    reply = http.post(url, json=body).raise_for_status()
     with Image.open(io.BytesIO(reply.content)) as image:
         return np.asarray(image, np.uint8)
 
@@ -61,7 +61,7 @@ def test_ours_and_the_ceiling_are_measured_side_by_side(every: dict[str, System]
 def test_the_ceiling_answers_everything_with_the_same_digit(models: Models, every: dict[str, System]) -> None:
     with started(CEILING, every[CEILING].prepare) as server:
         for body in ({"digits": 1}, {"digits": 2}):
-            assert httpx.post(server.url, json=body, trust_env=False).content == models.digit
+            assert http.post(server.url, json=body).content == models.digit
 
 
 def test_a_stock_torchserve_gets_our_archive_and_none_of_our_settings(every: dict[str, System], tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_stock_torchserve_gets_our_archive_and_none_of_our_settings(every: dic
         assert len(archive.namelist()) == len(set(archive.namelist()))
     with started("stock", every["stock"].prepare) as server:
         assert seen_label(drawn(server.url, {"digits": 7})) == 7
-        model = httpx.get(management_of(server.pid), trust_env=False).json()[0]
+        model = http.get(management_of(server.pid)).json()[0]
         assert (model["batchSize"], model["maxBatchDelay"]) == (1, 100)
 
 

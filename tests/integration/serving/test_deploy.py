@@ -1,24 +1,25 @@
 """A new version comes into a running server: tried first, with no request failing, and with a way back."""
 
+import itertools
 import json
 import os
 import signal
 import sys
-import threading
-import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
-from benchmarks.load import Result, load, post
 from serving.archive import package
 from serving.errors import DeployError, PackageError
 from serving.server import Server
 
+from ... import http
 from ...unit.serving.small_export import entry, write_export
-from .conftest import Running, members, start_ganctl
+from ...waiting import wait_for
+from .conftest import Running, finish, members, start_ganctl
+from .repeated import repeated
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -48,31 +49,29 @@ def server(archives: list[Path]) -> Iterator[Server]:
 
 
 def version(server: Server) -> str:
-    return str(httpx.get(f"{server.url}/predictions/digits").headers["x-model-version"])
-
-
-def under_load(server: Server, seconds: float) -> tuple[threading.Thread, list[Result]]:
-    address = "127.0.0.1", int(server.url.rpartition(":")[2])
-    requests = [post("/predictions/digits", json.dumps({"digits": digit}).encode()) for digit in range(10)]
-    results: list[Result] = []
-    asking = threading.Thread(
-        target=lambda: results.append(load(address, requests, connections=32, seconds=seconds, warm_up=0.0))
-    )
-    asking.start()
-    return asking, results
+    return str(http.get(f"{server.url}/predictions/digits").headers["x-model-version"])
 
 
 def test_no_request_fails_while_versions_change_under_load(server: Server, archives: list[Path]) -> None:
-    asking, results = under_load(server, 8.0)
-    for archive, expected in ((archives[1], "bbbbbbbbbbbb"), (archives[0], "aaaaaaaaaaaa")):
-        assert server.deploy(archive)["model_version"] == expected
-        assert {version(server) for _ in range(20)} == {expected}, "no worker has stayed behind"
-    assert server.roll_back() == {"model_version": "bbbbbbbbbbbb", "previous": "aaaaaaaaaaaa"}
-    asking.join()
-    (result,) = results
-    assert set(result.statuses) == {200}
-    assert result.failures == 0
-    assert result.statuses[200] > 200
+    statuses: Counter[int] = Counter()
+
+    def client() -> Callable[[], None]:
+        connection, digits = http.Client(base_url=server.url), itertools.cycle(range(10))
+
+        def ask() -> None:
+            statuses[connection.post("/predictions/digits", json={"digits": next(digits)}).status_code] += 1
+
+        return ask
+
+    with repeated(16, client) as asking:
+        asking.wait_for_more(5)
+        for archive, expected in ((archives[1], "bbbbbbbbbbbb"), (archives[0], "aaaaaaaaaaaa")):
+            assert server.deploy(archive)["model_version"] == expected
+            assert {version(server) for _ in range(20)} == {expected}, "no worker has stayed behind"
+            asking.wait_for_more(5)
+        assert server.roll_back() == {"model_version": "bbbbbbbbbbbb", "previous": "aaaaaaaaaaaa"}
+        asking.wait_for_more(5)
+    assert set(statuses) == {200}
 
 
 def test_a_version_that_cannot_draw_never_reaches_a_worker(server: Server, archives: list[Path]) -> None:
@@ -104,14 +103,14 @@ def test_a_worker_that_starts_anew_serves_the_new_version(server: Server, archiv
     victims = [pid for pid in members(server.pid) if pid != server.pid]
     for victim in victims:
         os.kill(victim, signal.SIGKILL)
-    deadline = time.monotonic() + 20
-    while True:
-        reply = httpx.get(f"{server.url}/predictions/digits")
-        if reply.status_code == 200:
-            break
-        assert time.monotonic() < deadline, reply.text
-        time.sleep(0.2)
-    assert reply.headers["x-model-version"] == "bbbbbbbbbbbb"
+    replies = []
+
+    def served() -> bool:
+        replies.append(http.get(f"{server.url}/predictions/digits"))
+        return replies[-1].status_code == 200
+
+    wait_for(served, "a worker has come back")
+    assert replies[-1].headers["x-model-version"] == "bbbbbbbbbbbb"
 
 
 def test_of_the_old_versions_only_the_one_before_is_kept(server: Server, archives: list[Path]) -> None:
@@ -125,22 +124,22 @@ def test_the_command_deploys_into_the_server_of_a_port_and_takes_it_back(
     served: Running, archives: list[Path], tmp_path: Path
 ) -> None:
     port = served.url.rpartition(":")[2]
-    before = httpx.get(f"{served.url}/predictions/digits").headers["x-model-version"]
+    before = http.get(f"{served.url}/predictions/digits").headers["x-model-version"]
 
     def deploy(*words: str) -> tuple[int, str, str]:
         process = start_ganctl("deploy", *words, "--port", port, "--json", temporary=tmp_path)
-        out, err = process.communicate(timeout=120)
+        out, err = finish(process)
         return process.returncode, out, err
 
     code, out, err = deploy(str(archives[1]))
     assert (code, json.loads(out)) == (0, {"model_version": "bbbbbbbbbbbb", "previous": before}), err
-    assert httpx.get(f"{served.url}/predictions/digits").headers["x-model-version"] == "bbbbbbbbbbbb"
+    assert http.get(f"{served.url}/predictions/digits").headers["x-model-version"] == "bbbbbbbbbbbb"
     code, _, err = deploy(str(archives[2]))
     assert code == 5
     assert "draws nothing" in err
     code, out, _ = deploy("--rollback")
     assert (code, json.loads(out)["model_version"]) == (0, before)
-    assert httpx.get(f"{served.url}/predictions/digits").headers["x-model-version"] == before
+    assert http.get(f"{served.url}/predictions/digits").headers["x-model-version"] == before
     code, _, err = deploy("--rollback", str(archives[1]))
     assert code == 2
     assert list(tmp_path.iterdir()) == []
@@ -148,6 +147,6 @@ def test_the_command_deploys_into_the_server_of_a_port_and_takes_it_back(
 
 def test_a_port_without_a_server_is_told(archives: list[Path], tmp_path: Path) -> None:
     process = start_ganctl("deploy", str(archives[0]), "--port", "9", temporary=tmp_path)
-    _, err = process.communicate(timeout=60)
+    _, err = finish(process)
     assert process.returncode == 6
     assert "--port 9: no `ganctl serve` of this user" in err

@@ -2,127 +2,144 @@
 
 import contextlib
 import json
+import select
 import signal
 import sys
 import threading
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.load import load, post
 from serving.archive import package
 from serving.server import Server
 
-from .conftest import java_of, members, start_ganctl
+from ... import http
+from ...machine import may_copy_sockets
+from ...unit.serving.gates import HELD, Gate
+from ...waiting import PATIENCE, wait_for
+from .conftest import Running, finish, java_of, members, running
+from .hostile_kinds import JSON
+from .wire import Wire, request
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shuts a socket of another process")
 
+PATIENT = ("--drain-seconds", str(PATIENCE))  # no slow machine ends these servers before all is answered
+LARGE = request(
+    body=b'{"count": 256, "scale": 2}', headers=[JSON, HELD, ("Accept", "application/x-npz")]
+)  # a reply of 800,000 bytes, so that twelve of them fit into a batch
 
-def test_what_is_in_hand_is_answered_and_the_rest_is_refused(export: Path, tmp_path: Path) -> None:
-    process = start_ganctl("serve", str(export), "--port", "0", "--workers", "2", "--json", temporary=tmp_path)
-    assert process.stdout is not None
-    url = json.loads(process.stdout.readline())["url"]
-    java = java_of(process.pid)[0]
-    answered: list[int] = []
-    connected = threading.Barrier(13)
 
-    def ask_for_much() -> None:
-        # a second or two of work for one of the workers, all of it in hand before the end is told
-        body, headers = {"count": 256, "scale": 4}, {"Accept": "image/webp"}
-        with httpx.Client(timeout=60) as client:
-            client.get(f"{url}/ping")  # so that all are connected
-            connected.wait()
-            answered.append(client.post(f"{url}/predictions/digits", json=body, headers=headers).status_code)
+@pytest.fixture
+def temporary(tmp_path: Path) -> Path:
+    """The servers' folder for temporary files, empty."""
+    (tmp_path / "t").mkdir()
+    return tmp_path / "t"
 
-    asking = [threading.Thread(target=ask_for_much) for _ in range(12)]
-    for thread in asking:
-        thread.start()
-    connected.wait()
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    _wait_until_refused(url)
-    assert len(answered) < 12, "new connections are refused while the old ones are still being answered"
-    for thread in asking:
-        thread.join()
-    _, err = process.communicate(timeout=30)
-    assert answered == [200] * 12
-    assert process.returncode == 0
+
+@pytest.mark.skipif(not may_copy_sockets(), reason="no socket of another process can be had here (docs/operating.md)")
+def test_what_is_in_hand_is_answered_and_the_rest_is_refused(gated: Path, gate: Gate, temporary: Path) -> None:
+    with running(gated, temporary, *PATIENT) as server:
+        java = java_of(server.process.pid)[0]
+        before = _received(server)
+        gate.close("drawing")
+        with _wires(server.url, 12) as wires:
+            for wire in wires:
+                wire.send(LARGE)
+            wait_for(lambda: _received(server) == before + len(wires), "TorchServe has all requests")
+            wait_for(lambda: gate.waiting("drawing"), "a worker has some of them in hand")
+            server.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: _refuses(server.url), "new connections are refused")
+            answered, _, _ = select.select([wire.socket for wire in wires], [], [], 0)
+            assert not answered, "new connections are refused while the old ones still wait for their answers"
+            gate.open("drawing")
+            replies = [wire.read() for wire in wires]
+        _, err = finish(server.process)
+    assert [reply and reply.status for reply in replies] == [200] * len(wires)
+    assert server.process.returncode == 0
     assert "Draining" in err
     assert "Ended before" not in err
     assert members(java) == []
-    assert list(tmp_path.iterdir()) == []
+    assert list(temporary.iterdir()) == []
 
 
-def _wait_until_refused(url: str) -> None:
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        try:
-            with httpx.Client() as client:
-                client.get(f"{url}/ping", timeout=0.5)
-        except httpx.ConnectError:
-            return
-        except httpx.TimeoutException:
-            continue
-    pytest.fail("new connections are still taken")
+def _received(server: Running) -> float:
+    """How many requests for images TorchServe has read."""
+    families = text_string_to_metric_families(http.get(str(server.record["metrics_url"])).text)
+    samples = (sample for family in families for sample in family.samples)
+    return sum(sample.value for sample in samples if sample.name == "ts_inference_requests_total")
 
 
-def test_clients_that_never_pause_get_a_clean_503_and_a_closed_connection(export: Path, tmp_path: Path) -> None:
-    process = start_ganctl("serve", str(export), "--port", "0", "--json", temporary=tmp_path)
-    assert process.stdout is not None
-    url = json.loads(process.stdout.readline())["url"]
-    seen: list[int] = []
+@contextlib.contextmanager
+def _wires(url: str, many: int) -> Iterator[list[Wire]]:
+    """Connections that wait for their replies as long as a test may take."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Wire(url)) for _ in range(many)]
 
-    def ask_on() -> None:
-        with httpx.Client() as client:
+
+def _refuses(url: str) -> bool:
+    """Whether new connections are refused."""
+    try:
+        with Wire(url):
+            return False
+    except ConnectionRefusedError:
+        return True
+
+
+def test_clients_that_never_pause_get_a_clean_503_and_a_closed_connection(
+    gated: Path, gate: Gate, temporary: Path
+) -> None:
+    seen: list[list[int]] = [[] for _ in range(8)]
+
+    def ask_on(statuses: list[int]) -> None:
+        with http.Client() as client:
             while True:
-                reply = client.post(f"{url}/predictions/digits", json={"digits": 7}, timeout=20)
-                seen.append(reply.status_code)
+                reply = client.post(f"{server.url}/predictions/digits", json={"digits": 7})
+                statuses.append(reply.status_code)
                 if reply.status_code != 200:
                     assert reply.headers["content-type"] == "application/problem+json"
                     assert reply.headers["retry-after"] == "1"
                     assert reply.headers["connection"] == "close"
                     return
 
-    asking = [threading.Thread(target=ask_on) for _ in range(8)]
-    for thread in asking:
-        thread.start()
-    time.sleep(0.5)
-    began = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    for thread in asking:
-        thread.join(30)
-    _, err = process.communicate(timeout=30)
-    assert time.monotonic() - began < 10
-    assert set(seen) == {200, 503}
-    assert seen.count(503) == 8, "each connection was told"
-    assert process.returncode == 0
+    with running(gated, temporary, *PATIENT) as server:
+        gate.close("drawing")
+        with _wires(server.url, 1) as (held,):
+            held.send(LARGE)  # one worker has it in hand until all clients have been told: the server cannot end before
+            wait_for(lambda: gate.waiting("drawing"), "a worker has the request in hand")
+            asking = [threading.Thread(target=ask_on, args=(statuses,)) for statuses in seen]
+            for thread in asking:
+                thread.start()
+            wait_for(lambda: all(seen), "every client has been answered")
+            server.process.send_signal(signal.SIGTERM)
+            for thread in asking:
+                thread.join(PATIENCE)
+            gate.open("drawing")
+            reply = held.read()
+        _, err = finish(server.process)
+    assert reply is not None
+    assert reply.status == 200
+    assert [set(statuses) for statuses in seen] == [{200, 503}] * len(seen)
+    assert [statuses.count(503) for statuses in seen] == [1] * len(seen), "each connection was told, once"
+    assert server.process.returncode == 0
     assert "Ended before" not in err
 
 
-def test_ending_takes_no_longer_than_it_may(export: Path, tmp_path: Path) -> None:
-    words = ("serve", str(export), "--port", "0", "--workers", "1", "--drain-seconds", "1", "--json")
-    process = start_ganctl(*words, temporary=tmp_path)
-    assert process.stdout is not None
-    url = json.loads(process.stdout.readline())["url"]
-    heavy = [post("/predictions/digits", b'{"count": 256, "scale": 8}')]
-    address = "127.0.0.1", int(url.rpartition(":")[2])
-
-    def ask_for_too_much() -> None:
-        with contextlib.suppress(OSError):  # it is gone meanwhile, as it should be
-            load(address, heavy, connections=200, seconds=6.0, warm_up=0.0)
-
-    asking = threading.Thread(target=ask_for_too_much)
-    asking.start()
-    time.sleep(1.5)
-    began = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
-    asking.join()
-    assert time.monotonic() - began < 12
+def test_ending_takes_no_longer_than_it_may(gated: Path, gate: Gate, temporary: Path) -> None:
+    with running(gated, temporary, "--drain-seconds", "1") as server:
+        java = java_of(server.process.pid)[0]
+        gate.close("drawing")  # and it stays so: who waited for the workers would wait for ever
+        with _wires(server.url, 8) as wires:
+            for wire in wires:
+                wire.send(LARGE)
+            wait_for(lambda: gate.waiting("drawing"), "a worker has some of them in hand")
+            server.process.send_signal(signal.SIGTERM)
+            _, err = finish(server.process)
     assert "Ended before all requests were answered." in err
-    assert process.returncode == 0
+    assert server.process.returncode == 0
+    assert members(java) == []
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_key_that_has_ended_is_renewed_for_the_end(export: Path, tmp_path: Path) -> None:
@@ -132,5 +149,5 @@ def test_a_key_that_has_ended_is_renewed_for_the_end(export: Path, tmp_path: Pat
         before = keys["inference"]["key"]
         keys["inference"]["expiration time"] = "2026-01-01T00:00:00.123456789Z"
         server.token_file.write_text(json.dumps(keys))
-        assert server.drain()
+        assert server.drain(PATIENCE)
         assert json.loads(server.token_file.read_text())["inference"]["key"] != before

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ...waiting import PATIENCE
 from .conftest import Running, java_of, members, running
 from .doors import DRAWING, private, status
 
@@ -131,7 +132,7 @@ def test_grpc_needs_keys_too_and_registers_nothing(exposed: Running, served: Run
         port = re.search(r"grpc_management_port=(\d+)", settings)
         assert port is not None
         with grpc.insecure_channel(f"127.0.0.1:{port[1]}") as channel, pytest.raises(grpc.RpcError) as caught:
-            channel.unary_unary(register)(request, timeout=10)
+            channel.unary_unary(register)(request, timeout=PATIENCE)
         assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
 
 

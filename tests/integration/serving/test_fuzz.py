@@ -3,9 +3,9 @@
 import json
 import sys
 
-import httpx
 import pytest
 
+from ... import http
 from .conftest import PROJECT, Running
 from .fuzz import fuzz
 from .known_failures import KNOWN
@@ -61,6 +61,6 @@ def test_the_list_of_torchserves_failures_holds_nothing_that_it_masters(served: 
 
 
 def _seeded(server: Running) -> bytes:
-    reply = httpx.post(f"{server.url}/predictions/digits", json=SEEDED)
+    reply = http.post(f"{server.url}/predictions/digits", json=SEEDED)
     assert reply.status_code == 200
     return reply.content

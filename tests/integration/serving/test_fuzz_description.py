@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +12,7 @@ from schemathesis.specs.openapi.schemas import OpenApiSchema
 
 from serving.handler.request import DESCRIPTION, MEDIA_TYPES
 
+from ... import http
 from .conftest import Running
 from .known_failures import is_known
 
@@ -22,7 +22,7 @@ BEYOND_A_DESCRIPTION = [checks.positive_data_acceptance, checks.unsupported_meth
 
 @pytest.fixture(scope="session")
 def description(served: Running) -> OpenApiSchema:
-    told = httpx.get(f"{served.url}/predictions/digits", headers={"Accept": DESCRIPTION}).json()
+    told = http.get(f"{served.url}/predictions/digits", headers={"Accept": DESCRIPTION}).json()
     schema = schemathesis.openapi.from_dict(told)
     schema.config.update(base_url=served.url)
     schema.config.checks.negative_data_rejection.expected_statuses = ["400", "406", "413"]

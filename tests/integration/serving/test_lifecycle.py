@@ -1,5 +1,6 @@
 """How `ganctl serve` starts, fails and ends: promptly, with the reason, and without remains."""
 
+import contextlib
 import json
 import os
 import platform
@@ -9,11 +10,9 @@ import signal
 import socket
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from serving.archive import package
@@ -21,8 +20,12 @@ from serving.errors import ServerError
 from serving.launch import launch
 from serving.server import Server
 
+from ... import http
+from ...machine import large_pages_given
+from ...unit.serving.gates import Gate
 from ...unit.serving.small_export import entry, write_export
-from .conftest import Running, java_of, members, start_ganctl
+from ...waiting import PATIENCE, wait_for
+from .conftest import Running, finish, java_of, members, start_ganctl
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -34,26 +37,22 @@ def temporary() -> Iterator[Path]:
         yield Path(name)
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-
-
 def test_what_is_told_when_ready_is_true(served: Running) -> None:
     assert set(served.record) == {"url", "pid", "management_url", "metrics_url", "token_file"}
     assert served.record["pid"] == served.process.pid
     assert served.record["token_file"] is None
-    assert httpx.get(f"{served.url}/predictions/digits").status_code == 200
+    assert http.get(f"{served.url}/predictions/digits").status_code == 200
     assert len(java_of(served.process.pid)) == 1
 
 
 def test_java_leaves_the_cores_to_the_workers(served: Running) -> None:
-    assert httpx.get(f"{served.url}/predictions/digits").status_code == 200
+    assert http.get(f"{served.url}/predictions/digits").status_code == 200
     (java,) = java_of(served.process.pid)
     threads = Path(f"/proc/{java}/task")
-    names = [(thread / "comm").read_text().strip() for thread in threads.iterdir()]
+    names = []
+    for thread in threads.iterdir():
+        with contextlib.suppress(OSError):  # ended meanwhile
+            names.append((thread / "comm").read_text().strip())
     assert any(name.startswith("ForkJoinPool") for name in names), "batches are sent by a pool, not by a thread each"
     assert not [name for name in names if name.startswith("G1")], "no threads that collect garbage beside the others"
 
@@ -63,7 +62,7 @@ def test_java_waits_no_longer_than_it_is_told_to(tmp_path: Path) -> None:
     java.write_text("#!/bin/sh\ncat /proc/self/timerslack_ns\n")
     java.chmod(0o755)
     (tmp_path / "logs").mkdir()
-    assert launch(java, tmp_path, {"PATH": os.environ["PATH"]}).wait(20) == 0
+    assert launch(java, tmp_path, {"PATH": os.environ["PATH"]}).wait(PATIENCE) == 0
     assert (tmp_path / "logs" / "java.log").read_text() == "1\n"
 
 
@@ -71,6 +70,8 @@ def test_workers_hold_what_they_have_loaded_in_large_pages(served: Running) -> N
     setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not setting.is_file() or "[never]" in setting.read_text() or platform.libc_ver() < ("glibc", "2.35"):
         pytest.skip("a kernel that gives large pages is needed, and glibc from 2.35 on, which can ask for them")
+    if large_pages_given(1 << 24) < 1 << 23:
+        pytest.skip("the kernel has no large pages to give just now: its memory is in small pieces")
     (java,) = java_of(served.process.pid)
     for worker in set(members(java)) - {java}:
         (line,) = re.findall(r"AnonHugePages: +(\d+) kB", Path(f"/proc/{worker}/smaps_rollup").read_text())
@@ -83,7 +84,7 @@ def test_a_port_in_use_is_named_with_its_flag(export: Path, tmp_path: Path) -> N
         holder.listen()
         port = holder.getsockname()[1] - 1  # the second of the five
         process = start_ganctl("serve", str(export), "--port", str(port), "--json", temporary=tmp_path)
-        out, err = process.communicate(timeout=60)
+        out, err = finish(process)
     assert process.returncode == 6
     assert f"--port {port}" in err
     assert f"port {port + 1} on 127.0.0.1, for management" in err or f"port {port} " in err
@@ -101,7 +102,7 @@ def test_a_model_that_cannot_be_loaded_is_told_promptly_in_the_workers_own_words
     manifest["files"]["generator.onnx"] = entry(broken)
     (export / "manifest.json").write_text(json.dumps(manifest))
     process = start_ganctl("serve", str(export), "--port", "0", temporary=temporary)
-    out, err = process.communicate(timeout=110)  # TorchServe itself would try again and again, for minutes
+    out, err = finish(process)  # TorchServe itself would try again and again, for minutes
     assert process.returncode == 6
     assert out == ""
     assert "a worker could not load the model" in err
@@ -128,49 +129,57 @@ def test_a_bad_archive_is_refused_before_anything_starts(export: Path, tmp_path:
 def test_a_source_that_is_nothing_of_ours_is_refused(tmp_path: Path, source: str, code: int) -> None:
     (tmp_path / "file.txt").write_text("x")
     process = start_ganctl("serve", str(tmp_path / source), temporary=tmp_path)
-    _, err = process.communicate(timeout=60)
+    _, err = finish(process)
     assert process.returncode == code
     assert "expected an archive (.mar), an export or a run's folder" in err
 
 
-def test_ctrl_c_while_starting_leaves_nothing(export: Path, tmp_path: Path, temporary: Path) -> None:
-    process = start_ganctl("serve", str(export), "--port", "0", "--json", temporary=tmp_path)
-    wait_for(lambda: java_of(process.pid))
-    java = java_of(process.pid)[0]
-    wait_for(lambda: len(members(java)) > 1)  # a worker imports torch, and would not notice that Java has gone
+def is_pending(pid: int, number: int) -> bool:
+    """Whether a process, which is stopped, has been sent a signal."""
+    (mask,) = re.findall(r"ShdPnd:\t(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def test_ctrl_c_while_starting_leaves_nothing(gated: Path, gate: Gate, temporary: Path) -> None:
+    gate.close("loading")
+    process = start_ganctl("serve", str(gated), "--port", "0", "--json", temporary=temporary)
+    wait_for(lambda: gate.waiting("loading"), "a worker loads the model", process=process)
+    (java,) = java_of(process.pid)
+    os.kill(java, signal.SIGSTOP)  # it does not end before the second signal has come
     process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    wait_for(lambda: process.poll() is not None or is_pending(java, signal.SIGTERM), "Java is told to end")
     process.send_signal(signal.SIGINT)  # the impatient press it twice
-    out, _ = process.communicate(timeout=30)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(java, signal.SIGCONT)
+    out, _ = finish(process)
     assert process.returncode == 0
     assert out == ""
-    assert members(java) == []
-    assert list(tmp_path.iterdir()) == []
+    assert members(java) == []  # nor the worker, which does not notice that Java has gone
+    assert list(temporary.iterdir()) == []
 
 
 def test_java_does_not_survive_a_killed_ganctl(export: Path, tmp_path: Path) -> None:
     process = start_ganctl("serve", str(export), "--port", "0", temporary=tmp_path)
-    wait_for(lambda: java_of(process.pid))
-    java = java_of(process.pid)[0]
+    (java,) = wait_for(lambda: java_of(process.pid), "Java starts", process=process)
     process.kill()
-    process.communicate(timeout=30)
-    wait_for(lambda: java not in members(java))
-    wait_for(lambda: not members(java), 30)  # its workers notice when they have done importing
+    finish(process)
+    wait_for(lambda: java not in members(java), "Java ends")
+    wait_for(lambda: not members(java), "its workers end: they notice when they have done importing")
     for left in tmp_path.iterdir():
         shutil.rmtree(left)
 
 
-def test_java_killed_under_us_is_told_and_ends_with_status_6(export: Path, tmp_path: Path) -> None:
-    process = start_ganctl("serve", str(export), "--port", "0", temporary=tmp_path)
-    wait_for(lambda: java_of(process.pid))
-    java = java_of(process.pid)[0]
-    wait_for(lambda: len(members(java)) > 1)
+def test_java_killed_under_us_is_told_and_ends_with_status_6(gated: Path, gate: Gate, temporary: Path) -> None:
+    gate.close("loading")
+    process = start_ganctl("serve", str(gated), "--port", "0", temporary=temporary)
+    wait_for(lambda: gate.waiting("loading"), "a worker loads the model", process=process)
+    (java,) = java_of(process.pid)
     os.kill(java, signal.SIGKILL)
-    _, err = process.communicate(timeout=30)
+    _, err = finish(process)
     assert process.returncode == 6
     assert "TorchServe ended while starting" in err
     assert members(java) == []
-    assert list(tmp_path.iterdir()) == []
+    assert list(temporary.iterdir()) == []
 
 
 def test_sigterm_ends_a_serving_server_with_0_and_leaves_nothing(export: Path, tmp_path: Path, temporary: Path) -> None:
@@ -179,10 +188,10 @@ def test_sigterm_ends_a_serving_server_with_0_and_leaves_nothing(export: Path, t
     assert process.stdout is not None
     record = json.loads(process.stdout.readline())
     java = java_of(process.pid)[0]
-    assert httpx.get(f"{record['url']}/predictions/digits").status_code == 200
+    assert http.get(f"{record['url']}/predictions/digits").status_code == 200
     assert len(members(java)) == 2  # Java and its worker
     process.terminate()
-    out, err = process.communicate(timeout=30)
+    out, err = finish(process)
     assert process.returncode == 0
     assert out == "", "one line, and that was read when it was ready"
     assert "Traceback" not in err

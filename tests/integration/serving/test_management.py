@@ -1,13 +1,13 @@
 """The management port lets people read, and renew keys; it changes nothing, whoever asks."""
 
-import httpx
 import pytest
 
+from ... import http
 from .conftest import Running
 
 
 def test_it_tells_whether_the_workers_are_ready(served: Running) -> None:
-    (model,) = httpx.get(f"{served.record['management_url']}/models/digits").raise_for_status().json()
+    (model,) = http.get(f"{served.record['management_url']}/models/digits").raise_for_status().json()
     assert [worker["status"] for worker in model["workers"]] == ["READY", "READY"]
 
 
@@ -16,14 +16,14 @@ def test_it_tells_whether_the_workers_are_ready(served: Running) -> None:
     "path", ["/models/digits", "/models/digits?min_worker=0", "/models?url=digits.mar", "/workflows"]
 )
 def test_it_changes_nothing(served: Running, method: str, path: str) -> None:
-    reply = httpx.request(method, f"{served.record['management_url']}{path}")
+    reply = http.request(method, f"{served.record['management_url']}{path}")
     assert reply.status_code == 405
     assert reply.headers["allow"] == "GET"
     assert "ganctl deploy" in reply.json()["detail"]
-    assert len(httpx.get(f"{served.record['management_url']}/models/digits").json()[0]["workers"]) == 2
+    assert len(http.get(f"{served.record['management_url']}/models/digits").json()[0]["workers"]) == 2
 
 
 @pytest.mark.parametrize("host", ["example.org", "example.org:8081", "127.0.0.1.example.org", ""])
 def test_a_name_that_is_bound_to_loopback_reads_nothing(served: Running, host: str) -> None:
-    reply = httpx.get(f"{served.record['management_url']}/models/digits", headers={"Host": host})
+    reply = http.get(f"{served.record['management_url']}/models/digits", headers={"Host": host})
     assert reply.status_code == 421

@@ -3,31 +3,43 @@
 import json
 from pathlib import Path
 
-import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.archive import package
 from serving.server import Server
 
+from ... import http
+from ...waiting import wait_for
 from .conftest import Running
 
 
 def metrics(url: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Sample by name and labels."""
-    text = httpx.get(url).raise_for_status().text
+    text = http.get(url).raise_for_status().text
     samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
     return {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples}
 
 
+def settled(server: Running) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """The metrics, once all that was answered is counted: a worker counts a batch after it has sent the replies."""
+
+    def all_counted() -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+        told = metrics(str(server.record["metrics_url"]))
+        counted = sum(value for (name, _), value in told.items() if name == "ganctl_requests_total")
+        taken = sum(value for (name, _), value in told.items() if name == "QueueTime_count")
+        return told if counted == taken and told["ganctl_busy_workers", ()] == 0 else {}
+
+    return wait_for(all_counted, "the workers have counted every request that they took")
+
+
 def test_metrics_count_requests_images_faults_and_time(served: Running) -> None:
-    url = str(served.record["metrics_url"])
-    httpx.get(f"{served.url}/predictions/digits")
-    before = metrics(url)
+    http.get(f"{served.url}/predictions/digits")
+    before = settled(served)
     for count in (1, 5):
-        assert httpx.post(f"{served.url}/predictions/digits", json={"count": count}).status_code == 200
-    assert httpx.post(f"{served.url}/predictions/digits", json={"count": 0, "scales": 2}).status_code == 400
-    after = metrics(url)
+        assert http.post(f"{served.url}/predictions/digits", json={"count": count}).status_code == 200
+    assert http.post(f"{served.url}/predictions/digits", json={"count": 0, "scales": 2}).status_code == 400
+    after = settled(served)
 
     def grown(name: str, **labels: str) -> float:
         key = name, tuple(sorted(labels.items()))
@@ -45,8 +57,8 @@ def test_metrics_count_requests_images_faults_and_time(served: Running) -> None:
 
 
 def test_metrics_tell_who_serves_what(served: Running) -> None:
-    told = metrics(str(served.record["metrics_url"]))
-    version = httpx.get(f"{served.url}/predictions/digits").headers["x-model-version"]
+    version = http.get(f"{served.url}/predictions/digits").headers["x-model-version"]
+    told = settled(served)
     assert told["ganctl_model_info", (("version", version),)] == 1
     assert told["ganctl_workers", ()] == 2
     assert told["ganctl_worker_starts_total", ()] >= 2
@@ -62,9 +74,10 @@ def test_the_access_log_has_a_line_for_each_request_with_the_marks_it_came_with(
     server, folder = logged
     marks = {"X-Request-Id": "mine-7", "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
     with server:
-        good = httpx.post(f"{server.url}/predictions/digits", json={"seed": 7}, headers=marks)
-        bad = httpx.post(f"{server.url}/predictions/digits", json={"seed": -1}, headers={"traceparent": "x\ty"})
+        good = http.post(f"{server.url}/predictions/digits", json={"seed": 7}, headers=marks)
+        bad = http.post(f"{server.url}/predictions/digits", json={"seed": -1}, headers={"traceparent": "x\ty"})
         (path,) = folder.glob("access-*.jsonl")
+        wait_for(lambda: path.read_text().count("\n") == 3, "a line for each request is written")
         _first, *lines = [json.loads(line) for line in path.read_text().splitlines()]  # the first was of the start
     assert good.headers["x-client-request-id"] == "mine-7"
     assert good.headers["traceparent"] == marks["traceparent"]

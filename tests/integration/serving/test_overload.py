@@ -7,17 +7,17 @@ import resource
 import select
 import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
 
 from serving.client import Client
 from serving.handler.model import Limits
 
+from ... import http
+from ...waiting import PATIENCE, wait_for
 from .conftest import Running
 from .hostile_kinds import JSON
 from .watch import Watch
@@ -60,7 +60,7 @@ def test_a_full_queue_refuses_the_excess_with_503_and_loses_nothing_that_it_took
             wire.close()
     statuses = Counter(reply.status if reply else None for reply in replies)
     assert set(statuses) == {200, 503}, "each gets a whole reply"
-    assert EXCESS <= statuses[503] == refused <= EXCESS + TAKEN
+    assert EXCESS <= refused <= statuses[503] <= EXCESS + TAKEN
     for seed, reply in enumerate(replies):
         assert reply is not None
         if reply.status == 200:
@@ -68,28 +68,28 @@ def test_a_full_queue_refuses_the_excess_with_503_and_loses_nothing_that_it_took
         else:
             assert reply.headers["content-type"] == "application/json"
             assert json.loads(reply.body)["code"] == 503
-    assert httpx.get(f"{own.url}/predictions/digits").status_code == 200
+    assert http.get(f"{own.url}/predictions/digits").status_code == 200
     assert watch.workers() == workers
 
 
 def _refused_while_nobody_draws(wires: list[Wire]) -> int:
-    """How many have their answer although no worker moves; waits until there are no more of them."""
+    """How many have their answer although no worker moves, once the excess has."""
     poll = select.poll()
     for wire in wires:
         poll.register(wire.socket, select.POLLIN)
-    found, deadline = -1, time.monotonic() + 10
-    while (answered := len(poll.poll(1_000))) != found or answered < EXCESS:
-        assert time.monotonic() < deadline, f"{answered} of the excess of {EXCESS} were refused"
-        found = answered
-        time.sleep(0.3)
-    return found
+
+    def answered() -> int:
+        many = len(poll.poll(0))
+        return many if many >= EXCESS else 0
+
+    return wait_for(answered, f"the excess of {EXCESS} is refused")
 
 
 def test_many_large_replies_at_once_end_no_worker(own: Running) -> None:
     watch = Watch(own)
     workers = watch.workers()
     large = {"count": 256, "scale": 5, "seed": 1}  # five million bytes
-    post = functools.partial(httpx.post, f"{own.url}/predictions/digits", timeout=60)
+    post = functools.partial(http.post, f"{own.url}/predictions/digits")
     with ThreadPoolExecutor(64) as threads:
         asked = [threads.submit(post, json=large, headers={"Accept": "application/x-npz"}) for _ in range(64)]
         replies = [future.result() for future in asked]
@@ -102,7 +102,7 @@ def test_many_large_replies_at_once_end_no_worker(own: Running) -> None:
 
 def test_the_client_waits_for_its_turn_among_many_large_requests(own: Running) -> None:
     def ask(seed: int) -> int:
-        with Client(own.url, timeout=60) as client:
+        with Client(own.url, timeout=PATIENCE) as client:
             return len(client.picture(media="image/webp", count=256, scale=9, seed=seed))
 
     with ThreadPoolExecutor(32) as threads:

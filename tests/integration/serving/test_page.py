@@ -9,14 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlencode
 
-import httpx
 import pytest
 
 from serving.archive import package
 from serving.server import Server
 
+from ... import http
 from ...unit.serving.small_export import write_export
-from .conftest import Running, start_ganctl
+from ...waiting import PATIENCE
+from .conftest import Running, finish, start_ganctl
 
 SAFARI = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -33,7 +34,7 @@ def browse(tmp_path: Path) -> Callable[[str], str]:
         assert CHROMIUM is not None
         command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
         command += ["--enable-logging=stderr", "--v=0", "--virtual-time-budget=5000", "--dump-dom", url]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
         assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []  # violations of the policy, too
         return done.stdout
 
@@ -48,15 +49,15 @@ def element(document: str, name: str) -> str:
 
 @pytest.mark.parametrize("path", ["/digits/predict", "/predictions/digits", "/models/digits/invoke"])
 def test_a_browser_gets_the_page_with_its_headers_and_curl_a_picture(served: Running, path: str) -> None:
-    page = httpx.get(served.url + path, headers=SAFARI)
+    page = http.get(served.url + path, headers=SAFARI)
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert page.headers["content-security-policy"].startswith("default-src 'none'; script-src 'sha256-")
     assert page.headers["x-content-type-options"] == "nosniff"
     assert page.headers["referrer-policy"] == "no-referrer"
     assert page.headers["vary"] == "Accept"
-    known = httpx.get(served.url + path, headers=SAFARI | {"If-None-Match": page.headers["etag"]})
+    known = http.get(served.url + path, headers=SAFARI | {"If-None-Match": page.headers["etag"]})
     assert (known.status_code, known.content) == (304, b"")
-    assert httpx.get(served.url + path).headers["content-type"] == "image/png"
+    assert http.get(served.url + path).headers["content-type"] == "image/png"
 
 
 def test_no_page_gives_browsers_pictures(export: Path, tmp_path: Path) -> None:
@@ -65,11 +66,11 @@ def test_no_page_gives_browsers_pictures(export: Path, tmp_path: Path) -> None:
     try:
         assert process.stdout is not None
         address = f"{json.loads(process.stdout.readline())['url']}/digits/predict"
-        assert httpx.get(address, headers=SAFARI).headers["content-type"] == "image/png"
-        assert httpx.get(address, headers={"Accept": "text/html"}).status_code == 406
+        assert http.get(address, headers=SAFARI).headers["content-type"] == "image/png"
+        assert http.get(address, headers={"Accept": "text/html"}).status_code == 406
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        finish(process)
 
 
 @in_chromium
@@ -80,9 +81,9 @@ def test_the_page_draws_by_whichever_address_it_was_opened(
     document = browse(f"{served.url}{path}#{urlencode(FIELDS)}")
     assert element(document, "told").startswith("168 × 168 pixels")
     link = element(document, "link")
-    picture = httpx.get(link)
+    picture = http.get(link)
     assert (picture.headers["content-type"], picture.headers["x-seed"]) == ("image/png", "5")
-    assert picture.content == httpx.get(f"{served.url}/digits/predict?{urlencode(FIELDS)}").content
+    assert picture.content == http.get(f"{served.url}/digits/predict?{urlencode(FIELDS)}").content
     assert element(document, "curl") == f"curl -o 31-5.png '{link}'"
     assert element(document, "download") == "Download 31-5.png"
     assert element(document, "fault") == ""

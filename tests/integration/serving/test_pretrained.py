@@ -6,9 +6,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import httpx
 import pytest
 
+from ... import http
 from .conftest import PROJECT, start_ganctl
 
 FOLDER = PROJECT / "exports" / "pretrained"
@@ -58,7 +58,7 @@ def test_serve_without_a_source_serves_it() -> None:
             assert process.stdout is not None
             url = json.loads(process.stdout.readline())["url"]
             asked = {"digits": list(range(10)), "count": 200, "seed": 1}
-            reply = httpx.post(f"{url}/predictions/digits", json=asked, headers={"Accept": "application/x-npz"})
+            reply = http.post(f"{url}/predictions/digits", json=asked, headers={"Accept": "application/x-npz"})
             assert reply.headers["content-type"] == "application/x-npz"
             (Path(temporary) / "digits.npz").write_bytes(reply.content)
         finally:

@@ -16,8 +16,9 @@ import pytest
 
 from serving.archive import package
 
+from ... import http
 from ...unit.serving.archives import rewrite
-from .conftest import Running, start_ganctl
+from .conftest import Running, finish, start_ganctl
 from .doors import DRAWING, private, status
 
 
@@ -61,7 +62,7 @@ def test_no_address_is_fetched_and_no_file_taken_in(served: Running, tmp_path: P
                 assert unpacked(served) == before, url
         with pytest.raises(BlockingIOError):
             listener.accept()
-    assert httpx.get(f"{served.record['management_url']}/workflows").json()["workflows"] == []
+    assert http.get(f"{served.record['management_url']}/workflows").json()["workflows"] == []
 
 
 @pytest.mark.parametrize("path", ["/models/digits", "/models/digits/1.0"])
@@ -79,15 +80,15 @@ def test_the_inference_port_answers_for_nothing_else(served: Running, method: st
 @pytest.mark.parametrize("path", DRAWING)
 def test_every_path_that_draws_has_the_same_limits(served: Running, path: str) -> None:
     for fields, expected in (({"count": 1}, 200), ({"count": 257}, 400), ({"count": 256, "scale": 16}, 413)):
-        reply = httpx.post(served.url + path, json=fields)
+        reply = http.post(served.url + path, json=fields)
         assert reply.status_code == expected, reply.text[:300]
 
 
 def test_a_description_that_the_handler_does_not_know_hurts_no_worker(served: Running) -> None:
     url = f"{served.record['management_url']}/models/digits"
-    before = {worker["pid"] for worker in httpx.get(url).json()[0]["workers"]}
+    before = {worker["pid"] for worker in http.get(url).json()[0]["workers"]}
     assert status("GET", f"{url}?customized=true") == 200
-    assert {worker["pid"] for worker in httpx.get(url).json()[0]["workers"]} == before
+    assert {worker["pid"] for worker in http.get(url).json()[0]["workers"]} == before
 
 
 def test_pages_from_elsewhere_may_neither_read_replies_nor_send_more_than_forms(served: Running) -> None:
@@ -98,7 +99,7 @@ def test_pages_from_elsewhere_may_neither_read_replies_nor_send_more_than_forms(
         str(served.record["metrics_url"]),
     ):
         for method in ("GET", "OPTIONS"):
-            reply = httpx.request(method, url, headers=origin)
+            reply = http.request(method, url, headers=origin)
             assert not [name for name in reply.headers if name.startswith("access-control")]
 
 
@@ -132,7 +133,7 @@ def refusal(mar: Path, *flags: str) -> str:
     """What `ganctl serve` says to an archive that it does not serve."""
     with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as temporary:
         process = start_ganctl("serve", str(mar), "--port", "0", *flags, temporary=Path(temporary))
-        out, told = process.communicate(timeout=60)
+        out, told = finish(process)
         assert list(Path(temporary).iterdir()) == []
     assert (process.returncode, out) == (6, "")
     return told

@@ -18,6 +18,7 @@ from serving.client import Client
 from serving.errors import RemoteError
 from serving.server import Server
 
+from ... import http
 from ...unit.serving.small_export import seen_label
 from .conftest import PROJECT, Running
 
@@ -25,7 +26,7 @@ from .conftest import PROJECT, Running
 def post(running: Running, body: Any = None, **headers: str) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
     headers = {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.post(f"{running.url}/predictions/digits", content=content, headers=headers)
+    return http.post(f"{running.url}/predictions/digits", content=content, headers=headers)
 
 
 def pixels(reply: httpx.Response) -> NDArray[np.uint8]:
@@ -36,7 +37,7 @@ def pixels(reply: httpx.Response) -> NDArray[np.uint8]:
 
 def test_an_address_typed_into_a_browser_draws_a_digit(served: Running) -> None:
     accept = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-    reply = httpx.get(f"{served.url}/digits/predict?digits=7&seed=3&scale=2", headers=accept)
+    reply = http.get(f"{served.url}/digits/predict?digits=7&seed=3&scale=2", headers=accept)
     assert pixels(reply).shape == (56, 56)
     assert seen_label(pixels(reply)[::2, ::2]) == 7
     assert reply.headers["x-seed"] == "3"
@@ -47,18 +48,18 @@ def test_get_and_post_queries_forms_and_json_mean_the_same(served: Running) -> N
     fields = {"digits": "2", "seed": "5"}
     replies = [
         post(served, {"digits": 2, "seed": 5}),
-        httpx.get(f"{served.url}/digits/predict", params=fields),
-        httpx.get(f"{served.url}/models/digits/invoke", params=fields),
-        httpx.post(f"{served.url}/predictions/digits", data=fields),
-        httpx.post(f"{served.url}/predictions/digits", files={name: (None, value) for name, value in fields.items()}),
-        httpx.request("GET", f"{served.url}/predictions/digits", json={"digits": 2, "seed": 5}),
+        http.get(f"{served.url}/digits/predict", params=fields),
+        http.get(f"{served.url}/models/digits/invoke", params=fields),
+        http.post(f"{served.url}/predictions/digits", data=fields),
+        http.post(f"{served.url}/predictions/digits", files={name: (None, value) for name, value in fields.items()}),
+        http.request("GET", f"{served.url}/predictions/digits", json={"digits": 2, "seed": 5}),
     ]
     assert {reply.status_code for reply in replies} == {200}
     assert len({reply.content for reply in replies}) == 1
 
 
 def test_without_anything_one_image_is_drawn_with_a_new_seed(served: Running) -> None:
-    replies = [httpx.get(f"{served.url}/predictions/digits") for _ in range(2)]
+    replies = [http.get(f"{served.url}/predictions/digits") for _ in range(2)]
     assert pixels(replies[0]).shape == (28, 28)
     assert replies[0].headers["x-seed"] != replies[1].headers["x-seed"]
 
@@ -82,7 +83,7 @@ def test_every_type_is_there_for_who_accepts_it(served: Running, media: str, sta
 
 
 def test_a_query_gives_a_film(served: Running) -> None:
-    reply = httpx.get(f"{served.url}/digits/predict?text=2026&frames=12&seed=3")
+    reply = http.get(f"{served.url}/digits/predict?text=2026&frames=12&seed=3")
     assert (reply.status_code, reply.headers["content-type"]) == (200, "image/gif")
     with Image.open(io.BytesIO(reply.content)) as film:
         assert film.size == (4 * 28, 28)
@@ -90,7 +91,7 @@ def test_a_query_gives_a_film(served: Running) -> None:
 
 
 def test_who_knows_the_tag_gets_304_and_keeps_the_connection(served: Running) -> None:
-    with httpx.Client(base_url=served.url) as client:
+    with http.Client(base_url=served.url) as client:
         address = "/digits/predict?digits=7&seed=3"
         tag = client.get(address).headers["etag"]
         known = client.get(address, headers={"If-None-Match": tag})
@@ -147,7 +148,7 @@ def test_the_same_request_has_the_same_bytes_alone_and_under_load(served: Runnin
     asked: list[dict[str, Any]] = [{"digits": i % 10, "seed": i, "count": 1 + i % 7} for i in range(30)]
     headers = guarded._authorization("inference")
     for server in (served.url, guarded.url):
-        with httpx.Client(base_url=server, headers=headers, timeout=30) as client:
+        with http.Client(base_url=server, headers=headers) as client:
             alone = [client.post("/predictions/digits", json=body) for body in asked]
             assert {reply.status_code for reply in alone} == {200}
             noise: list[dict[str, Any]] = [{"count": random.randint(1, 40)} for _ in range(90)]
@@ -235,12 +236,12 @@ def test_every_bad_request_gets_its_problem_while_its_neighbours_are_served(serv
     ],
 )
 def test_strange_headers_make_no_5xx(served: Running, headers: dict[str, Any]) -> None:
-    reply = httpx.post(f"{served.url}/predictions/digits", content=b'{"seed": 3}', headers=headers)
+    reply = http.post(f"{served.url}/predictions/digits", content=b'{"seed": 3}', headers=headers)
     assert reply.status_code in (200, 400, 406)
 
 
 def test_after_all_that_both_workers_are_the_ones_that_started(served: Running) -> None:
-    workers = httpx.get(f"{served.record['management_url']}/models/digits").json()[0]["workers"]
+    workers = http.get(f"{served.record['management_url']}/models/digits").json()[0]["workers"]
     logs = next(served.temporary.glob("ganctl-*/logs"))
     assert [worker["status"] for worker in workers] == ["READY", "READY"]
     assert (logs / "workers.log").read_text().count("Torch worker started") == 2
@@ -271,7 +272,7 @@ def test_a_client_goes_on_with_the_next_key(guarded: Server) -> None:
     with Client(guarded.url, token_file=file, management_url=guarded.management_url) as client:
         assert client.sample(digits=1).labels.tolist() == [1]
         headers = {"Authorization": f"Bearer {keys['API']['key']}"}
-        renewed = httpx.get(f"{guarded.management_url}/token", params={"type": "inference"}, headers=headers)
+        renewed = http.get(f"{guarded.management_url}/token", params={"type": "inference"}, headers=headers)
         assert renewed.status_code == 200
         assert client.sample(digits=2).labels.tolist() == [2]  # it has read the file again
     keys["inference"]["key"] = "too old"

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from benchmarks.serve_process import started
 from benchmarks.serve_torchserve import stock
 from serving.archive import package
 
+from ... import http
 from .conftest import Running
 
 
@@ -17,7 +17,7 @@ from .conftest import Running
 def test_a_stock_torchserve_gives_the_same_bytes(stock_url: str, served: Running, accept: str) -> None:
     for body in ({"seed": 7}, {"digits": [1, 2, 3], "seed": 8, "count": 30, "scale": 2}):
         theirs, ours = (
-            httpx.post(url, json=body, headers={"Accept": accept}, timeout=30)
+            http.post(url, json=body, headers={"Accept": accept})
             for url in (stock_url, f"{served.url}/predictions/digits")
         )
         assert theirs.status_code == ours.status_code == 200
@@ -28,7 +28,7 @@ def test_a_stock_torchserve_gives_the_same_bytes(stock_url: str, served: Running
 
 def test_a_stock_torchserve_tells_the_same_faults(stock_url: str, served: Running) -> None:
     theirs, ours = (
-        httpx.post(url, json={"count": 0, "x": 1}) for url in (stock_url, f"{served.url}/predictions/digits")
+        http.post(url, json={"count": 0, "x": 1}) for url in (stock_url, f"{served.url}/predictions/digits")
     )
     assert theirs.status_code == ours.status_code == 400
     assert theirs.json() == ours.json()

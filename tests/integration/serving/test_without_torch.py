@@ -5,11 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 
 from serving.archive import package
 
+from ... import http
+from ...waiting import PATIENCE
 from .conftest import PROJECT, running
 
 # Python reads it at its start, in every process of the server.
@@ -34,14 +35,14 @@ def _no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_no_torch")
 def test_an_export_with_onnx_is_packed_and_served(export: Path, tmp_path: Path) -> None:
     with running(export, tmp_path) as server:
-        assert httpx.get(f"{server.url}/predictions/digits").headers["content-type"] == "image/png"
+        assert http.get(f"{server.url}/predictions/digits").headers["content-type"] == "image/png"
 
 
 @pytest.mark.usefixtures("_no_torch")
 def test_an_archive_of_torchscript_is_refused_with_the_reason(export: Path, tmp_path: Path) -> None:
     mar = package(export, tmp_path, "torchscript")
     command = [sys.executable, "-m", "ganctl", "serve", str(mar), "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 6
     assert "draws by TorchScript, which needs the package torch" in done.stderr
     assert "Traceback" not in done.stderr

@@ -3,83 +3,73 @@
 import os
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 
 from serving.client import Client
 
-from .conftest import Running
+from ... import http
+from ...unit.serving.gates import Gate
+from ...waiting import PATIENCE, wait_for
+from .conftest import running
+from .repeated import repeated
 from .watch import Watch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 CLIENTS = 6  # of either kind
+LOST_AFTER = 30.0  # seconds without a reply, after which a request counts as one that TorchServe has lost
 
 
-def test_a_killed_worker_costs_its_own_requests_and_is_back_within_ten_seconds(own: Running) -> None:
-    watch, over = Watch(own), threading.Event()
-    before = watch.workers()
-    failures: list[tuple[float, httpx.Response]] = []
-    lost_at: list[float] = []  # when requests were sent that TorchServe has lost (docs/service.md): no reply comes
-    served_at: list[float] = []
+def test_a_killed_worker_costs_its_own_requests_and_comes_back(gated: Path, gate: Gate, tmp_path: Path) -> None:
+    failures: list[list[str]] = []  # of each client that asks once
 
-    def ask_once_each() -> None:
-        with httpx.Client(base_url=own.url, timeout=5) as client:
-            while not over.is_set():
-                sent_at = time.monotonic()
-                try:
-                    reply = client.post("/predictions/digits", json={"digits": 7, "count": 16})
-                except httpx.ReadTimeout:
-                    lost_at.append(sent_at)
-                    continue
-                if reply.status_code == 200:
-                    served_at.append(time.monotonic())
-                else:
-                    failures.append((time.monotonic(), reply))
+    def asks_once() -> Callable[[], None]:
+        client, mine = http.Client(base_url=server.url, timeout=LOST_AFTER), list[str]()
+        failures.append(mine)
 
-    def ask_again_and_again() -> int:
-        answered = 0
-        with Client(own.url, timeout=10) as client:
-            while not over.is_set():
-                assert client.sample(digits=3, count=16).labels.tolist() == [3] * 16
-                answered += 1
-        return answered
+        def ask() -> None:
+            try:
+                reply = client.post("/predictions/digits", json={"digits": 7, "count": 16})
+            except httpx.ReadTimeout:  # TorchServe has lost it (docs/service.md): no reply comes
+                mine.append("lost")
+                return
+            if reply.status_code != 200:
+                mine.append(reply.text)
 
-    with ThreadPoolExecutor(2 * CLIENTS) as threads:
-        patient = [threads.submit(ask_again_and_again) for _ in range(CLIENTS)]
-        plain = [threads.submit(ask_once_each) for _ in range(CLIENTS)]
-        try:
-            time.sleep(1)
-            killed_at = time.monotonic()
+        return ask
+
+    def asks_again_where_it_helps() -> Callable[[], None]:
+        client = Client(server.url, timeout=PATIENCE)
+
+        def ask() -> None:
+            assert client.sample(digits=3, count=16).labels.tolist() == [3] * 16
+
+        return ask
+
+    (tmp_path / "t").mkdir()
+    with running(gated, tmp_path / "t") as server:
+        watch = Watch(server)
+        before = watch.workers()
+        with repeated(CLIENTS, asks_again_where_it_helps) as patient, repeated(CLIENTS, asks_once) as plain:
+            for clients in (patient, plain):
+                clients.wait_for_more(3)
+            gate.close("loading")  # the next worker does not come back before the other one was seen to serve
             os.kill(min(before), signal.SIGKILL)
-            back_after = _seconds_until(lambda: len(watch.workers() - before) == 1 and watch.ready() == 2)
-            time.sleep(0.5)
-        finally:
-            over.set()
-        assert min(future.result() for future in patient) > 10, "each was served all the time, and none saw a failure"
-        for future in plain:
-            future.result()
-
-    assert back_after < 10
-    assert len(watch.workers() & before) == 1, "the other one goes on"
-    assert len(failures) + len(lost_at) <= CLIENTS, "each loses at most the request that the worker had taken with it"
-    for when, reply in failures:
-        assert "Worker died" in reply.text
-        assert 0 < when - killed_at < 1
-    for when in lost_at:
-        assert abs(when - killed_at) < 1
-    alone = [when for when in served_at if killed_at + 0.1 < when < killed_at + back_after]
-    assert len(alone) > 10, "the other one serves meanwhile"
-
-
-def _seconds_until(condition: Callable[[], bool], limit: float = 30.0) -> float:
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < limit, "waited too long"
-        time.sleep(0.05)
-    return time.monotonic() - start
+            wait_for(lambda: gate.waiting("loading"), "another worker starts in its place")
+            assert watch.ready() == 1
+            for clients in (patient, plain):
+                clients.wait_for_more(3)  # the other one serves meanwhile, and no client that asks again sees a failure
+            gate.open("loading")
+            wait_for(lambda: len(watch.workers() - before) == 1 and watch.ready() == 2, "both serve again")
+            failed_by_then = sum(map(len, failures))
+            for clients in (patient, plain):
+                clients.wait_for_more(3)
+        assert len(watch.workers() & before) == 1, "the other one goes on"
+    assert sum(map(len, failures)) == failed_by_then, "nothing is lost any more"
+    assert max(map(len, failures)) <= 1, "each loses at most the request that the worker had taken with it"
+    for failure in sum(failures, list[str]()):
+        assert failure == "lost" or "Worker died" in failure

@@ -4,12 +4,11 @@ import os
 import re
 import signal
 import socket
-import time
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
-
+from ... import http
+from ...waiting import wait_for
 from .conftest import Running, java_of, members
 
 
@@ -34,7 +33,7 @@ class Watch:
 
     def ready(self) -> int:
         """How many workers TorchServe holds for ready."""
-        told = httpx.get(f"{self._management}/models/digits").json()[0]["workers"]
+        told = http.get(f"{self._management}/models/digits").json()[0]["workers"]
         return sum(worker["status"] == "READY" for worker in told)
 
     def memory(self) -> Memory:
@@ -56,10 +55,7 @@ class Watch:
             wanted = Path(f"/proc/{self.java}/cwd/.attach_pid{self.java}")
             wanted.touch()
             os.kill(self.java, signal.SIGQUIT)
-            deadline = time.monotonic() + 10
-            while not listening.exists():
-                assert time.monotonic() < deadline, "Java does not listen"
-                time.sleep(0.02)
+            wait_for(listening.exists, "Java listens")
             wanted.unlink()
         with socket.socket(socket.AF_UNIX) as attached:
             attached.connect(str(listening))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-PATIENCE = 20.0  # seconds for a reply that must come
+from ...waiting import PATIENCE
 
 
 class Broken(Exception):
@@ -23,7 +23,8 @@ class Wire:
     """A connection to a server: `send` bytes, `read` replies."""
 
     def __init__(self, url: str, patience: float = PATIENCE, buffer: int = 0) -> None:
-        """buffer: bytes that are taken from the network before somebody reads them; 0 leaves it to the system."""
+        """patience: seconds for a reply; what must come comes within the default on any machine.
+        buffer: bytes that are taken from the network before somebody reads them; 0 leaves it to the system."""
         parts = urlsplit(url)
         assert parts.hostname is not None
         self.socket = socket.socket()

@@ -4,10 +4,13 @@ import os
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from tests import held
 from tests.conftest import SMALL
+from tests.waiting import PATIENCE
 
 SETTINGS = (*SMALL, "train.batch_size=32", "train.horizon=40000 images", "evaluation.every=640 images")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -21,29 +24,26 @@ def start(
     torchrun: tuple[str, ...] = (),
     preset: str = "conv",
     python_path: Path | None = None,
+    hold: held.Hold | None = None,
 ) -> Process:
-    """`ganctl train` for `run_dir`; with `torchrun` options by that program."""
+    """`ganctl train` for `run_dir`; with `torchrun` options by that program. It waits where `hold` says."""
     alone = () if "--nnodes=2" in torchrun else ("--standalone",)
     launcher = ["-m", "torch.distributed.run", *alone, *torchrun] if torchrun else []
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     command = [sys.executable, *launcher, "-m", "ganctl", "train", "--run-dir", str(run_dir), "--preset", preset]
+    environment = ENVIRONMENT | ({"PYTHONPATH": f"{Path.cwd()}:{python_path}"} if python_path else {})
     return subprocess.Popen(
-        [*command, *settings, *words, "--json"],
-        env=ENVIRONMENT | ({"PYTHONPATH": f"{Path.cwd()}:{python_path}"} if python_path else {}),
+        [*command, *settings, *held.CALLBACK, *words, "--json"],
+        env=environment | (hold.environment if hold else {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def wait_for_rows(run_dir: Path, rows: int, process: Process) -> None:
-    """Returns once the run has written so many rows of statistics."""
-    log = run_dir / "stats.jsonl"
-    deadline = time.monotonic() + 120
-    while not log.exists() or log.read_text().count("\n") < rows:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, f"no {rows} rows within two minutes"
-        time.sleep(0.01)
+def finish(process: Process) -> tuple[str, str]:
+    """What it has written to stdout and stderr when it ends."""
+    return process.communicate(timeout=PATIENCE)
 
 
 def pid_of_rank(run_dir: Path, rank: int) -> int:
@@ -59,9 +59,11 @@ def pid_of_rank(run_dir: Path, rank: int) -> int:
     raise AssertionError(f"no process is rank {rank} of {run_dir}")
 
 
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port that the system gives to nobody who asks for any port, and that a server may listen on."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        holder.bind(("127.0.0.1", 0))
+        port: int = holder.getsockname()[1]
+        yield port

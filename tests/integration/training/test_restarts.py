@@ -5,17 +5,18 @@ import os
 import re
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.integration.training.processes import Process, free_port, pid_of_rank, start, wait_for_rows
+from tests.held import Hold
+from tests.integration.training.processes import Process, finish, pid_of_rank, reserved_port, start
 from tests.states import assert_same_run
-from training.checkpoint import read_checkpoint, write_checkpoint
+from training.checkpoint import read_checkpoint
 
 STEPS = 120
+HELD = 50  # where runs are hurt: between the evaluations of steps 40 and 60
 LIMIT = ("--max-steps", str(STEPS))
 PRESETS = ["conv", "lightning-basic-gan"]
 
@@ -37,7 +38,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for preset in PRESETS:
         runs[preset] = tmp_path_factory.mktemp("undisturbed") / preset
         process = start(runs[preset], "--nproc", "2", *LIMIT, preset=preset)
-        stdout, stderr = process.communicate(timeout=240)
+        stdout, stderr = finish(process)
         assert process.returncode == 0, stderr
         record = json.loads(stdout)  # one object: the other rank says nothing
         assert (record["steps"], record["run_dir"], record["stopped_by"]) == (STEPS, str(runs[preset]), "max-steps")
@@ -50,48 +51,40 @@ def test_torchrun_starts_ranks_again_when_one_was_killed_and_they_end_as_if_it_h
     undisturbed: dict[str, Path], tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    process = start(run_dir, *LIMIT, torchrun=("--nproc-per-node=2", "--max-restarts=2"))
-    wait_for_rows(run_dir, 5, process)
+    hold = Hold(tmp_path / "hold", HELD)
+    process = start(run_dir, *LIMIT, torchrun=("--nproc-per-node=2", "--max-restarts=2"), hold=hold)
+    hold.wait(process)
     os.kill(pid_of_rank(run_dir, 1), signal.SIGKILL)
-    _, stderr = process.communicate(timeout=240)
+    hold.release()
+    _, stderr = finish(process)
     assert process.returncode == 0, stderr
     assert "continues" in stderr
     assert_same_run(undisturbed["conv"], run_dir)
 
 
-SLOW = """
-import time
-from training.callback import Callback
-
-class Slow(Callback):
-    def on_measure(self, run, source, split):
-        time.sleep(4)
-        return {}
-"""
-
-
-def start_on_two_machines(run_dir: Path, *words: str, python_path: Path) -> list[Process]:
-    """A rank on each: an agent each, who do not know that they share one."""
-    meeting = ("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=a")
+def start_on_two_machines(run_dir: Path, port: int, hold: Hold | None = None) -> list[Process]:
+    """A rank on each: an agent each, who do not know that they share one. The agents meet at the port."""
+    meeting = ("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=a")
     torchrun = ("--nnodes=2", "--nproc-per-node=1", "--max-restarts=2", *meeting)
-    return [start(run_dir, *LIMIT, *words, torchrun=torchrun, python_path=python_path) for _ in range(2)]
+    return [start(run_dir, *LIMIT, torchrun=torchrun, hold=hold) for _ in range(2)]
 
 
 def test_ranks_of_two_machines_start_again_too_even_if_one_is_killed_while_the_first_one_evaluates(
     tmp_path: Path,
 ) -> None:
-    run_dir, alone = tmp_path / "run", tmp_path / "undisturbed"
-    for machine in start_on_two_machines(alone, python_path=tmp_path):
-        assert machine.wait(timeout=240) == 0, machine.communicate()
-    (tmp_path / "slow_callback.py").write_text(SLOW)
-    machines = start_on_two_machines(run_dir, "--callback", "slow_callback:Slow", python_path=tmp_path)
-    wait_for_rows(run_dir, 5, machines[0])  # the row of step 40, whose evaluation begins now
-    time.sleep(1)
-    os.kill(pid_of_rank(run_dir, 1), signal.SIGKILL)
-    outputs = [machine.communicate(timeout=240) for machine in machines]
+    run_dir, alone, hold = tmp_path / "run", tmp_path / "undisturbed", Hold(tmp_path / "hold", 40, evaluation=True)
+    with reserved_port() as port:
+        machines = start_on_two_machines(alone, port)
+        outputs = [finish(machine) for machine in machines]
+        assert [machine.returncode for machine in machines] == [0, 0], outputs
+    with reserved_port() as port:
+        machines = start_on_two_machines(run_dir, port, hold)
+        hold.wait(machines[0])
+        os.kill(pid_of_rank(run_dir, 1), signal.SIGKILL)
+        hold.release()
+        outputs = [finish(machine) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], outputs
     assert sorted(len(stdout.splitlines()) for stdout, _ in outputs) == [0, 1], "one rank tells the result, once"
-    forget_callback(run_dir, "Slow")
     assert_same_run(alone, run_dir)
 
 
@@ -99,10 +92,12 @@ def test_nproc_starts_ranks_again_when_one_was_killed_and_they_end_as_if_it_had_
     undisturbed: dict[str, Path], tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    process = start(run_dir, "--nproc", "2", *LIMIT, preset="lightning-basic-gan")
-    wait_for_rows(run_dir, 5, process)
+    hold = Hold(tmp_path / "hold", HELD)
+    process = start(run_dir, "--nproc", "2", *LIMIT, preset="lightning-basic-gan", hold=hold)
+    hold.wait(process)
     os.kill(pid_of_rank(run_dir, 0), signal.SIGKILL)
-    stdout, stderr = process.communicate(timeout=240)
+    hold.release()
+    stdout, stderr = finish(process)
     assert process.returncode == 0, stderr
     assert "a rank was killed: all 2 start again" in stderr
     assert json.loads(stdout)["steps"] == STEPS
@@ -113,27 +108,28 @@ def test_nproc_passes_a_signal_on_saves_and_goes_on_later_as_if_it_had_not_been_
     undisturbed: dict[str, Path], tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    process = start(run_dir, "--nproc", "2", *LIMIT)
-    wait_for_rows(run_dir, 4, process)
+    hold = Hold(tmp_path / "hold", HELD)
+    process = start(run_dir, "--nproc", "2", *LIMIT, hold=hold)
+    hold.wait(process)
     process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = finish(process)
     assert process.returncode == 130, stderr
     steps = json.loads(stdout)["steps"]
-    assert 20 <= steps < STEPS
+    assert HELD <= steps <= HELD + 1  # the signal is noticed in this step or the next
     assert f"interrupted by SIGTERM and saved at step {steps}" in stderr
     again = start(run_dir, "--nproc", "2", "--resume", "auto", *LIMIT)
-    _, stderr = again.communicate(timeout=240)
+    _, stderr = finish(again)
     assert again.returncode == 0, stderr
     assert f"from step {steps}" in stderr
     assert_same_run(undisturbed["conv"], run_dir)
 
 
 def test_torchrun_that_is_stopped_never_ends_with_0_and_one_rank_may_go_on_where_two_stopped(tmp_path: Path) -> None:
-    two = tmp_path / "two"
-    process = start(two, *LIMIT, "--precision", "fp32", torchrun=("--nproc-per-node=2",))
-    wait_for_rows(two, 4, process)
+    two, hold = tmp_path / "two", Hold(tmp_path / "hold", HELD)
+    process = start(two, *LIMIT, "--precision", "fp32", torchrun=("--nproc-per-node=2",), hold=hold)
+    hold.wait(process)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = finish(process)
     assert process.returncode != 0
     steps = read_checkpoint(two / "checkpoints/last.safetensors").step
     assert f"interrupted by SIGTERM and saved at step {steps}" in stderr
@@ -143,7 +139,7 @@ def test_torchrun_that_is_stopped_never_ends_with_0_and_one_rank_may_go_on_where
     states = []
     for run_dir, ranks in ((one, "1"), (two, "2")):
         again = start(run_dir, "--resume", "auto", "--nproc", ranks, "--max-steps", str(steps + 3))
-        _, stderr = again.communicate(timeout=240)
+        _, stderr = finish(again)
         assert again.returncode == 0, stderr
         states.append(read_checkpoint(run_dir / "checkpoints/last.safetensors").state)
     assert states[0]["progress"] == states[1]["progress"]
@@ -157,7 +153,7 @@ def test_what_a_rank_fails_on_by_itself_is_told_and_not_tried_again(tmp_path: Pa
     process = start(
         tmp_path / "run", "--nproc", "2", "--callback", "failing_callback:Failing", *LIMIT, python_path=tmp_path
     )
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = finish(process)
     assert process.returncode == 1
     assert "a callback's own defect" in stderr
     assert "start again" not in stderr
@@ -173,28 +169,20 @@ def test_the_end_asked_for_after_a_save_on_one_rank_ends_all(tmp_path: Path) -> 
     )
     words = ("--nproc", "2", "--callback", "late_callback:AtSave", *LIMIT)
     process = start(tmp_path / "run", *words, python_path=tmp_path)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = finish(process)
     assert process.returncode == 0, stderr
     assert "start again" not in stderr
     assert (json.loads(stdout)["stopped_by"], json.loads(stdout)["steps"]) == ("saved enough", 20)
 
 
-def forget_callback(run_dir: Path, key: str) -> None:
-    """Takes a callback that the other run did not have out of the checkpoints."""
-    for path in (run_dir / "checkpoints").iterdir():
-        state = read_checkpoint(path).state
-        state["callbacks"].pop(key)
-        path.unlink()  # it may be another name of a file that was written already
-        write_checkpoint(path, state)
-
-
 def test_a_signal_to_ranks_with_loaders_saves(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     loader = ("--set", "data.resident=false", "--set", "data.num_workers=1")
-    process = start(run_dir, "--nproc", "2", *loader, *LIMIT)
-    wait_for_rows(run_dir, 2, process)
+    hold = Hold(tmp_path / "hold", HELD)
+    process = start(run_dir, "--nproc", "2", *loader, *LIMIT, hold=hold)
+    hold.wait(process)
     process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = finish(process)
     assert process.returncode == 130, stderr
     assert read_checkpoint(run_dir / "checkpoints/last.safetensors").step == json.loads(stdout)["steps"]
 
@@ -232,7 +220,7 @@ def test_ranks_that_differ_or_fail_alone_end_the_run_with_one_object_that_says_s
     (tmp_path / "unequal.py").write_text(UNEQUAL)
     words = ("--nproc", "2", "--set", setting, *LIMIT)
     process = start(tmp_path / "run", *words, python_path=tmp_path)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = finish(process)
     assert process.returncode > 0, stderr
     assert re.search(told, json.loads(stdout)["error"])
     assert "start again" not in stderr
@@ -241,7 +229,7 @@ def test_ranks_that_differ_or_fail_alone_end_the_run_with_one_object_that_says_s
 @pytest.mark.parametrize("flag", ["--dry-run", "--print-config"])
 def test_under_torchrun_one_rank_speaks(flag: str, tmp_path: Path) -> None:
     process = start(tmp_path / "run", flag, torchrun=("--nproc-per-node=2",))
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = finish(process)
     assert process.returncode == 0, stderr
     assert len(json.loads(stdout)) > 5
 
@@ -249,6 +237,6 @@ def test_under_torchrun_one_rank_speaks(flag: str, tmp_path: Path) -> None:
 def test_two_runs_of_two_ranks_share_a_machine(tmp_path: Path) -> None:
     processes = [start(tmp_path / name, "--nproc", "2", "--max-steps", "3") for name in "ab"]
     for process in processes:
-        stdout, stderr = process.communicate(timeout=240)
+        stdout, stderr = finish(process)
         assert process.returncode == 0, stderr
         assert json.loads(stdout)["steps"] == 3

@@ -1,0 +1,66 @@
+"""Archives whose workers wait at a gate, for as long as a test wants: while they load the model, or before they draw.
+
+So what a server has in hand lasts neither longer nor shorter than the test needs, whatever machine it runs on.
+"""
+
+import os
+import zipfile
+from pathlib import Path
+
+from .archives import rewrite
+
+HELD = ("X-Hold", "yes")  # the header of requests that wait at the gate
+
+_ENTRY = """\
+import os
+import time
+from pathlib import Path
+
+from ganctl_handler.service import handle as answer
+
+FOLDER = Path({folder!r})
+
+
+def handle(data, context):
+    if data is None:
+        wait("loading")
+    elif any("x-hold" in map(str.lower, context.get_all_request_header(i)) for i in range(len(data))):
+        wait("drawing")
+    return answer(data, context)
+
+
+def wait(what):
+    here = FOLDER / f"{{what}}-{{os.getpid()}}"
+    while (FOLDER / what).exists() and Path("/proc/{test}").exists():  # not for ever, where the test was killed
+        here.touch()
+        time.sleep(0.01)
+    here.unlink(missing_ok=True)
+"""
+
+
+class Gate:
+    """A folder through which the test and the workers of its archives know of each other. It begins open."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir()
+
+    def archive(self, mar: Path) -> Path:
+        """A copy beside `mar` with the gate in it; TorchServe waits for it as long as a test may take."""
+        with zipfile.ZipFile(mar) as members:
+            config = members.read("model-config.yaml").decode()
+        patient = config.replace("responseTimeout: 30 ", "responseTimeout: 3600 ")
+        assert patient != config
+        entry = _ENTRY.format(folder=str(self._folder), test=os.getpid())
+        return rewrite(mar, {"ganctl_entry.py": entry.encode(), "model-config.yaml": patient.encode()}, sealed=True)
+
+    def close(self, what: str) -> None:
+        """`loading` or `drawing`: workers that come to it wait."""
+        (self._folder / what).touch()
+
+    def open(self, what: str) -> None:
+        (self._folder / what).unlink()
+
+    def waiting(self, what: str) -> int:
+        """How many workers wait."""
+        return len(list(self._folder.glob(f"{what}-*")))
