@@ -103,7 +103,7 @@ def test_many_large_replies_at_once_end_no_worker(own: Running) -> None:
 def test_the_client_waits_for_its_turn_among_many_large_requests(own: Running) -> None:
     def ask(seed: int) -> int:
         with Client(own.url, timeout=PATIENCE) as client:
-            return len(client.picture(media="image/webp", count=256, scale=9, seed=seed))
+            return len(client.picture(count=256, scale=9, seed=seed))
 
     with ThreadPoolExecutor(32) as threads:
         assert min(threads.map(ask, range(32))) > 10_000
