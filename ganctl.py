@@ -8,12 +8,15 @@ of ours and keeps its traceback.
 import atexit
 import errno
 import importlib
+import io
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -167,6 +170,58 @@ _OS_ADVICE = {
 }
 
 
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP asks a command to end; no Exception, so that nothing on the way takes it for a failure."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+HANG_UP = getattr(signal, "SIGHUP", None)  # Windows has none
+
+
+def end_signals() -> list[signal.Signals]:
+    """The signals that ask a process to end, but for those that it was started to ignore (nohup, `&` in a script)."""
+    known = [signal.SIGTERM, signal.SIGINT, *([HANG_UP] if HANG_UP is not None else [])]
+    return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def unwind_on_signals() -> None:
+    """Makes SIGTERM and SIGHUP end a command as Ctrl-C does: its stages are ended, its temporary files are deleted."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in handled:  # a closed terminal sends SIGHUP twice, by the kernel and by the shell
+            signal.signal(each, signal.SIG_IGN if each == HANG_UP else signal.SIG_DFL)
+        raise Terminated(number)
+
+    handled = [number for number in end_signals() if number != signal.SIGINT]
+    for number in handled:
+        signal.signal(number, stop)
+
+
+class _LastingFile(io.FileIO):
+    """A file whose writes do not fail: what cannot be written is dropped."""
+
+    def write(self, data: Any) -> int:
+        try:
+            written = super().write(data)
+        except OSError:
+            written = None
+        return len(data) if written is None else written
+
+
+def outlive_the_reader(name: str) -> None:
+    """Replaces `sys.stdout` or `sys.stderr` by one that a closed terminal or pipe (EIO, EPIPE) does not break."""
+    stream = getattr(sys, name)
+    if not isinstance(stream, io.TextIOWrapper):  # a test's, or none at all
+        return
+    stream.flush()
+    file = io.BufferedWriter(_LastingFile(stream.fileno(), "w", closefd=False))
+    lines = name == "stderr" or stream.line_buffering
+    setattr(sys, name, io.TextIOWrapper(file, encoding=stream.encoding, errors=stream.errors, line_buffering=lines))
+
+
 def emit(record: Mapping[str, Any]) -> None:
     """Writes the one JSON object of `--json`: one line on stdout, flushed."""
     sys.stdout.write(json.dumps(record, ensure_ascii=False, allow_nan=False, default=str) + "\n")
@@ -192,6 +247,12 @@ def cli() -> None:
 
 
 def main() -> NoReturn:
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    outlive_the_reader("stderr")
+    if command == "train":  # its result is what it has saved
+        outlive_the_reader("stdout")
+    if command not in ("train", "serve"):  # these save, or drain, before they end
+        unwind_on_signals()
     cli.main(prog_name="ganctl")
     raise AssertionError("click exits by itself")
 

@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import signal
-import sys
 from pathlib import Path
 
 import click
@@ -141,7 +139,6 @@ def serve(
     from benchmarks.serve_run import measure_all
     from benchmarks.serve_table import replace_table, serve_table
 
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # unwinds, so that no server is left
     results = measure_all(
         source=source,
         names=names,

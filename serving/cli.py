@@ -66,13 +66,10 @@ def doctor(as_json: bool) -> None:
 @json_option
 def demo(out: str, train_seconds: int, as_json: bool) -> None:
     """Train, evaluate, export, package, serve and ask for digits, in one go: less than three minutes on two cores."""
-    import signal
-    import sys
     from pathlib import Path
 
     from .demo import run_demo
 
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # unwinds, so that no stage is left
     report = run_demo(Path(out), train_seconds=train_seconds, announce=lambda text: click.echo(text, err=True))
     if as_json:
         files = {name: str(path.resolve()) for name, path in report.files.items()}

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ganctl import PRETRAINED, SourceParam, emit, json_option
+from ganctl import HANG_UP, PRETRAINED, SourceParam, emit, end_signals, json_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,8 +59,8 @@ def serve(
 
     The port that answers is --port; the four after it are for management, metrics and gRPC, on loopback only.
 
-    SIGTERM or Ctrl-C drains it: no new connections, and the requests that wait are answered. A second one ends it at
-    once.
+    SIGTERM, Ctrl-C or a closed terminal (SIGHUP) drains it: no new connections, and the requests that wait are
+    answered. A second signal ends it at once. `nohup ganctl serve` goes on when the terminal is closed.
     """
     import os
     import signal
@@ -76,12 +76,16 @@ def serve(
 
     def stop(number: int, frame: Any) -> None:
         for each in signals:
-            signal.signal(each, lambda number, frame: hurry.set())  # ending is bounded, and must not be cut short
+            signal.signal(each, again)  # ending is bounded, and must not be cut short
         raise Stopped
+
+    def again(number: int, frame: Any) -> None:
+        if number != HANG_UP:  # a closed terminal sends it twice, by the kernel and by the shell
+            hurry.set()
 
     hurry = threading.Event()
 
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    signals = end_signals()
     before = {each: signal.signal(each, stop) for each in signals}
     try:
         with tempfile.TemporaryDirectory(prefix="ganctl-") as folder:

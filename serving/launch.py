@@ -60,6 +60,7 @@ def launch(java: Path, folder: Path, environment: dict[str, str]) -> "subprocess
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
     def die_with_parent() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal: Java would end at once, we drain
         if libc is not None:
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             libc.prctl(_PR_SET_TIMERSLACK, 1)  # ns: batches wait 1 ms for company, not the 50 us more of Linux's habit

@@ -91,10 +91,11 @@ class Batches:
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
-    """A signal to the whole process group (Ctrl-C, `timeout`, a scheduler) must not end a loader's process: whoever
-    reads from it finishes the step and closes it."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    """A signal to the whole process group (Ctrl-C, `timeout`, a closed terminal, a scheduler) must not end a loader's
+    process: whoever reads from it finishes the step and closes it."""
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class _Order:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -115,6 +116,7 @@ def _train(
     as_json: bool,
     **start: Any,
 ) -> None:
+    from training.callbacks.stopping import Preemption
     from training.launch import Launch
 
     launch = Launch(flags=given, announce=note, **start)
@@ -134,6 +136,9 @@ def _train(
             _print_facts(trainer.describe(), as_json)
         return
     result = _fit(trainer, launch.config.preset)
+    if result.stopped_by.startswith("SIG"):
+        for number in Preemption.SIGNALS:  # an echo of the signal must not end what tells the result
+            signal.signal(number, signal.SIG_IGN)
     if first:
         emit(_result_record(result)) if as_json else _print_result(result, launch.config)
     if result.stopped_by.startswith("SIG"):

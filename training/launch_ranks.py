@@ -8,12 +8,15 @@ again, and ends the run.
 import logging
 import os
 import shutil
+import signal
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
@@ -27,6 +30,8 @@ _RESTARTS = 3
 _INTERRUPTED = 130
 _SHUTDOWN = "600"  # seconds that ranks have to save after a signal: one may be in the middle of an evaluation
 _SIGTERM = -15  # the agent's own way to end ranks: no failure by itself
+_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")  # that the agent sends on to the ranks, as torchrun does
+_ECHO = 2.0  # seconds in which a signal may come again without meaning more (see callbacks/stopping.py)
 
 
 @dataclass(frozen=True)
@@ -91,9 +96,11 @@ def _launch(arguments: Sequence[str], ranks: int, logs: Path) -> Ended | None:
         max_restarts=0,
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.OUT),
+        signals_to_handle="",  # torch's handlers would end a run on what nohup ignores, and on each echo again
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "ganctl", *arguments)
+        with _signals_as_exceptions():
+            elastic_launch(config, sys.executable)("-m", "ganctl", *arguments)
     except SignalException:  # the agent has passed it on and waited for the ranks
         stdout = _stdout(logs)
         return Ended(_INTERRUPTED if _tells_result(stdout) else 1, stdout)
@@ -103,6 +110,36 @@ def _launch(arguments: Sequence[str], ranks: int, logs: Path) -> Ended | None:
             return None
         return Ended(max(1, *codes), _stdout(logs))
     return Ended(0, _stdout(logs))
+
+
+@contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """Raises torch's SignalException in the agent, which then ends the ranks with that signal.
+
+    Signals that this process was started to ignore (nohup, `&` in a script) stay ignored. After the first signal its
+    echoes are: a closed terminal sends SIGHUP twice, a scheduler signals every process.
+    """
+    since = -_ECHO
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal since
+        if time.monotonic() - since >= _ECHO:
+            since = time.monotonic()
+            raise SignalException(f"got {signal.Signals(number).name}", signal.Signals(number))
+
+    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    handled = [number for number in numbers if before[number] is not signal.SIG_IGN]
+    for number in handled:
+        signal.signal(number, stop)
+    try:
+        yield
+    except SignalException:
+        before = dict.fromkeys(handled, signal.SIG_IGN)  # the ranks have ended; their result must still be told
+        raise
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
 
 
 @contextmanager

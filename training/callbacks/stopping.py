@@ -87,10 +87,11 @@ class NonFinite(Callback):
 
 
 class Preemption(Callback):
-    """SIGTERM and SIGINT: finish the step (or the evaluation, or the save), save, and end as interrupted. A second
-    signal ends the process at once."""
+    """Saves on SIGTERM, SIGINT and SIGHUP: the step (or the evaluation, or the save) is finished, the state is saved,
+    and the run ends as interrupted. A second signal ends the process at once. A signal that the process was started to
+    ignore (nohup, `&` in a script) stays ignored."""
 
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+    SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
     every_rank: ClassVar[bool] = True
 
     def __init__(self) -> None:
@@ -103,7 +104,8 @@ class Preemption(Callback):
         if threading.current_thread() is not threading.main_thread():
             return  # Python gives signals to the main thread alone: whoever trains in another one minds them himself
         for number in self.SIGNALS:
-            self._previous[number] = signal.signal(number, self._receive)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._receive)
 
     def on_step(self, run: Run) -> None:
         self._pass_on(run)

@@ -1,9 +1,12 @@
 """Training in processes of its own: alone, as ranks by `--nproc`, or under torchrun; and how to find and hurt one."""
 
+import fcntl
 import os
+import signal
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +28,22 @@ def start(
     preset: str = "conv",
     python_path: Path | None = None,
     hold: held.Hold | None = None,
+    ignored: signal.Signals | None = None,
+    terminal: int | None = None,
 ) -> Process:
-    """`ganctl train` for `run_dir`; with `torchrun` options by that program. It waits where `hold` says."""
+    """`ganctl train` for `run_dir`; with `torchrun` options by that program. It waits where `hold` says.
+
+    Args:
+        ignored: a signal that the process is started to ignore.
+        terminal: the file descriptor of a terminal that becomes the process's own, for all that it writes.
+    """
+
+    def prepare() -> None:
+        if ignored is not None:
+            signal.signal(ignored, signal.SIG_IGN)
+        if terminal is not None:
+            fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
     alone = () if "--nnodes=2" in torchrun else ("--standalone",)
     launcher = ["-m", "torch.distributed.run", *alone, *torchrun] if torchrun else []
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
@@ -35,9 +52,11 @@ def start(
     return subprocess.Popen(
         [*command, *settings, *held.CALLBACK, *words, "--json"],
         env=environment | (hold.environment if hold else {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=terminal or subprocess.PIPE,
+        stderr=terminal or subprocess.PIPE,
         text=True,
+        start_new_session=terminal is not None,
+        preexec_fn=prepare,
     )
 
 
