@@ -1,0 +1,98 @@
+"""A closed terminal drains a server as SIGTERM does; under nohup it goes on answering."""
+
+import fcntl
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import termios
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from .conftest import java_of, members, start_ganctl
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """An empty folder with a short path: the workers' sockets lie in it."""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def ignores_hang_ups() -> Iterator[None]:
+    """What is started meanwhile ignores SIGHUP, as nohup has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_hang_up_of_every_process_that_comes_twice_drains(export: Path, temporary: Path) -> None:
+    process = start_ganctl("serve", str(export), "--port", "0", "--workers", "1", "--json", temporary=temporary)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    url = json.loads(process.stdout.readline())["url"]
+    java = java_of(process.pid)[0]
+    (worker,) = set(members(java)) - {java}
+    connection = http.client.HTTPConnection("127.0.0.1", int(url.rpartition(":")[2]), timeout=60)
+    connection.request("GET", "/ping")
+    connection.getresponse().read()
+    os.kill(worker, signal.SIGSTOP)  # the request is in hand until we say
+    connection.request("GET", "/predictions/digits")
+    for pid in (java, worker, process.pid):
+        os.kill(pid, signal.SIGHUP)
+    while process.stderr.readline() != "Draining …\n":
+        assert process.poll() is None
+    process.send_signal(signal.SIGHUP)  # the kernel and the shell both tell of a closed terminal
+    os.kill(worker, signal.SIGCONT)
+    assert connection.getresponse().status == 200
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "Ended before" not in err
+    assert members(java) == []
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_closed_terminal_drains_although_nothing_can_be_written_to_it(export: Path, temporary: Path) -> None:
+    ours, terminal = os.openpty()
+    words = [sys.executable, "-m", "ganctl", "serve", str(export), "--port", "0", "--workers", "1", "--json"]
+    process = subprocess.Popen(
+        words,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY, 0),
+    )
+    os.close(terminal)
+    with process:
+        assert process.stdout is not None
+        assert "url" in json.loads(process.stdout.readline())
+        java = java_of(process.pid)[0]
+        os.close(ours)
+        assert process.wait(timeout=60) == 0
+    assert members(java) == []
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.usefixtures("ignores_hang_ups")
+def test_a_server_under_nohup_goes_on_whatever_process_is_hung_up(export: Path, temporary: Path) -> None:
+    process = start_ganctl("serve", str(export), "--port", "0", "--workers", "1", "--json", temporary=temporary)
+    assert process.stdout is not None
+    url = json.loads(process.stdout.readline())["url"]
+    java = java_of(process.pid)[0]
+    for pid in (process.pid, *members(java)):
+        os.kill(pid, signal.SIGHUP)
+    assert httpx.get(f"{url}/predictions/digits").status_code == 200
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "Draining" in err, "it was SIGTERM that ended it"
