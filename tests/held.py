@@ -34,9 +34,14 @@ class Hold:
         """Variables for the process that is to be held; it needs the words CALLBACK, too."""
         return {_FOLDER: str(self._folder), _PLACE: str(self._place)}
 
+    @property
+    def reached(self) -> bool:
+        """Whether the run is held, or has been."""
+        return (self._folder / "held").exists()
+
     def wait(self, process: Any = None) -> None:
         """Returns once the run is held."""
-        wait_for((self._folder / "held").exists, f"the run is held in {self._place}", process=process)
+        wait_for(lambda: self.reached, f"the run is held in {self._place}", process=process)
 
     def release(self) -> None:
         """Lets it go on, and holds it no more."""
