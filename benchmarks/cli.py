@@ -59,7 +59,7 @@ def train(seconds: float, repetitions: int, growth: bool, out: Path, as_json: bo
 @click.option("--seconds", default=120.0, show_default=True, type=click.FloatRange(min=1), help="Training of each run.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Runs of each system.")
 @click.option("--system", "names", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
-@click.option("--n", default=10_000, show_default=True, type=click.IntRange(100, 10_000), help="Images to compare.")
+@click.option("--n", default=10_000, show_default=True, type=click.IntRange(200, 10_000), help="Images to compare.")
 @click.option(
     "--out",
     default=Path("bench-quality"),

@@ -186,7 +186,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
-    """Markdown: each trial's means over its seeds, the least Fréchet distance first, and what its worst seeds reach."""
+    """Markdown: each trial's means over its seeds, the least Fréchet distance first (trials without one last), and what
+    its worst seeds reach."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         groups.setdefault(f"{record['name']} ({record['horizon'] or 'its own length'})", []).append(record)
@@ -194,7 +195,8 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     for name, group in groups.items():
         cells = [_cell(fmean, [r[score] for r in group]) for score in SCORES]
         cells += [_cell(worst, [r[score] for r in group]) for score, (worst, _) in WORST.items()]
-        rows.append((fmean(r["fd_times_floor"] for r in group), f"| {name} | {len(group)} | {' | '.join(cells)} |"))
+        distances = [math.inf if r["fd_times_floor"] is None else r["fd_times_floor"] for r in group]
+        rows.append((fmean(distances), f"| {name} | {len(group)} | {' | '.join(cells)} |"))
     head = ["trial", "seeds", *SCORES.values(), *(heading for _, heading in WORST.values())]
     lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |", *(row for _, row in sorted(rows))]
     return "\n".join(lines)
@@ -211,7 +213,7 @@ def _cell(of: Callable[[list[float]], float], values: Sequence[float | None]) ->
 @click.option("--seconds", type=click.FloatRange(min=1), help="Length of each trial, in seconds.")
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1))
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(min=1), help="Trials side by side.")
-@click.option("--n", default=5000, show_default=True, type=click.IntRange(100, 5000), help="Images to compare.")
+@click.option("--n", default=5000, show_default=True, type=click.IntRange(200, 5000), help="Images to compare.")
 @click.option("--log", default=Path("search.jsonl"), show_default=True, type=click.Path(path_type=Path))
 def main(file: Path, images: int | None, seconds: float | None, seeds: int, jobs: int, n: int, log: Path) -> None:
     """Runs the trials of FILE that the log does not have, and prints a table of them all."""
@@ -229,7 +231,9 @@ def main(file: Path, images: int | None, seconds: float | None, seeds: int, jobs
             continue
         with log.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(found, ensure_ascii=False) + "\n")
-        click.echo(f"{trial.name}, seed {trial.seed}: {found['fd_times_floor']:.1f} × the floor", err=True)
+        times = found["fd_times_floor"]
+        told = "no verdict on this data" if times is None else f"{times:.1f} × the floor"
+        click.echo(f"{trial.name}, seed {trial.seed}: {told}", err=True)
     click.echo(table([record for record in read_log(log) if _key(record) in keys]))
     if failed:
         raise BenchError(f"{len(failed)} of {len(trials)} trials failed: {'; '.join(failed)}")

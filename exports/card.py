@@ -13,8 +13,10 @@ def card(manifest: Mapping[str, Any]) -> str:
         ("Fréchet distance", metrics.get("fd")),
         ("its floor (real images)", metrics.get("fd_floor")),
         ("label accuracy", metrics.get("label_accuracy")),
+        ("accuracy of the scoring classifier on held-out images", metrics.get("scorer_accuracy")),
     ]
     table = "\n".join(f"| {name} | {value:.4f} |" for name, value in scores if value is not None)
+    table += f"\n\nNo verdict: {metrics['no_verdict']}." if metrics.get("no_verdict") else ""
     parity = "\n".join(f"| `{name}` | {max(sizes.values()):.1e} |" for name, sizes in manifest["parity"].items())
     names = manifest["class_names"]
     n = len(names) if manifest["conditional"] else 10

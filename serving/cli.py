@@ -84,16 +84,14 @@ def _demo_table(report: "Report") -> list[tuple[str, str]]:
     made = {"run": "run", "export": "export", "archive": "digits.mar", "picture": "digits.png"}
     return [
         *((name, str(report.files[file])) for name, file in made.items()),
-        (
-            "Fréchet distance",
-            f"{scores['fd']:.2f} ({scores['fd'] / scores['fd_floor']:.1f} × the floor of real images)",
-        ),
+        ("Fréchet distance", f"{scores['fd']:.2f} ({scores['fd_times_floor']:.1f} × the floor of real images)"),
         ("precision, recall", f"{scores['precision']:.3f}, {scores['recall']:.3f}"),
         ("density, coverage", f"{scores['density']:.3f}, {scores['coverage']:.3f}"),
         (
             "label accuracy",
             f"{scores['label_accuracy']:.3f}; of {served['n']} served digits {served['label_accuracy']:.3f}",
         ),
+        ("scoring classifier", f"reads {scores['scorer_accuracy']:.2%} of held-out images right"),
         *((f"time to {name}", f"{seconds:.1f} s") for name, seconds in report.seconds.items()),
         ("time in all", f"{sum(report.seconds.values()):.1f} s"),
     ]

@@ -18,13 +18,20 @@ def note(text: str) -> None:
 
 
 def score_line(scores: dict[str, Any]) -> str:
-    """Scores in a sentence."""
-    times = scores["fd"] / scores["fd_floor"]
-    line = f"on the {scores['split']} images: Fréchet distance {scores['fd']:.2f}, {times:.1f} × the floor of "
-    line += f"{scores['fd_floor']:.2f} that real images have"
+    """Scores in a sentence, with the accuracy of the classifier that they come from."""
+    told = []
+    if scores["fd"] is None:
+        told.append("no scores")
+    elif scores.get("no_verdict"):
+        told.append(f"Fréchet distance {scores['fd']:.2f}")
+    else:
+        times = f"{scores['fd'] / scores['fd_floor']:.1f} × the floor of {scores['fd_floor']:.2f}"
+        told.append(f"Fréchet distance {scores['fd']:.2f}, {times} that real images have")
     if scores["label_accuracy"] is not None:
-        line += f"; {scores['label_accuracy']:.1%} of the images are read as what was asked for"
-    return line
+        told.append(f"{scores['label_accuracy']:.1%} of the images are read as what was asked for")
+    if (accuracy := scores.get("scorer_accuracy")) is not None:  # scores of an earlier version lack it
+        told.append(f"the scoring classifier reads {accuracy:.2%} of held-out images right")
+    return f"on the {scores['split']} images: {'; '.join(told)}"
 
 
 @click.command()

@@ -61,12 +61,14 @@ def evaluate(
     reads 99.59 % of MNIST's test images right); fd_floor is what as many real training images get. --seeds K gives the
     means of K draws with their standard deviations. --features takes NVIDIA's inception-2015-12-05.pt or
     torch-fidelity's pt_inception-2015-12-05-6726825d.pth; labels stay the classifier's.
-    --cas tells how well a classifier that has seen only generated images reads real ones.
+    --cas tells how well a classifier that has seen only generated images reads real ones. Scores that have no meaning
+    (too few images, or data whose classes the classifier cannot tell apart) are left out, with the reason.
     docs/evaluation.md explains every number.
     """
     import time
 
     from training.data import load_split
+    from training.errors import DataError
     from training.evaluation.evaluator import Evaluator
     from training.evaluation.inception import Inception
     from training.evaluation.store import Store
@@ -85,6 +87,8 @@ def evaluate(
     store = Store(note)
     wanted = n if opened.images is None else min(n, len(opened.images))
     evaluator = Evaluator(data, split, n=wanted, announce=note, features=network, store=store)
+    if cas and evaluator.scorer.fault:
+        raise DataError(f"--cas: {evaluator.scorer.fault}; leave --cas out")
     scores = _score(opened, evaluator, data, store, seeds)
     if cas:
         scores |= _use(opened, data, store, cas_images)
@@ -115,7 +119,7 @@ def _score(
             labels = None if opened.labels is None else opened.labels[: evaluator.n]
         scores = evaluator.score_images(images, labels)
         draws.append(scores | {"memorisation": memorisation.check(images)})
-        if seeds > 1:
+        if seeds > 1 and scores["fd"] is not None:
             note(f"draw {draw + 1} of {seeds}: fd {scores['fd']:.3f}")
     if seeds == 1:
         return draws[0]
@@ -168,6 +172,10 @@ def _tell(record: dict[str, Any]) -> None:
     if record["features"] == "inception":
         click.echo("in the features of the Inception network:")
     click.echo(score_line(record))
+    if record["no_verdict"]:
+        click.echo(f"no verdict: {record['no_verdict']}")
+    elif record["scorer_fault"]:
+        click.echo(f"no readings: {record['scorer_fault']}")
     real = {"fd": "fd_floor", "class_balance": "class_balance_real", "inception_score": "inception_score_real"}
     real["cas"] = "cas_real"
     names = ("fd", "label_accuracy", "precision", "recall", "density", "coverage", "class_balance", "inception_score")
@@ -175,10 +183,14 @@ def _tell(record: dict[str, Any]) -> None:
         line = f"{name:18} {'–' if record[name] is None else format(record[name], '.4f'):>9}"
         if (deviation := record.get("std", {}).get(name)) is not None:
             line += f" ± {deviation:.4f}"
-        click.echo(line + (f"   real images: {record[real[name]]:.4f}" if name in real else ""))
+        beside = record[real[name]] if name in real else None
+        click.echo(line + ("" if beside is None else f"   real images: {beside:.4f}"))
     copies = record["memorisation"]
-    line = f"{'memorisation':18} {copies['ratio']:9.4f}   × the distance of test images to the nearest training image;"
-    click.echo(f"{line} {copies['share_closer']:.1%} are nearer than 99 % of those")
+    if copies["ratio"] is None:
+        click.echo(f"{'memorisation':18} {'–':>9}")
+    else:
+        line = f"{'memorisation':18} {copies['ratio']:9.4f}   times the distance of test images to the nearest training"
+        click.echo(f"{line} image; {copies['share_closer']:.1%} are nearer than 99 % of those")
     if copies["flagged"]:
         click.echo("                   as many near copies as that are suspect: see docs/evaluation.md")
     click.echo(f"{'n':18} {record['n']:9}\n{'seconds':18} {record['seconds']:9}")

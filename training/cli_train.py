@@ -245,7 +245,10 @@ def _print_result(result: "Result", config: "Config") -> None:
         click.echo("best checkpoint: none yet, since nothing was scored")
     else:
         best = read_checkpoint(result.best)
-        scored = f", validation FD {best.metrics['fd']:.2f}" if "fd" in best.metrics else ""
+        fd, monitor = best.metrics.get("fd"), config.checkpoint.monitor
+        scored = "" if fd is None else f", validation FD {fd:.2f}"
+        if monitor in best.metrics and best.metrics[monitor] is None:
+            scored += f", the latest one, as {monitor} has no meaning on these images"
         click.echo(f"best checkpoint: that of step {best.step:,}{scored}; {result.best}")
         click.echo(f"next: ganctl sample {run_dir} --out digits.png")
     if result.stopped_by not in FINISHED:

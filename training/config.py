@@ -3,6 +3,7 @@
 The models are frozen: a run's configuration never changes while it runs, and is stored whole in its checkpoints.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -287,6 +288,11 @@ def sign_of(monitor: str, mode: str) -> int:
     """1 where less of a score is better, −1 where more of it is."""
     less = mode == "min" or (mode == "auto" and monitor in ("fd", "fd_times_floor"))
     return 1 if less else -1
+
+
+def finite(score: float | None) -> float | None:
+    """A monitored score, or None where it has no meaning (None, NaN or infinite)."""
+    return float(score) if score is not None and math.isfinite(score) else None
 
 
 class Config(Section):

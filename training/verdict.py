@@ -8,11 +8,14 @@ _READABLE = 0.98  # share of images that are read as asked, below which it is wo
 
 
 def verdict(scores: Mapping[str, Any]) -> str:
-    """One or two sentences about `fd`, `fd_floor` and `label_accuracy` (None where there are no labels).
+    """One or two sentences about `fd`, `fd_floor` and `label_accuracy` (None where there are no labels), or the reason
+    `no_verdict` why there is nothing to say about them.
 
     The floor is the distance that as many real training images have. What is between is a matter of words: up to 1.2 ×
     the floor no difference is left that this distance could show, from 6 × on most people see it in single images.
     """
+    if scores.get("no_verdict"):
+        return f"no verdict: {scores['no_verdict']}"
     times = scores["fd"] / scores["fd_floor"]
     if times <= _AT_THE_FLOOR:
         told = "as close to the real images as other real images are"
@@ -31,5 +34,5 @@ def verdict(scores: Mapping[str, Any]) -> str:
 
 
 def is_far(scores: Mapping[str, Any]) -> bool:
-    """Whether more training is what to do next."""
-    return bool(scores["fd"] / scores["fd_floor"] > _CLOSE)
+    """Whether more training is what to do next; False where there is no verdict."""
+    return not scores.get("no_verdict") and bool(scores["fd"] / scores["fd_floor"] > _CLOSE)

@@ -11,7 +11,7 @@ from typing import Any
 from training.atomic_write import is_temporary, link_file
 from training.callback import FINISHED, Callback, Run
 from training.checkpoint import SUFFIX, read_checkpoint, write_checkpoint
-from training.config import CheckpointSettings, Span, sign_of
+from training.config import CheckpointSettings, Span, finite, sign_of
 from training.errors import CheckpointError
 from training.pace import Measured
 from training.runs import CHECKPOINTS
@@ -54,7 +54,7 @@ class Checkpoint(Callback):
         self._folder = Path()
         self._every: Measured | None = None
         self._every_state: dict[str, Any] | None = None
-        self.ranking: list[tuple[float, int, str]] = []
+        self.ranking: list[tuple[float | None, int, str]] = []
         self.recent: list[tuple[int, str]] = []
 
     @property
@@ -107,7 +107,7 @@ class Checkpoint(Callback):
         name, listed = self._name(step, images, scores), self._listed
         best = fresh and self.beats(scores)
         if fresh:
-            entries = [*self.ranking, (float(scores[self._settings.monitor]), step, name)]
+            entries = [*self.ranking, (finite(scores[self._settings.monitor]), step, name)]
             self.ranking = sorted(entries, key=lambda entry: self._place(*entry[:2]))[: self._settings.save_top_k]
         self.recent = [*self.recent[-1:], (step, name)]
         self._dropped |= listed
@@ -115,12 +115,14 @@ class Checkpoint(Callback):
 
     def beats(self, scores: Mapping[str, Any]) -> bool:
         """Whether these scores, the latest, are better than all that are ranked."""
-        place = self._place(scores[self._settings.monitor], math.inf)
+        place = self._place(finite(scores[self._settings.monitor]), math.inf)
         return not self.ranking or place < self._place(*self.ranking[0][:2])
 
-    def _place(self, score: float, step: float) -> tuple[float, float]:
-        """What checkpoints are ranked by, the least first. Of scores that are good enough the later one is better, of
-        others that are the same the earlier one."""
+    def _place(self, score: float | None, step: float) -> tuple[float, float]:
+        """The sort key of the ranking, the best first. Of scores that are good enough the later one is better, of
+        others that are the same the earlier one. Checkpoints without a score come last, the latest of them first."""
+        if score is None:
+            return math.inf, -step
         cost, enough = self._sign * score, self._settings.good_enough
         return (-math.inf, -step) if enough is not None and cost <= self._sign * enough else (cost, step)
 

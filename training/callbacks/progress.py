@@ -56,9 +56,12 @@ class Progress(Callback):
             self._console.print(line, highlight=False)
 
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
-        labels = scores["label_accuracy"]
-        line = f"step {run.step}  validation: FD {scores['fd']:.2f} ({scores['fd'] / scores['fd_floor']:.1f} × floor)"
-        line += f", label accuracy {labels:.3f}" if labels is not None else ""
+        told, labels = "no scores", scores["label_accuracy"]
+        if scores["fd"] is not None:
+            told = f"FD {scores['fd']:.2f}"
+            told += "" if scores.get("no_verdict") else f" ({scores['fd'] / scores['fd_floor']:.1f} × floor)"
+        told += f", label accuracy {labels:.3f}" if labels is not None else ""
+        line = f"step {run.step}  validation: {told}"
         self._log.info(line)
         self._console.print(line, highlight=False)
 

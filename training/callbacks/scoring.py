@@ -37,6 +37,8 @@ class Evaluate(Callback):
         # real images are judged once for all evaluations
         self._classifier = load_classifier(run.config.data, _log.warning)
         self._evaluator = self._against(run, "val", self._settings.n)
+        if self._evaluator.no_verdict:
+            _log.warning("no verdict on these images: %s", self._evaluator.no_verdict)
 
     def on_step(self, run: Run) -> None:
         assert self._every is not None, "on_start comes first"

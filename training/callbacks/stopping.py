@@ -11,14 +11,17 @@ from types import FrameType
 from typing import Any, ClassVar
 
 from training.callback import Callback, Run
-from training.config import sign_of
+from training.config import finite, sign_of
 from training.errors import TrainingError
 
 _ECHO = 2.0  # seconds in which a signal comes once more: a scheduler sends it to every process, torchrun passes it on
 
 
 class EarlyStopping(Callback):
-    """Stops when a score has not improved by `min_delta` for `patience` evaluations, or is as good as `stop_at`."""
+    """Stops when a score has not improved by `min_delta` for `patience` evaluations, or is as good as `stop_at`.
+
+    An evaluation whose score is None (it has no meaning) or not finite does not count.
+    """
 
     def __init__(
         self,
@@ -40,7 +43,9 @@ class EarlyStopping(Callback):
         self._decide(run)  # it may have stopped before: resuming it must not train on
 
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
-        score = scores[self._monitor]
+        score = finite(scores[self._monitor])
+        if score is None:
+            return
         if self._best is None or self._sign * (self._best - score) > self._min_delta:
             self._best, self._waited = score, 0
         else:

@@ -15,6 +15,7 @@ from training.drawing.drawers import Drawer, Labels, Pixels, draw
 from training.drawing.orders import Drawn, Order, OrderError, Part
 from training.errors import DataError, TrainingError
 from training.evaluation.classifier import Classifier, judge, places_of
+from training.evaluation.validity import ScorerAccuracy
 
 PATIENCE = 500  # images of a class, or strips, that may be rejected in a row
 
@@ -29,10 +30,12 @@ class Reader:
     """Reads images [N, H, W, C] as classes, int64 [N].
 
     Raises:
-        DataError: the images are not of the size that the classifier has learnt from.
+        DataError: the classifier has learnt nothing, or the images are not of the size that it has learnt from.
     """
 
     def __init__(self, classifier: Classifier, data_name: str) -> None:
+        if fault := ScorerAccuracy.of(classifier.notes, classifier.head.out_features).fault:
+            raise DataError(f"--verified: {fault}; leave --verified out")
         self._classifier, self._data_name = classifier, data_name
         self.classes = classifier.head.out_features
 

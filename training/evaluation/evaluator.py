@@ -17,8 +17,9 @@ from training.data import Split, load_split
 from training.errors import DataError
 from training.evaluation.classifier import Classifier, Judged, judge, load_classifier
 from training.evaluation.metrics import Gaussian, class_balance, frechet_distance, inception_score, manifold_scores
-from training.evaluation.real_side import RealSide, some
+from training.evaluation.real_side import RealSide, different, some
 from training.evaluation.store import Store, images_digest
+from training.evaluation.validity import ScorerAccuracy, few_images, without_meaningless
 from training.sources import Source
 
 _NO_FLOOR = 1e-6  # of the variance: a distance that is rounding
@@ -92,7 +93,10 @@ class Evaluator:
                 "device": str(features.device if features else device),
             }
             self.real = RealSide.from_tensors(store.remember(facts, lambda: compute().tensors()))
-        if self.real.floor <= _NO_FLOOR * float(self.real.gaussian.covariance.trace()):
+        self._variety = different(images)
+        self._no_floor = self.real.floor <= _NO_FLOOR * float(self.real.gaussian.covariance.trace())
+        # where a class is one image alone, equal splits are no mistake
+        if self._no_floor and different(real.images, other.images) > len(self.class_names):
             raise DataError(
                 f"data.name = '{data.name}': its {split} images look like its {other_split} images to the last pixel"
                 f" (Fréchet distance {self.real.floor:.1e}); expected other images of the same kind, which say how good"
@@ -115,7 +119,7 @@ class Evaluator:
         return self.score_images(*self.draw(source), full=full)
 
     def score_images(self, images: Tensor, labels: Tensor | None, *, full: bool = True) -> dict[str, Any]:
-        """Scores generated images.
+        """Scores generated images. Scores without a meaning (see `validity.py`) are None.
 
         Args:
             images: uint8 [M, C, H, W]; M other than `n` makes the Fréchet distance and its floor hard to compare.
@@ -124,19 +128,36 @@ class Evaluator:
 
         Returns:
             fd, fd_floor and their ratio fd_times_floor, label_accuracy and class_accuracy (by class name; both None
-            without labels), n. With `full` also precision, recall, density, coverage, and class_balance and
+            without labels), n, scorer_accuracy, and the reasons scorer_fault and no_verdict (None where all is
+            well). With `full` also precision, recall, density, coverage, and class_balance and
             inception_score, each of these two with that of the real images (…_real).
         """
         fake, real = self._judge(images), self.real
         scores: dict[str, Any] = {"fd": frechet_distance(Gaussian.fit(fake.features), real.gaussian)}
-        scores |= {"fd_floor": real.floor, "fd_times_floor": scores["fd"] / real.floor}
+        times = None if self._no_floor else scores["fd"] / real.floor
+        scores |= {"fd_floor": real.floor, "fd_times_floor": times}
         scores |= self._label_scores(fake, labels)
         if full:
             scores |= manifold_scores(real.features, real.balls, fake.features)
             scores["class_balance"] = class_balance(fake.predictions, len(self.class_names))
             scores["class_balance_real"] = real.class_balance
             scores |= {"inception_score": inception_score(fake.logits), "inception_score_real": real.inception_score}
-        return scores | {"n": len(images)}
+        return {**self._with_meaning(scores, len(images)), "n": len(images)}
+
+    @property
+    def scorer(self) -> ScorerAccuracy:
+        """How well the scoring classifier reads held-out images."""
+        return ScorerAccuracy.of(self.classifier.notes, len(self.class_names))
+
+    @property
+    def no_verdict(self) -> str | None:
+        """The reason why no generator can be judged by these real images; None where one can."""
+        verdict: str | None = self._with_meaning({}, self.n)["no_verdict"]
+        return verdict
+
+    def _with_meaning(self, scores: dict[str, Any], drawn: int) -> dict[str, Any]:
+        few = few_images(drawn, self._variety)
+        return without_meaningless(scores, self.scorer, few=few, own_features=self._features is None)
 
     def _label_scores(self, fake: Judged, labels: Tensor | None) -> dict[str, Any]:
         if labels is None:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from training.data import ImageSet
-from training.evaluation.real_side import some
+from training.evaluation.real_side import different, some
 from training.evaluation.store import Store, images_digest
+from training.evaluation.validity import few_images
 
 SAMPLE = 1000  # images of each side: 1,000 × 55,000 distances are a second's work
 QUANTILE = 0.01
@@ -29,6 +30,7 @@ class Memorisation:
         """`train` is what generators learnt from, `held_out` what they have not seen; `store` keeps its distances."""
         self._train = train.images
         reference = some(held_out.images, SAMPLE)
+        self._variety = different(reference)
 
         def compute() -> dict[str, Tensor]:
             return {"distances": nearest(reference, self._train)}
@@ -43,12 +45,16 @@ class Memorisation:
         """Compares generated images, uint8 [N, C, H, W], of which a sample is taken.
 
         Returns:
+            Of fewer than 200 fakes or different held-out images all but n is None: one near image would decide.
             ratio: median distance of the fakes over that of test images; 0 for copies, about 1 for new images.
             share_closer: how many of the fakes are nearer than 99 % of the test images are.
             flagged: whether that share is 5 % or more.
             n: how many fakes were looked at.
         """
-        distances = nearest(some(fakes, SAMPLE), self._train)
+        fakes = some(fakes, SAMPLE)
+        if few_images(len(fakes), self._variety):
+            return {"ratio": None, "share_closer": None, "flagged": None, "n": len(fakes)}
+        distances = nearest(fakes, self._train)
         limit = self._expected.quantile(QUANTILE)
         share = (distances <= limit).float().mean().item()
         # repeated images in the data may leave nothing to divide by

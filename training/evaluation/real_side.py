@@ -61,3 +61,8 @@ def some(images: Tensor, n: int) -> Tensor:
     """n images (or the labels of just these) from all over a set: MNIST's files are sorted by groups of writers, and
     repeat themselves with a period, so that neither their first images nor every k-th one are a sample of all."""
     return images if n >= len(images) else images[shuffled(len(images))[:n]]
+
+
+def different(*sets: Tensor) -> int:
+    """The number of different images in sets of uint8 images [N, C, H, W]."""
+    return len({image.tobytes() for images in sets for image in images.numpy()})

@@ -37,7 +37,8 @@ def train_classifier(
     augment: bool = True,
     announce: Callable[[str], None] = lambda text: None,
 ) -> Classifier:
-    """Trains from fresh weights; gives the average of the weights, in evaluation mode.
+    """Trains from fresh weights; gives the average of the weights, in evaluation mode. With a single class, whose loss
+    is always zero, the fresh weights are given.
 
     Args:
         data: all that it learns from.
@@ -50,6 +51,8 @@ def train_classifier(
     channels, height, width = data.shape
     classifier = Classifier(channels, len(data.class_names), places_of(height, width))
     classifier.to(memory_format=torch.channels_last)  # a fifth faster on a CPU
+    if len(data.class_names) == 1:
+        return classifier.eval()
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=_PEAK_RATE, weight_decay=1e-2, fused=True)
     batch = min(_BATCH, max(_LEAST_BATCH, len(data) // 16), len(data))
     steps = len(data) // batch
@@ -98,9 +101,8 @@ def train_and_test(
 ) -> tuple[Classifier, dict[str, str]]:
     """Trains, and says in notes what came of it."""
     classifier = train_classifier(load_split(data, "train"), epochs=epochs, announce=announce)
-    test = load_split(data, "test")
-    accuracy = (judge(classifier, test.images).predictions == test.labels).float().mean().item()
-    notes = {"data": data.name, "test_accuracy": f"{accuracy:.4f}", "epochs": str(epochs), "torch": torch.__version__}
+    notes = {"data": data.name, "epochs": str(epochs), "torch": torch.__version__}
+    notes |= measured(classifier, load_split(data, "test"))
     classifier.notes = notes
     return classifier, notes
 
@@ -109,6 +111,13 @@ def to_bytes(classifier: Classifier, notes: dict[str, str]) -> bytes:
     """The weights with the notes and a digest, as `read_classifier` reads them from a file."""
     weights = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
     return safetensors.torch.save(weights, metadata={**notes, DIGEST_NOTE: weights_digest(weights)})
+
+
+def measured(classifier: Classifier, test: ImageSet) -> dict[str, str]:
+    """The classifier's accuracy on the test images, how many these are, and the share of their most frequent class."""
+    accuracy = (judge(classifier, test.images).predictions == test.labels).float().mean().item()
+    majority = int(test.labels.bincount().max()) / len(test)
+    return {"test_accuracy": f"{accuracy:.4f}", "test_images": str(len(test)), "test_majority": f"{majority:.4f}"}
 
 
 def save(classifier: Classifier, notes: dict[str, str], path: Path) -> None:

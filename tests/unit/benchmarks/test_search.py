@@ -30,7 +30,7 @@ set = ["optimizer.lr=1e30"]
 def test_finished_trials_are_logged_and_not_repeated_and_failures_are_told(tmp_path: Path) -> None:
     file, log = tmp_path / "trials.toml", tmp_path / "log.jsonl"
     file.write_text(TRIALS)
-    words = [str(file), "--log", str(log), "--n", "100", "--images", "640"]
+    words = [str(file), "--log", str(log), "--n", "200", "--images", "640"]
     command = [sys.executable, "-m", "benchmarks.search", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
     assert done.returncode == 1

@@ -82,7 +82,7 @@ def test_torch_fidelitys_weights_give_that_packages_features(weights: Path) -> N
 def test_scores_are_in_its_features_and_labels_stay_the_classifiers(script: Path, tmp_path: Path) -> None:
     val = load_split(DataSettings(), "val")
     plain, inception = (
-        Evaluator(DataSettings(), "test", n=100, features=features).score_images(val.images[:100], val.labels[:100])
+        Evaluator(DataSettings(), "test", n=200, features=features).score_images(val.images[:200], val.labels[:200])
         for features in (None, Inception(script))
     )
     for name in ("fd", "fd_floor", "recall"):
