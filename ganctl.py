@@ -42,6 +42,31 @@ COMMANDS = {
 PRETRAINED = "pretrained"  # the name of the generator that comes with ganctl, wherever a source is asked for
 
 
+def expand_home(text: str) -> str:
+    """A path with the home folder in place of `~` or `~user` at its start, unless a file has that very name.
+
+    A shell leaves `~` in `--out=~/x`, and a service manager starts commands without a shell.
+
+    Raises:
+        click.BadParameter: the home folder is unknown.
+    """
+    if not text.startswith("~") or os.path.lexists(text):
+        return text
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError as error:
+        raise click.BadParameter(
+            f"{text}: the home folder of {Path(text).parts[0]} is unknown. Give the whole path, from /."
+        ) from error
+
+
+class PathParam(click.Path):
+    """A file or folder; `~` and `~user` at the start mean a home folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(expand_home(os.fspath(value)), param, ctx)
+
+
 class SourceParam(click.ParamType[str]):
     """A run, an export or the like, by its path; or `pretrained`, where nothing of that name lies in the way."""
 
@@ -50,7 +75,7 @@ class SourceParam(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if value == PRETRAINED and not Path(value).exists():
             return str(Path(__file__).parent / "exports" / PRETRAINED)
-        return str(value)
+        return expand_home(str(value))
 
 
 class LazyGroup(click.Group):

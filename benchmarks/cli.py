@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ganctl import emit, json_option
+from ganctl import PathParam, emit, json_option
 
 
 @click.group()
@@ -22,7 +22,7 @@ def bench() -> None:
     "--out",
     default=Path("bench-train"),
     show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=PathParam(file_okay=False, path_type=Path),
     help="Folder of the results.",
 )
 @json_option
@@ -64,7 +64,7 @@ def train(seconds: float, repetitions: int, growth: bool, out: Path, as_json: bo
     "--out",
     default=Path("bench-quality"),
     show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=PathParam(file_okay=False, path_type=Path),
     help="Folder of the results; what is complete in it is not repeated.",
 )
 @json_option
@@ -106,17 +106,17 @@ def quality(seconds: float, seeds: int, names: tuple[str, ...], n: int, out: Pat
 
 
 @bench.command()
-@click.option("--source", type=click.Path(path_type=Path), help="Run or export.  [default: `quick`, 200 steps of it]")
+@click.option("--source", type=PathParam(path_type=Path), help="Run or export.  [default: `quick`, 200 steps of it]")
 @click.option("--only", "names", multiple=True, metavar="NAME", help="Only this server; may be repeated.")
 @click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(min=0.1), help="Of each measurement.")
 @click.option("--repetitions", default=3, show_default=True, type=click.IntRange(min=1), help="Of all, interleaved.")
 @click.option("--warm-up", default=8.0, show_default=True, type=click.FloatRange(min=0), help="Seconds, at each start.")
-@click.option("--into", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Document for the table.")
+@click.option("--into", type=PathParam(exists=True, dir_okay=False, path_type=Path), help="Document for the table.")
 @click.option(
     "--out",
     default=Path("bench-serve"),
     show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=PathParam(file_okay=False, path_type=Path),
     help="Folder of the results.",
 )
 @json_option

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
-from ganctl import emit, json_option
+from ganctl import PathParam, emit, json_option
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=PathParam(path_type=Path))
 @click.option(
     "--format",
     "kinds",
@@ -18,7 +18,7 @@ from ganctl import emit, json_option
     help="What to write; may be repeated [default: all].",
 )
 @click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), help="The export's folder [default: RUN/export]."
+    "--out", type=PathParam(file_okay=False, path_type=Path), help="The export's folder [default: RUN/export]."
 )
 @json_option
 def export(source: Path, kinds: tuple[str, ...], out: Path | None, as_json: bool) -> None:

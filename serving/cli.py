@@ -4,16 +4,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ganctl import emit, json_option
+from ganctl import PathParam, emit, json_option
 
 if TYPE_CHECKING:
     from .demo import Report
 
 
 @click.command()
-@click.argument("export_dir", type=click.Path())
+@click.argument("export_dir", type=PathParam())
 @click.option("--backend", type=click.Choice(["onnx", "torchscript"]), default="onnx", show_default=True)
-@click.option("--out", type=click.Path(), help="Folder for digits.mar.  [default: beside the export]")
+@click.option("--out", type=PathParam(), help="Folder for digits.mar.  [default: beside the export]")
 @json_option
 def package(export_dir: str, backend: str, out: str | None, as_json: bool) -> None:
     """Pack EXPORT_DIR into digits.mar, an archive that any TorchServe serves."""
@@ -61,7 +61,7 @@ def doctor(as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--out", type=click.Path(file_okay=False), default="demo", show_default=True, help="Folder for it all.")
+@click.option("--out", type=PathParam(file_okay=False), default="demo", show_default=True, help="Folder for it all.")
 @click.option("--train-seconds", type=click.IntRange(min=10), default=120, show_default=True, help="Time to train for.")
 @json_option
 def demo(out: str, train_seconds: int, as_json: bool) -> None:

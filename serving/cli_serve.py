@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ganctl import HANG_UP, PRETRAINED, SourceParam, emit, end_signals, json_option
+from ganctl import HANG_UP, PRETRAINED, PathParam, SourceParam, emit, end_signals, json_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ _DRAIN = "The longest that ending may take for the requests that wait."
 @click.option("--page/--no-page", default=True, show_default=True, help="Whether a browser gets a page to draw with.")
 @click.option("--backend", type=click.Choice(["onnx", "torchscript"]), help="[default: onnx; an archive has its own]")
 @click.option("--sha256", metavar="HEX", callback=_sha256, help="Serve no other archive than the one with this digest.")
-@click.option("--access-log", metavar="DIR", type=click.Path(file_okay=False), help="Log every request there, as JSON.")
+@click.option("--access-log", metavar="DIR", type=PathParam(file_okay=False), help="Log every request there, as JSON.")
 @click.option("--drain-seconds", type=click.FloatRange(min=0), default=10.0, show_default=True, help=_DRAIN)
 @json_option
 def serve(

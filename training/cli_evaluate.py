@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ganctl import SourceParam, emit, json_option
+from ganctl import SourceParam, emit, expand_home, json_option
 from training.cli import note, open_source, score_line
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class FeaturesParam(click.ParamType[Path | None]):
             return None
         if kind != "inception" or not file:
             self.fail(f"{value!r}: expected 'classifier' or 'inception=FILE'", param, ctx)
-        return Path(file)
+        return Path(expand_home(file))
 
 
 @click.command()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ganctl import SourceParam, emit, json_option
+from ganctl import PathParam, SourceParam, emit, json_option
 from training.cli import note, open_source
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path),
+    type=PathParam(path_type=Path),
     help="A .png, .webp, .gif, .npz, or a folder for PNG files.",
 )
 @click.option("--digit", "digits", multiple=True, metavar="D", help="Class to draw, by its name; may be repeated.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from ganctl import emit, json_option
+from ganctl import PathParam, emit, json_option
 from training.cli import note, score_line
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _FLAGS = {  # flag → the setting that it sets
 
 @click.command()
 @click.option("--preset", metavar="NAME", help="Settings to start from [default: conv].")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Settings in TOML.")
+@click.option("--config", "config_file", type=PathParam(path_type=Path), metavar="FILE", help="Settings in TOML.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; may be repeated.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Length of the run; schedules follow it.")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop after so many steps; changes no schedule.")
@@ -52,8 +52,10 @@ _FLAGS = {  # flag → the setting that it sets
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
 @click.option("--nproc", metavar="N|auto", help="Ranks on this machine, through torchrun; auto: one for each GPU.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.")
-@click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="The run's folder [default: runs/…].")
-@click.option("--resume", metavar="auto|PATH", help="Continue: the newest checkpoint of --run-dir, or a file.")
+@click.option("--run-dir", type=PathParam(file_okay=False, path_type=Path), help="The run's folder [default: runs/…].")
+@click.option(
+    "--resume", type=PathParam(), metavar="auto|PATH", help="Continue: the newest checkpoint of --run-dir, or a file."
+)
 @click.option("--init-from", metavar="PATH", help="Begin with the networks of another run or checkpoint.")
 @click.option("--callback", "callbacks", multiple=True, metavar="MODULE:NAME", help="A callback of your own.")
 @click.option("--allow-changes", is_flag=True, help="Resume although settings differ.")

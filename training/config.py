@@ -22,8 +22,10 @@ def absolute_path(path: Path) -> Path:
     """The path without `~` or `~user`, from the root.
 
     Raises:
-        ValueError: that home, or the current folder, is unknown.
+        ValueError: that home, or the current folder, is unknown; or no path can have this text.
     """
+    if "\0" in str(path):
+        raise ValueError("a path cannot hold a NUL character")
     try:
         return path.expanduser().absolute()
     except RuntimeError as error:
