@@ -2,8 +2,9 @@
 
 What is compared, for each preset and batch size: ours (the trainer with every default callback, each precision), a loop
 by hand around the same step, the peers (PyTorch Lightning's tutorial; a straightforward implementation of `conv`), and
-what this machine's matrix products alone would allow. Repetitions are interleaved, so that a drift of the machine's
-speed meets all; a ratio is the median of the ratios within the repetitions.
+what this machine's matrix products alone would allow. The precision that `auto` takes stands beside the rates of all.
+Repetitions are interleaved, so that a drift of the machine's speed meets all; a ratio is the median of the
+repetitions' ratios.
 """
 
 import importlib.util
@@ -24,7 +25,8 @@ from benchmarks.quality import machine
 from benchmarks.systems import INSTALL
 from training.assembly import assemble
 from training.distributed import SOLO
-from training.settings import resolve
+from training.precision_trial import FORMATS as CPU_PRECISIONS
+from training.settings import preset_names, resolve
 
 Record = dict[str, Any]
 
@@ -44,18 +46,34 @@ class Case:
         return " ".join([f"{self.preset}, batch {self.batch}: {self.system} {self.precision}", *self.assignments])
 
 
-def comparison(*, cuda: bool, bf16: bool) -> list[Case]:
-    """The loops that are compared on such a machine."""
-    return _on_cuda() if cuda else _on_cpu(["fp32", *(["bf16"] if bf16 else [])])
+def comparison(*, cuda: bool) -> list[Case]:
+    """The loops that are compared on such a machine: each preset's trainer in every precision among them."""
+    cases = _on_cuda() if cuda else _on_cpu()
+    precisions = ("fp32", "tf32", "bf16", "fp16") if cuda else CPU_PRECISIONS
+    every = [
+        Case("ours", preset, batch, precision)
+        for preset, batch in preset_batches(cuda=cuda)
+        for precision in precisions
+    ]
+    return [*cases, *(case for case in every if case not in cases)]
 
 
-def _on_cpu(precisions: Sequence[str]) -> list[Case]:
+def preset_batches(*, cuda: bool) -> list[tuple[str, int]]:
+    """Each preset with its own batch on such a machine; the tutorial's networks also with a GPU's batch."""
+    found = []
+    for preset in preset_names():
+        size = resolve(preset=preset, environment={})[0].train.batch_size
+        found.append((preset, (256 if cuda else 64) if size == "auto" else int(size)))
+    return list(dict.fromkeys([*found, ("lightning-basic-gan", 256)]))
+
+
+def _on_cpu() -> list[Case]:
     found = []
     for batch in (64, 256):
         found += [Case("lightning", "lightning-basic-gan", batch, "fp32")]
-        found += [Case(system, "lightning-basic-gan", batch, p) for p in precisions for system in ("bare", "ours")]
+        found += [Case(system, "lightning-basic-gan", batch, p) for p in CPU_PRECISIONS for system in ("bare", "ours")]
     found += [Case("straightforward", "conv", 64, "fp32")]
-    return [*found, *(Case(system, "conv", 64, p) for p in precisions for system in ("step", "ours"))]
+    return [*found, *(Case(system, "conv", 64, p) for p in CPU_PRECISIONS for system in ("step", "ours"))]
 
 
 def _on_cuda() -> list[Case]:
@@ -84,22 +102,15 @@ def measure_all(*, seconds: float, repetitions: int, growing: bool, announce: Ca
     Raises:
         BenchError: a loop failed.
     """
-    cuda, bf16 = torch.cuda.is_available(), _has_bf16()
+    cuda = torch.cuda.is_available()
     speed = Speed(seconds=seconds, repetitions=repetitions, announce=announce)
-    precisions = ["fp32", *(["tf32"] if cuda else []), *(["bf16"] if bf16 else [])]
-    results = speed.run(comparison(cuda=cuda, bf16=bf16), precisions)
+    results = speed.run(comparison(cuda=cuda), ["fp32", "tf32", "bf16"] if cuda else CPU_PRECISIONS)
+    results["automatic"] = speed.automatic(preset_batches(cuda=cuda))
     results |= {"machine": machine(), "seconds": seconds, "repetitions": repetitions, "skipped": speed.skipped}
     if growing:
         results["growth"] = Speed(seconds=seconds, repetitions=1, announce=announce).run(growth(), ["fp32"])["cases"]
         results["run_length"] = speed.run_length()
     return results
-
-
-def _has_bf16() -> bool:
-    """Whether products of bf16 are faster here than those of fp32."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 class Speed:
@@ -109,6 +120,14 @@ class Speed:
         """Each case is measured for `seconds` in each repetition, after a warm-up."""
         self._seconds, self._repetitions, self._announce = seconds, repetitions, announce
         self.skipped: dict[str, str] = {}
+
+    def automatic(self, presets: Sequence[tuple[str, int]]) -> list[Record]:
+        """The precision that `auto` takes for each preset and batch, and its reason."""
+        found = []
+        for preset, batch in presets:
+            words = ["--system", "automatic", "--preset", preset, "--batch", str(batch), "--precision", "auto"]
+            found.append({"preset": preset, "batch": batch} | self._measure(words))
+        return found
 
     def run_length(self) -> Record:
         """Whether a run's steps and memory stay as they are: see `run_length.py`."""

@@ -5,6 +5,7 @@ python -m benchmarks.speed_run --system ours --preset conv --batch 64 --precisio
 
 import itertools
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from benchmarks.meter import Meter
 from benchmarks.recorder import wait_for
 from training.precision import set_tf32
 
-SYSTEMS = ("ours", "ours-eager", "step", "bare", "straightforward", "lightning", "products")
+SYSTEMS = ("ours", "ours-eager", "step", "bare", "straightforward", "lightning", "products", "automatic")
 
 
 @click.command()
@@ -44,6 +45,9 @@ def main(
     if system == "products":
         print(json.dumps({"flops": {name: products(name, device, seconds) for name in precision.split(",")}}))
         return
+    if system == "automatic":
+        print(json.dumps(automatic_precision(preset, batch)))
+        return
     meter = Meter(seconds=seconds, started=started, device=device)
     if system == "lightning":
         from benchmarks import tutorial_lightning  # of all systems only this one needs lightning
@@ -61,6 +65,17 @@ def main(
 
 def _precision(name: str) -> list[str]:
     return ["train.precision=fp32", "train.tf32=true"] if name == "tf32" else [f"train.precision={name}"]
+
+
+def automatic_precision(preset: str, batch: int) -> dict[str, str]:
+    """The precision that `auto` takes for a preset, with its reason; timed anew, whatever the cache holds."""
+    from training.launch import Launch
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        settings = ["train.precision=auto", f"train.batch_size={batch}"]
+        chosen = Launch(preset=preset, assignments=settings, run_dir=Path(folder) / "run").build().parts.precision
+    return {"precision": chosen.name, "reason": chosen.reason}
 
 
 def products(precision: str, device: torch.device, seconds: float) -> float:

@@ -40,6 +40,8 @@ def speed_table(results: Record) -> str:
         if case.get("step_over_kernels")
     ]
     lines += [f"- {name} was skipped: {why}" for name, why in results["skipped"].items()]
+    if results.get("automatic"):
+        lines += ["", *_precision_table(cases, results["automatic"])]
     if results.get("growth"):
         lines += [
             "",
@@ -63,6 +65,22 @@ def _groups(cases: list[Record]) -> Iterator[list[Record]]:
     keys = dict.fromkeys((case["preset"], case["batch"]) for case in cases)
     for key in keys:
         yield [case for case in cases if (case["preset"], case["batch"]) == key]
+
+
+def _precision_table(cases: list[Record], automatic: list[Record]) -> Iterator[str]:
+    """The trainer's rate in each precision, and the precision that `auto` takes."""
+    ours = [case for case in cases if case["system"] == "ours" and not case["assignments"]]
+    names = list(dict.fromkeys(case["precision"] for case in ours))
+    yield f"| preset, batch | {' | '.join(f'{name}, images/s' for name in names)} | `auto` takes | since |"
+    yield f"| --- | {' | '.join('---' for _ in names)} | --- | --- |"
+    for chosen in automatic:
+        key = chosen["preset"], chosen["batch"]
+        rates = {case["precision"]: case for case in ours if (case["preset"], case["batch"]) == key}
+        base = rates[names[0]]
+        cells = [f"{base['images_per_second']:,.0f}"]
+        cells += [f"{rates[name]['images_per_second']:,.0f} ({ratio(rates[name], base):.2f} ×)" for name in names[1:]]
+        what = f"`{chosen['preset']}`, {chosen['batch']}"
+        yield f"| {what} | {' | '.join(cells)} | {chosen['precision']} | {chosen['reason']} |"
 
 
 def _row(case: Record, peer: Record | None) -> str:

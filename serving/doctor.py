@@ -77,7 +77,7 @@ def _torch() -> Finding:
             told.strip().splitlines()[-1],
             "All but serving of ONNX archives needs it: `pip install torch`.",
         )
-    devices = ", ".join(facts["cuda"]) or "no CUDA device: trains on the CPU, in fp32"
+    devices = ", ".join(facts["cuda"]) or "no CUDA device: trains on the CPU"
     bf16 = f", bf16 {'supported' if facts['bf16'] else 'not supported'}" if facts["cuda"] else ""
     return Finding("torch", True, f"{facts['version']}, {devices}{bf16}", facts=facts)
 

@@ -16,7 +16,8 @@ from training.errors import ConfigError
 from training.graph import Update, why_eager
 from training.image_folder import worker_count
 from training.models import ImageShape, build_discriminator, build_generator
-from training.precision import Precision, choose_precision, set_tf32
+from training.precision import Precision, check_precision, choose_precision, set_tf32
+from training.precision_trial import fastest_on_cpu
 from training.step import Step
 
 _BATCH_ON_CUDA, _BATCH_ON_CPU = 256, 64  # what `auto` means, as in the tutorial
@@ -72,15 +73,19 @@ def assemble(config: Config, ranks: Ranks) -> Assembly:
     device = choose_device(config.train.device, ranks)
     if device.type == "cuda" and ranks.size > 1:
         torch.cuda.set_device(device)  # where NCCL, and what names no device, is to be
-    precision = choose_precision(config, device)
+    check_precision(config, device)
     set_tf32(config.train.tf32)
     ranks.on_first(lambda: len(load_split(config.data, "train")))  # where it must be fetched or read, once
     data = load_split(config.data, "train")
     facts = {"class_names": list(data.class_names), "shape": list(data.shape), "digest": data.digest()}
     if ranks.size > 1:  # machines may differ in what is on their disks, and in their GPUs
         ranks.need_equal("the training images", facts)
-        ranks.need_equal("train.precision", precision.name)
     batch_size = _batch_size(config, device, ranks, len(data))
+    precision = choose_precision(
+        config, device, fastest_on_cpu=lambda: fastest_on_cpu(config, data, batch=batch_size // ranks.size, ranks=ranks)
+    )
+    if ranks.size > 1:
+        ranks.need_equal("train.precision", precision.name)
     chosen = config.train.model_copy(update={"batch_size": batch_size, "precision": precision.name})
     config = config.model_copy(update={"train": chosen})
     seed, shape, classes = config.train.seed, ImageShape(*data.shape), len(data.class_names)
@@ -119,7 +124,7 @@ def check_ranks(config: Config, ranks: int) -> None:
         ConfigError, DataError: as `assemble`.
     """
     device = choose_device(config.train.device, Ranks(ranks - 1, ranks, ranks - 1))
-    choose_precision(config, device)
+    check_precision(config, device)
     _batch_size(config, device, Ranks(0, ranks), len(load_split(config.data, "train")))
 
 

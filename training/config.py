@@ -205,7 +205,7 @@ class TrainSettings(Section):
     seed: Annotated[int, Field(ge=0, lt=2**53)] = Field(0, description="seed of everything random")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is a device")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="of the passes outside the penalties; auto: the fastest sound one for the device"
+        "auto", description="number format of the passes; auto: the fastest sound one (on a CPU by timing a few steps)"
     )
     cuda_graph: Literal["auto"] | bool = Field(
         "auto", description="whether a step on CUDA is captured and replayed; auto: where it is known to be possible"

@@ -4,6 +4,7 @@ Weights, optimizers, averages and losses are fp32 always. Gradient penalties are
 whose passes are products of two such numbers like any other; by double backward, and under fp16, they are fp32.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -50,8 +51,8 @@ class Precision:
         return torch.bfloat16 if self.name == "fp32" else _TYPES[self.name]
 
 
-def choose_precision(config: Config, device: torch.device) -> Precision:
-    """The format that `train.precision` means on this device; `auto` takes the fastest sound one.
+def check_precision(config: Config, device: torch.device) -> None:
+    """Refuses a format that the device does not have.
 
     Raises:
         ConfigError: the device cannot do what was asked for.
@@ -65,10 +66,21 @@ def choose_precision(config: Config, device: torch.device) -> Precision:
         raise ConfigError(
             ["train.precision = 'bf16': this GPU has no bf16 (it came with Ampere); use 'fp16', 'fp32' or 'auto'."]
         )
-    if asked != "auto":
-        return Precision(asked, device.type, "asked for")
-    name, reason = _fastest_on_cuda(device) if device.type == "cuda" else _fastest_on_cpu(config)
-    return Precision(name, device.type, reason)
+
+
+def choose_precision(config: Config, device: torch.device, *, fastest_on_cpu: Callable[[], Precision]) -> Precision:
+    """The format that `train.precision` means on this device; `auto` takes the fastest sound one.
+
+    Args:
+        fastest_on_cpu: times steps on this CPU; called where `auto` is to decide for one.
+
+    Raises:
+        ConfigError: the device cannot do what was asked for.
+    """
+    check_precision(config, device)
+    if config.train.precision != "auto":
+        return Precision(config.train.precision, device.type, "asked for")
+    return _fastest_on_cuda(device) if device.type == "cuda" else fastest_on_cpu()
 
 
 def set_tf32(allowed: bool) -> None:
@@ -77,26 +89,9 @@ def set_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
-def _fastest_on_cuda(device: torch.device) -> tuple[str, str]:
+def _fastest_on_cuda(device: torch.device) -> Precision:
     if torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bf16", "the GPU multiplies bf16 in hardware, and bf16 needs no loss scaling"
+        return Precision("bf16", "cuda", "the GPU multiplies bf16 in hardware, and bf16 needs no loss scaling")
     if torch.cuda.get_device_capability(device) >= (7, 0):
-        return "fp16", "the GPU has fp16 in hardware and no bf16"
-    return "fp32", "the GPU has neither bf16 nor fast fp16"
-
-
-def _fastest_on_cpu(config: Config) -> tuple[str, str]:
-    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    if not found.get("amx_bf16"):
-        return "fp32", "this CPU does not multiply bf16 matrices in hardware (AMX)"
-    if config.loss.penalised and _by_double_backward(config):
-        return "fp32", "penalties by double backward are computed in fp32, which leaves too little for bf16 on a CPU"
-    return "bf16", "this CPU multiplies bf16 matrices in hardware (AMX)"
-
-
-def _by_double_backward(config: Config) -> bool:
-    """Whether the discriminator that the settings name is none for `piecewise.py`."""
-    model = config.model
-    projects = "auto" if model.discriminator == "conv" else "projection"
-    beside = model.conditional and model.conditioning not in (projects, "projection")  # labels, beside the pixels
-    return bool(config.loss.gp) or model.discriminator not in ("conv", "mlp") or model.spectral_norm or beside
+        return Precision("fp16", "cuda", "the GPU has fp16 in hardware and no bf16")
+    return Precision("fp32", "cuda", "the GPU has neither bf16 nor fast fp16")

@@ -14,13 +14,13 @@ from benchmarks import run_length
 from benchmarks.bare import BareStep
 from benchmarks.errors import BenchError
 from benchmarks.meter import WARM_UP, Meter
-from benchmarks.speed import Case, Speed, comparison, flops_per_image, ratio
+from benchmarks.speed import Case, Speed, comparison, flops_per_image, preset_batches, ratio
 from benchmarks.speed_table import speed_table
 from benchmarks.straightforward import StraightforwardStep
 from tests.unit.training.steps import SHAPE, batch
 from training.config import Config
 from training.models import build_discriminator, build_generator
-from training.settings import resolve
+from training.settings import preset_names, resolve
 from training.step import Step
 
 CPU = torch.device("cpu")
@@ -100,6 +100,13 @@ def test_loops_are_measured_in_processes_of_their_own() -> None:
     assert len(told) == 6
 
 
+def test_the_precision_that_auto_takes_is_told_with_its_reason() -> None:
+    (found,) = Speed(seconds=0.1, repetitions=1, announce=lambda text: None).automatic([("quick", 16)])
+    assert (found["preset"], found["batch"]) == ("quick", 16)
+    assert found["precision"] in ("fp32", "bf16")
+    assert "times as fast" in found["reason"]
+
+
 def test_a_loop_that_fails_is_told_with_its_reason() -> None:
     speed = Speed(seconds=0.1, repetitions=1, announce=lambda text: None)
     with pytest.raises(BenchError, match=r"model\.widht"):
@@ -119,14 +126,20 @@ def test_the_table_tells_every_loop_beside_its_peer() -> None:
             "first_step_seconds": 2.0, "memory_bytes": 1e9, "device_bytes": 0,
         }  # fmt: skip
 
-    cases = [record(case, 1000.0 * (i + 1)) for i, case in enumerate(comparison(cuda=False, bf16=False))]
+    cases = [record(case, 1000.0 * (i + 1)) for i, case in enumerate(comparison(cuda=False))]
     results = {
         "cases": cases, "products_flops": {"fp32": 3e11}, "repetitions": 1, "seconds": 1.0, "skipped": {"this": "that"},
         "machine": {"device": "CPU", "cores": 2, "torch": "2", "python": "3"},
     }  # fmt: skip
-    lines = speed_table(results).splitlines()
+    automatic = [
+        {"preset": preset, "batch": size, "precision": "bf16", "reason": f"{preset}'s reason"}
+        for preset, size in preset_batches(cuda=False)
+    ]
+    lines = speed_table(results | {"automatic": automatic}).splitlines()
     assert "| `lightning-basic-gan`, 64 | ours fp32 | 3,000 | 3.00 | 0.50 | 1,000 | 2.0 |" in lines
-    assert sum(line.startswith("| `") for line in lines) == len(cases)
+    assert sum(line.startswith("| `") for line in lines) == len(cases) + len(automatic)
+    assert {preset for preset, _ in preset_batches(cuda=False)} == {*preset_names()}
+    assert "| `lightning-basic-gan`, 64 | 3,000 | 5,000 (1.67 ×) | bf16 | lightning-basic-gan's reason |" in lines
     assert "- this was skipped: that" in lines
 
 

