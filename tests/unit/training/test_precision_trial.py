@@ -130,3 +130,11 @@ class Flat(Generator):
     record = one_object(done.stdout)
     assert record["precision"] == "fp32"
     assert "my kernel knows float32 alone" in str(record["precision_reason"])
+
+
+def test_all_ranks_take_the_same_format(ganctl: Ganctl) -> None:
+    done = ganctl("train", *WORDS, "--nproc", 2, "--device", "cpu", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    record = one_object(done.stdout)
+    assert record["ranks"] == 2
+    assert re.search("a trial step on (4|16) images", str(record["precision_reason"]))  # at most half of a batch
