@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _RECEIVE = 1 << 18
+_PATIENCE = 60.0  # seconds
 
 
 @dataclass
@@ -62,9 +63,19 @@ class _Connection:
 
 
 def load(
-    address: tuple[str, int], requests: Sequence[bytes], *, connections: int, seconds: float, warm_up: float = 1.0
+    address: tuple[str, int],
+    requests: Sequence[bytes],
+    *,
+    connections: int,
+    seconds: float,
+    warm_up: float = 1.0,
+    least: int = 1,
 ) -> Result:
-    """Asks for `requests` in turn over so many connections, and counts what is answered after the warm-up."""
+    """Asks for `requests` in turn over so many connections, and counts what is answered after the warm-up.
+
+    Where fewer than `least` have been answered 200 within `seconds`, it goes on until they are, for a minute at most:
+    a rate or a latency of none says nothing.
+    """
     poll = select.epoll()
     open_: dict[int, _Connection] = {}
     turn, many = 0, len(requests)
@@ -86,9 +97,10 @@ def load(
     result = Result(seconds, [], Counter(), 0)
     counts_from = clock() + warm_up
     ends = counts_from + seconds
+    gives_up = ends + _PATIENCE
     for _ in range(connections):
         connect()
-    while clock() < ends:
+    while clock() < ends or (len(result.latencies) < least and clock() < gives_up):
         for number, _ in poll.poll(0.1):
             connection = open_[number]
             try:

@@ -53,10 +53,18 @@ class Serving:
     """Measures servers in turns."""
 
     def __init__(
-        self, *, seconds: float, repetitions: int, warm_up: float = 5.0, announce: Callable[[str], None]
+        self,
+        *,
+        seconds: float,
+        repetitions: int,
+        warm_up: float = 5.0,
+        least: int = 1,
+        announce: Callable[[str], None],
     ) -> None:
-        """Each case is measured for `seconds` in each repetition, after `warm_up` seconds of load at each start."""
+        """Each case is measured for `seconds` in each repetition, or until `least` requests were answered, after
+        `warm_up` seconds of load at each start."""
         self._seconds, self._repetitions, self._warm_up, self._announce = seconds, repetitions, warm_up, announce
+        self._least = least
 
     def run(self, systems: Sequence[System], cases: Sequence[Case]) -> Record:
         """All raw figures.
@@ -95,9 +103,9 @@ class Serving:
             for case in {case.kind: case for case in cases}.values():
                 case.check(server.url)
             for kind in (warmed := [kind for kind in _WARM_UP if self._warm_up and kind in system.kinds]):
-                _ask(server.url, Case(kind, _WARM_UP_CONNECTIONS), self._warm_up / len(warmed))
+                _ask(server.url, Case(kind, _WARM_UP_CONNECTIONS), self._warm_up / len(warmed), self._least)
             for case, row in zip(cases, record["cases"], strict=True):
-                result = _ask(server.url, case, self._seconds)
+                result = _ask(server.url, case, self._seconds, self._least)
                 if not result.latencies:
                     raise BenchError(f"{system.name} answered no {case.kind} over {case.connections} connections")
                 summary = result.summary()
@@ -115,17 +123,18 @@ class Serving:
         case, rates = Case("POST", _WARM_UP_CONNECTIONS), {}
         for candidate in (system, *system.rivals):
             with started(candidate.name, candidate.prepare) as server:
-                rates[candidate] = _ask(server.url, case, self._seconds).rate
+                rates[candidate] = _ask(server.url, case, self._seconds, self._least).rate
             self._announce(f"a try of {candidate.what}: {rates[candidate]:,.0f}/s")
         return max(rates, key=lambda candidate: rates[candidate])
 
 
-def _ask(url: str, case: Case, seconds: float) -> Result:
+def _ask(url: str, case: Case, seconds: float, least: int) -> Result:
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
     address, requests = (parts.hostname, parts.port), case.requests(parts.path)
-    return load(address, requests, connections=case.connections, seconds=seconds, warm_up=min(_PAUSE, seconds))
+    warm_up = min(_PAUSE, seconds)
+    return load(address, requests, connections=case.connections, seconds=seconds, warm_up=warm_up, least=least)
 
 
 def choose(systems: Sequence[System], names: Sequence[str]) -> list[System]:

@@ -1,15 +1,25 @@
 """What tests of several packages share: a small finished run, and the command line in a process of its own."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 from training.launch import Launch
+
+from .waiting import PATIENCE
+
+# no example is wrong because it took long
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 SMALL = (
     "model.width=8", "evaluation.n=200", "log.every=10", "log.tensorboard=false",
@@ -25,6 +35,16 @@ Ganctl = Callable[..., "subprocess.CompletedProcess[str]"]
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device, and torch sees none here")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_settings() -> Iterator[None]:
+    """What the environment sets for other runs of ganctl, tests are not run with."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name.startswith("GANCTL_") or name == "PATH_DATASETS":
+                patch.delenv(name)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -68,7 +88,7 @@ def few_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
 def ganctl(tmp_path: Path) -> Ganctl:
     """Runs `ganctl WORDS…` in a process of its own, in an empty folder."""
 
-    def run(*words: object, timeout: float = 120, **kwargs: object) -> "subprocess.CompletedProcess[str]":
+    def run(*words: object, timeout: float = PATIENCE, **kwargs: object) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "ganctl", *map(str, words)]
         options = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": timeout, "check": False, **kwargs}
         return subprocess.run(command, **options)  # type: ignore[call-overload, no-any-return]

@@ -10,19 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from tests import http
+from tests.waiting import PATIENCE
 from training.config import DataSettings
 from training.evaluation.classifier import judge, load_classifier
+
+pytestmark = pytest.mark.timeout(2 * PATIENCE)  # the first test waits for a training, too
 
 
 def ganctl(folder: Path, *words: object) -> dict[str, Any]:
     command = [sys.executable, "-m", "ganctl", *map(str, words), "--json"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=250)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     record: dict[str, Any] = json.loads(done.stdout)
     return record
@@ -50,13 +53,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     records["serve"] = json.loads(server.stdout.readline())
     yield Served(folder, records["serve"]["url"], records)
     server.send_signal(signal.SIGTERM)
-    assert server.wait(timeout=60) == 0
+    assert server.wait(timeout=PATIENCE) == 0
     assert server.stdout.read() == ""  # one object, and no more
 
 
 def test_the_trained_digits_are_read_as_what_was_asked_for(served: Served) -> None:
-    with httpx.Client(base_url=served.url, timeout=60) as http:
-        reply = http.post(
+    with http.Client(base_url=served.url) as client:
+        reply = client.post(
             "/predictions/digits",
             json={"digits": list(range(10)), "count": 200, "seed": 1},
             headers={"Accept": "application/json"},
@@ -108,7 +111,7 @@ def test_a_run_can_be_served_as_it_is(served: Served) -> None:
     with subprocess.Popen(command, cwd=served.folder, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         url = json.loads(server.stdout.readline())["url"]
-        picture = httpx.get(f"{url}/predictions/digits", timeout=60)
+        picture = http.get(f"{url}/predictions/digits")
         assert picture.headers["content-type"] == "image/png"
         server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=60) == 0
+        assert server.wait(timeout=PATIENCE) == 0

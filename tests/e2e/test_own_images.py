@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.timeout(900)  # a classifier is trained, too
+from tests import http
+from tests.waiting import PATIENCE
+
+pytestmark = pytest.mark.timeout(4 * PATIENCE)  # a classifier is trained, too
 
 COLOURS = {"leaf": (40, 200, 60), "sea": (30, 60, 220), "sun": (250, 220, 30)}
 SIZE = 32
@@ -40,7 +42,7 @@ def ganctl(folder: Path, *words: object, code: int = 0, **variables: str) -> tup
     command = [sys.executable, "-m", "ganctl", *map(str, words), "--json"]
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")} | variables
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == code, done.stderr
     return json.loads(done.stdout), done.stderr
@@ -104,7 +106,7 @@ def test_discs_of_three_colours_come_back_by_their_names(folder: Path, scores: d
         assert server.stdout is not None
         url = json.loads(server.stdout.readline())["url"]
         for name, colour in COLOURS.items():
-            reply = httpx.post(f"{url}/predictions/digits", json={"labels": [name], "seed": 5}, timeout=60)
+            reply = http.post(f"{url}/predictions/digits", json={"labels": [name], "seed": 5})
             assert reply.status_code == 200, reply.text
             pixels = np.asarray(Image.open(io.BytesIO(reply.content))).astype(int)
             assert pixels.shape == (SIZE, SIZE, 3)
@@ -119,4 +121,4 @@ def test_discs_of_three_colours_come_back_by_their_names(folder: Path, scores: d
             assert drawn["server"][0] == drawn["run"][0]
             assert np.abs(drawn["server"][1] - drawn["run"][1]).max() <= 1
         server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=60) == 0
+        assert server.wait(timeout=PATIENCE) == 0

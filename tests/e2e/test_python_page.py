@@ -10,6 +10,7 @@ import click
 import pytest
 
 from serving.cli_serve import deploy, serve
+from tests.waiting import PATIENCE
 from training.cli_train import train
 from training.config import setting_names
 
@@ -29,7 +30,7 @@ def test_the_code_of_the_python_page_runs(tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

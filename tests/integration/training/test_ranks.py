@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.waiting import PATIENCE
+
 CASES = {
     "relativistic with R1 and R2": ["conv", "loss.r1=0.5", "loss.r2=0.3"],
     "non-saturating with R1": ["conv", "loss.name=non-saturating", "loss.r2=0"],
@@ -28,7 +30,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def torchrun(ranks: int, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *arguments]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, **options)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE, **options)  # type: ignore[call-overload, no-any-return]
 
 
 @pytest.fixture(scope="module")

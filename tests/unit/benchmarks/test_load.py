@@ -60,18 +60,21 @@ def address() -> Iterator[tuple[str, int]]:
 
 
 def test_latencies_are_those_of_whole_answers(address: tuple[str, int]) -> None:
-    result = load(address, [get("/")], connections=4, seconds=0.6, warm_up=0.2)
+    began = time.perf_counter()
+    result = load(address, [get("/")], connections=4, seconds=0.2, warm_up=0.1, least=40)
+    wall = time.perf_counter() - began
     assert set(result.statuses) == {200}
-    assert SLOW <= result.percentile(0.5) < 0.5  # seconds; a busy machine is slow, but knows how late it is
+    assert len(result.latencies) >= 40
+    assert min(result.latencies) >= SLOW
+    assert sum(result.latencies) <= 4 * wall, "each connection waits for one answer at a time"
     assert result.rate == pytest.approx(len(result.latencies) / result.seconds)
-    assert result.rate < 4 / SLOW
     assert result.failures == 0
 
 
 def test_refusals_are_counted_apart_and_do_not_end_it(address: tuple[str, int]) -> None:
-    result = load(address, [post("/", b"yes"), post("/", b"no")], connections=3, seconds=0.5, warm_up=0.1)
+    result = load(address, [post("/", b"yes"), post("/", b"no")], connections=3, seconds=0.1, warm_up=0.0, least=40)
     assert set(result.statuses) == {200, 400}
-    assert len(result.latencies) == result.statuses[200]
-    assert result.statuses[400] > 5
+    assert len(result.latencies) == result.statuses[200] >= 40
+    assert abs(result.statuses[400] - result.statuses[200]) <= 3, "every other one, but for those on their way"
     assert result.failures == 0
     assert result.summary()["p99_ms"] >= result.summary()["p50_ms"]

@@ -21,7 +21,7 @@ NAMES = ("tutorial-sound", "conv")
 
 
 def quality(out: Path, told: list[str] | None = None, **changes: Any) -> Quality:
-    wanted: dict[str, Any] = {"seconds": 1.0, "seeds": 1, "n": 200, "names": NAMES}
+    wanted: dict[str, Any] = {"seconds": 3.0, "seeds": 1, "n": 200, "names": NAMES}
     return Quality(out, **wanted | changes, announce=(told if told is not None else []).append)
 
 
@@ -42,7 +42,7 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Two systems, one second each."""
+    """Two systems, three seconds each: more than a first step takes anywhere."""
     out = tmp_path_factory.mktemp("quality")
     return Finished(out, quality(out).run())
 
@@ -92,7 +92,7 @@ def test_the_table_has_a_row_for_each_system_and_says_what_is_missing_and_why(fi
     assert unconditional.startswith("| tutorial-sound |")
     assert "| – |" in unconditional, "it has no labels"
     assert "| – |" not in conv
-    assert "1 s of wall clock from its first step" in text
+    assert "3 s of wall clock from its first step" in text
     assert "- gpu was skipped: no device" in text
     assert "- ns-gan-0 failed: it broke" in text
 
@@ -107,7 +107,7 @@ def test_what_is_complete_is_not_repeated(finished: Finished) -> None:
 def test_a_folder_of_other_runs_is_refused_before_anything_is_trained(finished: Finished) -> None:
     told: list[str] = []
     with pytest.raises(BenchError, match=r"--out .*another budget; name another folder"):
-        quality(finished.out, told, seconds=2.0, seeds=2).run()
+        quality(finished.out, told, seconds=4.0, seeds=2).run()
     assert not told
 
 
@@ -177,7 +177,7 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_command_leaves_everything_and_tells_one_object(finished: Finished, ganctl: Ganctl) -> None:
     pytest.importorskip("matplotlib", reason="the package matplotlib is not installed: 'make bench' installs it")
-    words = ["--seconds", 1, "--seeds", 1, "--n", 200, "--out", finished.out]
+    words = ["--seconds", 3, "--seeds", 1, "--n", 200, "--out", finished.out]
     words += [word for name in NAMES for word in ("--system", name)]
     done = ganctl("bench", "quality", *words, "--json")
     assert done.returncode == 0, done.stderr

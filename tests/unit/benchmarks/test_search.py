@@ -11,6 +11,7 @@ from click.testing import CliRunner
 import benchmarks.search
 from benchmarks.errors import BenchUsageError
 from benchmarks.search import Trial, main, read_trials, run_trial, table
+from tests.waiting import PATIENCE
 from training.config import DataSettings
 from training.data import ImageSet, Split, load_split
 from training.settings import resolve
@@ -32,7 +33,7 @@ def test_finished_trials_are_logged_and_not_repeated_and_failures_are_told(tmp_p
     file.write_text(TRIALS)
     words = [str(file), "--log", str(log), "--n", "200", "--images", "640"]
     command = [sys.executable, "-m", "benchmarks.search", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 1
     assert "no numbers, seed 0: TrainingError" in done.stderr
     (line,) = log.read_text().splitlines()

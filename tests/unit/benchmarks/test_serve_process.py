@@ -3,15 +3,15 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.errors import BenchError
 from benchmarks.serve_process import Launch, Process, family, started
+from tests.waiting import wait_for
 
-SLEEP = "import time; time.sleep(60)"
+SLEEP = "import time; time.sleep(3600)"  # longer than any test; it is ended before
 TWO = f"""
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", {SLEEP!r}], start_new_session=True)
@@ -45,10 +45,9 @@ def test_what_a_server_has_started_is_ended_with_it_though_it_left_its_session()
     assert memory["workers"] == 1
     assert 1 < memory["pss"] < memory["rss"] < memory["pss"] + 100
     assert memory["pss_all"] > memory["pss"]
-    deadline = time.monotonic() + 5
-    while any(family(process.pid) == [process] for process in processes) and time.monotonic() < deadline:
-        time.sleep(0.05)  # whoever adopted the child has yet to take notice
-    assert not [process for process in processes if process in family(process.pid)]
+    wait_for(  # whoever adopted the child may have yet to take notice
+        lambda: not any(process in family(process.pid) for process in processes), "nothing of the server is left"
+    )
     assert not folder.exists()
 
 

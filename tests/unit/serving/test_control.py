@@ -1,7 +1,7 @@
 """Orders reach the server of a port, and nobody else's; what it cannot do comes back with its reason."""
 
-import os
 import re
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -9,8 +9,6 @@ import pytest
 from serving import control
 from serving.control import Control, Message, give
 from serving.errors import DeployError, ServerError
-
-PORT = 1 + os.getpid() % 60_000  # no other run of this test has it
 
 
 def obey(order: Message) -> Message:
@@ -24,16 +22,24 @@ def obey(order: Message) -> Message:
 
 
 @pytest.fixture
-def listening() -> Iterator[Control]:
-    listening = Control(PORT, obey)
+def port() -> Iterator[int]:
+    """A port that nothing else on this machine has, no other run of this test and no server."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+@pytest.fixture
+def listening(port: int) -> Iterator[Control]:
+    listening = Control(port, obey)
     yield listening
     listening.close()
 
 
 @pytest.mark.usefixtures("listening")
-def test_an_order_is_obeyed_and_answered() -> None:
+def test_an_order_is_obeyed_and_answered(port: int) -> None:
     for number in range(3):
-        assert give(PORT, {"mar": f"/{number}.mar"}) == {"heard": {"mar": f"/{number}.mar"}}
+        assert give(port, {"mar": f"/{number}.mar"}) == {"heard": {"mar": f"/{number}.mar"}}
 
 
 @pytest.mark.usefixtures("listening")
@@ -41,21 +47,21 @@ def test_an_order_is_obeyed_and_answered() -> None:
     ("order", "code", "told"),
     [("refuse", 5, "draws nothing"), ("break", 1, "no space left"), ("defect", 1, "KeyError('absent')")],
 )
-def test_what_cannot_be_done_is_told_with_its_exit_code(order: str, code: int, told: str) -> None:
+def test_what_cannot_be_done_is_told_with_its_exit_code(order: str, code: int, told: str, port: int) -> None:
     with pytest.raises(ServerError, match=re.escape(told)) as caught:
-        give(PORT, {order: True})
+        give(port, {order: True})
     assert caught.value.exit_code == code
-    assert give(PORT, {}) == {"heard": {}}, "it goes on"
+    assert give(port, {}) == {"heard": {}}, "it goes on"
 
 
 @pytest.mark.usefixtures("listening")
-def test_a_stranger_is_neither_obeyed_nor_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stranger_is_neither_obeyed_nor_believed(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "_peer", lambda connection: 12345)
     with pytest.raises(ServerError, match="another user's"):
-        give(PORT, {})
+        give(port, {})
 
 
-def test_nobody_listens_once_it_is_closed() -> None:
-    Control(PORT, obey).close()
-    with pytest.raises(ServerError, match=f"--port {PORT}: no `ganctl serve` of this user"):
-        give(PORT, {})
+def test_nobody_listens_once_it_is_closed(port: int) -> None:
+    Control(port, obey).close()
+    with pytest.raises(ServerError, match=f"--port {port}: no `ganctl serve` of this user"):
+        give(port, {})

@@ -14,6 +14,7 @@ import pytest
 
 from serving.client import AsyncClient, Client
 from serving.errors import RemoteError
+from tests.waiting import PATIENCE
 
 URL = "http://127.0.0.1:8080"
 Outcome = tuple[int, dict[str, Any]] | Exception  # a status with what httpx.Response takes beside
@@ -21,6 +22,7 @@ GOOD: Outcome = (200, {"content": b"picture"})
 DIED: Outcome = (500, {"json": {"code": 500, "type": "InternalServerException", "message": "Worker died."}})
 BUSY: Outcome = (503, {})
 Ask = Callable[..., tuple[bytes, int]]
+LOST = 8.0  # seconds, half of which a client waits for the reply to a request that is lost
 
 
 def answering(outcomes: list[Outcome], asked: list[httpx.Request]) -> Callable[[httpx.Request], httpx.Response]:
@@ -77,12 +79,32 @@ def test_where_no_server_is_nobody_waits_for_one_but_a_lost_one_may_come_back() 
     assert waiting([BUSY, gone, gone, GOOD]) == (b"picture", 4)
 
 
+class Clock:
+    """A clock that only pauses move."""
+
+    now = 1000.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    async def asleep(self, seconds: float) -> None:
+        self.sleep(seconds)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(time, "sleep", clock.sleep)
+    monkeypatch.setattr(asyncio, "sleep", clock.asleep)
+    return clock
+
+
 @pytest.mark.parametrize("ask", [waiting, awaiting])
-def test_nobody_asks_beyond_the_deadline(ask: Ask) -> None:
-    began = time.monotonic()
+def test_nobody_asks_beyond_the_deadline(ask: Ask, clock: Clock) -> None:
     with pytest.raises(RemoteError, match="503"):
         ask([BUSY], timeout=0.5)
-    assert time.monotonic() - began < 0.6
+    assert 1000.1 < clock.now <= 1000.5, "as long as there is time, and no longer"
     with pytest.raises(RemoteError, match="503"):  # told to come back later than that
         ask([(503, {"headers": {"Retry-After": "60"}}), GOOD], timeout=5)
 
@@ -117,7 +139,7 @@ def test_a_request_that_the_server_has_lost_is_asked_again_in_time(asynchronous:
     """TorchServe loses requests that it gathers for a worker in the moment of its death."""
     picture = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\npicture"
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as thread:
-        server.settimeout(5)
+        server.settimeout(PATIENCE)
 
         def lose_the_first() -> None:
             lost, _ = server.accept()
@@ -130,12 +152,12 @@ def test_a_request_that_the_server_has_lost_is_asked_again_in_time(asynchronous:
         if asynchronous:
 
             async def ask() -> bytes:
-                async with AsyncClient(url, timeout=1.0) as client:
+                async with AsyncClient(url, timeout=LOST) as client:
                     return await client.picture(digits=7)
 
             assert asyncio.run(ask()) == b"picture"
         else:
-            with Client(url, timeout=1.0) as client:
+            with Client(url, timeout=LOST) as client:
                 assert client.picture(digits=7) == b"picture"
         done.result()
 

@@ -8,6 +8,7 @@ from itertools import chain
 import pytest
 import torch
 
+from tests.waiting import PATIENCE
 from training.batches import Batches
 from training.data import ImageSet
 
@@ -85,5 +86,5 @@ def test_a_signal_to_the_whole_process_group_ends_no_process_of_a_loader() -> No
     assert numbers(source, range(4, 30)) == numbers(resident, range(4, 30))
     source.close()
     for worker in workers:
-        worker.join(timeout=20)
+        worker.join(timeout=PATIENCE)
         assert not worker.is_alive()

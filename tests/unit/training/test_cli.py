@@ -1,19 +1,23 @@
 """The commands as a user types them: one JSON object, one clear message, the right exit code, nothing half-written."""
 
+import ast
 import os
 import re
 import shlex
 import signal
+import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import held
 from tests.conftest import SMALL, Ganctl, one_object
+from tests.held import Hold
 from tests.states import assert_same_run
+from tests.waiting import PATIENCE
 from training.checkpoint import read_checkpoint
 from training.data import EMBEDDED
 from training.launch import Launch
@@ -21,22 +25,30 @@ from training.launch import Launch
 SETTINGS = [word for setting in SMALL for word in ("--set", setting)]
 
 
-def test_help_is_quick_and_imports_no_torch(ganctl: Ganctl) -> None:
-    code = "import sys; sys.argv = ['ganctl', '--help']\nimport ganctl\ntry: ganctl.main()\nexcept SystemExit: pass\n"
-    code += (
-        "heavy = {'torch', 'numpy', 'pydantic', 'rich', 'httpx', 'training', 'serving', 'exports'} & set(sys.modules)\n"
-    )
-    code += "assert not heavy, heavy"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    seconds: list[float] = []
-    while min(seconds, default=1) >= 0.3:  # one quiet moment shows it: other tests run beside this one
-        assert len(seconds) < 20, seconds
-        began = time.perf_counter()
-        done = ganctl("--help")
-        seconds.append(time.perf_counter() - began)
-        assert done.returncode == 0
+def test_help_lists_the_commands_and_imports_nothing_but_click(ganctl: Ganctl) -> None:
+    done = ganctl("--help")
+    assert done.returncode == 0
     for command in ("train", "evaluate", "sample", "export", "package", "serve", "inspect", "doctor", "demo"):
         assert command in done.stdout
+    code = "import sys; before = set(sys.modules); sys.argv = ['ganctl', '--help']\n"
+    code += "import ganctl\ntry: ganctl.main()\nexcept SystemExit: pass\n"
+    code += "print({name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(ast.literal_eval(done.stdout.splitlines()[-1])) == {"click", "ganctl"}
+
+
+def test_help_costs_little_more_than_clicks_import() -> None:
+    """CPU time, beside each other: a busy or slow machine leaves the ratio as it is. The bar in seconds is a soak's."""
+
+    def cpu_seconds(*words: str) -> float:
+        process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        return usage.ru_utime + usage.ru_stime
+
+    ratios = [cpu_seconds("-m", "ganctl", "--help") / cpu_seconds("-c", "import click") for _ in range(7)]
+    assert statistics.median(ratios) < 3, ratios  # 1.3; torch alone would make it 30
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "sample", "inspect", "export", "package", "serve", "doctor"])
@@ -53,7 +65,7 @@ def test_a_misspelt_command_is_told_with_the_right_one(ganctl: Ganctl) -> None:
 
 
 def test_train_prints_one_object_and_leaves_a_run(ganctl: Ganctl, tmp_path: Path) -> None:
-    done = ganctl("train", *SETTINGS, "--max-steps", 12, "--json", "--seed", 3)
+    done = ganctl("train", *SETTINGS, "--precision", "auto", "--max-steps", 12, "--json", "--seed", 3)
     assert done.returncode == 0, done.stderr
     record = one_object(done.stdout)
     run_dir = tmp_path / "runs/00000-conv-mnist"
@@ -161,21 +173,20 @@ def test_dry_run_of_many_ranks_tells_the_batch_of_each_and_leaves_nothing(ganctl
 
 
 def test_sigterm_ends_training_with_130_and_resume_goes_on(ganctl: Ganctl, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ganctl", "train", *SETTINGS, "--run-dir", "run", "--json"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    log = tmp_path / "run/stats.jsonl"
-    deadline = time.monotonic() + 100
-    while not (log.exists() and log.read_text().strip()):  # the first steps are done
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    hold = Hold(tmp_path / "hold", 10)
+    command = [sys.executable, "-m", "ganctl", "train", *SETTINGS, *held.CALLBACK, "--run-dir", "run", "--json"]
+    environment = os.environ | hold.environment | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    hold.wait(process)
     process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "--resume auto" in stderr
     steps = one_object(stdout)["steps"]
     assert isinstance(steps, int)
-    assert steps >= 10
+    assert 10 <= steps <= 11  # the signal is noticed in this step or the next
     done = ganctl("train", "--run-dir", "run", "--resume", "auto", "--max-steps", steps + 2, "--json")
     assert done.returncode == 0, done.stderr
     assert f"from step {steps}" in done.stderr

@@ -72,9 +72,10 @@ def test_a_folder_that_changed_is_read_anew(tmp_path: Path) -> None:
 def edit(root: Path) -> None:
     """Other pixels in a file of the same size."""
     file = root / "cat/3.png"
-    size = file.stat().st_size
+    before = file.stat()
     paint(file, seed=77)
-    assert file.stat().st_size == size, "noise is stored as it is"
+    assert file.stat().st_size == before.st_size, "noise is stored as it is"
+    os.utime(file, (before.st_atime, before.st_mtime + 2))  # some file systems know no shorter times
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {

@@ -2,25 +2,33 @@
 
 import datetime
 import threading
-import time
 
 import pytest
 from torch._C._distributed_c10d import HashStore
-from torch.distributed.distributed_c10d import Store
 
+from tests.waiting import PATIENCE
 from training.meeting import agree_on_word
 
-PATIENCE = datetime.timedelta(seconds=20)
+
+class Watched(HashStore):
+    """Tells when something is put into it."""
+
+    put = threading.Semaphore(0)
+
+    def set(self, key: str, value: str) -> None:
+        super().set(key, value)
+        self.put.release()
 
 
-def meet(store: Store, size: int, *, first_comes_late: bool = False) -> set[str]:
+def meet(store: Watched, size: int, *, first_comes_late: bool = False) -> set[str]:
     """The words that ranks of one start come away with."""
     words: list[str] = []
+    store.put = threading.Semaphore(0)
 
     def come(rank: int) -> None:
-        if rank == 0 and first_comes_late:
-            time.sleep(0.1)
-        words.append(agree_on_word(store, rank=rank, size=size, patience=PATIENCE))
+        for _ in range(size - 1 if rank == 0 and first_comes_late else 0):
+            assert store.put.acquire(timeout=PATIENCE), "the other ranks have asked"
+        words.append(agree_on_word(store, rank=rank, size=size, patience=datetime.timedelta(seconds=PATIENCE)))
 
     threads = [threading.Thread(target=come, args=(rank,)) for rank in reversed(range(size))]
     for thread in threads:
@@ -33,14 +41,14 @@ def meet(store: Store, size: int, *, first_comes_late: bool = False) -> set[str]
 
 @pytest.mark.parametrize("first_comes_late", [False, True])
 def test_all_ranks_of_a_start_share_a_word_that_no_earlier_start_had(first_comes_late: bool) -> None:
-    store = HashStore()
+    store = Watched()
     starts = [meet(store, 3, first_comes_late=first_comes_late) for _ in range(3)]
     assert [len(words) for words in starts] == [1, 1, 1]
     assert len(set.union(*starts)) == 3
 
 
 def test_the_questions_of_ranks_that_are_dead_mislead_nobody() -> None:
-    store = HashStore()
+    store = Watched()
     for rank in (1, 2):
         store.set(f"question/{rank}", "of a rank that was killed before it heard")
     assert len(meet(store, 3, first_comes_late=True)) == 1

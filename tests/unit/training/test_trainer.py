@@ -48,11 +48,12 @@ def test_best_is_the_checkpoint_with_the_least_distance_on_the_validation_images
     assert read_checkpoint(result.best).step == min(scores, key=lambda step: scores[step])
 
 
+@pytest.mark.usefixtures("few_test_images")
 def test_a_horizon_given_as_a_time_becomes_images_once_and_is_kept(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    settings = (*SMALL, "model.width=4", "train.horizon=3s")
-    trainer = Launch(assignments=settings, run_dir=run_dir).build(max_steps=450)
-    trainer.fit()
+    settings = (*SMALL, "model.width=4", "train.horizon=1s")
+    trainer = Launch(assignments=settings, run_dir=run_dir).build()
+    assert trainer.fit().stopped_by == "horizon"
     horizon = trainer.horizon_images
     assert horizon is not None
     resumed = Launch(run_dir=run_dir, resume="auto").build()
@@ -195,9 +196,12 @@ def test_an_early_stopped_run_stays_stopped_when_it_is_resumed(tmp_path: Path) -
     assert (again.stopped_by, again.steps) == ("early-stopping", 20)
 
 
+@pytest.mark.usefixtures("few_test_images")
 def test_a_new_time_horizon_is_measured_anew(tmp_path: Path) -> None:
-    settings = (*SMALL, "model.width=4", "train.horizon=2s")
-    Launch(assignments=settings, run_dir=tmp_path / "run").build(max_steps=400).fit()
+    settings = (*SMALL, "model.width=4", "train.horizon=1s")
+    first = Launch(assignments=settings, run_dir=tmp_path / "run").build()
+    first.fit()
+    assert first.horizon_images is not None
     longer = Launch(assignments=["train.horizon=60s"], run_dir=tmp_path / "run", resume="auto").build()
     assert longer.horizon_images is None
 
