@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ... import http
+from ...waiting import PATIENCE
 from .conftest import PROJECT, start_ganctl
 
 FOLDER = PROJECT / "exports" / "pretrained"
@@ -63,6 +64,6 @@ def test_serve_without_a_source_serves_it() -> None:
             (Path(temporary) / "digits.npz").write_bytes(reply.content)
         finally:
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(PATIENCE) == 0
         read = ganctl("evaluate", str(Path(temporary) / "digits.npz"), "--n", "200", "--json", cwd=Path(temporary))
         assert json.loads(read.stdout)["label_accuracy"] > 0.97, read.stderr
