@@ -65,7 +65,7 @@ def test_a_misspelt_command_is_told_with_the_right_one(ganctl: Ganctl) -> None:
 
 
 def test_train_prints_one_object_and_leaves_a_run(ganctl: Ganctl, tmp_path: Path) -> None:
-    done = ganctl("train", *SETTINGS, "--precision", "auto", "--max-steps", 12, "--json", "--seed", 3)
+    done = ganctl("train", *SETTINGS, "--max-steps", 12, "--json", "--seed", 3)
     assert done.returncode == 0, done.stderr
     record = one_object(done.stdout)
     run_dir = tmp_path / "runs/00000-conv-mnist"
