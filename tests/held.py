@@ -1,7 +1,7 @@
-"""Holds a training in another process at a known place, until the test lets it go on or a signal arrives.
+"""Holds a training or an export in another process at a known place, until the test lets it go on or a signal arrives.
 
-A test that stops or kills a run does it while the run is held: it is surely not over yet, however fast it trains, and
-the place is always the same one.
+A test that stops or kills a command does it while the command is held: it is surely not over yet, however fast it is,
+and the place is always the same one.
 """
 
 import os
@@ -12,27 +12,35 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from training.callback import Callback, Run
+from training.config import ModelSettings
 from training.data import Split
+from training.models import ConvGenerator, ImageShape
 from training.sources import Source
 
 from .waiting import PATIENCE, wait_for
 
 CALLBACK = ("--callback", f"{__name__}:Held")
+GENERATOR = f"model.generator='{__name__}:HeldGenerator'"
+EXPORT = "the writing of TorchScript"
 _FOLDER, _PLACE = "HELD_FOLDER", "HELD_AT"
 
 
 class Hold:
-    """The test's side, in a folder that it makes: the run is held at the end of a step, or in its evaluation."""
+    """The test's side, in a folder that it makes. With the words CALLBACK a training is held at the end of `step` or in
+    its evaluation; an export of a run with the setting GENERATOR at EXPORT."""
 
-    def __init__(self, folder: Path, step: int, *, evaluation: bool = False) -> None:
+    def __init__(self, folder: Path, step: int | str, *, evaluation: bool = False) -> None:
         self._folder, self._place = folder, _place(step, evaluation)
         folder.mkdir()
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables for the process that is to be held; it needs the words CALLBACK, too."""
-        return {_FOLDER: str(self._folder), _PLACE: str(self._place)}
+        """Variables for the process that is to be held."""
+        return {_FOLDER: str(self._folder), _PLACE: self._place}
 
     @property
     def reached(self) -> bool:
@@ -49,42 +57,54 @@ class Hold:
 
 
 class Held(Callback):
-    """The run's side, on the first rank. Without the variables it does nothing."""
+    """Holds the first rank of a run. Without the variables it does nothing."""
 
     def on_step(self, run: Run) -> None:
-        self._hold(_place(run.step, False))
+        _hold(_place(run.step, False))
 
     def on_measure(self, run: Run, source: Source, split: Split) -> Mapping[str, Any]:
-        self._hold(_place(run.step, True))
+        _hold(_place(run.step, True))
         return {}
 
-    def _hold(self, place: str) -> None:
-        if place != os.environ.get(_PLACE):
-            return
-        folder = Path(os.environ[_FOLDER])
-        received: list[int] = []
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
 
-        def noticed(handler: Any) -> Callable[[int, FrameType | None], None]:
-            def notice(number: int, frame: FrameType | None) -> None:
-                received.append(number)
-                if callable(handler):
-                    handler(number, frame)
+class HeldGenerator(ConvGenerator):
+    """The generator `conv`, held while it is written as TorchScript."""
 
-            return notice
+    def __init__(self, settings: ModelSettings, shape: ImageShape, classes: int | None) -> None:
+        super().__init__(settings.z_dim, classes, shape, settings.width)
 
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        if torch._C._get_tracing_state() is not None:  # as torch.jit.is_tracing, which has no types
+            _hold(EXPORT)
+        return super().forward(z, label)
+
+
+def _place(step: int | str, evaluation: bool) -> str:
+    return step if isinstance(step, str) else f"{'the evaluation of ' if evaluation else ''}step {step}"
+
+
+def _hold(place: str) -> None:
+    if place != os.environ.get(_PLACE):
+        return
+    folder = Path(os.environ[_FOLDER])
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+
+    def noticed(handler: Any) -> Callable[[int, FrameType | None], None]:
+        def notice(number: int, frame: FrameType | None) -> None:
+            received.append(number)
+            handler(number, frame)
+
+        return notice
+
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, noticed(handler))
+    try:
+        (folder / "held").touch()
+        deadline = time.monotonic() + PATIENCE
+        while not received and not (folder / "released").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
         for number, handler in before.items():
-            if callable(handler):
-                signal.signal(number, noticed(handler))
-        try:
-            (folder / "held").touch()
-            deadline = time.monotonic() + PATIENCE
-            while not received and not (folder / "released").exists() and time.monotonic() < deadline:
-                time.sleep(0.01)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _place(step: int, evaluation: bool) -> str:
-    return f"{'the evaluation of ' if evaluation else ''}step {step}"
+            signal.signal(number, handler)

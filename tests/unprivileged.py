@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from .waiting import PATIENCE
+
 UID = 12345
 _NOT_COPIED = shutil.ignore_patterns("test", "tests", "site-packages", "idlelib", "tkinter", "lib2to3", "ensurepip")
 
@@ -35,7 +37,7 @@ class Stranger:
         """`python WORDS…` in `folder`."""
         return subprocess.run(
             [str(self.python), *map(str, words)], cwd=self.folder, env=self.environment(**variables),
-            user=UID, group=UID, extra_groups=[], capture_output=True, text=True, timeout=240, check=False,
+            user=UID, group=UID, extra_groups=[], capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
 
 

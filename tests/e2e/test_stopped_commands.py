@@ -4,19 +4,23 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests import held
+from tests.conftest import train_small
+from tests.waiting import PATIENCE, wait_for
+
+ROOT = Path(__file__).parents[2]
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
-def start(*words: object) -> "subprocess.Popen[str]":
+def start(*words: object, **variables: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "ganctl", *map(str, words)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def processes_with(word: str) -> list[int]:
@@ -35,23 +39,22 @@ def processes_with(word: str) -> list[int]:
 def test_a_demo_that_is_ended_ends_its_stage_which_saves(number: signal.Signals, tmp_path: Path) -> None:
     process = start("demo", "--out", tmp_path / "demo", "--train-seconds", "600")
     stats = tmp_path / "demo/run/stats.jsonl"
-    while not stats.exists() or not stats.read_text():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+    wait_for(lambda: stats.exists() and stats.read_text(), "the first steps are done", process=process)
     process.send_signal(number)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number
     assert "and saved at step" in err
     assert f"Error: ended by {number.name}" in err
     assert processes_with(str(tmp_path)) == []
 
 
-def test_an_export_that_is_hung_up_leaves_nothing(small_run: Path, tmp_path: Path) -> None:
-    process = start("export", small_run, "--out", tmp_path / "out/export")
-    while not list((tmp_path / "out").glob(".*/export")) if (tmp_path / "out").exists() else True:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+def test_an_export_that_is_hung_up_leaves_nothing(tmp_path: Path) -> None:
+    run, out, hold = tmp_path / "run", tmp_path / "out", held.Hold(tmp_path / "hold", held.EXPORT)
+    train_small(run, max_steps=1, extra=(held.GENERATOR,))
+    process = start("export", run, "--out", out / "export", **hold.environment, PYTHONPATH=str(ROOT))
+    hold.wait(process)
+    assert list(out.iterdir()) != []
     process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=120)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + signal.SIGHUP
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not out.exists()

@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import one_object
 from tests.unprivileged import UID, Stranger, stranger_in
+from tests.waiting import PATIENCE
 
 SMALL = ("--set", "model.width=8", "--set", "evaluation.n=100", "--batch-size", "8", "--max-steps", "2")
 
@@ -69,7 +70,7 @@ def test_a_server_needs_no_home(stranger: Stranger) -> None:
                 assert reply.read().startswith(b"\x89PNG")
         finally:
             server.send_signal(signal.SIGTERM)
-        assert server.wait(60) == 0
+        assert server.wait(PATIENCE) == 0
 
 
 def test_a_data_set_to_be_downloaded_needs_a_folder_which_is_told(stranger: Stranger) -> None:
