@@ -81,8 +81,13 @@ def check(url: str) -> str | None:
 
 
 def main() -> int:
-    url = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("GANCTL_HEALTH_URL", DEFAULT_URL)
-    reason = check(url)
+    variable = os.environ.get("GANCTL_HEALTH_URL")
+    url = sys.argv[1] if len(sys.argv) > 1 else variable or DEFAULT_URL
+    if url.startswith(("http://", "https://")):
+        reason = check(url)
+    else:
+        name = "URL" if len(sys.argv) > 1 else "GANCTL_HEALTH_URL"
+        reason = f"{name}: found {url!r}, expected an address such as {DEFAULT_URL}"
     print(reason or "all workers are READY")
     return 1 if reason else 0
 

@@ -116,7 +116,7 @@ def serve(
                 else:
                     click.echo(f"Ready with {server.workers} workers. Ctrl-C stops it. A digit, five times as large:")
                     click.echo(f"  {server.url}/digits/predict?digits=7&scale=5")
-                    if page:
+                    if server.page:
                         click.echo(f"A browser shows what there is: {server.url}/digits/predict")
                     if server.token_file:
                         click.echo(

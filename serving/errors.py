@@ -10,6 +10,12 @@ class ServingError(Exception):
     exit_code = 1
 
 
+class SettingError(ServingError):
+    """A variable of the environment has a value that it cannot have."""
+
+    exit_code = 3
+
+
 class PackageError(ServingError):
     """An export or an archive is missing, damaged, or not what it says it is."""
 

@@ -25,7 +25,7 @@ from .logs import Logs
 from .management import Management, front_end
 from .metrics import Metrics
 from .ports import Ports, free_ports
-from .settings import LOOPBACK, METRICS, config_properties, environment, log4j2
+from .settings import LOOPBACK, METRICS, config_properties, environment, log4j2, page_is_wanted
 from .versions import Versions
 from .workers import default_workers
 
@@ -38,7 +38,7 @@ class Server:
     port: the inference port, the four after it being management, metrics and gRPC; 0 picks five free ones.
     workers: processes that draw; None takes one for each core, at most eight.
     auth: "token" has TorchServe demand the token in `token_file`; None means "none" on loopback, "token" elsewhere.
-    page: whether a browser gets the archive's page.
+    page: whether a browser gets the archive's page; the variable GANCTL_PAGE=off has none anyway.
     sha256: the archive's, in hexadecimal digits, where it is known from elsewhere; another archive is refused.
     access_log: the folder for a line of JSON about every request; None: there is none.
 
@@ -63,7 +63,7 @@ class Server:
         self.host = host
         self.workers = workers or default_workers()
         self.auth = auth or ("none" if host in LOOPBACK else "token")
-        self.page = page
+        self.page = page and page_is_wanted(os.environ)
         self.access_log = access_log
         self.token_file: Path | None = None
         self._sha256 = sha256

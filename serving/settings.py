@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .archive import MODEL_NAME
+from .errors import SettingError
 from .ports import Ports
 from .workers import MOST_WORKERS
 
@@ -26,7 +27,7 @@ JAVA_OPTIONS = (
 # All that TorchServe and its workers see of the environment around them. Keys and passwords stay outside, and proxies,
 # whose addresses may hold both (nothing is fetched), and what Java or TorchServe prefer to our settings: JAVA_…, TS_….
 _PASSED = ("HOME", "LANG", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "TZ", "USER", "VIRTUAL_ENV")
-_PASSED_FAMILIES = ("CUDA_", "GANCTL_", "KMP_", "LC_", "MKL_", "OMP_", "ORT_", "PYTHON")
+_PASSED_FAMILIES = ("CUDA_", "KMP_", "LC_", "MKL_", "OMP_", "ORT_", "PYTHON")
 
 
 def config_properties(folder: Path, host: str, ports: Ports, workers: int, token: bool) -> str:
@@ -68,6 +69,18 @@ metrics_mode=prometheus
 metrics_config={folder / "metrics.yaml"}
 disable_system_metrics=true
 """
+
+
+def page_is_wanted(given: Mapping[str, str]) -> bool:
+    """Whether the variable GANCTL_PAGE leaves the page on.
+
+    Raises:
+        SettingError: its value is neither `on` nor `off`.
+    """
+    text = given.get("GANCTL_PAGE", "").strip().lower()
+    if text not in ("", "on", "off"):
+        raise SettingError(f"GANCTL_PAGE: found {given['GANCTL_PAGE']!r}, expected on or off. Change it, or unset it.")
+    return text != "off"
 
 
 def environment(

@@ -1,6 +1,5 @@
 """What a run or a checkpoint is, for `ganctl inspect` and for every command that takes one as SOURCE."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,10 @@ from torch import Tensor
 from training.checkpoint import read_checkpoint, weights_digest
 from training.config import DataSettings
 from training.data import ImageSet
+from training.environment import PREFIX
 from training.errors import CheckpointError, ConfigError, DataError
 from training.runs import CHECKPOINTS, find_checkpoint
-from training.settings import ENVIRONMENT_PREFIX, resolve
+from training.settings import resolve
 from training.sources import GeneratorSource, Source, load_generator
 
 
@@ -47,11 +47,10 @@ def lay_over(data: DataSettings, assignments: Sequence[str]) -> DataSettings:
     others = [assignment for assignment in assignments if not assignment.strip().startswith(section)]
     if others:
         raise ConfigError([f"--set {other}: expected a setting of the data, such as data.root=…" for other in others])
-    # without the second underscore, so that a name such as GANCTL_DATA_ROOT is told as the fault that it is
-    variables = {name: text for name, text in os.environ.items() if name.startswith(f"{ENVIRONMENT_PREFIX}DATA")}
-    config, sources = resolve(assignments=assignments, environment=variables)
-    given = {name.removeprefix(section) for name, source in sources.items() if source in ("--set", *variables)}
-    return data.model_copy(update={key: getattr(config.data, key) for key in given})
+    config, sources = resolve(assignments=assignments)
+    given = {name for name, source in sources.items() if source == "--set" or source.startswith(PREFIX)}
+    keys = [name.removeprefix(section) for name in given if name.startswith(section)]
+    return data.model_copy(update={key: getattr(config.data, key) for key in keys})
 
 
 def check_fit(opened: Opened, real: ImageSet, path: Path) -> None:

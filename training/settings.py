@@ -15,12 +15,11 @@ from pydantic import ValidationError
 
 from training.config import Config, setting_names, text_settings
 from training.data import DATASETS
+from training.environment import PREFIX, read_environment
 from training.errors import ConfigError
 from training.losses import LOSSES
 from training.models import DISCRIMINATORS, GENERATORS
 from training.registry import Registry
-
-ENVIRONMENT_PREFIX = "GANCTL_"  # GANCTL_TRAIN__BATCH_SIZE sets train.batch_size
 
 Values = dict[str, Any]
 _REGISTRIES: tuple[Registry[Any], ...] = (DATASETS, GENERATORS, DISCRIMINATORS, LOSSES)
@@ -70,7 +69,7 @@ def resolve(
     for source, name in (
         ("the run's checkpoint", stored["preset"] if stored else None),
         (str(config_file), from_file.pop("preset", None)),
-        (f"{ENVIRONMENT_PREFIX}PRESET", variables.get(f"{ENVIRONMENT_PREFIX}PRESET")),
+        (f"{PREFIX}PRESET", variables.get(f"{PREFIX}PRESET")),
         ("--preset", preset),
     ):
         if isinstance(name, str) and name:
@@ -83,7 +82,9 @@ def resolve(
         layers.append((f"preset {chosen}", _read_preset(chosen, chooser, faults)))
     if config_file:
         layers.append((str(config_file), from_file))
-    layers += _read_environment(variables, faults)
+    layers += [
+        (variable, {name: _parse_value(name, text)}) for variable, name, text in read_environment(variables, faults)
+    ]
     layers += [_read_assignment(assignment, faults) for assignment in assignments]
     layers += [(flag, {name: value}) for name, (flag, value) in (flags or {}).items()]
 
@@ -171,19 +172,6 @@ def _flatten(tree: Mapping[str, Any]) -> Values:
         else:
             values[section] = content
     return values
-
-
-def _read_environment(environment: Mapping[str, str], faults: list[str]) -> list[tuple[str, Values]]:
-    others = {f"{ENVIRONMENT_PREFIX}PRESET", f"{ENVIRONMENT_PREFIX}HEALTH_URL"}
-    for variable in sorted(environment):
-        if variable.startswith(ENVIRONMENT_PREFIX) and "__" not in variable and variable not in others:
-            faults.append(f"{variable}: unknown; expected a name such as {ENVIRONMENT_PREFIX}TRAIN__BATCH_SIZE.")
-    layers: list[tuple[str, Values]] = []
-    for variable, text in sorted(environment.items()):
-        if variable.startswith(ENVIRONMENT_PREFIX) and "__" in variable and text.strip():  # an empty one is not set
-            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".", 1)
-            layers.append((variable, {name: _parse_value(name, text)}))
-    return layers
 
 
 def _read_assignment(assignment: str, faults: list[str]) -> tuple[str, Values]:

@@ -192,12 +192,18 @@ def matches(header: str, tag: str) -> bool:
 
 
 def _page_is_on(config: Mapping[str, Any]) -> bool:
-    """What `page` says in model-config.yaml, unless the server as a whole is to have none. ValueError where it is no
-    boolean."""
+    """What `page` says in model-config.yaml, unless the variable GANCTL_PAGE turns all pages off.
+
+    Raises:
+        ValueError: one of them has a value that it cannot have.
+    """
     page = config.get("page", False)
     if type(page) is not bool:
         raise ValueError(f"page: must be true or false, found {page!r}")
-    return page and os.environ.get("GANCTL_PAGE") != "off"
+    variable = os.environ.get("GANCTL_PAGE", "")
+    if variable.strip().lower() not in ("", "on", "off"):
+        raise ValueError(f"GANCTL_PAGE: must be on or off, found {variable!r}")
+    return page and variable.strip().lower() != "off"
 
 
 _service: Service | None = None

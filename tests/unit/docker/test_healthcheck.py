@@ -116,6 +116,13 @@ def test_the_address_may_come_from_the_environment(management: FakeManagement, r
     assert run_check(GANCTL_HEALTH_URL=management.url)[0] == 0
 
 
+@pytest.mark.parametrize("text", ["tcp://10.0.0.1:80", "127.0.0.1:8081/models/digits", "x"])
+def test_an_address_that_is_none_is_told_with_its_variable(text: str, run_check: Check) -> None:
+    status, told = run_check(GANCTL_HEALTH_URL=text)
+    assert status == 1
+    assert told.startswith(f"GANCTL_HEALTH_URL: found '{text}', expected an address such as http://127.0.0.1:8081")
+
+
 def test_a_proxy_in_the_environment_is_not_asked_for_the_loopback(management: FakeManagement, run_check: Check) -> None:
     management.has("READY")
     assert run_check(GANCTL_HEALTH_URL=management.url, http_proxy="http://127.0.0.1:1")[0] == 0

@@ -6,13 +6,16 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from serving.errors import SettingError
 from serving.handler.model import Limits, Model
 from serving.handler.page import build
 from serving.handler.service import Service
+from serving.server import Server
 
 from .test_openapi import OPENAPI, described
 from .test_service import asked, only
@@ -95,6 +98,26 @@ def test_a_problem_says_where_there_is_html_and_faults_come_before_the_page(page
 def test_the_switch_is_true_or_false(load: Callable[..., Service]) -> None:
     with pytest.raises(ValueError, match="page: must be true or false, found 1"):
         load(page=1)
+
+
+@pytest.mark.parametrize("text", ["0", "false", "no", "tcp://10.0.0.1:80"])
+def test_the_variable_is_on_or_off(text: str, load: Callable[..., Service], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GANCTL_PAGE", text)
+    with pytest.raises(ValueError, match=f"GANCTL_PAGE: must be on or off, found '{text}'"):
+        load(page=True)
+    with pytest.raises(SettingError, match=f"GANCTL_PAGE: found '{text}', expected on or off"):
+        Server(Path("digits.mar"))
+
+
+@pytest.mark.parametrize(("text", "on"), [("", True), ("on", True), ("ON", True), ("off", False), (" Off", False)])
+def test_the_variable_turns_the_page_off_for_the_server_too(
+    text: str, on: bool, load: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GANCTL_PAGE", text)
+    expected = "text/html" if on else "image/png"
+    assert only(load(page=True), asked({"Accept": SAFARI})).media.startswith(expected)
+    assert Server(Path("digits.mar")).page == on
+    assert not Server(Path("digits.mar"), page=False).page
 
 
 def test_who_has_the_page_is_not_sent_it_again(paged: Service) -> None:

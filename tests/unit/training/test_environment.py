@@ -1,0 +1,148 @@
+"""Variables that begin with GANCTL_: settings, misspelt settings, and those of others."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner, Result
+
+import ganctl
+from training.config import setting_names
+from training.settings import resolve
+
+IP = "10.0.0.1"
+
+
+def kubernetes(service: str, port: int = 80, protocol: str = "tcp", name: str = "http") -> dict[str, str]:
+    """What the kubelet sets in every container beside a service (kubernetes.io: Accessing the Service)."""
+    prefix, address = service.upper().replace("-", "_"), f"{protocol}://{IP}:{port}"
+    one = f"{prefix}_PORT_{port}_{protocol.upper()}"
+    return {
+        f"{prefix}_SERVICE_HOST": IP,
+        f"{prefix}_SERVICE_PORT": str(port),
+        f"{prefix}_SERVICE_PORT_{name.upper().replace('-', '_')}": str(port),
+        f"{prefix}_PORT": address,
+        one: address,
+        f"{one}_PROTO": protocol,
+        f"{one}_PORT": str(port),
+        f"{one}_ADDR": IP,
+    }
+
+
+def docker_link(alias: str) -> dict[str, str]:
+    """What `docker run --link` sets (docs.docker.com: Legacy container links)."""
+    prefix = alias.upper().replace("-", "_")
+    return {
+        f"{prefix}_NAME": f"/web/{alias}",
+        f"{prefix}_PORT_8080_TCP": f"tcp://{IP}:8080",
+        f"{prefix}_PORT_8000_TCP_START": f"tcp://{IP}:8000",
+        f"{prefix}_ENV_PATH": "/usr/bin",
+        f"{prefix}_ENV_GANCTL_TRAIN__SEED": "7",
+    }
+
+
+OTHERS = {
+    **kubernetes("ganctl"),
+    **kubernetes("ganctl-serve", 8080, name="inference-api"),
+    **kubernetes("ganctl-train-mnist"),
+    **kubernetes("ganctl-train--seed"),
+    **kubernetes("ganctl-preset"),
+    **kubernetes("ganctl-page", 53, "udp"),
+    **kubernetes("ganctl-data-root", 5000, "sctp", name="a"),
+    **docker_link("ganctl"),
+    **docker_link("ganctl-data"),
+    **docker_link("ganctl-train--seed"),
+    "GANCTL_VERSION": "1.2", "GANCTL_IMAGE": "ganctl:latest", "GANCTL_HOME": "/opt/ganctl", "GANCTL_LOG_LEVEL": "debug",
+    "GANCTL_DATA_DIR": "/data", "GANCTL_MODEL": "x", "GANCTL_NAME": "x", "GANCTL_CONFIG": "/etc/ganctl.toml",
+    "GANCTL_CHECKPOINT_DIR": "/c", "GANCTL_NAMESPACE": "default", "GANCTL_TAG": "x", "GANCTL_DEBUG": "1",
+    "GANCTL_TRAIN_IMAGE": "x", "GANCTL_ROOT": "/", "GANCTL_OPERATOR__ZONE": "x", "GANCTL_API_KEY": "s", "GANCTL_": "x",
+    "GANCTL_PAGE": "off", "GANCTL_HEALTH_URL": "http://127.0.0.1:81/x", "GANCTL_ACCESS_LOG": "/x", "GANCTL_STATE": "/x",
+}  # fmt: skip
+
+
+def train(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> Result:
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+    return CliRunner().invoke(ganctl.cli, ["train", "--print-config", "--json"])
+
+
+def test_what_cannot_be_a_setting_is_passed_over_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = train(monkeypatch, {}).stdout
+    done = train(monkeypatch, OTHERS)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == before
+    assert done.stderr == ""
+
+
+def test_that_is_told_once_to_whoever_debugs(caplog: pytest.LogCaptureFixture) -> None:
+    variables = {"GANCTL_PORT": f"tcp://{IP}:80", "GANCTL_MINE_ALONE": "x", "GANCTL_TRAIN__SEED": "3"}
+    with caplog.at_level(logging.DEBUG):
+        for _ in range(3):
+            assert resolve(environment=variables)[0].train.seed == 3
+    (line,) = [record for record in caplog.records if "GANCTL_MINE_ALONE" in record.getMessage()]
+    assert (line.levelno, "GANCTL_PORT" in line.getMessage()) == (logging.DEBUG, True)
+    assert "SEED" not in line.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("GANCTL_TRAIN__BATCHSIZE", "train.batch_size"),
+        ("GANCTL_TRAIN__SEDE", "train.seed"),
+        ("GANCTL_TRAIN__XYZ", "unknown setting 'train.xyz'"),
+        ("GANCTL_TRAIN__", "unknown setting 'train.'"),
+        ("GANCTL_TRIAN__SEED", "train.seed"),
+        ("GANCTL_TRAINING__SEED", "train.seed"),
+        ("GANCTL_OPTIMISER__LR", "optimizer.lr"),
+        ("GANCTL_NETWORK__WIDTH", "model.width"),
+        ("GANCTL_DATASET__ROOT", "data.root"),
+        ("GANCTL_DATA___ROOT", "data.root"),
+        ("GANCTL_TRAIN_BATCH_SIZE", "GANCTL_TRAIN__BATCH_SIZE"),
+        ("GANCTL_TRAIN_SEED", "GANCTL_TRAIN__SEED"),
+        ("GANCTL_DATA_ROOT", "GANCTL_DATA__ROOT"),
+        ("GANCTL_DATAROOT", "GANCTL_DATA__ROOT"),
+        ("GANCTL_EARLY_STOPING_PATIENCE", "GANCTL_EARLY_STOPPING__PATIENCE"),
+        ("GANCTL_SEED", "GANCTL_TRAIN__SEED"),
+        ("GANCTL_BATCH_SIZE", "GANCTL_TRAIN__BATCH_SIZE"),
+        ("GANCTL__TRAIN__SEED", "train.seed"),
+        ("GANCTL_PRESETT", "GANCTL_PRESET"),
+        ("GANCTL_PRE_SET", "GANCTL_PRESET"),
+        ("GANCTL_PAGES", "GANCTL_PAGE"),
+    ],
+)
+def test_a_misspelt_setting_is_a_fault_with_a_suggestion(
+    variable: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = train(monkeypatch, {**OTHERS, variable: "5"})
+    assert done.exit_code == 3, done.output
+    assert variable in done.stderr
+    assert meant in done.stderr
+    assert "the settings have a fault:" in done.stderr, "only this one"
+
+
+def test_every_setting_can_be_set_whatever_is_set_beside_it() -> None:
+    values = resolve(environment={})[0].flat()
+    for name, _ in setting_names():
+        variable = f"GANCTL_{name.upper().replace('.', '__')}"
+        text = "unset" if values[name] is None else json.dumps(values[name])
+        assert resolve(environment={**OTHERS, variable: text})[1][name] == variable
+
+
+def test_the_data_of_evaluation_follow_the_same_rule() -> None:
+    """In a process of its own, whose environment is all that differs."""
+    words = ["evaluate", "pretrained", "--n", "100", "--json"]
+    for variables, code, told in (
+        ({**kubernetes("ganctl-data"), **docker_link("ganctl-data"), "GANCTL_DATA_DIR": "/x"}, 0, ""),
+        ({"GANCTL_DATA_ROOT": "/x"}, 3, "Did you mean GANCTL_DATA__ROOT?"),
+        ({"GANCTL_DTAA__ROOT": "/x"}, 3, "Did you mean data.root"),
+        ({"GANCTL_DATA__ROOT": "/proc/self"}, 4, "/proc/self"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "ganctl", *words], env={**os.environ, **variables}, capture_output=True, text=True,
+            timeout=240, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert told in done.stderr
