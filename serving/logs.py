@@ -1,7 +1,11 @@
 """What the logs of a server tell of a failure."""
 
+import time
 from pathlib import Path
 
+_START = "[PID]"  # a worker's first words
+_TRACEBACK = "Traceback"
+_LOOK_EVERY, _WITHOUT_TRACEBACK = 0.1, 1.0  # seconds
 _DEATHS = ("Backend worker process died", "backend worker process died", "Failed to load model")
 
 
@@ -15,14 +19,24 @@ class Logs:
         """Whether a worker could not load its model, or died."""
         return any(death in self._text("workers") + self._text("server") for death in _DEATHS)
 
+    def wait_for_traceback(self, seconds: float = 10.0) -> None:
+        """Returns once a worker's traceback is there to its last line, none has come for a while, or the time is over.
+
+        TorchServe copies what workers print line by line, which takes as long as the machine is busy.
+        """
+        began = time.monotonic()
+        before: list[str] = []
+        while (waited := time.monotonic() - began) < seconds:
+            found = self._traceback()
+            if (not found and waited > _WITHOUT_TRACEBACK) or (found and found == before and _is_complete(found)):
+                return
+            before = found
+            time.sleep(_LOOK_EVERY)
+
     def told(self) -> str:
         """What to tell of them: a worker's traceback where there is one, else the last lines of each."""
-        lines = [line.partition(" - ") for line in self._text("workers").splitlines()]
-        for place, (head, _, message) in enumerate(lines):
-            if message.startswith("Traceback"):
-                thread = head.split(" ", 3)[-1]
-                told = [message for head, _, message in lines[place:] if head.endswith(thread)]
-                return "\nThe worker's own words:\n" + "\n".join(told[:60])
+        if traceback := self._traceback():
+            return "\nThe worker's own words:\n" + "\n".join(traceback[:60])
         parts = []
         for name in ("server", "workers", "java"):
             last = self._text(name).splitlines()[-15:]
@@ -30,6 +44,21 @@ class Logs:
                 parts.append(f"\nThe last lines of {name}.log:\n" + "\n".join(last))
         return "".join(parts)
 
+    def _traceback(self) -> list[str]:
+        """The first traceback of a worker, as far as it is there; what a worker in its place says is left out."""
+        lines = [line.partition(" - ") for line in self._text("workers").splitlines()]
+        for place, (head, _, message) in enumerate(lines):
+            if message.startswith(_TRACEBACK):
+                thread = head.split(" ", 3)[-1]
+                told = [message for head, _, message in lines[place:] if head.endswith(thread)]
+                return told[: next((i for i, message in enumerate(told) if message.startswith(_START)), None)]
+        return []
+
     def _text(self, name: str) -> str:
         path = self._folder / f"{name}.log"
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _is_complete(traceback: list[str]) -> bool:
+    """Whether the line that names the error has come."""
+    return not traceback[-1].startswith((" ", _TRACEBACK))

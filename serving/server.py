@@ -254,7 +254,7 @@ class Server:
                 if self._process.poll() is not None:
                     raise ServerError(f"TorchServe ended while starting.{self._logs.told()}")
                 if self._logs.tell_of_a_death():
-                    time.sleep(0.5)  # the traceback is still being written, line by line
+                    self._logs.wait_for_traceback()
                     raise ServerError(f"a worker could not load the model.{self._logs.told()}")
                 if self._workers_ready(management):
                     return self._ask_for_one_image()

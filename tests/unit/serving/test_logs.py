@@ -1,0 +1,52 @@
+"""What a failing worker says is told whole, and once, however slowly it is written and however often it starts anew."""
+
+import threading
+from pathlib import Path
+
+from serving.logs import Logs
+from tests.waiting import PATIENCE
+
+HEAD = "2026-01-01T00:00:00,000 INFO W-9000-digits_1.0-stdout - "
+START = ["[PID]17", "Torch worker started."]
+DEATH = ["Backend worker process died.", "Traceback (most recent call last):", '  File "worker.py", line 1, in main']
+REASON = "InvalidProtobuf: no ONNX at all"
+
+
+def write(folder: Path, *messages: str) -> None:
+    with (folder / "workers.log").open("a", encoding="utf-8") as file:
+        file.writelines(f"{HEAD}{message}\n" for message in messages)
+
+
+def test_a_traceback_is_told_when_its_last_line_has_come(tmp_path: Path) -> None:
+    write(tmp_path, *START, *DEATH)
+    events: list[str] = []
+
+    def wait() -> None:
+        Logs(tmp_path).wait_for_traceback(PATIENCE)
+        events.append("told")
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    for number in range(3):
+        waiting.join(0.15)  # no time is too short or too long: it only gives who does not wait the time to say so
+        write(tmp_path, f'  File "handler.py", line {number}, in handle')
+    events.append("written")
+    write(tmp_path, REASON)
+    waiting.join(PATIENCE)
+    assert events == ["written", "told"]
+    assert Logs(tmp_path).told().splitlines()[-1] == REASON
+
+
+def test_a_worker_that_starts_in_its_place_is_not_told_too(tmp_path: Path) -> None:
+    for _ in range(3):
+        write(tmp_path, *START, *DEATH, REASON)
+    assert Logs(tmp_path).tell_of_a_death()
+    Logs(tmp_path).wait_for_traceback()
+    assert Logs(tmp_path).told().count("Traceback") == 1
+    assert Logs(tmp_path).told().splitlines()[-1] == REASON
+
+
+def test_a_death_without_a_traceback_is_told_by_the_last_lines(tmp_path: Path) -> None:
+    write(tmp_path, *START, "Backend worker process died.")
+    Logs(tmp_path).wait_for_traceback()
+    assert "The last lines of workers.log" in Logs(tmp_path).told()
