@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from serving.archive import package
 from serving.server import Server
@@ -19,7 +18,8 @@ from ... import http
 from ...machine import may_copy_sockets
 from ...unit.serving.gates import HELD, Gate
 from ...waiting import PATIENCE, wait_for
-from .conftest import Running, finish, java_of, members, running
+from .conftest import finish, java_of, members, running
+from .doors import received
 from .hostile_kinds import JSON
 from .wire import Wire, request
 
@@ -41,13 +41,13 @@ def temporary(tmp_path: Path) -> Path:
 @pytest.mark.skipif(not may_copy_sockets(), reason="no socket of another process can be had here (docs/operating.md)")
 def test_what_is_in_hand_is_answered_and_the_rest_is_refused(gated: Path, gate: Gate, temporary: Path) -> None:
     with running(gated, temporary, *PATIENT) as server:
-        java = java_of(server.process.pid)[0]
-        before = _received(server)
+        java, metrics = java_of(server.process.pid)[0], str(server.record["metrics_url"])
+        before = received(metrics)
         gate.close("drawing")
         with _wires(server.url, 12) as wires:
             for wire in wires:
                 wire.send(LARGE)
-            wait_for(lambda: _received(server) == before + len(wires), "TorchServe has all requests")
+            wait_for(lambda: received(metrics) == before + len(wires), "TorchServe has all requests")
             wait_for(lambda: gate.waiting("drawing"), "a worker has some of them in hand")
             server.process.send_signal(signal.SIGTERM)
             wait_for(lambda: _refuses(server.url), "new connections are refused")
@@ -62,13 +62,6 @@ def test_what_is_in_hand_is_answered_and_the_rest_is_refused(gated: Path, gate: 
     assert "Ended before" not in err
     assert members(java) == []
     assert list(temporary.iterdir()) == []
-
-
-def _received(server: Running) -> float:
-    """How many requests for images TorchServe has read."""
-    families = text_string_to_metric_families(http.get(str(server.record["metrics_url"])).text)
-    samples = (sample for family in families for sample in family.samples)
-    return sum(sample.value for sample in samples if sample.name == "ts_inference_requests_total")
 
 
 @contextlib.contextmanager

@@ -12,10 +12,12 @@ import termios
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
-from .conftest import java_of, members, start_ganctl
+from ...http import get
+from ...waiting import PATIENCE, wait_for
+from .conftest import finish, java_of, members, start_ganctl
+from .doors import received
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -36,17 +38,20 @@ def ignores_hang_ups() -> Iterator[None]:
 
 
 def test_a_hang_up_of_every_process_that_comes_twice_drains(export: Path, temporary: Path) -> None:
-    process = start_ganctl("serve", str(export), "--port", "0", "--workers", "1", "--json", temporary=temporary)
+    words = ("serve", str(export), "--port", "0", "--workers", "1", "--json", "--drain-seconds", str(PATIENCE))
+    process = start_ganctl(*words, temporary=temporary)
     assert process.stdout is not None
     assert process.stderr is not None
-    url = json.loads(process.stdout.readline())["url"]
+    record = json.loads(process.stdout.readline())
+    url, before = record["url"], received(record["metrics_url"])
     java = java_of(process.pid)[0]
     (worker,) = set(members(java)) - {java}
-    connection = http.client.HTTPConnection("127.0.0.1", int(url.rpartition(":")[2]), timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", int(url.rpartition(":")[2]), timeout=PATIENCE)
     connection.request("GET", "/ping")
     connection.getresponse().read()
     os.kill(worker, signal.SIGSTOP)  # the request is in hand until we say
     connection.request("GET", "/predictions/digits")
+    wait_for(lambda: received(record["metrics_url"]) == before + 1, "TorchServe has the request")
     for pid in (java, worker, process.pid):
         os.kill(pid, signal.SIGHUP)
     while process.stderr.readline() != "Draining …\n":
@@ -54,7 +59,7 @@ def test_a_hang_up_of_every_process_that_comes_twice_drains(export: Path, tempor
     process.send_signal(signal.SIGHUP)  # the kernel and the shell both tell of a closed terminal
     os.kill(worker, signal.SIGCONT)
     assert connection.getresponse().status == 200
-    _, err = process.communicate(timeout=60)
+    _, err = finish(process)
     assert process.returncode == 0, err
     assert "Ended before" not in err
     assert members(java) == []
@@ -78,7 +83,7 @@ def test_a_closed_terminal_drains_although_nothing_can_be_written_to_it(export: 
         assert "url" in json.loads(process.stdout.readline())
         java = java_of(process.pid)[0]
         os.close(ours)
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=PATIENCE) == 0
     assert members(java) == []
     assert list(temporary.iterdir()) == []
 
@@ -91,8 +96,8 @@ def test_a_server_under_nohup_goes_on_whatever_process_is_hung_up(export: Path, 
     java = java_of(process.pid)[0]
     for pid in (process.pid, *members(java)):
         os.kill(pid, signal.SIGHUP)
-    assert httpx.get(f"{url}/predictions/digits").status_code == 200
+    assert get(f"{url}/predictions/digits").status_code == 200
     process.terminate()
-    _, err = process.communicate(timeout=60)
+    _, err = finish(process)
     assert process.returncode == 0, err
     assert "Draining" in err, "it was SIGTERM that ended it"

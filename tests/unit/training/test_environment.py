@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import ganctl
+from tests.waiting import PATIENCE
 from training.config import setting_names
 from training.settings import resolve
 
@@ -142,7 +143,7 @@ def test_the_data_of_evaluation_follow_the_same_rule() -> None:
     ):
         done = subprocess.run(
             [sys.executable, "-m", "ganctl", *words], env={**os.environ, **variables}, capture_output=True, text=True,
-            timeout=240, check=False,
+            timeout=PATIENCE, check=False,
         )  # fmt: skip
         assert done.returncode == code, done.stderr
         assert told in done.stderr
