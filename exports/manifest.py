@@ -12,6 +12,7 @@ from exports.formats import FILES
 from training.atomic_write import naming, read_file
 from training.checkpoint import Saved, weights_digest
 from training.config import Config
+from training.data import nfc
 from training.models import Generator
 
 SCHEMA_VERSION = 1
@@ -33,7 +34,7 @@ def essentials(generator: Generator, checkpoint: Saved, config: Config) -> dict[
         "data_settings": config.data.model_dump(mode="json", include=_DATA_SETTINGS),
         "conditional": generator.conditional,
         "z": {"dim": generator.z_dim, "distribution": "normal"},
-        "class_names": checkpoint.state["data"]["class_names"],
+        "class_names": [nfc(name) for name in checkpoint.state["data"]["class_names"]],
         "image": generator.shape._asdict(),
         "inputs": ["z", "label"] if generator.conditional else ["z"],
         "output": "image",

@@ -9,6 +9,7 @@ from exports import manifest
 from exports.errors import ExportError
 from exports.parity import load
 from training.config import DataSettings
+from training.data import nfc
 from training.inspection import Opened
 
 _PREFERRED = ("generator.onnx", "generator.ts", "generator.pt2")
@@ -30,7 +31,11 @@ class ExportSource:
         z, names = facts["z"], facts["class_names"]
         assert isinstance(z, dict)
         assert isinstance(names, list)
-        self.z_dim, self.conditional, self.class_names = int(z["dim"]), bool(facts["conditional"]), tuple(names)
+        self.z_dim, self.conditional, self.class_names = (
+            int(z["dim"]),
+            bool(facts["conditional"]),
+            tuple(map(nfc, names)),
+        )
 
     @torch.inference_mode()
     def draw(self, z: Tensor, label: Tensor) -> Tensor:

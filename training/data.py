@@ -10,8 +10,10 @@ or named as `data.name = "module:function"`. Folders of images are in `image_fol
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -74,6 +76,11 @@ class ImageSet:
         return digest.hexdigest()
 
 
+def nfc(text: str) -> str:
+    """The text in Unicode's composed form, in which class names are kept and compared."""
+    return unicodedata.normalize("NFC", text)
+
+
 DATASETS: Registry[Callable[[DataSettings, Split], ImageSet]] = Registry("data set", "data.name")
 
 
@@ -125,9 +132,23 @@ def _sound(data: ImageSet, what: str) -> ImageSet:
         faults.append(f"labels are {labels.dtype} {tuple(labels.shape)}, expected int64 [{len(images)}]")
     elif len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         faults.append(f"labels go from {int(labels.min())} to {int(labels.max())}, expected 0 to {classes - 1}")
+    names = tuple(map(nfc, data.class_names))
+    if fault := _fault_of_names(names):
+        faults.append(fault)
     if faults:
         raise DataError(f"{what}: {'; '.join(faults)}")
-    return data
+    return data if names == data.class_names else replace(data, class_names=names)
+
+
+def _fault_of_names(names: Sequence[str]) -> str | None:
+    """What is wrong with class names in NFC, None where nothing is."""
+    name, times = Counter(names).most_common(1)[0] if names else ("", 0)
+    if times > 1:
+        return (
+            f"the class name {name!r} is given to {times} classes (compared in Unicode's form NFC), expected a name of"
+            " its own for each; rename one"
+        )
+    return "a class name is empty, expected a name for each class; give it one" if "" in names else None
 
 
 @lru_cache(maxsize=4)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.checkpoint import read_checkpoint, weights_digest
 from training.config import DataSettings
-from training.data import ImageSet
+from training.data import ImageSet, nfc
 from training.environment import PREFIX
 from training.errors import CheckpointError, ConfigError, DataError
 from training.runs import CHECKPOINTS, find_checkpoint
@@ -32,7 +32,7 @@ class Opened:
 def open_checkpoint(path: Path) -> Opened:
     """The averaged generator of a checkpoint, or of a run's best one."""
     generator, checkpoint, config = load_generator(find_checkpoint(path))
-    names = tuple(checkpoint.state["data"]["class_names"])
+    names = tuple(map(nfc, checkpoint.state["data"]["class_names"]))
     facts = {"checkpoint": str(checkpoint.path.resolve()), "step": checkpoint.step}
     return Opened(config.data, GeneratorSource(generator, names), facts=facts)
 

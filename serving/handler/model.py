@@ -1,12 +1,22 @@
 """What a handler knows of its model: the essentials of the export's manifest, and the limits of a request."""
 
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 SCHEMA_VERSION = 1
+
+
+def nfc(text: str) -> str:
+    """The text in Unicode's composed form, in which label names are kept and compared.
+
+    The time for a text of combining marks grows with the square of its length: callers bound what strangers send.
+    """
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Model:
-    """A generator's interface. `class_names` is empty where it is unconditional."""
+    """A generator's interface. `class_names` are in NFC; empty where it is unconditional."""
 
     version: str
     z_dim: int
@@ -48,6 +58,21 @@ class Model:
     @property
     def conditional(self) -> bool:
         return bool(self.class_names)
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.class_names)}
+
+    @cached_property
+    def _longest(self) -> int:
+        return max((len(unicodedata.normalize("NFD", name)) for name in self.class_names), default=0)
+
+    def number(self, name: str) -> int | None:
+        """The label of that name, in any canonically equivalent form; None where there is none."""
+        found = self._numbers.get(name)
+        if found is None and not name.isascii() and len(name) <= self._longest:  # no form is longer than the decomposed
+            found = self._numbers.get(nfc(name))
+        return found
 
     @property
     def values(self) -> int:
@@ -73,12 +98,12 @@ class Model:
         inputs = ["z", "label"] if conditional else ["z"]
         _expect(manifest, "inputs", lambda v: v == inputs, f"{json.dumps(inputs)}, as conditional is {conditional}")
         if conditional:
-            _expect(manifest, "class_names", _names, "a list of different names, one for each label")
+            _expect(manifest, "class_names", _names, "a list of names, one for each label and different in NFC")
         image = manifest["image"]
         return cls(
             version=manifest["model_version"],
             z_dim=manifest["z"]["dim"],
-            class_names=tuple(manifest["class_names"]) if conditional else (),
+            class_names=tuple(map(nfc, manifest["class_names"])) if conditional else (),
             channels=image["channels"],
             height=image["height"],
             width=image["width"],
@@ -99,7 +124,7 @@ def _positive(value: object) -> bool:
 def _names(value: object) -> bool:
     if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
         return False
-    return 0 < len(value) == len(set(value))
+    return 0 < len(value) == len(set(map(nfc, value)))
 
 
 def _expect(manifest: Mapping[str, Any], path: str, good: Any, expected: str) -> None:

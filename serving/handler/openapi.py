@@ -17,7 +17,7 @@ def describe(model: Model, page: bool = False, name: str = "digits") -> bytes:
     replies = _replies(page)
     tags = {"tags": ["generator"], "responses": replies}
     parameters = [{"$ref": "#/components/parameters/accept"}]
-    queries = [*parameters, *(_query(field, schema) for field, schema in fields.items())]
+    queries = [*parameters, *(_query(field, schema, model) for field, schema in fields.items())]
     body = {"schema": {"$ref": "#/components/schemas/Request"}}
     form = {"schema": {"type": "object", "properties": dict.fromkeys(fields, _TEXT), "additionalProperties": False}}
     content = {"application/json": body, "application/x-www-form-urlencoded": form}
@@ -74,6 +74,7 @@ def _fields(model: Model) -> dict[str, Record]:
         for field, one, what in (("digits", label, "Labels by number"), ("labels", names, "Labels by name")):
             several = {"type": "array", "items": one, "minItems": 1, "maxItems": limits.max_count}
             fields[field] = {"oneOf": [one, several], "description": f"{what}; repeated in turn up to `count`."}
+        fields["labels"]["description"] += _NAMES
         letters = [name for name in model.class_names if len(name) == 1]
         if letters:
             fields["text"] = {
@@ -98,9 +99,11 @@ def _escaped(letter: str) -> str:
     return "\\" + letter if letter in "\\]^-" else letter
 
 
-def _query(name: str, schema: Record) -> Record:
+def _query(name: str, schema: Record, model: Model) -> Record:
     told = {key: value for key, value in schema.items() if key != "description"}
-    parameter = {"name": name, "in": "query", "schema": told, "style": "form", "explode": False}
+    commas = any("," in label for label in model.class_names)
+    explode = name == "labels" and commas  # a list of such names needs a parameter for each
+    parameter = {"name": name, "in": "query", "schema": told, "style": "form", "explode": explode}
     return parameter | ({"description": schema["description"]} if "description" in schema else {})
 
 
@@ -143,6 +146,10 @@ def _images(model: Model) -> Record:
 
 
 _COUNT = f"Images; strips with `text`; stops of the walk with `frames` ({STOPS} where none are given)."
+_NAMES = (
+    " Compared in Unicode's form NFC. In a query or a form, a value that is a label's name is that label, commas or"
+    " not; any other value is a list with commas, and a repeated field adds to the list."
+)
 _TRUNCATION = "Pulls towards the mean: 0 is the mean itself."
 _FRAMES = (
     f"A film of so many frames ({' or '.join(FILMS)}): a closed walk through `count` handwritings of a label, a list of"

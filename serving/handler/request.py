@@ -3,13 +3,13 @@
 import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .accept import choose, names
 from .fields import read, show
 from .latents import MAX_SEED, label_tuple
-from .model import Model
+from .model import Model, nfc
 from .problem import BadRequest, Fault
 
 FILMS = ("image/gif", "image/webp")
@@ -21,6 +21,7 @@ STOPS = 8  # of a walk whose `count` nobody gives
 LAYOUTS = ("grid", "strip")
 
 _HEADERS = ("accept", "content-type", "content-length")  # all that a request's meaning depends on
+_LONGEST_FORM = 4  # characters of the decomposed form for one of the composed
 _KNOWN = 1024  # bytes of a request that is remembered
 
 
@@ -61,24 +62,29 @@ class Parser:
 
     def parse(self, inputs: Mapping[str, Any], headers: Mapping[str, str]) -> Request:
         """Reads one request: `inputs` as TorchServe gives them (`body`, and the fields of query and form, as bytes),
-        and the headers with their names in small letters.
+        and the headers with their names in small letters. Our own workers give a list for a field that is given several
+        times, of which a stock worker keeps the last.
 
         Raises BadRequest with all faults at once.
         """
-        given = tuple((name, bytes(value)) for name, value in inputs.items())
+        given = tuple(
+            (name, bytes(each))
+            for name, value in inputs.items()
+            for each in (value if type(value) is list else (value,))
+        )
         read = tuple(headers.get(name, "") for name in _HEADERS)
         size = sum(len(name) + len(value) for name, value in given) + sum(map(len, read))
         return _drawn((self._known if size <= _KNOWN else self._plan)(given, read), self._model)
 
     def _plan(self, given: tuple[tuple[str, bytes], ...], read: tuple[str, ...]) -> Request:
         headers = {name: value for name, value in zip(_HEADERS, read, strict=True) if value}
-        return _planned(dict(given), headers, self._model, self._page)
+        return _planned(given, headers, self._model, self._page)
 
 
-def _planned(inputs: Mapping[str, bytes], headers: Mapping[str, str], model: Model, page: bool) -> Request:
+def _planned(given: Sequence[tuple[str, bytes]], headers: Mapping[str, str], model: Model, page: bool) -> Request:
     """All of a request that is not drawn: a seed that nobody gave is 0, and labels that nobody chose are none."""
     faults: list[Fault] = []
-    fields = _Fields(read(inputs, headers, model, faults), faults)
+    fields = _Fields(read(given, headers, model, faults), faults)
     accept = headers.get("accept")
     offered: tuple[str, ...] = FILMS if "frames" in fields.values else MEDIA_TYPES
     if page and accept and not fields.values and names(accept, PAGE):
@@ -230,24 +236,30 @@ class _Fields:
         if "text" not in self.values or not self._conditional("text", model):
             return ()
         value, longest = self.values["text"], model.limits.max_text
+        if isinstance(value, str) and len(value) <= _LONGEST_FORM * longest:
+            value = nfc(value)
         if not isinstance(value, str) or not 1 <= len(value) <= longest:
             found = f"{len(value)} characters" if isinstance(value, str) else show(value)
             self.fault("text", f"must be a string of 1 to {longest} characters, found {found}")
             return ()
-        foreign = sorted(set(value) - set(model.class_names))
-        if foreign:
-            known = (
-                "".join(name for name in model.class_names if len(name) == 1) or "nothing (no label is one character)"
-            )
-            self.fault("text", f"may hold {known}; found {show(''.join(foreign))}")
+        labels = [model.number(character) for character in value]
+        known = tuple(label for label in labels if label is not None)
+        if len(known) < len(labels):
+            letters = "".join(name for name in model.class_names if len(name) == 1)
+            foreign = sorted({value[i] for i, label in enumerate(labels) if label is None})
+            expected = letters or "nothing (no label is one character)"
+            self.fault("text", f"may hold {expected}; found {show(''.join(foreign))}")
             return ()
-        return tuple(model.class_names.index(character) for character in value)
+        return known
 
     def _named(self, where: str, name: object, model: Model) -> list[int]:
-        if isinstance(name, str) and name in model.class_names:
-            return [model.class_names.index(name)]
+        label = model.number(name) if isinstance(name, str) else None
+        if label is not None:
+            return [label]
         names = ", ".join(model.class_names[:20]) + (", …" if len(model.class_names) > 20 else "")
-        self.fault(where, f"must be one of {names}; found {show(name)}")
+        commas = any("," in name for name in model.class_names)
+        advice = "; in a query a name with a comma stands in a `labels` of its own" if commas else ""
+        self.fault(where, f"must be one of {names}; found {show(name)}{advice}")
         return []
 
     def _conditional(self, name: str, model: Model) -> bool:

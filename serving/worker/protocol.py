@@ -27,11 +27,12 @@ class Load(NamedTuple):
 
 
 class Incoming(NamedTuple):
-    """A request. `inputs` has the bytes of its body, as `body`, and of each field of its query or form."""
+    """A request. `inputs` has the bytes of its body, as `body`, and of each field of its query or form; a list of them
+    where a field is given several times."""
 
     identity: bytes
     headers: dict[str, str]
-    inputs: dict[str, bytes]
+    inputs: dict[str, bytes | list[bytes]]
 
 
 class Outgoing(NamedTuple):
@@ -82,11 +83,19 @@ def _read_batch(data: bytes) -> tuple[list[Incoming], int]:
             value, at = _field(data, at)
             headers[_text(name)] = value.decode("utf-8", "replace")
         at += 4
-        inputs: dict[str, bytes] = {}
+        inputs: dict[str, bytes | list[bytes]] = {}
         while _read(data, at)[0] >= 0:
-            name, at = _field(data, at)
+            encoded, at = _field(data, at)
             _media, at = _field(data, at)
-            inputs[name.decode("utf-8", "replace")], at = _field(data, at)
+            value, at = _field(data, at)
+            field = encoded.decode("utf-8", "replace")
+            before = inputs.get(field)
+            if before is None:
+                inputs[field] = value
+            elif isinstance(before, list):
+                before.append(value)
+            else:
+                inputs[field] = [before, value]
         at += 4
         requests.append(Incoming(identity, headers, inputs))
     return requests, at + 4

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data import nfc
 from training.errors import TrainingError
 
 _GRID_COLUMNS = 10
@@ -52,7 +53,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Order:
-    """What to draw; see the flags of `ganctl sample`.
+    """What to draw; see the flags of `ganctl sample`. Class names and text are kept in NFC, whatever form they come in.
+
+    Raises:
+        OrderError: a class name or the text is not UTF-8.
 
     Beyond what the service gives in one reply the seed counts on, one for each further reply; a local source does the
     same, so that both draw the same images.
@@ -65,6 +69,15 @@ class Order:
     seed: int | None = None
     truncation: float = 1.0
     verified: bool = False
+
+    def __post_init__(self) -> None:
+        for flag, text in (*(("--digit", name) for name in self.digits), ("--text", self.text or "")):
+            try:
+                text.encode()
+            except UnicodeEncodeError:  # from bytes of another encoding on the command line
+                raise OrderError(f"{flag} {text!r}: it is not UTF-8, expected names of classes in UTF-8") from None
+        object.__setattr__(self, "digits", tuple(map(nfc, self.digits)))
+        object.__setattr__(self, "text", None if self.text is None else nfc(self.text))
 
     @property
     def names(self) -> tuple[str, ...]:
