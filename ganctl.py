@@ -6,6 +6,7 @@ of ours and keeps its traceback.
 """
 
 import atexit
+import codecs
 import errno
 import importlib
 import io
@@ -13,8 +14,10 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -112,6 +115,7 @@ class LazyGroup(click.Group):
         kwargs["standalone_mode"] = False
         try:
             code = super().main(*args, **kwargs)
+            sys.stdout.flush()
         except BaseException as error:
             code = report(error)
         return end(code if isinstance(code, int) else 0)
@@ -120,6 +124,7 @@ class LazyGroup(click.Group):
 def end(code: int) -> NoReturn:
     """Ends the process. One of several ranks skips the interpreter's own farewell: threads of gloo that are still at
     work then abort the process at times, and torchrun would take a finished rank for a killed one."""
+    _stop_unwinding()
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         sys.exit(code)
     atexit._run_exitfuncs()
@@ -130,19 +135,21 @@ def end(code: int) -> NoReturn:
 
 def report(error: BaseException) -> int:
     """Tells `error` on stderr (with --json also as the one object on stdout) and gives the exit code of DESIGN 3.2."""
+    _stop_unwinding()
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
-    if isinstance(error, BrokenPipeError):  # the reader of our output has gone: nothing left to tell, nobody to tell it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    if isinstance(error, BrokenPipeError) and error.filename == "stdout":
+        return 1  # the reader of our output has gone: there is nobody to tell
     code, message = _describe(error)
-    if isinstance(error, click.ClickException):
-        error.show()
-    elif message:
-        click.echo(f"Error: {message}", err=True)
     told_later = getattr(error, "told_later", False)
-    if "--json" in sys.argv and os.environ.get("RANK", "0") == "0" and not told_later:  # of many ranks one tells it
-        emit({"error": message, "exit_code": code})
+    with suppress(OSError):  # a stream that cannot be written leaves the other one, and the exit code
+        if isinstance(error, click.ClickException):
+            error.show()
+        elif message:
+            click.echo(f"Error: {message}", err=True)
+    with suppress(OSError):
+        if "--json" in sys.argv and os.environ.get("RANK", "0") == "0" and not told_later:  # of many ranks one tells it
+            emit({"error": message, "exit_code": code})
     return code
 
 
@@ -157,14 +164,40 @@ def _describe(error: BaseException) -> tuple[int, str]:
     absent = error.name or "" if isinstance(error, ModuleNotFoundError) else None
     if absent is not None and (absent == "benchmarks" or absent.partition(".")[0] not in _OURS):  # no image has it
         return 1, f"this installation lacks the package {absent}, which this command needs: install all of ganctl's"
-    if isinstance(error, OSError) and error.errno in _OS_ADVICE:
-        where = f"{error.filename}: " if error.filename else ""
-        return 1, f"{where}{error.strerror}. {_OS_ADVICE[error.errno]}"
+    if (message := _outside(error)) is not None:
+        return 1, message
     traceback.print_exception(error)
     what = f"{type(error).__name__}: {error}"
     if place := _in_own_code(error):
         return 1, f"{place}: {what} (your own code, which ganctl has called; the traceback shows how)"
     return 1, f"unexpected {what} (a defect of ganctl; the traceback is for its developers)"
+
+
+def _outside(error: BaseException) -> str | None:
+    """A message for what the operating system refuses: files, memory, threads. None where `error` is something else."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, OSError) and not isinstance(chain, io.UnsupportedOperation):
+            return _os_message(chain)
+        text = str(chain)
+        if isinstance(chain, MemoryError) or any(sign in text for sign in _MEMORY_SIGNS):
+            first = (text.strip() or "the allocation failed").splitlines()[0].rstrip(".")
+            smaller = next((_SMALLER[word] for word in sys.argv[1:] if word in _SMALLER), "the input")
+            return f"out of memory ({first}). Make smaller: {smaller}; or give the process more memory."
+        if "can't start new thread" in text:
+            return f"{text}: a limit of this machine. Raise the number of processes and threads (ulimit -u, pids.max)."
+        chain = chain.__cause__
+    return None
+
+
+def _os_message(error: OSError) -> str:
+    reason = error.strerror or str(error) or type(error).__name__
+    if "Original Traceback" in reason:  # raised in another process, which reads data
+        reason = reason.strip().splitlines()[-1]
+    if error.filename is None:
+        return f"{reason}. {_OS_ADVICE.get(error.errno or 0, '')}".rstrip()
+    where = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    return f"{where}: {reason}. {_OS_ADVICE.get(error.errno or 0, 'Look at this file system and how it is mounted.')}"
 
 
 def _in_own_code(error: BaseException) -> str | None:
@@ -192,18 +225,40 @@ _OS_ADVICE = {
     errno.EBUSY: "Name another folder.",
     errno.ENOTDIR: "Name a folder; something on this path is a file.",
     errno.EPERM: "Name a folder or file that this user may use.",
+    errno.EIO: "Look at the disk or the network mount (dmesg tells more), or name another folder.",
+    errno.ESTALE: "The network file system has lost this file: mount it anew, and start again.",
+    errno.EFBIG: "Raise the limit of a file's size (ulimit -f), or name another file system.",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n).",
+    errno.ENFILE: "This machine has too many open files: end other programs, or raise fs.file-max.",
+    errno.ELOOP: "A link on this path leads back to itself: mend it, or name another path.",
+    errno.EAGAIN: "Raise the limit of processes and threads (ulimit -u, pids.max of a container).",
+    errno.ENOMEM: "Give the process more memory.",
+    errno.EXDEV: "Name a path on one file system.",
+}
+_MEMORY_SIGNS = (
+    "can't allocate memory", "not enough memory", "CUDA out of memory", "CUDA error: out of memory",
+    "STATUS_ALLOC_FAILED", "Failed to allocate memory",
+)  # fmt: skip
+_SMALLER = {
+    "train": "train.batch_size, model.width or data.size, or give data.resident=false",
+    "sample": "the order (--count, --per-class or --frames)",
+    "evaluate": "--n or --cas-images",
+    "serve": "--workers",
 }
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP asks a command to end; no Exception, so that nothing on the way takes it for a failure."""
+    """A signal asks a command to end; no Exception, so that nothing on the way takes it for a failure."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"ended by {signal.Signals(number).name}")
+        super().__init__(f"ended by {signal.Signals(number).name}; nothing half-written is left")
         self.exit_code = 128 + number
 
 
 HANG_UP = getattr(signal, "SIGHUP", None)  # Windows has none
+_ECHO = 3.0  # seconds in which one more signal is taken for the same request
+_AGAIN = 0.5  # seconds after which Terminated is raised anew where something has swallowed it
+_received: list[tuple[int, float]] = []  # the signal that ends this process, and when it came
 
 
 def end_signals() -> list[signal.Signals]:
@@ -213,43 +268,104 @@ def end_signals() -> list[signal.Signals]:
 
 
 def unwind_on_signals() -> None:
-    """Makes SIGTERM and SIGHUP end a command as Ctrl-C does: its stages are ended, its temporary files are deleted."""
+    """Makes SIGTERM, SIGINT and SIGHUP unwind a command: its stages are ended, its temporary files are deleted.
+
+    Further signals do not disturb the unwinding (a closed terminal sends SIGHUP twice, by the kernel and by the shell);
+    one that comes after some seconds ends the process at once, except SIGHUP.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for each in handled:  # a closed terminal sends SIGHUP twice, by the kernel and by the shell
-            signal.signal(each, signal.SIG_IGN if each == HANG_UP else signal.SIG_DFL)
-        raise Terminated(number)
+        if not _received:
+            _received.append((number, time.monotonic()))
+            if hasattr(signal, "setitimer"):
+                signal.signal(signal.SIGALRM, stop)
+                signal.setitimer(signal.ITIMER_REAL, _AGAIN, _AGAIN)
+        elif number in (signal.SIGTERM, signal.SIGINT) and time.monotonic() - _received[0][1] > _ECHO:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        handled = sys.exception()
+        while handled is not None and not isinstance(handled, Terminated):
+            handled = handled.__context__
+        if handled is None:  # not unwinding: a destructor or a bare except may have swallowed what was raised before
+            raise Terminated(_received[0][0])
 
-    handled = [number for number in end_signals() if number != signal.SIGINT]
-    for number in handled:
+    for number in end_signals():
         signal.signal(number, stop)
 
 
-class _LastingFile(io.FileIO):
-    """A file whose writes do not fail: what cannot be written is dropped."""
+def _stop_unwinding() -> None:
+    """From here on the process ends by itself."""
+    if _received and hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def write(self, data: Any) -> int:
+
+class _Output(io.FileIO):
+    """The file of stdout or stderr. What stderr does not take is dropped; of a `lasting` stdout, what a closed terminal
+    or pipe does not take (EIO, EPIPE).
+
+    Any other error names the stream. After it the null device takes its place, so that the interpreter does not fail
+    once more when it flushes the stream at the end.
+    """
+
+    def __init__(self, name: str, *, lasting: bool) -> None:
+        super().__init__({"stdout": 1, "stderr": 2}[name], "w", closefd=False)
+        self._name, self._lasting = name, lasting
+
+    def write(self, data: Any) -> Any:
         try:
-            written = super().write(data)
+            written: int | None = super().write(data)  # None: it would block
+            return len(data) if written is None and self._name == "stderr" else written
+        except OSError as error:
+            if self._name == "stderr" or (self._lasting and error.errno in (errno.EIO, errno.EPIPE)):
+                return len(data)
+            error.filename = self._name
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            raise
+
+
+class _Text(io.TextIOWrapper):
+    """A standard stream without the attribute by which click finds out how to write UTF-8 to an ASCII one."""
+
+    buffer = None  # type: ignore[assignment]
+
+
+def replace_stream(name: str, *, lasting: bool = False) -> None:
+    """Has `sys.stdout` or `sys.stderr` take every text, whatever its encoding; `lasting`, it outlives its reader.
+
+    A closed stream is opened to the null device, or the next file to be opened would be taken for it.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
         except OSError:
-            written = None
-        return len(data) if written is None else written
-
-
-def outlive_the_reader(name: str) -> None:
-    """Replaces `sys.stdout` or `sys.stderr` by one that a closed terminal or pipe (EIO, EPIPE) does not break."""
-    stream = getattr(sys, name)
-    if not isinstance(stream, io.TextIOWrapper):  # a test's, or none at all
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    stream: Any = getattr(sys, name)
+    buffer = getattr(stream, "buffer", None)
+    if stream is not None and not isinstance(buffer, io.BufferedWriter | io.FileIO):  # a test's
         return
-    stream.flush()
-    file = io.BufferedWriter(_LastingFile(stream.fileno(), "w", closefd=False))
-    lines = name == "stderr" or stream.line_buffering
-    setattr(sys, name, io.TextIOWrapper(file, encoding=stream.encoding, errors=stream.errors, line_buffering=lines))
+    codecs.register_error("ganctl", _escape)
+    lines = name == "stderr" or isinstance(buffer, io.FileIO) or getattr(stream, "line_buffering", False)
+    file = io.BufferedWriter(_Output(name, lasting=lasting))
+    setattr(sys, name, _Text(file, getattr(stream, "encoding", None), "ganctl", line_buffering=lines))
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    """A codec's error handler: escapes such as \\u65e5 for what an encoding lacks."""
+    assert isinstance(error, UnicodeEncodeError), "streams are only written"
+    return _readable(error.object[error.start : error.end]).encode("ascii", "backslashreplace").decode(), error.end
+
+
+def _readable(text: str) -> str:
+    """Text whose file names may come from a locale that is not UTF-8: as UTF-8, where they are that."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 
 
 def emit(record: Mapping[str, Any]) -> None:
-    """Writes the one JSON object of `--json`: one line on stdout, flushed."""
-    sys.stdout.write(json.dumps(record, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+    """Writes the one JSON object of `--json`: one line on stdout, flushed; in ASCII where stdout is not UTF-8."""
+    text = _readable(json.dumps(record, ensure_ascii=False, allow_nan=False, default=str))
+    if codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8":
+        text = json.dumps(json.loads(text))
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")  # \udcff is JSON for a byte of a name
     sys.stdout.flush()
 
 
@@ -273,9 +389,8 @@ def cli() -> None:
 
 def main() -> NoReturn:
     command = sys.argv[1] if len(sys.argv) > 1 else ""
-    outlive_the_reader("stderr")
-    if command == "train":  # its result is what it has saved
-        outlive_the_reader("stdout")
+    replace_stream("stderr")
+    replace_stream("stdout", lasting=command == "train")  # its result is what it has saved
     if command not in ("train", "serve"):  # these save, or drain, before they end
         unwind_on_signals()
     cli.main(prog_name="ganctl")

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from training.assembly import assemble
+from training.atomic_write import naming
 from training.callback import FINISHED, Callback, overriding
 from training.callbacks.essentials import check_callbacks, with_essentials
 from training.checkpoint import read_checkpoint
@@ -81,7 +82,7 @@ class Trainer:
             self.load_state_dict(self.ranks.on_first(lambda: read_checkpoint(self._checkpoint.last).state))
         with ExitStack() as stack:
             for callback in self.callbacks:
-                stack.callback(callback.close)  # in reverse order, whatever happens, also if one of them fails
+                stack.callback(self._close, callback)  # in reverse order, whatever happens, also if one of them fails
             stack.callback(self.parts.batches.close)
             self._begin()
             while not self._should_stop():
@@ -182,8 +183,13 @@ class Trainer:
         return {"step": saved.step, "images": saved.state["progress"]["images"], **self._measure(source, "test")}
 
     def _emit(self, hook: str, *arguments: Any) -> None:
-        for callback in self._overridden[hook]:
-            getattr(callback, hook)(self, *arguments)
+        with naming(self.run_dir):  # where callbacks write, TensorBoard's writer among them
+            for callback in self._overridden[hook]:
+                getattr(callback, hook)(self, *arguments)
+
+    def _close(self, callback: Callback) -> None:
+        with naming(self.run_dir):
+            callback.close()
 
     def describe(self) -> dict[str, Any]:
         """What is going to be trained, in numbers."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, Any
 
 from training.atomic_write import naming, write_file
@@ -33,7 +34,8 @@ class StatsLog(Callback):
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with naming(Path(self._file.name)):
+                self._file.close()
 
     def state_dict(self) -> dict[str, Any]:
         return {"lines": self._lines}
@@ -44,7 +46,7 @@ class StatsLog(Callback):
     def _write(self, run: Run, record: Mapping[str, Any]) -> None:
         assert self._file is not None, "on_start comes first"
         where = {"step": run.step, "images": run.images, "seconds": round(run.clock.seconds, 3)}
-        with naming(run.run_dir / "stats.jsonl"):
+        with naming(Path(self._file.name)):
             self._file.write(json.dumps(where | dict(record)) + "\n")
             self._file.flush()
         self._lines += 1

@@ -1,14 +1,17 @@
 """The progress of a run for a person: a bar with rate, losses and time left on a terminal, plain lines elsewhere."""
 
 import logging
+import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from training.atomic_write import naming
 from training.callback import Callback, Run
 
 _LINES_EVERY = 10.0  # seconds between two plain lines
@@ -26,13 +29,18 @@ class Progress(Callback):
         self._log = logging.Logger("ganctl.train")  # of this run alone: never in the global tree
 
     def on_start(self, run: Run) -> None:
-        handler = logging.FileHandler(run.run_dir / "log.txt", encoding="utf-8")
+        handler = _LogFile(run.run_dir / "log.txt", encoding="utf-8", errors="backslashreplace")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         self._log.addHandler(handler)
         self._log.info("begins at step %d", run.step)
-        self._console.print(f"run folder {run.run_dir}", highlight=False, soft_wrap=True)
+        self._print(f"run folder {run.run_dir}", soft_wrap=True)
         if self._console.is_terminal:
-            columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+            columns = (
+                TextColumn("train"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}", markup=False),
+            )
             self._bar = Bar(*columns, TimeRemainingColumn(compact=True), console=self._console, auto_refresh=False)
             self._task = self._bar.add_task("train", total=run.horizon_images, completed=run.images, note="images")
             self._bar.start()
@@ -53,7 +61,7 @@ class Progress(Callback):
         self._log.info(line)
         if self._bar is None and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINES_EVERY
-            self._console.print(line, highlight=False)
+            self._print(line)
 
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
         told, labels = "no scores", scores["label_accuracy"]
@@ -63,7 +71,7 @@ class Progress(Callback):
         told += f", label accuracy {labels:.3f}" if labels is not None else ""
         line = f"step {run.step}  validation: {told}"
         self._log.info(line)
-        self._console.print(line, highlight=False)
+        self._print(line)
 
     def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
         self._log.info("ends at step %d: %s", run.step, reason)
@@ -76,6 +84,25 @@ class Progress(Callback):
         for handler in self._log.handlers:
             handler.close()
         self._log.handlers.clear()
+
+    def _print(self, text: str, **options: Any) -> None:
+        """Prints text as it is: brackets and colons of a path are neither markup nor emoji."""
+        self._console.print(text, markup=False, emoji=False, highlight=False, **options)
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that raises an error of the disk, where logging's own handlers print a traceback and go on."""
+
+    def close(self) -> None:
+        with naming(Path(self.baseFilename)):
+            super().close()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        error = sys.exception()
+        if isinstance(error, OSError):
+            with naming(Path(self.baseFilename)):
+                raise error
+        super().handleError(record)
 
 
 def _share(run: Run) -> str:

@@ -1,6 +1,7 @@
 """TensorBoard: losses, scores, pictures and films, the generator's graph, and settings with the final scores."""
 
 import io
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -44,6 +45,7 @@ class TensorBoard(Callback):
         self._writer: SummaryWriter | None = None
         self._newest: tuple[int, dict[str, float], bool] = (-1, {}, False)  # step, its scalars, whether with pictures
         self._has_graph = False
+        self._thread_hook = threading.excepthook  # in its place while the writer is open
 
     def on_start(self, run: Run) -> None:
         from torch.utils.tensorboard import SummaryWriter  # half a second of import that only this needs
@@ -52,6 +54,7 @@ class TensorBoard(Callback):
         _wait_for_a_later_name(run.run_dir)
         from torch.utils.tensorboard.summary import custom_scalars
 
+        threading.excepthook = self._pass_over_disk_errors
         self._writer = SummaryWriter(run.run_dir, purge_step=run.step)
         self._add_summary(custom_scalars(_CHARTS), run)  # at each start, since the folder may be a new one
         if step == run.step:
@@ -93,9 +96,12 @@ class TensorBoard(Callback):
             self._writer.add_scalar(name, value, run.step)
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        try:
+            if writer is not None:
+                writer.close()
+        finally:
+            threading.excepthook = self._thread_hook
 
     def state_dict(self) -> dict[str, Any]:
         step, scalars, picture = self._newest
@@ -104,6 +110,11 @@ class TensorBoard(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._newest = (state["step"], dict(state["scalars"]), state["picture"])
         self._has_graph = state["graph"]
+
+    def _pass_over_disk_errors(self, failure: threading.ExceptHookArgs) -> None:
+        """Prints no traceback for a disk that the writer's own thread cannot write: the next call here raises it."""
+        if not isinstance(failure.exc_value, OSError):
+            self._thread_hook(failure)
 
     def _add(self, run: Run, values: Mapping[str, Any], group: str) -> None:
         assert self._writer is not None, "on_start comes first"
