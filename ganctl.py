@@ -191,13 +191,19 @@ def _outside(error: BaseException) -> str | None:
 
 
 def _os_message(error: OSError) -> str:
+    import tempfile
+
     reason = error.strerror or str(error) or type(error).__name__
     if "Original Traceback" in reason:  # raised in another process, which reads data
         reason = reason.strip().splitlines()[-1]
-    if error.filename is None:
-        return f"{reason}. {_OS_ADVICE.get(error.errno or 0, '')}".rstrip()
+    advice = _OS_ADVICE.get(error.errno or 0, "")
     where = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
-    return f"{where}: {reason}. {_OS_ADVICE.get(error.errno or 0, 'Look at this file system and how it is mounted.')}"
+    if where is None:
+        advice = "Set TMPDIR to a folder that can be written." if "No usable temporary directory" in reason else advice
+        return f"{reason}. {advice}".rstrip()
+    if tempfile.tempdir and (where == tempfile.tempdir or str(where).startswith(f"{tempfile.tempdir}/ganctl-")):
+        advice = "Free some space there, or set TMPDIR to another folder."
+    return f"{where}: {reason}. {advice or 'Look at this file system and how it is mounted.'}"
 
 
 def _in_own_code(error: BaseException) -> str | None:

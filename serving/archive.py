@@ -4,23 +4,24 @@ An archive holds the model file of one back-end, the export's manifest, a model-
 the folder `ganctl_handler`; nothing of this project has to be installed where it is served.
 """
 
-import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from .errors import PackageError
+from .errors import PackageError, naming
 from .handler.model import Limits, Model
 from .integrity import UNREADABLE, seal, verify
 
@@ -63,19 +64,40 @@ def package(export_dir: Path, out: Path | None = None, backend: BackendName = "o
             "Export again with that format, or choose the other back-end."
         )
     out = (out or export_dir.parent).absolute()
-    out.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=".packaging-", dir=out))  # in `out`, so that the last step is only a rename
+    mar = out / f"{MODEL_NAME}.mar"
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
-        _fill(stage / "extra", export_dir, backend)
-        (stage / "extra" / _CONFIG_NAME).replace(stage / _CONFIG_NAME)
-        (stage / "ganctl_entry.py").write_text(_ENTRY, encoding="utf-8")
-        _run_archiver(stage, export_dir / model_file)
-        mar = out / f"{MODEL_NAME}.mar"
-        seal(stage / mar.name)
-        (stage / mar.name).replace(mar)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        out.mkdir(parents=True, exist_ok=True)
+        with naming(mar), _stage(mar) as stage:
+            _fill(stage, export_dir, backend)
+            _run_archiver(stage, model_file, mar)
+            seal(stage / mar.name)
+            (stage / mar.name).replace(mar)
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # absent after all, or used by another process meanwhile
+                folder.rmdir()
+        raise
     return mar
+
+
+@contextmanager
+def _stage(mar: Path) -> Iterator[Path]:
+    """A temporary folder beside `mar`, so that the last step is only a rename; errors in it name `mar`."""
+    stage = Path(tempfile.mkdtemp(prefix=".packaging-", dir=mar.parent))
+    try:
+        yield stage
+    except OSError as error:
+        if error.filename is None or str(error.filename).startswith(str(stage)):
+            error.filename = str(mar)
+        del error.filename2
+        raise
+    finally:
+        try:
+            shutil.rmtree(stage, ignore_errors=True)
+        except BaseException:  # a signal
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
 
 
 def read_export(export_dir: Path) -> dict[str, Any]:
@@ -85,7 +107,7 @@ def read_export(export_dir: Path) -> dict[str, Any]:
         raise PackageError(
             f"{export_dir}: is no export, as it has no manifest.json. Name the folder that `ganctl export` wrote."
         )
-    manifest = _manifest(path.read_bytes(), str(path))
+    manifest = _manifest(_read(path), str(path))
     for name, entry in manifest["files"].items():
         file = export_dir / name
         if not file.is_file():
@@ -99,8 +121,9 @@ def describe(mar: Path) -> dict[str, Any]:
     """What an archive is, for `ganctl inspect`. Reads it whole; PackageError where it is damaged or foreign."""
     if not mar.is_file():
         raise PackageError(f"{mar}: no such archive. `ganctl package EXPORT_DIR` makes one.")
+    sha256 = _sha256(mar)  # first: zipfile takes a file that cannot be read for a foreign one
     try:
-        with zipfile.ZipFile(mar) as archive:
+        with naming(mar), zipfile.ZipFile(mar) as archive:
             verify(archive, str(mar))
             torchserve = json.loads(archive.read("MAR-INF/MANIFEST.json"))
             manifest = _manifest(archive.read("manifest.json"), f"{mar}, manifest.json")
@@ -122,7 +145,7 @@ def describe(mar: Path) -> dict[str, Any]:
         "backend": config["handler"]["backend"],
         "model_file": model_file,
         "bytes": mar.stat().st_size,
-        "sha256": _sha256(mar),
+        "sha256": sha256,
         **{key: manifest.get(key) for key in shown},
         "config": config,
     }
@@ -156,36 +179,46 @@ def _is_entry(name: str, entry: object) -> bool:
     )
 
 
-def _fill(folder: Path, export_dir: Path, backend: BackendName) -> None:
-    """Lays out what goes to the archive's root beside the model file and the entry."""
-    folder.mkdir()
-    shutil.copyfile(export_dir / "manifest.json", folder / "manifest.json")
-    shutil.copytree(_HANDLER, folder / "ganctl_handler", ignore=shutil.ignore_patterns("__pycache__"))
+def _fill(stage: Path, export_dir: Path, backend: BackendName) -> None:
+    """Lays out what goes into the archive: the model file, the entry and the config, and in `extra` all else."""
+    (stage / "extra" / "ganctl_handler").mkdir(parents=True)
+    (stage / _MODEL_FILES[backend]).write_bytes(_read(export_dir / _MODEL_FILES[backend]))
+    (stage / "ganctl_entry.py").write_text(_ENTRY, encoding="utf-8")
+    (stage / "extra" / "manifest.json").write_bytes(_read(export_dir / "manifest.json"))
+    for path in _HANDLER.iterdir():
+        if path.is_file():
+            (stage / "extra" / "ganctl_handler" / path.name).write_bytes(_read(path))
     handler = {"backend": backend, "model_file": _MODEL_FILES[backend], **asdict(Limits())}
     lines = [f"  {key}: {value}\n" for key, value in handler.items()]
     lines.append("  page: true  # answer a browser with a page; the environment's GANCTL_PAGE=off has none anywhere\n")
-    (folder / _CONFIG_NAME).write_text(_CONFIG + "".join(lines), encoding="utf-8")
+    (stage / _CONFIG_NAME).write_text(_CONFIG + "".join(lines), encoding="utf-8")
 
 
-def _run_archiver(stage: Path, model_file: Path) -> None:
+def _run_archiver(stage: Path, model_file: str, mar: Path) -> None:
     """Runs torch-model-archiver in `stage`, in a process of its own.
 
     It empties and fills $TMPDIR/<model name>, whoever that may belong to, so it gets a temporary folder of its own; and
     it splits paths at commas and expands wildcards, so it gets only names relative to `stage`.
     """
     (stage / "tmp").mkdir()
-    shutil.copyfile(model_file, stage / model_file.name)
     command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", MODEL_NAME, "--version", "1.0"]
-    command += ["--serialized-file", model_file.name, "--handler", "ganctl_entry.py", "--config-file", _CONFIG_NAME]
+    command += ["--serialized-file", model_file, "--handler", "ganctl_entry.py", "--config-file", _CONFIG_NAME]
     command += ["--extra-files", "extra", "--export-path", ".", "--force"]
     environment = {**os.environ, "TMPDIR": str(stage / "tmp")}
-    done = subprocess.run(command, cwd=stage, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=stage, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode != 0:
-        if os.strerror(errno.ENOSPC) in done.stderr:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(stage.parent))
+        if (told := re.search(r"^\w*Error: \[Errno (\d+)\]", done.stderr, re.MULTILINE)) is not None:
+            raise OSError(int(told[1]), os.strerror(int(told[1])), str(mar))
         raise PackageError(f"torch-model-archiver failed with status {done.returncode}:\n{done.stderr.strip()}")
 
 
+def _read(path: Path) -> bytes:
+    with naming(path):
+        return path.read_bytes()
+
+
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -59,6 +59,10 @@ class Control:
             return {"done": self._obey(order)}
         except ServingError as error:
             return {"error": str(error), "exit_code": error.exit_code}
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            told = f"the server could not do it: {where}{error.strerror or error}. The old version is served."
+            return {"error": told, "exit_code": 1}
         except Exception as error:  # whatever it is: who asked is told, and the next order finds someone who listens
             return {"error": f"the server could not do it: {error!r}", "exit_code": 1}
 

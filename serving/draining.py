@@ -7,6 +7,7 @@ the front end closes them; and when no worker draws and no reply is on its way, 
 
 import contextlib
 import ctypes
+import logging
 import os
 import socket
 import threading
@@ -18,6 +19,7 @@ import httpx
 
 from .worker.orders import DRAINING
 
+_log = logging.getLogger(__name__)
 _PIDFD_GETFD = 438  # the same number on every architecture
 _LISTENING = "0A"  # in /proc/net/tcp
 _LOOK_EVERY = 0.05  # seconds
@@ -52,7 +54,10 @@ def drain(
             # Behind all that wait. Whatever is the answer, those before it have been taken by then.
             marker = {"Accept": "application/openapi+json"}
             client.get("/predictions/digits", headers=marker, timeout=left())
-    (state / DRAINING).touch()
+    try:
+        (state / DRAINING).touch()
+    except OSError as error:  # a full disk: the workers still answer what comes over open connections
+        _log.warning("%s: %s; the workers are not told that the server ends", state, error.strerror)
     quiet = 0
     while quiet < _QUIET_LOOKS:
         if hurry.wait(_LOOK_EVERY) or time.monotonic() > ends:

@@ -13,8 +13,9 @@ import tempfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
+from typing import IO
 
-from .errors import PackageError
+from .errors import PackageError, naming
 
 DIGESTS = "digests.json"
 # What reading a damaged archive raises; RuntimeError stands for what is encrypted, or packed in a way unknown here.
@@ -22,6 +23,7 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError
 
 _MOST_MEMBERS = 1_000
 _MOST_BYTES = 1 << 30  # all members, unpacked
+_BLOCK = 1 << 20  # bytes
 _MOST_TEXT = 1 << 20  # a member that is read as JSON or YAML
 
 
@@ -72,20 +74,31 @@ def admit(mar: Path, into: Path, sha256: str | None = None) -> None:
         raise PackageError(f"{mar}: no such archive. `ganctl package EXPORT_DIR` makes one.")
     with tempfile.TemporaryFile() as private:
         with mar.open("rb") as original:
-            shutil.copyfileobj(original, private)
-        private.seek(0)
+            _copy(original, mar, private)
+        with naming(mar):
+            private.seek(0)
         found = hashlib.file_digest(private, "sha256").hexdigest()
         if sha256 is not None and found != sha256.lower():
             raise PackageError(f"--sha256 {sha256}: {mar} is another file, whose SHA-256 is {found}.")
         try:
             with zipfile.ZipFile(private) as archive:
                 verify(archive, str(mar))
-                with zipfile.ZipFile(into, "x") as fresh:
+                with naming(into), zipfile.ZipFile(into, "x") as fresh:
                     for name in archive.namelist():
                         with archive.open(name) as source, fresh.open(name, "w") as target:
                             shutil.copyfileobj(source, target)
         except UNREADABLE as error:
             raise PackageError(f"{mar}: is damaged ({error}). Package the export again.") from error
+
+
+def _copy(original: IO[bytes], mar: Path, private: IO[bytes]) -> None:
+    while True:
+        with naming(mar):
+            block = original.read(_BLOCK)
+        with naming(Path(tempfile.gettempdir())):
+            private.write(block)
+            if not block:
+                return private.flush()
 
 
 def _digests(archive: zipfile.ZipFile) -> dict[str, str]:

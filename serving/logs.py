@@ -1,5 +1,8 @@
 """What the logs of a server tell of a failure."""
 
+import errno
+import os
+import shutil
 import time
 from pathlib import Path
 
@@ -7,6 +10,8 @@ _START = "[PID]"  # a worker's first words
 _TRACEBACK = "Traceback"
 _LOOK_EVERY, _WITHOUT_TRACEBACK = 0.1, 1.0  # seconds
 _DEATHS = ("Backend worker process died", "backend worker process died", "Failed to load model")
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE)
+_LEAST_ROOM = 1 << 16  # bytes
 
 
 class Logs:
@@ -32,6 +37,13 @@ class Logs:
                 return
             before = found
             time.sleep(_LOOK_EVERY)
+
+    def disk_error(self) -> OSError | None:
+        """The reason why a server cannot write its files, where Java has met one, or there is no room for logs."""
+        number = next((each for each in _DISK if f"IOException: {os.strerror(each)}" in self._text("java")), None)
+        if number is None and shutil.disk_usage(self._folder).free < _LEAST_ROOM:
+            number = errno.ENOSPC
+        return None if number is None else OSError(number, os.strerror(number), str(self._folder))
 
     def told(self) -> str:
         """What to tell of them: a worker's traceback where there is one, else the last lines of each."""

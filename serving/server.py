@@ -18,7 +18,7 @@ import httpx
 from .archive import MODEL_NAME
 from .control import Control, Message
 from .draining import drain
-from .errors import PackageError, ServerError
+from .errors import PackageError, ServerError, naming
 from .java import find_java
 from .launch import launch, private_folder
 from .logs import Logs
@@ -135,9 +135,11 @@ class Server:
             self._launch(java)
             self._wait_until_ready()
             self._open_beside()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, ServerError) and self._process is not None and (disk := self._logs.disk_error()):
+                error = disk  # the cause; Java's own words are long
             self.stop()
-            raise
+            raise error
 
     def wait(self) -> None:
         """Blocks for as long as the server runs. Raises ServerError when it ends by itself."""
@@ -215,7 +217,8 @@ class Server:
             "metrics.yaml": METRICS,
         }
         for name, text in files.items():
-            (folder / name).write_text(text, encoding="utf-8")
+            with naming(folder / name):
+                (folder / name).write_text(text, encoding="utf-8")
         if self.access_log is not None:
             self.access_log.mkdir(parents=True, exist_ok=True)
         self._process = launch(java, folder, passed)

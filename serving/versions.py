@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .archive import MODEL_NAME, describe
-from .errors import DeployError, PackageError
+from .errors import DeployError, PackageError, naming
 from .integrity import admit
 from .worker.orders import CURRENT
 
@@ -87,8 +87,12 @@ class Versions:
             )
         model_version = str(described["model_version"])
         folder = self._folder / "versions" / f"{next(self._numbers)}-{model_version}"
-        with zipfile.ZipFile(archive) as members:
-            members.extractall(folder)
+        try:
+            with naming(folder), zipfile.ZipFile(archive) as members:
+                members.extractall(folder)
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         return Version(folder, model_version)
 
     def _try(self, version: Version) -> None:
@@ -126,6 +130,7 @@ class Versions:
     def _name(self, version: Version) -> None:
         """Tells the workers, in one move."""
         aside = self._state / "next"
+        aside.unlink(missing_ok=True)  # of a change that could not be told
         aside.symlink_to(version.folder)
         aside.replace(self._state / CURRENT)
 
