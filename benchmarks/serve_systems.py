@@ -104,7 +104,9 @@ def _fastapi(generator: Path) -> System:
 
 def by_port(words: Sequence[str], generator: Path, health: str, folder: Path) -> Launch:
     """A peer's server, which takes `--port` and is ready when `health` answers 200."""
-    base = f"http://127.0.0.1:{(port := free_ports('127.0.0.1', 0).inference)}"
+    ports = free_ports("127.0.0.1", 0)
+    ports.release()
+    base = f"http://127.0.0.1:{(port := ports.inference)}"
 
     def ready(_: Path) -> str | None:
         try:

@@ -28,6 +28,7 @@ def stock(mar: Path, folder: Path) -> Launch:
     leaves no /tmp/hsperfdata_USER behind.
     """
     ports = free_ports("127.0.0.1", 0)
+    ports.release()
     (folder / "store").mkdir()
     with zipfile.ZipFile(mar) as archive:
         config = yaml.safe_load(archive.read(_CONFIG))
@@ -49,6 +50,7 @@ def ceiling(mar: Path, digit: bytes, workers: int, folder: Path) -> Launch:
     """Constant bytes under our server's settings, Java's too, and our archive's: what is left of the rate without any
     drawing."""
     ports = free_ports("127.0.0.1", 0)
+    ports.release()
     (folder / "store").mkdir()
     with zipfile.ZipFile(mar) as archive:
         entry = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]["handler"]

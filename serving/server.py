@@ -140,6 +140,8 @@ class Server:
                 error = disk  # the cause; Java's own words are long
             self.stop()
             raise error
+        finally:
+            self._ports.release()
 
     def wait(self) -> None:
         """Blocks for as long as the server runs. Raises ServerError when it ends by itself."""
