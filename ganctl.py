@@ -394,6 +394,7 @@ def cli() -> None:
 
 
 def main() -> NoReturn:
+    _use_utf8_mode()
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     replace_stream("stderr")
     replace_stream("stdout", lasting=command == "train")  # its result is what it has saved
@@ -401,6 +402,20 @@ def main() -> NoReturn:
         unwind_on_signals()
     cli.main(prog_name="ganctl")
     raise AssertionError("click exits by itself")
+
+
+def _use_utf8_mode() -> None:
+    """Starts Python anew in its UTF-8 mode where the locale has another encoding.
+
+    torch, ONNX Runtime and Java take every path as UTF-8, and the name of a class must not depend on the locale. The
+    standard streams keep the locale's encoding.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    if sys.stdout is not None:
+        os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:{sys.stdout.errors}")
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 if __name__ == "__main__":

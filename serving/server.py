@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -20,11 +19,12 @@ from .control import Control, Message
 from .draining import drain
 from .errors import PackageError, ServerError, naming
 from .java import find_java
-from .launch import launch, private_folder
+from .launch import launch
 from .logs import Logs
 from .management import Management, front_end
 from .metrics import Metrics
 from .ports import Ports, free_ports
+from .private_folder import PrivateFolder
 from .settings import LOOPBACK, METRICS, config_properties, environment, log4j2, page_is_wanted
 from .versions import Versions
 from .workers import default_workers
@@ -69,7 +69,7 @@ class Server:
         self._sha256 = sha256
         self._wanted_port = port
         self._startup_timeout = startup_timeout
-        self._folder: Path | None = None
+        self._folder: PrivateFolder | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._ports: Ports | None = None
         self._versions: Versions | None = None
@@ -115,7 +115,7 @@ class Server:
     @property
     def _logs(self) -> Logs:
         assert self._folder is not None, "the server has logs once started"
-        return Logs(self._folder / "logs")
+        return Logs(self._folder.path / "logs")
 
     @property
     def _ready_ports(self) -> Ports:
@@ -175,7 +175,7 @@ class Server:
             self.pid,
             self.url,
             self._authorization("inference"),
-            self._folder / "state",
+            self._folder.path / "state",
             busy=self._metrics.is_a_worker_busy,
             seconds=seconds,
             hurry=hurry or threading.Event(),
@@ -200,32 +200,32 @@ class Server:
             process.wait()
         folder, self._folder = self._folder, None
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.delete()
         self.token_file = None
 
     def _launch(self, java: Path) -> None:
         assert self._ports is not None
-        folder = self._folder = private_folder()
-        passed = environment(os.environ, folder, page=self.page, access_log=self.access_log)
-        self._versions = Versions(folder, passed)
+        folder = self._folder = PrivateFolder()
+        passed = environment(os.environ, folder.alias, page=self.page, access_log=self.access_log)
+        self._versions = Versions(folder.path, passed)
         try:
             self._versions.begin(self.mar, self._sha256)
         except PackageError as error:
             raise ServerError(f"this archive cannot be served: {error}") from error
         token = self.auth == "token"
         files = {
-            "config.properties": config_properties(folder, self.host, self._ports, self.workers, token),
-            "log4j2.xml": log4j2(folder),
+            "config.properties": config_properties(folder.alias, self.host, self._ports, self.workers, token),
+            "log4j2.xml": log4j2(folder.alias),
             "metrics.yaml": METRICS,
         }
         for name, text in files.items():
-            with naming(folder / name):
-                (folder / name).write_text(text, encoding="utf-8")
+            with naming(folder.path / name):
+                (folder.path / name).write_text(text, encoding="utf-8")
         if self.access_log is not None:
             self.access_log.mkdir(parents=True, exist_ok=True)
         self._process = launch(java, folder, passed)
         if token:
-            self.token_file = folder / "key_file.json"  # TorchServe writes it to its working folder
+            self.token_file = folder.path / "key_file.json"  # TorchServe writes it to its working folder
 
     def _open_beside(self) -> None:
         """What this process itself answers: management, metrics, and orders of `ganctl deploy`."""
@@ -234,12 +234,12 @@ class Server:
         try:
             self._metrics = Metrics(
                 ports.metrics,
-                counters=self._folder / "metrics",
-                front_end=self._folder / "metrics.sock",
+                counters=self._folder.path / "metrics",
+                front_end=self._folder.alias / "metrics.sock",
                 workers=self.workers,
                 model=lambda: self.model_version,
             )
-            self._management = Management(ports.management, self._folder / "management.sock")
+            self._management = Management(ports.management, self._folder.alias / "management.sock")
             self._control = Control(ports.inference, self._obey)
         except OSError as error:  # taken since they were tried
             told = f"--port {self._wanted_port}: {ports.management}, {ports.metrics} or the name for `ganctl deploy`"
@@ -254,7 +254,7 @@ class Server:
         assert self._process is not None
         assert self._folder is not None
         deadline = time.monotonic() + self._startup_timeout
-        with front_end(self._folder / "management.sock") as management:
+        with front_end(self._folder.alias / "management.sock") as management:
             while time.monotonic() < deadline:
                 if self._process.poll() is not None:
                     raise ServerError(f"TorchServe ended while starting.{self._logs.told()}")
@@ -293,7 +293,7 @@ class Server:
             return
         ends = json.loads(self.token_file.read_text())["inference"]["expiration time"]
         if datetime.fromisoformat(ends) <= datetime.now(UTC):
-            with front_end(self._folder / "management.sock") as management:
+            with front_end(self._folder.alias / "management.sock") as management:
                 management.get("/token", params={"type": "inference"}, headers=self._authorization("API"))
 
     def _authorization(self, kind: Literal["management", "inference", "API"]) -> dict[str, str]:

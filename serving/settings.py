@@ -26,8 +26,10 @@ JAVA_OPTIONS = (
 
 # All that TorchServe and its workers see of the environment around them. Keys and passwords stay outside, and proxies,
 # whose addresses may hold both (nothing is fetched), and what Java or TorchServe prefer to our settings: JAVA_…, TS_….
-_PASSED = ("HOME", "LANG", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "TZ", "USER", "VIRTUAL_ENV")
-_PASSED_FAMILIES = ("CUDA_", "KMP_", "LC_", "MKL_", "OMP_", "ORT_", "PYTHON")
+_PASSED = ("HOME", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "TZ", "USER", "VIRTUAL_ENV")
+_PASSED_FAMILIES = ("CUDA_", "KMP_", "MKL_", "OMP_", "ORT_", "PYTHON")
+# Java decodes arguments, variables and the names of files by the locale; ours are UTF-8, as what workers print.
+_UTF8 = {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
 
 
 def config_properties(folder: Path, host: str, ports: Ports, workers: int, token: bool) -> str:
@@ -90,6 +92,7 @@ def environment(
     log."""
     passed = {name: value for name, value in given.items() if name in _PASSED or name.startswith(_PASSED_FAMILIES)}
     logs = str(folder / "logs")
+    passed |= _UTF8
     passed |= {"TMPDIR": str(folder / "tmp"), "LOG_LOCATION": logs, "METRICS_LOCATION": logs}
     # Weights in large pages: a worker that has waited finds nothing in its caches, and draws its image in a fifth less.
     passed["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"

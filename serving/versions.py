@@ -102,7 +102,13 @@ class Versions:
         environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
         try:
             done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=_CANARY_SECONDS, check=False
+                command,
+                env=environment,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=_CANARY_SECONDS,
+                check=False,
             )
         except subprocess.TimeoutExpired as error:
             raise DeployError(
@@ -141,7 +147,7 @@ class Versions:
             errors = [each["error"] for each in told if each["error"]]
             if errors:
                 raise DeployError(f"a worker could not load the new version ({errors[0]}). The old one is served.")
-            if told and all(each["folder"] == str(version.folder) for each in told):
+            if told and all(each["version"] == version.folder.name for each in told):
                 return
             time.sleep(0.02)
         raise DeployError(f"the workers had not all loaded it after {_SWITCH_SECONDS:g} s. The old one is served.")

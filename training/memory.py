@@ -21,7 +21,14 @@ def use_large_pages() -> str | None:
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return "needs Linux with glibc"
-    if not _SETTING.exists() or "[never]" in _SETTING.read_text("ascii"):
+    try:
+        return _set_up()
+    except (OSError, ValueError) as error:  # the kernel hides a file, or writes it differently: training goes on
+        return f"{type(error).__name__}: {error}"
+
+
+def _set_up() -> str | None:
+    if not _SETTING.exists() or b"[never]" in _SETTING.read_bytes():
         return f"the kernel gives none ({_SETTING})"
     libc = ctypes.CDLL(None, use_errno=True)
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -30,9 +37,9 @@ def use_large_pages() -> str | None:
     for name, value in ((_MMAP_THRESHOLD, 1 << 30), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, _SIZE)):
         libc.mallopt(name, value)  # large blocks from the heap, which is never given back
     libc.free(libc.malloc(_SIZE))
-    for line in Path("/proc/self/maps").read_text("ascii").splitlines():
-        first, last = (int(address, 16) for address in line.split()[0].split("-"))
+    for line in Path("/proc/self/maps").read_bytes().splitlines():  # it names files, which may be of any bytes
+        first, last = (int(address, 16) for address in line.split()[0].split(b"-"))
         first, last = -(-first // _PAGE) * _PAGE, last // _PAGE * _PAGE
-        if line.endswith("[heap]") and last > first and libc.madvise(first, last - first, _MADV_HUGEPAGE):
+        if line.endswith(b"[heap]") and last > first and libc.madvise(first, last - first, _MADV_HUGEPAGE):
             return f"madvise failed with errno {ctypes.get_errno()}"
     return None

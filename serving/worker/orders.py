@@ -73,7 +73,7 @@ class Orders:
         told = self._state / f"worker-{os.getpid()}"
         aside = told.with_suffix(".new")
         try:
-            aside.write_text(json.dumps({"folder": str(folder), "error": error}), encoding="utf-8")
+            aside.write_text(json.dumps({"version": folder.name, "error": error}), encoding="utf-8")
             aside.replace(told)
         except OSError:  # a disk that is full keeps a deployment from ending well, but nobody from being answered
             log.warning("the server is not told what this worker serves", exc_info=True)
