@@ -13,4 +13,7 @@ def run_module(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """`python -m` these words, with this project importable; its output is kept, its exit code is not looked at."""
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-P", "-m", *words]
-    return subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": path}
+    return subprocess.run(
+        command, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )

@@ -128,7 +128,7 @@ def family(pid: int) -> list[Process]:
 def _stat(pid: int) -> tuple[int, int] | tuple[()]:
     """The parent's pid, and when the process began; nothing where there is none."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except OSError:  # gone meanwhile
         return ()
     return int(fields[1]), int(fields[19])
@@ -136,7 +136,7 @@ def _stat(pid: int) -> tuple[int, int] | tuple[()]:
 
 def _is_java(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip() == "java"
+        return Path(f"/proc/{pid}/comm").read_text("utf-8", "replace").strip() == "java"
     except OSError:
         return False
 
@@ -144,7 +144,7 @@ def _is_java(pid: int) -> bool:
 def _memory(pid: int) -> dict[str, float]:
     """Rss and Pss, in MB; zeros of a process that has ended meanwhile."""
     try:
-        lines = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]]
+        lines = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()[1:]]
     except OSError:
         return {"Rss": 0.0, "Pss": 0.0}
     return {words[0].rstrip(":"): int(words[1]) * 1024 / 1e6 for words in lines if words[0] in ("Rss:", "Pss:")}

@@ -72,7 +72,7 @@ def run_demo(out: Path, *, train_seconds: int, announce: Callable[[str], None]) 
     with stage("package", "an archive for TorchServe"):
         report.records["package"] = command("package", files["export"], "--out", out)
     words = ["serve", str(files["digits.mar"]), "--port", "0", "--json"]
-    server = subprocess.Popen([*_program(), *words], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen([*_program(), *words], stdout=subprocess.PIPE, encoding="utf-8")
     try:
         with stage("serve", "TorchServe starts"):
             ready = _first_line(server, words)
@@ -102,7 +102,7 @@ def _clear(out: Path) -> None:
 
 
 def _ganctl(words: list[str]) -> dict[str, Any]:
-    process = subprocess.Popen([*_program(), *words, "--json"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*_program(), *words, "--json"], stdout=subprocess.PIPE, encoding="utf-8")
     try:
         told, _ = process.communicate()
     except BaseException:  # a signal asks us to stop: the stage gets the same chance to end well

@@ -66,7 +66,12 @@ def _python() -> Finding:
 def _torch() -> Finding:
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=120, check=True
+            [sys.executable, "-c", _ASK_TORCH],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=120,
+            check=True,
         )
         facts = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:

@@ -107,7 +107,7 @@ def _sockets() -> list[tuple[str, int, int, str]]:
     found = []
     for table in ("tcp", "tcp6"):
         path = Path("/proc/net") / table
-        for line in path.read_text().splitlines()[1:] if path.exists() else ():
+        for line in path.read_text("ascii").splitlines()[1:] if path.exists() else ():
             fields = line.split()
             port = int(fields[1].rpartition(":")[2], 16)
             found.append((fields[3], port, int(fields[4].partition(":")[0], 16), fields[9]))

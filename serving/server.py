@@ -291,7 +291,7 @@ class Server:
         assert self._folder is not None
         if self.token_file is None:
             return
-        ends = json.loads(self.token_file.read_text())["inference"]["expiration time"]
+        ends = json.loads(self.token_file.read_text("utf-8"))["inference"]["expiration time"]
         if datetime.fromisoformat(ends) <= datetime.now(UTC):
             with front_end(self._folder.alias / "management.sock") as management:
                 management.get("/token", params={"type": "inference"}, headers=self._authorization("API"))
@@ -299,4 +299,5 @@ class Server:
     def _authorization(self, kind: Literal["management", "inference", "API"]) -> dict[str, str]:
         if self.token_file is None:
             return {}
-        return {"Authorization": f"Bearer {json.loads(self.token_file.read_text())[kind]['key']}"}
+        key = json.loads(self.token_file.read_text("utf-8"))[kind]["key"]
+        return {"Authorization": f"Bearer {key}"}

@@ -14,7 +14,7 @@ def default_workers(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     """
     cores = len(os.sched_getaffinity(0))
     if quota.is_file():
-        most, period = quota.read_text().split()
+        most, period = quota.read_text("ascii").split()
         if most != "max":
             cores = min(cores, math.ceil(int(most) / int(period)))
     return max(1, min(MOST_WORKERS, cores))

@@ -117,7 +117,7 @@ def test_of_the_old_versions_only_the_one_before_is_kept(server: Server, archive
     for archive in (archives[1], archives[0], archives[1]):
         server.deploy(archive)
     assert server._folder is not None
-    assert len(list((server._folder / "versions").iterdir())) == 2
+    assert len(list((server._folder.path / "versions").iterdir())) == 2
 
 
 def test_the_command_deploys_into_the_server_of_a_port_and_takes_it_back(

@@ -18,6 +18,7 @@ import pytest
 from serving.archive import package
 from serving.errors import ServerError
 from serving.launch import launch
+from serving.private_folder import PrivateFolder
 from serving.server import Server
 
 from ... import http
@@ -61,9 +62,12 @@ def test_java_waits_no_longer_than_it_is_told_to(tmp_path: Path) -> None:
     java = tmp_path / "java"  # one that tells how late its timers may be, ns; a running Java's are told to root only
     java.write_text("#!/bin/sh\ncat /proc/self/timerslack_ns\n")
     java.chmod(0o755)
-    (tmp_path / "logs").mkdir()
-    assert launch(java, tmp_path, {"PATH": os.environ["PATH"]}).wait(PATIENCE) == 0
-    assert (tmp_path / "logs" / "java.log").read_text() == "1\n"
+    folder = PrivateFolder()
+    try:
+        assert launch(java, folder, {"PATH": os.environ["PATH"]}).wait(PATIENCE) == 0
+        assert (folder.path / "logs" / "java.log").read_text() == "1\n"
+    finally:
+        folder.delete()
 
 
 def test_workers_hold_what_they_have_loaded_in_large_pages(served: Running) -> None:

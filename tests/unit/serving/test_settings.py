@@ -10,7 +10,7 @@ from serving.settings import config_properties, environment
 FOLDER = Path("/private")
 
 
-@pytest.mark.parametrize("name", ["PATH", "HOME", "LC_ALL", "OMP_NUM_THREADS", "PYTHONPATH", "ORT_DISABLE_TELEMETRY"])
+@pytest.mark.parametrize("name", ["PATH", "HOME", "OMP_NUM_THREADS", "PYTHONPATH", "ORT_DISABLE_TELEMETRY"])
 def test_what_workers_need_passes(name: str) -> None:
     assert environment({name: "x"}, FOLDER)[name] == "x"
 
@@ -25,10 +25,18 @@ def test_nothing_else_does(name: str) -> None:
     assert "x" not in environment({name: "x"}, FOLDER).values()
 
 
+@pytest.mark.parametrize("name", ["LANG", "LC_ALL", "LC_CTYPE", "PYTHONUTF8", "PYTHONIOENCODING"])
+def test_java_and_workers_take_every_name_as_utf8(name: str) -> None:
+    passed = environment({name: "x"}, FOLDER)
+    assert "x" not in passed.values()
+    assert passed["LC_ALL"] == "C.UTF-8"
+
+
 def test_everything_is_written_into_the_private_folder() -> None:
     given = {"TMPDIR": "/tmp", "LOG_LOCATION": "/var/log", "METRICS_LOCATION": "/var/log"}
-    paths = [value for name, value in environment(given, FOLDER).items() if name != "GLIBC_TUNABLES"]
+    paths = [value for value in environment(given, FOLDER).values() if value.startswith("/")]
     assert len(paths) > len(given)
+    assert not {*given.values()} & {*paths}
     assert all(Path(path).is_relative_to(FOLDER) for path in paths)
 
 

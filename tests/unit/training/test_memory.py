@@ -1,13 +1,17 @@
 """Large pages for what a training allocates."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 _PROBE = """
 import json
+import os
 from pathlib import Path
 from tests.machine import large_pages_given
 from training.memory import use_large_pages
@@ -37,3 +41,23 @@ def test_tensors_lie_in_a_heap_of_large_pages() -> None:
         return
     assert "hg" in found["VmFlags:"]
     assert 1024 * int(found["AnonHugePages:"][0]) >= found["given"] / 2  # of what the kernel has to give just now
+
+
+_WITH_A_MAPPED_FILE = """
+import mmap, sys
+from training.memory import use_large_pages
+with open(sys.argv[1], "rb") as file:
+    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)  # as a library in a virtual environment of that name
+print(use_large_pages())
+"""
+
+
+@pytest.mark.parametrize("name", ["Téléchargements".encode(), "日本 & co #1".encode(), b"latin-\xe9", b"line\nbreak"])
+def test_the_names_of_mapped_files_do_not_matter(name: bytes, tmp_path: Path) -> None:
+    path = bytes(tmp_path) + b"/" + name
+    Path(os.fsdecode(path)).write_bytes(b"x")
+    done = subprocess.run(
+        [sys.executable, "-c", _WITH_A_MAPPED_FILE, path], capture_output=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Error" not in done.stdout
