@@ -69,8 +69,8 @@ def listening(pid: int) -> dict[int, str]:
         except OSError:  # closed meanwhile
             continue
     found = {}
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+    for table in (Path(f"/proc/{pid}/net/tcp"), Path(f"/proc/{pid}/net/tcp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else ():  # a kernel may have no IPv6
             fields = line.split()
             if fields[3] == "0A" and f"socket:[{fields[9]}]" in own:
                 address, _, port = fields[1].partition(":")
