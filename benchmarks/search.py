@@ -23,7 +23,6 @@ import multiprocessing
 import os
 import tempfile
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -42,6 +41,7 @@ from training.config import Config
 from training.errors import ConfigError
 from training.evaluation.evaluator import Evaluator
 from training.settings import resolve
+from training.toml_text import read_toml
 
 SCORES = {
     "fd_times_floor": "FD, × floor",
@@ -95,9 +95,9 @@ def read_trials(path: Path, *, seeds: int, horizon: str | None, n: int) -> list[
         BenchUsageError: the file is none of trials, or settings have faults.
     """
     try:
-        tree = tomllib.loads(path.read_text("utf-8"))
+        tree = read_toml(path)
         entries = [(entry["name"], entry.get("preset", tree.get("preset", "conv")), entry) for entry in tree["trial"]]
-    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BenchUsageError(
             f"{path}: {error!r}; expected TOML with tables [[trial]]: a name and, where wanted, preset, config and set"
         ) from error

@@ -42,7 +42,7 @@ class Token:
     def _read(self, name: str) -> str:
         assert self._file is not None, "there is a file to read"
         try:
-            return str(json.loads(self._file.read_text(encoding="utf-8"))[name]["key"])
+            return str(json.loads(self._file.read_bytes())[name]["key"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RemoteError(
                 f"{self._file}: is no token file ({error!r}). `ganctl serve --auth token` tells where its own is."

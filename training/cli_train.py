@@ -1,8 +1,10 @@
 """The command `train`: its words become a launch, here or as ranks of this machine, and its result is told."""
 
+import codecs
 import re
 import shlex
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -59,7 +61,7 @@ _FLAGS = {  # flag → the setting that it sets
 @click.option("--init-from", metavar="PATH", help="Begin with the networks of another run or checkpoint.")
 @click.option("--callback", "callbacks", multiple=True, metavar="MODULE:NAME", help="A callback of your own.")
 @click.option("--allow-changes", is_flag=True, help="Resume although settings differ.")
-@click.option("--print-config", is_flag=True, help="Show every setting and where it came from; train nothing.")
+@click.option("--print-config", is_flag=True, help="Print all settings, with their origin, as a --config file.")
 @click.option("--dry-run", is_flag=True, help="Build everything, say what would be trained; train nothing.")
 @click.option("--restarted", is_flag=True, hidden=True, help="Go on from the last checkpoint: a rank was killed.")
 @json_option
@@ -205,15 +207,16 @@ def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
 
 
 def _print_config(config: "Config", sources: dict[str, str], as_json: bool) -> None:
-    from training.config import setting_names
+    from training.settings import config_toml
 
-    values = {"preset": config.preset} | config.flat()
     if as_json:
+        values = {"preset": config.preset} | config.flat()
         emit({name: {"value": values[name], "source": sources[name]} for name in values})
         return
-    for name, meaning in (("preset", "the preset that the settings start from"), *setting_names()):
-        value = "unset" if values[name] is None else values[name]
-        click.echo(f"{name:26} = {value!s:18} {sources[name]:22} {meaning}")
+    text = config_toml(config, sources)
+    if codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8":  # TOML is UTF-8, which ASCII with escapes is, too
+        text = re.sub(r"[^\x00-\x7f]", lambda found: f"\\U{ord(found[0]):08x}", text)
+    click.echo(text, nl=False)
 
 
 def _result_record(result: "Result") -> dict[str, Any]:

@@ -15,13 +15,13 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-import tomli_w
 import torch
 
 from training.atomic_write import write_file
 from training.checkpoint import SUFFIX, Saved, read_checkpoint
 from training.config import Config
 from training.errors import CheckpointError, TrainingError
+from training.settings import config_toml
 
 CHECKPOINTS = "checkpoints"
 LOGS = ".ranks"  # where several ranks' output lies while they run
@@ -70,7 +70,7 @@ def begin_folder(folder: Path, config: Config, ranks: int, *, fresh: bool, numbe
 def write_settings(folder: Path, config: Config, ranks: int = 1) -> None:
     """Writes `config.toml`, from which `train --config` repeats the run, and `environment.json`."""
     (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    write_file(folder / "config.toml", tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
+    write_file(folder / "config.toml", config_toml(config))
     packages = ("torch", "torchvision", "numpy", "safetensors", "tensorboard")
     environment = {
         "command": sys.argv,

@@ -20,6 +20,7 @@ from training.errors import ConfigError
 from training.losses import LOSSES
 from training.models import DISCRIMINATORS, GENERATORS
 from training.registry import Registry
+from training.toml_text import UNSET, read_toml, settings_toml
 
 Values = dict[str, Any]
 _REGISTRIES: tuple[Registry[Any], ...] = (DATASETS, GENERATORS, DISCRIMINATORS, LOSSES)
@@ -94,7 +95,7 @@ def resolve(
     for source, layer in layers:
         for name, value in layer.items():
             if name in known:
-                values[name], sources[name] = value, source
+                values[name], sources[name] = None if value == UNSET else value, source
             else:
                 faults.append(f"{source}: unknown setting '{name}'.{suggest(name, known)}")
     config = _validate(chosen, values, sources, faults)
@@ -156,11 +157,11 @@ def _read_preset(name: str, source: str, faults: list[str]) -> Values:
 
 def _read_file(path: Path, faults: list[str]) -> Values:
     try:
-        return _flatten(tomllib.loads(path.read_text("utf-8")))
+        return _flatten(read_toml(path))
     except OSError as error:
         faults.append(f"--config {path}: {error.strerror}; expected a TOML file such as a preset.")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        faults.append(f"--config {path}: not TOML: {error}.")
+    except ValueError as error:
+        faults.append(f"--config {path}: {error}.")
     return {}
 
 
@@ -183,13 +184,22 @@ def _read_assignment(assignment: str, faults: list[str]) -> tuple[str, Values]:
 
 
 def _parse_value(name: str, text: str) -> Any:
-    if text.strip() in ("", "unset"):  # as --print-config shows it
+    if not text.strip():
         return None
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:  # bare words such as cosine or 120s are text
         return text.strip()
     return text.strip() if name in text_settings() and not isinstance(value, str) else value
+
+
+def config_toml(config: Config, sources: Mapping[str, str] | None = None) -> str:
+    """The settings as a TOML file for `--config`; with `sources` each has its source and meaning as a comment."""
+    known = config.preset in preset_names()  # not where another version made the run
+    base = resolve(preset=config.preset, environment={})[0] if known else Config()
+    values = {"preset": config.preset, **config.flat()}
+    meanings = {"preset": "the preset that the settings start from", **dict(setting_names())}
+    return settings_toml(values, base.flat(), sources, meanings if sources else None)
 
 
 def configure(preset: str | None = None, settings: Mapping[str, Any] | None = None) -> Config:

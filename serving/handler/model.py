@@ -113,7 +113,7 @@ class Model:
     @classmethod
     def load(cls, folder: Path, config: Mapping[str, Any]) -> "Model":
         """Reads `manifest.json` in an unpacked archive's folder, with the limits of its config."""
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads((folder / "manifest.json").read_bytes())
         return cls.from_manifest(manifest, Limits.from_config(config))
 
 

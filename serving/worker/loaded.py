@@ -19,7 +19,7 @@ class Context:
     """
 
     def __init__(self, folder: Path) -> None:
-        config = yaml.safe_load((folder / "model-config.yaml").read_text(encoding="utf-8"))
+        config = yaml.safe_load((folder / "model-config.yaml").read_bytes())
         self.model_yaml_config: dict[str, Any] = config
         self.system_properties: dict[str, Any] = {"model_dir": str(folder)}
         self.begin(())

@@ -85,6 +85,9 @@ def test_all_faults_of_the_file_are_told_before_anything_is_trained(tmp_path: Pa
     path.write_text('[[trial]]\nname = "a"\nsets = []\n')
     with pytest.raises(BenchUsageError, match="trial a: unknown sets"):
         read_trials(path, seeds=1, horizon="640 images", n=100)
+    path.write_bytes("name = 1".encode("utf-16"))
+    with pytest.raises(BenchUsageError, match="found UTF-16, expected UTF-8"):
+        read_trials(path, seeds=1, horizon="640 images", n=100)
     path.write_text("name = 1\n")
     with pytest.raises(BenchUsageError, match=r"expected TOML with tables \[\[trial\]\]"):
         read_trials(path, seeds=1, horizon="640 images", n=100)

@@ -107,6 +107,19 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_class_names_that_an_editor_saved_in_its_encoding_are_served(encoding: str, copy: Path, tmp_path: Path) -> None:
+    names = ["zéro", "一", *"23456789"]
+    change(copy, class_names=names)
+    path = copy / "manifest.json"
+    path.write_bytes(path.read_text().encode(encoding))
+    assert read_export(copy)["class_names"] == names
+    with zipfile.ZipFile(package(copy, tmp_path, "onnx")) as archive:
+        archive.extractall(tmp_path / "model")
+    served = Service.load(tmp_path / "model", {"backend": "onnx", "model_file": "generator.onnx"})
+    assert served.model.class_names == tuple(names)
+
+
 def test_a_failing_archiver_is_told_and_leaves_nothing(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(PackageError, match="torch-model-archiver failed"):
