@@ -31,6 +31,7 @@ class Assembly:
     device: torch.device
     precision: Precision
     class_names: tuple[str, ...]
+    class_images: tuple[int, ...]  # training images of each class
     shape: ImageShape
     data: dict[str, Any]  # what tells the data from other data, as JSON
     batch_size: int  # over all ranks
@@ -58,6 +59,10 @@ class Assembly:
             "activation_bytes": activations,  # an estimate: what the larger phase keeps for its backward pass
             "memory_bytes": weights + data + activations,
             "training_images": self.batches.size,
+            "classes": [
+                {"name": name, "images": images}
+                for name, images in zip(self.class_names, self.class_images, strict=True)
+            ],
             "batch_size": self.batch_size,
             "batch_size_per_rank": self.batch_size // ranks.size,
             "steps_per_epoch": self.batches.per_epoch,
@@ -114,7 +119,9 @@ def assemble(config: Config, ranks: Ranks) -> Assembly:
         config, generator, discriminator, device, precision=precision, ranks=ranks, capturable=eager is None
     )  # fmt: skip
     update = Update(step, batches.gather, eager=eager)
-    return Assembly(config, device, precision, data.class_names, shape, facts, batch_size, batches, step, update)
+    counts = tuple(torch.bincount(data.labels, minlength=classes).tolist())
+    names = data.class_names
+    return Assembly(config, device, precision, names, counts, shape, facts, batch_size, batches, step, update)
 
 
 def check_ranks(config: Config, ranks: int) -> None:

@@ -1,26 +1,33 @@
-"""What lies below the folder of one's own images: its files with their classes and splits; nothing is opened here.
+"""Finds the class folders below a root, and their image files with classes and splits; no image is opened here.
 
-Links are followed. What begins with a dot is passed over; all else that is no file to open is listed with the reason.
+Links are followed. Names that begin with a dot and files and folders of operating systems are passed over, and so are
+empty folders. A chain of single folders (an unpacked archive) is followed down to the folder that holds the classes.
+Where it is uncertain which folders are the classes, the error names the paths that can be given instead.
+
+Class names are kept in Unicode's composed form (NFC); on a disk from macOS the folder's own name is decomposed.
 """
 
 import hashlib
 import json
 import os
-import stat
-from collections.abc import Collection, Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from PIL import Image
 
 from training.config import DataSettings
 from training.data import Split
 from training.errors import ConfigError, DataError
+from training.file_kinds import advice_for_file, file_kind, list_names
+from training.folder_tree import Content, Tree, counts, is_train, lines, shown, told
 
-_VERSION = 2  # of what is made of an image and how it is kept; another one makes the cache anew
+_VERSION = 3  # of what is made of an image and how it is kept; another one makes the cache anew
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-_IGNORED = {"thumbs.db", "desktop.ini"}  # and whatever begins with a dot
 _FEWEST = 3  # images of a class: one for each split
+_SHOWN = 8  # files of which an error names the kind
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".xml", ".mat", ".npy", ".npz")  # may hold labels
+_TEXTS = ("readme", "license", "licence", "copying", "notice", "changelog", "citation", "requirements")  # do not
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class File:
     """A file that may be an image."""
 
     path: Path
-    name: str  # below the root, with slashes
+    name: str  # below the root, with slashes, in NFC
     label: int
     split: Split
     state: tuple[int, int]  # size and time of change
@@ -39,24 +46,11 @@ class Listing:
     """All that lies below a root. Two are equal if their digests are."""
 
     digest: str
-    root: Path = field(compare=False)
+    root: Path = field(compare=False)  # the folder that holds the class folders, or the splits
     class_names: tuple[str, ...] = field(compare=False)
     files: tuple[File, ...] = field(compare=False)
     bad: dict[Path, str] = field(compare=False)  # what is no file to open, and why
-    loose: dict[Path, int] = field(compare=False)  # images beside class folders, by the folder
-
-
-@dataclass
-class _Content:
-    """What lies in a folder, by name; where a link leads is what counts."""
-
-    folders: list[Path] = field(default_factory=list)
-    files: dict[Path, os.stat_result] = field(default_factory=dict)
-    bad: dict[Path, str] = field(default_factory=dict)
-
-    def images(self) -> int:
-        """How many files are called like images."""
-        return sum(path.suffix.lower() in Image.registered_extensions() for path in self.files)
+    notes: tuple[str, ...] = field(compare=False)  # what was passed over or seen through, a line each
 
 
 def list_folder(settings: DataSettings) -> Listing:
@@ -70,28 +64,35 @@ def list_folder(settings: DataSettings) -> Listing:
     if root is None:
         raise ConfigError(["data.root: data.name = 'folder' needs it, a folder of class folders of images."])
     if not root.is_dir():
-        raise DataError(f"data.root: {shown(root)} is no folder; expected one folder of images for each class in it")
-    top = _content(root)
-    parts = _parts(root, top)
-    contents = {root: top} | {folder: _content(folder) for folder in parts.values() if folder != root}
-    bad = {path: reason for content in contents.values() for path, reason in content.bad.items()}
-    loose = {folder: images for folder, content in contents.items() if (images := content.images())}
-    class_names = _class_names({folder: contents[folder] for folder in parts.values()})
+        raise DataError(_no_folder(root))
+    tree = Tree()
+    levels = tree.chain(root)
+    base = levels[-1]
+    parts = _parts(tree, base)
+    chains = {part: tree.chain(folder) for part, folder in parts.items()}
+    levels += [level for chain in chains.values() for level in chain if level not in levels]
+    classes = _classes(tree, {part: chain[-1] for part, chain in chains.items()})
+    bad = {path: reason for level in levels for path, reason in tree.content(level).bad.items()}
     files: list[File] = []
-    for part, folder in parts.items():
-        for label, name in enumerate(class_names):
-            found = _gather(folder / name, above={root, folder})
+    nested: Counter[str] = Counter()
+    for part, folders in classes.items():
+        for label, folder in enumerate(folders.values()):
+            found = _gather(tree, folder, above=levels)
             bad |= found.bad
-            if len(found.files) < (_FEWEST if part in ("all", "train") else 1):
-                raise DataError(
-                    f"data.root: {shown(folder / name)} has {len(found.files)} images, expected {_FEWEST} or more of"
-                    f" each class{lines(told(found.bad))}"
-                )
-            files += _assign(part, parts.keys(), root, found.files, label)
-    return Listing(_digest(settings, root, class_names, files, bad), root, tuple(class_names), tuple(files), bad, loose)
+            _check_count(folder, found, _FEWEST if part in ("all", "train") else 1)
+            for inner, content in tree.below(folder, above=levels):
+                if inner != folder and content.images():
+                    nested[shown(inner.relative_to(base))] += content.images()
+            files += _assign(part, parts.keys(), base, found.files, label)
+    names = tuple(next(iter(classes.values())))
+    ends = [chain[-1] for chain in chains.values()]
+    notes = _notes(tree, levels, nested, ends=[] if base == root and ends == [*parts.values()] else ends)
+    return Listing(_digest(settings, base, names, files, bad), base, names, tuple(files), bad, tuple(notes))
 
 
-def _digest(settings: DataSettings, root: Path, class_names: list[str], files: list[File], bad: dict[Path, str]) -> str:
+def _digest(
+    settings: DataSettings, root: Path, class_names: tuple[str, ...], files: list[File], bad: dict[Path, str]
+) -> str:
     """Of what the tensors depend on, as far as it can be known without reading the files. 32 letters."""
     what = [_VERSION, settings.size, settings.channels, settings.skip_bad, class_names]
     digest = hashlib.sha256(json.dumps(what).encode())
@@ -103,85 +104,154 @@ def _digest(settings: DataSettings, root: Path, class_names: list[str], files: l
     return digest.hexdigest()[:32]
 
 
-def _parts(root: Path, top: _Content) -> dict[str, Path]:
+def _parts(tree: Tree, root: Path) -> dict[str, Path]:
     """The folders with class folders in them: one for each split, or the root itself for all."""
-    names = {folder.name for folder in top.folders}
+    names = {folder.name for folder in tree.folders(root)}
     if "train" in names and len(names) > 1 and names <= set(SPLITS):
         return {split: root / split for split in SPLITS if split in names}
-    for folder in top.folders:
-        if folder.name.lower() not in ("train", "training"):
-            continue
-        within = _content(folder)
-        if len(names) > 1 or (within.folders and not within.images()):  # else a class that is called so
-            raise DataError(
+    for folder in tree.folders(root):
+        within = tree.content(folder)
+        if is_train(folder) and (len(names) > 1 or (tree.folders(folder) and not within.images())):
+            raise DataError(  # else a class that is called so
                 f"data.root: {shown(root)} has the folders {', '.join(shown(name) for name in sorted(names))};"
                 " expected train beside val, test or both (in these letters) and nothing else, with one folder for"
-                " each class in each of them; or the class folders alone, none of them called train"
+                " each class in each of them; or the class folders alone, none of them called train. Rename the"
+                f" folders, or give data.root={shown(folder)} to take its images for all splits"
             )
     return {"all": root}
 
 
-def _class_names(contents: dict[Path, _Content]) -> list[str]:
-    """The names of the class folders, the same in all splits, by number where all are numbers, else by name."""
-    names: dict[Path, list[str]] = {}
-    for folder, content in contents.items():
-        names[folder] = [path.name for path in content.folders]
-        if not names[folder]:
-            raise DataError(
-                f"data.root: {shown(folder)} has no class folders; expected one for each class, with its images in it"
-                + lines(told(content.bad))
-            )
-        for path in content.folders:
-            if shown(path.name) != path.name:  # pictures, manifests and pages could not name it
+def _classes(tree: Tree, parts: dict[str, Path]) -> dict[str, dict[str, Path]]:
+    """The class folders of each part by their names, in the order of the labels: by number where all are numbers."""
+    classes: dict[str, dict[str, Path]] = {}
+    for part, folder in parts.items():
+        inner = tree.folders(folder)
+        if not inner:
+            raise DataError(_no_classes(tree, folder))
+        _check_depth(tree, folder, inner)
+        named: dict[str, Path] = {}
+        for path in inner:
+            if not _is_utf_8(path.name):  # pictures, manifests and pages could not name it
                 raise DataError(f"data.root: the name of the class folder {shown(path)} is not UTF-8; rename it")
-    wanted = next(iter(names.values()))
-    for folder, found in names.items():
-        if found != wanted:
-            differing = ", ".join(sorted(set(found) ^ set(wanted)))
-            raise DataError(f"data.root: the classes of {shown(folder)} are not those of the other splits: {differing}")
-    numbered = all(name.isascii() and name.isdigit() for name in wanted)
-    return sorted(wanted, key=lambda name: (int(name) if numbered else 0, name))
+            name = unicodedata.normalize("NFC", path.name)
+            if name in named:
+                raise DataError(
+                    f"data.root: {shown(folder)} has two folders called {name}, {named[name].name!a} and"
+                    f" {path.name!a} (two Unicode forms of one name); expected one folder for each class. Rename"
+                    " one of them, or put their images together"
+                )
+            named[name] = path
+        numbered = all(name.isascii() and name.isdigit() for name in named)
+        order = sorted(named, key=lambda name: (int(name) if numbered else 0, name))
+        classes[part] = {name: named[name] for name in order}
+    wanted = next(iter(classes.values()))
+    for part, found in classes.items():
+        if differing := sorted(found.keys() ^ wanted.keys()):
+            empty = sorted(shown(path) for path in tree.empty)
+            raise DataError(
+                f"data.root: the classes of {shown(parts[part])} are not those of the other splits:"
+                f" {list_names(differing)}" + (f" (empty: {list_names(empty)})" if empty else "")
+            )
+    return classes
 
 
-def _content(folder: Path) -> _Content:
-    """One folder's; what may not be read is bad, never an error of its own."""
-    found = _Content()
-    try:
-        paths = sorted(folder.iterdir())
-    except OSError as error:
-        found.bad[folder] = f"a folder that cannot be listed ({error.strerror})"
-        return found
-    for path in paths:
-        if path.name.startswith(".") or path.name.lower() in _IGNORED:
-            continue
-        try:
-            facts = path.stat()
-        except OSError as error:
-            found.bad[path] = f"{'a broken link' if path.is_symlink() else 'out of reach'} ({error.strerror})"
-            continue
-        if stat.S_ISDIR(facts.st_mode):
-            found.folders.append(path)
-        elif stat.S_ISREG(facts.st_mode):
-            found.files[path] = facts
-        else:
-            found.bad[path] = "neither a file nor a folder"
-    return found
+def _check_depth(tree: Tree, folder: Path, inner: list[Path]) -> None:
+    """Refuses folders of which none holds images itself, and some hold several folders of images."""
+    if any(_may_be_image(path) for path in inner for path in tree.content(path).files):
+        return
+    deep = [path for path in inner if sum(content.images() > 0 for _, content in tree.below(path)) > 1]
+    if deep:
+        ways = " or ".join(f"data.root={shown(tree.chain(path)[-1])}" for path in deep[:3])
+        raise DataError(
+            f"data.root: {shown(folder)} has the folders {list_names([shown(path.name) for path in inner])}, which hold"
+            f" folders of images instead of images; expected one folder of images for each class. Give {ways}"
+            f"{' or another one' if len(deep) > 3 else ''}; or call them train, val and test, if they are splits; or"
+            " move the images of each class into one folder"
+        )
 
 
-def _gather(folder: Path, above: Collection[Path]) -> _Content:
+def _check_count(folder: Path, found: Content, fewest: int) -> None:
+    if len(found.files) < fewest:
+        raise DataError(
+            f"data.root: {shown(folder)} has {len(found.files)} images, expected {fewest} or more of each class. Add"
+            f" images, or move the folder elsewhere{lines(told(found.bad))}"
+        )
+    if not any(map(_may_be_image, found.files)):
+        kinds = Counter(path.suffix.lower() for path in found.files)
+        raise DataError(
+            f"data.root: {shown(folder)} has no images ({counts(kinds)}), expected {fewest} or more of each class. Move"
+            " the folder elsewhere"
+        )
+
+
+def _no_folder(root: Path) -> str:
+    """Of a root that is absent or a file."""
+    expected = "expected one folder of images for each class in it"
+    if not root.exists():
+        return f"data.root: {shown(root)} is no folder; {expected}. Check the path"
+    if not root.is_file():
+        return f"data.root: {shown(root)} is no folder; {expected}"
+    return f"data.root: {shown(root)} is no folder but {file_kind(root)}; {expected}. {advice_for_file(root)}"
+
+
+def _no_classes(tree: Tree, folder: Path) -> str:
+    """Of a folder without class folders, with what it holds instead."""
+    content = tree.content(folder)
+    expected = "expected one for each class, with its images in it"
+    if images := content.images():
+        return (
+            f"data.root: {shown(folder)} has {images} images and no class folders; {expected}. To take all of them as"
+            f" one class, move them into a folder within, such as {shown(folder / 'images')}{lines(told(content.bad))}"
+        )
+    empty = " that hold anything" if content.folders else ""
+    files = list(content.files)[:_SHOWN]
+    held = [f"{shown(path.name)} is {file_kind(path)}. {advice_for_file(path)}" for path in files]
+    return f"data.root: {shown(folder)} has no class folders{empty}; {expected}{lines(told(content.bad) + held)}"
+
+
+def _notes(tree: Tree, levels: list[Path], nested: Mapping[str, int], *, ends: list[Path]) -> Iterator[str]:
+    """A line for all that was passed over or seen through."""
+    if ends:
+        yield f"data.root: the class folders are those of {' and '.join(map(shown, ends))}"
+    if tree.system_files:
+        yield (
+            f"data.root: {tree.system_files.total()} files and folders of operating systems and programs are passed"
+            f" over: {counts(tree.system_files)}"
+        )
+    if empty := sorted(shown(path) for path in tree.empty):
+        yield f"data.root: {len(empty)} empty folders are passed over: {list_names(empty)}"
+    if nested:
+        yield (
+            f"data.root: {sum(nested.values())} images in folders below the class folders count as images of these"
+            f" classes: {counts(Counter(nested))}"
+        )
+    for level in levels:
+        content = tree.content(level)
+        if images := content.images():
+            yield f"{shown(level)}: {images} images lie beside the class folders and are left out"
+        tables = [shown(path.name) for path in content.files if _may_hold_labels(path)]
+        if tables:
+            yield f"{shown(level)}: {list_names(tables)} not read: labels are taken from the class folders alone"
+
+
+def _is_utf_8(name: str) -> bool:
+    return os.fsencode(name).decode(errors="replace") == name
+
+
+def _may_hold_labels(path: Path) -> bool:
+    return path.suffix.lower() in _TABLES and not path.name.lower().startswith(_TEXTS)
+
+
+def _may_be_image(path: Path) -> bool:
+    return path.suffix.lower() not in _TABLES
+
+
+def _gather(tree: Tree, folder: Path, above: Collection[Path]) -> Content:
     """All that lies in a folder and those below it, links to folders followed."""
-    gathered = _Content()
-    waiting, seen = [folder], {os.path.realpath(path) for path in above}
-    while waiting:
-        folder = waiting.pop()
-        place = os.path.realpath(folder)
-        if place in seen:  # a link in a loop, or a second one: nothing new is there
-            continue
-        seen.add(place)
-        content = _content(folder)
+    gathered = Content()
+    for _, content in tree.below(folder, above=above):
         gathered.files |= content.files
         gathered.bad |= content.bad
-        waiting += reversed(content.folders)
     return gathered
 
 
@@ -189,7 +259,7 @@ def _assign(
     part: str, parts: Collection[str], root: Path, found: dict[Path, os.stat_result], label: int
 ) -> Iterator[File]:
     """The files of one class folder, each with its split."""
-    names = {path: path.relative_to(root).as_posix() for path in sorted(found)}
+    names = {path: unicodedata.normalize("NFC", path.relative_to(root).as_posix()) for path in sorted(found)}
     order, val, test = list(names), 0, 0
     if part in ("all", "train"):
         # a shuffle that depends on the names alone; where a split has a folder of its own, nothing is taken for it
@@ -200,18 +270,3 @@ def _assign(
         own: Split = "val" if part == "val" else "test" if part == "test" else "train"
         split: Split = "val" if i < val else "test" if i < val + test else own
         yield File(path, names[path], label, split, (found[path].st_size, found[path].st_mtime_ns))
-
-
-def told(bad: dict[Path, str]) -> list[str]:
-    """A line for each bad file, by name."""
-    return [f"{shown(path)}: {bad[path]}" for path in sorted(bad)]
-
-
-def lines(listed: list[str]) -> str:
-    """The end of a message that lists something."""
-    return "".join(f"\n  - {line}" for line in listed)
-
-
-def shown(path: Path | str) -> str:
-    """A path as text that can be written anywhere, even if its name is no UTF-8."""
-    return str(path).encode("utf-8", "backslashreplace").decode()

@@ -32,6 +32,8 @@ class Duration(click.ParamType[float]):
         return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2] or "s"]
 
 
+_CLASSES_SHOWN = 12  # classes in a line
+
 _FLAGS = {  # flag → the setting that it sets
     "batch_size": ("--batch-size", "train.batch_size"),
     "device": ("--device", "train.device"),
@@ -180,6 +182,7 @@ def _fit(trainer: "Trainer", preset: str) -> "Result":
             + (f" over {facts['ranks']} ranks" if facts["ranks"] > 1 else "")
             + f", {trainer.config.train.horizon}"
         )
+        note(f"{facts['training_images']:,} training images: {_class_line(facts['classes'])}")
         note(f"precision {facts['precision']}: {facts['precision_reason']}")
         if facts["device"].startswith("cuda"):
             way = "as one CUDA graph" if facts["cuda_graph"] else "eagerly"
@@ -203,7 +206,19 @@ def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         emit(facts)
     else:
-        click.echo("\n".join(f"{name:24} {value}" for name, value in facts.items()))
+        told = facts | {"classes": _class_line(facts["classes"])}
+        click.echo("\n".join(f"{name:24} {value}" for name, value in told.items()))
+
+
+def _class_line(classes: list[dict[str, Any]]) -> str:
+    """The classes with their training images: "2 classes: cat (24), dog (24)"; of many classes the first and the last."""
+    from training.folder_tree import shown
+
+    listed = [f"{shown(item['name'])} ({item['images']})" for item in classes]
+    if len(listed) > _CLASSES_SHOWN:
+        fewest, most = (f([item["images"] for item in classes]) for f in (min, max))
+        listed = [*listed[: _CLASSES_SHOWN - 2], "…", f"{listed[-1]}, with {fewest} to {most} images each"]
+    return f"{len(classes)} {'class' if len(classes) == 1 else 'classes'}: {', '.join(listed)}"
 
 
 def _print_config(config: "Config", sources: dict[str, str], as_json: bool) -> None:

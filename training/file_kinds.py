@@ -1,0 +1,89 @@
+"""Names the kind of a file that was given where a folder of images was expected, and says how to use its content."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+_SIGNATURES = (
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"BZh", "a bzip2 archive"),
+    (b"\xfd7zXZ\0", "an xz archive"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"PAR1", "a Parquet file"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x93NUMPY", "an .npy file"),
+    (b"SQLite format 3", "an SQLite database"),
+)
+_TAR = (257, b"ustar")  # its mark, and where it stands
+_SHOWN = 8  # names in a list
+
+
+def file_kind(path: Path) -> str:
+    """The kind of a file by its first bytes, such as "a ZIP archive"; of arrays also their names, types and shapes.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        return "an empty file"
+    if path.suffix == ".npz":
+        try:
+            return f"an .npz file with {describe_arrays(path)}"
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            return f"a damaged .npz file ({error})"
+    if head[:3] == b"\0\0\x08" and 1 <= head[3] <= 4:
+        shape = [int.from_bytes(head[4 + 4 * i : 8 + 4 * i], "big") for i in range(head[3])]
+        return f"an IDX file of {' × '.join(map(str, shape))} bytes"
+    if head[_TAR[0] :].startswith(_TAR[1]):
+        return "a tar archive"
+    for signature, kind in _SIGNATURES:
+        if head.startswith(signature):
+            return kind
+    try:
+        with Image.open(path) as image:
+            return f"one image ({image.format})"
+    except (UnidentifiedImageError, Image.DecompressionBombError, ValueError, OSError):
+        return "a file of another kind"
+
+
+def advice_for_file(path: Path) -> str:
+    """The way to make a folder of images of a file."""
+    kind = file_kind(path)
+    if kind.endswith("archive"):
+        return "Unpack it, and give the folder."
+    if kind.startswith("one image"):
+        return "Give the folder that holds the class folders."
+    if kind.startswith("an IDX file"):
+        return "data.name = mnist, fashion-mnist and kmnist read IDX files of their own sizes from a folder."
+    return "Write its images as files (such as PNG) into one folder for each class."
+
+
+def describe_arrays(path: Path) -> str:
+    """The arrays of an .npz file: "images uint8 (500, 28, 28), labels int64 (500,)"; only their headers are read.
+
+    Raises:
+        OSError, ValueError, zipfile.BadZipFile: the file is damaged.
+    """
+    described = []
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            with archive.open(name) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+            described.append(f"{name.removesuffix('.npy')} {dtype} {shape}")
+    return list_names(described) or "no arrays"
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Names with commas between them, shortened where they are many."""
+    shown = ", ".join(names[:_SHOWN])
+    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown

@@ -1,0 +1,144 @@
+"""Lists folders of images: each folder once, without what operating systems leave there; no image is opened.
+
+Links are followed. Names that begin with a dot are passed over; all else that is no file to open is kept as bad, with
+the reason.
+"""
+
+import os
+import stat
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from training.file_kinds import list_names
+from training.system_files import system_name
+
+
+@dataclass
+class Content:
+    """What lies in a folder, by name; where a link leads is what counts."""
+
+    folders: list[Path] = field(default_factory=list)
+    files: dict[Path, os.stat_result] = field(default_factory=dict)
+    bad: dict[Path, str] = field(default_factory=dict)
+
+    def images(self) -> int:
+        """How many files are called like images."""
+        return sum(is_image_name(path) for path in self.files)
+
+
+class Tree:
+    """Folders, each listed once, without the files and folders of systems, which are counted."""
+
+    def __init__(self) -> None:
+        self._contents: dict[Path, Content] = {}
+        self.system_files: Counter[str] = Counter()
+        self.empty: set[Path] = set()
+
+    def content(self, folder: Path) -> Content:
+        """One folder's; what may not be read is bad, never an error of its own."""
+        if folder not in self._contents:
+            self._contents[folder] = self._list(folder)
+        return self._contents[folder]
+
+    def below(self, folder: Path, *, above: Collection[Path] = ()) -> Iterator[tuple[Path, Content]]:
+        """A folder and all below it; a link in a loop, and a second link to the same folder, lead to nothing new."""
+        waiting, seen = [folder], {os.path.realpath(path) for path in above}
+        while waiting:
+            folder = waiting.pop()
+            place = os.path.realpath(folder)
+            if place not in seen:
+                seen.add(place)
+                content = self.content(folder)
+                yield folder, content
+                waiting += reversed(content.folders)
+
+    def folders(self, folder: Path) -> list[Path]:
+        """The folders within that are not empty all the way down."""
+        kept = []
+        for inner in self.content(folder).folders:
+            if any(content.files or content.bad for _, content in self.below(inner)):
+                kept.append(inner)
+            else:
+                self.empty.add(inner)
+        return kept
+
+    def has_images(self, folder: Path) -> bool:
+        """Whether any file in a folder or below it is called like an image."""
+        return any(content.images() for _, content in self.below(folder))
+
+    def chain(self, folder: Path) -> list[Path]:
+        """The folder, and the single folders within it down to the one that holds several, or one with images."""
+        chain, places = [folder], {os.path.realpath(folder)}
+        while True:
+            inner = self.folders(folder)
+            if len(inner) != 1 or self.content(folder).images() or is_train(inner[0]):
+                return chain
+            [folder] = inner
+            if self.content(folder).images() or not any(map(self.has_images, self.folders(folder))):
+                return chain  # this folder is a class
+            if os.path.realpath(folder) in places:
+                return chain
+            places.add(os.path.realpath(folder))
+            chain.append(folder)
+
+    def _list(self, folder: Path) -> Content:
+        found = Content()
+        try:
+            paths = sorted(folder.iterdir())
+        except OSError as error:
+            found.bad[folder] = f"a folder that cannot be listed ({error.strerror})"
+            return found
+        for path in paths:
+            if (known := system_name(path.name)) is not None:
+                self.system_files[known] += 1
+                continue
+            if path.name.startswith("."):
+                continue
+            try:
+                facts = path.stat()
+            except OSError as error:
+                found.bad[path] = f"{'a broken link' if path.is_symlink() else 'out of reach'} ({error.strerror})"
+                continue
+            if stat.S_ISDIR(facts.st_mode):
+                found.folders.append(path)
+            elif stat.S_ISREG(facts.st_mode):
+                found.files[path] = facts
+            else:
+                found.bad[path] = "neither a file nor a folder"
+        return found
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a file is called like an image."""
+    return path.suffix.lower() in Image.registered_extensions()
+
+
+def is_train(folder: Path) -> bool:
+    """Whether a folder is called like the training split of a data set."""
+    return folder.name.lower() in ("train", "training")
+
+
+def told(bad: Mapping[Path, str]) -> list[str]:
+    """A line for each bad file, by name."""
+    return [f"{shown(path)}: {bad[path]}" for path in sorted(bad)]
+
+
+def lines(listed: list[str]) -> str:
+    """The end of a message that lists something."""
+    return "".join(f"\n  - {line}" for line in listed)
+
+
+def counts(counter: Counter[str]) -> str:
+    """Names with their counts, the most frequent first."""
+    return list_names([f"{shown(name) or 'no suffix'} ({n})" for name, n in counter.most_common()])
+
+
+def shown(path: Path | str) -> str:
+    """A path as text that can be written anywhere, even if its name is no UTF-8 or holds control characters."""
+    text = str(path).encode("utf-8", "backslashreplace").decode()
+    return "".join(f"\\x{ord(letter):02x}" if unicodedata.category(letter) == "Cc" else letter for letter in text)
