@@ -140,7 +140,8 @@ def _batch_size(config: Config, device: torch.device, ranks: Ranks, images: int)
     automatic = (_BATCH_ON_CUDA if device.type == "cuda" else _BATCH_ON_CPU) // ranks.size * ranks.size
     size = max(ranks.size, automatic) if asked == "auto" else asked
     if size > images:
-        raise ConfigError([f"train.batch_size = {size}: there are only {images} training images."])
+        advice = f"Give --batch-size {images}, or add images."
+        raise ConfigError([f"train.batch_size = {size}: there are only {images} training images. {advice}"])
     if size % ranks.size:
         below = size // ranks.size * ranks.size
         near = " or ".join(str(n) for n in (below, below + ranks.size) if n)

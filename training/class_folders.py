@@ -10,17 +10,16 @@ Class names are kept in Unicode's composed form (NFC); on a disk from macOS the 
 import hashlib
 import json
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.config import DataSettings
-from training.data import Split
+from training.data import Split, nfc
 from training.errors import ConfigError, DataError
 from training.file_kinds import advice_for_file, file_kind, list_names
-from training.folder_tree import Content, Tree, counts, is_train, lines, shown, told
+from training.folder_tree import Content, Tree, companions, counts, is_train, lines, shown, told
 
 _VERSION = 3  # of what is made of an image and how it is kept; another one makes the cache anew
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -50,6 +49,7 @@ class Listing:
     class_names: tuple[str, ...] = field(compare=False)
     files: tuple[File, ...] = field(compare=False)
     bad: dict[Path, str] = field(compare=False)  # what is no file to open, and why
+    companions: tuple[Path, ...] = field(compare=False)  # captions and the like, beside images of the same name
     notes: tuple[str, ...] = field(compare=False)  # what was passed over or seen through, a line each
 
 
@@ -75,10 +75,14 @@ def list_folder(settings: DataSettings) -> Listing:
     bad = {path: reason for level in levels for path, reason in tree.content(level).bad.items()}
     files: list[File] = []
     nested: Counter[str] = Counter()
+    beside: list[Path] = []
     for part, folders in classes.items():
         for label, folder in enumerate(folders.values()):
             found = _gather(tree, folder, above=levels)
             bad |= found.bad
+            for path in companions(found.files):
+                del found.files[path]
+                beside.append(path)
             _check_count(folder, found, _FEWEST if part in ("all", "train") else 1)
             for inner, content in tree.below(folder, above=levels):
                 if inner != folder and content.images():
@@ -87,11 +91,12 @@ def list_folder(settings: DataSettings) -> Listing:
     names = tuple(next(iter(classes.values())))
     ends = [chain[-1] for chain in chains.values()]
     notes = _notes(tree, levels, nested, ends=[] if base == root and ends == [*parts.values()] else ends)
-    return Listing(_digest(settings, base, names, files, bad), base, names, tuple(files), bad, tuple(notes))
+    digest = _digest(settings, base, names, files, [*told(bad), *map(shown, beside)])
+    return Listing(digest, base, names, tuple(files), bad, tuple(beside), tuple(notes))
 
 
 def _digest(
-    settings: DataSettings, root: Path, class_names: tuple[str, ...], files: list[File], bad: dict[Path, str]
+    settings: DataSettings, root: Path, class_names: tuple[str, ...], files: list[File], left_out: list[str]
 ) -> str:
     """Of what the tensors depend on, as far as it can be known without reading the files. 32 letters."""
     what = [_VERSION, settings.size, settings.channels, settings.skip_bad, class_names]
@@ -99,7 +104,7 @@ def _digest(
     digest.update(os.fsencode(root.resolve()))  # another folder may have the same names, sizes and times
     for file in files:
         digest.update(os.fsencode(f"\0{file.split}/{file.name}\0{file.state}"))
-    for line in told(bad):
+    for line in left_out:
         digest.update(f"\0{line}".encode())
     return digest.hexdigest()[:32]
 
@@ -133,7 +138,7 @@ def _classes(tree: Tree, parts: dict[str, Path]) -> dict[str, dict[str, Path]]:
         for path in inner:
             if not _is_utf_8(path.name):  # pictures, manifests and pages could not name it
                 raise DataError(f"data.root: the name of the class folder {shown(path)} is not UTF-8; rename it")
-            name = unicodedata.normalize("NFC", path.name)
+            name = nfc(path.name)
             if name in named:
                 raise DataError(
                     f"data.root: {shown(folder)} has two folders called {name}, {named[name].name!a} and"
@@ -205,8 +210,11 @@ def _no_classes(tree: Tree, folder: Path) -> str:
         )
     empty = " that hold anything" if content.folders else ""
     files = list(content.files)[:_SHOWN]
-    held = [f"{shown(path.name)} is {file_kind(path)}. {advice_for_file(path)}" for path in files]
-    return f"data.root: {shown(folder)} has no class folders{empty}; {expected}{lines(told(content.bad) + held)}"
+    held = [f"{shown(path.name)} is {file_kind(path)}" for path in files]
+    advice = "".join(f". {text}" for text in dict.fromkeys(map(advice_for_file, files))).rstrip(".")
+    return (
+        f"data.root: {shown(folder)} has no class folders{empty}; {expected}{advice}{lines(told(content.bad) + held)}"
+    )
 
 
 def _notes(tree: Tree, levels: list[Path], nested: Mapping[str, int], *, ends: list[Path]) -> Iterator[str]:
@@ -215,15 +223,15 @@ def _notes(tree: Tree, levels: list[Path], nested: Mapping[str, int], *, ends: l
         yield f"data.root: the class folders are those of {' and '.join(map(shown, ends))}"
     if tree.system_files:
         yield (
-            f"data.root: {tree.system_files.total()} files and folders of operating systems and programs are passed"
-            f" over: {counts(tree.system_files)}"
+            "data.root: files and folders of operating systems and programs are passed over"
+            f" ({tree.system_files.total()}): {counts(tree.system_files)}"
         )
     if empty := sorted(shown(path) for path in tree.empty):
-        yield f"data.root: {len(empty)} empty folders are passed over: {list_names(empty)}"
+        yield f"data.root: empty folders are passed over ({len(empty)}): {list_names(empty)}"
     if nested:
         yield (
-            f"data.root: {sum(nested.values())} images in folders below the class folders count as images of these"
-            f" classes: {counts(Counter(nested))}"
+            f"data.root: images in folders below the class folders count as images of these classes"
+            f" ({sum(nested.values())}): {counts(Counter(nested))}"
         )
     for level in levels:
         content = tree.content(level)
@@ -231,7 +239,7 @@ def _notes(tree: Tree, levels: list[Path], nested: Mapping[str, int], *, ends: l
             yield f"{shown(level)}: {images} images lie beside the class folders and are left out"
         tables = [shown(path.name) for path in content.files if _may_hold_labels(path)]
         if tables:
-            yield f"{shown(level)}: {list_names(tables)} not read: labels are taken from the class folders alone"
+            yield f"{shown(level)}: labels are taken from the class folders alone; not read: {list_names(tables)}"
 
 
 def _is_utf_8(name: str) -> bool:
@@ -259,7 +267,7 @@ def _assign(
     part: str, parts: Collection[str], root: Path, found: dict[Path, os.stat_result], label: int
 ) -> Iterator[File]:
     """The files of one class folder, each with its split."""
-    names = {path: unicodedata.normalize("NFC", path.relative_to(root).as_posix()) for path in sorted(found)}
+    names = {path: nfc(path.relative_to(root).as_posix()) for path in sorted(found)}
     order, val, test = list(names), 0, 0
     if part in ("all", "train"):
         # a shuffle that depends on the names alone; where a split has a folder of its own, nothing is taken for it

@@ -211,13 +211,14 @@ def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
 
 
 def _class_line(classes: list[dict[str, Any]]) -> str:
-    """The classes with their training images: "2 classes: cat (24), dog (24)"; of many classes the first and the last."""
+    """The classes with their training images: "2 classes: cat (24), dog (24)"; of many the first and the last."""
     from training.folder_tree import shown
 
     listed = [f"{shown(item['name'])} ({item['images']})" for item in classes]
     if len(listed) > _CLASSES_SHOWN:
-        fewest, most = (f([item["images"] for item in classes]) for f in (min, max))
-        listed = [*listed[: _CLASSES_SHOWN - 2], "…", f"{listed[-1]}, with {fewest} to {most} images each"]
+        sizes = sorted({item["images"] for item in classes})
+        extremes = " to ".join(map(str, sizes[:: max(1, len(sizes) - 1)]))
+        listed = [*listed[: _CLASSES_SHOWN - 2], "…", f"{listed[-1]}, each with {extremes} images"]
     return f"{len(classes)} {'class' if len(classes) == 1 else 'classes'}: {', '.join(listed)}"
 
 

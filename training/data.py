@@ -155,13 +155,9 @@ def _fault_of_names(names: Sequence[str]) -> str | None:
 def _load(name: str, folder: Path, split: Split) -> ImageSet:
     prefix = _FILES[split]
     known = _SHA256 if name == "mnist" else {}
-    pixels = read_idx(_find(folder, f"{prefix}-images-idx3-ubyte"), dimensions=3, sha256=known)
-    labels = read_idx(_find(folder, f"{prefix}-labels-idx1-ubyte"), dimensions=1, sha256=known)
-    if pixels.shape != (_COUNTS[prefix], 28, 28) or labels.shape != (_COUNTS[prefix],):
-        raise DataError(
-            f"{folder}: found {prefix} images {pixels.shape} and labels {labels.shape}, expected"
-            f" {_COUNTS[prefix]} images of 28 × 28 with a label each"
-        )
+    files = [_find(folder, f"{prefix}-{content}-ubyte") for content in ("images-idx3", "labels-idx1")]
+    pixels = read_idx(files[0], dimensions=3, shape=(_COUNTS[prefix], 28, 28), sha256=known)
+    labels = read_idx(files[1], dimensions=1, shape=(_COUNTS[prefix],), sha256=known)
     images, targets = torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels).long()
     if split != "test":
         order = shuffled(len(images))
@@ -198,6 +194,7 @@ def _folder(settings: DataSettings) -> Path:
         folder = root / torchvision_name / "raw"
         if all(_present(folder, prefix) for prefix in _COUNTS):
             return folder
+        _refuse_other_content(setting, root, settings.name)
         absent = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -224,6 +221,26 @@ def _named_root(settings: DataSettings) -> tuple[str, Path | None]:
         return variable, absolute_path(Path(text)) if text else None
     except ValueError as error:
         raise ConfigError([f"{variable} = {text!r}: {error}."]) from error
+
+
+def _refuse_other_content(setting: str, root: Path, name: str) -> None:
+    """Refuses to download into a file, or MNIST into a folder of images, which is meant to be the data set."""
+    from training.file_kinds import advice_for_file, file_kind  # these need Pillow
+    from training.folder_tree import Tree, shown
+
+    if root.is_file():
+        raise DataError(
+            f"{setting}: {shown(root)} is no folder but {file_kind(root)}; expected a folder with the files of {name}."
+            f" {advice_for_file(root)}"
+        )
+    if name != "mnist":
+        return
+    images = next((folder for folder, content in Tree().below(root) if content.images()), None)
+    if images is not None:
+        raise DataError(
+            f"{setting}: {shown(root)} has no files of mnist, but images in {shown(images)}; {_expected_files()}. To"
+            " train on the images, add data.name=folder (--set data.name=folder)"
+        )
 
 
 def _present(folder: Path, prefix: str) -> bool:

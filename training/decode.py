@@ -109,9 +109,10 @@ def decode(path: Path, size: int, *, grey: bool) -> np.ndarray:
 
 def to_square(image: Image.Image, size: int, *, grey: bool) -> np.ndarray:
     """The central square of an image on black as uint8 [3, size, size]; three equal channels with `grey`."""
-    image = image.convert("RGBA")
-    canvas = Image.new("RGBA", image.size, (0, 0, 0, 255))
-    image = Image.alpha_composite(canvas, image).convert("L" if grey else "RGB").convert("RGB")
+    if image.mode not in ("L", "RGB") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    image = image.convert("L" if grey else "RGB").convert("RGB")
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side))

@@ -18,7 +18,7 @@ from training.class_folders import SPLITS, File, Listing
 from training.config import DataSettings
 from training.decode import DeepImage, ImageFaultError, Levels, read_image, to_square, white_level
 from training.errors import DataError
-from training.folder_tree import counts, is_image_name, lines, shown, told
+from training.folder_tree import counts, lines, shown, told
 
 _FEWEST = 2  # images of a split, all classes together, as `load_split` wants it
 _ROUNDED = 2 * 255  # a negative value smaller than white by this factor is rounded to black
@@ -72,10 +72,10 @@ def decode_set(listing: Listing, settings: DataSettings, *, workers: int) -> Dec
     bad |= {files[i].path: fault for i, fault in negative.items()}
     take(_run(_Decoder(files, settings, whites), [i for i in levels if i not in negative], workers))
 
-    left_out = _lines_of_bad(files, bad)
-    if bad and not settings.skip_bad:
+    left_out, number = _lines_of_bad(listing, bad), len(bad) + len(listing.companions)
+    if left_out and not settings.skip_bad:
         raise DataError(
-            f"data.root: files that cannot be read as images ({len(bad)}); remove them, or leave them out with"
+            f"data.root: files that cannot be read as images ({number}); remove them, or leave them out with"
             f" data.skip_bad=true:{lines(left_out)}"
         )
     good = [i for i, file in enumerate(files) if file.path not in bad]
@@ -87,7 +87,7 @@ def decode_set(listing: Listing, settings: DataSettings, *, workers: int) -> Dec
     splits = torch.tensor([SPLITS.index(files[i].split) for i in good], dtype=torch.uint8)
     _check_splits(listing, labels, splits, left_out)
     notes = [*_white_notes(levels, whites), *_passed_over_notes(passed_over)]
-    return DecodedSet({"images": images, "labels": labels, "split": splits}, len(bad), left_out, notes)
+    return DecodedSet({"images": images, "labels": labels, "split": splits}, number, left_out, notes)
 
 
 class _Decoder(Dataset[_Decoded]):
@@ -166,20 +166,13 @@ def _passed_over_notes(passed_over: Mapping[Path, str]) -> list[str]:
     ]
 
 
-def _lines_of_bad(files: Sequence[File], bad: Mapping[Path, str]) -> list[str]:
-    """A line for each bad file, and one for all files that accompany an image of the same name, such as captions."""
-    pictures = {file.path for file in files if is_image_name(file.path)}
-    stems = {path.with_suffix("") for path in pictures}
-    beside = [
-        path
-        for path in sorted(bad)
-        if path.suffix and not is_image_name(path) and (path.with_suffix("") in stems | pictures)
-    ]
+def _lines_of_bad(listing: Listing, bad: Mapping[Path, str]) -> list[str]:
+    """A line for each bad file, and one for all files beside an image of the same name."""
+    beside = listing.companions
     if not beside:
         return told(bad)
     kinds = counts(Counter(path.suffix.lower() for path in beside))
-    line = f"{len(beside)} files that accompany an image of the same name, such as {shown(beside[0])}: {kinds}"
-    return [line, *told({path: reason for path, reason in bad.items() if path not in set(beside)})]
+    return [f"{len(beside)} files beside an image of the same name, such as {shown(beside[0])}: {kinds}", *told(bad)]
 
 
 def _check_splits(listing: Listing, labels: Tensor, splits: Tensor, left_out: list[str]) -> None:

@@ -62,7 +62,10 @@ def advice_for_file(path: Path) -> str:
     if kind.startswith("one image"):
         return "Give the folder that holds the class folders."
     if kind.startswith("an IDX file"):
-        return "data.name = mnist, fashion-mnist and kmnist read IDX files of their own sizes from a folder."
+        return (
+            "Give data.name=mnist, fashion-mnist or kmnist for the files of these data sets; write other images as PNG"
+            " files into one folder for each class."
+        )
     return "Write its images as files (such as PNG) into one folder for each class."
 
 

@@ -118,6 +118,14 @@ def is_image_name(path: Path) -> bool:
     return path.suffix.lower() in Image.registered_extensions()
 
 
+def companions(files: Collection[Path]) -> list[Path]:
+    """Files that are not called like images, beside an image of the same name: captions, labels, other exposures."""
+    images = {path for path in files if is_image_name(path)}
+    stems = {path.with_suffix("") for path in images}
+    others = (path for path in files if path.suffix and path not in images)
+    return [path for path in others if path.with_suffix("") in stems or path.with_suffix("") in images]
+
+
 def is_train(folder: Path) -> bool:
     """Whether a folder is called like the training split of a data set."""
     return folder.name.lower() in ("train", "training")

@@ -19,7 +19,9 @@ from training.errors import DataError
 _log = logging.getLogger(__name__)
 
 
-def read_idx(path: Path, *, dimensions: int, sha256: dict[str, str] | None = None) -> np.ndarray:
+def read_idx(
+    path: Path, *, dimensions: int, shape: tuple[int, ...] | None = None, sha256: dict[str, str] | None = None
+) -> np.ndarray:
     """Reads an IDX file of unsigned bytes, plain or in gzip, as uint8 with `dimensions` axes.
 
     The format is that of Y. LeCun's MNIST page: two zero bytes, the type 0x08, the number of axes, each axis's length
@@ -28,10 +30,11 @@ def read_idx(path: Path, *, dimensions: int, sha256: dict[str, str] | None = Non
     Args:
         path: the file, `NAME` or `NAME.gz`.
         dimensions: the number of axes it must have.
+        shape: the lengths that its axes must have.
         sha256: known digests of uncompressed files by NAME.
 
     Raises:
-        DataError: the file is truncated, is no such file, or has another digest.
+        DataError: the file is truncated, is no such file, or has another shape or digest.
     """
     raw = _decompressed(path) if path.suffix == ".gz" else read_file(path)
     header = 4 + 4 * dimensions
@@ -41,16 +44,22 @@ def read_idx(path: Path, *, dimensions: int, sha256: dict[str, str] | None = Non
             f"{path}: begins with {raw[:4].hex() or 'nothing'}, expected {expected_magic.hex()} (an IDX file of"
             f" unsigned bytes with {dimensions} axes); this is another kind of file"
         )
-    shape = tuple(int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions))
-    expected_bytes = header + int(np.prod(shape, dtype=np.int64))
+    lengths = tuple(int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions))
+    expected_bytes = header + int(np.prod(lengths, dtype=np.int64))
     if len(raw) != expected_bytes:
         raise DataError(
-            f"{path}: {len(raw)} bytes, expected {expected_bytes} for {shape}; the file is truncated or damaged"
+            f"{path}: {len(raw)} bytes, expected {expected_bytes} for {lengths}; the file is truncated or damaged"
+        )
+    if shape is not None and lengths != shape:
+        found, expected = (" × ".join(map(str, axes)) for axes in (lengths, shape))
+        raise DataError(
+            f"{path}: {found} bytes, expected {expected}: only the data set's own files are read by its name. Write"
+            " other images as files (such as PNG) into one folder for each class, and give data.name=folder"
         )
     name = path.name.removesuffix(".gz")
     if sha256 and name in sha256 and (found := hashlib.sha256(raw).hexdigest()) != sha256[name]:
         raise DataError(f"{path}: its SHA-256 is {found}, expected {sha256[name]}; this is not the original {name}")
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy()
+    return np.frombuffer(raw, np.uint8, offset=header).reshape(lengths).copy()
 
 
 def _decompressed(path: Path) -> bytes:

@@ -13,10 +13,13 @@ from training.atomic_write import naming, new_folder, write_file
 from training.config import DataSettings
 from training.drawing.orders import Drawn, Film, OrderError
 from training.errors import DataError
+from training.file_kinds import describe_arrays
 from training.inspection import Opened
 from training.pictures import ENLARGEMENT, encode, encode_film, tile, to_picture
 
 _LEAST = 10  # images that can be scored at all
+_CHANNELS = (1, 3, 4)  # of an image
+_EXPECTED_ARRAYS = "expected `images` and `labels` as 'ganctl sample --out FILE.npz' writes them"
 _SUFFIXES = (".png", ".webp", ".gif", ".npz", "")
 _FILM_ENLARGEMENT = 4  # one image alone is small
 _FRAME_MS = 50
@@ -87,19 +90,34 @@ def open_images(path: Path) -> Opened:
             images, labels = arrays["images"], arrays.get("labels")
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
-    except (KeyError, ValueError, EOFError, TypeError, AttributeError, IsADirectoryError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path}: {error}; expected `images` and `labels` as 'ganctl sample --out FILE.npz' writes them"
-        ) from error
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) < _LEAST:
-        found = f"images {images.dtype} {images.shape}"
-        raise DataError(f"{path}: {found}, expected uint8 [N, H, W] or [N, H, W, C] with at least {_LEAST} images")
-    if labels is not None and (labels.dtype != np.int64 or labels.shape != images.shape[:1]):
-        raise DataError(f"{path}: labels {labels.dtype} {labels.shape}, expected int64 ({len(images)},)")
+    except KeyError:
+        raise DataError(f"{path}: found {describe_arrays(path)}; {_EXPECTED_ARRAYS}") from None
+    except (ValueError, EOFError, TypeError, AttributeError, IsADirectoryError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: {error}; {_EXPECTED_ARRAYS}") from error
+    if (fault := _fault_of_images(images) or _fault_of_labels(labels, len(images))) is not None:
+        raise DataError(f"{path}: {fault}")
     facts = {"images_in_file": len(images)}
     known = None if labels is None else torch.from_numpy(labels)
     pixels = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2)
     return Opened(DataSettings(), images=pixels, labels=known, facts=facts)
+
+
+def _fault_of_images(images: np.ndarray) -> str | None:
+    found, expected = f"images {images.dtype} {images.shape}", "uint8 [N, H, W] or [N, H, W, C]"
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) < _LEAST:
+        floats = ". Images from 0 to 1: (images * 255).round().astype('uint8')" if images.dtype.kind == "f" else ""
+        return f"{found}, expected {expected} with at least {_LEAST} images{floats}"
+    if images.ndim == 4 and images.shape[1] in _CHANNELS and images.shape[3] not in _CHANNELS:
+        return f"{found} have their channels first, [N, C, H, W], expected {expected}: images.transpose(0, 2, 3, 1)"
+    return None
+
+
+def _fault_of_labels(labels: np.ndarray | None, n: int) -> str | None:
+    if labels is None or (labels.dtype == np.int64 and labels.shape == (n,)):
+        return None
+    column = "[:, 0]" if labels.shape == (n, 1) else ""
+    way = f": labels{column}.astype('int64')" if labels.dtype.kind in "iu" and labels.shape in ((n,), (n, 1)) else ""
+    return f"labels {labels.dtype} {labels.shape}, expected int64 ({n},){way}"
 
 
 def _arrays(drawn: Drawn) -> dict[str, Any]:
