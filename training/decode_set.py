@@ -161,8 +161,8 @@ def _passed_over_notes(passed_over: Mapping[Path, str]) -> list[str]:
         return []
     path, fault = next(iter(passed_over.items()))
     return [
-        f"data.root: {len(passed_over)} images have notes (EXIF, texts, color profile) that cannot be read; they are"
-        f" taken without these, such as {shown(path)}: {shown(fault)}"
+        "data.root: notes in images (EXIF, texts, color profiles) that cannot be read are passed over"
+        f" ({len(passed_over)}), such as that in {shown(path)}: {shown(fault)}"
     ]
 
 

@@ -1,0 +1,184 @@
+"""More than 8 bits a channel: one white level for the whole data set, so that levels keep their ratio."""
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.unit.training.folders import read
+from training.errors import DataError
+
+pytestmark = pytest.mark.usefixtures("data_cache")
+
+Write = Callable[[Path, np.ndarray], None]
+
+
+def write_png(path: Path, values: np.ndarray) -> None:
+    """A PNG file of 16 bits with 1 to 4 channels, which Pillow does not write."""
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def write_tiff(path: Path, values: np.ndarray, *, order: str = "<", packed: bool = False) -> None:
+    """A TIFF file of 16 bits with 3 channels, which Pillow does not write."""
+    height, width, channels = values.shape
+    pixels = values.astype(f"{order}u2").tobytes()
+    pixels = zlib.compress(pixels) if packed else pixels
+    shorts = {256: width, 257: height, 259: 8 if packed else 1, 262: 2, 277: channels, 278: height}
+    place = 8 + 2 + 12 * 9 + 4  # where the directory ends
+    longs = {273: place + 6, 279: len(pixels)}
+    entries = [(tag, 3, 1, struct.pack(f"{order}HH", value, 0)) for tag, value in shorts.items()]
+    entries += [(tag, 4, 1, struct.pack(f"{order}I", value)) for tag, value in longs.items()]
+    entries += [(258, 3, 3, struct.pack(f"{order}I", place))]
+    directory = b"".join(struct.pack(f"{order}HHI", *entry[:3]) + entry[3] for entry in sorted(entries))
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HIH", 42, 8, len(entries))
+    path.write_bytes(head + directory + bytes(4) + struct.pack(f"{order}HHH", 16, 16, 16) + pixels)
+
+
+def fill_levels(root: Path, levels: dict[str, float], dtype: str, suffix: str = ".tiff", images: int = 5) -> Path:
+    """Images of one level in a folder of its name, written by Pillow."""
+    for name, level in levels.items():
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(images):
+            Image.fromarray(np.full((28, 28), level, dtype)).save(root / name / f"{i}{suffix}")
+    return root
+
+
+def levels_of(root: Path, **settings: object) -> dict[str, int]:
+    """The level of each class, which all its images in all splits have."""
+    found: dict[str, set[int]] = {}
+    for split in ("train", "val", "test"):
+        data = read(root, split, **settings)
+        for image, label in zip(data.images, data.labels.tolist(), strict=True):
+            found.setdefault(data.class_names[label], set()).update(torch.unique(image).tolist())
+    assert all(len(levels) == 1 for levels in found.values()), found
+    return {name: levels.pop() for name, levels in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "suffix", "dim", "bright", "white"),
+    [
+        ("float32", ".tiff", 100, 200, 255),
+        ("float32", ".tiff", 0.25, 0.5, 1),
+        ("float32", ".tiff", 0.25, 1, 1),
+        ("float32", ".tiff", 0.52, 1.04, 1.04),  # resampled: a little more than 1
+        ("float32", ".tiff", 300, 1000, 1023),
+        ("float32", ".tiff", 1e6, 2e6, 2e6),
+        ("int32", ".tiff", 100, 200, 255),
+        ("int32", ".tiff", 100_000, 200_000, 200_000),
+        ("int16", ".tiff", 1600, 3200, 4095),
+        ("uint16", ".tiff", 1600, 3200, 4095),
+        ("uint16", ".png", 1600, 3200, 4095),
+        ("uint16", ".png", 400, 800, 1023),
+        ("uint16", ".png", 6000, 12000, 16383),
+        ("uint16", ".png", 20_000, 40_000, 65535),
+        ("uint16", ".png", 0, 1, 1),  # a mask
+        ("uint16", ".png", 3, 9, 9),  # numbers of regions
+    ],
+)
+def test_levels_keep_their_ratio_over_the_whole_set(
+    dtype: str, suffix: str, dim: float, bright: float, white: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = fill_levels(tmp_path / "set", {"dim": dim, "bright": bright}, dtype, suffix)
+    assert levels_of(root) == {"dim": round(dim / white * 255), "bright": round(bright / white * 255)}
+    lines = [message for message in caplog.messages if "becomes white" in message]
+    assert len(lines) == 1, "told once, whatever the number of splits"
+    assert f"up to {bright:.6g}; {white:.6g} becomes white" in lines[0]
+    assert "10 images hold" in lines[0]
+
+
+COLOR: dict[str, Write] = {
+    "PNG": write_png,
+    "TIFF": write_tiff,
+    "big-endian TIFF": lambda path, values: write_tiff(path, values, order=">"),
+    "packed TIFF": lambda path, values: write_tiff(path, values, packed=True),
+}
+
+
+@pytest.mark.parametrize("form", COLOR)
+@pytest.mark.parametrize(("top", "white"), [(65535, 65535), (4000, 4095), (900, 1023)])
+def test_colors_of_16_bits_are_read_to_the_last_bit(form: str, top: int, white: int, tmp_path: Path) -> None:
+    folder = tmp_path / "set/color"
+    folder.mkdir(parents=True)
+    values = np.random.default_rng(0).integers(0, top, (20, 28, 28, 3))
+    values[:, 0, 0, 0] = top
+    for i, image in enumerate(values):
+        COLOR[form](folder / f"{i}.img", image)
+    found = torch.cat([read(tmp_path / "set", split).images for split in ("train", "val", "test")])
+    expected = {(image / white * 255).round().astype(np.uint8).transpose(2, 0, 1).tobytes() for image in values}
+    assert {image.numpy().tobytes() for image in found} == expected
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_alpha_of_16_bits_has_its_own_white(channels: int, tmp_path: Path) -> None:
+    for name, alpha in (("opaque", 65535), ("half", 32768)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(3):
+            values = np.full((28, 28, channels), 2048)
+            values[..., -1] = alpha
+            write_png(tmp_path / "set" / name / f"{i}.png", values)
+    found = levels_of(tmp_path / "set")
+    assert found["opaque"] == pytest.approx(2048 / 4095 * 255, abs=1)
+    assert found["half"] == pytest.approx(1024 / 4095 * 255, abs=1)
+
+
+def test_ordinary_and_deep_files_may_be_mixed(tmp_path: Path) -> None:
+    root = fill_levels(tmp_path / "set", {"a": 128}, "uint8", ".png")
+    fill_levels(root, {"b": 2048, "c": 4000}, "uint16", ".png")
+    fill_levels(root, {"d": 0.5, "e": 1}, "float32")
+    fill_levels(root, {"f": 128, "g": 200}, "int32")
+    assert levels_of(root) == {"a": 128, "b": 128, "c": 249, "d": 128, "e": 255, "f": 128, "g": 200}
+
+
+def test_the_line_is_told_again_when_the_images_come_from_the_cache(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = fill_levels(tmp_path / "set", {"dim": 1000, "bright": 3000}, "uint16", ".png")
+    other = fill_levels(tmp_path / "other", {"x": 7, "y": 8}, "uint8", ".png")
+    read(root)
+    read(other)  # one set at a time is kept in memory
+    caplog.clear()
+    read(root)
+    assert "4095 becomes white" in caplog.text
+    assert "reading" not in caplog.text
+
+
+@pytest.mark.parametrize(("value", "fault"), [(-1.0, "its values go from -1 to 0.5"), (np.nan, "are NaN or infinite")])
+def test_values_that_are_no_levels_are_told_by_name_and_can_be_left_out(
+    value: float, fault: str, tmp_path: Path
+) -> None:
+    root = fill_levels(tmp_path / "set", {"dim": 0.25, "bright": 0.5}, "float32")
+    pixels = np.full((28, 28), 0.5, np.float32)
+    pixels[3, 4] = value
+    Image.fromarray(pixels).save(root / "dim/odd.tiff")
+    with pytest.raises(DataError, match=r"cannot be read as images \(1\)") as raised:
+        read(root)
+    assert f"{root / 'dim/odd.tiff'}: " in str(raised.value)
+    assert fault in str(raised.value)
+    assert levels_of(root, skip_bad=True) == {"dim": 64, "bright": 128}
+
+
+def test_a_damaged_deep_file_decides_nothing(tmp_path: Path) -> None:
+    root = fill_levels(tmp_path / "set", {"dim": 1000, "bright": 3000}, "uint16", ".png")
+    whole = np.full((28, 28), 65535, np.uint16)
+    Image.fromarray(whole).save(root / "dim/half.png")
+    content = (root / "dim/half.png").read_bytes()
+    (root / "dim/half.png").write_bytes(content[: len(content) // 2])
+    assert levels_of(root, skip_bad=True) == {"dim": 62, "bright": 187}
+
+
+def test_worker_processes_find_the_same_white(tmp_path: Path) -> None:
+    root = fill_levels(tmp_path / "set", {"dim": 1000, "bright": 3000}, "uint16", ".png", images=70)
+    assert levels_of(root, num_workers=2) == {"dim": 62, "bright": 187}

@@ -1,0 +1,65 @@
+"""Files and folders that systems and programs leave beside images are passed over, and told in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.training.folders import count, fill, paint, read
+
+pytestmark = pytest.mark.usefixtures("data_cache")
+
+FOLDERS = (
+    "__MACOSX", "lost+found", "@eaDir", "$Recycle.Bin", "SYSTEM VOLUME INFORMATION", ".ipynb_checkpoints",
+    "#recycle", "@tmp", "@Recycle", ".Trashes", ".Spotlight-V100", "FOUND.000", "found.017", "LOST.DIR", ".Trash-1000",
+    "__pycache__", "Network Trash Folder", ".@__thumb", "#snapshot",
+)  # fmt: skip
+FILES = (
+    ".DS_Store", "THUMBS.DB", "ehthumbs.db", "ehthumbs_vista.db", "Desktop.ini", "Icon\r",
+    "._1.png", ".picasa.ini", "Picasa.ini", ".nomedia", "Thumbs.db:encryptable", "1.png:Zone.Identifier",
+    "2.png@SynoEAStream", "ZbThumbnail.info", ".directory",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_known_names_are_passed_over_wherever_they_lie_and_told_in_one_line(
+    skip_bad: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = fill(tmp_path / "pets")
+    for place in (root, root / "cat"):
+        for name in FOLDERS:
+            paint(place / name / "thumbnail.png")
+            (place / name / "0.png").mkdir()
+        for name in FILES:
+            (place / name).write_bytes(b"\0\0junk")
+    assert read(root, skip_bad=skip_bad).class_names == ("cat", "dog")
+    assert count(root, skip_bad=skip_bad) == 40
+    (line,) = [message for message in caplog.messages if "operating systems" in message]
+    assert f"passed over ({2 * len(FOLDERS + FILES)}): " in line
+    assert "\n" not in line
+    assert "cannot be read" not in caplog.text
+
+
+def test_they_are_passed_over_beside_splits_too(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        fill(tmp_path / "pets" / split, images=5)
+        (tmp_path / "pets" / split / "@eaDir").mkdir()
+    (tmp_path / "pets/System Volume Information").mkdir()
+    (tmp_path / "pets/Thumbs.db").write_bytes(b"x")
+    assert [len(read(tmp_path / "pets", split)) for split in ("train", "test")] == [8, 10]
+
+
+def test_names_that_only_resemble_them_are_classes(tmp_path: Path) -> None:
+    classes = ("MACOSX", "found.x", "recycled", "tmp", "snapshots")
+    assert read(fill(tmp_path / "bins", classes=classes, images=3)).class_names == tuple(sorted(classes))
+
+
+def test_empty_folders_are_no_classes_where_others_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = fill(tmp_path / "pets")
+    (root / "cow").mkdir()
+    (root / "fish/old/older").mkdir(parents=True)
+    (root / "goat").mkdir()
+    (root / "goat/.DS_Store").write_bytes(b"x")
+    assert read(root).class_names == ("cat", "dog")
+    (line,) = [message for message in caplog.messages if "empty folders" in message]
+    assert "passed over (3)" in line
+    assert str(root / "fish") in line
