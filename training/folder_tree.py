@@ -17,6 +17,8 @@ from PIL import Image
 from training.file_kinds import list_names
 from training.system_files import system_name
 
+_NO_PIXELS = ("BUFR", "GRIB", "HDF5", "MPEG")  # Pillow recognizes these formats, no more
+
 
 @dataclass
 class Content:
@@ -114,8 +116,9 @@ class Tree:
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether a file is called like an image."""
-    return path.suffix.lower() in Image.registered_extensions()
+    """Whether a file is called like an image that Pillow can read."""
+    form = Image.registered_extensions().get(path.suffix.lower())
+    return form in Image.OPEN and form not in _NO_PIXELS
 
 
 def companions(files: Collection[Path]) -> list[Path]:
