@@ -125,7 +125,7 @@ def _train(
     from training.callbacks.stopping import Preemption
     from training.launch import Launch
 
-    launch = Launch(flags=given, announce=note, **start)
+    launch = Launch(flags=given, announce=note, dry=dry_run or print_config, **start)
     first = launch.ranks.first  # it speaks for all
     if print_config:
         if first:
@@ -165,8 +165,9 @@ def _train_ranks(launch: "Launch", ranks: int, callbacks: tuple[str, ...], as_js
     check_ranks(launch.config, ranks)
     for name in callbacks:
         load_callback(name)
-    arguments = _train_arguments(click.get_current_context(), run_dir=launch.run_dir)
-    ended = run_ranks(arguments, ranks=ranks, run_dir=launch.run_dir, announce=note)
+    with launch.reserved() as run_dir:
+        arguments = _train_arguments(click.get_current_context(), run_dir=run_dir)
+        ended = run_ranks(arguments, ranks=ranks, run_dir=run_dir, announce=note)
     click.echo(ended.stdout, nl=False)
     if as_json and ended.exit_code and not ended.stdout.strip():
         emit({"error": "a rank failed before the first one could tell the result", "exit_code": ended.exit_code})

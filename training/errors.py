@@ -2,6 +2,7 @@
 
 TrainingError (1)
 ├── RankLostError (1)    another process of those that train together has gone
+├── FolderInUse (2)      a run's folder that holds another run or foreign files, or in which another process trains
 ├── ConfigError (3)      a setting, a preset or a config file; all faults of a configuration in one error
 ├── DataError (4)        a data set that is absent, truncated, foreign or damaged
 └── CheckpointError (4)  a checkpoint or run that is absent, damaged or of another experiment
@@ -25,6 +26,12 @@ class RankLostError(TrainingError):
         """Whether torchrun starts all ranks again after this, so that the result is still to come."""
         restarts, limit = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
         return int(restarts) < int(limit)
+
+
+class FolderInUse(TrainingError):
+    """The run's folder holds another run or foreign files, or another process trains in it."""
+
+    exit_code = 2
 
 
 class ConfigError(TrainingError, ValueError):

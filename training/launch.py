@@ -5,7 +5,8 @@ what is written down, unless changes are allowed. With many ranks the first one 
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ from training.callbacks import default_callbacks
 from training.checkpoint import Saved, read_checkpoint
 from training.config import Config
 from training.distributed import Ranks
-from training.errors import CheckpointError, ConfigError
+from training.errors import CheckpointError, ConfigError, FolderInUse
 from training.memory import use_large_pages
 from training.registry import load_object
+from training.run_lock import RunLock
 from training.runs import (
     CHECKPOINTS,
-    LOGS,
-    FolderInUse,
     find_checkpoint,
+    foreign_file,
     holds_checkpoints,
+    make_numbered,
     newest_checkpoint,
     next_run_folder,
 )  # fmt: skip
@@ -41,10 +43,7 @@ _MAY_CHANGE = (
     "data.resident",
 )  # fmt: skip
 
-# what a run that ended before its first checkpoint may have left
-_OWN_FILES = (
-    CHECKPOINTS, LOGS, "config.toml", "environment.json", "stats.jsonl", "log.txt", "samples", "profile", "events.out.",
-)  # fmt: skip
+_RESTART_PATIENCE = 60.0  # seconds in which the ranks before a restart have ended on every machine
 
 
 class Launch:
@@ -63,6 +62,7 @@ class Launch:
         restarted: bool = False,
         announce: Callable[[str], None] = lambda text: None,
         ranks: Ranks | None = None,
+        dry: bool = False,
     ) -> None:
         """Resolves everything that can be resolved without building a network.
 
@@ -74,10 +74,12 @@ class Launch:
             restarted: whether this is a run that was started before with the same words and has lost a rank.
             announce: told what a person may want to know.
             ranks: the processes that train together; None asks torchrun's variables.
+            dry: whether nothing will be trained, so that another process may train in the folder.
 
         Raises:
             ConfigError: the settings are at fault, or differ from the run that is to be continued.
             CheckpointError: what is to be continued is absent or damaged.
+            FolderInUse: `run_dir` holds another run or foreign files, or another process trains in it.
         """
         run_dir = Path(run_dir) if run_dir is not None else None
         self.ranks = ranks or Ranks.join()
@@ -87,7 +89,11 @@ class Launch:
         if restarted and run_dir is None:
             raise ConfigError(["--run-dir: ranks that torchrun starts again need it, to find what they had done."])
 
+        self._lock = RunLock(patience=_RESTART_PATIENCE) if restarted else RunLock()
+
         def decide() -> tuple[Saved | None, Path | None, Config, dict[str, str]]:
+            if not dry and (entered := run_dir or _home(resume)) is not None:
+                self._lock.look(entered)
             saved, folder = _find_resumed(run_dir, resume, restarted, announce)
             stored = saved.state["config"] if saved else None
             config, sources = resolve(
@@ -106,6 +112,19 @@ class Launch:
     def run_dir(self) -> Path:
         """The folder of the run, as far as it is known: the next numbered one may be taken before we come to it."""
         return self._run_dir or next_run_folder(self.config)
+
+    @contextmanager
+    def reserved(self) -> Iterator[Path]:
+        """The folder for ranks that are started here; a numbered one is made, so that no other process takes it."""
+        if self._run_dir is not None:
+            yield self._run_dir
+            return
+        folder = make_numbered(self.run_dir, self.config)
+        try:
+            yield folder
+        finally:
+            with suppress(OSError):  # the ranks have put something there
+                folder.rmdir()
 
     def build(
         self,
@@ -129,6 +148,7 @@ class Launch:
             callbacks=[*default_callbacks(self.config, max_seconds=max_seconds), *own],
             max_steps=max_steps,
             ranks=self.ranks,
+            lock=self._lock,
         )
         if self._saved is not None:
             if not self._allow_changes:
@@ -201,43 +221,49 @@ def _find_resumed(
     """The checkpoint to go on from, if any, and the run's folder, if it is known."""
     if restarted and run_dir is not None and holds_checkpoints(run_dir):
         return newest_checkpoint(run_dir, announce), run_dir
-    ours = _OWN_FILES if restarted else (LOGS,)
     if resume is None:
-        _refuse_used(run_dir, but=ours)
+        _refuse_used(run_dir)
         return None, run_dir
     if resume == "auto":
         if run_dir is None:
             raise ConfigError(["--resume auto: needs --run-dir, the folder of the run that is to be continued."])
         newest = newest_checkpoint(run_dir, announce)
         if newest is None:
-            _refuse_used(run_dir, but=_OWN_FILES)
+            _refuse_used(run_dir)
         return newest, run_dir
     path = Path(resume)
     if (path / CHECKPOINTS).is_dir():
         newest = newest_checkpoint(path, announce)
         if newest is None:
             raise CheckpointError(f"--resume {path}: this run has no checkpoint yet")
-        home = path.resolve()
     else:
         newest = read_checkpoint(path)
-        home = path.resolve().parent.parent
         if path.resolve().parent.name != CHECKPOINTS and run_dir is None:
             raise ConfigError([f"--resume {path}: it lies in no run's folder; name one for what follows: --run-dir."])
+    home = _home(resume)
     if run_dir is not None and run_dir.resolve() != home:
-        _refuse_used(run_dir, but=ours)
+        _refuse_used(run_dir)
     return newest, run_dir or home
 
 
-def _refuse_used(run_dir: Path | None, *, but: tuple[str, ...] = ()) -> None:
-    """Refuses a folder that holds anything, save what begins as one of `but`."""
+def _home(resume: str | None) -> Path | None:
+    """The folder of the run that `resume` names, if it names one."""
+    if resume is None or resume == "auto":
+        return None
+    path = Path(resume)
+    return path.resolve() if (path / CHECKPOINTS).is_dir() else path.resolve().parent.parent
+
+
+def _refuse_used(run_dir: Path | None) -> None:
+    """Refuses a folder that holds a run, or what no run without a checkpoint has left there."""
     if run_dir is None or not run_dir.exists():
         return
     if holds_checkpoints(run_dir):
         raise FolderInUse(
             f"--run-dir {run_dir}: it already holds a run; add --resume auto to continue it, or name another folder"
         )
-    if not run_dir.is_dir() or any(not path.name.startswith(but or "/") for path in run_dir.iterdir()):
-        raise FolderInUse(f"--run-dir {run_dir}: it holds something else than a run; name another folder")
+    if (name := foreign_file(run_dir)) is not None:
+        raise FolderInUse(f"--run-dir {run_dir}: it holds something else than a run ({name}); name another folder")
 
 
 def _keep_automatic(config: Config, then: Config) -> Config:

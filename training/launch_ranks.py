@@ -5,6 +5,7 @@ has all of them started again from the run's last checkpoint; one that ended wit
 again, and ends the run.
 """
 
+import fcntl
 import logging
 import os
 import shutil
@@ -13,7 +14,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -144,18 +145,44 @@ def _signals_as_exceptions() -> Iterator[None]:
 
 @contextmanager
 def _logs(run_dir: Path) -> Iterator[Path]:
-    """A folder for the ranks' output in the run's own; afterwards it goes, with all that nothing was put in."""
-    logs = run_dir / LOGS
-    shutil.rmtree(logs, ignore_errors=True)  # of a parent that was killed
-    made = [folder for folder in logs.parents if not folder.exists()]
-    logs.mkdir(parents=True)
+    """A folder for the ranks' output in the run's own; afterwards it goes, with all that nothing was put in.
+
+    It is locked, so that the next one may delete what a parent that was killed has left: only what is not locked.
+    """
+    root = run_dir / LOGS
+    made = [folder for folder in root.parents if not folder.exists()]
+    root.mkdir(parents=True, exist_ok=True)
+    logs = root / uuid.uuid4().hex
+    with ExitStack() as stack:
+        with _locked(root, wait=True):
+            for left in root.iterdir():
+                with _locked(left) as free:
+                    if free:
+                        shutil.rmtree(left)
+            logs.mkdir()
+            stack.enter_context(_locked(logs))
+        try:
+            yield logs
+        finally:
+            shutil.rmtree(logs)
+            for folder in (root, *made):
+                with suppress(OSError):  # something is in it
+                    folder.rmdir()
+
+
+@contextmanager
+def _locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Locks a folder, as far as its file system can; gives whether it is locked by us."""
+    file = os.open(folder, os.O_RDONLY)
     try:
-        yield logs
+        locked = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:  # by another process, or not possible here (NFS locks no folders)
+            locked = False
+        yield locked
     finally:
-        shutil.rmtree(logs)
-        for folder in made:
-            if not any(folder.iterdir()):
-                folder.rmdir()
+        os.close(file)
 
 
 def _stdout(logs: Path) -> str:

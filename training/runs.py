@@ -1,11 +1,12 @@
 """A run's folder: its number, its files, and how its checkpoints are found.
 
 runs/00012-conv-mnist/
-    config.toml  environment.json  stats.jsonl  log.txt  samples/*.png  timelapse.gif  events.out.tfevents.*
+    .lock  config.toml  environment.json  stats.jsonl  log.txt  samples/*.png  timelapse.gif  events.out.tfevents.*
     checkpoints/  last, best, and step-N for each of the top k and the one before last
 """
 
 import json
+import logging
 import os
 import platform
 import re
@@ -17,14 +18,28 @@ from pathlib import Path
 
 import torch
 
-from training.atomic_write import write_file
+from training import run_lock
+from training.atomic_write import is_temporary, write_file
 from training.checkpoint import SUFFIX, Saved, read_checkpoint
 from training.config import Config
-from training.errors import CheckpointError, TrainingError
+from training.errors import CheckpointError, FolderInUse
+from training.run_lock import RunLock
 from training.settings import config_toml
 
 CHECKPOINTS = "checkpoints"
 LOGS = ".ranks"  # where several ranks' output lies while they run
+_ENVIRONMENT, _OLD_LOG = "environment.json", "log.old.txt"
+# names in a run's folder: of any folder, and of one in which a run has begun
+_ANYWHERE = re.compile(rf"{re.escape(LOGS)}|{re.escape(run_lock.NAME)}|lost\+found|\.nfs.*")
+_OF_A_START = re.compile(
+    rf"{_ANYWHERE.pattern}|{CHECKPOINTS}|samples|profile|config\.toml|environment\.json|stats\.jsonl|log(\.old)?\.txt"
+    r"|timelapse\.gif|events\.out\.tfevents\..*"
+)
+_STATISTICS = (
+    "stats.jsonl", "events.out.tfevents.*", "timelapse.gif", "samples/" + "[0-9]" * 8 + ".png",
+    "profile/*.pt.trace.json*",
+)  # fmt: skip
+_log = logging.getLogger(__name__)
 
 
 def next_run_folder(config: Config) -> Path:
@@ -36,35 +51,58 @@ def next_run_folder(config: Config) -> Path:
     return root / f"{max(numbers, default=-1) + 1:05d}-{name}"
 
 
-class FolderInUse(TrainingError):
-    """The folder already holds a run, and nobody asked to continue it."""
+def make_numbered(folder: Path, config: Config) -> Path:
+    """Makes the folder of a fresh run; the next number is taken where another process has made it meanwhile."""
+    while True:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            folder = next_run_folder(config)
+        else:
+            return folder
 
-    exit_code = 2
 
-
-def begin_folder(folder: Path, config: Config, ranks: int, *, fresh: bool, numbered: bool) -> Path:
-    """Makes the run's folder, with its settings.
+def begin_folder(folder: Path, lock: RunLock, *, fresh: bool) -> None:
+    """Makes the run's folder, where it is absent, and locks it.
 
     Args:
         folder: where it is to be.
-        config, ranks: what is written down.
-        fresh: whether the run begins here, rather than goes on.
-        numbered: whether another number will do where somebody has taken the folder meanwhile.
+        lock: to be taken.
+        fresh: whether the run begins here, rather than goes on. What an earlier start has left is then cleared away.
 
     Raises:
-        FolderInUse: a fresh run finds the checkpoints of another one.
+        FolderInUse: another process trains in it, or a fresh run finds the checkpoints of another one.
     """
-    if fresh and numbered:
-        while True:
-            try:
-                folder.mkdir(parents=True)
-                break
-            except FileExistsError:
-                folder = next_run_folder(config)
-    elif fresh and holds_checkpoints(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    lock.take(folder)
+    if fresh and holds_checkpoints(folder):
         raise FolderInUse(f"{folder} already holds a run; continue it (Launch with resume='auto'), or name another")
-    write_settings(folder, config, ranks)
-    return folder
+    if fresh and foreign_file(folder) is None:
+        _clear_start(folder)
+
+
+def foreign_file(folder: Path) -> str | None:
+    """The name of a file in `folder` that no run without a checkpoint has left there; None where there is none."""
+    if not folder.is_dir():
+        return folder.name
+    names = sorted(path.name for path in folder.iterdir())
+    ours = _ANYWHERE if {CHECKPOINTS, _ENVIRONMENT}.isdisjoint(names) else _OF_A_START
+    return next((name for name in names if not ours.fullmatch(name) and not is_temporary(name)), None)
+
+
+def _clear_start(folder: Path) -> None:
+    """Deletes the statistics and pictures of a start that has left no checkpoint; renames its log."""
+    left = [path for pattern in _STATISTICS for path in folder.glob(pattern)]
+    for path in left:
+        path.unlink()
+    if (log := folder / "log.txt").exists():
+        log.replace(folder / _OLD_LOG)
+        left.append(log)
+    if left:
+        _log.warning(
+            "%s: an earlier start has left no checkpoint, so the run begins anew: its statistics and pictures are"
+            " deleted, its log is now %s", folder, _OLD_LOG,
+        )  # fmt: skip
 
 
 def write_settings(folder: Path, config: Config, ranks: int = 1) -> None:
@@ -83,7 +121,7 @@ def write_settings(folder: Path, config: Config, ranks: int = 1) -> None:
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "versions": {name: metadata.version(name) for name in packages},
     }
-    write_file(folder / "environment.json", json.dumps(environment, indent=2) + "\n")
+    write_file(folder / _ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
 
 def find_checkpoint(source: Path) -> Path:
@@ -110,7 +148,12 @@ def find_checkpoint(source: Path) -> Path:
 
 def holds_checkpoints(run_dir: Path) -> bool:
     """Whether the folder holds a run that could be continued."""
-    return any((run_dir / CHECKPOINTS).glob(f"*{SUFFIX}"))
+    return bool(_checkpoints(run_dir))
+
+
+def _checkpoints(run_dir: Path) -> set[Path]:
+    """The files of its checkpoints, without what a process has left that was killed in a save."""
+    return {path for path in (run_dir / CHECKPOINTS).glob(f"*{SUFFIX}") if not is_temporary(path.name)}
 
 
 def newest_checkpoint(run_dir: Path, announce: Callable[[str], None]) -> Saved | None:
@@ -122,7 +165,7 @@ def newest_checkpoint(run_dir: Path, announce: Callable[[str], None]) -> Saved |
     folder = run_dir / CHECKPOINTS
     last = folder / f"last{SUFFIX}"
     sound: list[Saved] = []
-    files = [path for path in (last, *sorted(set(folder.glob(f"*{SUFFIX}")) - {last})) if path.exists()]
+    files = [path for path in (last, *sorted(_checkpoints(run_dir) - {last})) if path.exists()]
     for path in files:
         try:
             sound.append(read_checkpoint(path))

@@ -24,7 +24,8 @@ from training.data import Split
 from training.distributed import Ranks, kept_random_states, random_states, set_random_states
 from training.pace import Clock, Measured
 from training.requests import Requests, Result
-from training.runs import begin_folder, next_run_folder
+from training.run_lock import RunLock
+from training.runs import begin_folder, make_numbered, next_run_folder, write_settings
 from training.sources import GeneratorSource, Source, load_generator
 
 
@@ -39,6 +40,7 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         max_steps: int | None = None,
         ranks: Ranks | None = None,
+        lock: RunLock | None = None,
     ) -> None:
         """Builds data, networks and state.
 
@@ -49,6 +51,7 @@ class Trainer:
                 where it is not among them.
             max_steps: stops early without changing what is done until then; `fit` may name another limit.
             ranks: the processes that train together; None asks torchrun's variables.
+            lock: the lock of `run_dir`, by whoever has looked into the folder before.
 
         Raises:
             ConfigError, DataError: the settings do not fit the data, the ranks or this machine.
@@ -61,6 +64,7 @@ class Trainer:
         self.batch_size, self._step, self._update = self.parts.batch_size, self.parts.step, self.parts.update
         self.epoch_images = self.parts.batches.per_epoch * self.batch_size
         self._numbered, self._fresh, self._began = run_dir is None, True, False
+        self._lock = lock or RunLock()
         self.run_dir = self.ranks.from_first(Path(run_dir or next_run_folder(config)))
         self.clock = Clock(batch_size=self.batch_size, device=self.device)
         self.horizon = Measured(config.train.horizon, epoch_images=self.epoch_images)
@@ -78,9 +82,11 @@ class Trainer:
         it goes on from `last`, also after an error."""
         self._limit = self.ranks.from_first(max_steps or self._max_steps)
         self._requests = Requests()
-        if self._began:
-            self.load_state_dict(self.ranks.on_first(lambda: read_checkpoint(self._checkpoint.last).state))
         with ExitStack() as stack:
+            stack.callback(self._lock.release)
+            self._enter_folder()
+            if self._began:
+                self.load_state_dict(self.ranks.on_first(lambda: read_checkpoint(self._checkpoint.last).state))
             for callback in self.callbacks:
                 stack.callback(self._close, callback)  # in reverse order, whatever happens, also if one of them fails
             stack.callback(self.parts.batches.close)
@@ -95,11 +101,19 @@ class Trainer:
                         self._save(fresh=look)
             return self._finish()
 
+    def _enter_folder(self) -> None:
+        """Makes and locks the run's folder; only now, so that what cannot be built leaves none."""
+
+        def enter() -> Path:
+            fresh = self._fresh and not self._began
+            folder = make_numbered(self.run_dir, self.config) if fresh and self._numbered else self.run_dir
+            begin_folder(folder, self._lock, fresh=fresh)
+            return folder
+
+        self.run_dir = self.ranks.on_first(enter)
+
     def _begin(self) -> None:
-        # only now: what cannot be built leaves no folder
-        self.run_dir = self.ranks.on_first(
-            lambda: begin_folder(self.run_dir, self.config, self.ranks.size, fresh=self._fresh, numbered=self._numbered)
-        )
+        self.ranks.on_first(lambda: write_settings(self.run_dir, self.config, self.ranks.size))
         self._began = True
         with kept_random_states(self.device):  # what is drawn at a start, a run without a stop has not drawn
             self._emit("on_start")

@@ -13,9 +13,8 @@ from tests.conftest import SHORT, SMALL, launch, train_small
 from training.callback import Callback, Run
 from training.checkpoint import read_checkpoint, write_checkpoint
 from training.data import load_split
-from training.errors import CheckpointError, ConfigError, TrainingError
+from training.errors import CheckpointError, ConfigError, FolderInUse, TrainingError
 from training.launch import Launch
-from training.runs import FolderInUse
 from training.settings import resolve
 from training.sources import load_generator
 from training.trainer import Trainer
