@@ -125,12 +125,24 @@ def end(code: int) -> NoReturn:
     """Ends the process. One of several ranks skips the interpreter's own farewell: threads of gloo that are still at
     work then abort the process at times, and torchrun would take a finished rank for a killed one."""
     _stop_unwinding()
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if _number_of_ranks() <= 1:
         sys.exit(code)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)
+
+
+def _number_of_ranks() -> int:
+    """How many processes train together with this one, by WORLD_SIZE."""
+    size = os.environ.get("WORLD_SIZE", "").strip()
+    return int(size) if size.isascii() and size.isdigit() else 1
+
+
+def _is_later_rank() -> bool:
+    """Whether this is a rank of several, but not the first one; without WORLD_SIZE a RANK means nothing."""
+    rank = os.environ.get("RANK", "").strip()
+    return rank.isascii() and rank.isdigit() and 0 < int(rank) < _number_of_ranks()
 
 
 def report(error: BaseException) -> int:
@@ -148,7 +160,7 @@ def report(error: BaseException) -> int:
         elif message:
             click.echo(f"Error: {message}", err=True)
     with suppress(OSError):
-        if "--json" in sys.argv and os.environ.get("RANK", "0") == "0" and not told_later:  # of many ranks one tells it
+        if "--json" in sys.argv and not _is_later_rank() and not told_later:  # of many ranks the first one tells it
             emit({"error": message, "exit_code": code})
     return code
 
@@ -400,6 +412,8 @@ def main() -> NoReturn:
     replace_stream("stdout", lasting=command == "train")  # its result is what it has saved
     if command not in ("train", "serve"):  # these save, or drain, before they end
         unwind_on_signals()
+    if command != "train":  # beside a training of several processes, each does its own
+        os.environ.pop("WORLD_SIZE", None)
     cli.main(prog_name="ganctl")
     raise AssertionError("click exits by itself")
 

@@ -1,6 +1,7 @@
 """The command `train`: its words become a launch, here or as ranks of this machine, and its result is told."""
 
 import codecs
+import os
 import re
 import shlex
 import signal
@@ -123,19 +124,26 @@ def _train(
     **start: Any,
 ) -> None:
     from training.callbacks.stopping import Preemption
+    from training.errors import ConfigError
     from training.launch import Launch
+    from training.rank_environment import read_rank_environment
 
+    place = read_rank_environment(os.environ)
+    if place is not None and not place.torchrun:
+        if _wanted_ranks(nproc) > 1:
+            raise ConfigError(
+                [f"--nproc {nproc}: this process is one of WORLD_SIZE = {place.size} already; leave --nproc out, or"
+                 " start several ranks on each machine by torchrun (docs/ranks.md)."]
+            )  # fmt: skip
+        note(f"rank {place.rank} of {place.size} (RANK, WORLD_SIZE): meets the others at {place.address}")
     launch = Launch(flags=given, announce=note, dry=dry_run or print_config, **start)
     first = launch.ranks.first  # it speaks for all
     if print_config:
         if first:
             _print_config(launch.config, launch.sources, as_json)
         return
-    if nproc is not None and launch.ranks.alone:
-        from training.launch_ranks import count_ranks
-
-        if (ranks := count_ranks(nproc)) > 1:
-            _train_ranks(launch, ranks, callbacks, as_json)
+    if launch.ranks.alone and (ranks := _wanted_ranks(nproc)) > 1:
+        _train_ranks(launch, ranks, callbacks, as_json)
     trainer = launch.build(**limits, callbacks=callbacks)
     if dry_run:
         if first:
@@ -154,6 +162,15 @@ def _train(
                 f" 'ganctl train --run-dir {shlex.quote(str(result.run_dir))} --resume auto'"
             )
         raise SystemExit(130)  # the one object is out already
+
+
+def _wanted_ranks(nproc: str | None) -> int:
+    """The number of ranks that `--nproc` asks for."""
+    if nproc is None:
+        return 1
+    from training.launch_ranks import count_ranks
+
+    return count_ranks(nproc)
 
 
 def _train_ranks(launch: "Launch", ranks: int, callbacks: tuple[str, ...], as_json: bool) -> NoReturn:

@@ -2,12 +2,14 @@
 
 P ranks take equal shares of every batch. Gradients, statistics and the batch statistics of normalisation layers are
 those of the whole batch, so that the ranks' weights stay equal and are those that one rank would have. With one rank
-everything here does nothing. Launched by torchrun, or by `ganctl train --nproc` (`launch_ranks.py`). What is on a CPU
+everything here does nothing. Launched by torchrun, by `ganctl train --nproc` (`launch_ranks.py`), or by whatever sets
+the same variables (`rank_environment.py`). What is on a CPU
 goes through memory where the ranks share one (`shared_memory.py`), else through gloo; what is on GPUs through NCCL.
 """
 
 import datetime
 import os
+import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,10 +24,10 @@ from torch.distributed.rendezvous import rendezvous
 
 from training.errors import ConfigError, RankLostError, TrainingError
 from training.meeting import agree_on_word
+from training.rank_environment import RankEnvironment, read_rank_environment
 from training.shared_memory import SharedMemory
 
 T = TypeVar("T")
-_PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT", "LOCAL_WORLD_SIZE")
 _PATIENCE = datetime.timedelta(minutes=30)  # of the ranks that wait while the first one evaluates
 _shared: list[SharedMemory] = []  # what `join` has opened, until `leave`
 
@@ -38,25 +40,29 @@ class Ranks:
     size: int = 1
     local_rank: int = 0  # on this machine: which of its GPUs is ours
     restarts: int = 0  # how often torchrun has started this group anew
+    alone: bool = True  # whether no launcher has started this process as a rank
     memory: SharedMemory | None = None  # where all ranks are on one machine
 
     @staticmethod
     def join() -> "Ranks":
-        """Takes the place that torchrun's variables give, and meets the other ranks; alone without them."""
-        if "TORCHELASTIC_RUN_ID" not in os.environ:
+        """Takes the place that the launcher's variables give, and meets the other ranks; alone without them.
+
+        Raises:
+            ConfigError: the variables contradict each other.
+            TrainingError: the other ranks do not come.
+        """
+        if (place := read_rank_environment(os.environ)) is None:
             return Ranks()
-        rank, size, local, restarts, here = (int(os.environ[name]) for name in _PLACE)
-        if size > 1 and not dist.is_initialized():
-            store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
-            word = agree_on_word(store, rank=rank, size=size, patience=_PATIENCE)
-            # gloo carries agreements between the hosts; NCCL comes when something on a GPU is to be shared
-            dist.init_process_group(
-                "gloo", store=PrefixStore(word, store), rank=rank, world_size=size, timeout=_PATIENCE
-            )
-        ranks = Ranks(rank, size, local, restarts)
-        if size > here or size == 1:
+        if place.size > 1 and not dist.is_initialized():
+            _meet(place)
+        ranks = Ranks(place.rank, place.size, 0, place.restarts, alone=False)
+        here = [rank for rank, host in enumerate(ranks.gather(platform.node())) if host == platform.node()]
+        local_rank = here.index(place.rank) if place.local_rank is None else place.local_rank
+        local_size = len(here) if place.local_size is None else place.local_size
+        ranks = replace(ranks, local_rank=local_rank)
+        if local_size < place.size or place.size == 1:
             return ranks
-        if (memory := SharedMemory.open(rank, size, ranks.gather)) is not None:
+        if (memory := SharedMemory.open(place.rank, place.size, ranks.gather)) is not None:
             _shared.append(memory)
         return replace(ranks, memory=memory)
 
@@ -71,11 +77,6 @@ class Ranks:
 
     def __deepcopy__(self, memo: object) -> "Ranks":
         return self  # the copy of a network that asks other ranks asks the same ones
-
-    @property
-    def alone(self) -> bool:
-        """Whether no torchrun has started this process."""
-        return "TORCHELASTIC_RUN_ID" not in os.environ
 
     @property
     def first(self) -> bool:
@@ -181,6 +182,22 @@ class Ranks:
 
 
 SOLO = Ranks()
+
+
+def _meet(place: RankEnvironment) -> None:
+    """Waits for the other ranks, and makes the group of all."""
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
+        word = agree_on_word(store, rank=place.rank, size=place.size, patience=_PATIENCE)
+        # gloo carries agreements between the hosts; NCCL comes when something on a GPU is to be shared
+        dist.init_process_group(
+            "gloo", store=PrefixStore(word, store), rank=place.rank, world_size=place.size, timeout=_PATIENCE
+        )
+    except (RuntimeError, TimeoutError) as error:  # torch's errors of its stores and of the network are the former
+        raise TrainingError(
+            f"rank {place.rank} of {place.size} has not met the others at MASTER_ADDR:MASTER_PORT {place.address}"
+            f" ({str(error).splitlines()[0]}); start all {place.size} of them, RANK 0 where that address is"
+        ) from error
 
 
 def _group(device: torch.device) -> "dist.ProcessGroup | None":

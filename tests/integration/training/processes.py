@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,12 +30,14 @@ def start(
     hold: held.Hold | None = None,
     ignored: signal.Signals | None = None,
     terminal: int | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Process:
     """`ganctl train` for `run_dir`; with `torchrun` options by that program. It waits where `hold` says.
 
     Args:
         ignored: a signal that the process is started to ignore.
         terminal: the file descriptor of a terminal that becomes the process's own, for all that it writes.
+        variables: of its environment, beside ours.
     """
 
     def prepare() -> None:
@@ -51,7 +53,7 @@ def start(
     environment = ENVIRONMENT | ({"PYTHONPATH": f"{Path.cwd()}:{python_path}"} if python_path else {})
     return subprocess.Popen(
         [*command, *settings, *held.CALLBACK, *words, "--json"],
-        env=environment | (hold.environment if hold else {}),
+        env=environment | (hold.environment if hold else {}) | dict(variables or {}),
         stdout=terminal or subprocess.PIPE,
         stderr=terminal or subprocess.PIPE,
         text=True,
