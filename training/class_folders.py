@@ -19,13 +19,12 @@ from training.config import DataSettings
 from training.data import Split, nfc
 from training.errors import ConfigError, DataError
 from training.file_kinds import advice_for_file, file_kind, list_names
-from training.folder_tree import Content, Tree, companions, counts, is_train, lines, shown, told
+from training.folder_tree import TABLES, Content, Tree, companions, counts, is_train, lines, may_be_image, shown, told
 
 _VERSION = 3  # of what is made of an image and how it is kept; another one makes the cache anew
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _FEWEST = 3  # images of a class: one for each split
 _SHOWN = 8  # files of which an error names the kind
-_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".xml", ".mat", ".npy", ".npz")  # may hold labels
 _TEXTS = ("readme", "license", "licence", "copying", "notice", "changelog", "citation", "requirements")  # do not
 
 
@@ -85,8 +84,8 @@ def list_folder(settings: DataSettings) -> Listing:
                 beside.append(path)
             _check_count(folder, found, _FEWEST if part in ("all", "train") else 1)
             for inner, content in tree.below(folder, above=levels):
-                if inner != folder and content.images():
-                    nested[shown(inner.relative_to(base))] += content.images()
+                if inner != folder and (images := content.candidates()):
+                    nested[shown(inner.relative_to(base))] += images
             files += _assign(part, parts.keys(), base, found.files, label)
     names = tuple(next(iter(classes.values())))
     ends = [chain[-1] for chain in chains.values()]
@@ -162,9 +161,9 @@ def _classes(tree: Tree, parts: dict[str, Path]) -> dict[str, dict[str, Path]]:
 
 def _check_depth(tree: Tree, folder: Path, inner: list[Path]) -> None:
     """Refuses folders of which none holds images itself, and some hold several folders of images."""
-    if any(_may_be_image(path) for path in inner for path in tree.content(path).files):
+    if any(map(tree.is_class, inner)):
         return
-    deep = [path for path in inner if sum(content.images() > 0 for _, content in tree.below(path)) > 1]
+    deep = [path for path in inner if sum(content.candidates() > 0 for _, content in tree.below(path)) > 1]
     if deep:
         ways = " or ".join(f"data.root={shown(tree.chain(path)[-1])}" for path in deep[:3])
         raise DataError(
@@ -181,7 +180,7 @@ def _check_count(folder: Path, found: Content, fewest: int) -> None:
             f"data.root: {shown(folder)} has {len(found.files)} images, expected {fewest} or more of each class. Add"
             f" images, or move the folder elsewhere{lines(told(found.bad))}"
         )
-    if not any(map(_may_be_image, found.files)):
+    if not any(map(may_be_image, found.files)):
         kinds = Counter(path.suffix.lower() for path in found.files)
         raise DataError(
             f"data.root: {shown(folder)} has no images ({counts(kinds)}), expected {fewest} or more of each class. Move"
@@ -247,11 +246,7 @@ def _is_utf_8(name: str) -> bool:
 
 
 def _may_hold_labels(path: Path) -> bool:
-    return path.suffix.lower() in _TABLES and not path.name.lower().startswith(_TEXTS)
-
-
-def _may_be_image(path: Path) -> bool:
-    return path.suffix.lower() not in _TABLES
+    return path.suffix.lower() in TABLES and not path.name.lower().startswith(_TEXTS)
 
 
 def _gather(tree: Tree, folder: Path, above: Collection[Path]) -> Content:

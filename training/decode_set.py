@@ -180,8 +180,8 @@ def _check_splits(listing: Listing, labels: Tensor, splits: Tensor, left_out: li
         present = labels[splits == number].tolist()
         if absent := set(range(len(listing.class_names))) - set(present):
             raise DataError(
-                f"data.root: class {min(absent)} has no sound image left among the {split} images; add some"
-                + lines(left_out)
+                f"data.root: class {min(absent)} has no sound image left among the {split} images; add some to"
+                f" {shown(listing.class_names[min(absent)])}{lines(left_out)}"
             )
         if len(present) < _FEWEST:
             raise DataError(

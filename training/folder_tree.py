@@ -17,6 +17,7 @@ from PIL import Image
 from training.file_kinds import list_names
 from training.system_files import system_name
 
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".xml", ".mat", ".npy", ".npz")  # may hold labels
 _NO_PIXELS = ("BUFR", "GRIB", "HDF5", "MPEG")  # Pillow recognizes these formats, no more
 
 
@@ -30,7 +31,11 @@ class Content:
 
     def images(self) -> int:
         """How many files are called like images."""
-        return sum(is_image_name(path) for path in self.files)
+        return sum(map(is_image_name, self.files))
+
+    def candidates(self) -> int:
+        """How many files may be images, also by other names."""
+        return sum(map(may_be_image, self.files))
 
 
 class Tree:
@@ -73,6 +78,13 @@ class Tree:
         """Whether any file in a folder or below it is called like an image."""
         return any(content.images() for _, content in self.below(folder))
 
+    def is_class(self, folder: Path) -> bool:
+        """Whether a folder holds images itself, rather than folders of images."""
+        content = self.content(folder)
+        if content.images() or any(map(self.has_images, content.folders)):
+            return content.images() > 0
+        return content.candidates() > 0
+
     def chain(self, folder: Path) -> list[Path]:
         """The folder, and the single folders within it down to the one that holds several, or one with images."""
         chain, places = [folder], {os.path.realpath(folder)}
@@ -81,9 +93,7 @@ class Tree:
             if len(inner) != 1 or self.content(folder).images() or is_train(inner[0]):
                 return chain
             [folder] = inner
-            if self.content(folder).images() or not any(map(self.has_images, self.folders(folder))):
-                return chain  # this folder is a class
-            if os.path.realpath(folder) in places:
+            if self.is_class(folder) or os.path.realpath(folder) in places:
                 return chain
             places.add(os.path.realpath(folder))
             chain.append(folder)
@@ -119,6 +129,11 @@ def is_image_name(path: Path) -> bool:
     """Whether a file is called like an image that Pillow can read."""
     form = Image.registered_extensions().get(path.suffix.lower())
     return form in Image.OPEN and form not in _NO_PIXELS
+
+
+def may_be_image(path: Path) -> bool:
+    """Whether a file may be an image by its name: files of any other name, or none, are opened as well."""
+    return path.suffix.lower() not in TABLES
 
 
 def companions(files: Collection[Path]) -> list[Path]:

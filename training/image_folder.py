@@ -45,8 +45,7 @@ def load_folder(settings: DataSettings, split: Split) -> ImageSet:
 
 @lru_cache(maxsize=1)
 def _load(settings: DataSettings, listing: Listing) -> dict[str, Tensor]:
-    for note in listing.notes:
-        _log.warning("%s", note)
+    _warn(*listing.notes)
     cache = cache_dir()
     path = cache / "datasets" / f"{listing.digest}.safetensors" if cache else None
     if (kept := read_cached(path, _read_cache)) is not None:
@@ -62,11 +61,15 @@ def _load(settings: DataSettings, listing: Listing) -> dict[str, Tensor]:
 
 
 def _tell(decoded: DecodedSet) -> None:
-    for note in decoded.notes:
-        _log.warning("%s", note)
+    _warn(*decoded.notes)
     if decoded.bad:
-        listed = lines(decoded.left_out)
-        _log.warning("data.skip_bad leaves out what cannot be read as images (%d):%s", decoded.bad, listed)
+        _warn(f"data.skip_bad leaves out what cannot be read as images ({decoded.bad}):{lines(decoded.left_out)}")
+
+
+def _warn(*texts: str) -> None:
+    if os.environ.get("RANK", "0") == "0":  # one rank speaks for all
+        for text in texts:
+            _log.warning("%s", text)
 
 
 def worker_count(settings: DataSettings) -> int:

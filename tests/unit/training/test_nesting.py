@@ -92,6 +92,17 @@ def test_a_folder_of_labels_beside_a_folder_of_images_is_told(tmp_path: Path) ->
         read(tmp_path / "root")
 
 
+@pytest.mark.parametrize("suffix", ["", ".img"])
+def test_images_of_other_names_are_images_too(suffix: str, tmp_path: Path) -> None:
+    root = fill(tmp_path / "root/PetImages", images=5)
+    for path in sorted(root.rglob("*.png")):
+        path.rename(path.with_suffix(suffix))
+    assert read(tmp_path / "root").class_names == ("cat", "dog")
+    fill(tmp_path / "root/More/deep", images=1)
+    with pytest.raises(DataError, match="which hold folders of images instead of images"):
+        read(tmp_path / "root")
+
+
 def test_images_below_a_class_folder_count_as_its_own_and_are_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
