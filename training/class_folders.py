@@ -19,7 +19,19 @@ from training.config import DataSettings
 from training.data import Split, nfc
 from training.errors import ConfigError, DataError
 from training.file_kinds import advice_for_file, file_kind, list_names
-from training.folder_tree import TABLES, Content, Tree, companions, counts, is_train, lines, may_be_image, shown, told
+from training.folder_tree import (
+    TABLES,
+    Content,
+    Tree,
+    companions,
+    counts,
+    is_image_name,
+    is_train,
+    lines,
+    may_be_image,
+    shown,
+    told,
+)
 
 _VERSION = 3  # of what is made of an image and how it is kept; another one makes the cache anew
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -175,17 +187,14 @@ def _check_depth(tree: Tree, folder: Path, inner: list[Path]) -> None:
 
 
 def _check_count(folder: Path, found: Content, fewest: int) -> None:
-    if len(found.files) < fewest:
-        raise DataError(
-            f"data.root: {shown(folder)} has {len(found.files)} images, expected {fewest} or more of each class. Add"
-            f" images, or move the folder elsewhere{lines(told(found.bad))}"
-        )
-    if not any(map(may_be_image, found.files)):
-        kinds = Counter(path.suffix.lower() for path in found.files)
-        raise DataError(
-            f"data.root: {shown(folder)} has no images ({counts(kinds)}), expected {fewest} or more of each class. Move"
-            " the folder elsewhere"
-        )
+    if len(found.files) >= fewest and any(map(may_be_image, found.files)):
+        return
+    images = [path for path in found.files if is_image_name(path) or not path.suffix]
+    others = Counter(path.suffix.lower() for path in found.files if path not in images)
+    raise DataError(
+        f"data.root: {shown(folder)} has {len(images)} images{f' and {counts(others)}' if others else ''}, expected"
+        f" {fewest} or more of each class. Add images, or move the folder elsewhere{lines(told(found.bad))}"
+    )
 
 
 def _no_folder(root: Path) -> str:

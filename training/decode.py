@@ -37,7 +37,8 @@ _UPRIGHT = {
 _WHITE_LEVELS = (1, 255, 1023, 4095, 16383, 65535)  # floats; 8, 10, 12, 14 and 16 bits
 _DARKEST = 16  # a white level beyond this multiple of the largest value would leave the images black
 _PNG = b"\x89PNG\r\n\x1a\n"
-_KINDS = {"I;16": "16-bit integers", "I": "32-bit integers", "F": "floats"}  # by the beginning of Pillow's modes
+# types of numbers by the beginning of Pillow's modes; "I" holds integers of any other size
+_KINDS = {"I;16": "16-bit integers", "I": "integers", "F": "floats"}
 _RAW_16 = re.compile(r"(?P<bands>RGB|RGBX|RGBA|CMYK|LA);16(?P<order>[BLN])")  # Pillow's names of bytes in a file
 _SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 

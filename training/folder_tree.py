@@ -65,10 +65,12 @@ class Tree:
                 waiting += reversed(content.folders)
 
     def folders(self, folder: Path) -> list[Path]:
-        """The folders within that are not empty all the way down."""
+        """The folders within that can be listed and are not empty all the way down."""
         kept = []
         for inner in self.content(folder).folders:
-            if any(content.files or content.bad for _, content in self.below(inner)):
+            if inner in self.content(inner).bad:
+                self.content(folder).bad[inner] = self.content(inner).bad[inner]
+            elif any(content.files or content.bad for _, content in self.below(inner)):
                 kept.append(inner)
             else:
                 self.empty.add(inner)

@@ -96,6 +96,10 @@ def test_a_folder_that_may_not_be_read_is_a_bad_file(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(DataError, match=r"cat/more: a folder that cannot be listed \(Permission denied\)"):
         read(root)
+    (root / "cat/more").rename(root / "more")  # beside the classes: it is none
+    with pytest.raises(DataError, match=r"pets/more: a folder that cannot be listed \(Permission denied\)"):
+        read(root)
+    assert count(root, skip_bad=True) == 40
 
 
 def test_what_was_left_out_is_told_whenever_the_images_are_read(

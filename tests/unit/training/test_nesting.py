@@ -88,7 +88,7 @@ def test_a_folder_of_labels_beside_a_folder_of_images_is_told(tmp_path: Path) ->
     (tmp_path / "root/labels").mkdir()
     for i in range(6):
         (tmp_path / f"root/labels/{i}.txt").write_text("0 0.5 0.5 1 1")
-    with pytest.raises(DataError, match=r"labels has no images \(.txt \(6\)\), expected 3 or more of each class"):
+    with pytest.raises(DataError, match=r"labels has 0 images and .txt \(6\), expected 3 or more of each class"):
         read(tmp_path / "root")
 
 
