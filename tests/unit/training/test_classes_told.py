@@ -43,7 +43,7 @@ def test_many_classes_are_shortened(tmp_path: Path) -> None:
     root = fill(tmp_path / "root", classes=names, images=3)
     (line,) = [line for line in dry_run(root).splitlines() if line.startswith("classes ")]
     assert "150 classes: c000 (1), c001 (1), " in line
-    assert line.endswith(", …, c149 (1), each with 1 images")
+    assert line.endswith(", …, c149 (1), each with 1 image")
     assert len(line) < 200
 
 
