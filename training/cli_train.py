@@ -235,8 +235,8 @@ def _class_line(classes: list[dict[str, Any]]) -> str:
     listed = [f"{shown(item['name'])} ({item['images']})" for item in classes]
     if len(listed) > _CLASSES_SHOWN:
         sizes = sorted({item["images"] for item in classes})
-        extremes = " to ".join(map(str, sizes[:: max(1, len(sizes) - 1)]))
-        listed = [*listed[: _CLASSES_SHOWN - 2], "…", f"{listed[-1]}, each with {extremes} image{'s' * (extremes != '1')}"]
+        extremes = " to ".join(map(str, sizes[:: max(1, len(sizes) - 1)])) + " image" + "s" * (sizes != [1])
+        listed = [*listed[: _CLASSES_SHOWN - 2], "…", f"{listed[-1]}, each with {extremes}"]
     return f"{len(classes)} {'class' if len(classes) == 1 else 'classes'}: {', '.join(listed)}"
 
 
