@@ -3,7 +3,7 @@
 Pillow reads the files. Three things are done apart from it:
 
 - Only the orientation is taken from the EXIF note; the rest of a note may be damaged.
-- A PNG or TIFF file whose notes (texts, color profile, resolution) are damaged or too large is read without them.
+- A PNG, JPEG or TIFF file whose notes (texts, color profile, resolution) are damaged or too large is read without them.
 - More than 8 bits a channel are kept until the white level of the whole data set is known (`white_level`). Pillow gives
   colors of 16 bits by their upper bytes alone; the lower bytes are read by a second pass.
 """
@@ -213,12 +213,24 @@ def _without_notes(path: Path) -> bytes | None:
     """The file without the notes that Pillow insists on reading; None where there are none to leave out."""
     with path.open("rb") as file:
         head = file.read(len(_PNG))
-        make_bare = _bare_png if head == _PNG else _bare_tiff if head.startswith((b"II*\0", b"MM\0*")) else None
+        make_bare = next((make for start, make in _BARE.items() if head.startswith(start)), None)
         if make_bare is None:
             return None
         content = head + file.read()
     bare = make_bare(content)
     return bare if bare != content else None
+
+
+def _bare_jpeg(content: bytes) -> bytes:
+    """All but comments and application segments; of these EXIF and Adobe (the kind of colors) stay."""
+    kept, position = [content[:2]], 2
+    while (marker := content[position + 1 : position + 2]) and content[position] == 0xFF and marker != b"\xda":
+        size = 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+        segment = content[position : position + size]
+        note = marker == b"\xfe" or (b"\xe0" <= marker <= b"\xef" and not segment[4:].startswith((b"Exif\0", b"Adobe")))
+        kept += [] if note else [segment]
+        position += size
+    return b"".join(kept) + content[position:]
 
 
 def _bare_png(content: bytes) -> bytes:
@@ -245,3 +257,11 @@ def _bare_tiff(content: bytes) -> bytes:
         if int.from_bytes(content[place : place + 2], order) not in _PIXEL_TAGS:
             bare[place : place + 12] = empty
     return bytes(bare)
+
+
+_BARE: dict[bytes, Callable[[bytes], bytes]] = {
+    _PNG: _bare_png,
+    b"\xff\xd8": _bare_jpeg,
+    b"II*\0": _bare_tiff,
+    b"MM\0*": _bare_tiff,
+}

@@ -127,6 +127,14 @@ def test_a_tiff_image_with_a_damaged_note_is_turned(tag: int, tmp_path: Path) ->
     assert is_turned(tmp_path / "a.tiff", bytes(raw[:4]) + struct.pack("<I", len(raw)) + bytes(raw[8:]) + directory)
 
 
+@pytest.mark.parametrize("note", [(0xE0, b"JFIF\0"), (0xE2, b"ICC_PROFILE\0")])
+def test_a_jpeg_image_with_a_note_that_is_cut_off_is_turned(note: tuple[int, bytes], tmp_path: Path) -> None:
+    number, content = note
+    raw = jpeg(exif(ORIENTATION))
+    segment = b"\xff" + bytes([number]) + struct.pack(">H", len(content) + 2) + content
+    assert is_turned(tmp_path / "a.jpg", raw[:2] + segment + raw[2:])
+
+
 HUGE = zlib.compress(b"x" * (2 << 20))
 TEXTS = {
     "zTXt": chunk(b"zTXt", b"Comment\0\0" + HUGE),
