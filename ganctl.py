@@ -12,6 +12,7 @@ import importlib
 import io
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -63,6 +64,11 @@ def expand_home(text: str) -> str:
         ) from error
 
 
+# what is meant for the address of a server, also with too few slashes or without the scheme
+_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):(?://|/(?=[^/]))(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
+_HOST_AND_PORT = re.compile(r"(?P<scheme>)(?P<rest>(?:\[[0-9a-f:.]+\]|[\w.-]+):\d{1,5}(?:/.*)?)$", re.IGNORECASE)
+
+
 class PathParam(click.Path):
     """A file or folder; `~` and `~user` at the start mean a home folder."""
 
@@ -71,11 +77,28 @@ class PathParam(click.Path):
 
 
 class SourceParam(click.ParamType[str]):
-    """A run, an export or the like, by its path; or `pretrained`, where nothing of that name lies in the way."""
+    """A run, an export or the like, by its path; or `pretrained`, where nothing of that name lies in the way.
+
+    servers: whether the URL of a server will do, too.
+    """
 
     name = "path"
 
+    def __init__(self, *, servers: bool = False) -> None:
+        self._servers = servers
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if (url := _URL.match(value) or _HOST_AND_PORT.match(value)) is not None and not Path(value).exists():
+            scheme = (url["scheme"] or "http").lower()
+            meant = f"{scheme}://{url['rest']}"
+            if scheme not in ("http", "https"):
+                self.fail(f"{value}: found the scheme {scheme}, expected a path or a URL of http or https.", param, ctx)
+            if not self._servers:
+                draw = f"`ganctl sample {meant} --out images.npz` draws from a server"
+                self.fail(f"{value}: found the address of a server, expected a path; {draw}.", param, ctx)
+            if meant.lower() != value.lower():
+                self.fail(f"{value}: found no file of this name. The URL of a server is spelt {meant}.", param, ctx)
+            return meant
         if value == PRETRAINED and not Path(value).exists():
             return str(Path(__file__).parent / "exports" / PRETRAINED)
         return expand_home(str(value))

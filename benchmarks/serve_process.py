@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.errors import BenchError
+from serving.private_folder import plain_name
 
 _ROOT = Path(__file__).parents[1]
 _READY_SECONDS = 120.0
 _STOP_SECONDS = 20.0
 # Each server has as many threads as it chooses, and no settings but those that are told here.
-_LEFT_OUT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TEMP", "TS_")
+_LEFT_OUT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TEMP", "TS_", "JAVA_TOOL_", "_JAVA_", "JDK_JAVA_")
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,15 @@ def started(name: str, prepare: Callable[[Path], Launch]) -> Iterator[Started]:
     Raises:
         BenchError: it ended, or was not ready in time; with what it printed last.
     """
-    with tempfile.TemporaryDirectory(prefix="ganctl-bench-", ignore_cleanup_errors=True) as place:
-        folder = Path(place)
+    with (
+        tempfile.TemporaryDirectory(prefix="ganctl-bench-", ignore_cleanup_errors=True) as place,
+        plain_name(Path(place)) as folder,
+    ):
         launch = prepare(folder)
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         environment = {key: value for key, value in os.environ.items() if not key.startswith(_LEFT_OUT)}
-        environment |= {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "TMPDIR": place, **launch.environment}
+        environment |= {"LC_ALL": "C.UTF-8", "TMPDIR": str(folder)}  # Java reads names by the locale
+        environment |= {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", **launch.environment}
         began = time.perf_counter()
         with (folder / "stdout").open("wb") as output, (folder / "stderr").open("wb") as errors:
             process = subprocess.Popen(

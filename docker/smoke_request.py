@@ -12,7 +12,8 @@ def main() -> None:
     url, token, file = sys.argv[1:]
     headers = {"Content-Type": "application/json", "Accept": "image/png", "Authorization": f"Bearer {token}"}
     request = urllib.request.Request(url, data=b'{"digits": 7, "seed": 3, "scale": 8}', headers=headers)
-    with urllib.request.urlopen(request, timeout=30) as reply:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the server is this machine's own
+    with opener.open(request, timeout=30) as reply:
         body = reply.read()
     width, height = (int.from_bytes(body[start : start + 4], "big") for start in (16, 20))
     checks = {

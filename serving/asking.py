@@ -6,13 +6,13 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
-from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .connections import parse_url, route_to
 from .errors import RemoteError
 from .patience import pause
 from .tokens import Token
@@ -69,13 +69,13 @@ class Asking:
             management_url: where the file's keys are renewed once they are too old; None: nowhere.
 
         Raises:
-            RemoteError: this is no address, or no token file.
+            RemoteError: this is no address, or no token file, or a variable of the environment names a proxy or
+                certificates that cannot be used.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise RemoteError(f"{url}: is no server's address; expected one such as http://127.0.0.1:8080")
-        base = url.rstrip("/")
-        self.url = base if parts.path.strip("/") else base + _PATH
+        parsed = parse_url(url)
+        base = str(parsed).rstrip("/")
+        self.url = base if parsed.path.strip("/") else base + _PATH
+        self._route = route_to(parsed)
         self._token = Token(token, token_file, management_url)
         self._timeout = timeout
         self._answered = False  # whether there is a server at all
@@ -111,7 +111,9 @@ class Asking:
                     continue
             waited = pause(found, attempt, ends - time.monotonic(), known=self._answered)
             if waited is None:
-                raise _no_answer(self.url, found) if isinstance(found, httpx.HTTPError) else _refused(self.url, found)
+                if isinstance(found, httpx.HTTPError):
+                    raise self._no_answer(found)
+                raise _refused(self.url, found, self._route.passed)
             yield waited
             attempt += 1
 
@@ -137,17 +139,16 @@ class Asking:
 
     def _strange(self, reply: httpx.Response, error: Exception) -> RemoteError:
         told = f"{self.url}: answered what no server of ours answers ({error!r}). Check the address."
-        return RemoteError(told, reply.status_code)
+        return RemoteError(told + self._route.passed, reply.status_code)
+
+    def _no_answer(self, error: httpx.HTTPError) -> RemoteError:
+        hint = " Is the server running there? `ganctl serve` starts one and tells its address."
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            hint = f" The certificates that are trusted are those of {self._route.trusted}; SSL_CERT_FILE names others."
+        return RemoteError(f"{self.url}: no answer ({error or type(error).__name__}).{self._route.passed or hint}")
 
 
-def _no_answer(url: str, error: httpx.HTTPError) -> RemoteError:
-    return RemoteError(
-        f"{url}: no answer ({error or type(error).__name__}). Is the server running there? "
-        "`ganctl serve` starts one and tells its address."
-    )
-
-
-def _refused(url: str, reply: httpx.Response) -> RemoteError:
+def _refused(url: str, reply: httpx.Response, passed: str) -> RemoteError:
     try:
         problem = reply.json()
     except ValueError:
@@ -160,7 +161,8 @@ def _refused(url: str, reply: httpx.Response) -> RemoteError:
         told = str(problem.get("message") or problem.get("detail") or "no reason given").strip()
         if "token" in told.lower():
             told += " (the key `inference` of the server's token file)"
-    return RemoteError(f"{url}: refused the request ({reply.status_code}): {told}", reply.status_code, problem)
+    message = f"{url}: refused the request ({reply.status_code}): {told.rstrip('.')}.{passed}"
+    return RemoteError(message, reply.status_code, problem)
 
 
 def _plain(value: Any) -> Any:

@@ -69,7 +69,13 @@ def serve(
     from pathlib import Path
     from typing import Any, Literal, cast
 
+    from .addresses import resolve
+    from .private_folder import loading_place
     from .server import Server
+
+    address, temporary = resolve(host), Path(tempfile.gettempdir())
+    if (place := loading_place(temporary)) != temporary:
+        click.echo(f"{temporary} is mounted noexec: TorchServe's native library is loaded from {place}.", err=True)
 
     class Stopped(BaseException):
         """A signal asks us to stop; no Exception, so that nothing on the way takes it for a failure."""
@@ -96,7 +102,7 @@ def serve(
             click.echo(f"Starting TorchServe for {mar} …", err=True)
             with Server(
                 mar,
-                host=host,
+                host=address,
                 port=port,
                 workers=workers,
                 auth=chosen,

@@ -26,7 +26,7 @@ class Client(Asking):
 
     @cached_property
     def _http(self) -> httpx.Client:
-        return httpx.Client()
+        return httpx.Client(**self._route.options)
 
     def __enter__(self) -> "Client":
         return self
@@ -74,7 +74,7 @@ class AsyncClient(Asking):
 
     @cached_property
     def _http(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient()
+        return httpx.AsyncClient(**self._route.options)
 
     async def __aenter__(self) -> "AsyncClient":
         return self

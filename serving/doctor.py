@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from .errors import ServerError
 from .java import find_java, java_version
+from .private_folder import loading_place
 
 # Asked in another process: importing torch takes seconds and memory, and a broken CUDA driver may end the process.
 _ASK_TORCH = """
@@ -53,6 +55,7 @@ def examine(folder: Path) -> Iterator[Finding]:
     ):
         yield _package(package, use)
     yield _ports()
+    yield _temporary()
     yield _disk(folder)
 
 
@@ -116,6 +119,20 @@ def _ports() -> Finding:
     found = f"{', '.join(map(str, taken))} taken" if taken else "8080 to 8084 are free"
     advice = "`ganctl serve --port 0` takes free ones; `ss -ltnp` tells who holds these."
     return Finding("ports", not taken, found, advice, {"taken": taken})
+
+
+def _temporary() -> Finding:
+    """The temporary folder, where TorchServe's native library is unpacked and loaded."""
+    folder = Path(tempfile.gettempdir())
+    facts = {"path": str(folder), "noexec": False}
+    try:
+        place = loading_place(folder)
+    except ServerError as error:
+        return Finding("temporary folder", False, f"{folder}, mounted noexec", str(error), facts | {"noexec": True})
+    if place != folder:
+        found = f"{folder}, mounted noexec: `ganctl serve` loads TorchServe's native library from {place}"
+        return Finding("temporary folder", True, found, facts=facts | {"noexec": True})
+    return Finding("temporary folder", True, str(folder), facts=facts)
 
 
 def _disk(folder: Path) -> Finding:

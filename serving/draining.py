@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 
+from .connections import direct
 from .worker.orders import DRAINING
 
 _log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def drain(
     def left() -> float:
         return max(0.1, ends - time.monotonic())
 
-    with httpx.Client(base_url=url, headers=dict(authorization), trust_env=False) as client:
+    with direct(base_url=url, headers=dict(authorization)) as client:
         with contextlib.suppress(httpx.TransportError):
             client.get("/ping", timeout=left())  # opens the connection, while that is possible
         shut(pid, port)

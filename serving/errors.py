@@ -30,6 +30,12 @@ class ServerError(ServingError):
     exit_code = 6
 
 
+class HostError(ServingError):
+    """`--host` is given something else than a host."""
+
+    exit_code = 2
+
+
 class DeployError(ServingError):
     """A new version is not fit to be served; the old one is served as before."""
 

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from .errors import ServerError
 
+# Options that any Java takes from the environment. The server's Java is started without them, and so is tried without.
+_OPTION_VARIABLES = ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS")
+
 OLDEST = 17  # what TorchServe's classes are compiled for
 
 
@@ -36,13 +39,25 @@ def find_java() -> Path:
 
 def java_version(java: Path) -> str:
     """The version that `java -version` tells, such as `17.0.15`. Raises ServerError where it does not run."""
+    environment = {name: value for name, value in os.environ.items() if name not in _OPTION_VARIABLES}
     try:
-        told = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=True).stderr
+        done = subprocess.run(
+            [java, "-XX:-UsePerfData", "-version"],  # which would leave a folder in /tmp
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=30,
+            check=False,
+        )
     except (OSError, subprocess.SubprocessError) as error:
         raise ServerError(f"{java} does not run ({error})") from error
-    match = re.search(r'version "(\d[^"]*)"', told)
+    told = (done.stderr or done.stdout).strip()[:200]
+    if done.returncode != 0:
+        raise ServerError(f"{java} does not run (it ended with status {done.returncode}: {told})")
+    match = re.search(r'version "(\d[^"]*)"', done.stderr)
     if match is None:
-        raise ServerError(f"{java} tells no version, but: {told.strip()[:200]}")
+        raise ServerError(f"{java} tells no version, but: {told}")
     return match[1]
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import ServerError
@@ -30,7 +31,9 @@ main()
 """
 
 
-def launch(java: Path, folder: PrivateFolder, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+def launch(
+    java: Path, folder: PrivateFolder, environment: dict[str, str], options: Sequence[str] = JAVA_OPTIONS
+) -> "subprocess.Popen[bytes]":
     """Runs Java with the settings in `folder`, as the leader of a session of its own, so that a Ctrl-C in the terminal
     reaches us alone. Raises ServerError where TorchServe is not installed."""
     package = importlib.util.find_spec("ts")
@@ -39,7 +42,7 @@ def launch(java: Path, folder: PrivateFolder, environment: dict[str, str]) -> "s
     torchserve = Path(package.origin).parent
     _write_home(folder.path / "home", torchserve)
     alias = folder.alias
-    command = [str(java), *JAVA_OPTIONS]
+    command = [str(java), *options]
     command += [f"-Dmodel_server_home={alias / 'home'}", f"-Djava.io.tmpdir={alias / 'tmp'}"]
     command += [f"-D{netty}.native.workdir={folder.natives}" for netty in _NETTIES]
     command += [f"-Dlog4j.configurationFile=file://{alias / 'log4j2.xml'}", "-cp", f"{alias / 'home' / 'frontend'}/*"]

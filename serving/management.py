@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 
+from .connections import direct, without_tls
 from .handler.problem import MEDIA_TYPE, problem
 
 _NAMES = ("127.0.0.1", "localhost")  # any other in `Host` is a web page's, whose name was bound to loopback
@@ -18,7 +19,8 @@ _NAMES = ("127.0.0.1", "localhost")  # any other in `Host` is a web page's, whos
 
 def front_end(path: Path) -> httpx.Client:
     """A client for what listens at a Unix socket; its addresses begin with `http://front-end`."""
-    return httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://front-end", timeout=10.0)
+    transport = httpx.HTTPTransport(uds=str(path), verify=without_tls(), trust_env=False)
+    return direct(transport=transport, base_url="http://front-end", timeout=10.0)
 
 
 class Management:

@@ -24,7 +24,8 @@ def pause(outcome: httpx.Response | httpx.HTTPError, attempt: int, left: float, 
         wanted = outcome.headers.get("retry-after", "")
         least = float(wanted) if wanted.isdecimal() else 0.0
     else:
-        if not isinstance(outcome, httpx.TransportError) or (isinstance(outcome, httpx.ConnectError) and not known):
+        unreached = isinstance(outcome, httpx.ConnectError | httpx.ProxyError)
+        if not isinstance(outcome, httpx.TransportError) or (unreached and not known):
             return None
         least = 0.0
     seconds: float = max(least, min(_LONGEST, _FIRST * 2**attempt) * random.uniform(0.5, 1.0))

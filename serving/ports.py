@@ -1,11 +1,14 @@
 """The ports that a server takes, tried before Java is started: its own message would come late and name no flag."""
 
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from .errors import ServerError
+
+_LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Ports:
 
 
 def free_ports(host: str, port: int) -> Ports:
-    """The ports to use, each tried. Raises ServerError naming the one that is taken.
+    """The ports to use, each tried, on the IP address `host` and on loopback. Raises ServerError naming the one that
+    cannot be used, and why.
 
     With `port` 0 they are reserved until `release`: the system gives them to nobody who asks for any port, in the
     seconds before the server listens on them.
@@ -38,28 +42,51 @@ def free_ports(host: str, port: int) -> Ports:
         held = contextlib.ExitStack()
         with contextlib.ExitStack() as until_all_are_found:
             until_all_are_found.push(held)
-            numbers = [held.enter_context(_bound(host if i == 0 else "127.0.0.1", 0)) for i in range(5)]
+            numbers = [held.enter_context(_reserved(host if i == 0 else _LOOPBACK, 0, port)) for i in range(5)]
             until_all_are_found.pop_all()
         return Ports(*numbers, _held=held)
     ports = Ports.following(port)
     for name in ("inference", "management", "metrics", "grpc", "grpc_management"):
-        number = getattr(ports, name)
-        address = host if name == "inference" else "127.0.0.1"
-        try:
-            with _bound(address, number):
-                pass
-        except (OSError, OverflowError) as error:
-            raise ServerError(
-                f"--port {port}: port {number} on {address}, for {name.replace('_', ' ')}, cannot be used ({error}). "
-                f"`ss -ltnp` tells who holds it; give another --port (five in a row are taken), or 0 for free ones."
-            ) from error
+        with _reserved(host if name == "inference" else _LOOPBACK, getattr(ports, name), port, name):
+            pass
     return ports
 
 
 @contextlib.contextmanager
-def _bound(host: str, port: int) -> Iterator[int]:
-    with socket.socket() as listener:
-        # As Java does: a port just left is free, and one that is bound and not listened on can be listened on by it.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+def _reserved(address: str, number: int, port: int, name: str = "inference") -> Iterator[int]:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with contextlib.ExitStack() as stack:
+        try:
+            listener = stack.enter_context(socket.socket(family))
+            # As Java does: a port just left is free, and one that is bound, not listened on, can be listened on by it.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` is every IPv4 address, too
+            listener.bind(socket.getaddrinfo(address, number, family, socket.SOCK_STREAM)[0][4])
+        except (OSError, OverflowError) as error:
+            raise _refusal(error, address, number, port, name) from error
         yield listener.getsockname()[1]
+
+
+def _refusal(error: OSError | OverflowError, address: str, number: int, port: int, name: str) -> ServerError:
+    code = error.errno if isinstance(error, OSError) else None
+    if code == errno.EADDRNOTAVAIL:
+        return ServerError(
+            f"--host: found the address {address}, which no network interface of this machine has. Give one that"
+            " `ip address` lists, or 0.0.0.0 for every one."
+        )
+    if code == errno.EAFNOSUPPORT:
+        return ServerError(f"--host: found the address {address}, but this machine has no IPv6. Give an IPv4 address.")
+    if code == errno.EINVAL and address.startswith("fe80:"):
+        return ServerError(
+            f"--host: found the link-local address {address}, expected one that does not depend on a network interface."
+            " Give another address of this machine."
+        )
+    what = f"--port {port}: port {number} on {address}, for {name.replace('_', ' ')}, cannot be used ({error})."
+    if code == errno.EADDRINUSE:
+        return ServerError(
+            f"{what} `ss -ltnp` tells who holds it; give another --port (five in a row are taken), or 0 for free ones."
+        )
+    if code == errno.EACCES:
+        return ServerError(f"{what} Ports below 1024 are for root: give another --port, or 0 for free ones.")
+    return ServerError(f"{what} Give another --port, or 0 for free ones.")

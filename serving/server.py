@@ -14,7 +14,9 @@ from typing import Literal
 
 import httpx
 
+from .addresses import in_url, is_loopback, reachable, resolve
 from .archive import MODEL_NAME
+from .connections import direct
 from .control import Control, Message
 from .draining import drain
 from .errors import PackageError, ServerError, naming
@@ -25,7 +27,7 @@ from .management import Management, front_end
 from .metrics import Metrics
 from .ports import Ports, free_ports
 from .private_folder import PrivateFolder
-from .settings import LOOPBACK, METRICS, config_properties, environment, log4j2, page_is_wanted
+from .settings import METRICS, config_properties, environment, hosts, java_options, log4j2, page_is_wanted
 from .versions import Versions
 from .workers import default_workers
 
@@ -60,9 +62,9 @@ class Server:
         startup_timeout: float = 120.0,
     ) -> None:
         self.mar = mar.absolute()
-        self.host = host
+        self.address = resolve(host)
         self.workers = workers or default_workers()
-        self.auth = auth or ("none" if host in LOOPBACK else "token")
+        self.auth = auth or ("none" if is_loopback(self.address) else "token")
         self.page = page and page_is_wanted(os.environ)
         self.access_log = access_log
         self.token_file: Path | None = None
@@ -94,8 +96,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "localhost") else self.host
-        return f"http://{host}:{self._ready_ports.inference}"
+        return f"http://{in_url(reachable(self.address))}:{self._ready_ports.inference}"
 
     @property
     def management_url(self) -> str:
@@ -130,7 +131,7 @@ class Server:
         """
         assert self._process is None, "a server is started once"
         java = find_java()
-        self._ports = free_ports(self.host, self._wanted_port)
+        self._ports = free_ports(self.address, self._wanted_port)
         try:
             self._launch(java)
             self._wait_until_ready()
@@ -214,7 +215,8 @@ class Server:
             raise ServerError(f"this archive cannot be served: {error}") from error
         token = self.auth == "token"
         files = {
-            "config.properties": config_properties(folder.alias, self.host, self._ports, self.workers, token),
+            "config.properties": config_properties(folder.alias, self.address, self._ports, self.workers, token),
+            "hosts": hosts(self.address),
             "log4j2.xml": log4j2(folder.alias),
             "metrics.yaml": METRICS,
         }
@@ -223,7 +225,7 @@ class Server:
                 (folder.path / name).write_text(text, encoding="utf-8")
         if self.access_log is not None:
             self.access_log.mkdir(parents=True, exist_ok=True)
-        self._process = launch(java, folder, passed)
+        self._process = launch(java, folder, passed, java_options(folder.alias, self.address))
         if token:
             self.token_file = folder.path / "key_file.json"  # TorchServe writes it to its working folder
 
@@ -280,7 +282,8 @@ class Server:
 
     def _ask_for_one_image(self) -> None:
         headers = self._authorization("inference")
-        reply = httpx.get(f"{self.url}/predictions/{MODEL_NAME}", headers=headers, timeout=30.0, trust_env=False)
+        with direct(base_url=self.url, timeout=30.0) as client:
+            reply = client.get(f"/predictions/{MODEL_NAME}", headers=headers)
         if reply.status_code != 200 or reply.headers.get("content-type") != "image/png":
             raise ServerError(
                 f"the first request was answered {reply.status_code}: {reply.text[:500]}{self._logs.told()}"

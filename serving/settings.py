@@ -1,6 +1,7 @@
 """TorchServe's settings: the options of its Java, and the config.properties, the log4j2.xml and the environment that a
 server of ours runs with."""
 
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from .errors import SettingError
 from .ports import Ports
 from .workers import MOST_WORKERS
 
-LOOPBACK = ("127.0.0.1", "localhost")
+# TorchServe takes no IPv6 address in its settings, but a name, which Java looks up in a file of ours.
+_IPV6_NAME = "ipv6-address"
 
 JAVA_OPTIONS = (
     "-XX:-UsePerfData",  # no /tmp/hsperfdata_USER is left behind
@@ -32,12 +34,12 @@ _PASSED_FAMILIES = ("CUDA_", "KMP_", "MKL_", "OMP_", "ORT_", "PYTHON")
 _UTF8 = {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
 
 
-def config_properties(folder: Path, host: str, ports: Ports, workers: int, token: bool) -> str:
+def config_properties(folder: Path, address: str, ports: Ports, workers: int, token: bool) -> str:
     """The text of config.properties. Each setting departs from TorchServe's own for the reason beside it."""
     return f"""\
 # Only inference leaves this machine. Who reaches management can stop workers and, were the model API on, load code: it
 # listens in our folder, as do metrics, and what others may know of both is passed on (management.py, metrics.py).
-inference_address=http://{host}:{ports.inference}
+inference_address=http://{_IPV6_NAME if ":" in address else address}:{ports.inference}
 management_address=unix:{folder / "management.sock"}
 metrics_address=unix:{folder / "metrics.sock"}
 grpc_inference_address=127.0.0.1
@@ -71,6 +73,16 @@ metrics_mode=prometheus
 metrics_config={folder / "metrics.yaml"}
 disable_system_metrics=true
 """
+
+
+def java_options(folder: Path, address: str) -> tuple[str, ...]:
+    """The options of Java for a server on an IP address: with one of IPv6, names are looked up in the file `hosts`."""
+    return (*JAVA_OPTIONS, f"-Djdk.net.hosts.file={folder / 'hosts'}") if ":" in address else JAVA_OPTIONS
+
+
+def hosts(address: str) -> str:
+    """The text of the file `hosts`. TorchServe looks this machine's own name up, too."""
+    return f"{address} {_IPV6_NAME}\n127.0.0.1 localhost {socket.gethostname()}\n"
 
 
 def page_is_wanted(given: Mapping[str, str]) -> bool:

