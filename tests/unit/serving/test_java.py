@@ -69,7 +69,7 @@ def test_a_java_that_does_not_run_is_told_in_its_own_words(bare: pytest.MonkeyPa
     broken = fake(tmp_path / "broken", "21")
     broken.write_text("#!/bin/sh\necho 'libjvm.so: cannot open shared object file' >&2\nexit 127\n")
     bare.setenv("JAVA_HOME", str(tmp_path / "broken"))
-    with pytest.raises(ServerError, match="ended with status 127: libjvm.so: cannot open shared object file"):
+    with pytest.raises(ServerError, match=r"ended with status 127: libjvm\.so: cannot open"):
         java.find_java()
 
 
