@@ -33,7 +33,7 @@ from training.folder_tree import (
     told,
 )
 
-_VERSION = 3  # of what is made of an image and how it is kept; another one makes the cache anew
+_VERSION = 3  # of the decoding and of the cached files; a new number makes caches be computed again
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _FEWEST = 3  # images of a class: one for each split
 _SHOWN = 8  # files of which an error names the kind
@@ -53,19 +53,19 @@ class File:
 
 @dataclass(frozen=True)
 class Listing:
-    """All that lies below a root. Two are equal if their digests are."""
+    """The files below a root. Two listings are equal if their digests are."""
 
     digest: str
     root: Path = field(compare=False)  # the folder that holds the class folders, or the splits
     class_names: tuple[str, ...] = field(compare=False)
     files: tuple[File, ...] = field(compare=False)
-    bad: dict[Path, str] = field(compare=False)  # what is no file to open, and why
+    bad: dict[Path, str] = field(compare=False)  # entries that cannot be opened, with the reason
     companions: tuple[Path, ...] = field(compare=False)  # captions and the like, beside images of the same name
     notes: tuple[str, ...] = field(compare=False)  # what was passed over or seen through, a line each
 
 
 def list_folder(settings: DataSettings) -> Listing:
-    """What lies below `data.root`.
+    """Lists the files below `data.root` with their classes and splits.
 
     Raises:
         ConfigError: no `data.root` is given.
@@ -109,7 +109,7 @@ def list_folder(settings: DataSettings) -> Listing:
 def _digest(
     settings: DataSettings, root: Path, class_names: tuple[str, ...], files: list[File], left_out: list[str]
 ) -> str:
-    """Of what the tensors depend on, as far as it can be known without reading the files. 32 letters."""
+    """Digest of all that the tensors depend on and that is known without reading the files; 32 letters."""
     what = [_VERSION, settings.size, settings.channels, settings.skip_bad, class_names]
     digest = hashlib.sha256(json.dumps(what).encode())
     digest.update(os.fsencode(root.resolve()))  # another folder may have the same names, sizes and times
@@ -198,7 +198,7 @@ def _check_count(folder: Path, found: Content, fewest: int) -> None:
 
 
 def _no_folder(root: Path) -> str:
-    """Of a root that is absent or a file."""
+    """The error for a root that is absent or a file."""
     expected = "expected one folder of images for each class in it"
     if not root.exists():
         return f"data.root: {shown(root)} is no folder; {expected}. Check the path"
@@ -208,7 +208,7 @@ def _no_folder(root: Path) -> str:
 
 
 def _no_classes(tree: Tree, folder: Path) -> str:
-    """Of a folder without class folders, with what it holds instead."""
+    """The error for a folder without class folders; names its content."""
     content = tree.content(folder)
     expected = "expected one for each class, with its images in it"
     if images := content.images():
@@ -226,7 +226,7 @@ def _no_classes(tree: Tree, folder: Path) -> str:
 
 
 def _notes(tree: Tree, levels: list[Path], nested: Mapping[str, int], *, ends: list[Path]) -> Iterator[str]:
-    """A line for all that was passed over or seen through."""
+    """One line for each kind of entry that was passed over or seen through."""
     if ends:
         yield f"data.root: the class folders are those of {' and '.join(map(shown, ends))}"
     if tree.system_files:
@@ -259,7 +259,7 @@ def _may_hold_labels(path: Path) -> bool:
 
 
 def _gather(tree: Tree, folder: Path, above: Collection[Path]) -> Content:
-    """All that lies in a folder and those below it, links to folders followed."""
+    """The files in a folder and in all folders below it."""
     gathered = Content()
     for _, content in tree.below(folder, above=above):
         gathered.files |= content.files

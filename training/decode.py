@@ -180,7 +180,7 @@ def _raw_mode_of_16_bits(image: Image.Image) -> re.Match[str] | None:
 
 
 def _set_raw_mode(image: Image.Image, mode: str) -> None:
-    """Makes Pillow take the bytes of a file that was opened for values of `mode`."""
+    """Makes Pillow decode an opened file as values of the raw mode `mode`."""
     assert isinstance(image, ImageFile.ImageFile), "it has tiles"
     tiles = [(tile, tile.args) for tile in image.tile]
     image.tile = [tile._replace(args=(mode, *old[1:]) if isinstance(old, tuple) else mode) for tile, old in tiles]
@@ -210,7 +210,7 @@ def _load(image: Image.Image) -> tuple[Image.Image, str]:
 
 
 def _without_notes(path: Path) -> bytes | None:
-    """The file without the notes that Pillow insists on reading; None where there are none to leave out."""
+    """The bytes of the file without the notes that Pillow reads; None where there are none to leave out."""
     with path.open("rb") as file:
         head = file.read(len(_PNG))
         make_bare = next((make for start, make in _BARE.items() if head.startswith(start)), None)
@@ -247,7 +247,7 @@ def _bare_png(content: bytes) -> bytes:
 
 
 def _bare_tiff(content: bytes) -> bytes:
-    """All entries of the first directory that say nothing of the pixels become an empty one."""
+    """Empties all entries of the first directory except those that describe the pixels."""
     bare = bytearray(content)
     order: Literal["little", "big"] = "little" if content.startswith(b"II") else "big"
     empty = b"".join(number.to_bytes(size, order) for number, size in ((0xFFFF, 2), (1, 2), (1, 4), (0, 4)))

@@ -23,18 +23,18 @@ _NO_PIXELS = ("BUFR", "GRIB", "HDF5", "MPEG")  # Pillow recognizes these formats
 
 @dataclass
 class Content:
-    """What lies in a folder, by name; where a link leads is what counts."""
+    """The content of one folder, sorted by name; links count as the file or folder that they lead to."""
 
     folders: list[Path] = field(default_factory=list)
     files: dict[Path, os.stat_result] = field(default_factory=dict)
     bad: dict[Path, str] = field(default_factory=dict)
 
     def images(self) -> int:
-        """How many files are called like images."""
+        """Number of files that are named like images."""
         return sum(map(is_image_name, self.files))
 
     def candidates(self) -> int:
-        """How many files may be images, also by other names."""
+        """Number of files that may be images, under any name."""
         return sum(map(may_be_image, self.files))
 
 
@@ -47,13 +47,13 @@ class Tree:
         self.empty: set[Path] = set()
 
     def content(self, folder: Path) -> Content:
-        """One folder's; what may not be read is bad, never an error of its own."""
+        """Lists one folder; entries that cannot be read are bad, and raise no error."""
         if folder not in self._contents:
             self._contents[folder] = self._list(folder)
         return self._contents[folder]
 
     def below(self, folder: Path, *, above: Collection[Path] = ()) -> Iterator[tuple[Path, Content]]:
-        """A folder and all below it; a link in a loop, and a second link to the same folder, lead to nothing new."""
+        """Walks a folder and all folders below it, each place once, whatever links lead there; `above` is left out."""
         waiting, seen = [folder], {os.path.realpath(path) for path in above}
         while waiting:
             folder = waiting.pop()
@@ -77,18 +77,18 @@ class Tree:
         return kept
 
     def has_images(self, folder: Path) -> bool:
-        """Whether any file in a folder or below it is called like an image."""
+        """True if any file in a folder or below it is named like an image."""
         return any(content.images() for _, content in self.below(folder))
 
     def is_class(self, folder: Path) -> bool:
-        """Whether a folder holds images itself, rather than folders of images."""
+        """True if a folder holds images itself, rather than folders of images."""
         content = self.content(folder)
         if content.images() or any(map(self.has_images, content.folders)):
             return content.images() > 0
         return content.candidates() > 0
 
     def chain(self, folder: Path) -> list[Path]:
-        """The folder, and the single folders within it down to the one that holds several, or one with images."""
+        """The folder, and the single folders within it, down to the one that holds the class folders or splits."""
         chain, places = [folder], {os.path.realpath(folder)}
         while True:
             inner = self.folders(folder)
@@ -128,18 +128,18 @@ class Tree:
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether a file is called like an image that Pillow can read."""
+    """True if a file is named like an image that Pillow can read."""
     form = Image.registered_extensions().get(path.suffix.lower())
     return form in Image.OPEN and form not in _NO_PIXELS
 
 
 def may_be_image(path: Path) -> bool:
-    """Whether a file may be an image by its name: files of any other name, or none, are opened as well."""
+    """True unless the name is that of a table: files of unknown or no suffix are opened as well."""
     return path.suffix.lower() not in TABLES
 
 
 def companions(files: Collection[Path]) -> list[Path]:
-    """Files that are not called like images, beside an image of the same name: captions, labels, other exposures."""
+    """Files that accompany an image of the same name, such as captions, and are not named like images."""
     images = {path for path in files if is_image_name(path)}
     stems = {path.with_suffix("") for path in images}
     others = (path for path in files if path.suffix and path not in images)
@@ -147,12 +147,12 @@ def companions(files: Collection[Path]) -> list[Path]:
 
 
 def is_train(folder: Path) -> bool:
-    """Whether a folder is called like the training split of a data set."""
+    """True if a folder is named like the training split of a data set."""
     return folder.name.lower() in ("train", "training")
 
 
 def told(bad: Mapping[Path, str]) -> list[str]:
-    """A line for each bad file, by name."""
+    """One line for each bad file, sorted by name."""
     return [f"{shown(path)}: {bad[path]}" for path in sorted(bad)]
 
 

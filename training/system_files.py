@@ -36,7 +36,7 @@ _FORMS = re.compile(
 
 
 def system_name(name: str) -> str | None:
-    """The name, or the pattern of names, by which a file or folder is known to be a system's; None for all others."""
+    """The known name, or pattern of names, that a name of a file or folder matches; None for all others."""
     folded = name.casefold()
     if folded in _NAMES:
         return name
