@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from serving.server import Server
 
 from ...unit.serving.gates import Gate
 from ...unit.serving.small_export import write_export
-from ...waiting import PATIENCE
+from ...waiting import PATIENCE, wait_for
 
 PROJECT = Path(__file__).parents[3]
 
@@ -57,6 +58,17 @@ def java_of(pid: int) -> list[int]:
         except OSError:  # gone meanwhile
             continue
     return found
+
+
+def stop(pid: int) -> None:
+    """Stops a process, and returns once all of its threads stand still: until then it may take what comes next."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def stands_still() -> bool:
+        tasks = Path(f"/proc/{pid}/task").glob("*/stat")
+        return all(task.read_text().rpartition(")")[2].split()[0] in "TX" for task in tasks)
+
+    wait_for(stands_still, f"process {pid} stands still")
 
 
 def members(group: int) -> list[int]:

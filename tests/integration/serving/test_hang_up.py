@@ -16,7 +16,7 @@ import pytest
 
 from ...http import get
 from ...waiting import PATIENCE, wait_for
-from .conftest import finish, java_of, members, start_ganctl
+from .conftest import finish, java_of, members, start_ganctl, stop
 from .doors import received
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -49,7 +49,7 @@ def test_a_hang_up_of_every_process_that_comes_twice_drains(export: Path, tempor
     connection = http.client.HTTPConnection("127.0.0.1", int(url.rpartition(":")[2]), timeout=PATIENCE)
     connection.request("GET", "/ping")
     connection.getresponse().read()
-    os.kill(worker, signal.SIGSTOP)  # the request is in hand until we say
+    stop(worker)  # the request is in hand until we say
     connection.request("GET", "/predictions/digits")
     wait_for(lambda: received(record["metrics_url"]) == before + 1, "TorchServe has the request")
     for pid in (java, worker, process.pid):

@@ -18,7 +18,7 @@ from serving.handler.model import Limits
 
 from ... import http
 from ...waiting import PATIENCE, wait_for
-from .conftest import Running
+from .conftest import Running, stop
 from .hostile_kinds import JSON
 from .watch import Watch
 from .wire import Wire, request
@@ -48,7 +48,7 @@ def test_a_full_queue_refuses_the_excess_with_503_and_loses_nothing_that_it_took
     wires = [Wire(own.url) for _ in range(QUEUE + TAKEN + EXCESS)]
     try:
         for pid in workers:
-            os.kill(pid, signal.SIGSTOP)
+            stop(pid)
         for seed, wire in enumerate(wires):
             wire.send(request(body=json.dumps({"seed": seed}).encode(), headers=[JSON]))
         refused = _refused_while_nobody_draws(wires)

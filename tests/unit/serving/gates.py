@@ -1,4 +1,4 @@
-"""Archives whose workers wait at a gate, for as long as a test wants: while they load the model, or before they draw.
+"""Archives whose workers wait at a gate, for as long as a test wants: while they load the model, or before they answer.
 
 So what a server has in hand lasts neither longer nor shorter than the test needs, whatever machine it runs on.
 """
@@ -22,9 +22,8 @@ FOLDER = Path({folder!r})
 
 
 def handle(data, context):
-    if data is None:
-        wait("loading")
-    elif any("x-hold" in map(str.lower, context.get_all_request_header(i)) for i in range(len(data))):
+    wait("loading" if data is None else "answering")
+    if data and any("x-hold" in map(str.lower, context.get_all_request_header(i)) for i in range(len(data))):
         wait("drawing")
     return answer(data, context)
 
@@ -55,12 +54,12 @@ class Gate:
         return rewrite(mar, {"ganctl_entry.py": entry.encode(), "model-config.yaml": patient.encode()}, sealed=True)
 
     def close(self, what: str) -> None:
-        """`loading` or `drawing`: workers that come to it wait."""
+        """Has workers wait that are `loading` a model, `answering` any batch, or `drawing` for a request with HELD."""
         (self._folder / what).touch()
 
     def open(self, what: str) -> None:
         (self._folder / what).unlink()
 
-    def waiting(self, what: str) -> int:
-        """How many workers wait."""
-        return len(list(self._folder.glob(f"{what}-*")))
+    def waiting(self, what: str) -> set[int]:
+        """The process ids of the workers that wait."""
+        return {int(path.name.partition("-")[2]) for path in self._folder.glob(f"{what}-*")}
