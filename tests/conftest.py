@@ -1,7 +1,9 @@
 """What tests of several packages share: a small finished run, and the command line in a process of its own."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -35,6 +37,17 @@ Ganctl = Callable[..., "subprocess.CompletedProcess[str]"]
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device, and torch sees none here")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_signals() -> Iterator[None]:
+    """What the tests start ignores no signal because whoever started the tests does (nohup, a script's `&`)."""
+    with contextlib.ExitStack() as stack:
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is signal.SIG_IGN:
+                signal.signal(number, lambda number, frame: None)  # the tests themselves go on as before
+                stack.callback(signal.signal, number, signal.SIG_IGN)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
