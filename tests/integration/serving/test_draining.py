@@ -6,6 +6,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,6 +104,8 @@ def test_clients_that_never_pause_get_a_clean_503_and_a_closed_connection(
             server.process.send_signal(signal.SIGTERM)
             for thread in asking:
                 thread.join(PATIENCE)
+            time.sleep(1)  # long enough for a server that does not wait to end
+            assert server.process.poll() is None
             gate.open("drawing")
             reply = held.read()
         _, err = finish(server.process)
