@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests import http
+from tests.e2e.elsewhere import PLACE, environment
 from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +57,7 @@ def test_the_wheel_installed_alone_trains_and_draws_in_another_folder(tmp_path: 
 
 @pytest.mark.timeout(4 * INSTALLING)
 def test_the_readmes_commands_work_in_a_copy_of_the_project(tmp_path: Path) -> None:
-    copy = tmp_path / "ganctl"
+    copy = tmp_path / PLACE
     files = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout.split()
     for name in files:
         if (ROOT / name).is_file():
@@ -65,7 +66,10 @@ def test_the_readmes_commands_work_in_a_copy_of_the_project(tmp_path: Path) -> N
             (copy / name).chmod((ROOT / name).stat().st_mode)
     demo, serve = re.findall(r"```sh\n(.*?)\n```", (copy / "README.md").read_text(), re.DOTALL)
 
-    made = run("sh", "-c", demo, cwd=copy, TRAIN_SECONDS="10")
+    set_up = run("make", "setup", cwd=copy, LC_ALL="C")
+    assert set_up.returncode == 0, set_up.stderr
+    odd = environment(tmp_path)
+    made = run("nohup", "sh", "-c", demo, cwd=copy, TRAIN_SECONDS="10", **odd)
     assert made.returncode == 0, made.stderr
     for name in ("run", "export", "digits.mar", "digits.png"):
         assert (copy / "demo" / name).exists(), name
@@ -75,11 +79,11 @@ def test_the_readmes_commands_work_in_a_copy_of_the_project(tmp_path: Path) -> N
         columns, rows = picture.size
     assert (columns, rows) == (10 * 28 * 3, 8 * 28 * 3)
 
-    again = run("make", "setup", cwd=copy)
+    again = run("make", "setup", cwd=copy, **odd)
     assert "installing" not in again.stdout + again.stderr, "a second call installs nothing"
 
     command = f"exec {serve} --port 0 --workers 1 --json"
-    with subprocess.Popen(["sh", "-c", command], cwd=copy, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(["sh", "-c", command], cwd=copy, env=odd, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         url = json.loads(server.stdout.readline())["url"]
         reply = http.get(f"{url}/digits/predict?text=2026&scale=5")

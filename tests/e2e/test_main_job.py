@@ -1,4 +1,4 @@
-"""The main job with its real parts: train, export, package, serve, and digits over HTTP."""
+"""The main job with its real parts, in an odd place: train, export, package, serve, and digits over HTTP."""
 
 import io
 import json
@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from tests import http
+from tests.e2e.elsewhere import PLACE, environment
 from tests.waiting import PATIENCE
 from training.config import DataSettings
 from training.evaluation.classifier import judge, load_classifier
@@ -25,7 +26,15 @@ pytestmark = pytest.mark.timeout(2 * PATIENCE)  # the first test waits for a tra
 
 def ganctl(folder: Path, *words: object) -> dict[str, Any]:
     command = [sys.executable, "-m", "ganctl", *map(str, words), "--json"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(folder.parent),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
     assert done.returncode == 0, done.stderr
     record: dict[str, Any] = json.loads(done.stdout)
     return record
@@ -41,14 +50,15 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A small conditional GAN, trained for two epochs, behind a real TorchServe."""
-    folder = tmp_path_factory.mktemp("job")
+    folder = tmp_path_factory.mktemp("job") / PLACE
+    folder.mkdir(parents=True)
     # the default recipe at half its width; the horizon is all there is, so that the learning rate ends low
     settings = ("--set", "model.width=16", "--set", "train.horizon=45000 images", "--set", "optimizer.lr=2e-3")
     records = {"train": ganctl(folder, "train", *settings, "--run-dir", "run")}
     records["export"] = ganctl(folder, "export", "run", "--out", "export")
     records["package"] = ganctl(folder, "package", "export", "--out", ".")
     command = [sys.executable, "-m", "ganctl", "serve", "digits.mar", "--port", "0", "--workers", "1", "--json"]
-    server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(command, cwd=folder, env=environment(folder.parent), stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     records["serve"] = json.loads(server.stdout.readline())
     yield Served(folder, records["serve"]["url"], records)
@@ -108,7 +118,8 @@ def test_inspect_knows_the_version_of_every_form_of_the_model(served: Served) ->
 
 def test_a_run_can_be_served_as_it_is(served: Served) -> None:
     command = [sys.executable, "-m", "ganctl", "serve", "run", "--port", "0", "--workers", "1", "--json"]
-    with subprocess.Popen(command, cwd=served.folder, stdout=subprocess.PIPE, text=True) as server:
+    odd = environment(served.folder.parent)
+    with subprocess.Popen(command, cwd=served.folder, env=odd, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         url = json.loads(server.stdout.readline())["url"]
         picture = http.get(f"{url}/predictions/digits")
