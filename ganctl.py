@@ -216,12 +216,15 @@ def _outside(error: BaseException) -> str | None:
             return _os_message(chain)
         text = str(chain)
         if isinstance(chain, MemoryError) or any(sign in text for sign in _MEMORY_SIGNS):
-            first = (text.strip() or "the allocation failed").splitlines()[0].rstrip(".")
-            smaller = next((_SMALLER[word] for word in sys.argv[1:] if word in _SMALLER), "the input")
-            return f"out of memory ({first}). Make smaller: {smaller}; or give the process more memory."
+            first = (text.strip() or "an allocation failed").splitlines()[0].rpartition("Allocator: ")[2]
+            smaller = next((f", or make smaller: {_SMALLER[word]}" for word in sys.argv[1:] if word in _SMALLER), "")
+            return f"out of memory ({first[:200].rstrip('.')}). Give the process more memory{smaller}."
+        if isinstance(chain, ImportError) and any(sign in text for sign in _LIBRARY_SIGNS):
+            return f"{text}: cannot be loaded. Give the process more memory, mount its folder with exec, or install it."
         if "can't start new thread" in text:
             return f"{text}: a limit of this machine. Raise the number of processes and threads (ulimit -u, pids.max)."
-        chain = chain.__cause__
+        loop = isinstance(chain, RuntimeError) and text.startswith("Symlink loop")  # Path.resolve, before Python 3.13
+        chain = chain.__context__ if loop else chain.__cause__
     return None
 
 
@@ -236,7 +239,8 @@ def _os_message(error: OSError) -> str:
     if where is None:
         advice = "Set TMPDIR to a folder that can be written." if "No usable temporary directory" in reason else advice
         return f"{reason}. {advice}".rstrip()
-    if tempfile.tempdir and (where == tempfile.tempdir or str(where).startswith(f"{tempfile.tempdir}/ganctl-")):
+    temporary = where == tempfile.tempdir or str(where).startswith(f"{tempfile.tempdir}/ganctl-")
+    if temporary and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         advice = "Free some space there, or set TMPDIR to another folder."
     return f"{where}: {reason}. {advice or 'Look at this file system and how it is mounted.'}"
 
@@ -265,6 +269,7 @@ _OS_ADVICE = {
     errno.ENAMETOOLONG: "Name a shorter path.",
     errno.EBUSY: "Name another folder.",
     errno.ENOTDIR: "Name a folder; something on this path is a file.",
+    errno.EEXIST: "A file or a broken link has this name: name another path.",
     errno.EPERM: "Name a folder or file that this user may use.",
     errno.EIO: "Look at the disk or the network mount (dmesg tells more), or name another folder.",
     errno.ESTALE: "The network file system has lost this file: mount it anew, and start again.",
@@ -280,8 +285,9 @@ _MEMORY_SIGNS = (
     "can't allocate memory", "not enough memory", "CUDA out of memory", "CUDA error: out of memory",
     "STATUS_ALLOC_FAILED", "Failed to allocate memory",
 )  # fmt: skip
+_LIBRARY_SIGNS = ("failed to map segment", "cannot open shared object file", "cannot allocate memory")
 _SMALLER = {
-    "train": "train.batch_size, model.width or data.size, or give data.resident=false",
+    "train": "train.batch_size, model.width data.size, or give data.resident=false",
     "sample": "the order (--count, --per-class or --frames)",
     "evaluate": "--n or --cas-images",
     "serve": "--workers",

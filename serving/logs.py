@@ -38,8 +38,10 @@ class Logs:
             before = found
             time.sleep(_LOOK_EVERY)
 
-    def disk_error(self) -> OSError | None:
-        """The reason why a server cannot write its files, where Java has met one, or there is no room for logs."""
+    def system_error(self) -> OSError | None:
+        """The reason of the operating system why a server does not start, where Java has met one."""
+        if os.strerror(errno.EMFILE) in self._text("java"):
+            return OSError(errno.EMFILE, os.strerror(errno.EMFILE), "TorchServe")
         number = next((each for each in _DISK if f"IOException: {os.strerror(each)}" in self._text("java")), None)
         if number is None and shutil.disk_usage(self._folder).free < _LEAST_ROOM:
             number = errno.ENOSPC

@@ -137,8 +137,8 @@ class Server:
             self._wait_until_ready()
             self._open_beside()
         except BaseException as error:
-            if isinstance(error, ServerError) and self._process is not None and (disk := self._logs.disk_error()):
-                error = disk  # the cause; Java's own words are long
+            if isinstance(error, ServerError) and self._process is not None and (cause := self._logs.system_error()):
+                error = cause  # Java's own words are long
             self.stop()
             raise error
         finally:
