@@ -1,10 +1,12 @@
 """TensorBoard: losses, scores, pictures and films, the generator's graph, and settings with the final scores."""
 
 import io
+import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from training.atomic_write import read_file
 from training.callback import Callback, Run
 from training.callbacks.samples import TIMELAPSE
 from training.callbacks.views import class_grids, fixed_grid, walk
+from training.class_folders import shown
 from training.pictures import ENLARGEMENT, encode_film, to_picture
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ class TensorBoard(Callback):
         self._newest: tuple[int, dict[str, float], bool] = (-1, {}, False)  # step, its scalars, whether with pictures
         self._has_graph = False
         self._thread_hook = threading.excepthook  # in its place while the writer is open
+        self._alias = ExitStack()
 
     def on_start(self, run: Run) -> None:
         from torch.utils.tensorboard import SummaryWriter  # half a second of import that only this needs
@@ -55,7 +59,7 @@ class TensorBoard(Callback):
         from torch.utils.tensorboard.summary import custom_scalars
 
         threading.excepthook = self._pass_over_disk_errors
-        self._writer = SummaryWriter(run.run_dir, purge_step=run.step)
+        self._writer = SummaryWriter(self._alias.enter_context(utf8_alias(run.run_dir)), purge_step=run.step)
         self._add_summary(custom_scalars(_CHARTS), run)  # at each start, since the folder may be a new one
         if step == run.step:
             for name, value in scalars.items():
@@ -82,7 +86,8 @@ class TensorBoard(Callback):
         """The timelapse; and the settings beside the scores, for TensorBoard's page that compares runs."""
         if (run.run_dir / TIMELAPSE).exists():
             self._add_film("timelapse", read_file(run.run_dir / TIMELAPSE), run)
-        settings = {k: v for k, v in run.config.flat().items() if isinstance(v, bool | int | float | str)}
+        known = {k: v for k, v in run.config.flat().items() if isinstance(v, bool | int | float | str)}
+        settings = {k: shown(v) if isinstance(v, str) else v for k, v in known.items()}  # a path may not be UTF-8
         finals = {f"{scores['split']}/{name}": value for name, value in _numbers(scores)}
         if not finals:
             return
@@ -102,6 +107,7 @@ class TensorBoard(Callback):
                 writer.close()
         finally:
             threading.excepthook = self._thread_hook
+            self._alias.close()
 
     def state_dict(self) -> dict[str, Any]:
         step, scalars, picture = self._newest
@@ -154,6 +160,20 @@ class TensorBoard(Callback):
             warnings.simplefilter("ignore", FutureWarning)  # add_graph traces with TorchScript, which is deprecated
             warnings.simplefilter("ignore", TracerWarning)  # networks may draw random numbers
             self._writer.add_graph(run.generator, (torch.zeros(2, run.generator.z_dim, device=run.device), *label))
+
+
+@contextmanager
+def utf8_alias(folder: Path) -> Iterator[Path]:
+    """The folder, or a link to it where its path is not UTF-8, which TensorBoard and torch's profiler cannot open."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="ganctl-") as place:
+            link = Path(place) / "run"
+            link.symlink_to(folder.absolute(), target_is_directory=True)
+            yield link
+    else:
+        yield folder
 
 
 def _wait_for_a_later_name(folder: Path) -> None:
