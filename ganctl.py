@@ -25,7 +25,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 # name → (module, one line of help). The help stands here, so that `ganctl --help` imports no command.
 COMMANDS = {

@@ -42,13 +42,13 @@ def export(
         ExportError: `out` is a folder with something else in it.
     """
     path = find_checkpoint(source)
-    generator, checkpoint, config = load_generator(path)
+    generator, checkpoint = load_generator(path)
     run_dir = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
     out = out or run_dir / "export"
     out = out.resolve()
     if out.exists() and not manifest.may_be_replaced(out):
         raise ExportError(f"--out {out}: it holds something else than an export; name another folder")
-    base = manifest.essentials(generator, checkpoint, config)
+    base = manifest.essentials(generator, checkpoint)
     with new_folder(out) as folder:
         differences = {}
         for kind in kinds:

@@ -9,10 +9,11 @@ from typing import Any
 
 from exports.errors import ExportError
 from exports.formats import FILES
+from ganctl import __version__
 from training.atomic_write import naming, read_file
 from training.checkpoint import Saved, weights_digest
-from training.config import Config
 from training.data import nfc
+from training.errors import written_by
 from training.models import Generator
 
 SCHEMA_VERSION = 1
@@ -21,17 +22,20 @@ _DATA_SETTINGS = {"size", "channels", "skip_bad"}  # what the images are; not wh
 _KEYS = {"model_version", "data", "conditional", "z", "class_names", "image", "files", "checkpoint", "parity"}
 
 
-def essentials(generator: Generator, checkpoint: Saved, config: Config) -> dict[str, Any]:
+def essentials(generator: Generator, checkpoint: Saved) -> dict[str, Any]:
     """What every artefact of an export carries: which model it is and what goes in and out.
 
     `model_version` is the start of the SHA-256 of the generator's weights: the same weights have the same version.
     """
+    config = checkpoint.state["config"]  # perhaps another version's: what it says is only handed on
+    data = config.get("data", {})
     return {
         "schema_version": SCHEMA_VERSION,
         "model_version": weights_digest(generator.state_dict())[:12],
-        "preset": config.preset,
-        "data": config.data.name,
-        "data_settings": config.data.model_dump(mode="json", include=_DATA_SETTINGS),
+        "ganctl_version": __version__,
+        "preset": config.get("preset"),
+        "data": data.get("name"),
+        "data_settings": {key: value for key, value in data.items() if key in _DATA_SETTINGS},
         "conditional": generator.conditional,
         "z": {"dim": generator.z_dim, "distribution": "normal"},
         "class_names": [nfc(name) for name in checkpoint.state["data"]["class_names"]],
@@ -82,12 +86,9 @@ def read(folder: Path) -> dict[str, Any]:
         raise ExportError(f"{folder}: no export (it has no {NAME}); make one with 'ganctl export RUN'") from None
     except ValueError as error:
         raise ExportError(f"{path}: not JSON ({error}); export again") from error
-    if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
-        found = manifest.get("schema_version") if isinstance(manifest, dict) else type(manifest).__name__
-        raise ExportError(f"{path}: schema_version {found!r}, expected {SCHEMA_VERSION}; export again with this ganctl")
-    missing = _KEYS - manifest.keys()
-    if missing:
-        raise ExportError(f"{path}: lacks {', '.join(sorted(missing))}; export again with this ganctl")
+    if (fault := _fault(manifest)) is not None:
+        version = manifest.get("ganctl_version") if isinstance(manifest, dict) else None
+        raise ExportError(f"{path}: {written_by(version)}: {fault}; export again with this ganctl")
     for name, facts in manifest["files"].items():
         file = folder / name
         if not file.is_file():
@@ -96,7 +97,27 @@ def read(folder: Path) -> dict[str, Any]:
             raise ExportError(
                 f"{file}: damaged: its SHA-256 is {found[:12]}…, expected {facts['sha256'][:12]}…; export again"
             )
-    return manifest
+    whole: dict[str, Any] = manifest
+    return whole
+
+
+def _fault(manifest: Any) -> str | None:
+    """Why a manifest cannot be read here, if it cannot; fields that are unknown do not matter."""
+    if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
+        found = manifest.get("schema_version") if isinstance(manifest, dict) else type(manifest).__name__
+        return f"schema_version {found!r}, expected {SCHEMA_VERSION}"
+    if missing := _KEYS - manifest.keys():
+        return f"it lacks {', '.join(sorted(missing))}"
+    z, names, files = manifest["z"], manifest["class_names"], manifest["files"]
+    if not isinstance(z, dict) or not isinstance(z.get("dim"), int) or z.get("distribution") != "normal":
+        return f"z is {json.dumps(z)[:80]}, expected a dim and the distribution normal"
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return f"class_names is {json.dumps(names)[:80]}, expected a list of names"
+    if not isinstance(files, dict) or not all(
+        isinstance(f, dict) and {"sha256", "format"} <= f.keys() for f in files.values()
+    ):
+        return "files is no table with the format and the SHA-256 of each"
+    return None
 
 
 def may_be_replaced(folder: Path) -> bool:

@@ -8,9 +8,10 @@ from torch import Tensor
 from exports import manifest
 from exports.errors import ExportError
 from exports.parity import load
-from training.config import DataSettings
 from training.data import nfc
+from training.errors import written_by
 from training.inspection import Opened
+from training.stored_config import read_data_settings
 
 _PREFERRED = ("generator.onnx", "generator.ts", "generator.pt2")
 _CHUNK = 256
@@ -55,5 +56,7 @@ def open_export(folder: Path) -> Opened:
     facts = manifest.read(folder)
     source = ExportSource(folder, facts)
     told = {"export": str(folder.resolve()), "artefact": source.artefact, "model_version": facts["model_version"]}
-    read_as = facts.get("data_settings", {})  # older exports lack it
-    return Opened(DataSettings.model_validate({"name": facts["data"], **read_as}), source, facts=told)
+    said = facts.get("data_settings")  # older exports lack it
+    data, faults = read_data_settings({"name": facts["data"]} | (said if isinstance(said, dict) else {}))
+    where = f"{folder / manifest.NAME}: {written_by(facts.get('ganctl_version'))}"
+    return Opened(data, source, ExportError(f"{where}: {' '.join(faults)}") if faults else None, facts=told)

@@ -19,11 +19,13 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ganctl import __version__
 from training.atomic_write import write_file
-from training.errors import CheckpointError, TrainingError
+from training.errors import CheckpointError, TrainingError, VersionError
 
 SUFFIX = ".safetensors"
-_FORMAT = "ganctl-checkpoint-1"
+_FORMATS = "ganctl-checkpoint-"  # and the number of the form of the metadata and the tree
+_FORMAT = f"{_FORMATS}1"
 _NO_DIGEST = "0" * 64
 _DIGEST_FIELD = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 _TENSOR, _ITEMS, _NUMBER = "$tensor", "$items", "$number"
@@ -36,6 +38,7 @@ class Saved:
     path: Path
     sha256: str
     state: dict[str, Any]
+    version: str | None = None  # of the ganctl that wrote it; before 0.2.0 none was noted
 
     @property
     def step(self) -> int:
@@ -61,7 +64,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     for name, tensor in tensors.items():
         if places[tensor.untyped_storage().data_ptr()] > 1:  # tied weights: the format holds each tensor by itself
             tensors[name] = tensor.clone()
-    metadata = {"format": _FORMAT, "sha256": _NO_DIGEST, "state": skeleton}
+    metadata = {"format": _FORMAT, "ganctl_version": __version__, "sha256": _NO_DIGEST, "state": skeleton}
     content = bytearray(safetensors.torch.save(tensors, metadata))
     found = _DIGEST_FIELD.search(content, 8, 8 + _header_length(content))
     assert found is not None, "the digest's field was just written"
@@ -84,6 +87,8 @@ def read_checkpoint(path: Path) -> Saved:
         raise CheckpointError(f"{path}: this is a folder, expected a checkpoint file") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}; use another checkpoint") from error
+    header = _metadata(content)
+    _refuse_other_format(path, header)
     found = _DIGEST_FIELD.search(content, 8, 8 + _header_length(content)) if len(content) > 8 else None
     if found is None:
         raise CheckpointError(
@@ -101,15 +106,10 @@ def read_checkpoint(path: Path) -> Saved:
         )
     try:
         tensors = safetensors.torch.load(bytes(content))
-        header = json.loads(content[8 : 8 + _header_length(content)])["__metadata__"]
         state = _fill(json.loads(header["state"]), tensors)
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: another kind of safetensors file than a checkpoint ({error!r})") from error
-    if header.get("format") != _FORMAT:
-        raise CheckpointError(
-            f"{path}: format {header.get('format')!r}, expected {_FORMAT!r}; use the ganctl that wrote it"
-        )
-    return Saved(path, stated, state)
+    return Saved(path, stated, state, header.get("ganctl_version"))
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -120,6 +120,23 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _metadata(content: bytes | bytearray) -> dict[str, str]:
+    """What a safetensors file says of itself; nothing, where it is no such file."""
+    try:
+        header = json.loads(content[8 : 8 + _header_length(content)])
+    except ValueError:
+        return {}
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _refuse_other_format(path: Path, metadata: Mapping[str, str]) -> None:
+    found = metadata.get("format", "")
+    if found.startswith(_FORMATS) and found != _FORMAT:
+        fault = f"it has the format {found!r}, expected {_FORMAT!r}."
+        raise VersionError(path, metadata.get("ganctl_version"), [fault])
 
 
 def _header_length(content: bytes | bytearray) -> int:

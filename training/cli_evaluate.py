@@ -81,7 +81,7 @@ def evaluate(
         raise click.UsageError(f"--seeds {seeds}: the images of {source} are one draw; leave --seeds out.")
     if cas and not _labelled(opened):
         raise click.UsageError(f"--cas: a classifier needs labels to learn from, and {source} has none; leave it out.")
-    data = lay_over(opened.data, assignments)
+    data = lay_over(opened, assignments)
     check_fit(opened, load_split(data, split), path)  # before a classifier is trained for minutes
     network = Inception(features, note) if features else None
     store = Store(note)

@@ -9,8 +9,8 @@ from ganctl import PathParam, SourceParam, emit, json_option
 from training.cli import note, open_source
 
 if TYPE_CHECKING:
-    from training.config import DataSettings
     from training.drawing import Drawer, Drawn, Film, LocalDrawer, Order
+    from training.inspection import Opened
 
 
 @click.command()
@@ -113,20 +113,20 @@ def _film(order: "Order", source: str, frames: int | None, out: Path) -> "Film":
 def _images(order: "Order", source: str, out: Path, token: str | None, assignments: tuple[str, ...]) -> "Drawn":
     from training.config import DataSettings
     from training.drawing import ServerDrawer, save
+    from training.inspection import Opened
 
     if _is_server(source):
         from serving.client import Client
 
         with Client(source, token=token) as client:  # a server does not say what it was trained on: MNIST, or --set
-            drawn = _draw(order, ServerDrawer(client), DataSettings(), assignments)
+            drawn = _draw(order, ServerDrawer(client), Opened(DataSettings()), assignments)
     else:
-        drawer, data = _local(source)
-        drawn = _draw(order, drawer, data, assignments)
+        drawn = _draw(order, *_local(source), assignments)
     save(drawn, out)
     return drawn
 
 
-def _draw(order: "Order", drawer: "Drawer", data: "DataSettings", assignments: tuple[str, ...]) -> "Drawn":
+def _draw(order: "Order", drawer: "Drawer", opened: "Opened", assignments: tuple[str, ...]) -> "Drawn":
     from training.drawing import Reader, draw, draw_verified
 
     if not order.verified:
@@ -134,18 +134,18 @@ def _draw(order: "Order", drawer: "Drawer", data: "DataSettings", assignments: t
     from training.evaluation.classifier import load_classifier
     from training.inspection import lay_over
 
-    data = lay_over(data, assignments)
+    data = lay_over(opened, assignments)
     drawer.check(order)  # before a classifier is trained, for minutes
     return draw_verified(order, drawer, Reader(load_classifier(data, note), data.name))
 
 
-def _local(source: str) -> "tuple[LocalDrawer, DataSettings]":
-    """A drawer from what lies at a path, and the data that it was trained on."""
+def _local(source: str) -> "tuple[LocalDrawer, Opened]":
+    """A drawer from what lies at a path, and what lies there."""
     from serving.handler.latents import draw_labels, latents
     from training.drawing import LocalDrawer
 
     opened = open_source(Path(source))
-    return LocalDrawer(opened.source, latents=latents, draw_labels=draw_labels), opened.data
+    return LocalDrawer(opened.source, latents=latents, draw_labels=draw_labels), opened
 
 
 def _is_server(source: str) -> bool:

@@ -6,10 +6,14 @@ TrainingError (1)
 ├── ConfigError (3)      a setting, a preset or a config file; all faults of a configuration in one error
 ├── DataError (4)        a data set that is absent, truncated, foreign or damaged
 └── CheckpointError (4)  a checkpoint or run that is absent, damaged or of another experiment
+    └── VersionError (4) one that another version of ganctl has written in a way unknown here
 """
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
+
+from ganctl import __version__
 
 
 class TrainingError(Exception):
@@ -55,3 +59,20 @@ class CheckpointError(TrainingError, ValueError):
     """A checkpoint or a run's folder that cannot be used."""
 
     exit_code = 4
+
+
+class VersionError(CheckpointError):
+    """A checkpoint whose contents this version of ganctl does not understand."""
+
+    def __init__(self, path: Path, version: str | None, faults: Sequence[str], *, or_else: str = "train again") -> None:
+        """`version` wrote the file, None where the file does not say; `faults` are what is not understood."""
+        listed = f" {faults[0]} " if len(faults) == 1 else "".join(f"\n  - {fault}" for fault in faults) + "\n"
+        writer = "the ganctl that wrote it" if version is None else f"ganctl {version}"
+        choice = f"Use {writer}, or {or_else}." if version != __version__ else f"Use another checkpoint, or {or_else}."
+        super().__init__(f"{path}: {written_by(version)}:{listed}{choice}")
+
+
+def written_by(version: str | None) -> str:
+    """Which ganctl wrote a file, and which this is; None stands for one before 0.2.0, which noted no version."""
+    writer = "a ganctl before 0.2.0" if version is None else f"ganctl {version}"
+    return f"written by {writer}, this is ganctl {__version__}"

@@ -16,6 +16,7 @@ from training.errors import CheckpointError, ConfigError, DataError
 from training.runs import CHECKPOINTS, find_checkpoint
 from training.settings import resolve
 from training.sources import GeneratorSource, Source, load_generator
+from training.stored_config import data_settings, understood
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Opened:
 
     data: DataSettings
     source: Source | None = None
+    fault: Exception | None = None  # why `data` may be other images than those it was trained on
     images: Tensor | None = None  # uint8 [N, C, H, W]
     labels: Tensor | None = None  # int64 [N]
     facts: dict[str, Any] = field(default_factory=dict)
@@ -31,16 +33,18 @@ class Opened:
 
 def open_checkpoint(path: Path) -> Opened:
     """The averaged generator of a checkpoint, or of a run's best one."""
-    generator, checkpoint, config = load_generator(find_checkpoint(path))
+    generator, checkpoint = load_generator(find_checkpoint(path))
+    data, fault = data_settings(checkpoint)
     names = tuple(map(nfc, checkpoint.state["data"]["class_names"]))
     facts = {"checkpoint": str(checkpoint.path.resolve()), "step": checkpoint.step}
-    return Opened(config.data, GeneratorSource(generator, names), facts=facts)
+    return Opened(data, GeneratorSource(generator, names), fault, facts=facts)
 
 
-def lay_over(data: DataSettings, assignments: Sequence[str]) -> DataSettings:
+def lay_over(opened: Opened, assignments: Sequence[str]) -> DataSettings:
     """What a source says of its data, under the variables GANCTL_DATA__… and the `data.key=value` given to --set.
 
     Raises:
+        Exception: the `fault` of what was opened, unless data.name is given.
         ConfigError: a fault of these, or a setting of another section: a source's own are as it was trained.
     """
     section = "data."
@@ -49,8 +53,10 @@ def lay_over(data: DataSettings, assignments: Sequence[str]) -> DataSettings:
         raise ConfigError([f"--set {other}: expected a setting of the data, such as data.root=…" for other in others])
     config, sources = resolve(assignments=assignments)
     given = {name for name, source in sources.items() if source == "--set" or source.startswith(PREFIX)}
+    if opened.fault is not None and "data.name" not in given:
+        raise opened.fault
     keys = [name.removeprefix(section) for name in given if name.startswith(section)]
-    return data.model_copy(update={key: getattr(config.data, key) for key in keys})
+    return opened.data.model_copy(update={key: getattr(config.data, key) for key in keys})
 
 
 def check_fit(opened: Opened, real: ImageSet, path: Path) -> None:
@@ -106,13 +112,15 @@ def describe(path: Path) -> dict[str, Any]:
 def _describe_checkpoint(path: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(path)
     state = checkpoint.state
-    return {
-        "path": str(path.resolve()),
-        "step": checkpoint.step,
-        "images": state["progress"]["images"],
-        "preset": state["config"]["preset"],
-        "data": state["config"]["data"]["name"],
-        "metrics": checkpoint.metrics,
-        "sha256": checkpoint.sha256,
-        "generator_sha256": weights_digest(state["networks"]["ema"]),
-    }
+    with understood(checkpoint):
+        return {
+            "path": str(path.resolve()),
+            "step": checkpoint.step,
+            "images": state["progress"]["images"],
+            "preset": state["config"].get("preset"),
+            "data": state["config"].get("data", {}).get("name"),
+            "metrics": checkpoint.metrics,
+            "sha256": checkpoint.sha256,
+            "generator_sha256": weights_digest(state["networks"]["ema"]),
+            "ganctl_version": checkpoint.version,
+        }

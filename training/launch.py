@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
+from ganctl import __version__
 from training import callbacks as shipped
 from training.callback import Callback
 from training.callbacks import default_callbacks
 from training.checkpoint import Saved, read_checkpoint
 from training.config import Config
 from training.distributed import Ranks
-from training.errors import CheckpointError, ConfigError, FolderInUse
+from training.errors import CheckpointError, ConfigError, FolderInUse, VersionError, written_by
 from training.memory import use_large_pages
 from training.registry import load_object
 from training.run_lock import RunLock
@@ -32,6 +33,7 @@ from training.runs import (
     next_run_folder,
 )  # fmt: skip
 from training.settings import resolve
+from training.stored_config import lacking_settings, resumed_settings, understood
 from training.trainer import Trainer
 
 _log = logging.getLogger(__name__)
@@ -95,14 +97,15 @@ class Launch:
             if not dry and (entered := run_dir or _home(resume)) is not None:
                 self._lock.look(entered)
             saved, folder = _find_resumed(run_dir, resume, restarted, announce)
-            stored = saved.state["config"] if saved else None
+            stored = _stored_settings(saved, allow_changes, announce) if saved else None
             config, sources = resolve(
                 preset=preset, config_file=config_file, assignments=assignments, flags=flags, stored=stored
             )
             if saved:
-                config = _keep_automatic(config, Config.model_validate(stored))
+                then = Config.model_validate(stored)
+                config = _keep_automatic(config, then)
                 if not allow_changes:
-                    _refuse_changes(saved, config.flat())
+                    _refuse_changes(then.flat(), config.flat())
             return saved, folder, config, sources
 
         self._saved, self._run_dir, self.config, self.sources = self.ranks.on_first(decide)
@@ -151,11 +154,13 @@ class Launch:
             lock=self._lock,
         )
         if self._saved is not None:
-            if not self._allow_changes:
-                _refuse_other_data(self._saved, trainer.parts.data)
+            with understood(self._saved):
+                if not self._allow_changes:
+                    _refuse_other_data(self._saved, trainer.parts.data)
+                differences = _differences(self._saved, trainer)
             _restore(trainer.load_state_dict, self._saved)
             self._announce(f"continues {self._saved.path} from step {trainer.step}")
-            for text in _differences(self._saved, trainer):
+            for text in differences:
                 self._announce(text)
         elif (source := self.config.train.init_from) is not None:
             saved = self.ranks.on_first(lambda: read_checkpoint(find_checkpoint(source)))
@@ -187,14 +192,18 @@ def load_callback(name: str) -> Callback:
 def _restore(load: Callable[[Mapping[str, Any]], None], saved: Saved) -> None:
     try:
         load(saved.state)
-    except (KeyError, RuntimeError, ValueError) as error:  # as torch and we tell that shapes or names differ
-        raise CheckpointError(f"{saved.path}: it does not fit these settings: {error}") from error
+    except Exception as error:
+        expected = (KeyError, RuntimeError, ValueError)  # as torch and we tell that shapes or names differ
+        if not isinstance(error, expected) and saved.version == __version__:
+            raise
+        by = "" if saved.version == __version__ else f"{written_by(saved.version)}: "
+        raise CheckpointError(f"{saved.path}: {by}it does not fit these settings: {error}") from error
 
 
 def _refuse_other_data(saved: Saved, now: Mapping[str, Any]) -> None:
     then = saved.state["data"]
     if then != now:
-        what = ", ".join(name for name in now if now[name] != then[name])
+        what = ", ".join(name for name in now if now[name] != then.get(name))
         raise ConfigError(
             [f"data: the training images are not those of {saved.path} ({what} differ);"
              " --allow-changes goes on all the same."]
@@ -274,8 +283,25 @@ def _keep_automatic(config: Config, then: Config) -> Config:
     return config.model_copy(update={"train": config.train.model_copy(update=kept)})
 
 
-def _refuse_changes(saved: Saved, now: Mapping[str, Any]) -> None:
-    then = Config.model_validate(saved.state["config"]).flat()
+def _stored_settings(saved: Saved, allow_changes: bool, announce: Callable[[str], None]) -> dict[str, Any]:
+    """The settings of the run so far, as this version has them.
+
+    Raises:
+        VersionError: there are others than this version knows, and no changes are allowed.
+    """
+    stored, faults = resumed_settings(saved)
+    if faults and not allow_changes:
+        raise VersionError(saved.path, saved.version, faults, or_else="go on without these settings by --allow-changes")
+    for fault in faults:
+        announce(f"left out: {fault}")
+    if saved.version != __version__ and (lacking := lacking_settings(saved)):
+        announce(
+            f"{saved.path}: {written_by(saved.version)}; settings that it does not have take their defaults: {', '.join(lacking)}"
+        )
+    return stored
+
+
+def _refuse_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     changed = [name for name in now if now[name] != then[name] and not name.startswith(_MAY_CHANGE)]
     if changed:
         raise ConfigError(

@@ -22,7 +22,7 @@ from training import run_lock
 from training.atomic_write import is_temporary, write_file
 from training.checkpoint import SUFFIX, Saved, read_checkpoint
 from training.config import Config
-from training.errors import CheckpointError, FolderInUse
+from training.errors import CheckpointError, FolderInUse, VersionError
 from training.run_lock import RunLock
 from training.settings import config_toml
 
@@ -169,6 +169,8 @@ def newest_checkpoint(run_dir: Path, announce: Callable[[str], None]) -> Saved |
     for path in files:
         try:
             sound.append(read_checkpoint(path))
+        except VersionError:
+            raise  # not damaged: what is older would be trained anew
         except CheckpointError as error:
             announce(f"passed over: {error}")
         if path == last and sound:  # nothing is newer, the others need not be read

@@ -23,7 +23,7 @@ from training.registry import Registry
 from training.toml_text import UNSET, read_toml, settings_toml
 
 Values = dict[str, Any]
-_REGISTRIES: tuple[Registry[Any], ...] = (DATASETS, GENERATORS, DISCRIMINATORS, LOSSES)
+REGISTRIES: tuple[Registry[Any], ...] = (DATASETS, GENERATORS, DISCRIMINATORS, LOSSES)
 
 
 def preset_names() -> list[str]:
@@ -137,7 +137,7 @@ def _validate(preset: str, values: Values, sources: dict[str, str], faults: list
 def _unknown_names(values: Values, sources: Mapping[str, str]) -> list[str]:
     """What a setting names and nobody has registered."""
     faults = []
-    for registry in _REGISTRIES:
+    for registry in REGISTRIES:
         name = values.get(registry.setting)
         if isinstance(name, str):  # anything else is a fault that has been told
             try:

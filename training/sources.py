@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from training.checkpoint import Saved, read_checkpoint
-from training.config import Config
-from training.errors import CheckpointError
+from training.errors import VersionError
 from training.models import Generator, ImageShape, build_generator, to_bytes
+from training.stored_config import generator_settings, understood
 
 _CHUNK = 200  # images; larger ones fall out of a CPU's caches
 
@@ -84,21 +84,24 @@ class Truncated:
         return self._source.draw(z * self._truncation, label)
 
 
-def load_generator(path: Path) -> tuple[Generator, Saved, Config]:
+def load_generator(path: Path) -> tuple[Generator, Saved]:
     """The averaged generator of a checkpoint, in evaluation mode on the CPU.
 
+    Of the settings only those of the generator are read: others may be another version's.
+
     Raises:
-        CheckpointError: the file is absent or damaged.
+        CheckpointError: the file is absent or damaged, or another version wrote what the generator is made of.
     """
     checkpoint = read_checkpoint(path)
-    config = Config.model_validate(checkpoint.state["config"])
-    data = checkpoint.state["data"]
-    generator = build_generator(config.model, ImageShape(*data["shape"]), len(data["class_names"]))
+    settings = generator_settings(checkpoint)
+    with understood(checkpoint):
+        shape, class_names = ImageShape(*checkpoint.state["data"]["shape"]), checkpoint.state["data"]["class_names"]
+        weights = checkpoint.state["networks"]["ema"]
+    generator = build_generator(settings, shape, len(class_names))
     try:
-        generator.load_state_dict(checkpoint.state["networks"]["ema"])
+        generator.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(
-            f"{path}: its weights do not fit model.generator = '{config.model.generator}' as this version of ganctl has"
-            f" it ({str(error).splitlines()[-1].strip()}); use the version that wrote it, or train again"
-        ) from error
-    return generator.eval().requires_grad_(False), checkpoint, config
+        found = str(error).splitlines()[-1].strip()
+        fault = f"its weights do not fit model.generator = '{settings.generator}' as it is here ({found})."
+        raise VersionError(path, checkpoint.version, [fault]) from error
+    return generator.eval().requires_grad_(False), checkpoint

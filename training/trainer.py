@@ -192,7 +192,7 @@ class Trainer:
 
     def _score_best(self, path: Path) -> dict[str, Any]:
         """The best checkpoint's scores on the test set, by which nothing was chosen."""
-        generator, saved, _ = load_generator(path)
+        generator, saved = load_generator(path)
         source = GeneratorSource(generator.to(self.device), self.class_names)
         return {"step": saved.step, "images": saved.state["progress"]["images"], **self._measure(source, "test")}
 

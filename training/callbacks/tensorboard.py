@@ -18,7 +18,7 @@ from training.atomic_write import read_file
 from training.callback import Callback, Run
 from training.callbacks.samples import TIMELAPSE
 from training.callbacks.views import class_grids, fixed_grid, walk
-from training.class_folders import shown
+from training.folder_tree import shown
 from training.pictures import ENLARGEMENT, encode_film, to_picture
 
 if TYPE_CHECKING:

@@ -81,7 +81,7 @@ def test_onnx_runtime_alone_draws_what_the_checkpoint_draws(kind: str, request: 
     suffix = "" if kind == "conditional" else "_unconditional"
     folder: Path = request.getfixturevalue(f"exported{suffix}")
     run: Path = request.getfixturevalue(f"small{suffix}_run")
-    generator, _, _ = load_generator(run / "checkpoints/best.safetensors")
+    generator, _ = load_generator(run / "checkpoints/best.safetensors")
     z, label = torch.randn(5, generator.z_dim), torch.arange(5)
     expected = (generator(z, label) if generator.conditional else generator(z)).add(1).div(2)
     session = onnxruntime.InferenceSession(folder / "generator.onnx")
@@ -156,7 +156,7 @@ def test_an_artefact_that_draws_something_else_is_refused_and_nothing_is_left(
 
 
 def test_images_that_are_no_numbers_are_no_parity(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    generator, _, _ = load_generator(small_run / "checkpoints/best.safetensors")
+    generator, _ = load_generator(small_run / "checkpoints/best.safetensors")
     monkeypatch.setattr(parity, "load", lambda path, kind: lambda z, label: torch.full((len(z), 1, 28, 28), torch.nan))
     with pytest.raises(ParityError, match="nan"):
         parity.measure(Path("generator.onnx"), "onnx", generator)

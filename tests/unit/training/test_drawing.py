@@ -67,14 +67,14 @@ def test_flags_lie_over_the_environment_and_that_over_what_the_source_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     said = DataSettings(name="folder", root=tmp_path / "gone", size=32, skip_bad=True)
-    assert lay_over(said, []) == said
+    assert lay_over(Opened(said), []) == said
     monkeypatch.setenv("GANCTL_DATA__ROOT", str(tmp_path / "moved"))
     monkeypatch.setenv("GANCTL_DATA__CHANNELS", "1")
     monkeypatch.setenv("GANCTL_PRESET", "lightning-basic-gan")
     monkeypatch.setenv("GANCTL_TRAIN__SEED", "none of this command's business")
     expected = said.model_copy(update={"root": tmp_path / "moved", "channels": 3})
-    assert lay_over(said, ["data.channels=3"]) == expected
-    assert lay_over(said, ["data.channels=3", "data.root=unset"]) == expected.model_copy(update={"root": None})
+    assert lay_over(Opened(said), ["data.channels=3"]) == expected
+    assert lay_over(Opened(said), ["data.channels=3", "data.root=unset"]) == expected.model_copy(update={"root": None})
 
 
 @pytest.mark.parametrize(
@@ -88,14 +88,14 @@ def test_flags_lie_over_the_environment_and_that_over_what_the_source_says(
 )
 def test_only_settings_of_the_data_can_be_laid_over(assignment: str, told: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        lay_over(DataSettings(), [assignment])
+        lay_over(Opened(DataSettings()), [assignment])
     assert told in str(raised.value)
 
 
 def test_a_misspelt_variable_of_the_data_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GANCTL_DATA_ROOT", "/somewhere")
     with pytest.raises(ConfigError, match="GANCTL_DATA_ROOT: unknown"):
-        lay_over(DataSettings(), [])
+        lay_over(Opened(DataSettings()), [])
 
 
 def test_images_are_scored_only_against_a_data_set_that_they_fit() -> None:
