@@ -21,6 +21,8 @@ from typing import Any, Literal
 
 import yaml
 
+from ganctl import __version__
+
 from .errors import PackageError, naming
 from .handler.model import Limits, Model
 from .integrity import UNREADABLE, seal, verify
@@ -146,17 +148,21 @@ def describe(mar: Path) -> dict[str, Any]:
         "model_file": model_file,
         "bytes": mar.stat().st_size,
         "sha256": sha256,
-        **{key: manifest.get(key) for key in shown},
+        **{key: manifest.get(key) for key in ("ganctl_version", *shown)},
         "config": config,
     }
 
 
 def _manifest(data: bytes, where: str) -> dict[str, Any]:
+    manifest: dict[str, Any] = {}
     try:
-        manifest: dict[str, Any] = json.loads(data)
+        manifest = json.loads(data)
         Model.from_manifest(manifest)
     except ValueError as error:
-        raise PackageError(f"{where}: {error}. Export again.") from error
+        version = manifest.get("ganctl_version") if isinstance(manifest, dict) else None
+        writer = "a ganctl before 0.2.0" if version is None else f"ganctl {version}"
+        told = f"{where}: written by {writer}, this is ganctl {__version__}: {error}. Export again."
+        raise PackageError(told) from error
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
         raise PackageError(f"{where}: files: must give bytes and sha256 for every file's name. Export again.")
@@ -188,7 +194,8 @@ def _fill(stage: Path, export_dir: Path, backend: BackendName) -> None:
     for path in _HANDLER.iterdir():
         if path.is_file():
             (stage / "extra" / "ganctl_handler" / path.name).write_bytes(_read(path))
-    handler = {"backend": backend, "model_file": _MODEL_FILES[backend], **asdict(Limits())}
+    handler = {"ganctl_version": __version__, "backend": backend, "model_file": _MODEL_FILES[backend]}
+    handler |= asdict(Limits())
     lines = [f"  {key}: {value}\n" for key, value in handler.items()]
     lines.append("  page: true  # answer a browser with a page; the environment's GANCTL_PAGE=off has none anywhere\n")
     (stage / _CONFIG_NAME).write_text(_CONFIG + "".join(lines), encoding="utf-8")

@@ -295,9 +295,8 @@ def _stored_settings(saved: Saved, allow_changes: bool, announce: Callable[[str]
     for fault in faults:
         announce(f"left out: {fault}")
     if saved.version != __version__ and (lacking := lacking_settings(saved)):
-        announce(
-            f"{saved.path}: {written_by(saved.version)}; settings that it does not have take their defaults: {', '.join(lacking)}"
-        )
+        told = f"{saved.path}: {written_by(saved.version)}; settings that it lacks take their defaults"
+        announce(f"{told}: {', '.join(lacking)}")
     return stored
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from ganctl import __version__
 from training import run_lock
 from training.atomic_write import is_temporary, write_file
 from training.checkpoint import SUFFIX, Saved, read_checkpoint
@@ -119,7 +120,7 @@ def write_settings(folder: Path, config: Config, ranks: int = 1) -> None:
         "ranks": ranks,
         "torch_threads": torch.get_num_threads(),
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "versions": {name: metadata.version(name) for name in packages},
+        "versions": {"ganctl": __version__} | {name: metadata.version(name) for name in packages},
     }
     write_file(folder / _ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 

@@ -13,16 +13,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ganctl import __version__
+from training.atomic_write import read_file
 from training.config import Config, setting_names, text_settings
 from training.data import DATASETS
 from training.environment import PREFIX, read_environment
-from training.errors import ConfigError
+from training.errors import ConfigError, written_by
 from training.losses import LOSSES
 from training.models import DISCRIMINATORS, GENERATORS
 from training.registry import Registry
-from training.toml_text import UNSET, read_toml, settings_toml
+from training.toml_text import UNSET, decode_text, read_toml, settings_toml
 
 Values = dict[str, Any]
+_WRITER = "# Written by ganctl "  # the first line of a file of settings, before the version
 REGISTRIES: tuple[Registry[Any], ...] = (DATASETS, GENERATORS, DISCRIMINATORS, LOSSES)
 
 
@@ -101,7 +104,7 @@ def resolve(
     config = _validate(chosen, values, sources, faults)
     faults += _unknown_names(values, sources)
     if faults or config is None:
-        raise ConfigError(faults)
+        raise ConfigError(_with_writer(faults, config_file))
     return config, sources
 
 
@@ -165,6 +168,17 @@ def _read_file(path: Path, faults: list[str]) -> Values:
     return {}
 
 
+def _with_writer(faults: list[str], file: Path | None) -> list[str]:
+    """Faults of a config file that another version of ganctl wrote, with the versions."""
+    if file is None or not any(fault.startswith(f"{file}: ") for fault in faults):
+        return faults
+    first = decode_text(read_file(file)).partition("\n")[0]
+    version = first.removeprefix(_WRITER).strip()
+    if not first.startswith(_WRITER) or version == __version__:
+        return faults
+    return [fault.replace(f"{file}: ", f"{file}, {written_by(version)}: ", 1) for fault in faults]
+
+
 def _flatten(tree: Mapping[str, Any]) -> Values:
     values: Values = {}
     for section, content in tree.items():
@@ -199,7 +213,7 @@ def config_toml(config: Config, sources: Mapping[str, str] | None = None) -> str
     base = resolve(preset=config.preset, environment={})[0] if known else Config()
     values = {"preset": config.preset, **config.flat()}
     meanings = {"preset": "the preset that the settings start from", **dict(setting_names())}
-    return settings_toml(values, base.flat(), sources, meanings if sources else None)
+    return f"{_WRITER}{__version__}\n" + settings_toml(values, base.flat(), sources, meanings if sources else None)
 
 
 def configure(preset: str | None = None, settings: Mapping[str, Any] | None = None) -> Config:

@@ -84,8 +84,12 @@ class Model:
         """Reads a manifest, and raises ValueError naming the field that is not as it should be."""
         if not isinstance(manifest, dict):
             raise ValueError(f"the manifest must be a JSON object, found {type(manifest).__name__}")  # noqa: TRY004
+        writer = manifest.get("ganctl_version", "before 0.2.0")
         _expect(
-            manifest, "schema_version", lambda v: v == SCHEMA_VERSION, f"{SCHEMA_VERSION}, all that this code reads"
+            manifest,
+            "schema_version",
+            lambda v: v == SCHEMA_VERSION,
+            f"{SCHEMA_VERSION}, all that this code reads (ganctl {writer} wrote the manifest)",
         )
         _expect(manifest, "model_version", lambda v: isinstance(v, str) and v.isalnum(), "a word of hexadecimal digits")
         _expect(manifest, "conditional", lambda v: isinstance(v, bool), "true or false")

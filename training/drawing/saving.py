@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ganctl import __version__
 from training.atomic_write import naming, new_folder, write_file
 from training.config import DataSettings
 from training.drawing.orders import Drawn, Film, OrderError
@@ -64,6 +65,8 @@ def save(drawn: Drawn, out: Path) -> None:
     elif out.suffix == ".npz":
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **_arrays(drawn))
+        with zipfile.ZipFile(buffer, "a") as archive:
+            archive.comment = f"ganctl {__version__}".encode()
         write_file(out, buffer.getvalue())
     else:
         assert not out.suffix, "a film is save_walk's"

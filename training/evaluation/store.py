@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ganctl import __version__
 from training.cache_dir import cache_dir, read_cached, write_cached
 from training.checkpoint import weights_digest
 
@@ -31,10 +32,10 @@ class Store:
         self.folder = cache / "real" if cache else None
 
     def path(self, facts: Mapping[str, str | int]) -> Path | None:
-        """The file of what depends on `facts`, on the format and on torch's version (for its rounding)."""
+        """The file of what depends on `facts`, the format, and the versions of torch (for its rounding) and ganctl."""
         if self.folder is None:
             return None
-        everything = {**facts, "format": FORMAT, "torch": torch.__version__}
+        everything = {**facts, "format": FORMAT, "torch": torch.__version__, "ganctl": __version__}
         digest = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
         return self.folder / f"{digest[:32]}.safetensors"
 
@@ -47,7 +48,8 @@ class Store:
         if (kept := read_cached(path, _read, self._announce)) is not None:
             return kept
         tensors = compute()
-        content = safetensors.torch.save(tensors, metadata={_OF_CONTENTS: weights_digest(tensors)})
+        noted = {_OF_CONTENTS: weights_digest(tensors), "ganctl_version": __version__}
+        content = safetensors.torch.save(tensors, metadata=noted)
         reason = write_cached(path, content)
         if reason is not None and not self._unkept_told:
             self._unkept_told = True

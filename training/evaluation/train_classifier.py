@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
+from ganctl import __version__
 from training.atomic_write import write_file
 from training.checkpoint import weights_digest
 from training.config import DataSettings
@@ -110,7 +111,8 @@ def train_and_test(
 def to_bytes(classifier: Classifier, notes: dict[str, str]) -> bytes:
     """The weights with the notes and a digest, as `read_classifier` reads them from a file."""
     weights = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
-    return safetensors.torch.save(weights, metadata={**notes, DIGEST_NOTE: weights_digest(weights)})
+    written = {"ganctl_version": __version__, DIGEST_NOTE: weights_digest(weights)}
+    return safetensors.torch.save(weights, metadata=notes | written)
 
 
 def measured(classifier: Classifier, test: ImageSet) -> dict[str, str]:
