@@ -5,6 +5,15 @@ an exception that carries an integer `exit_code` is for the user and is told in 
 of ours and keeps its traceback.
 """
 
+import sys
+
+import ganctl_path
+
+if __name__ == "__main__":  # `python -m ganctl` or a start file: the current folder may hold another json.py
+    ganctl_path.arrange()
+    sys.modules["ganctl"] = sys.modules["__main__"]  # or the commands would import this file once more
+_excepthook, sys.excepthook = sys.excepthook, ganctl_path.excepthook
+
 import atexit
 import codecs
 import errno
@@ -14,7 +23,6 @@ import json
 import os
 import re
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -113,6 +121,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        ganctl_path.require_own(COMMANDS[cmd_name][0].partition(".")[0])
         module = importlib.import_module(COMMANDS[cmd_name][0])
         command: click.Command = getattr(module, cmd_name)
         return command
@@ -144,6 +153,11 @@ class LazyGroup(click.Group):
         return end(code if isinstance(code, int) else 0)
 
 
+def program(*words: str) -> list[str]:
+    """The command line of a `ganctl` command: this very ganctl, whatever the current folder holds."""
+    return [sys.executable, str(Path(ganctl_path.FOLDER) / "ganctl.py"), *words]
+
+
 def end(code: int) -> NoReturn:
     """Ends the process. One of several ranks skips the interpreter's own farewell: threads of gloo that are still at
     work then abort the process at times, and torchrun would take a finished rank for a killed one."""
@@ -171,7 +185,9 @@ def _is_later_rank() -> bool:
 def report(error: BaseException) -> int:
     """Tells `error` on stderr (with --json also as the one object on stdout) and gives the exit code of DESIGN 3.2."""
     _stop_unwinding()
-    if isinstance(error, SystemExit):
+    if isinstance(error, SystemExit) and ganctl_path.find_shadow(error) is None:
+        if isinstance(error.code, str):
+            click.echo(error.code, err=True)
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, BrokenPipeError) and error.filename == "stdout":
         return 1  # the reader of our output has gone: there is nobody to tell
@@ -196,6 +212,8 @@ def _describe(error: BaseException) -> tuple[int, str]:
     exit_code = getattr(error, "exit_code", None)
     if isinstance(exit_code, int):
         return exit_code, str(error)
+    if (message := ganctl_path.find_shadow(error)) is not None:
+        return 1, message
     absent = error.name or "" if isinstance(error, ModuleNotFoundError) else None
     if absent is not None and (absent == "benchmarks" or absent.partition(".")[0] not in _OURS):  # no image has it
         return 1, f"this installation lacks the package {absent}, which this command needs: install all of ganctl's"
@@ -258,7 +276,7 @@ def _in_own_code(error: BaseException) -> str | None:
     return None
 
 
-_OURS = ("ganctl", "training", "exports", "serving", "benchmarks")
+_OURS = ganctl_path.PACKAGES
 _OS_ADVICE = {
     errno.ENOSPC: "Free some space, or name another folder.",
     errno.EDQUOT: "The disk quota is used up: free some space, or name another folder.",
@@ -437,6 +455,8 @@ def cli() -> None:
 def main() -> NoReturn:
     _use_utf8_mode()
     command = sys.argv[1] if len(sys.argv) > 1 else ""
+    sys.excepthook = ganctl_path.excepthook
+    ganctl_path.arrange()
     replace_stream("stderr")
     replace_stream("stdout", lasting=command == "train")  # its result is what it has saved
     if command not in ("train", "serve"):  # these save, or drain, before they end
@@ -463,3 +483,5 @@ def _use_utf8_mode() -> None:
 
 if __name__ == "__main__":
     main()
+else:
+    sys.excepthook = _excepthook

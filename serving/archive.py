@@ -208,7 +208,8 @@ def _run_archiver(stage: Path, model_file: str, mar: Path) -> None:
     it splits paths at commas and expands wildcards, so it gets only names relative to `stage`.
     """
     (stage / "tmp").mkdir()
-    command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", MODEL_NAME, "--version", "1.0"]
+    command = [sys.executable, "-P", "-m", "model_archiver.model_packaging"]
+    command += ["--model-name", MODEL_NAME, "--version", "1.0"]
     command += ["--serialized-file", model_file, "--handler", "ganctl_entry.py", "--config-file", _CONFIG_NAME]
     command += ["--extra-files", "extra", "--export-path", ".", "--force"]
     environment = {**os.environ, "TMPDIR": str(stage / "tmp")}

@@ -6,7 +6,6 @@ The stages run as processes of their own and speak by `--json`; what they say to
 import json
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ganctl import program
 from serving.client import Client
 
 _STYLES = 8  # rows of the picture, each in one handwriting
@@ -72,7 +72,7 @@ def run_demo(out: Path, *, train_seconds: int, announce: Callable[[str], None]) 
     with stage("package", "an archive for TorchServe"):
         report.records["package"] = command("package", files["export"], "--out", out)
     words = ["serve", str(files["digits.mar"]), "--port", "0", "--json"]
-    server = subprocess.Popen([*_program(), *words], stdout=subprocess.PIPE, encoding="utf-8")
+    server = subprocess.Popen(program(*words), stdout=subprocess.PIPE, encoding="utf-8")
     try:
         with stage("serve", "TorchServe starts"):
             ready = _first_line(server, words)
@@ -102,7 +102,7 @@ def _clear(out: Path) -> None:
 
 
 def _ganctl(words: list[str]) -> dict[str, Any]:
-    process = subprocess.Popen([*_program(), *words, "--json"], stdout=subprocess.PIPE, encoding="utf-8")
+    process = subprocess.Popen(program(*words, "--json"), stdout=subprocess.PIPE, encoding="utf-8")
     try:
         told, _ = process.communicate()
     except BaseException:  # a signal asks us to stop: the stage gets the same chance to end well
@@ -132,7 +132,3 @@ def _stop(process: subprocess.Popen[str]) -> None:
         process.kill()
         process.wait()
         raise
-
-
-def _program() -> list[str]:
-    return [sys.executable, "-m", "ganctl"]

@@ -14,19 +14,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ganctl_path
+
 from .errors import ServerError
 from .java import find_java, java_version
 from .private_folder import loading_place
 
 # Asked in another process: importing torch takes seconds and memory, and a broken CUDA driver may end the process.
-_ASK_TORCH = """
+_ASK_TORCH = f"""
+import sys
+sys.path.append({ganctl_path.FOLDER!r})
+import ganctl_path
+sys.excepthook = ganctl_path.excepthook
 import json, torch
 cuda = torch.cuda.is_available()
-print(json.dumps({
+print(json.dumps({{
     "version": torch.__version__,
     "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
     "bf16": bool(cuda and torch.cuda.is_bf16_supported()),
-}))
+}}))
 """
 _DISK_GB = 2
 
@@ -69,7 +75,7 @@ def _python() -> Finding:
 def _torch() -> Finding:
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _ASK_TORCH],
+            [sys.executable, "-P", "-c", _ASK_TORCH],
             capture_output=True,
             encoding="utf-8",
             errors="replace",

@@ -97,7 +97,7 @@ class Versions:
 
     def _try(self, version: Version) -> None:
         """Has a process of its own draw from it; what is wrong with it then hurts no worker."""
-        command = [sys.executable, "-m", "serving.worker.canary", str(version.folder)]
+        command = [sys.executable, "-P", "-m", "serving.worker.canary", str(version.folder)]
         environment = {**self._environment, "PYTHONPATH": str(Path(__file__).parents[1])}
         environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
         try:

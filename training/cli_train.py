@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from ganctl import PathParam, emit, json_option
+from ganctl import PathParam, emit, json_option, program
 from training.cli import note, score_line
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _train_ranks(launch: "Launch", ranks: int, callbacks: tuple[str, ...], as_js
         load_callback(name)
     with launch.reserved() as run_dir:
         arguments = _train_arguments(click.get_current_context(), run_dir=run_dir)
-        ended = run_ranks(arguments, ranks=ranks, run_dir=run_dir, announce=note)
+        ended = run_ranks(program(*arguments), ranks=ranks, run_dir=run_dir, announce=note)
     click.echo(ended.stdout, nl=False)
     if as_json and ended.exit_code and not ended.stdout.strip():
         emit({"error": "a rank failed before the first one could tell the result", "exit_code": ended.exit_code})

@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import signal
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -56,11 +55,11 @@ def count_ranks(asked: str) -> int:
     return int(asked)
 
 
-def run_ranks(arguments: Sequence[str], *, ranks: int, run_dir: Path, announce: Callable[[str], None]) -> Ended:
-    """Runs `python -m ganctl ARGUMENTS` as so many ranks and waits for their end.
+def run_ranks(command: Sequence[str], *, ranks: int, run_dir: Path, announce: Callable[[str], None]) -> Ended:
+    """Runs a command as so many ranks and waits for their end.
 
     Args:
-        arguments: of the command; they must name `run_dir`, from which killed ranks go on.
+        command: `ganctl train` with its arguments; they must name `run_dir`, from which killed ranks go on.
         ranks: how many processes; without OMP_NUM_THREADS they share the cores equally.
         run_dir: the run's folder.
         announce: told of restarts.
@@ -74,7 +73,7 @@ def run_ranks(arguments: Sequence[str], *, ranks: int, run_dir: Path, announce: 
     for attempt in range(_RESTARTS + 1):
         again = ["--restarted"] if attempt else []
         with _logs(run_dir) as logs:
-            ended = _launch([*arguments, *again], ranks, logs)
+            ended = _launch([*command, *again], ranks, logs)
         if ended is not None:
             return ended
         if attempt < _RESTARTS:
@@ -85,7 +84,7 @@ def run_ranks(arguments: Sequence[str], *, ranks: int, run_dir: Path, announce: 
     )
 
 
-def _launch(arguments: Sequence[str], ranks: int, logs: Path) -> Ended | None:
+def _launch(command: Sequence[str], ranks: int, logs: Path) -> Ended | None:
     """One start of all ranks to their end; None where one was killed."""
     config = LaunchConfig(
         min_nodes=1,
@@ -101,7 +100,7 @@ def _launch(arguments: Sequence[str], ranks: int, logs: Path) -> Ended | None:
     )
     try:
         with _signals_as_exceptions():
-            elastic_launch(config, sys.executable)("-m", "ganctl", *arguments)
+            elastic_launch(config, command[0])(*command[1:])
     except SignalException:  # the agent has passed it on and waited for the ranks
         stdout = _stdout(logs)
         return Ended(_INTERRUPTED if _tells_result(stdout) else 1, stdout)

@@ -67,7 +67,7 @@ def _place(entry: object) -> tuple[object, object]:
 
 
 def load_object(name: str, setting: str) -> Any:
-    """What `package.module:Name` means. Modules are looked for in the current folder, too.
+    """What `package.module:Name` means. Modules are looked for in the current folder, too, after all other places.
 
     Raises:
         ConfigError: there is no such module or no such name in it, or its import fails.
@@ -76,13 +76,16 @@ def load_object(name: str, setting: str) -> Any:
     if not (colon and module_name and attribute):
         raise ConfigError([f"{setting} {name}: expected module:Name, such as my_package.my_module:MyClass."])
     here = str(Path.cwd())
-    if here not in sys.path:  # an installed command, unlike `python -m`, does not look there
-        sys.path.insert(0, here)
+    if here not in sys.path:
+        sys.path.append(here)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            [f"{setting} {name}: no module {error.name!r} in {here} or installed; check the name, or PYTHONPATH."]
+            [
+                f"{setting} {name}: no module {error.name!r} in {here} or installed{_taken(module_name)}; check the"
+                " name, or PYTHONPATH."
+            ]
         ) from error
     except Exception as error:
         raise ConfigError([f"{setting} {name}: importing {module_name} fails: {error!r}."]) from error
@@ -91,3 +94,10 @@ def load_object(name: str, setting: str) -> Any:
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         raise ConfigError([f"{setting} {name}: {module.__file__ or module_name} has no {attribute!r}.{hint}"])
     return getattr(module, attribute)
+
+
+def _taken(module_name: str) -> str:
+    """Where the package of a module that was not found comes from, if there is such a package."""
+    package = sys.modules.get(module_name.partition(".")[0])
+    place = getattr(package, "__file__", None) or next(iter(getattr(package, "__path__", [])), None)
+    return f" ({package.__name__} is {place})" if package is not None and place is not None else ""

@@ -37,8 +37,12 @@ def imported_by(file: Path) -> set[str]:
 
 def test_the_serving_image_holds_whatever_serving_imports_but_torch() -> None:
     """torch would be nine tenths of it, and draws archives of TorchScript only."""
-    own = {"ganctl", "serving", *OTHER_SIDES}
-    files = [ROOT / "ganctl.py", *(f for f in (ROOT / "serving").rglob("*.py") if not imported_by(f) & {"training"})]
+    own = {"ganctl", "ganctl_path", "serving", *OTHER_SIDES}
+    files = [
+        ROOT / "ganctl.py",
+        ROOT / "ganctl_path.py",
+        *(f for f in (ROOT / "serving").rglob("*.py") if not imported_by(f) & {"training"}),
+    ]
     needed = {DISTRIBUTIONS.get(name, name) for file in files for name in imported_by(file) - own}
     assert needed - {"torch"} <= serve_packages()
 
