@@ -86,20 +86,22 @@ def package(export_dir: Path, out: Path | None = None, backend: BackendName = "o
 @contextmanager
 def _stage(mar: Path) -> Iterator[Path]:
     """A temporary folder beside `mar`, so that the last step is only a rename; errors in it name `mar`."""
-    stage = Path(tempfile.mkdtemp(prefix=".packaging-", dir=mar.parent))
+    stage, prefix = None, ".packaging-"
     try:
+        stage = Path(tempfile.mkdtemp(prefix=prefix, dir=mar.parent))
         yield stage
     except OSError as error:
-        if error.filename is None or str(error.filename).startswith(str(stage)):
+        if error.filename is None or str(error.filename).startswith(str(mar.parent / prefix)):
             error.filename = str(mar)
         del error.filename2
         raise
     finally:
-        try:
-            shutil.rmtree(stage, ignore_errors=True)
-        except BaseException:  # a signal
-            shutil.rmtree(stage, ignore_errors=True)
-            raise
+        if stage is not None:
+            try:
+                shutil.rmtree(stage, ignore_errors=True)
+            except BaseException:  # a signal
+                shutil.rmtree(stage, ignore_errors=True)
+                raise
 
 
 def read_export(export_dir: Path) -> dict[str, Any]:
@@ -208,8 +210,7 @@ def _run_archiver(stage: Path, model_file: str, mar: Path) -> None:
     it splits paths at commas and expands wildcards, so it gets only names relative to `stage`.
     """
     (stage / "tmp").mkdir()
-    command = [sys.executable, "-P", "-m", "model_archiver.model_packaging"]
-    command += ["--model-name", MODEL_NAME, "--version", "1.0"]
+    command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", MODEL_NAME, "--version", "1.0"]
     command += ["--serialized-file", model_file, "--handler", "ganctl_entry.py", "--config-file", _CONFIG_NAME]
     command += ["--extra-files", "extra", "--export-path", ".", "--force"]
     environment = {**os.environ, "TMPDIR": str(stage / "tmp")}

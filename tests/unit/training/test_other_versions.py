@@ -86,7 +86,10 @@ NOT_NEEDED: dict[str, Change] = {
 }  # fmt: skip
 
 NEEDED: dict[str, tuple[Change, str]] = {
-    "a renamed setting": (renamed("model", "z_dim", "z_dims"), r"model\.z_dims = 128 is no setting here\. Did you mean"),
+    "a renamed setting": (
+        renamed("model", "z_dim", "z_dims"),
+        r"model\.z_dims = 128 is no setting here\. Did you mean",
+    ),
     "a new setting": (valued("model", attention=True), r"model\.attention = True is no setting here"),
     "a network": (
         valued("model", generator="stylegan"),
@@ -217,7 +220,7 @@ def test_the_version_stands_in_every_file(small_run: Path, tmp_path: Path) -> No
     assert json.loads(run("inspect", folder, "--json").output)["ganctl_version"] == OURS
     noted = {entry.key: entry.value for entry in onnx.load(folder / "generator.onnx").metadata_props}
     assert noted["ganctl_version"] == OURS
-    extra = {"ganctl_version": ""}
+    extra: dict[str, Any] = {"ganctl_version": ""}
     torch.jit.load(str(folder / "generator.ts"), _extra_files=extra)
     assert extra["ganctl_version"] == OURS.encode()
     assert run("package", folder).exit_code == 0
