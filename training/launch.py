@@ -122,12 +122,14 @@ class Launch:
         if self._run_dir is not None:
             yield self._run_dir
             return
+        above = [parent for parent in self.run_dir.parents if not parent.exists()]
         folder = make_numbered(self.run_dir, self.config)
         try:
             yield folder
         finally:
-            with suppress(OSError):  # the ranks have put something there
-                folder.rmdir()
+            for made in (folder, *above):
+                with suppress(OSError):  # something is in it, such as what the ranks have put there
+                    made.rmdir()
 
     def build(
         self,
