@@ -156,15 +156,17 @@ def describe(mar: Path) -> dict[str, Any]:
 
 
 def _manifest(data: bytes, where: str) -> dict[str, Any]:
-    manifest: dict[str, Any] = {}
     try:
-        manifest = json.loads(data)
+        manifest: dict[str, Any] = json.loads(data)
+    except ValueError as error:
+        raise PackageError(f"{where}: {error}. Export again.") from error
+    try:
         Model.from_manifest(manifest)
     except ValueError as error:
-        version = manifest.get("ganctl_version") if isinstance(manifest, dict) else None
+        version = manifest.get("ganctl_version") if isinstance(manifest, dict) else __version__
         writer = "a ganctl before 0.2.0" if version is None else f"ganctl {version}"
-        told = f"{where}: written by {writer}, this is ganctl {__version__}: {error}. Export again."
-        raise PackageError(told) from error
+        versions = "" if version == __version__ else f"written by {writer}, this is ganctl {__version__}: "
+        raise PackageError(f"{where}: {versions}{error}. Export again.") from error
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
         raise PackageError(f"{where}: files: must give bytes and sha256 for every file's name. Export again.")
