@@ -3,6 +3,7 @@
 The stages run as processes of their own and speak by `--json`; what they say to a person goes through to stderr.
 """
 
+import fcntl
 import json
 import shutil
 import subprocess
@@ -47,7 +48,11 @@ def run_demo(out: Path, *, train_seconds: int, announce: Callable[[str], None]) 
     Raises:
         DemoError: a stage failed.
     """
-    _clear(out)
+    with _claimed(out, announce):
+        return _run_stages(out, train_seconds, announce)
+
+
+def _run_stages(out: Path, train_seconds: int, announce: Callable[[str], None]) -> Report:
     files = {name: out / name for name in _MADE}
     report = Report(files)
 
@@ -87,18 +92,27 @@ def run_demo(out: Path, *, train_seconds: int, announce: Callable[[str], None]) 
     return report
 
 
-def _clear(out: Path) -> None:
-    """Makes the folder and deletes what an earlier demo left there; a folder of somebody else's is not touched."""
+@contextmanager
+def _claimed(out: Path, announce: Callable[[str], None]) -> Iterator[None]:
+    """Makes the folder, locks it for this process and deletes what an earlier demo left; a folder of somebody else's is
+    not touched."""
     if out.exists() and any(out.iterdir()) and not (out / _MARK).exists():
         raise DemoError(f"--out {out}: it is not empty and no demo made it; name another folder", 2)
     out.mkdir(parents=True, exist_ok=True)
-    (out / _MARK).touch()
-    for name in _MADE:
-        path = out / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    with (out / _MARK).open("a") as mark:
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DemoError(f"--out {out}: another demo works there; wait for its end, or name another", 2) from None
+        except OSError as error:
+            announce(f"{out}: this file system cannot lock ({error.strerror}); start no second demo there meanwhile")
+        for name in _MADE:
+            path = out / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        yield
 
 
 def _ganctl(words: list[str]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ goes through memory where the ranks share one (`shared_memory.py`), else through
 import datetime
 import os
 import platform
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -187,17 +189,32 @@ SOLO = Ranks()
 def _meet(place: RankEnvironment) -> None:
     """Waits for the other ranks, and makes the group of all."""
     try:
-        store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
-        word = agree_on_word(store, rank=place.rank, size=place.size, patience=_PATIENCE)
-        # gloo carries agreements between the hosts; NCCL comes when something on a GPU is to be shared
-        dist.init_process_group(
-            "gloo", store=PrefixStore(word, store), rank=place.rank, world_size=place.size, timeout=_PATIENCE
-        )
+        with _interruptible():
+            store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
+            word = agree_on_word(store, rank=place.rank, size=place.size, patience=_PATIENCE)
+            # gloo carries agreements between the hosts; NCCL comes when something on a GPU is to be shared
+            dist.init_process_group(
+                "gloo", store=PrefixStore(word, store), rank=place.rank, world_size=place.size, timeout=_PATIENCE
+            )
     except (RuntimeError, TimeoutError) as error:  # torch's errors of its stores and of the network are the former
         raise TrainingError(
             f"rank {place.rank} of {place.size} has not met the others at MASTER_ADDR:MASTER_PORT {place.address}"
             f" ({str(error).splitlines()[0]}); start all {place.size} of them, RANK 0 where that address is"
         ) from error
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lets Ctrl-C end the process at once: while torch waits for other ranks, Python handles no signal."""
+    handled = threading.current_thread() is threading.main_thread()
+    if not handled or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _group(device: torch.device) -> "dist.ProcessGroup | None":

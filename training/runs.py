@@ -26,12 +26,13 @@ from training.config import Config
 from training.errors import CheckpointError, FolderInUse, VersionError
 from training.run_lock import RunLock
 from training.settings import config_toml
+from training.system_files import system_name
 
 CHECKPOINTS = "checkpoints"
 LOGS = ".ranks"  # where several ranks' output lies while they run
 _ENVIRONMENT, _OLD_LOG = "environment.json", "log.old.txt"
 # names in a run's folder: of any folder, and of one in which a run has begun
-_ANYWHERE = re.compile(rf"{re.escape(LOGS)}|{re.escape(run_lock.NAME)}|lost\+found|\.nfs.*")
+_ANYWHERE = re.compile(rf"{re.escape(LOGS)}|{re.escape(run_lock.NAME)}|\.nfs[0-9a-f]+")
 _OF_A_START = re.compile(
     rf"{_ANYWHERE.pattern}|{CHECKPOINTS}|samples|profile|config\.toml|environment\.json|stats\.jsonl|log(\.old)?\.txt"
     r"|timelapse\.gif|events\.out\.tfevents\..*"
@@ -88,7 +89,7 @@ def foreign_file(folder: Path) -> str | None:
         return folder.name
     names = sorted(path.name for path in folder.iterdir())
     ours = _ANYWHERE if {CHECKPOINTS, _ENVIRONMENT}.isdisjoint(names) else _OF_A_START
-    return next((name for name in names if not ours.fullmatch(name) and not is_temporary(name)), None)
+    return next((name for name in names if not (ours.fullmatch(name) or is_temporary(name) or system_name(name))), None)
 
 
 def _clear_start(folder: Path) -> None:

@@ -37,9 +37,14 @@ def processes_with(word: str) -> list[int]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_demo_that_is_ended_ends_its_stage_which_saves(number: signal.Signals, tmp_path: Path) -> None:
+    """Another demo in the same folder is refused meanwhile."""
     process = start("demo", "--out", tmp_path / "demo", "--train-seconds", "600")
     stats = tmp_path / "demo/run/stats.jsonl"
     wait_for(lambda: stats.exists() and stats.read_text(), "the first steps are done", process=process)
+    second = start("demo", "--out", tmp_path / "demo", "--train-seconds", "600")
+    _, err = second.communicate(timeout=PATIENCE)
+    assert second.returncode == 2
+    assert "another demo works there" in err
     process.send_signal(number)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,17 @@ def test_processes_with_ranks_train_as_one_and_the_first_one_tells(tmp_path: Pat
     finish(by_torchrun)
     assert by_torchrun.returncode == 0
     assert_same_run(tmp_path / "reference", tmp_path / "run")
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_rank_that_waits_for_the_others_is_ended_by_ctrl_c(rank: str, tmp_path: Path) -> None:
+    with reserved_port() as port:
+        process = start(tmp_path / "run", variables=GROUP | {"RANK": rank, "MASTER_PORT": str(port)})
+        assert process.stderr is not None
+        assert "meets the others" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        finish(process)
+    assert process.returncode in (-signal.SIGINT, 130)
 
 
 @pytest.mark.parametrize(
