@@ -62,6 +62,6 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno is not None:  # else its text would be lost: "[Errno None] None"
             error.filename = str(path)
         raise
