@@ -19,6 +19,7 @@ from PIL import Image
 from ganctl import cli
 from serving.client import AsyncClient, Client
 from serving.errors import RemoteError
+from tests.waiting import PATIENCE
 
 REMOTE = "http://example.invalid"  # a name that nobody has
 NOBODY = "http://127.0.0.1:1"  # nobody listens there
@@ -175,7 +176,7 @@ def test_the_proxy_of_a_scheme_comes_before_that_of_all(server: Recorder, bare: 
 def test_no_proxy_excepts_hosts(no_proxy: str, excepted: bool, server: Recorder, bare: pytest.MonkeyPatch) -> None:
     bare.setenv("http_proxy", f"http://127.0.0.1:{server.port}")
     bare.setenv("NO_PROXY", no_proxy)
-    with Client(REMOTE, timeout=5) as client:
+    with Client(REMOTE, timeout=PATIENCE) as client:
         if not excepted:
             assert client.sample().seed == 1
             return

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ganctl
+from tests.waiting import PATIENCE
 from training.config import Config
 from training.errors import ConfigError
 from training.runs import write_settings
@@ -107,7 +108,7 @@ def test_an_output_of_any_encoding_is_read_again(encoding: str, tmp_path: Path) 
     with file.open("wb") as output:
         subprocess.run(
             [sys.executable, "-m", "ganctl", "train", "--print-config", *words],
-            env={"PYTHONIOENCODING": encoding, "PATH": "/usr/bin"}, stdout=output, check=True, timeout=120,
+            env={"PYTHONIOENCODING": encoding, "PATH": "/usr/bin"}, stdout=output, check=True, timeout=PATIENCE,
         )  # fmt: skip
     assert values("--config", str(file)) == values(*words)
 
