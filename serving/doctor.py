@@ -129,16 +129,19 @@ def _ports() -> Finding:
 
 def _temporary() -> Finding:
     """The temporary folder, where TorchServe's native library is unpacked and loaded."""
-    folder = Path(tempfile.gettempdir())
+    try:
+        folder = Path(tempfile.gettempdir())
+    except OSError as error:
+        return Finding("tmpdir", False, error.strerror or str(error), "Set TMPDIR to a folder that can be written.")
     facts = {"path": str(folder), "noexec": False}
     try:
         place = loading_place(folder)
     except ServerError as error:
-        return Finding("temporary folder", False, f"{folder}, mounted noexec", str(error), facts | {"noexec": True})
+        return Finding("tmpdir", False, f"{folder}, mounted noexec", str(error), facts | {"noexec": True})
     if place != folder:
         found = f"{folder}, mounted noexec: `ganctl serve` loads TorchServe's native library from {place}"
-        return Finding("temporary folder", True, found, facts=facts | {"noexec": True})
-    return Finding("temporary folder", True, str(folder), facts=facts)
+        return Finding("tmpdir", True, found, facts=facts | {"noexec": True})
+    return Finding("tmpdir", True, str(folder), facts=facts)
 
 
 def _disk(folder: Path) -> Finding:

@@ -3,8 +3,10 @@
 import contextlib
 import errno
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from .errors import ServerError
 
@@ -55,6 +57,8 @@ def free_ports(host: str, port: int) -> Ports:
 @contextlib.contextmanager
 def _reserved(address: str, number: int, port: int, name: str = "inference") -> Iterator[int]:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    if family == socket.AF_INET6 and not _has_ipv6():
+        raise ServerError(f"--host: found the address {address}, but this machine has no IPv6. Give an IPv4 address.")
     with contextlib.ExitStack() as stack:
         try:
             listener = stack.enter_context(socket.socket(family))
@@ -68,6 +72,12 @@ def _reserved(address: str, number: int, port: int, name: str = "inference") -> 
         yield listener.getsockname()[1]
 
 
+def _has_ipv6() -> bool:
+    """Whether a network interface has an address of IPv6: else Java has none, either, where a socket may still bind."""
+    addresses = Path("/proc/net/if_inet6")
+    return bool(addresses.read_bytes()) if addresses.exists() else sys.platform != "linux"
+
+
 def _refusal(error: OSError | OverflowError, address: str, number: int, port: int, name: str) -> ServerError:
     code = error.errno if isinstance(error, OSError) else None
     if code == errno.EADDRNOTAVAIL:
@@ -75,8 +85,6 @@ def _refusal(error: OSError | OverflowError, address: str, number: int, port: in
             f"--host: found the address {address}, which no network interface of this machine has. Give one that"
             " `ip address` lists, or 0.0.0.0 for every one."
         )
-    if code == errno.EAFNOSUPPORT:
-        return ServerError(f"--host: found the address {address}, but this machine has no IPv6. Give an IPv4 address.")
     if code == errno.EINVAL and address.startswith("fe80:"):
         return ServerError(
             f"--host: found the link-local address {address}, expected one that does not depend on a network interface."

@@ -282,8 +282,15 @@ class Server:
 
     def _ask_for_one_image(self) -> None:
         headers = self._authorization("inference")
-        with direct(base_url=self.url, timeout=30.0) as client:
-            reply = client.get(f"/predictions/{MODEL_NAME}", headers=headers)
+        try:
+            with direct(base_url=self.url, timeout=30.0) as client:
+                reply = client.get(f"/predictions/{MODEL_NAME}", headers=headers)
+        except httpx.TransportError as error:
+            reason = str(error) or type(error).__name__
+            raise ServerError(
+                f"{self.url}: the first request got no answer ({reason}). Check that this machine can reach its own"
+                f" address ({self.address}).{self._logs.told()}"
+            ) from error
         if reply.status_code != 200 or reply.headers.get("content-type") != "image/png":
             raise ServerError(
                 f"the first request was answered {reply.status_code}: {reply.text[:500]}{self._logs.told()}"

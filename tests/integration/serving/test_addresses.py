@@ -1,13 +1,17 @@
 """A server listens on every kind of address of this machine, and all that is ours can ask it there."""
 
+import os
+import shutil
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from ... import http
-from .conftest import finish, running, start_ganctl
+from ...waiting import PATIENCE
+from .conftest import PROJECT, finish, running, start_ganctl
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ends servers by draining them")
 
@@ -51,3 +55,31 @@ def test_every_address_of_ipv6_is_every_one_of_ipv4_too(export: Path, tmp_path: 
         assert server.url == f"http://[::1]:{port}"
         for host in ("[::1]", "127.0.0.1"):
             assert http.get(f"http://{host}:{port}/predictions/digits").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "prepare", "told"),
+    [
+        ("127.0.0.1", "true", "the first request got no answer"),  # not even loopback is up
+        ("::1", "true", "this machine has no IPv6"),
+        ("::", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6", "this machine has no IPv6"),
+    ],
+)
+def test_a_machine_without_such_a_network_is_told(
+    host: str, prepare: str, told: str, export: Path, tmp_path: Path
+) -> None:
+    if shutil.which("unshare") is None:
+        pytest.skip("the program unshare is needed")
+    unshare = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
+    tried = subprocess.run([*unshare, "sh", "-c", prepare], capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        pytest.skip(f"this user may not have a network of its own ({tried.stderr.strip()})")
+    serve = [sys.executable, "-m", "ganctl", "serve", str(export), "--port", "0", "--workers", "1", "--host", host]
+    done = subprocess.run(
+        [*unshare, "sh", "-c", f'{prepare}; exec "$@"', "sh", *serve],
+        env=os.environ | {"PYTHONPATH": str(PROJECT), "TMPDIR": str(tmp_path)}, capture_output=True, text=True,
+        timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 6, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr

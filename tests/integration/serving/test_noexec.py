@@ -76,6 +76,6 @@ def test_the_doctor_tells_it(sign: str, temporary: Path, request: pytest.Fixture
     others = request.getfixturevalue("everywhere") if sign == "LACK" else ()
     place = Path("/tmp") if sign == "LACK" else temporary
     told, err = without_exec((*GANCTL, "doctor"), place, *others).communicate(timeout=PATIENCE)
-    (line,) = [line for line in told.splitlines() if "temporary folder  " in line]
+    (line,) = [line for line in told.splitlines() if line[6:].startswith("tmpdir ")]
     assert line.startswith(sign), told + err
     assert f"{place}, mounted noexec" in line
