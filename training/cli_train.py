@@ -186,8 +186,13 @@ def _train_ranks(launch: "Launch", ranks: int, callbacks: tuple[str, ...], as_js
         arguments = _train_arguments(click.get_current_context(), run_dir=run_dir)
         ended = run_ranks(program(*arguments), ranks=ranks, run_dir=run_dir, announce=note)
     click.echo(ended.stdout, nl=False)
-    if as_json and ended.exit_code and not ended.stdout.strip():
-        emit({"error": "a rank failed before the first one could tell the result", "exit_code": ended.exit_code})
+    if ended.exit_code and not ended.stdout.strip():
+        error = "a rank failed before the first one could tell the result"
+        if ended.signal:
+            error = f"ended by {ended.signal} before there was anything to save"
+            note(f"Error: {error}")
+        if as_json:
+            emit({"error": error, "exit_code": ended.exit_code})
     raise SystemExit(ended.exit_code)
 
 

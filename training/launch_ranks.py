@@ -36,10 +36,11 @@ _ECHO = 2.0  # seconds in which a signal may come again without meaning more (se
 
 @dataclass(frozen=True)
 class Ended:
-    """How the ranks ended: the run's exit code, and what the first of them wrote to stdout."""
+    """How the ranks ended: the exit code, what the first of them wrote to stdout, and the signal that ended them, if any."""
 
     exit_code: int
     stdout: str
+    signal: str = ""
 
 
 def count_ranks(asked: str) -> int:
@@ -101,9 +102,9 @@ def _launch(command: Sequence[str], ranks: int, logs: Path) -> Ended | None:
     try:
         with _signals_as_exceptions():
             elastic_launch(config, command[0])(*command[1:])
-    except SignalException:  # the agent has passed it on and waited for the ranks
+    except SignalException as error:  # the agent has passed it on and waited for the ranks
         stdout = _stdout(logs)
-        return Ended(_INTERRUPTED if _tells_result(stdout) else 1, stdout)
+        return Ended(_INTERRUPTED if _tells_result(stdout) else 128 + error.sigval, stdout, error.sigval.name)
     except ChildFailedError as error:
         codes = [failure.exitcode for failure in error.failures.values()]
         if any(code < 0 and code != _SIGTERM for code in codes):
