@@ -88,7 +88,7 @@ def read(folder: Path) -> dict[str, Any]:
         raise ExportError(f"{path}: not JSON ({error}); export again") from error
     if (fault := _fault(manifest)) is not None:
         version = manifest.get("ganctl_version") if isinstance(manifest, dict) else None
-        raise ExportError(f"{path}: {written_by(version)}: {fault}; export again with this ganctl")
+        raise ExportError(f"{path}:{written_by(version)} {fault}; export again with this ganctl")
     for name, facts in manifest["files"].items():
         file = folder / name
         if not file.is_file():

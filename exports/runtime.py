@@ -58,5 +58,5 @@ def open_export(folder: Path) -> Opened:
     told = {"export": str(folder.resolve()), "artefact": source.artefact, "model_version": facts["model_version"]}
     said = facts.get("data_settings")  # older exports lack it
     data, faults = read_data_settings({"name": facts["data"]} | (said if isinstance(said, dict) else {}))
-    where = f"{folder / manifest.NAME}: {written_by(facts.get('ganctl_version'))}"
-    return Opened(data, source, ExportError(f"{where}: {' '.join(faults)}") if faults else None, facts=told)
+    where = f"{folder / manifest.NAME}:{written_by(facts.get('ganctl_version'))}"
+    return Opened(data, source, ExportError(f"{where} {' '.join(faults)}") if faults else None, facts=told)

@@ -68,11 +68,14 @@ class VersionError(CheckpointError):
         """`version` wrote the file, None where the file does not say; `faults` are what is not understood."""
         listed = f" {faults[0]} " if len(faults) == 1 else "".join(f"\n  - {fault}" for fault in faults) + "\n"
         writer = "the ganctl that wrote it" if version is None else f"ganctl {version}"
-        choice = f"Use {writer}, or {or_else}." if version != __version__ else f"Use another checkpoint, or {or_else}."
-        super().__init__(f"{path}: {written_by(version)}:{listed}{choice}")
+        choice = f"Use {writer}" if version != __version__ else "Use another checkpoint"
+        super().__init__(f"{path}:{written_by(version)}{listed}{choice}, or {or_else}.")
 
 
 def written_by(version: str | None) -> str:
-    """Which ganctl wrote a file, and which this is; None stands for one before 0.2.0, which noted no version."""
+    """Which ganctl wrote a file, and which this is, to be put into a message; nothing where both are the same.
+
+    None stands for a ganctl before 0.2.0, which noted no version.
+    """
     writer = "a ganctl before 0.2.0" if version is None else f"ganctl {version}"
-    return f"written by {writer}, this is ganctl {__version__}"
+    return "" if version == __version__ else f" written by {writer}, this is ganctl {__version__}:"

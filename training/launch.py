@@ -198,8 +198,9 @@ def _restore(load: Callable[[Mapping[str, Any]], None], saved: Saved) -> None:
         expected = (KeyError, RuntimeError, ValueError)  # as torch and we tell that shapes or names differ
         if not isinstance(error, expected) and saved.version == __version__:
             raise
-        by = "" if saved.version == __version__ else f"{written_by(saved.version)}: "
-        raise CheckpointError(f"{saved.path}: {by}it does not fit these settings: {error}") from error
+        raise CheckpointError(
+            f"{saved.path}:{written_by(saved.version)} it does not fit these settings: {error}"
+        ) from error
 
 
 def _refuse_other_data(saved: Saved, now: Mapping[str, Any]) -> None:
@@ -297,7 +298,7 @@ def _stored_settings(saved: Saved, allow_changes: bool, announce: Callable[[str]
     for fault in faults:
         announce(f"left out: {fault}")
     if saved.version != __version__ and (lacking := lacking_settings(saved)):
-        told = f"{saved.path}: {written_by(saved.version)}; settings that it lacks take their defaults"
+        told = f"{saved.path}:{written_by(saved.version)} settings that it lacks take their defaults"
         announce(f"{told}: {', '.join(lacking)}")
     return stored
 

@@ -36,7 +36,7 @@ _ECHO = 2.0  # seconds in which a signal may come again without meaning more (se
 
 @dataclass(frozen=True)
 class Ended:
-    """How the ranks ended: the exit code, what the first of them wrote to stdout, and the signal that ended them, if any."""
+    """How the ranks ended: the exit code, the first rank's stdout, and the signal that ended them, if any."""
 
     exit_code: int
     stdout: str

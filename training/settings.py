@@ -174,9 +174,9 @@ def _with_writer(faults: list[str], file: Path | None) -> list[str]:
         return faults
     first = decode_text(read_file(file)).partition("\n")[0]
     version = first.removeprefix(_WRITER).strip()
-    if not first.startswith(_WRITER) or version == __version__:
+    if not first.startswith(_WRITER):
         return faults
-    return [fault.replace(f"{file}: ", f"{file}, {written_by(version)}: ", 1) for fault in faults]
+    return [fault.replace(f"{file}: ", f"{file}:{written_by(version)} ", 1) for fault in faults]
 
 
 def _flatten(tree: Mapping[str, Any]) -> Values:

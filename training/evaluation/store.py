@@ -48,8 +48,7 @@ class Store:
         if (kept := read_cached(path, _read, self._announce)) is not None:
             return kept
         tensors = compute()
-        noted = {_OF_CONTENTS: weights_digest(tensors), "ganctl_version": __version__}
-        content = safetensors.torch.save(tensors, metadata=noted)
+        content = safetensors.torch.save(tensors, metadata={_OF_CONTENTS: weights_digest(tensors)})
         reason = write_cached(path, content)
         if reason is not None and not self._unkept_told:
             self._unkept_told = True

@@ -187,7 +187,7 @@ def test_resuming_tells_which_settings_an_older_run_lacks(other: Callable[[Chang
     source = other(lambda state: state["config"]["train"].pop("tf32"))
     result = run("train", "--run-dir", source, "--resume", "auto", "--dry-run")
     assert result.exit_code == 0, result.output
-    assert f"last.safetensors: {BOTH}; settings that it lacks take their defaults: train.tf32" in result.output
+    assert f"last.safetensors: {BOTH}: settings that it lacks take their defaults: train.tf32" in result.output
 
 
 def test_a_run_may_begin_with_networks_of_another_version(other: Callable[[Change], Path]) -> None:
@@ -283,4 +283,4 @@ def test_the_settings_file_of_another_version_is_told(small_run: Path, tmp_path:
     (tmp_path / "config.toml").write_text(text, "utf-8")
     result = run("train", "--config", tmp_path / "config.toml", "--dry-run")
     assert result.exit_code == 3
-    assert f"config.toml, {BOTH}: unknown setting 'train.duration'" in result.output
+    assert f"config.toml: {BOTH}: unknown setting 'train.duration'" in result.output
