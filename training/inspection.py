@@ -1,5 +1,6 @@
 """What a run or a checkpoint is, for `ganctl inspect` and for every command that takes one as SOURCE."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from training.checkpoint import read_checkpoint, weights_digest
-from training.config import DataSettings
+from training.config import DataSettings, setting_names
 from training.data import ImageSet, nfc
 from training.environment import PREFIX
 from training.errors import CheckpointError, ConfigError, DataError
@@ -51,7 +52,11 @@ def lay_over(opened: Opened, assignments: Sequence[str]) -> DataSettings:
     others = [assignment for assignment in assignments if not assignment.strip().startswith(section)]
     if others:
         raise ConfigError([f"--set {other}: expected a setting of the data, such as data.root=…" for other in others])
-    config, sources = resolve(assignments=assignments)
+    elsewhere = tuple(
+        f"{PREFIX}{name.partition('.')[0].upper()}__" for name, _ in setting_names() if section not in name
+    )
+    environment = {name: text for name, text in os.environ.items() if not name.startswith(elsewhere)}
+    config, sources = resolve(assignments=assignments, environment=environment)
     given = {name for name, source in sources.items() if source == "--set" or source.startswith(PREFIX)}
     if opened.fault is not None and "data.name" not in given:
         raise opened.fault

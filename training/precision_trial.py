@@ -75,7 +75,7 @@ def fastest_on_cpu(config: Config, data: ImageSet, *, batch: int, ranks: Ranks) 
     trial, steady, failure = None, False, None
     try:
         trial, steady = time_step(_steps(config, data), batch)
-    except RuntimeError as error:  # a network of the user's that bf16 does not suit, say; fp32 raises it again
+    except (RuntimeError, ValueError) as error:  # of a network that bf16 does not suit, say; fp32 raises it again
         failure = str(error).splitlines()[0]
     trials, steadys, failures = zip(*ranks.gather((trial, steady, failure)), strict=True)
     if any(failures):

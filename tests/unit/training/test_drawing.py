@@ -94,7 +94,7 @@ def test_only_settings_of_the_data_can_be_laid_over(assignment: str, told: str) 
 
 def test_a_misspelt_variable_of_the_data_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GANCTL_DATA_ROOT", "/somewhere")
-    with pytest.raises(ConfigError, match="GANCTL_DATA_ROOT: unknown"):
+    with pytest.raises(ConfigError, match=r"GANCTL_DATA_ROOT: .*Did you mean GANCTL_DATA__ROOT"):
         lay_over(Opened(DataSettings()), [])
 
 
