@@ -215,7 +215,7 @@ def test_decorators_make_names_that_settings_may_use() -> None:
 
 def test_what_comes_with_ganctl() -> None:
     assert GENERATORS.names() == DISCRIMINATORS.names() == ["conv", "mlp"]
-    assert DATASETS.names() == ["fashion-mnist", "folder", "kmnist", "mnist"]
+    assert {"fashion-mnist", "folder", "kmnist", "mnist"} <= {*DATASETS.names()}  # other tests register their own
     assert issubclass(type(load_callback("training.callbacks:Profiler")), Callback)
     assert ImageSet(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1).long(), ("a",)).shape == (1, 28, 28)
 
