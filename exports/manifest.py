@@ -113,10 +113,8 @@ def _fault(manifest: Any) -> str | None:
         return f"z is {json.dumps(z)[:80]}, expected a dim and the distribution normal"
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return f"class_names is {json.dumps(names)[:80]}, expected a list of names"
-    if not isinstance(files, dict) or not all(
-        isinstance(f, dict) and {"sha256", "format"} <= f.keys() for f in files.values()
-    ):
-        return "files is no table with the format and the SHA-256 of each"
+    if not isinstance(files, dict) or not all(isinstance(f, dict) and "sha256" in f for f in files.values()):
+        return "files is no table with the SHA-256 of each"
     return None
 
 

@@ -7,13 +7,14 @@ from torch import Tensor
 
 from exports import manifest
 from exports.errors import ExportError
+from exports.formats import FILES
 from exports.parity import load
 from training.data import nfc
 from training.errors import written_by
 from training.inspection import Opened
 from training.stored_config import read_data_settings
 
-_PREFERRED = ("generator.onnx", "generator.ts", "generator.pt2")
+_PREFERRED = ("onnx", "torchscript", "pt2")
 _CHUNK = 256
 
 
@@ -24,11 +25,12 @@ class ExportSource:
         self._facts = facts
         files = facts["files"]
         assert isinstance(files, dict)
-        name = next((name for name in _PREFERRED if name in files), None)
-        if name is None:
-            raise ExportError(f"{folder}: no artefact that can be run here; expected one of {', '.join(_PREFERRED)}")
-        self.artefact = name
-        self._run = load(folder / name, files[name]["format"])
+        kind = next((kind for kind in _PREFERRED if FILES[kind] in files), None)
+        if kind is None:
+            expected = ", ".join(FILES[kind] for kind in _PREFERRED)
+            raise ExportError(f"{folder}: no artefact that can be run here; expected one of {expected}")
+        self.artefact = FILES[kind]
+        self._run = load(folder / self.artefact, kind)
         z, names = facts["z"], facts["class_names"]
         assert isinstance(z, dict)
         assert isinstance(names, list)

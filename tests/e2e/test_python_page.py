@@ -55,6 +55,6 @@ def test_settings_and_flags_of_the_documents_exist(name: str) -> None:
     flags = {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
     torchruns = {"--standalone", "--nproc-per-node", "--max-restarts", "--nnodes"}
     torchruns |= {"--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--logdir", "--signals-to-handle"}
-    of_containers = {"--shm-size"}
+    others = {"--shm-size", "--ntasks"}  # of a container's engine, of srun
     for found in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
-        assert found in flags | torchruns | of_containers, found
+        assert found in flags | torchruns | others, found
