@@ -17,7 +17,7 @@ from .conftest import Running, running
 
 @pytest.fixture(scope="module")
 def counted(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A server that only whole requests reach: TorchServe's frontend counts some that a broken connection withdraws."""
+    """A server for this file alone: a client that broke off in another test may stand in one of two counts only."""
     with running(export, tmp_path_factory.mktemp("t")) as server:
         yield server
 
