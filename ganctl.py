@@ -176,7 +176,7 @@ def _number_of_ranks() -> int:
     return int(size) if size.isascii() and size.isdigit() else 1
 
 
-def _is_later_rank() -> bool:
+def is_later_rank() -> bool:
     """Whether this is a rank of several, but not the first one; without WORLD_SIZE a RANK means nothing."""
     rank = os.environ.get("RANK", "").strip()
     return rank.isascii() and rank.isdigit() and 0 < int(rank) < _number_of_ranks()
@@ -190,7 +190,7 @@ def report(error: BaseException) -> int:
             click.echo(error.code, err=True)
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, BrokenPipeError) and error.filename == "stdout":
-        return 1  # the reader of our output has gone: there is nobody to tell
+        return 1  # the reader has closed the pipe
     code, message = _describe(error)
     told_later = getattr(error, "told_later", False)
     with suppress(OSError):  # a stream that cannot be written leaves the other one, and the exit code
@@ -199,7 +199,7 @@ def report(error: BaseException) -> int:
         elif message:
             click.echo(f"Error: {message}", err=True)
     with suppress(OSError):
-        if "--json" in sys.argv and not _is_later_rank() and not told_later:  # of many ranks the first one tells it
+        if "--json" in sys.argv and not is_later_rank() and not told_later:  # of many ranks the first one tells it
             emit({"error": message, "exit_code": code})
     return code
 
@@ -212,16 +212,17 @@ def _describe(error: BaseException) -> tuple[int, str]:
     exit_code = getattr(error, "exit_code", None)
     if isinstance(exit_code, int):
         return exit_code, str(error)
+    place = _in_own_code(error)
+    if not (place and isinstance(error, OSError)) and (message := _outside(error)) is not None:
+        return 1, message
     if (message := ganctl_path.find_shadow(error)) is not None:
         return 1, message
     absent = error.name or "" if isinstance(error, ModuleNotFoundError) else None
     if absent is not None and (absent == "benchmarks" or absent.partition(".")[0] not in _OURS):  # no image has it
         return 1, f"this installation lacks the package {absent}, which this command needs: install all of ganctl's"
-    if (message := _outside(error)) is not None:
-        return 1, message
     traceback.print_exception(error)
     what = f"{type(error).__name__}: {error}"
-    if place := _in_own_code(error):
+    if place:
         return 1, f"{place}: {what} (your own code, which ganctl has called; the traceback shows how)"
     return 1, f"unexpected {what} (a defect of ganctl; the traceback is for its developers)"
 
@@ -458,7 +459,7 @@ def main() -> NoReturn:
     sys.excepthook = ganctl_path.excepthook
     ganctl_path.arrange()
     replace_stream("stderr")
-    replace_stream("stdout", lasting=command == "train")  # its result is what it has saved
+    replace_stream("stdout", lasting=command == "train")  # a training goes on after its terminal is closed
     if command not in ("train", "serve"):  # these save, or drain, before they end
         unwind_on_signals()
     if command != "train":  # beside a training of several processes, each does its own

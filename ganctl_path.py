@@ -1,4 +1,4 @@
-"""The import path of the commands: no file of the current folder, or of PYTHONPATH, may pass for another module unsaid.
+"""The import path of the commands: no file of the current folder, or of PYTHONPATH, may shadow another module silently.
 
 Imported before everything else, and so imports next to nothing itself. (A module of its own until ganctl is a package.)
 """
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
+_STANDARD_LIBRARY = os.path.dirname(os.path.abspath(os.__file__))
 PACKAGES = ("ganctl", "training", "exports", "serving", "benchmarks")
 
 
@@ -34,9 +35,11 @@ def arrange() -> None:
     except FileNotFoundError:  # it has been deleted
         here = ""
     kept = _named()
-    sys.path[:] = [entry for entry in sys.path if entry in kept or entry not in ("", here, FOLDER)]
+    sys.path[:] = [
+        entry for entry in sys.path if entry in kept or entry not in ("", here, FOLDER) or _holds_packages(entry)
+    ]
     if FOLDER not in sys.path:
-        packages = [i for i, entry in enumerate(sys.path) if entry.endswith(("site-packages", "dist-packages"))]
+        packages = [i for i, entry in enumerate(sys.path) if _holds_packages(entry)]
         sys.path.insert(packages[0] if packages else len(sys.path), FOLDER)
 
 
@@ -98,10 +101,30 @@ def _suspects(error: BaseException) -> "Iterator[tuple[str, str]]":
 def _hidden(name: str, file: str) -> str | None:
     """The file that `import name` would have taken, were the folder of `file` not on the path before it."""
     folder = _folder(file)
-    if folder not in sys.path:
+    own = (name in PACKAGES and folder == FOLDER) or (name in sys.stdlib_module_names and _is_pythons(folder))
+    if own or folder not in sys.path:
         return None
-    found = PathFinder.find_spec(name, sys.path[sys.path.index(folder) + 1 :])
+    later = [entry for entry in sys.path[sys.path.index(folder) + 1 :] if not _is_last_resort(entry)]
+    found = PathFinder.find_spec(name, later)
     return None if found is None or found.origin == file else found.origin
+
+
+def _is_pythons(folder: str) -> bool:
+    """Whether a folder is one of the standard library."""
+    return not _holds_packages(folder) and (folder + os.sep).startswith(_STANDARD_LIBRARY + os.sep)
+
+
+def _holds_packages(entry: str) -> bool:
+    """Whether an entry of the import path holds installed packages."""
+    return entry.endswith(("site-packages", "dist-packages"))
+
+
+def _is_last_resort(entry: str) -> bool:
+    """Whether an entry is the current folder, added for `module:Name` alone."""
+    try:
+        return entry == os.getcwd() and entry != FOLDER and entry not in _named() and not _holds_packages(entry)
+    except FileNotFoundError:
+        return False
 
 
 def _message(name: str, found: str, expected: str) -> str:

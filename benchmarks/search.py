@@ -37,11 +37,12 @@ import torch
 from benchmarks.errors import BenchError, BenchUsageError
 from benchmarks.own import QUIET, train
 from benchmarks.recorder import Recorder
+from training.atomic_write import read_file
 from training.config import Config
 from training.errors import ConfigError
 from training.evaluation.evaluator import Evaluator
 from training.settings import resolve
-from training.toml_text import read_toml
+from training.toml_text import decode_text, parse_toml
 
 SCORES = {
     "fd_times_floor": "FD, × floor",
@@ -95,7 +96,7 @@ def read_trials(path: Path, *, seeds: int, horizon: str | None, n: int) -> list[
         BenchUsageError: the file is none of trials, or settings have faults.
     """
     try:
-        tree = read_toml(path)
+        tree = parse_toml(decode_text(read_file(path)))
         entries = [(entry["name"], entry.get("preset", tree.get("preset", "conv")), entry) for entry in tree["trial"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BenchUsageError(

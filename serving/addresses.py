@@ -6,6 +6,7 @@ import socket
 
 from .errors import HostError, ServerError
 
+_URL = re.compile(r"(?!unix:)[a-z][a-z0-9+.-]*://(\[.*?\]|[^/:]*)(:\d+)?(/.*)?", re.IGNORECASE)
 _REMEDY = "Give an address of this machine, such as 127.0.0.1 (for this machine alone) or 0.0.0.0 (for every network)."
 
 
@@ -32,12 +33,14 @@ def _fault(host: str) -> str | None:
     """Explains why `host` cannot be one; None where it can."""
     if not host.strip():
         return f"found an empty text, expected an address. {_REMEDY}"
-    if (url := re.fullmatch(r"https?://(\[.*\]|[^/:]*)(:\d+)?/?", host, re.IGNORECASE)) is not None:
+    if (url := _URL.fullmatch(host)) is not None:
         return f"found a URL, expected an address. Give --host {url[1]}{_port_flag(url[2])}."
     if host.startswith("unix:") or "/" in host:
         return f"found a path; a server of ours listens on TCP, not on a Unix socket. {_REMEDY}"
     if (pair := re.fullmatch(r"(\[.*\]|[^:]*)(:\d*)", host)) is not None:
         return f"found a port after the address. Give --host {pair[1] or '0.0.0.0'}{_port_flag(pair[2])}."
+    if host.isascii() and host.isdigit():  # getaddrinfo takes 8080 for 0.0.31.144
+        return f"found a number, expected an address. Give --host 0.0.0.0 --port {host}."
     if host == "*":
         return "found no address; every network is 0.0.0.0, with IPv6 ::. Give --host 0.0.0.0."
     return None

@@ -109,15 +109,17 @@ def _is_excepted(url: httpx.URL, no_proxy: str) -> bool:
 
 def _read_proxy(name: str, value: str) -> tuple[httpx.Proxy, str]:
     """The proxy that a variable names, and the two as they may be shown: without a password."""
-    shown = f"{name}={re.sub(r'//[^/@]*@', '//***@', value)}"
+    scheme, slashes, rest = value.rpartition("://")
+    shown = f"{name}={scheme}{slashes}{re.sub('.*@', '***@', rest, flags=re.DOTALL)}"
     remedy = f"unset {name}, or name the server's host in NO_PROXY"
     try:
         proxy = httpx.Proxy(value if "://" in value else f"http://{value}")
         if not proxy.url.host:
             raise ValueError("it names no host")
     except (ValueError, httpx.InvalidURL) as error:
+        reason = "" if "@" in value else f" ({error})"  # httpx quotes a part of it, which may be of the password
         raise RemoteError(
-            f"{shown}: found no address of a proxy ({error}), expected one such as http://127.0.0.1:3128. Correct it,"
+            f"{shown}: found no address of a proxy{reason}, expected one such as http://127.0.0.1:3128. Correct it,"
             f" {remedy}."
         ) from error
     if proxy.url.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:

@@ -59,7 +59,7 @@ class Logs:
         return "".join(parts)
 
     def _traceback(self) -> list[str]:
-        """The first traceback of a worker, as far as it is there; what a worker in its place says is left out."""
+        """The first traceback of a worker, as far as it is there; it ends where the next worker's first line stands."""
         lines = [line.partition(" - ") for line in self._text("workers").splitlines()]
         for place, (head, _, message) in enumerate(lines):
             if message.startswith(_TRACEBACK):

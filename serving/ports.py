@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import ipaddress
 import socket
 import sys
 from collections.abc import Iterator
@@ -78,12 +79,21 @@ def _has_ipv6() -> bool:
     return bool(addresses.read_bytes()) if addresses.exists() else sys.platform != "linux"
 
 
+def _compressed(address: str) -> str:
+    """The usual spelling of an address: the system writes ::1:8080 as ::0.1.128.128."""
+    try:
+        return ipaddress.ip_address(address).compressed
+    except ValueError:  # with a zone (fe80::1%eth0)
+        return address
+
+
 def _refusal(error: OSError | OverflowError, address: str, number: int, port: int, name: str) -> ServerError:
     code = error.errno if isinstance(error, OSError) else None
     if code == errno.EADDRNOTAVAIL:
+        way = "Give one that `ip address` lists, or 0.0.0.0 for every one."
+        way += " A port goes into --port." if ":" in address else ""
         return ServerError(
-            f"--host: found the address {address}, which no network interface of this machine has. Give one that"
-            " `ip address` lists, or 0.0.0.0 for every one."
+            f"--host: found the address {_compressed(address)}, which no network interface of this machine has. {way}"
         )
     if code == errno.EINVAL and address.startswith("fe80:"):
         return ServerError(

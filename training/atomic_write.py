@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +24,16 @@ _NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EISDIR}  # a folder may be writte
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Adds `path` to an OSError that has no file name, as those of write, flush and close have none."""
+    """Adds `path` to an OSError that has no file name, as those of write, flush and close have none.
+
+    Errors of connections stay as they are: `path` is not what failed. One without a number would lose its text.
+    """
     try:
         yield
+    except (ConnectionError, socket.gaierror):
+        raise
     except OSError as error:
-        if error.filename is None and error.errno is not None:  # else its text would be lost: "[Errno None] None"
+        if error.filename is None and error.errno is not None:
             error.filename = str(path)
         raise
 

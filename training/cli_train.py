@@ -135,7 +135,7 @@ def _train(
                 [f"--nproc {nproc}: this process is one of WORLD_SIZE = {place.size} already; leave --nproc out, or"
                  " start several ranks on each machine by torchrun (docs/ranks.md)."]
             )  # fmt: skip
-        note(f"rank {place.rank} of {place.size} (RANK, WORLD_SIZE): meets the others at {place.address}")
+        note(f"rank {place.rank} of {place.size} (RANK, WORLD_SIZE): connects to rank 0 at {place.address}")
     launch = Launch(flags=given, announce=note, dry=dry_run or print_config, **start)
     first = launch.ranks.first  # it speaks for all
     if print_config:
@@ -218,7 +218,7 @@ def _train_arguments(context: click.Context, *, run_dir: Path) -> list[str]:
     arguments = ["train", "--run-dir", str(run_dir)]
     for option in context.command.params:
         value = context.params[option.name or ""]
-        if option.name in ("nproc", "run_dir") or not value:
+        if option.name in ("nproc", "run_dir") or value is None or value is False or value == ():
             continue
         for item in value if isinstance(value, tuple) else (value,):
             arguments += [option.opts[0]] if item is True else [option.opts[0], str(item)]

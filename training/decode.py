@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 _ORIENTATION = 0x0112  # a tag of EXIF and TIFF
+_BITS, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
 # tags of TIFF that say how its pixels are stored: sizes, bits, compression, offsets, tiles, palette, JPEG tables, YCbCr
 _PIXEL_TAGS = {*range(254, 260), 262, 266, 273, 274, *range(277, 280), 284, 292, 293, 317, 320, *range(322, 326), 332,
                338, 339, 347, *range(512, 522), *range(529, 533)}  # fmt: skip
@@ -63,6 +64,7 @@ class DeepImage:
     kind: str  # of numbers: images of one kind share a white level
     mode: str  # Pillow's, once the values have 8 bits: L, RGB, RGBA or CMYK
     values: np.ndarray  # [H, W] or [H, W, channels]
+    inverted: bool = False  # whether 0 is white, as in X-ray images
 
     def levels(self) -> Levels:
         """The range of the values, alpha left out.
@@ -80,7 +82,7 @@ class DeepImage:
 
     def to_eight_bits(self, white: float) -> Image.Image:
         """The image with 0 … `white` as 0 … 255."""
-        values = self.values / white
+        values = 1 - self.values / white if self.inverted else self.values / white
         if self.mode == "RGBA" and self.values[..., 3].max() > white:  # color of 12 bits may have alpha of 16
             values[..., 3] = self.values[..., 3] / 65535
         pixels = (values * 255).round().clip(0, 255).astype(np.uint8)
@@ -94,18 +96,6 @@ def white_level(high: float) -> float:
         if high <= white <= _DARKEST * high:
             return float(white)
     return high if high > 0 else 1.0
-
-
-def decode(path: Path, size: int, *, grey: bool) -> np.ndarray:
-    """An image file as uint8 [3, size, size] (three equal channels with `grey`), by this image's own white level.
-
-    Raises:
-        OSError, ValueError, …: any fault that Pillow finds with it.
-    """
-    image = read_image(path)[0]
-    if isinstance(image, DeepImage):
-        image = image.to_eight_bits(white_level(image.levels().high))
-    return to_square(image, size, grey=grey)
 
 
 def to_square(image: Image.Image, size: int, *, grey: bool) -> np.ndarray:
@@ -154,10 +144,22 @@ def read_image(path: Path) -> tuple[Image.Image | DeepImage, str]:
 def _read(open_file: Callable[[], Image.Image]) -> tuple[Image.Image | DeepImage, str]:
     with open_file() as image:
         raw = _raw_mode_of_16_bits(image)
+        tags = getattr(image, "tag_v2", {})  # of TIFF
+        bits = tags.get(_BITS, (1,))
+        if tags.get(_PLANES) == 2 and len(bits) > 1 and max(bits) > 8:  # Pillow takes their bytes for pixels
+            raise ImageFaultError(
+                f"found planes of {max(bits)} bits, one for each color; expected the colors of a pixel side by side"
+                " (PlanarConfiguration 1). Save it that way"
+            )
         if raw is None:
             upright, fault = _load(image)
             kind = next((kind for mode, kind in _KINDS.items() if upright.mode.startswith(mode)), None)
-            return (DeepImage(kind, "L", np.asarray(upright)) if kind else upright), fault
+            if kind is None:
+                return upright, fault
+            values = np.asarray(upright)
+            if values.dtype == np.int32 and bits == (32,) and tags.get(_SAMPLE_FORMAT, (1,)) == (1,):
+                values = values.view(np.uint32)  # Pillow's mode I is signed
+            return DeepImage(kind, "L", values, inverted=tags.get(_PHOTOMETRIC) == 0), fault
         if raw["bands"] == "LA":
             _set_raw_mode(image, "RGBA")  # the four bytes of a pixel as they are
         first, fault = _load(image)

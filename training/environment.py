@@ -8,10 +8,14 @@ setting, or is passed over.
 import difflib
 import logging
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from typing import Any
 
-from training.config import setting_names
+from pydantic import ValidationError
+
+from training.config import Config, setting_names, text_settings
 
 PREFIX = "GANCTL_"
 OWN = ("PRESET", "PAGE", "HEALTH_URL")  # variables of ganctl that are no settings
@@ -45,11 +49,33 @@ def read_environment(environment: Mapping[str, str], faults: list[str]) -> Itera
             passed_over.append(variable)
         elif underscores and _means_a_setting(section, key):
             yield variable, f"{section}.{key}", text
-        elif not underscores and (meant := _misspelt(name)):
+        elif not underscores and (meant := _misspelt(name, text)):
             faults.append(f"{variable}: no setting has this name. Did you mean {' or '.join(meant)}?")
         else:
             passed_over.append(variable)
     _note(tuple(passed_over))
+
+
+def of_section(section: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that set, or may be meant to set, the settings of one section."""
+    chosen = {}
+    for variable, text in environment.items():
+        head, underscores, _ = variable.removeprefix(PREFIX).lower().partition("__")
+        meant = _close_section(head) == [section] if underscores else head.startswith(section)
+        if variable.startswith(PREFIX) and meant:
+            chosen[variable] = text
+    return chosen
+
+
+def parse_value(name: str, text: str) -> Any:
+    """The value of a setting given as text: TOML, the text itself where it is no TOML, None where it is empty."""
+    if not text.strip():
+        return None
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:  # bare words such as cosine or 120s are text
+        return text.strip()
+    return text.strip() if name in text_settings() and not isinstance(value, str) else value
 
 
 def _is_service_link(name: str, text: str) -> bool:
@@ -58,22 +84,37 @@ def _is_service_link(name: str, text: str) -> bool:
 
 
 def _means_a_setting(section: str, key: str) -> bool:
-    sections = {name.partition(".")[0] for name in _names()}
     return bool(
-        difflib.get_close_matches(section, sections, n=1, cutoff=_CLOSE_SECTION)
+        _close_section(section)
         or difflib.get_close_matches(f"{section}.{key}", _names(), n=1, cutoff=_CLOSE)
         or key in _keys_of_one_section()
     )
 
 
-def _misspelt(name: str) -> Sequence[str]:
-    """The variables that a name without `__` may have been meant for."""
+def _close_section(section: str) -> list[str]:
+    return difflib.get_close_matches(section, {name.partition(".")[0] for name in _names()}, 1, _CLOSE_SECTION)
+
+
+def _misspelt(name: str, text: str) -> Sequence[str]:
+    """The variables that a name without `__` may have been meant for.
+
+    A key alone is no uncommon word (GANCTL_SIZE, GANCTL_PROFILE): it counts where the setting could have this value.
+    """
     word = name.lower().strip("_")
     single = {setting.replace(".", "_"): _variable(setting) for setting in _names()}
     single |= {own.lower(): f"{PREFIX}{own}" for own in OWN}
-    if key := _keys_of_one_section().get(word):  # GANCTL_SEED
-        return [_variable(key)]
+    if setting := _keys_of_one_section().get(word):  # GANCTL_SEED
+        return [_variable(setting)] if _is_valid(setting, text) else []
     return [single[close] for close in difflib.get_close_matches(word, single, n=2, cutoff=_CLOSE)]
+
+
+def _is_valid(setting: str, text: str) -> bool:
+    section, key = setting.split(".")
+    try:
+        Config.model_validate({section: {key: parse_value(setting, text)}})
+    except ValidationError:
+        return False
+    return True
 
 
 @cache

@@ -1,6 +1,7 @@
 """Names the kind of a file that was given where a folder of images was expected, and says how to use its content."""
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ _SIGNATURES = (
     (b"\x93NUMPY", "an .npy file"),
     (b"SQLite format 3", "an SQLite database"),
 )
+# what zipfile and NumPy raise for damaged, encrypted or unusually compressed arrays
+UNREADABLE = (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _TAR = (257, b"ustar")  # its mark, and where it stands
 _SHOWN = 8  # names in a list
 
@@ -37,7 +40,7 @@ def file_kind(path: Path) -> str:
     if path.suffix == ".npz":
         try:
             return f"an .npz file with {describe_arrays(path)}"
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             return f"a damaged .npz file ({error})"
     if head[:3] == b"\0\0\x08" and 1 <= head[3] <= 4:
         shape = [int.from_bytes(head[4 + 4 * i : 8 + 4 * i], "big") for i in range(head[3])]
@@ -73,11 +76,14 @@ def describe_arrays(path: Path) -> str:
     """The arrays of an .npz file: "images uint8 (500, 28, 28), labels int64 (500,)"; only their headers are read.
 
     Raises:
-        OSError, ValueError, zipfile.BadZipFile: the file is damaged.
+        OSError, or one of UNREADABLE: the file is damaged.
     """
     described = []
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
+            if not name.endswith(".npy"):
+                described.append(f"{name}, which is no array")
+                continue
             with archive.open(name) as file:
                 version = np.lib.format.read_magic(file)
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

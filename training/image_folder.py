@@ -19,6 +19,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
+from ganctl import is_later_rank
 from training.cache_dir import cache_dir, read_cached, write_cached
 from training.class_folders import SPLITS, Listing, list_folder
 from training.config import DataSettings
@@ -67,7 +68,7 @@ def _tell(decoded: DecodedSet) -> None:
 
 
 def _warn(*texts: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # one rank speaks for all
+    if not is_later_rank():
         for text in texts:
             _log.warning("%s", text)
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from training.checkpoint import read_checkpoint, weights_digest
-from training.config import DataSettings, setting_names
+from training.config import DataSettings
 from training.data import ImageSet, nfc
-from training.environment import PREFIX
+from training.environment import PREFIX, of_section
 from training.errors import CheckpointError, ConfigError, DataError
 from training.runs import CHECKPOINTS, find_checkpoint
 from training.settings import resolve
@@ -52,11 +52,7 @@ def lay_over(opened: Opened, assignments: Sequence[str]) -> DataSettings:
     others = [assignment for assignment in assignments if not assignment.strip().startswith(section)]
     if others:
         raise ConfigError([f"--set {other}: expected a setting of the data, such as data.root=…" for other in others])
-    elsewhere = tuple(
-        f"{PREFIX}{name.partition('.')[0].upper()}__" for name, _ in setting_names() if section not in name
-    )
-    environment = {name: text for name, text in os.environ.items() if not name.startswith(elsewhere)}
-    config, sources = resolve(assignments=assignments, environment=environment)
+    config, sources = resolve(assignments=assignments, environment=of_section("data", os.environ))
     given = {name for name, source in sources.items() if source == "--set" or source.startswith(PREFIX)}
     if opened.fault is not None and "data.name" not in given:
         raise opened.fault

@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -186,7 +187,9 @@ def _locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
 
 
 def _stdout(logs: Path) -> str:
-    return "".join(path.read_text("utf-8") for path in sorted(logs.glob("**/0/stdout.log")))
+    """What the first rank has printed; ranks write in the encoding of this process's own stdout."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return "".join(path.read_text(encoding) for path in sorted(logs.glob("**/0/stdout.log")))
 
 
 def _tells_result(stdout: str) -> bool:

@@ -7,6 +7,7 @@ in the user's cache by machine and step, and later runs take it from there.
 
 import hashlib
 import json
+import math
 import platform
 import statistics
 import time
@@ -75,8 +76,8 @@ def fastest_on_cpu(config: Config, data: ImageSet, *, batch: int, ranks: Ranks) 
     trial, steady, failure = None, False, None
     try:
         trial, steady = time_step(_steps(config, data), batch)
-    except (RuntimeError, ValueError) as error:  # of a network that bf16 does not suit, say; fp32 raises it again
-        failure = str(error).splitlines()[0]
+    except Exception as error:  # whatever a network of one's own raises in bf16; what it raises in fp32 comes again
+        failure = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
     trials, steadys, failures = zip(*ranks.gather((trial, steady, failure)), strict=True)
     if any(failures):
         return Precision("fp32", "cpu", f"a trial step fails: {next(filter(None, failures))}")
@@ -120,7 +121,8 @@ def _time_in_turns(run: RunStep, batch: int) -> tuple[Trial, bool]:
         if time.thread_time() + 2 * expected > ends:
             break
         images = larger
-        _time_each(run, images)
+        if images > _FEWEST:
+            _time_each(run, images)
         found = {name: [seconds] for name, seconds in _time_each(run, images).items()}
     while time.thread_time() + sum(times[-1] for times in found.values()) < ends:
         for name, seconds in _time_each(run, images).items():
@@ -178,4 +180,7 @@ def _file(config: Config, data: ImageSet, batch: int, ranks: Ranks) -> Path | No
 
 def _read(path: Path) -> Trial:
     kept = json.loads(path.read_bytes())
-    return Trial({name: float(kept["seconds"][name]) for name in FORMATS}, int(kept["images"]))
+    trial = Trial({name: float(kept["seconds"][name]) for name in FORMATS}, int(kept["images"]))
+    if not all(0 < seconds < math.inf for seconds in trial.seconds.values()):
+        raise ValueError(f"its times are {trial.seconds}")
+    return trial

@@ -65,7 +65,8 @@ class RunLock:
                 self._lock(file, fcntl.LOCK_EX, folder)
                 if self._seen is not None and self._seen[0] == folder.resolve() and self._seen[1] != _read(file):
                     raise FolderInUse(
-                        f"--run-dir {folder}: {_owner(_read(file))} has trained in it meanwhile; give the command again"
+                        f"--run-dir {folder}: {_owner(_read(file))} trained there after this command had read it; give"
+                        " the command again"
                     )
                 owner = {
                     "host": platform.node(),

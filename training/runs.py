@@ -84,10 +84,15 @@ def begin_folder(folder: Path, lock: RunLock, *, fresh: bool) -> None:
 
 
 def foreign_file(folder: Path) -> str | None:
-    """The name of a file in `folder` that no run without a checkpoint has left there; None where there is none."""
+    """The name of a file that says that `folder` is not one of a run without a checkpoint; None where there is none.
+
+    Where a run has begun, any other file is one of its callbacks', or was put there since.
+    """
     if not folder.is_dir():
         return folder.name
     names = sorted(path.name for path in folder.iterdir())
+    if {CHECKPOINTS, _ENVIRONMENT, "config.toml"} <= {*names}:
+        return None
     ours = _ANYWHERE if {CHECKPOINTS, _ENVIRONMENT}.isdisjoint(names) else _OF_A_START
     return next((name for name in names if not (ours.fullmatch(name) or is_temporary(name) or system_name(name))), None)
 

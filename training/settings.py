@@ -15,14 +15,14 @@ from pydantic import ValidationError
 
 from ganctl import __version__
 from training.atomic_write import read_file
-from training.config import Config, setting_names, text_settings
+from training.config import Config, setting_names
 from training.data import DATASETS
-from training.environment import PREFIX, read_environment
+from training.environment import PREFIX, parse_value, read_environment
 from training.errors import ConfigError, written_by
 from training.losses import LOSSES
 from training.models import DISCRIMINATORS, GENERATORS
 from training.registry import Registry
-from training.toml_text import UNSET, decode_text, read_toml, settings_toml
+from training.toml_text import UNSET, decode_text, parse_toml, settings_toml
 
 Values = dict[str, Any]
 _WRITER = "# Written by ganctl "  # the first line of a file of settings, before the version
@@ -67,7 +67,7 @@ def resolve(
     """
     faults: list[str] = []
     layers: list[tuple[str, Values]] = []
-    from_file = _read_file(config_file, faults) if config_file else {}
+    from_file, writer = _read_file(config_file, faults) if config_file else ({}, "")
     variables = os.environ if environment is None else environment
     chosen, chooser = "conv", "default"
     for source, name in (
@@ -87,7 +87,7 @@ def resolve(
     if config_file:
         layers.append((str(config_file), from_file))
     layers += [
-        (variable, {name: _parse_value(name, text)}) for variable, name, text in read_environment(variables, faults)
+        (variable, {name: parse_value(name, text)}) for variable, name, text in read_environment(variables, faults)
     ]
     layers += [_read_assignment(assignment, faults) for assignment in assignments]
     layers += [(flag, {name: value}) for name, (flag, value) in (flags or {}).items()]
@@ -104,7 +104,7 @@ def resolve(
     config = _validate(chosen, values, sources, faults)
     faults += _unknown_names(values, sources)
     if faults or config is None:
-        raise ConfigError(_with_writer(faults, config_file))
+        raise ConfigError([fault.replace(f"{config_file}: ", f"{config_file}:{writer} ", 1) for fault in faults])
     return config, sources
 
 
@@ -158,25 +158,18 @@ def _read_preset(name: str, source: str, faults: list[str]) -> Values:
     return _flatten(tomllib.loads(preset_text(name)))
 
 
-def _read_file(path: Path, faults: list[str]) -> Values:
+def _read_file(path: Path, faults: list[str]) -> tuple[Values, str]:
+    """The values of a config file; and, for messages, the versions where another version of ganctl wrote it."""
     try:
-        return _flatten(read_toml(path))
+        text = decode_text(read_file(path))
+        first = text.partition("\n")[0]
+        writer = written_by(first.removeprefix(_WRITER).strip()) if first.startswith(_WRITER) else ""
+        return _flatten(parse_toml(text)), writer
     except OSError as error:
         faults.append(f"--config {path}: {error.strerror}; expected a TOML file such as a preset.")
     except ValueError as error:
         faults.append(f"--config {path}: {error}.")
-    return {}
-
-
-def _with_writer(faults: list[str], file: Path | None) -> list[str]:
-    """Faults of a config file that another version of ganctl wrote, with the versions."""
-    if file is None or not any(fault.startswith(f"{file}: ") for fault in faults):
-        return faults
-    first = decode_text(read_file(file)).partition("\n")[0]
-    version = first.removeprefix(_WRITER).strip()
-    if not first.startswith(_WRITER):
-        return faults
-    return [fault.replace(f"{file}: ", f"{file}:{written_by(version)} ", 1) for fault in faults]
+    return {}, ""
 
 
 def _flatten(tree: Mapping[str, Any]) -> Values:
@@ -194,17 +187,7 @@ def _read_assignment(assignment: str, faults: list[str]) -> tuple[str, Values]:
     if not equals or not name.strip():
         faults.append(f"--set {assignment}: expected section.key=value, such as train.seed=1.")
         return "--set", {}
-    return "--set", {name.strip(): _parse_value(name.strip(), text)}
-
-
-def _parse_value(name: str, text: str) -> Any:
-    if not text.strip():
-        return None
-    try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:  # bare words such as cosine or 120s are text
-        return text.strip()
-    return text.strip() if name in text_settings() and not isinstance(value, str) else value
+    return "--set", {name.strip(): parse_value(name.strip(), text)}
 
 
 def config_toml(config: Config, sources: Mapping[str, str] | None = None) -> str:

@@ -4,12 +4,9 @@ import codecs
 import tomllib
 from collections.abc import Mapping
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import tomli_w
-
-from training.atomic_write import read_file
 
 UNSET = "unset"  # TOML has no null
 
@@ -46,14 +43,8 @@ def decode_text(data: bytes) -> str:
         ) from error
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no text in UTF-8, or no TOML.
-    """
-    text = decode_text(read_file(path))
+def parse_toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML text. Raises ValueError where it is none."""
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:

@@ -258,7 +258,7 @@ class _Fields:
             return [label]
         names = ", ".join(model.class_names[:20]) + (", …" if len(model.class_names) > 20 else "")
         commas = any("," in name for name in model.class_names)
-        advice = "; in a query a name with a comma stands in a `labels` of its own" if commas else ""
+        advice = "; in a query, repeat `labels=` for each name that has a comma" if commas else ""
         self.fault(where, f"must be one of {names}; found {show(name)}{advice}")
         return []
 

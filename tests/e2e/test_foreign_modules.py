@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from serving.archive import package
 from tests.conftest import SMALL
@@ -169,6 +170,30 @@ def test_a_package_on_pythonpath_that_hides_one_of_ganctl_is_told_with_the_way_o
     assert way.endswith(f":{tmp_path / 'theirs'}")
     if words == ("train", "--dry-run"):
         assert run(COMMAND, *words, cwd=tmp_path, PYTHONPATH=way).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("raise ValueError('my own mistake')", "my own mistake"),
+        ("import socket; socket.create_connection(('127.0.0.1', 1))", "mine.py:5: ConnectionRefusedError: "),
+    ],
+)
+def test_an_error_of_ones_own_is_told_whatever_else_lies_in_the_folder(body: str, told: str, tmp_path: Path) -> None:
+    write_module(tmp_path, "random", "")
+    (tmp_path / "mine.py").write_text(
+        "import random\nfrom training.callback import Callback\nclass Mine(Callback):\n    def on_start(self, run):\n"
+        f"        {body}\n"
+    )
+    done = run(COMMAND, *TRAIN, "--callback", "mine:Mine", cwd=tmp_path)
+    assert done.returncode == 1
+    assert told in done.stderr.splitlines()[-1]
+    assert "Python module" not in done.stderr
+
+
+def test_the_folder_of_the_installed_packages_may_be_the_current_one() -> None:
+    done = run(COMMAND, "train", "--dry-run", cwd=Path(torch.__file__).parents[1])
+    assert done.returncode == 0, done.stderr
 
 
 def test_packages_that_a_command_does_not_need_may_be_hidden(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import ganctl as front_door
 from tests.conftest import SMALL, Ganctl
@@ -97,6 +98,29 @@ def test_a_run_goes_into_a_folder_that_is_no_utf8(ganctl: Ganctl, tmp_path: Path
     run_dir = Path(json.loads(done.stdout)["run_dir"])
     assert run_dir.parent == Path(root)
     assert list(run_dir.glob("events.out.tfevents.*"))
+
+
+def test_ranks_tell_a_name_in_the_encoding_of_the_command(tmp_path: Path) -> None:
+    for name in ("café", "日本"):
+        (tmp_path / name).mkdir()
+        for i in range(10):
+            Image.new("L", (28, 28), i).save(tmp_path / name / f"{i}.png")
+    words = (
+        "train",
+        "--dry-run",
+        "--nproc",
+        "2",
+        "--batch-size",
+        "8",
+        "--set",
+        "data.name=folder",
+        "--set",
+        f"data.root={tmp_path}",
+    )
+    done = run(*words, variables=STREAMS["Latin-1"], folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert rb"\u65e5\u672c" in done.stdout
+    assert "café" in done.stdout.decode("latin-1")
 
 
 def test_the_model_card_of_odd_classes_is_utf8(small_run: Path, tmp_path: Path) -> None:

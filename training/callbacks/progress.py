@@ -69,6 +69,8 @@ class Progress(Callback):
             told = f"FD {scores['fd']:.2f}"
             told += "" if scores.get("no_verdict") else f" ({scores['fd'] / scores['fd_floor']:.1f} × floor)"
         told += f", label accuracy {labels:.3f}" if labels is not None else ""
+        reads = scores.get("scorer_accuracy")
+        told += f" (of real images {reads:.3f})" if reads is not None else ""
         line = f"step {run.step}  validation: {told}"
         self._log.info(line)
         self._print(line)

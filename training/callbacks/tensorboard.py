@@ -118,8 +118,9 @@ class TensorBoard(Callback):
         self._has_graph = state["graph"]
 
     def _pass_over_disk_errors(self, failure: threading.ExceptHookArgs) -> None:
-        """Prints no traceback for a disk that the writer's own thread cannot write: the next call here raises it."""
-        if not isinstance(failure.exc_value, OSError):
+        """Prints no traceback of the writer's own thread for a disk that it cannot write: the next call raises it."""
+        is_the_writers = type(failure.thread).__module__.startswith("tensorboard.")
+        if not (is_the_writers and isinstance(failure.exc_value, OSError)):
             self._thread_hook(failure)
 
     def _add(self, run: Run, values: Mapping[str, Any], group: str) -> None:

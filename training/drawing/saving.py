@@ -14,7 +14,7 @@ from training.atomic_write import naming, new_folder, write_file
 from training.config import DataSettings
 from training.drawing.orders import Drawn, Film, OrderError
 from training.errors import DataError
-from training.file_kinds import describe_arrays
+from training.file_kinds import UNREADABLE, file_kind
 from training.inspection import Opened
 from training.pictures import ENLARGEMENT, encode, encode_film, tile, to_picture
 
@@ -94,8 +94,8 @@ def open_images(path: Path) -> Opened:
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except KeyError:
-        raise DataError(f"{path}: found {describe_arrays(path)}; {_EXPECTED_ARRAYS}") from None
-    except (ValueError, EOFError, TypeError, AttributeError, IsADirectoryError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: found {file_kind(path)}; {_EXPECTED_ARRAYS}") from None
+    except (*UNREADABLE, TypeError, AttributeError, IsADirectoryError) as error:
         raise DataError(f"{path}: {error}; {_EXPECTED_ARRAYS}") from error
     if (fault := _fault_of_images(images) or _fault_of_labels(labels, len(images))) is not None:
         raise DataError(f"{path}: {fault}")

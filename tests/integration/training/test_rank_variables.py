@@ -25,7 +25,7 @@ def test_processes_with_ranks_train_as_one_and_the_first_one_tells(tmp_path: Pat
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     assert json.loads(outputs[0][0])["steps"] == 20
     assert outputs[1][0] == "", "one rank tells the result"
-    assert f"rank 1 of 2 (RANK, WORLD_SIZE): meets the others at localhost:{port}" in outputs[1][1]
+    assert f"rank 1 of 2 (RANK, WORLD_SIZE): connects to rank 0 at localhost:{port}" in outputs[1][1]
     by_torchrun = start(tmp_path / "reference", "--nproc", "2", *LIMIT)
     finish(by_torchrun)
     assert by_torchrun.returncode == 0
@@ -37,7 +37,7 @@ def test_a_rank_that_waits_for_the_others_is_ended_by_ctrl_c(rank: str, tmp_path
     with reserved_port() as port:
         process = start(tmp_path / "run", variables=GROUP | {"RANK": rank, "MASTER_PORT": str(port)})
         assert process.stderr is not None
-        assert "meets the others" in process.stderr.readline()
+        assert "connects to rank 0" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
         finish(process)
     assert process.returncode in (-signal.SIGINT, 130)

@@ -179,12 +179,15 @@ def test_a_signal_to_ranks_with_loaders_saves(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     loader = ("--set", "data.resident=false", "--set", "data.num_workers=1")
     hold = Hold(tmp_path / "hold", HELD)
-    process = start(run_dir, "--nproc", "2", *loader, *LIMIT, hold=hold)
+    words = ("--nproc", "2", "--seed", "0", *loader, *LIMIT)
+    process = start(run_dir, *words, hold=hold, variables={"GANCTL_TRAIN__SEED": "3"})
     hold.wait(process)
     process.send_signal(signal.SIGTERM)
     stdout, stderr = finish(process)
     assert process.returncode == 130, stderr
-    assert read_checkpoint(run_dir / "checkpoints/last.safetensors").step == json.loads(stdout)["steps"]
+    saved = read_checkpoint(run_dir / "checkpoints/last.safetensors")
+    assert saved.step == json.loads(stdout)["steps"]
+    assert saved.state["config"]["train"]["seed"] == 0, "the flag comes before the variable for each rank, zero too"
 
 
 UNEQUAL = """

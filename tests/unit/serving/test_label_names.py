@@ -87,7 +87,7 @@ def test_a_semicolon_that_ends_a_field_is_explained() -> None:
 def test_a_name_with_a_comma_in_a_list_is_explained() -> None:
     told = faults(labels=b"it's,a,b;c=d")
     assert set(told) == {"labels[2]"}
-    assert "a `labels` of its own" in told["labels[2]"]
+    assert "repeat `labels=`" in told["labels[2]"]
 
 
 @pytest.mark.parametrize("name", ["CAF\u00c9", "cafe", "\uff41", "A", "\u00e9\u0301", "\udc80"])

@@ -1,6 +1,7 @@
 """`ganctl evaluate`, as a person or a program calls it: what it says, and how it fails."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,24 @@ def test_an_inception_file_gives_the_features(small_run: Path, tmp_path: Path) -
     plain = scores(small_run, "--n", 100)
     assert record["fd"] != plain["fd"]
     assert record["label_accuracy"] == plain["label_accuracy"]
+
+
+@pytest.mark.parametrize(("kind", "told"), [("foreign", "meta.json, which is no array"), ("damaged", "decompressing")])
+def test_a_foreign_and_a_damaged_file_of_arrays_are_told(kind: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    if kind == "foreign":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("meta.json", "{}")
+    else:
+        np.savez_compressed(path, images=np.zeros((300, 28, 28), np.uint8))
+        content = bytearray(path.read_bytes())
+        content[60] = 0b111  # the first byte of the packed stream: a kind of block that there is not
+        path.write_bytes(content)
+    result = CliRunner().invoke(cli, ["evaluate", str(path)])
+    assert result.exit_code == 4, result.output
+    assert told in result.output
+    result = CliRunner().invoke(cli, ["train", "--dry-run", "--set", "data.name=folder", "--set", f"data.root={path}"])
+    assert result.exit_code == 4, result.output
 
 
 def test_features_that_cannot_be_had_are_told(small_run: Path) -> None:

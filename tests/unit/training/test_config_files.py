@@ -2,8 +2,10 @@
 
 import codecs
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -168,6 +170,16 @@ def test_any_other_file_is_named_for_what_it_is(content: bytes, told: str, tmp_p
         resolve(config_file=file, environment={})
     assert f"--config {file}: {told}" in str(raised.value) or told in str(raised.value)
     assert str(file) in str(raised.value)
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("# Written by ganctl 9\n[train]\nsede = 1\n",))
+    writer.start()
+    with pytest.raises(ConfigError, match=r"written by ganctl 9, .* unknown setting 'train\.sede'"):
+        resolve(config_file=pipe, environment={})
+    writer.join()
 
 
 def test_a_folder_and_an_absent_file_are_told(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from training.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 
+PLANES = struct.pack("<HHIHH", 284, 3, 1, 2, 0)  # an entry of a TIFF file: colors one after the other
 Write = Callable[[Path, np.ndarray], None]
 
 
@@ -168,6 +169,38 @@ def test_values_that_are_no_levels_are_told_by_name_and_can_be_left_out(
     assert f"{root / 'dim/odd.tiff'}: " in str(raised.value)
     assert fault in str(raised.value)
     assert levels_of(root, skip_bad=True) == {"dim": 64, "bright": 128}
+
+
+@pytest.mark.parametrize(("dtype", "white"), [("uint16", 4095), ("float32", 1.0)])
+def test_levels_of_images_whose_zero_is_white_are_turned(dtype: str, white: float, tmp_path: Path) -> None:
+    for name, share in (("dark", 1.0), ("bright", 0.25)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(5):
+            image = Image.fromarray(np.full((28, 28), share * white, dtype))
+            image.save(tmp_path / "set" / name / f"{i}.tiff", tiffinfo={262: 0})
+    assert levels_of(tmp_path / "set") == {"dark": 0, "bright": 191}
+
+
+def test_unsigned_integers_of_32_bits_have_no_sign(tmp_path: Path) -> None:
+    for name, level in (("dim", 1 << 30), ("bright", (1 << 32) - 1)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(5):
+            path = tmp_path / "set" / name / f"{i}.tiff"
+            Image.fromarray(np.full((28, 28), level, np.uint32).view(np.int32)).save(path)
+            content = path.read_bytes()  # Pillow writes SampleFormat 2: signed
+            signed, unsigned = (struct.pack("<HHIHH", 339, 3, 1, kind, 0) for kind in (2, 1))
+            assert signed in content
+            path.write_bytes(content.replace(signed, unsigned))
+    assert levels_of(tmp_path / "set") == {"dim": 64, "bright": 255}
+
+
+def test_planes_of_16_bits_are_refused_with_the_way_to_mend_them(tmp_path: Path) -> None:
+    root = fill_levels(tmp_path / "set", {"dim": 100, "bright": 200}, "uint8", ".png")
+    write_tiff(root / "dim/odd.tiff", np.zeros((28, 28, 3), np.uint16))
+    content = (root / "dim/odd.tiff").read_bytes()
+    (root / "dim/odd.tiff").write_bytes(content.replace(struct.pack("<HHIHH", 278, 3, 1, 28, 0), PLANES, 1))
+    with pytest.raises(DataError, match=r"found planes of 16 bits, .*PlanarConfiguration 1"):
+        read(root)
 
 
 def test_a_damaged_deep_file_decides_nothing(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ OTHERS = {
     "GANCTL_DATA_DIR": "/data", "GANCTL_MODEL": "x", "GANCTL_NAME": "x", "GANCTL_CONFIG": "/etc/ganctl.toml",
     "GANCTL_CHECKPOINT_DIR": "/c", "GANCTL_NAMESPACE": "default", "GANCTL_TAG": "x", "GANCTL_DEBUG": "1",
     "GANCTL_TRAIN_IMAGE": "x", "GANCTL_ROOT": "/", "GANCTL_OPERATOR__ZONE": "x", "GANCTL_API_KEY": "s", "GANCTL_": "x",
+    "GANCTL_PROFILE": "prod", "GANCTL_OPTIONS": "--preset x", "GANCTL_SCHEDULE": "@daily", "GANCTL_SIZE": "large",
     "GANCTL_PAGE": "off", "GANCTL_HEALTH_URL": "http://127.0.0.1:81/x", "GANCTL_ACCESS_LOG": "/x", "GANCTL_STATE": "/x",
 }  # fmt: skip
 
@@ -137,6 +138,7 @@ def test_the_data_of_evaluation_follow_the_same_rule() -> None:
     words = ["evaluate", "pretrained", "--n", "100", "--json"]
     for variables, code, told in (
         ({**kubernetes("ganctl-data"), **docker_link("ganctl-data"), "GANCTL_DATA_DIR": "/x"}, 0, ""),
+        ({"GANCTL_PRESET": "of training alone", "GANCTL_TRAIN_SEED": "3", "GANCTL_SEED": "3"}, 0, ""),
         ({"GANCTL_DATA_ROOT": "/x"}, 3, "Did you mean GANCTL_DATA__ROOT?"),
         ({"GANCTL_DTAA__ROOT": "/x"}, 3, "Did you mean data.root"),
         ({"GANCTL_DATA__ROOT": "/proc/self"}, 4, "/proc/self"),

@@ -14,7 +14,8 @@ from PIL import Image
 from tests.unit.training.folders import fill, of, paint, posix, read
 from training import image_folder
 from training.data import data_digest
-from training.decode import decode
+
+from .decoded import decode
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from tests.unit.training.folders import count, fill
-from training.decode import decode
 from training.errors import DataError
+
+from .decoded import decode
 
 UPRIGHT = np.zeros((28, 28, 3), np.uint8)
 UPRIGHT[:14] = 255  # the upper half is white

@@ -106,7 +106,8 @@ def test_what_is_kept_decides_without_another_trial_and_damage_to_it_does_not_ma
     assert "is damaged" in done.stderr
 
 
-def test_a_network_that_bf16_does_not_suit_trains_in_fp32(ganctl: Ganctl, tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", ["RuntimeError", "AssertionError", "TypeError"])
+def test_a_network_that_bf16_does_not_suit_trains_in_fp32(error: str, ganctl: Ganctl, tmp_path: Path) -> None:
     (tmp_path / "own_fp32.py").write_text(
         """
 import torch
@@ -123,7 +124,7 @@ class Flat(Generator):
         if images.dtype != torch.float32:
             raise RuntimeError("my kernel knows float32 alone")
         return torch.tanh(images).view(-1, *self.shape)
-"""
+""".replace("RuntimeError", error)
     )
     done = ganctl("train", *WORDS, "--set", "model.generator=own_fp32:Flat", "--dry-run", "--json")
     assert done.returncode == 0, done.stderr

@@ -58,8 +58,17 @@ def test_the_same_command_after_a_failed_start_gives_the_run_that_a_new_folder_g
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "config.toml.bak", "model.pt"])
-def test_a_foreign_file_beside_a_failed_start_is_named(name: str, tmp_path: Path) -> None:
+def test_a_file_that_a_callback_has_left_in_a_failed_start_hinders_nothing_and_stays(name: str, tmp_path: Path) -> None:
     failed_start(tmp_path)
+    (tmp_path / name).write_text("mine")
+    launch(tmp_path, extra=LOGGED).build(max_steps=1).fit()
+    assert (tmp_path / name).read_text() == "mine"
+    assert (tmp_path / "log.txt").read_text().count("begins at step") == 1
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "model.pt"])
+def test_a_folder_that_only_resembles_a_failed_start_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
     (tmp_path / name).touch()
     with pytest.raises(FolderInUse, match=rf"--run-dir .*something else than a run \({name}\); name another folder"):
         launch(tmp_path)
@@ -75,6 +84,7 @@ def test_files_named_as_a_runs_are_foreign_where_no_run_has_begun(name: str, tmp
 def test_a_trainer_deletes_nothing_beside_foreign_files(tmp_path: Path) -> None:
     failed_start(tmp_path)
     before = (tmp_path / "log.txt").read_text()
+    (tmp_path / "config.toml").unlink()
     (tmp_path / "notes.txt").touch()
     Trainer(launch(tmp_path / "run").config, run_dir=tmp_path, callbacks=[Progress()]).fit(max_steps=1)
     assert (tmp_path / "log.txt").read_text().startswith(before)
@@ -117,7 +127,7 @@ def test_a_run_that_another_process_has_continued_meanwhile_is_not_continued_fro
     launch(tmp_path).build(max_steps=2).fit()
     late = launch(tmp_path, resume="auto").build(max_steps=6)
     launch(tmp_path, resume="auto").build(max_steps=4).fit()
-    with pytest.raises(FolderInUse, match="has trained in it meanwhile; give the command again"):
+    with pytest.raises(FolderInUse, match="trained there after this command had read it; give the command again"):
         late.fit()
     assert launch(tmp_path, resume="auto").build(max_steps=6).fit().steps == 6
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,25 @@ def test_tensorboard_has_losses_scores_and_pictures(tmp_path: Path) -> None:
     assert [event.step for event in events.Scalars("validation/fd_floor")] == [12]
     assert [event.step for event in events.Scalars("train/loss_d")] == [10]
     assert events.Scalars("train/lr")[0].value > 0
+
+
+class Threaded(Callback):
+    """Starts a thread that ends with an error of a network."""
+
+    def on_start(self, run: Run) -> None:
+        def fail() -> None:
+            raise ConnectionResetError("of a tracker")
+
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+
+
+def test_tensorboard_hides_no_error_of_another_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+    run_with(tmp_path, TensorBoard(), Threaded())
+    assert [str(failure.exc_value) for failure in seen] == ["of a tracker"]
 
 
 def test_tensorboard_shows_the_distance_beside_its_floor_in_one_chart(tmp_path: Path) -> None:

@@ -1,0 +1,15 @@
+"""One image file as the pixels that a data set would have."""
+
+from pathlib import Path
+
+import numpy as np
+
+from training.decode import DeepImage, read_image, to_square, white_level
+
+
+def decode(path: Path, size: int, *, grey: bool) -> np.ndarray:
+    """An image file as uint8 [3, size, size] (three equal channels with `grey`), by this image's own white level."""
+    image = read_image(path)[0]
+    if isinstance(image, DeepImage):
+        image = image.to_eight_bits(white_level(image.levels().high))
+    return to_square(image, size, grey=grey)
