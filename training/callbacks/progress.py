@@ -33,7 +33,7 @@ class Progress(Callback):
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         self._log.addHandler(handler)
         self._log.info("begins at step %d", run.step)
-        self._print(f"run folder {run.run_dir}", soft_wrap=True)
+        self._print(f"run folder {run.run_dir}")
         if self._console.is_terminal:
             columns = (
                 TextColumn("train"),
@@ -70,7 +70,7 @@ class Progress(Callback):
             told += "" if scores.get("no_verdict") else f" ({scores['fd'] / scores['fd_floor']:.1f} × floor)"
         told += f", label accuracy {labels:.3f}" if labels is not None else ""
         reads = scores.get("scorer_accuracy")
-        told += f" (of real images {reads:.3f})" if reads is not None else ""
+        told += f" (real images {reads:.3f})" if reads is not None else ""
         line = f"step {run.step}  validation: {told}"
         self._log.info(line)
         self._print(line)
@@ -87,9 +87,9 @@ class Progress(Callback):
             handler.close()
         self._log.handlers.clear()
 
-    def _print(self, text: str, **options: Any) -> None:
+    def _print(self, text: str) -> None:
         """Prints text as it is: brackets and colons of a path are neither markup nor emoji."""
-        self._console.print(text, markup=False, emoji=False, highlight=False, **options)
+        self._console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 class _LogFile(logging.FileHandler):
