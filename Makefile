@@ -24,13 +24,12 @@ $(UV):
 	@echo "installing uv"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r .venv/uv.lock
 
-# Python 3.11 and 3.12 decode .pth files by the locale, and do not start where they cannot: ours gets a relative path
+# Python 3.11 and 3.12 decode .pth files by the locale, and do not start where they cannot: ours names a module
 $(READY): export LC_ALL := C.UTF-8
 $(READY): $(UV) requirements.lock pyproject.toml
 	@echo "installing what requirements.lock names (several GB the first time: torch brings CUDA's libraries)"
 	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	@for file in .venv/lib/python*/site-packages/_ganctl.pth; do echo ../../../.. > "$$file"; done
 	@touch $@
 
 demo: $(READY) ## Train, evaluate, export, package, serve and ask for digits; leaves demo/ (less than three minutes)

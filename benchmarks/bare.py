@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from training.config import Config
-from training.models import Generator, to_float
-from training.precision import Precision
+from ganctl.training.config import Config
+from ganctl.training.models import Generator, to_float
+from ganctl.training.precision import Precision
 
 
 class BareStep:

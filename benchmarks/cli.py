@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from ganctl import PathParam, emit, json_option
+from ganctl.options import PathParam, json_option
+
+from ganctl.streams import emit
 
 
 @click.group()
@@ -31,11 +33,11 @@ def train(seconds: float, repetitions: int, growth: bool, out: Path, as_json: bo
 
     Leaves results.json, table.md and rates.png. Five repetitions take a quarter of an hour.
     """
-    from benchmarks.speed import measure_all
-    from benchmarks.speed_table import speed_table
+    from ganctl.benchmarks.speed import measure_all
+    from ganctl.benchmarks.speed_table import speed_table
 
     _need_matplotlib()
-    from benchmarks.figures import draw_rates
+    from ganctl.benchmarks.figures import draw_rates
 
     results = measure_all(
         seconds=seconds, repetitions=repetitions, growing=growth, announce=lambda text: click.echo(text, err=True)
@@ -73,12 +75,12 @@ def quality(seconds: float, seeds: int, names: tuple[str, ...], n: int, out: Pat
 
     Leaves results.json, table.md, samples.png and fd.png. Three seeds of six systems take 40 minutes and the scoring.
     """
-    from benchmarks.errors import BenchError
-    from benchmarks.quality import Quality, real_samples
-    from benchmarks.table import table
+    from ganctl.benchmarks.errors import BenchError
+    from ganctl.benchmarks.quality import Quality, real_samples
+    from ganctl.benchmarks.table import table
 
     _need_matplotlib()
-    from benchmarks.figures import draw_curves, draw_samples
+    from ganctl.benchmarks.figures import draw_curves, draw_samples
 
     comparison = Quality(
         out, seconds=seconds, seeds=seeds, n=n, names=names, announce=lambda text: click.echo(text, err=True)
@@ -135,9 +137,9 @@ def serve(
     Leaves results.json, table.md and serving.png. Three repetitions take half an hour.
     """
     _need_matplotlib()
-    from benchmarks.figures import draw_serving
-    from benchmarks.serve_run import measure_all
-    from benchmarks.serve_table import replace_table, serve_table
+    from ganctl.benchmarks.figures import draw_serving
+    from ganctl.benchmarks.serve_run import measure_all
+    from ganctl.benchmarks.serve_table import replace_table, serve_table
 
     results = measure_all(
         source=source,
@@ -164,8 +166,8 @@ def serve(
 
 def _need_matplotlib() -> None:
     """Tells before anything is measured that no picture could be made of it."""
-    from benchmarks.errors import BenchError
-    from benchmarks.systems import INSTALL
+    from ganctl.benchmarks.errors import BenchError
+    from ganctl.benchmarks.systems import INSTALL
 
     if importlib.util.find_spec("matplotlib") is None:
         raise BenchError(f"the pictures need the package matplotlib: {INSTALL}")

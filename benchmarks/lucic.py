@@ -11,9 +11,9 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from training import models
-from training.config import ModelSettings
-from training.models import ImageShape
+from ganctl.training import models
+from ganctl.training.config import ModelSettings
+from ganctl.training.models import ImageShape
 
 _LEAK = 0.2
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.recorder import wait_for
+from ganctl.benchmarks.recorder import wait_for
 
 WARM_UP = 20  # steps that say nothing about the rate
 

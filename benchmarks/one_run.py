@@ -13,15 +13,15 @@ import click
 import numpy as np
 import torch
 
-from benchmarks.own import train
-from benchmarks.recorder import Recorder
-from benchmarks.systems import systems
-from benchmarks.tutorial import AsShown, generator
-from training.data import load_split
-from training.evaluation.real_side import some
-from training.models import Generator, ImageShape, build_generator
-from training.settings import configure
-from training.sources import GeneratorSource
+from ganctl.benchmarks.own import train
+from ganctl.benchmarks.recorder import Recorder
+from ganctl.benchmarks.systems import systems
+from ganctl.benchmarks.tutorial import AsShown, generator
+from ganctl.training.data import load_split
+from ganctl.training.evaluation.real_side import some
+from ganctl.training.models import Generator, ImageShape, build_generator
+from ganctl.training.settings import configure
+from ganctl.training.sources import GeneratorSource
 
 LATENT_SEED = 2024
 
@@ -40,7 +40,7 @@ def main(name: str, seed: int, seconds: float, n: int, out: Path) -> None:
     network: Generator
     with tempfile.TemporaryDirectory() as folder:
         if config is None:
-            from benchmarks import tutorial_lightning  # of all systems only this one needs lightning
+            from ganctl.benchmarks import tutorial_lightning  # of all systems only this one needs lightning
 
             tutorial_lightning.train(seed, recorder, Path(folder))
             network = AsShown(generator())

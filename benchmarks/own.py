@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from benchmarks.recorder import Recorder
-from training.callback import Callback, Run
-from training.config import Config
-from training.trainer import Trainer
+from ganctl.benchmarks.recorder import Recorder
+from ganctl.training.callback import Callback, Run
+from ganctl.training.config import Config
+from ganctl.training.trainer import Trainer
 
 # nothing is scored, drawn or logged on the way; what the end of a horizon demands is as small as it can be
 QUIET = ("evaluation.every=1000000 epochs", "evaluation.n=100", "log.tensorboard=false", "log.every=1000")

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.children import run_module
-from benchmarks.errors import BenchError, BenchUsageError
-from benchmarks.systems import System, systems
-from training.data import load_split
-from training.evaluation.evaluator import Evaluator
-from training.settings import configure
+from ganctl.benchmarks.children import run_module
+from ganctl.benchmarks.errors import BenchError, BenchUsageError
+from ganctl.benchmarks.systems import System, systems
+from ganctl.training.data import load_split
+from ganctl.training.evaluation.evaluator import Evaluator
+from ganctl.training.settings import configure
 
 SAMPLES = 20  # images of a run that are kept for the picture
 SCORES = ("fd_times_floor", "label_accuracy", "precision", "recall", "density", "coverage")
@@ -133,7 +133,7 @@ class Quality:
         words = ["--system", system.name, "--seed", str(seed), "--seconds", str(self._seconds), "--n", str(self._n)]
         with tempfile.TemporaryDirectory() as folder:
             drawn = Path(folder) / "drawn.npz"
-            done = run_module(["benchmarks.one_run", *words, "--out", str(drawn)])
+            done = run_module(["ganctl.benchmarks.one_run", *words, "--out", str(drawn)])
             if done.returncode:
                 lines = done.stderr.strip().splitlines() or ["it said nothing"]
                 self.failed[f"{system.name}-{seed}"] = f"exit code {done.returncode}: {lines[-1]}"

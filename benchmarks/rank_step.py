@@ -18,14 +18,14 @@ import click
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from training.data import load_split
-from training.distributed import SOLO, Ranks, choose_device
-from training.lanes import NO_LANES, Lanes
-from training.models import ImageShape, build_discriminator, build_generator
-from training.objectives import Batch, Learnt, Objectives
-from training.phase import Phase
-from training.settings import resolve
-from training.step import Step
+from ganctl.training.data import load_split
+from ganctl.training.distributed import SOLO, Ranks, choose_device
+from ganctl.training.lanes import NO_LANES, Lanes
+from ganctl.training.models import ImageShape, build_discriminator, build_generator
+from ganctl.training.objectives import Batch, Learnt, Objectives
+from ganctl.training.phase import Phase
+from ganctl.training.settings import resolve
+from ganctl.training.step import Step
 
 WARM_UP = 10  # steps
 CASES: dict[str, tuple[str, ...]] = {

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import click
 
-from training.callback import Callback, Run
-from training.config import DataSettings
-from training.data import ImageSet, Split, load_split
-from training.launch import Launch
+from ganctl.training.callback import Callback, Run
+from ganctl.training.config import DataSettings
+from ganctl.training.data import ImageSet, Split, load_split
+from ganctl.training.launch import Launch
 
 _STEPS = 10  # an epoch
 _SETTINGS = (

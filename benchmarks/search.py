@@ -34,15 +34,15 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.errors import BenchError, BenchUsageError
-from benchmarks.own import QUIET, train
-from benchmarks.recorder import Recorder
-from training.atomic_write import read_file
-from training.config import Config
-from training.errors import ConfigError
-from training.evaluation.evaluator import Evaluator
-from training.settings import resolve
-from training.toml_text import decode_text, parse_toml
+from ganctl.benchmarks.errors import BenchError, BenchUsageError
+from ganctl.benchmarks.own import QUIET, train
+from ganctl.benchmarks.recorder import Recorder
+from ganctl.training.atomic_write import read_file
+from ganctl.training.config import Config
+from ganctl.training.errors import ConfigError
+from ganctl.training.evaluation.evaluator import Evaluator
+from ganctl.training.settings import resolve
+from ganctl.training.toml_text import decode_text, parse_toml
 
 SCORES = {
     "fd_times_floor": "FD, × floor",

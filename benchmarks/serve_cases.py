@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from benchmarks import load
-from benchmarks.errors import BenchError
+from ganctl.benchmarks import load
+from ganctl.benchmarks.errors import BenchError
 
 GRID = 64  # images
 SIZE = 28  # pixels, of an image's side

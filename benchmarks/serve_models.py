@@ -7,17 +7,17 @@ from pathlib import Path
 
 from PIL import Image
 
-import exports
-from benchmarks.children import run_module
-from benchmarks.errors import BenchError, BenchUsageError
-from benchmarks.quality import real_samples
-from benchmarks.serve_cases import SIZE
-from benchmarks.serve_systems import Models
-from exports.export import export
-from serving.archive import package, read_export
+import ganctl.exports
+from ganctl.benchmarks.children import run_module
+from ganctl.benchmarks.errors import BenchError, BenchUsageError
+from ganctl.benchmarks.quality import real_samples
+from ganctl.benchmarks.serve_cases import SIZE
+from ganctl.benchmarks.serve_systems import Models
+from ganctl.exports.export import export
+from ganctl.serving.archive import package, read_export
 
 STEPS = 200  # its speed is that of its architecture, however good its digits are
-_PRETRAINED = Path(exports.__file__).parent / "pretrained"
+_PRETRAINED = Path(ganctl.exports.__file__).parent / "pretrained"
 
 
 def prepare(source: Path | None, folder: Path, announce: Callable[[str], None]) -> Models:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.errors import BenchError
-from serving.private_folder import plain_name
+from ganctl.benchmarks.errors import BenchError
+from ganctl.serving.private_folder import plain_name
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _READY_SECONDS = 120.0
 _STOP_SECONDS = 20.0
 # Each server has as many threads as it chooses, and no settings but those that are told here.

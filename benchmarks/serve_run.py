@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.errors import BenchError, BenchUsageError
-from benchmarks.load import Result, load
-from benchmarks.quality import machine
-from benchmarks.serve_cases import Case, cases
-from benchmarks.serve_models import prepare
-from benchmarks.serve_process import started
-from benchmarks.serve_systems import System, systems
+from ganctl.benchmarks.errors import BenchError, BenchUsageError
+from ganctl.benchmarks.load import Result, load
+from ganctl.benchmarks.quality import machine
+from ganctl.benchmarks.serve_cases import Case, cases
+from ganctl.benchmarks.serve_models import prepare
+from ganctl.benchmarks.serve_process import started
+from ganctl.benchmarks.serve_systems import System, systems
 
 Record = dict[str, Any]
 _PAUSE = 0.5  # seconds of each case that are not counted

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.peers import GENERATOR
-from benchmarks.serve_process import Launch
-from benchmarks.serve_torchserve import PATH, ceiling, stock
-from benchmarks.systems import INSTALL
-from serving.ports import free_ports
+from ganctl.benchmarks.peers import GENERATOR
+from ganctl.benchmarks.serve_process import Launch
+from ganctl.benchmarks.serve_torchserve import PATH, ceiling, stock
+from ganctl.benchmarks.systems import INSTALL
+from ganctl.serving.ports import free_ports
 
 CEILING, LITSERVE = "constant", "litserve"  # what the others' rates are told in multiples of
 
@@ -85,7 +85,7 @@ def _told(output: Path) -> str | None:
 
 def _litserve(generator: Path) -> System:
     def system(workers: int, queue: str) -> System:
-        module = ["-m", "benchmarks.peers.litserve_peer", "--workers", str(workers), f"--{queue}"]
+        module = ["-m", "ganctl.benchmarks.peers.litserve_peer", "--workers", str(workers), f"--{queue}"]
         what = f"LitServe in batches, ONNX Runtime, Pillow; {_workers(workers)}, {queue}"
         prepare = partial(by_port, module, generator, "/health")
         return System(LITSERVE, what, prepare, kinds=("POST", "grid"), lacks=_packages("litserve"))
@@ -95,7 +95,7 @@ def _litserve(generator: Path) -> System:
 
 
 def _fastapi(generator: Path) -> System:
-    module = ["-m", "uvicorn", "benchmarks.peers.fastapi_peer:app", "--workers", "2"]
+    module = ["-m", "uvicorn", "ganctl.benchmarks.peers.fastapi_peer:app", "--workers", "2"]
     module += ["--no-access-log", "--log-level", "warning"]
     what = "FastAPI and uvicorn, a pass for each request, ONNX Runtime, Pillow; 2 workers"
     prepare = partial(by_port, module, generator, "/digits")

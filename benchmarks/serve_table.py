@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.errors import BenchUsageError
-from benchmarks.serve_cases import CONNECTIONS, WHAT
-from benchmarks.serve_systems import CEILING, LITSERVE
-from benchmarks.speed import ratio
+from ganctl.benchmarks.errors import BenchUsageError
+from ganctl.benchmarks.serve_cases import CONNECTIONS, WHAT
+from ganctl.benchmarks.serve_systems import CEILING, LITSERVE
+from ganctl.benchmarks.speed import ratio
 
 Record = dict[str, Any]
 BEGINS, ENDS = "<!-- ganctl bench serve: begins -->", "<!-- ganctl bench serve: ends -->"

@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx
 import yaml
 
-from benchmarks.serve_process import Launch
-from serving.archive import MODEL_NAME
-from serving.java import find_java
-from serving.ports import Ports, free_ports
-from serving.settings import JAVA_OPTIONS, METRICS, config_properties, log4j2
+from ganctl.benchmarks.serve_process import Launch
+from ganctl.serving.archive import MODEL_NAME
+from ganctl.serving.java import find_java
+from ganctl.serving.ports import Ports, free_ports
+from ganctl.serving.settings import JAVA_OPTIONS, METRICS, config_properties, log4j2
 
 _CONFIG = "model-config.yaml"
 _HANDLER = Path(__file__).parent / "peers" / "constant_handler.py"

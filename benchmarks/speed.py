@@ -19,14 +19,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks.children import run_module
-from benchmarks.errors import BenchError
-from benchmarks.quality import machine
-from benchmarks.systems import INSTALL
-from training.assembly import assemble
-from training.distributed import SOLO
-from training.precision_trial import FORMATS as CPU_PRECISIONS
-from training.settings import preset_names, resolve
+from ganctl.benchmarks.children import run_module
+from ganctl.benchmarks.errors import BenchError
+from ganctl.benchmarks.quality import machine
+from ganctl.benchmarks.systems import INSTALL
+from ganctl.training.assembly import assemble
+from ganctl.training.distributed import SOLO
+from ganctl.training.precision_trial import FORMATS as CPU_PRECISIONS
+from ganctl.training.settings import preset_names, resolve
 
 Record = dict[str, Any]
 
@@ -131,7 +131,7 @@ class Speed:
 
     def run_length(self) -> Record:
         """Whether a run's steps and memory stay as they are: see `run_length.py`."""
-        return self._start(["benchmarks.run_length"])
+        return self._start(["ganctl.benchmarks.run_length"])
 
     def run(self, cases: Sequence[Case], precisions: Sequence[str]) -> Record:
         """Measures all cases, and the machine's products, in each repetition anew.
@@ -185,7 +185,7 @@ class Speed:
 
     def _measure(self, words: list[str]) -> Record:
         timed = ["--seconds", str(self._seconds), "--started", str(time.time())]
-        return self._start(["benchmarks.speed_run", *words, *timed])
+        return self._start(["ganctl.benchmarks.speed_run", *words, *timed])
 
     def _start(self, words: list[str]) -> Record:
         done = run_module(words)

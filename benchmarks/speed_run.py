@@ -16,9 +16,9 @@ import click
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.meter import Meter
-from benchmarks.recorder import wait_for
-from training.precision import set_tf32
+from ganctl.benchmarks.meter import Meter
+from ganctl.benchmarks.recorder import wait_for
+from ganctl.training.precision import set_tf32
 
 SYSTEMS = ("ours", "ours-eager", "step", "bare", "straightforward", "lightning", "products", "automatic")
 
@@ -50,7 +50,7 @@ def main(
         return
     meter = Meter(seconds=seconds, started=started, device=device)
     if system == "lightning":
-        from benchmarks import tutorial_lightning  # of all systems only this one needs lightning
+        from ganctl.benchmarks import tutorial_lightning  # of all systems only this one needs lightning
 
         with tempfile.TemporaryDirectory() as folder:
             tutorial_lightning.measure(meter, Path(folder), batch)
@@ -69,7 +69,7 @@ def _precision(name: str) -> list[str]:
 
 def automatic_precision(preset: str, batch: int) -> dict[str, str]:
     """The precision that `auto` takes for a preset, with its reason; timed anew, whatever the cache holds."""
-    from training.launch import Launch
+    from ganctl.training.launch import Launch
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
@@ -102,8 +102,8 @@ def products(precision: str, device: torch.device, seconds: float) -> float:
 
 def _by_trainer(system: str, preset: str, words: list[str], meter: Meter) -> None:
     """As `ganctl train` does, with every callback that it has by default."""
-    from training.callback import Callback, Run
-    from training.launch import Launch
+    from ganctl.training.callback import Callback, Run
+    from ganctl.training.launch import Launch
 
     class Stop(Callback):
         def on_step(self, run: Run) -> None:
@@ -118,10 +118,10 @@ def _by_trainer(system: str, preset: str, words: list[str], meter: Meter) -> Non
 
 def _by_hand(system: str, preset: str, words: list[str], meter: Meter) -> None:
     """A loop around a step, and nothing else."""
-    from training.assembly import assemble
-    from training.distributed import SOLO
-    from training.memory import use_large_pages
-    from training.settings import resolve
+    from ganctl.training.assembly import assemble
+    from ganctl.training.distributed import SOLO
+    from ganctl.training.memory import use_large_pages
+    from ganctl.training.settings import resolve
 
     if system != "straightforward":  # which has default settings
         use_large_pages()
@@ -147,8 +147,8 @@ def _kernel_seconds(work: Callable[[], Any], *, steps: int) -> float:
 
 
 def _update(system: str, parts: Any) -> Callable[[int], Any]:
-    from benchmarks.bare import BareStep
-    from benchmarks.straightforward import StraightforwardStep
+    from ganctl.benchmarks.bare import BareStep
+    from ganctl.benchmarks.straightforward import StraightforwardStep
 
     config, device, networks = parts.config, parts.device, (parts.step.generator, parts.step.discriminator)
     if system == "step":

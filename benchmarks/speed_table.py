@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.speed import ratio
+from ganctl.benchmarks.speed import ratio
 
 Record = dict[str, Any]
 WHAT = {

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from training.config import Config
-from training.distributed import SOLO
-from training.heads import Heads
-from training.layer_rates import rate_groups
-from training.losses import build_loss
-from training.matching import FeatureMatching, emphasise
-from training.models import Discriminator, Generator, to_float
-from training.penalties import squared_gradient_norm
-from training.schedules import decay
+from ganctl.training.config import Config
+from ganctl.training.distributed import SOLO
+from ganctl.training.heads import Heads
+from ganctl.training.layer_rates import rate_groups
+from ganctl.training.losses import build_loss
+from ganctl.training.matching import FeatureMatching, emphasise
+from ganctl.training.models import Discriminator, Generator, to_float
+from ganctl.training.penalties import squared_gradient_norm
+from ganctl.training.schedules import decay
 
 
 class StraightforwardStep:

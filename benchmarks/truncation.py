@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
-from training.cli import open_source
-from training.evaluation.evaluator import Evaluator
-from training.sources import Truncated
+from ganctl.training.cli import open_source
+from ganctl.training.evaluation.evaluator import Evaluator
+from ganctl.training.sources import Truncated
 
 VALUES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 COLUMNS = ("precision", "recall", "density", "coverage", "fd", "label_accuracy")

@@ -22,10 +22,10 @@ from torchvision import transforms
 from torchvision.datasets import MNIST
 from torchvision.utils import make_grid
 
-from benchmarks import tutorial
-from benchmarks.meter import Meter
-from benchmarks.recorder import Recorder, wait_for
-from training.data import EMBEDDED
+from ganctl.benchmarks import tutorial
+from ganctl.benchmarks.meter import Meter
+from ganctl.benchmarks.recorder import Recorder, wait_for
+from ganctl.training.data import EMBEDDED
 
 
 class MNISTDataModule(LightningDataModule):

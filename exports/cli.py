@@ -5,7 +5,9 @@ from pathlib import Path
 
 import click
 
-from ganctl import PathParam, emit, json_option
+from ganctl.options import PathParam, json_option
+
+from ganctl.streams import emit
 
 
 @click.command()
@@ -26,9 +28,9 @@ def export(source: Path, kinds: tuple[str, ...], out: Path | None, as_json: bool
 
     SOURCE is a run (its best checkpoint) or a checkpoint.
     """
-    from exports.export import export as write_export
-    from exports.formats import FILES
-    from exports.manifest import NAME
+    from ganctl.exports.export import export as write_export
+    from ganctl.exports.formats import FILES
+    from ganctl.exports.manifest import NAME
 
     folder = write_export(
         source, out=out, kinds=kinds or tuple(FILES), announce=lambda text: click.echo(text, err=True)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
-from exports import formats, manifest, parity
-from exports.card import card
-from exports.errors import ExportError
-from training.atomic_write import new_folder, write_file
-from training.models import Generator
-from training.pictures import ENLARGEMENT, encode, tile, to_picture
-from training.runs import CHECKPOINTS, find_checkpoint
-from training.sources import GeneratorSource, load_generator
+from ganctl.exports import formats, manifest, parity
+from ganctl.exports.card import card
+from ganctl.exports.errors import ExportError
+from ganctl.training.atomic_write import new_folder, write_file
+from ganctl.training.models import Generator
+from ganctl.training.pictures import ENLARGEMENT, encode, tile, to_picture
+from ganctl.training.runs import CHECKPOINTS, find_checkpoint
+from ganctl.training.sources import GeneratorSource, load_generator
 
 _STYLES = 8  # rows of samples.png
 

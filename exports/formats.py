@@ -13,8 +13,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from exports.coarse import on_coarse_grids
-from training.models import Generator
+from ganctl.exports.coarse import on_coarse_grids
+from ganctl.training.models import Generator
 
 FILES = {"torchscript": "generator.ts", "onnx": "generator.onnx", "pt2": "generator.pt2"}
 OPSET = 20

@@ -7,14 +7,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from exports.errors import ExportError
-from exports.formats import FILES
+from ganctl.exports.errors import ExportError
+from ganctl.exports.formats import FILES
 from ganctl import __version__
-from training.atomic_write import naming, read_file
-from training.checkpoint import Saved, weights_digest
-from training.data import nfc
-from training.errors import written_by
-from training.models import Generator
+from ganctl.training.atomic_write import naming, read_file
+from ganctl.training.checkpoint import Saved, weights_digest
+from ganctl.training.data import nfc
+from ganctl.training.errors import written_by
+from ganctl.training.models import Generator
 
 SCHEMA_VERSION = 1
 NAME = "manifest.json"

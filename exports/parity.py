@@ -10,10 +10,10 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from exports.errors import ParityError
-from exports.formats import Drawer, example_inputs
-from training.atomic_write import read_file
-from training.models import Generator
+from ganctl.exports.errors import ParityError
+from ganctl.exports.formats import Drawer, example_inputs
+from ganctl.training.atomic_write import read_file
+from ganctl.training.models import Generator
 
 SIZES = (1, 2, 3, 7, 64, 256)
 TOLERANCE = 1e-5  # of float32 images in [0, 1]

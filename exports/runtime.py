@@ -5,14 +5,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from exports import manifest
-from exports.errors import ExportError
-from exports.formats import FILES
-from exports.parity import load
-from training.data import nfc
-from training.errors import written_by
-from training.inspection import Opened
-from training.stored_config import read_data_settings
+from ganctl.exports import manifest
+from ganctl.exports.errors import ExportError
+from ganctl.exports.formats import FILES
+from ganctl.exports.parity import load
+from ganctl.training.data import nfc
+from ganctl.training.errors import written_by
+from ganctl.training.inspection import Opened
+from ganctl.training.stored_config import read_data_settings
 
 _PREFERRED = ("onnx", "torchscript", "pt2")
 _CHUNK = 256

@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ganctl import PathParam, emit, json_option
+from ganctl.options import PathParam, json_option
+
+from ganctl.streams import emit
 
 if TYPE_CHECKING:
     from .demo import Report

@@ -4,7 +4,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ganctl import HANG_UP, PRETRAINED, PathParam, SourceParam, emit, end_signals, json_option
+from ganctl.options import PRETRAINED, PathParam, SourceParam, json_option
+
+from ganctl.signals import HANG_UP, end_signals
+
+from ganctl.streams import emit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,7 +162,7 @@ def _archive(source: "Path", folder: "Path", backend: str | None) -> "Path":
         found = "which is none of them" if source.exists() else "and nothing is there"
         raise PackageError(f"{source}: expected an archive (.mar), an export or a run's folder, {found}.")
     if not (source / "manifest.json").is_file():
-        from exports.export import export
+        from ganctl.exports.export import export
 
         source = export(source, out=folder / "export")
     return pack(source, folder, cast(BackendName, backend or "onnx"))

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ganctl import program
-from serving.client import Client
+from ganctl.processes import program
+from ganctl.serving.client import Client
 
 _STYLES = 8  # rows of the picture, each in one handwriting
 _SCALE = 3

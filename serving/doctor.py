@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ganctl_path
+from ganctl import import_path
 
 from .errors import ServerError
 from .java import find_java, java_version
@@ -23,9 +23,9 @@ from .private_folder import loading_place
 # Asked in another process: importing torch takes seconds and memory, and a broken CUDA driver may end the process.
 _ASK_TORCH = f"""
 import sys
-sys.path.append({ganctl_path.FOLDER!r})
-import ganctl_path
-sys.excepthook = ganctl_path.excepthook
+sys.path.append({os.path.dirname(import_path.PACKAGE)!r})
+from ganctl import import_path
+sys.excepthook = import_path.excepthook
 import json, torch
 cuda = torch.cuda.is_available()
 print(json.dumps({{

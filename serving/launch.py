@@ -25,8 +25,8 @@ _NETTIES = ("io.netty", "io.grpc.netty.shaded.io.netty")  # TorchServe's own cop
 # What the front end starts for each worker.
 _WORKER = f"""\
 import sys
-sys.path.insert(0, {str(Path(__file__).parents[1])!a})
-from serving.worker.process import main
+sys.path.insert(0, {str(Path(__file__).parents[2])!a})
+from ganctl.serving.worker.process import main
 main()
 """
 

@@ -97,8 +97,8 @@ class Versions:
 
     def _try(self, version: Version) -> None:
         """Has a process of its own draw from it; what is wrong with it then hurts no worker."""
-        command = [sys.executable, "-P", "-m", "serving.worker.canary", str(version.folder)]
-        environment = {**self._environment, "PYTHONPATH": str(Path(__file__).parents[1])}
+        command = [sys.executable, "-P", "-m", "ganctl.serving.worker.canary", str(version.folder)]
+        environment = {**self._environment, "PYTHONPATH": str(Path(__file__).parents[2])}
         environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
         try:
             done = subprocess.run(

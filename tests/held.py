@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.callback import Callback, Run
-from training.config import ModelSettings
-from training.data import Split
-from training.models import ConvGenerator, ImageShape
-from training.sources import Source
+from ganctl.training.callback import Callback, Run
+from ganctl.training.config import ModelSettings
+from ganctl.training.data import Split
+from ganctl.training.models import ConvGenerator, ImageShape
+from ganctl.training.sources import Source
 
 from .waiting import PATIENCE, wait_for
 

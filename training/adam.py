@@ -6,8 +6,8 @@ import sys
 import torch
 from torch import Tensor
 
-from training.lanes import NO_LANES, Columns, Lanes
-from training.shares import Share
+from ganctl.training.lanes import NO_LANES, Columns, Lanes
+from ganctl.training.shares import Share
 
 
 @torch.no_grad()

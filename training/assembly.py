@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from training.batches import Batches
-from training.config import Config
-from training.data import load_split
-from training.distributed import Ranks, choose_device, fingerprint
-from training.errors import ConfigError
-from training.graph import Update, why_eager
-from training.image_folder import worker_count
-from training.models import ImageShape, build_discriminator, build_generator
-from training.precision import Precision, check_precision, choose_precision, set_tf32
-from training.precision_trial import fastest_on_cpu
-from training.step import Step
+from ganctl.training.batches import Batches
+from ganctl.training.config import Config
+from ganctl.training.data import load_split
+from ganctl.training.distributed import Ranks, choose_device, fingerprint
+from ganctl.training.errors import ConfigError
+from ganctl.training.graph import Update, why_eager
+from ganctl.training.image_folder import worker_count
+from ganctl.training.models import ImageShape, build_discriminator, build_generator
+from ganctl.training.precision import Precision, check_precision, choose_precision, set_tf32
+from ganctl.training.precision_trial import fastest_on_cpu
+from ganctl.training.step import Step
 
 _BATCH_ON_CUDA, _BATCH_ON_CPU = 256, 64  # what `auto` means, as in the tutorial
 

@@ -6,9 +6,9 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from training.dials import Number
-from training.lanes import NO_LANES, Lanes
-from training.shares import Share
+from ganctl.training.dials import Number
+from ganctl.training.lanes import NO_LANES, Lanes
+from ganctl.training.shares import Share
 
 N = TypeVar("N", bound=nn.Module)
 

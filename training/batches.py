@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from training.data import ImageSet
+from ganctl.training.data import ImageSet
 
 _SHARE_OF_FREE = 0.5  # of a device's memory that the images may take
 _AHEAD = 4  # batches that each process of a loader keeps ready

@@ -7,12 +7,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from training.config import Config
-from training.lanes import Lanes
-from training.matching import emphasise
-from training.models import Discriminator
-from training.objectives import Batch, Fakes, Learnt, Objectives
-from training.piecewise import FeaturePass, FourPasses, is_piecewise_linear, move, unmove
+from ganctl.training.config import Config
+from ganctl.training.lanes import Lanes
+from ganctl.training.matching import emphasise
+from ganctl.training.models import Discriminator
+from ganctl.training.objectives import Batch, Fakes, Learnt, Objectives
+from ganctl.training.piecewise import FeaturePass, FourPasses, is_piecewise_linear, move, unmove
 
 
 def fastest_way(config: Config, discriminator: nn.Module, lanes: Lanes) -> type[Objectives]:

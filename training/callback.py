@@ -12,11 +12,11 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from training.config import Config
-from training.data import Split
-from training.models import Generator
-from training.pace import Clock
-from training.sources import Source
+from ganctl.training.config import Config
+from ganctl.training.data import Split
+from ganctl.training.models import Generator
+from ganctl.training.pace import Clock
+from ganctl.training.sources import Source
 
 FINISHED = ("horizon", "early-stopping", "goal")  # reasons after which a run is complete, not merely stopped
 

@@ -15,11 +15,11 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from training.config import DataSettings
-from training.data import Split, nfc
-from training.errors import ConfigError, DataError
-from training.file_kinds import advice_for_file, file_kind, list_names
-from training.folder_tree import (
+from ganctl.training.config import DataSettings
+from ganctl.training.data import Split, nfc
+from ganctl.training.errors import ConfigError, DataError
+from ganctl.training.file_kinds import advice_for_file, file_kind, list_names
+from ganctl.training.folder_tree import (
     TABLES,
     Content,
     Tree,

@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
-from ganctl import SourceParam, emit, json_option
+from ganctl.options import SourceParam, json_option
+
+from ganctl.streams import emit
 
 
 def note(text: str) -> None:
@@ -39,7 +41,7 @@ def score_line(scores: dict[str, Any]) -> str:
 @json_option
 def inspect(source: str, as_json: bool) -> None:
     """Say what a run, checkpoint, export or archive is: step, metrics, digests."""
-    from training.errors import CheckpointError
+    from ganctl.training.errors import CheckpointError
 
     path = Path(source)
     if not path.exists():
@@ -47,15 +49,15 @@ def inspect(source: str, as_json: bool) -> None:
             f"{path}: there is nothing of this name; expected a run, a checkpoint, an export or a .mar"
         )
     if path.suffix == ".mar":
-        from serving.archive import describe as describe_archive
+        from ganctl.serving.archive import describe as describe_archive
 
         record = describe_archive(path)
     elif (path / "manifest.json").exists():
-        from exports.manifest import describe as describe_export
+        from ganctl.exports.manifest import describe as describe_export
 
         record = describe_export(path)
     else:
-        from training.inspection import describe as describe_training
+        from ganctl.training.inspection import describe as describe_training
 
         record = describe_training(path)
     if as_json:
@@ -68,9 +70,9 @@ def inspect(source: str, as_json: bool) -> None:
 def open_source(path: Path) -> Any:
     """An export where the folder has a manifest, else a run's best checkpoint or a checkpoint."""
     if (path / "manifest.json").exists():
-        from exports.runtime import open_export
+        from ganctl.exports.runtime import open_export
 
         return open_export(path)
-    from training.inspection import open_checkpoint
+    from ganctl.training.inspection import open_checkpoint
 
     return open_checkpoint(path)

@@ -5,16 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ganctl import SourceParam, emit, expand_home, json_option
-from training.cli import note, open_source, score_line
+from ganctl.options import SourceParam, expand_home, json_option
+
+from ganctl.streams import emit
+from ganctl.training.cli import note, open_source, score_line
 
 if TYPE_CHECKING:
-    from training.config import DataSettings
-    from training.data import Split
-    from training.evaluation.evaluator import Evaluator
-    from training.evaluation.inception import Inception
-    from training.evaluation.store import Store
-    from training.inspection import Opened
+    from ganctl.training.config import DataSettings
+    from ganctl.training.data import Split
+    from ganctl.training.evaluation.evaluator import Evaluator
+    from ganctl.training.evaluation.inception import Inception
+    from ganctl.training.evaluation.store import Store
+    from ganctl.training.inspection import Opened
 
 
 class FeaturesParam(click.ParamType[Path | None]):
@@ -67,12 +69,12 @@ def evaluate(
     """
     import time
 
-    from training.data import load_split
-    from training.errors import DataError
-    from training.evaluation.evaluator import Evaluator
-    from training.evaluation.inception import Inception
-    from training.evaluation.store import Store
-    from training.inspection import check_fit, lay_over
+    from ganctl.training.data import load_split
+    from ganctl.training.errors import DataError
+    from ganctl.training.evaluation.evaluator import Evaluator
+    from ganctl.training.evaluation.inception import Inception
+    from ganctl.training.evaluation.store import Store
+    from ganctl.training.inspection import check_fit, lay_over
 
     began = time.monotonic()
     path = Path(source)
@@ -104,9 +106,9 @@ def _score(
     opened: "Opened", evaluator: "Evaluator", data: "DataSettings", store: "Store", seeds: int
 ) -> dict[str, Any]:
     """All scores of what was opened, of `seeds` draws where it draws."""
-    from training.data import load_split
-    from training.evaluation.memorisation import Memorisation
-    from training.evaluation.repeats import mean_and_deviation
+    from ganctl.training.data import load_split
+    from ganctl.training.evaluation.memorisation import Memorisation
+    from ganctl.training.evaluation.repeats import mean_and_deviation
 
     memorisation = Memorisation(load_split(data, "train"), load_split(data, "test"), store)
     draws = []
@@ -135,8 +137,8 @@ def _use(opened: "Opened", data: "DataSettings", store: "Store", n: int) -> dict
     """The classification accuracy score: of a file's images, or of as many as are wanted of each class."""
     import torch
 
-    from training.data import ImageSet, load_split
-    from training.evaluation.usefulness import LATENTS_SEED, classification_accuracy
+    from ganctl.training.data import ImageSet, load_split
+    from ganctl.training.evaluation.usefulness import LATENTS_SEED, classification_accuracy
 
     names = load_split(data, "test").class_names
     if opened.images is not None:
@@ -153,8 +155,8 @@ def _use(opened: "Opened", data: "DataSettings", store: "Store", n: int) -> dict
 
 def _networks(evaluator: "Evaluator", inception: "Inception | None") -> dict[str, Any]:
     """What the scores are made of."""
-    from training.checkpoint import weights_digest
-    from training.evaluation.classifier import FEATURES
+    from ganctl.training.checkpoint import weights_digest
+    from ganctl.training.evaluation.classifier import FEATURES
 
     classifier = evaluator.classifier
     judge = {
@@ -197,6 +199,6 @@ def _tell(record: dict[str, Any]) -> None:
 
 
 def _open_images(path: Path) -> "Opened":
-    from training.drawing import open_images
+    from ganctl.training.drawing import open_images
 
     return open_images(path)

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ganctl import PathParam, SourceParam, emit, json_option
-from training.cli import note, open_source
+from ganctl.options import PathParam, SourceParam, json_option
+
+from ganctl.streams import emit
+from ganctl.training.cli import note, open_source
 
 if TYPE_CHECKING:
-    from training.drawing import Drawer, Drawn, Film, LocalDrawer, Order
-    from training.inspection import Opened
+    from ganctl.training.drawing import Drawer, Drawn, Film, LocalDrawer, Order
+    from ganctl.training.inspection import Opened
 
 
 @click.command()
@@ -59,7 +61,7 @@ def sample(
     --verified draws an image anew until the classifier of the data set reads it as what was asked for: data with sound
     labels. Images that are read right at once are those that come without it.
     """
-    from training.drawing import Order, check_name
+    from ganctl.training.drawing import Order, check_name
 
     film = check_name(out, frames=frames)
     _check_flags(ordered, film=film, assignments=assignments)
@@ -98,7 +100,7 @@ def _check_flags(ordered: dict[str, Any], *, film: bool, assignments: tuple[str,
 
 
 def _film(order: "Order", source: str, frames: int | None, out: Path) -> "Film":
-    from training.drawing import OrderError, draw_walk, save_walk
+    from ganctl.training.drawing import OrderError, draw_walk, save_walk
 
     if _is_server(source):
         raise OrderError(
@@ -111,12 +113,12 @@ def _film(order: "Order", source: str, frames: int | None, out: Path) -> "Film":
 
 
 def _images(order: "Order", source: str, out: Path, token: str | None, assignments: tuple[str, ...]) -> "Drawn":
-    from training.config import DataSettings
-    from training.drawing import ServerDrawer, save
-    from training.inspection import Opened
+    from ganctl.training.config import DataSettings
+    from ganctl.training.drawing import ServerDrawer, save
+    from ganctl.training.inspection import Opened
 
     if _is_server(source):
-        from serving.client import Client
+        from ganctl.serving.client import Client
 
         with Client(source, token=token) as client:  # a server does not say what it was trained on: MNIST, or --set
             drawn = _draw(order, ServerDrawer(client), Opened(DataSettings()), assignments)
@@ -127,12 +129,12 @@ def _images(order: "Order", source: str, out: Path, token: str | None, assignmen
 
 
 def _draw(order: "Order", drawer: "Drawer", opened: "Opened", assignments: tuple[str, ...]) -> "Drawn":
-    from training.drawing import Reader, draw, draw_verified
+    from ganctl.training.drawing import Reader, draw, draw_verified
 
     if not order.verified:
         return draw(order, drawer)
-    from training.evaluation.classifier import load_classifier
-    from training.inspection import lay_over
+    from ganctl.training.evaluation.classifier import load_classifier
+    from ganctl.training.inspection import lay_over
 
     data = lay_over(opened, assignments)
     drawer.check(order)  # before a classifier is trained, for minutes
@@ -141,8 +143,8 @@ def _draw(order: "Order", drawer: "Drawer", opened: "Opened", assignments: tuple
 
 def _local(source: str) -> "tuple[LocalDrawer, Opened]":
     """A drawer from what lies at a path, and what lies there."""
-    from serving.handler.latents import draw_labels, latents
-    from training.drawing import LocalDrawer
+    from ganctl.serving.handler.latents import draw_labels, latents
+    from ganctl.training.drawing import LocalDrawer
 
     opened = open_source(Path(source))
     return LocalDrawer(opened.source, latents=latents, draw_labels=draw_labels), opened

@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from ganctl import PathParam, emit, json_option, program
-from training.cli import note, score_line
+from ganctl.options import PathParam, json_option
+
+from ganctl.processes import program
+
+from ganctl.streams import emit
+from ganctl.training.cli import note, score_line
 
 if TYPE_CHECKING:
-    from training.config import Config
-    from training.launch import Launch
-    from training.requests import Result
-    from training.trainer import Trainer
+    from ganctl.training.config import Config
+    from ganctl.training.launch import Launch
+    from ganctl.training.requests import Result
+    from ganctl.training.trainer import Trainer
 
 
 class Duration(click.ParamType[float]):
@@ -86,7 +90,7 @@ def train(
     **flags: Any,
 ) -> None:
     """Train a GAN on MNIST or a data set of the same form; leaves a run folder with checkpoints, samples and logs."""
-    from training.distributed import Ranks
+    from ganctl.training.distributed import Ranks
 
     if flags["epochs"] is not None:
         flags["epochs"] = f"{flags['epochs']} epochs"
@@ -123,10 +127,10 @@ def _train(
     as_json: bool,
     **start: Any,
 ) -> None:
-    from training.callbacks.stopping import Preemption
-    from training.errors import ConfigError
-    from training.launch import Launch
-    from training.rank_environment import read_rank_environment
+    from ganctl.training.callbacks.stopping import Preemption
+    from ganctl.training.errors import ConfigError
+    from ganctl.training.launch import Launch
+    from ganctl.training.rank_environment import read_rank_environment
 
     place = read_rank_environment(os.environ)
     if place is not None and not place.torchrun:
@@ -168,16 +172,16 @@ def _wanted_ranks(nproc: str | None) -> int:
     """The number of ranks that `--nproc` asks for."""
     if nproc is None:
         return 1
-    from training.launch_ranks import count_ranks
+    from ganctl.training.launch_ranks import count_ranks
 
     return count_ranks(nproc)
 
 
 def _train_ranks(launch: "Launch", ranks: int, callbacks: tuple[str, ...], as_json: bool) -> NoReturn:
     """The same command as so many processes; what the first of them tells is what this one tells."""
-    from training.assembly import check_ranks
-    from training.launch import load_callback
-    from training.launch_ranks import run_ranks
+    from ganctl.training.assembly import check_ranks
+    from ganctl.training.launch import load_callback
+    from ganctl.training.launch_ranks import run_ranks
 
     check_ranks(launch.config, ranks)
     for name in callbacks:
@@ -235,7 +239,7 @@ def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
 
 def _class_line(classes: list[dict[str, Any]]) -> str:
     """The classes with their training images: "2 classes: cat (24), dog (24)"; of many the first and the last."""
-    from training.folder_tree import shown
+    from ganctl.training.folder_tree import shown
 
     listed = [f"{shown(item['name'])} ({item['images']})" for item in classes]
     if len(listed) > _CLASSES_SHOWN:
@@ -246,7 +250,7 @@ def _class_line(classes: list[dict[str, Any]]) -> str:
 
 
 def _print_config(config: "Config", sources: dict[str, str], as_json: bool) -> None:
-    from training.settings import config_toml
+    from ganctl.training.settings import config_toml
 
     if as_json:
         values = {"preset": config.preset} | config.flat()
@@ -273,9 +277,9 @@ def _result_record(result: "Result") -> dict[str, Any]:
 
 
 def _print_result(result: "Result", config: "Config") -> None:
-    from training.callback import FINISHED
-    from training.checkpoint import read_checkpoint
-    from training.verdict import is_far, verdict
+    from ganctl.training.callback import FINISHED
+    from ganctl.training.checkpoint import read_checkpoint
+    from ganctl.training.verdict import is_far, verdict
 
     run_dir = shlex.quote(str(result.run_dir))
     click.echo(

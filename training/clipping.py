@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from training.shared_memory import flatten
-from training.shares import Share
+from ganctl.training.shared_memory import flatten
+from ganctl.training.shares import Share
 
 
 class Clipping:

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.cache_dir import cache_dir
-from training.config import DataSettings, absolute_path
-from training.errors import ConfigError, DataError
-from training.idx import read_idx
-from training.registry import Registry
+from ganctl.training.cache_dir import cache_dir
+from ganctl.training.config import DataSettings, absolute_path
+from ganctl.training.errors import ConfigError, DataError
+from ganctl.training.idx import read_idx
+from ganctl.training.registry import Registry
 
 Split = Literal["train", "val", "test"]
 _VALIDATION = 5_000  # images of the training file
@@ -103,7 +103,7 @@ def _idx_set(settings: DataSettings, split: Split) -> ImageSet:
 
 @DATASETS.register("folder")
 def _folder_set(settings: DataSettings, split: Split) -> ImageSet:
-    from training.image_folder import load_folder  # it needs Pillow and this module
+    from ganctl.training.image_folder import load_folder  # it needs Pillow and this module
 
     return load_folder(settings, split)
 
@@ -225,8 +225,8 @@ def _named_root(settings: DataSettings) -> tuple[str, Path | None]:
 
 def _refuse_other_content(setting: str, root: Path, name: str) -> None:
     """Refuses to download into a file, or MNIST into a folder of images, which is meant to be the data set."""
-    from training.file_kinds import advice_for_file, file_kind  # these need Pillow
-    from training.folder_tree import Tree, shown
+    from ganctl.training.file_kinds import advice_for_file, file_kind  # these need Pillow
+    from ganctl.training.folder_tree import Tree, shown
 
     if root.is_file():
         raise DataError(

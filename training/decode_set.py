@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from training.class_folders import SPLITS, File, Listing
-from training.config import DataSettings
-from training.decode import DeepImage, ImageFaultError, Levels, read_image, to_square, white_level
-from training.errors import DataError
-from training.folder_tree import counts, lines, shown, told
+from ganctl.training.class_folders import SPLITS, File, Listing
+from ganctl.training.config import DataSettings
+from ganctl.training.decode import DeepImage, ImageFaultError, Levels, read_image, to_square, white_level
+from ganctl.training.errors import DataError
+from ganctl.training.folder_tree import counts, lines, shown, told
 
 _FEWEST = 2  # images of a split, all classes together, as `load_split` wants it
 _ROUNDED = 2 * 255  # a negative value smaller than white by this factor is rounded to black

@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from training.errors import ConfigError, RankLostError, TrainingError
-from training.meeting import agree_on_word
-from training.rank_environment import RankEnvironment, read_rank_environment
-from training.shared_memory import SharedMemory
+from ganctl.training.errors import ConfigError, RankLostError, TrainingError
+from ganctl.training.meeting import agree_on_word
+from ganctl.training.rank_environment import RankEnvironment, read_rank_environment
+from ganctl.training.shared_memory import SharedMemory
 
 T = TypeVar("T")
 _PATIENCE = datetime.timedelta(minutes=30)  # of the ranks that wait while the first one evaluates

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from training.config import Config, setting_names, text_settings
+from ganctl.training.config import Config, setting_names, text_settings
 
 PREFIX = "GANCTL_"
 OWN = ("PRESET", "PAGE", "HEALTH_URL")  # variables of ganctl that are no settings

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from training.file_kinds import list_names
-from training.system_files import system_name
+from ganctl.training.file_kinds import list_names
+from ganctl.training.system_files import system_name
 
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".xml", ".mat", ".npy", ".npz")  # may hold labels
 _NO_PIXELS = ("BUFR", "GRIB", "HDF5", "MPEG")  # Pillow recognizes these formats, no more

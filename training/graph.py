@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from training.batches import Pair
-from training.config import Config
-from training.distributed import Ranks
-from training.errors import ConfigError
-from training.step import Step
+from ganctl.training.batches import Pair
+from ganctl.training.config import Config
+from ganctl.training.distributed import Ranks
+from ganctl.training.errors import ConfigError
+from ganctl.training.step import Step
 
 EAGER_STEPS = 3  # of each kind, before its capture
 Replay = Callable[[], None]

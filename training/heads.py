@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from training.config import LossSettings
-from training.errors import ConfigError
-from training.models import judges_features
+from ganctl.training.config import LossSettings
+from ganctl.training.errors import ConfigError
+from ganctl.training.models import judges_features
 
 # what `auto` means; see docs/recipe.md
 _AUXILIARY = 1.0

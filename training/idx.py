@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from training.atomic_write import read_file
-from training.cache_dir import cache_dir, read_cached, write_cached
-from training.errors import DataError
+from ganctl.training.atomic_write import read_file
+from ganctl.training.cache_dir import cache_dir, read_cached, write_cached
+from ganctl.training.errors import DataError
 
 _log = logging.getLogger(__name__)
 

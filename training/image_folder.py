@@ -19,13 +19,13 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
-from ganctl import is_later_rank
-from training.cache_dir import cache_dir, read_cached, write_cached
-from training.class_folders import SPLITS, Listing, list_folder
-from training.config import DataSettings
-from training.data import ImageSet, Split
-from training.decode_set import DecodedSet, decode_set
-from training.folder_tree import lines, shown
+from ganctl.processes import is_later_rank
+from ganctl.training.cache_dir import cache_dir, read_cached, write_cached
+from ganctl.training.class_folders import SPLITS, Listing, list_folder
+from ganctl.training.config import DataSettings
+from ganctl.training.data import ImageSet, Split
+from ganctl.training.decode_set import DecodedSet, decode_set
+from ganctl.training.folder_tree import lines, shown
 
 _log = logging.getLogger(__name__)
 

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.checkpoint import read_checkpoint, weights_digest
-from training.config import DataSettings
-from training.data import ImageSet, nfc
-from training.environment import PREFIX, of_section
-from training.errors import CheckpointError, ConfigError, DataError
-from training.runs import CHECKPOINTS, find_checkpoint
-from training.settings import resolve
-from training.sources import GeneratorSource, Source, load_generator
-from training.stored_config import data_settings, understood
+from ganctl.training.checkpoint import read_checkpoint, weights_digest
+from ganctl.training.config import DataSettings
+from ganctl.training.data import ImageSet, nfc
+from ganctl.training.environment import PREFIX, of_section
+from ganctl.training.errors import CheckpointError, ConfigError, DataError
+from ganctl.training.runs import CHECKPOINTS, find_checkpoint
+from ganctl.training.settings import resolve
+from ganctl.training.sources import GeneratorSource, Source, load_generator
+from ganctl.training.stored_config import data_settings, understood
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 
 from ganctl import __version__
-from training import callbacks as shipped
-from training.callback import Callback
-from training.callbacks import default_callbacks
-from training.checkpoint import Saved, read_checkpoint
-from training.config import Config
-from training.distributed import Ranks
-from training.errors import CheckpointError, ConfigError, FolderInUse, VersionError, written_by
-from training.memory import use_large_pages
-from training.registry import load_object
-from training.run_lock import RunLock
-from training.runs import (
+from ganctl.training import callbacks as shipped
+from ganctl.training.callback import Callback
+from ganctl.training.callbacks import default_callbacks
+from ganctl.training.checkpoint import Saved, read_checkpoint
+from ganctl.training.config import Config
+from ganctl.training.distributed import Ranks
+from ganctl.training.errors import CheckpointError, ConfigError, FolderInUse, VersionError, written_by
+from ganctl.training.memory import use_large_pages
+from ganctl.training.registry import load_object
+from ganctl.training.run_lock import RunLock
+from ganctl.training.runs import (
     CHECKPOINTS,
     find_checkpoint,
     foreign_file,
@@ -32,9 +32,9 @@ from training.runs import (
     newest_checkpoint,
     next_run_folder,
 )  # fmt: skip
-from training.settings import resolve
-from training.stored_config import lacking_settings, resumed_settings, understood
-from training.trainer import Trainer
+from ganctl.training.settings import resolve
+from ganctl.training.stored_config import lacking_settings, resumed_settings, understood
+from ganctl.training.trainer import Trainer
 
 _log = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ def load_callback(name: str) -> Callback:
     if isinstance(found, Callback):
         return found
     raise ConfigError(
-        [f"--callback {name}: found {found!r}, expected a class derived from training.callback.Callback."]
+        [f"--callback {name}: found {found!r}, expected a class derived from ganctl.training.callback.Callback."]
     )
 
 

@@ -24,8 +24,8 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from training.errors import ConfigError, TrainingError
-from training.runs import LOGS
+from ganctl.training.errors import ConfigError, TrainingError
+from ganctl.training.runs import LOGS
 
 _RESTARTS = 3
 _INTERRUPTED = 130

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
-from training.config import LossSettings
-from training.errors import ConfigError
-from training.registry import Registry
+from ganctl.training.config import LossSettings
+from ganctl.training.errors import ConfigError
+from ganctl.training.registry import Registry
 
 
 class AdversarialLoss(Protocol):

@@ -12,7 +12,7 @@ The same statistics tell which images are rare, and these may count more with bo
 import torch
 from torch import Tensor
 
-from training.distributed import Ranks
+from ganctl.training.distributed import Ranks
 
 _KEPT = 0.99  # of the statistics, from step to step
 _VARIANCE = 3.0  # weight of the variances, the means having 1

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import register_parametrization
 
-from training.config import ModelSettings
-from training.errors import ConfigError
-from training.normalisation import BatchNorm1d
-from training.registry import Registry
+from ganctl.training.config import ModelSettings
+from ganctl.training.errors import ConfigError
+from ganctl.training.normalisation import BatchNorm1d
+from ganctl.training.registry import Registry
 
 _HIDDEN = 256  # the discriminators' last layer
 _EMBEDDING = 32  # what the conv generator sees of a label

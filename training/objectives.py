@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from training.config import Config
-from training.dials import Dials
-from training.distributed import Ranks
-from training.errors import ConfigError
-from training.heads import Heads
-from training.lanes import NO_LANES, Lanes
-from training.losses import build_loss
-from training.matching import FeatureMatching, emphasise
-from training.models import Discriminator, Generator, to_float
-from training.penalties import interpolation_penalty, squared_gradient_norm
-from training.precision import Precision
+from ganctl.training.config import Config
+from ganctl.training.dials import Dials
+from ganctl.training.distributed import Ranks
+from ganctl.training.errors import ConfigError
+from ganctl.training.heads import Heads
+from ganctl.training.lanes import NO_LANES, Lanes
+from ganctl.training.losses import build_loss
+from ganctl.training.matching import FeatureMatching, emphasise
+from ganctl.training.models import Discriminator, Generator, to_float
+from ganctl.training.penalties import interpolation_penalty, squared_gradient_norm
+from ganctl.training.precision import Precision
 
 
 class Fakes(NamedTuple):

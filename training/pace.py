@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from training.config import Span
+from ganctl.training.config import Span
 
 _WARM_UP = 20  # steps that say nothing about the rate: caches fill, kernels are chosen
 _SHARE = 0.2  # of a time that is measured before it becomes images; the decays of the presets begin no earlier

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.adam import fused_step, leave_the_compiler_out
-from training.clipping import Clipping
-from training.config import Config
-from training.dials import Number
-from training.distributed import SOLO, Ranks
-from training.lanes import NO_LANES, Lanes
-from training.layer_rates import rate_groups
-from training.objectives import Batch, Learnt
-from training.shares import Share
+from ganctl.training.adam import fused_step, leave_the_compiler_out
+from ganctl.training.clipping import Clipping
+from ganctl.training.config import Config
+from ganctl.training.dials import Number
+from ganctl.training.distributed import SOLO, Ranks
+from ganctl.training.lanes import NO_LANES, Lanes
+from ganctl.training.layer_rates import rate_groups
+from ganctl.training.objectives import Batch, Learnt
+from ganctl.training.shares import Share
 
 
 @dataclass(frozen=True)

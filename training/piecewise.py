@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from training.lanes import NO_LANES, Lanes
-from training.models import Discriminator, judges_features
-from training.piecewise_layers import KINDS, Layer, Learnt
+from ganctl.training.lanes import NO_LANES, Lanes
+from ganctl.training.models import Discriminator, judges_features
+from ganctl.training.piecewise_layers import KINDS, Layer, Learnt
 
 
 def is_piecewise_linear(network: nn.Module) -> bool:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from training.config import Config
-from training.errors import ConfigError
+from ganctl.training.config import Config
+from ganctl.training.errors import ConfigError
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
-from training.cache_dir import cache_dir, read_cached, write_cached
-from training.config import Config
-from training.data import ImageSet
-from training.distributed import Ranks, kept_random_states
-from training.models import ImageShape, build_discriminator, build_generator
-from training.precision import Precision
-from training.step import Step
+from ganctl.training.cache_dir import cache_dir, read_cached, write_cached
+from ganctl.training.config import Config
+from ganctl.training.data import ImageSet
+from ganctl.training.distributed import Ranks, kept_random_states
+from ganctl.training.models import ImageShape, build_discriminator, build_generator
+from ganctl.training.precision import Precision
+from ganctl.training.step import Step
 
 FORMATS = ("fp32", "bf16")
 GAIN = 1.1  # bf16 must be this many times as fast: less may be noise, and fp32 rounds less

@@ -7,7 +7,7 @@ MASTER_ADDR and MASTER_PORT. WORLD_SIZE decides: without it, or where it is 1, a
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from training.errors import ConfigError
+from ganctl.training.errors import ConfigError
 
 
 @dataclass(frozen=True)

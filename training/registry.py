@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from training.errors import ConfigError
+from ganctl.training.errors import ConfigError
 
 T = TypeVar("T")
 Entry = TypeVar("Entry")

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.distributed import Ranks
-from training.pace import Measured
+from ganctl.training.distributed import Ranks
+from ganctl.training.pace import Measured
 
 
 @dataclass

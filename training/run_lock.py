@@ -15,8 +15,8 @@ import weakref
 from datetime import UTC, datetime
 from pathlib import Path
 
-from training.atomic_write import naming
-from training.errors import FolderInUse
+from ganctl.training.atomic_write import naming
+from ganctl.training.errors import FolderInUse
 
 NAME = ".lock"
 _HELD_BY_ANOTHER = {errno.EWOULDBLOCK, errno.EACCES}

@@ -19,14 +19,14 @@ from pathlib import Path
 import torch
 
 from ganctl import __version__
-from training import run_lock
-from training.atomic_write import is_temporary, write_file
-from training.checkpoint import SUFFIX, Saved, read_checkpoint
-from training.config import Config
-from training.errors import CheckpointError, FolderInUse, VersionError
-from training.run_lock import RunLock
-from training.settings import config_toml
-from training.system_files import system_name
+from ganctl.training import run_lock
+from ganctl.training.atomic_write import is_temporary, write_file
+from ganctl.training.checkpoint import SUFFIX, Saved, read_checkpoint
+from ganctl.training.config import Config
+from ganctl.training.errors import CheckpointError, FolderInUse, VersionError
+from ganctl.training.run_lock import RunLock
+from ganctl.training.settings import config_toml
+from ganctl.training.system_files import system_name
 
 CHECKPOINTS = "checkpoints"
 LOGS = ".ranks"  # where several ranks' output lies while they run

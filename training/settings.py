@@ -14,15 +14,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from ganctl import __version__
-from training.atomic_write import read_file
-from training.config import Config, setting_names
-from training.data import DATASETS
-from training.environment import PREFIX, parse_value, read_environment
-from training.errors import ConfigError, written_by
-from training.losses import LOSSES
-from training.models import DISCRIMINATORS, GENERATORS
-from training.registry import Registry
-from training.toml_text import UNSET, decode_text, parse_toml, settings_toml
+from ganctl.training.atomic_write import read_file
+from ganctl.training.config import Config, setting_names
+from ganctl.training.data import DATASETS
+from ganctl.training.environment import PREFIX, parse_value, read_environment
+from ganctl.training.errors import ConfigError, written_by
+from ganctl.training.losses import LOSSES
+from ganctl.training.models import DISCRIMINATORS, GENERATORS
+from ganctl.training.registry import Registry
+from ganctl.training.toml_text import UNSET, decode_text, parse_toml, settings_toml
 
 Values = dict[str, Any]
 _WRITER = "# Written by ganctl "  # the first line of a file of settings, before the version
@@ -31,13 +31,13 @@ REGISTRIES: tuple[Registry[Any], ...] = (DATASETS, GENERATORS, DISCRIMINATORS, L
 
 def preset_names() -> list[str]:
     """The presets that come with the package."""
-    folder = importlib.resources.files("training") / "presets"
+    folder = importlib.resources.files("ganctl.training") / "presets"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 def preset_text(name: str) -> str:
     """The TOML of a preset, for a user to copy and own."""
-    return (importlib.resources.files("training") / "presets" / f"{name}.toml").read_text("utf-8")
+    return (importlib.resources.files("ganctl.training") / "presets" / f"{name}.toml").read_text("utf-8")
 
 
 def resolve(

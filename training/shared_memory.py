@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.errors import RankLostError
+from ganctl.training.errors import RankLostError
 
 _FOLDER = Path("/dev/shm")
 _HEAD = 4096  # bytes for the marks by which ranks meet, each on a cache line of its own

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from training.distributed import Ranks
-from training.errors import ConfigError
-from training.normalisation import BatchNorm1d
+from ganctl.training.distributed import Ranks
+from ganctl.training.errors import ConfigError
+from ganctl.training.normalisation import BatchNorm1d
 
 
 def share_batch_statistics(network: nn.Module, ranks: Ranks) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from training.distributed import Ranks
-from training.shared_memory import SharedMemory, flatten
+from ganctl.training.distributed import Ranks
+from ganctl.training.shared_memory import SharedMemory, flatten
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from training.checkpoint import Saved, read_checkpoint
-from training.errors import VersionError
-from training.models import Generator, ImageShape, build_generator, to_bytes
-from training.stored_config import generator_settings, understood
+from ganctl.training.checkpoint import Saved, read_checkpoint
+from ganctl.training.errors import VersionError
+from ganctl.training.models import Generator, ImageShape, build_generator, to_bytes
+from ganctl.training.stored_config import generator_settings, understood
 
 _CHUNK = 200  # images; larger ones fall out of a CPU's caches
 

@@ -14,21 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.average import Average
-from training.by_layers import fastest_way
-from training.config import Config
-from training.dials import Dials
-from training.distributed import SOLO, Ranks, fingerprint
-from training.errors import TrainingError
-from training.finite import FirstBroken
-from training.lanes import NO_LANES, Lanes
-from training.models import Generator
-from training.objectives import Objectives
-from training.phase import build_phase
-from training.precision import Precision
-from training.schedules import decay
-from training.shared_normalisation import share_batch_statistics
-from training.shares import Share
+from ganctl.training.average import Average
+from ganctl.training.by_layers import fastest_way
+from ganctl.training.config import Config
+from ganctl.training.dials import Dials
+from ganctl.training.distributed import SOLO, Ranks, fingerprint
+from ganctl.training.errors import TrainingError
+from ganctl.training.finite import FirstBroken
+from ganctl.training.lanes import NO_LANES, Lanes
+from ganctl.training.models import Generator
+from ganctl.training.objectives import Objectives
+from ganctl.training.phase import build_phase
+from ganctl.training.precision import Precision
+from ganctl.training.schedules import decay
+from ganctl.training.shared_normalisation import share_batch_statistics
+from ganctl.training.shares import Share
 
 STATS = {
     "discriminator": ("loss_d", "real_logit", "fake_logit", "r1", "r2", "gp", "auxiliary", "latent"),

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from training.checkpoint import Saved
-from training.config import Config, DataSettings, ModelSettings, Section, setting_names
-from training.errors import VersionError
-from training.settings import REGISTRIES, suggest
+from ganctl.training.checkpoint import Saved
+from ganctl.training.config import Config, DataSettings, ModelSettings, Section, setting_names
+from ganctl.training.errors import VersionError
+from ganctl.training.settings import REGISTRIES, suggest
 
 _OF_GENERATOR = ("generator", "z_dim", "width", "generator_width", "conditional", "options")
 _OF_DISCRIMINATOR = ("conditioning", "spectral_norm")  # and whatever begins with its name

@@ -14,19 +14,19 @@ from typing import Any
 
 from torch import Tensor
 
-from training.assembly import assemble
-from training.atomic_write import naming
-from training.callback import FINISHED, Callback, overriding
-from training.callbacks.essentials import check_callbacks, with_essentials
-from training.checkpoint import read_checkpoint
-from training.config import Config
-from training.data import Split
-from training.distributed import Ranks, kept_random_states, random_states, set_random_states
-from training.pace import Clock, Measured
-from training.requests import Requests, Result
-from training.run_lock import RunLock
-from training.runs import begin_folder, make_numbered, next_run_folder, write_settings
-from training.sources import GeneratorSource, Source, load_generator
+from ganctl.training.assembly import assemble
+from ganctl.training.atomic_write import naming
+from ganctl.training.callback import FINISHED, Callback, overriding
+from ganctl.training.callbacks.essentials import check_callbacks, with_essentials
+from ganctl.training.checkpoint import read_checkpoint
+from ganctl.training.config import Config
+from ganctl.training.data import Split
+from ganctl.training.distributed import Ranks, kept_random_states, random_states, set_random_states
+from ganctl.training.pace import Clock, Measured
+from ganctl.training.requests import Requests, Result
+from ganctl.training.run_lock import RunLock
+from ganctl.training.runs import begin_folder, make_numbered, next_run_folder, write_settings
+from ganctl.training.sources import GeneratorSource, Source, load_generator
 
 
 class Trainer:

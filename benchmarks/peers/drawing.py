@@ -9,7 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.peers import GENERATOR
+from ganctl.benchmarks.peers import GENERATOR
 
 
 class Generator:

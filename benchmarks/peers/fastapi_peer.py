@@ -6,7 +6,7 @@ The functions are async: with a thread for each request it answered 1,800 instea
 from fastapi import FastAPI, Response
 from pydantic import BaseModel, Field
 
-from benchmarks.peers.drawing import Generator, png
+from ganctl.benchmarks.peers.drawing import Generator, png
 
 app = FastAPI()
 generator = Generator()

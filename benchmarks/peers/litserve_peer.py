@@ -11,7 +11,7 @@ import numpy as np
 from fastapi import Response
 from numpy.typing import NDArray
 
-from benchmarks.peers.drawing import Generator, png
+from ganctl.benchmarks.peers.drawing import Generator, png
 
 
 class Digits(litserve.LitAPI):

@@ -2,7 +2,7 @@
 
 from http import HTTPStatus
 
-from serving.handler.problem import MEDIA_TYPE, problem
+from ganctl.serving.handler.problem import MEDIA_TYPE, problem
 
 from .protocol import Incoming, Outgoing
 

@@ -51,7 +51,7 @@ def test_the_wheel_installed_alone_trains_and_draws_in_another_folder(tmp_path: 
     assert json.loads(trained.stdout)["run_dir"].startswith(str(folder))
     drawn = run(venv / "bin/ganctl", "sample", "pretrained", "--out", "digits.png", "--json", cwd=folder)
     assert drawn.returncode == 0, drawn.stderr
-    where = run(python, "-c", "import training; print(training.__file__)", cwd=folder)
+    where = run(python, "-c", "import ganctl.training; print(ganctl.training.__file__)", cwd=folder)
     assert where.stdout.startswith(str(venv))
 
 
@@ -60,7 +60,10 @@ def test_the_readmes_commands_work_in_a_copy_of_the_project(tmp_path: Path) -> N
     copy = tmp_path / PLACE
     files = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout.split()
     for name in files:
-        if (ROOT / name).is_file():
+        if (ROOT / name).is_symlink():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).symlink_to((ROOT / name).readlink())
+        elif (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             (copy / name).write_bytes((ROOT / name).read_bytes())
             (copy / name).chmod((ROOT / name).stat().st_mode)

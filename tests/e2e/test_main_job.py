@@ -18,8 +18,8 @@ from PIL import Image
 from tests import http
 from tests.e2e.elsewhere import PLACE, environment
 from tests.waiting import PATIENCE
-from training.config import DataSettings
-from training.evaluation.classifier import judge, load_classifier
+from ganctl.training.config import DataSettings
+from ganctl.training.evaluation.classifier import judge, load_classifier
 
 pytestmark = pytest.mark.timeout(2 * PATIENCE)  # the first test waits for a training, too
 

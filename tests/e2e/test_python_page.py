@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 import pytest
 
-from serving.cli_serve import deploy, serve
+from ganctl.serving.cli_serve import deploy, serve
 from tests.waiting import PATIENCE
-from training.cli_train import train
-from training.config import setting_names
+from ganctl.training.cli_train import train
+from ganctl.training.config import setting_names
 
 ROOT = Path(__file__).parents[2]
 

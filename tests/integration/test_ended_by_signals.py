@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exports.export import export
+from ganctl.exports.export import export
 
 from .. import held, refusing
 from ..conftest import one_object, train_small

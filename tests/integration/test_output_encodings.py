@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import ganctl as front_door
+from ganctl.main import COMMANDS
 from tests.conftest import SMALL, Ganctl
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file names are bytes")
@@ -52,7 +52,7 @@ def test_a_name_comes_through_every_stream(stream: str, small_run: Path, tmp_pat
         assert NAME in str(json.loads(lines[0]).values())
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in front_door.COMMANDS), ["bench", "train"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["bench", "train"]])
 def test_help_can_be_read_in_ascii(command: list[str], tmp_path: Path) -> None:
     done = run(*command, "--help", variables=ASCII, folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -124,7 +124,7 @@ def test_ranks_tell_a_name_in_the_encoding_of_the_command(tmp_path: Path) -> Non
 
 
 def test_the_model_card_of_odd_classes_is_utf8(small_run: Path, tmp_path: Path) -> None:
-    from training.checkpoint import read_checkpoint, write_checkpoint
+    from ganctl.training.checkpoint import read_checkpoint, write_checkpoint
 
     state = read_checkpoint(small_run / "checkpoints/best.safetensors").state
     state["data"]["class_names"] = [NAME, "猫", *"23456789"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from exports.export import export
+from ganctl.exports.export import export
 
 from .. import refusing
 from ..conftest import SMALL, Ganctl, one_object

@@ -6,7 +6,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-import ganctl
+from ganctl.main import COMMANDS, cli
+from ganctl.options import PathParam
 
 UNKNOWN = "~nosuchuser/x"
 
@@ -18,7 +19,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*words: str) -> Result:
-    return CliRunner().invoke(ganctl.cli, words)
+    return CliRunner().invoke(cli, words)
 
 
 @pytest.mark.parametrize(
@@ -88,9 +89,9 @@ def path_parameters(command: click.Command, name: str) -> list[tuple[str, click.
 
 
 def test_every_parameter_that_is_a_path_reads_the_sign() -> None:
-    with click.Context(ganctl.cli) as context:
-        commands = {name: ganctl.cli.get_command(context, name) for name in ganctl.COMMANDS}
+    with click.Context(cli) as context:
+        commands = {name: cli.get_command(context, name) for name in COMMANDS}
     parameters = [each for name, command in commands.items() if command for each in path_parameters(command, name)]
     paths = [(name, kind) for name, kind in parameters if isinstance(kind, click.Path)]
     assert len(paths) > 10
-    assert [name for name, kind in paths if not isinstance(kind, ganctl.PathParam)] == []
+    assert [name for name, kind in paths if not isinstance(kind, PathParam)] == []

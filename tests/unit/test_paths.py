@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import exports
+import ganctl.exports
 from tests.conftest import Ganctl
 
-PRETRAINED = Path(exports.__file__).parent / "pretrained"
+PRETRAINED = Path(ganctl.exports.__file__).parent / "pretrained"
 
 ODD = "é 日本 #1 %41 & \"q\" 'p' \\n"
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # Python's own way out of it, switched off

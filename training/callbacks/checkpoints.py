@@ -8,13 +8,13 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from training.atomic_write import is_temporary, link_file
-from training.callback import FINISHED, Callback, Run
-from training.checkpoint import SUFFIX, read_checkpoint, write_checkpoint
-from training.config import CheckpointSettings, Span, finite, sign_of
-from training.errors import CheckpointError
-from training.pace import Measured
-from training.runs import CHECKPOINTS
+from ganctl.training.atomic_write import is_temporary, link_file
+from ganctl.training.callback import FINISHED, Callback, Run
+from ganctl.training.checkpoint import SUFFIX, read_checkpoint, write_checkpoint
+from ganctl.training.config import CheckpointSettings, Span, finite, sign_of
+from ganctl.training.errors import CheckpointError
+from ganctl.training.pace import Measured
+from ganctl.training.runs import CHECKPOINTS
 
 _ALWAYS_KNOWN = ("step", "images")  # what a file's name may hold beside scores
 _log = logging.getLogger(__name__)

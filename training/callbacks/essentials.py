@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from training.callback import Callback
-from training.callbacks.checkpoints import Checkpoint
-from training.callbacks.rates import LearningRate
-from training.callbacks.samples import SampleGrid, Timelapse
-from training.callbacks.scoring import Evaluate
-from training.config import Config
-from training.distributed import SOLO, Ranks
-from training.errors import ConfigError
+from ganctl.training.callback import Callback
+from ganctl.training.callbacks.checkpoints import Checkpoint
+from ganctl.training.callbacks.rates import LearningRate
+from ganctl.training.callbacks.samples import SampleGrid, Timelapse
+from ganctl.training.callbacks.scoring import Evaluate
+from ganctl.training.config import Config
+from ganctl.training.distributed import SOLO, Ranks
+from ganctl.training.errors import ConfigError
 
 
 def with_essentials(callbacks: Sequence[Callback], config: Config) -> tuple[list[Callback], Checkpoint]:

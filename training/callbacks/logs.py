@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from training.atomic_write import naming, write_file
-from training.callback import Callback, Run
+from ganctl.training.atomic_write import naming, write_file
+from ganctl.training.callback import Callback, Run
 
 
 class StatsLog(Callback):

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import ClassVar
 
-from training.callback import Callback, Run
-from training.schedules import decay
+from ganctl.training.callback import Callback, Run
+from ganctl.training.schedules import decay
 
 
 class LearningRate(Callback):

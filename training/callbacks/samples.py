@@ -5,10 +5,10 @@ from typing import Any
 
 from PIL import Image
 
-from training.atomic_write import write_file
-from training.callback import Callback, Run
-from training.callbacks.views import fixed_grid
-from training.pictures import ENLARGEMENT, encode, encode_film, to_picture
+from ganctl.training.atomic_write import write_file
+from ganctl.training.callback import Callback, Run
+from ganctl.training.callbacks.views import fixed_grid
+from ganctl.training.pictures import ENLARGEMENT, encode, encode_film, to_picture
 
 TIMELAPSE = "timelapse.gif"
 _OURS = "[0-9]" * 8 + ".png"

@@ -4,13 +4,13 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from training.callback import Callback, Run
-from training.config import EvaluationSettings, Span
-from training.data import Split
-from training.evaluation.classifier import Classifier, load_classifier
-from training.evaluation.evaluator import Evaluator
-from training.pace import Measured
-from training.sources import Source
+from ganctl.training.callback import Callback, Run
+from ganctl.training.config import EvaluationSettings, Span
+from ganctl.training.data import Split
+from ganctl.training.evaluation.classifier import Classifier, load_classifier
+from ganctl.training.evaluation.evaluator import Evaluator
+from ganctl.training.pace import Measured
+from ganctl.training.sources import Source
 
 _TEST_IMAGES = 10_000
 _log = logging.getLogger(__name__)

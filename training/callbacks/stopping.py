@@ -10,9 +10,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
 
-from training.callback import Callback, Run
-from training.config import finite, sign_of
-from training.errors import TrainingError
+from ganctl.training.callback import Callback, Run
+from ganctl.training.config import finite, sign_of
+from ganctl.training.errors import TrainingError
 
 _ECHO = 2.0  # seconds in which a signal comes once more: a scheduler sends it to every process, torchrun passes it on
 

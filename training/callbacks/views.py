@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.callback import Run
-from training.pictures import tile
-from training.walks import walk_latents
+from ganctl.training.callback import Run
+from ganctl.training.pictures import tile
+from ganctl.training.walks import walk_latents
 
 STYLES = 8  # rows of the grid: one latent each
 _SEED, _CLASS_SEED, _WALK_SEED = 7, 8, 9

@@ -3,11 +3,11 @@
 Seeds mean here what they mean to the service: with the same model, seed and order both draw the same images.
 """
 
-from training.drawing.drawers import Drawer, LocalDrawer, ServerDrawer, draw
-from training.drawing.films import draw_walk
-from training.drawing.orders import Drawn, Film, Order, OrderError
-from training.drawing.saving import check_name, open_images, save, save_walk
-from training.drawing.verified import Reader, UnverifiedError, draw_verified
+from ganctl.training.drawing.drawers import Drawer, LocalDrawer, ServerDrawer, draw
+from ganctl.training.drawing.films import draw_walk
+from ganctl.training.drawing.orders import Drawn, Film, Order, OrderError
+from ganctl.training.drawing.saving import check_name, open_images, save, save_walk
+from ganctl.training.drawing.verified import Reader, UnverifiedError, draw_verified
 
 __all__ = [
     "Drawer", "Drawn", "Film", "LocalDrawer", "Order", "OrderError", "Reader", "ServerDrawer", "UnverifiedError",

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.drawing.orders import Drawn, Order, OrderError, Part
-from training.sources import Source
+from ganctl.training.drawing.orders import Drawn, Order, OrderError, Part
+from ganctl.training.sources import Source
 
 Pixels = NDArray[np.uint8]  # [N, H, W, C]
 Labels = NDArray[np.int64]  # [N]

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.drawing.drawers import LocalDrawer
-from training.drawing.orders import Film, Order, OrderError
-from training.sources import GeneratorSource
-from training.walks import walk_labels, walk_latents
+from ganctl.training.drawing.drawers import LocalDrawer
+from ganctl.training.drawing.orders import Film, Order, OrderError
+from ganctl.training.sources import GeneratorSource
+from ganctl.training.walks import walk_labels, walk_latents
 
 _PACE = 24  # frames from stop to stop
 _LONGEST = 1200  # frames of a walk whose length nobody has named

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data import nfc
-from training.errors import TrainingError
+from ganctl.training.data import nfc
+from ganctl.training.errors import TrainingError
 
 _GRID_COLUMNS = 10
 REPLY_LIMIT = 256  # images, as the service has it

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from ganctl import __version__
-from training.atomic_write import naming, new_folder, write_file
-from training.config import DataSettings
-from training.drawing.orders import Drawn, Film, OrderError
-from training.errors import DataError
-from training.file_kinds import UNREADABLE, file_kind
-from training.inspection import Opened
-from training.pictures import ENLARGEMENT, encode, encode_film, tile, to_picture
+from ganctl.training.atomic_write import naming, new_folder, write_file
+from ganctl.training.config import DataSettings
+from ganctl.training.drawing.orders import Drawn, Film, OrderError
+from ganctl.training.errors import DataError
+from ganctl.training.file_kinds import UNREADABLE, file_kind
+from ganctl.training.inspection import Opened
+from ganctl.training.pictures import ENLARGEMENT, encode, encode_film, tile, to_picture
 
 _LEAST = 10  # images that can be scored at all
 _CHANNELS = (1, 3, 4)  # of an image

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.drawing.drawers import Drawer, Labels, Pixels, draw
-from training.drawing.orders import Drawn, Order, OrderError, Part
-from training.errors import DataError, TrainingError
-from training.evaluation.classifier import Classifier, judge, places_of
-from training.evaluation.validity import ScorerAccuracy
+from ganctl.training.drawing.drawers import Drawer, Labels, Pixels, draw
+from ganctl.training.drawing.orders import Drawn, Order, OrderError, Part
+from ganctl.training.errors import DataError, TrainingError
+from ganctl.training.evaluation.classifier import Classifier, judge, places_of
+from ganctl.training.evaluation.validity import ScorerAccuracy
 
 PATIENCE = 500  # images of a class, or strips, that may be rejected in a row
 

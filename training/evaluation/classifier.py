@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from training.cache_dir import cache_dir, read_cached, write_cached
-from training.checkpoint import weights_digest
-from training.config import DataSettings
-from training.data import data_digest, load_split
-from training.errors import DataError
-from training.models import to_float
+from ganctl.training.cache_dir import cache_dir, read_cached, write_cached
+from ganctl.training.checkpoint import weights_digest
+from ganctl.training.config import DataSettings
+from ganctl.training.data import data_digest, load_split
+from ganctl.training.errors import DataError
+from ganctl.training.models import to_float
 
 FEATURES = 128
 COMMITTED = Path(__file__).parent / "classifier.safetensors"
@@ -114,7 +114,7 @@ def load_classifier(data: DataSettings, announce: Callable[[str], None] = lambda
         classifier = read_classifier(COMMITTED)
         classifier.notes = _MNIST_TEST | classifier.notes
         return classifier
-    from training.evaluation.train_classifier import measured, to_bytes, train_and_test
+    from ganctl.training.evaluation.train_classifier import measured, to_bytes, train_and_test
 
     cache = cache_dir()
     path = cache / "classifiers" / f"{data_digest(data)}.safetensors" if cache else None

@@ -11,16 +11,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from training.checkpoint import weights_digest
-from training.config import DataSettings
-from training.data import Split, load_split
-from training.errors import DataError
-from training.evaluation.classifier import Classifier, Judged, judge, load_classifier
-from training.evaluation.metrics import Gaussian, class_balance, frechet_distance, inception_score, manifold_scores
-from training.evaluation.real_side import RealSide, different, some
-from training.evaluation.store import Store, images_digest
-from training.evaluation.validity import ScorerAccuracy, few_images, without_meaningless
-from training.sources import Source
+from ganctl.training.checkpoint import weights_digest
+from ganctl.training.config import DataSettings
+from ganctl.training.data import Split, load_split
+from ganctl.training.errors import DataError
+from ganctl.training.evaluation.classifier import Classifier, Judged, judge, load_classifier
+from ganctl.training.evaluation.metrics import Gaussian, class_balance, frechet_distance, inception_score, manifold_scores
+from ganctl.training.evaluation.real_side import RealSide, different, some
+from ganctl.training.evaluation.store import Store, images_digest
+from ganctl.training.evaluation.validity import ScorerAccuracy, few_images, without_meaningless
+from ganctl.training.sources import Source
 
 _NO_FLOOR = 1e-6  # of the variance: a distance that is rounding
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from training.errors import DataError, TrainingError
+from ganctl.training.errors import DataError, TrainingError
 
 FEATURES = 2048
 FLAG = "--features inception=FILE"

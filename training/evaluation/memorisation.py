@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.data import ImageSet
-from training.evaluation.real_side import different, some
-from training.evaluation.store import Store, images_digest
-from training.evaluation.validity import few_images
+from ganctl.training.data import ImageSet
+from ganctl.training.evaluation.real_side import different, some
+from ganctl.training.evaluation.store import Store, images_digest
+from ganctl.training.evaluation.validity import few_images
 
 SAMPLE = 1000  # images of each side: 1,000 × 55,000 distances are a second's work
 QUANTILE = 0.01

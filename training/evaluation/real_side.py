@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.data import shuffled
-from training.evaluation.classifier import Judged
-from training.evaluation.metrics import Gaussian, Neighbourhoods, class_balance, frechet_distance, inception_score
+from ganctl.training.data import shuffled
+from ganctl.training.evaluation.classifier import Judged
+from ganctl.training.evaluation.metrics import Gaussian, Neighbourhoods, class_balance, frechet_distance, inception_score
 
 
 @dataclass(frozen=True)

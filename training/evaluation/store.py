@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ganctl import __version__
-from training.cache_dir import cache_dir, read_cached, write_cached
-from training.checkpoint import weights_digest
+from ganctl.training.cache_dir import cache_dir, read_cached, write_cached
+from ganctl.training.checkpoint import weights_digest
 
 FORMAT = 1  # of what is kept: to be raised where its meaning changes, or how it is computed
 _OF_CONTENTS = "sha256"

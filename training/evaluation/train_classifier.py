@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
 from ganctl import __version__
-from training.atomic_write import write_file
-from training.checkpoint import weights_digest
-from training.config import DataSettings
-from training.data import ImageSet, load_split
-from training.evaluation.classifier import COMMITTED, DIGEST_NOTE, Classifier, judge, places_of
-from training.models import to_float
+from ganctl.training.atomic_write import write_file
+from ganctl.training.checkpoint import weights_digest
+from ganctl.training.config import DataSettings
+from ganctl.training.data import ImageSet, load_split
+from ganctl.training.evaluation.classifier import COMMITTED, DIGEST_NOTE, Classifier, judge, places_of
+from ganctl.training.models import to_float
 
 _BATCH = 128
 _LEAST_BATCH, _LEAST_STEPS = 32, 400  # for small sets, whose epochs are short

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.config import DataSettings
-from training.data import ImageSet, load_split
-from training.errors import DataError
-from training.evaluation.classifier import judge
-from training.evaluation.store import Store, images_digest
-from training.evaluation.train_classifier import train_classifier
+from ganctl.training.config import DataSettings
+from ganctl.training.data import ImageSet, load_split
+from ganctl.training.errors import DataError
+from ganctl.training.evaluation.classifier import judge
+from ganctl.training.evaluation.store import Store, images_digest
+from ganctl.training.evaluation.train_classifier import train_classifier
 
 IMAGES = 60_000
 EPOCHS = 2

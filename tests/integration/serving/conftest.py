@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from serving.archive import package
-from serving.server import Server
+from ganctl.serving.archive import package
+from ganctl.serving.server import Server
 
 from ...unit.serving.gates import Gate
 from ...unit.serving.small_export import write_export

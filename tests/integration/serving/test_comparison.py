@@ -12,14 +12,14 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks.cli import bench
-from benchmarks.errors import BenchError, BenchUsageError
-from benchmarks.serve_cases import Case
-from benchmarks.serve_models import prepare
-from benchmarks.serve_process import started
-from benchmarks.serve_run import Serving, measure_all
-from benchmarks.serve_systems import CEILING, LITSERVE, Models, System, systems
-from benchmarks.serve_table import serve_table
+from ganctl.benchmarks.cli import bench
+from ganctl.benchmarks.errors import BenchError, BenchUsageError
+from ganctl.benchmarks.serve_cases import Case
+from ganctl.benchmarks.serve_models import prepare
+from ganctl.benchmarks.serve_process import started
+from ganctl.benchmarks.serve_run import Serving, measure_all
+from ganctl.benchmarks.serve_systems import CEILING, LITSERVE, Models, System, systems
+from ganctl.benchmarks.serve_table import serve_table
 
 from ... import http
 from ...unit.serving.small_export import seen_label, write_export

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.archive import package
-from serving.errors import DeployError, PackageError
-from serving.server import Server
+from ganctl.serving.archive import package
+from ganctl.serving.errors import DeployError, PackageError
+from ganctl.serving.server import Server
 
 from ... import http
 from ...unit.serving.small_export import entry, write_export

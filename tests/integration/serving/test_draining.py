@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.archive import package
-from serving.server import Server
+from ganctl.serving.archive import package
+from ganctl.serving.server import Server
 
 from ... import http
 from ...machine import may_copy_sockets

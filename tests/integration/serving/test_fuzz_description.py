@@ -10,7 +10,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi import checks
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
-from serving.handler.request import DESCRIPTION, MEDIA_TYPES
+from ganctl.serving.handler.request import DESCRIPTION, MEDIA_TYPES
 
 from ... import http
 from .conftest import Running

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from serving.client import Client
+from ganctl.serving.client import Client
 
 from ... import http
 from ...unit.serving.small_export import write_export

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from serving.archive import package
-from serving.errors import ServerError
-from serving.launch import launch
-from serving.private_folder import PrivateFolder
-from serving.server import Server
+from ganctl.serving.archive import package
+from ganctl.serving.errors import ServerError
+from ganctl.serving.launch import launch
+from ganctl.serving.private_folder import PrivateFolder
+from ganctl.serving.server import Server
 
 from ... import http
 from ...machine import large_pages_given

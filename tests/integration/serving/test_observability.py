@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.archive import package
-from serving.server import Server
+from ganctl.serving.archive import package
+from ganctl.serving.server import Server
 
 from ... import http
 from ...waiting import wait_for

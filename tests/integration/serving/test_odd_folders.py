@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.archive import package
+from ganctl.serving.archive import package
 
 from ... import http
 from .conftest import finish, running, start_ganctl

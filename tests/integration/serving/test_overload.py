@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from serving.client import Client
-from serving.handler.model import Limits
+from ganctl.serving.client import Client
+from ganctl.serving.handler.model import Limits
 
 from ... import http
 from ...waiting import PATIENCE, wait_for

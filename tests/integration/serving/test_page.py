@@ -11,8 +11,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from serving.archive import package
-from serving.server import Server
+from ganctl.serving.archive import package
+from ganctl.serving.server import Server
 
 from ... import http
 from ...unit.serving.small_export import write_export

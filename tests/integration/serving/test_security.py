@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from serving.archive import package
+from ganctl.serving.archive import package
 
 from ... import http
 from ...unit.serving.archives import rewrite

@@ -14,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from serving.client import Client
-from serving.errors import RemoteError
-from serving.server import Server
+from ganctl.serving.client import Client
+from ganctl.serving.errors import RemoteError
+from ganctl.serving.server import Server
 
 from ... import http
 from ...unit.serving.small_export import seen_label

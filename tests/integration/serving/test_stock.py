@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.serve_process import started
-from benchmarks.serve_torchserve import stock
-from serving.archive import package
+from ganctl.benchmarks.serve_process import started
+from ganctl.benchmarks.serve_torchserve import stock
+from ganctl.serving.archive import package
 
 from ... import http
 from .conftest import Running

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.archive import package
+from ganctl.serving.archive import package
 
 from ... import http
 from ...waiting import PATIENCE

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.client import Client
+from ganctl.serving.client import Client
 
 from ... import http
 from ...unit.serving.gates import Gate

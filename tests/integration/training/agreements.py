@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from training.config import Span
-from training.distributed import Ranks, choose_device, random_states, set_random_states
-from training.errors import CheckpointError, ConfigError, TrainingError
-from training.pace import Measured
-from training.requests import Requests
-from training.shared_normalisation import share_batch_statistics
+from ganctl.training.config import Span
+from ganctl.training.distributed import Ranks, choose_device, random_states, set_random_states
+from ganctl.training.errors import CheckpointError, ConfigError, TrainingError
+from ganctl.training.pace import Measured
+from ganctl.training.requests import Requests
+from ganctl.training.shared_normalisation import share_batch_statistics
 
 CPU = torch.device("cpu")
 

@@ -2,10 +2,10 @@
 
 import torch
 
-from benchmarks.rank_step import CASES, build, build_wrapped
-from training.data import load_split
-from training.distributed import Ranks
-from training.settings import configure
+from ganctl.benchmarks.rank_step import CASES, build, build_wrapped
+from ganctl.training.data import load_split
+from ganctl.training.distributed import Ranks
+from ganctl.training.settings import configure
 
 STEPS, BATCH = 3, 8
 

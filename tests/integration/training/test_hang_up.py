@@ -11,7 +11,7 @@ import pytest
 from tests.held import Hold
 from tests.integration.training.processes import Process, finish, pid_of_rank, start
 from tests.waiting import PATIENCE, wait_for
-from training.checkpoint import read_checkpoint
+from ganctl.training.checkpoint import read_checkpoint
 
 STEPS = 40
 HELD = 30  # where the signal comes

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import SMALL
 from tests.states import assert_same_events, assert_same_run
-from training.checkpoint import read_checkpoint
+from ganctl.training.checkpoint import read_checkpoint
 
 SETTINGS = [
     *SMALL, "log.tensorboard=true", "train.batch_size=32", "train.horizon=100 epochs",

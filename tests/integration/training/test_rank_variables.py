@@ -10,8 +10,8 @@ import pytest
 from tests.conftest import Ganctl
 from tests.integration.training.processes import finish, reserved_port, start
 from tests.states import assert_same_run
-from training.errors import ConfigError
-from training.launch import Launch
+from ganctl.training.errors import ConfigError
+from ganctl.training.launch import Launch
 
 GROUP = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 LIMIT = ("--max-steps", "20")

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from training.distributed import Ranks
-from training.models import ImageShape, build_discriminator, build_generator
-from training.objectives import Batch, Learnt
-from training.phase import Phase
-from training.settings import resolve
-from training.step import Step
+from ganctl.training.distributed import Ranks
+from ganctl.training.models import ImageShape, build_discriminator, build_generator
+from ganctl.training.objectives import Batch, Learnt
+from ganctl.training.phase import Phase
+from ganctl.training.settings import resolve
+from ganctl.training.step import Step
 
 SHAPE, BATCH, STEPS = ImageShape(1, 28, 28), 8, 3
 

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.errors import BenchError, BenchUsageError
-from benchmarks.quality import Quality, summary
-from benchmarks.systems import System
-from benchmarks.table import table
+from ganctl.benchmarks.errors import BenchError, BenchUsageError
+from ganctl.benchmarks.quality import Quality, summary
+from ganctl.benchmarks.systems import System
+from ganctl.benchmarks.table import table
 from tests.conftest import Ganctl
-from training.evaluation.evaluator import Evaluator
+from ganctl.training.evaluation.evaluator import Evaluator
 
 NAMES = ("tutorial-sound", "conv")
 
@@ -113,8 +113,8 @@ def test_a_folder_of_other_runs_is_refused_before_anything_is_trained(finished: 
 
 def test_the_pictures_can_be_read(finished: Finished, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the package matplotlib is not installed: 'make bench' installs it")
-    from benchmarks.figures import draw_curves, draw_samples
-    from benchmarks.quality import real_samples
+    from ganctl.benchmarks.figures import draw_curves, draw_samples
+    from ganctl.benchmarks.quality import real_samples
 
     comparison = quality(finished.out)
     rows = [("real images", real_samples()), *((name, comparison.samples(name, 0)) for name in NAMES)]
@@ -155,7 +155,7 @@ def test_a_summary_has_the_sample_deviation_and_the_worst_run() -> None:
 
 
 def test_a_run_that_fails_is_told_and_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.quality.systems", lambda: [System("nobody", "unknown to the child", preset="conv")])
+    monkeypatch.setattr("ganctl.benchmarks.quality.systems", lambda: [System("nobody", "unknown to the child", preset="conv")])
     told: list[str] = []
     results = quality(tmp_path, told, names=()).run()
     assert results["systems"] == []

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import benchmarks.search
-from benchmarks.errors import BenchUsageError
-from benchmarks.search import Trial, main, read_trials, run_trial, table
+import ganctl.benchmarks.search
+from ganctl.benchmarks.errors import BenchUsageError
+from ganctl.benchmarks.search import Trial, main, read_trials, run_trial, table
 from tests.waiting import PATIENCE
-from training.config import DataSettings
-from training.data import ImageSet, Split, load_split
-from training.settings import resolve
+from ganctl.training.config import DataSettings
+from ganctl.training.data import ImageSet, Split, load_split
+from ganctl.training.settings import resolve
 
-TRIALS_FOLDER = Path(benchmarks.search.__file__).parent / "trials"
+TRIALS_FOLDER = Path(ganctl.benchmarks.search.__file__).parent / "trials"
 TRIALS = """
 preset = "conv"
 [[trial]]
@@ -32,7 +32,7 @@ def test_finished_trials_are_logged_and_not_repeated_and_failures_are_told(tmp_p
     file, log = tmp_path / "trials.toml", tmp_path / "log.jsonl"
     file.write_text(TRIALS)
     words = [str(file), "--log", str(log), "--n", "200", "--images", "640"]
-    command = [sys.executable, "-m", "benchmarks.search", *words]
+    command = [sys.executable, "-m", "ganctl.benchmarks.search", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 1
     assert "no numbers, seed 0: TrainingError" in done.stderr
@@ -58,7 +58,7 @@ def test_a_trial_whose_settings_have_changed_since_is_another_one(tmp_path: Path
     for width in (8, 8, 16):
         config.write_text(f"[model]\nwidth = {width}\n")
         (trial,) = read_trials(path, seeds=1, horizon="640 images", n=100)
-        keys.append(benchmarks.search._key(json.loads(json.dumps(trial.facts()))))
+        keys.append(ganctl.benchmarks.search._key(json.loads(json.dumps(trial.facts()))))
     assert keys[0] == keys[1] != keys[2]
 
 
@@ -69,7 +69,7 @@ def test_a_trial_never_looks_at_the_test_images(monkeypatch: pytest.MonkeyPatch)
         seen.add(split)
         return load(data, split)
 
-    monkeypatch.setattr("training.evaluation.evaluator.load_split", watched)
+    monkeypatch.setattr("ganctl.training.evaluation.evaluator.load_split", watched)
     record = run_trial(Trial("own", "conv", None, ("model.width=8",), seed=3, horizon="640 images", n=100))
     assert record["images"] == 640
     assert seen == {"val", "train"}, "the training images give the floor"
@@ -136,7 +136,7 @@ def test_the_committed_trials_can_be_run() -> None:
     assert lengths.keys() == {"quick", "conv"}
     for trial in theirs:
         config = trial.settings()
-        assert config.model.generator == "benchmarks.lucic:Generator", "its config file is read"
+        assert config.model.generator == "ganctl.benchmarks.lucic:Generator", "its config file is read"
         assert not config.optimizer.by_fan_in, "the peers have nothing of our recipe"
         assert not config.optimizer.clip
         assert config.optimizer.lr == float(trial.set[0].removeprefix("optimizer.lr=")), "and `set` comes after it"

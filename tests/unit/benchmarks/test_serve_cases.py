@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
-from benchmarks.errors import BenchError
-from benchmarks.serve_cases import Case, cases
+from ganctl.benchmarks.errors import BenchError
+from ganctl.benchmarks.serve_cases import Case, cases
 
 
 def png(side: int) -> bytes:

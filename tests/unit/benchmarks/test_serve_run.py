@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.errors import BenchUsageError
-from benchmarks.serve_cases import Case
-from benchmarks.serve_run import Serving, choose
-from benchmarks.serve_systems import CEILING, LITSERVE, Models, System, by_port, systems
-from benchmarks.serve_table import serve_table
+from ganctl.benchmarks.errors import BenchUsageError
+from ganctl.benchmarks.serve_cases import Case
+from ganctl.benchmarks.serve_run import Serving, choose
+from ganctl.benchmarks.serve_systems import CEILING, LITSERVE, Models, System, by_port, systems
+from ganctl.benchmarks.serve_table import serve_table
 
 TINY = str(Path(__file__).parent / "tiny_server.py")
 MODELS = Models(onnx=Path("a.mar"), torchscript=None, generator=Path("a.onnx"), conv=Path("c.mar"), digit=b"")

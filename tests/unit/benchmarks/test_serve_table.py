@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.errors import BenchUsageError
-from benchmarks.serve_cases import Case, cases
-from benchmarks.serve_systems import CEILING, LITSERVE
-from benchmarks.serve_table import BEGINS, ENDS, replace_table, serve_table
+from ganctl.benchmarks.errors import BenchUsageError
+from ganctl.benchmarks.serve_cases import Case, cases
+from ganctl.benchmarks.serve_systems import CEILING, LITSERVE
+from ganctl.benchmarks.serve_table import BEGINS, ENDS, replace_table, serve_table
 
 Record = dict[str, Any]
 

@@ -10,18 +10,18 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import run_length
-from benchmarks.bare import BareStep
-from benchmarks.errors import BenchError
-from benchmarks.meter import WARM_UP, Meter
-from benchmarks.speed import Case, Speed, comparison, flops_per_image, preset_batches, ratio
-from benchmarks.speed_table import speed_table
-from benchmarks.straightforward import StraightforwardStep
+from ganctl.benchmarks import run_length
+from ganctl.benchmarks.bare import BareStep
+from ganctl.benchmarks.errors import BenchError
+from ganctl.benchmarks.meter import WARM_UP, Meter
+from ganctl.benchmarks.speed import Case, Speed, comparison, flops_per_image, preset_batches, ratio
+from ganctl.benchmarks.speed_table import speed_table
+from ganctl.benchmarks.straightforward import StraightforwardStep
 from tests.unit.training.steps import SHAPE, batch
-from training.config import Config
-from training.models import build_discriminator, build_generator
-from training.settings import preset_names, resolve
-from training.step import Step
+from ganctl.training.config import Config
+from ganctl.training.models import build_discriminator, build_generator
+from ganctl.training.settings import preset_names, resolve
+from ganctl.training.step import Step
 
 CPU = torch.device("cpu")
 

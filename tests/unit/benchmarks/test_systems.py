@@ -12,12 +12,12 @@ from PIL import Image
 from torch import nn
 from torch.utils.tensorboard.summary import image as tensorboard_image
 
-from benchmarks import tutorial
-from benchmarks.own import QUIET, train
-from benchmarks.recorder import SNAPSHOTS, Recorder
-from benchmarks.systems import System, systems
-from training.models import ImageShape, build_discriminator, build_generator, to_bytes
-from training.settings import configure, preset_names, resolve
+from ganctl.benchmarks import tutorial
+from ganctl.benchmarks.own import QUIET, train
+from ganctl.benchmarks.recorder import SNAPSHOTS, Recorder
+from ganctl.benchmarks.systems import System, systems
+from ganctl.training.models import ImageShape, build_discriminator, build_generator, to_bytes
+from ganctl.training.settings import configure, preset_names, resolve
 
 SHAPE = ImageShape(1, 28, 28)
 LUCIC = [system for system in systems() if system.config_file]
@@ -150,7 +150,7 @@ def test_a_run_that_reaches_its_horizon_ends_with_a_copy_of_its_last_average(tmp
 
 def test_lightning_trains_the_tutorial_until_the_time_is_over(tmp_path: Path) -> None:
     pytest.importorskip("lightning", reason="the package lightning is not installed: 'make bench' installs it")
-    from benchmarks import tutorial_lightning
+    from ganctl.benchmarks import tutorial_lightning
 
     recorder = Recorder(2)
     tutorial_lightning.train(0, recorder, tmp_path)

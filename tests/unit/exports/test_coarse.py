@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from exports.coarse import CoarseUpsampling, on_coarse_grids
-from training.models import ConvGenerator, ImageShape, MlpGenerator
+from ganctl.exports.coarse import CoarseUpsampling, on_coarse_grids
+from ganctl.training.models import ConvGenerator, ImageShape, MlpGenerator
 
 
 @pytest.mark.parametrize(("channels", "height", "width"), [(1, 28, 28), (3, 32, 16), (1, 4, 8)])

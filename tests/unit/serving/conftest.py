@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.archive import _MODEL_FILES, BackendName
-from serving.handler.service import Service
+from ganctl.serving.archive import _MODEL_FILES, BackendName
+from ganctl.serving.handler.service import Service
 
 from .small_export import write_export
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ganctl import cli
-from serving.archive import package
-from serving.server import Server
+from ganctl.main import cli
+from ganctl.serving.archive import package
+from ganctl.serving.server import Server
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from serving.archive import describe, package, read_export
-from serving.errors import PackageError
-from serving.handler.service import Service
+from ganctl.serving.archive import describe, package, read_export
+from ganctl.serving.errors import PackageError
+from ganctl.serving.handler.service import Service
 
 from .archives import rewrite
 from .small_export import entry

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from exports.runtime import open_export
-from serving.client import Client
-from serving.errors import RemoteError
-from serving.handler.latents import draw_labels, latents
-from serving.handler.service import Service
-from training.drawing import LocalDrawer, Order, Reader, ServerDrawer, draw, draw_verified
+from ganctl.exports.runtime import open_export
+from ganctl.serving.client import Client
+from ganctl.serving.errors import RemoteError
+from ganctl.serving.handler.latents import draw_labels, latents
+from ganctl.serving.handler.service import Service
+from ganctl.training.drawing import LocalDrawer, Order, Reader, ServerDrawer, draw, draw_verified
 
 from .small_export import seen_label, write_export
 

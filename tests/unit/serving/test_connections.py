@@ -16,9 +16,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from ganctl import cli
-from serving.client import AsyncClient, Client
-from serving.errors import RemoteError
+from ganctl.main import cli
+from ganctl.serving.client import AsyncClient, Client
+from ganctl.serving.errors import RemoteError
 from tests.waiting import PATIENCE
 
 REMOTE = "http://example.invalid"  # a name that nobody has

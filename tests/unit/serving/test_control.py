@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from serving import control
-from serving.control import Control, Message, give
-from serving.errors import DeployError, ServerError
+from ganctl.serving import control
+from ganctl.serving.control import Control, Message, give
+from ganctl.serving.errors import DeployError, ServerError
 
 
 def obey(order: Message) -> Message:

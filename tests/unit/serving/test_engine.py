@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from serving.handler.engine import CHUNKS, Engine, Floats, Labels, to_uint8
-from serving.handler.latents import draw_labels, latents
-from serving.handler.model import Model
-from serving.handler.service import Service
+from ganctl.serving.handler.engine import CHUNKS, Engine, Floats, Labels, to_uint8
+from ganctl.serving.handler.latents import draw_labels, latents
+from ganctl.serving.handler.model import Model
+from ganctl.serving.handler.service import Service
 
 MODEL = Model("abc", 4, tuple("0123456789"), 1, 2, 2)
 

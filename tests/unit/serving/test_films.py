@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from serving.handler.latents import latents
-from serving.handler.service import Reply, Service
-from serving.handler.walks import walk
-from training.walks import walk_latents
+from ganctl.serving.handler.latents import latents
+from ganctl.serving.handler.service import Reply, Service
+from ganctl.serving.handler.walks import walk
+from ganctl.training.walks import walk_latents
 
 from .small_export import seen_label
 from .test_service import asked, only, pixels

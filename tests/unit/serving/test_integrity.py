@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from serving import integrity
-from serving.archive import describe, package
-from serving.errors import PackageError
-from serving.integrity import admit
+from ganctl.serving import integrity
+from ganctl.serving.archive import describe, package
+from ganctl.serving.errors import PackageError
+from ganctl.serving.integrity import admit
 
 from .archives import rewrite
 

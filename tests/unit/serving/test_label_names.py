@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import pytest
 
-from serving.archive import package
-from serving.handler.model import Model
-from serving.handler.problem import BadRequest
-from serving.handler.request import Parser, Request
-from serving.handler.service import Service
-from serving.worker.protocol import Incoming, read_message
+from ganctl.serving.archive import package
+from ganctl.serving.handler.model import Model
+from ganctl.serving.handler.problem import BadRequest
+from ganctl.serving.handler.request import Parser, Request
+from ganctl.serving.handler.service import Service
+from ganctl.serving.worker.protocol import Incoming, read_message
 
 from .small_export import NAMES, write_export
 from .test_worker_protocol import number, sized
@@ -159,7 +159,7 @@ def test_names_that_are_the_same_composed_are_told_where_they_are_packed(tmp_pat
 
 
 def test_a_list_of_names_with_commas_is_described_as_repeated_parameters() -> None:
-    from serving.handler.openapi import describe
+    from ganctl.serving.handler.openapi import describe
 
     for model, explode in ((MODEL, True), (Model("abc", 8, tuple(NAMES), 1, 28, 28), False)):
         (query,) = json.loads(describe(model))["paths"]["/digits/predict"].values()

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from serving.handler import service as service_module
-from serving.handler.engine import Engine
-from serving.handler.model import Limits, Model
-from serving.handler.service import Service
+from ganctl.serving.handler import service as service_module
+from ganctl.serving.handler.engine import Engine
+from ganctl.serving.handler.model import Limits, Model
+from ganctl.serving.handler.service import Service
 
 LIMITS = Limits(max_count=64, max_text=8, max_frames=32, max_scale=4, max_values=28 * 28 * 100, max_body=500)
 MODEL = Model("abc", 16, tuple("0123456789"), 1, 28, 28, LIMITS)

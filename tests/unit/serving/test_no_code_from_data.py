@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import serving
-from serving.archive import package
+import ganctl.serving
+from ganctl.serving.archive import package
 
-FOLDER = Path(serving.__path__[0])
+FOLDER = Path(ganctl.serving.__path__[0])
 MODULES = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "os.system", "os.popen"}
 YAML = {

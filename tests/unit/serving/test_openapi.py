@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openapi_spec_validator import validate
 
-from serving.handler.request import MEDIA_TYPES
-from serving.handler.service import Service
+from ganctl.serving.handler.request import MEDIA_TYPES
+from ganctl.serving.handler.service import Service
 
 from .test_service import asked, only
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from serving.errors import SettingError
-from serving.handler.model import Limits, Model
-from serving.handler.page import build
-from serving.handler.service import Service
-from serving.server import Server
+from ganctl.serving.errors import SettingError
+from ganctl.serving.handler.model import Limits, Model
+from ganctl.serving.handler.page import build
+from ganctl.serving.handler.service import Service
+from ganctl.serving.server import Server
 
 from .test_openapi import OPENAPI, described
 from .test_service import asked, only

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.client import AsyncClient, Client
-from serving.errors import RemoteError
+from ganctl.serving.client import AsyncClient, Client
+from ganctl.serving.errors import RemoteError
 from tests.waiting import PATIENCE
 
 URL = "http://127.0.0.1:8080"

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.handler.latents import MAX_SEED, draw_labels
-from serving.handler.model import Limits, Model
-from serving.handler.problem import BadRequest
-from serving.handler.request import Parser, Request
+from ganctl.serving.handler.latents import MAX_SEED, draw_labels
+from ganctl.serving.handler.model import Limits, Model
+from ganctl.serving.handler.problem import BadRequest
+from ganctl.serving.handler.request import Parser, Request
 
 DIGITS = Model("abc", 8, tuple("0123456789"), 1, 28, 28)
 CLOTHES = Model("abc", 8, ("shirt", "shoe", "bag"), 1, 28, 28)

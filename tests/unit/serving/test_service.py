@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from serving.handler.request import Parser
-from serving.handler.service import Reply, Service
+from ganctl.serving.handler.request import Parser
+from ganctl.serving.handler.service import Reply, Service
 
 from .small_export import seen_label
 

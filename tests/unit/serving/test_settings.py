@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.ports import Ports
-from serving.settings import config_properties, environment
+from ganctl.serving.ports import Ports
+from ganctl.serving.settings import config_properties, environment
 
 FOLDER = Path("/private")
 

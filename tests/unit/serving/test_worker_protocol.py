@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from serving.worker.protocol import Incoming, Incomplete, Load, Outgoing, loaded, read_message, write_batch
+from ganctl.serving.worker.protocol import Incoming, Incomplete, Load, Outgoing, loaded, read_message, write_batch
 
 
 def number(value: int) -> bytes:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from training import image_folder
+from ganctl.training import image_folder
 
 
 @pytest.fixture

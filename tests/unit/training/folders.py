@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.config import DataSettings
-from training.data import ImageSet, load_split
+from ganctl.training.config import DataSettings
+from ganctl.training.data import ImageSet, load_split
 
 posix = pytest.mark.skipif(
     sys.platform != "linux", reason="names that are no UTF-8, FIFOs, limits of open files: Linux"

@@ -2,11 +2,11 @@
 
 import torch
 
-from training.config import Config
-from training.models import ImageShape, build_discriminator, build_generator
-from training.objectives import Objectives
-from training.settings import resolve
-from training.step import Step
+from ganctl.training.config import Config
+from ganctl.training.models import ImageShape, build_discriminator, build_generator
+from ganctl.training.objectives import Objectives
+from ganctl.training.settings import resolve
+from ganctl.training.step import Step
 
 CPU = torch.device("cpu")
 SHAPE = ImageShape(1, 28, 28)

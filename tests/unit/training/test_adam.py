@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from training.adam import fused_step
+from ganctl.training.adam import fused_step
 
 
 def test_it_moves_weights_as_the_optimizers_own_step_does() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.training.folders import count, fill, of, paint, posix, read
-from training import image_folder
-from training.data import data_digest
-from training.errors import DataError
+from ganctl.training import image_folder
+from ganctl.training.data import data_digest
+from ganctl.training.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.waiting import PATIENCE
-from training.batches import Batches
-from training.data import ImageSet
+from ganctl.training.batches import Batches
+from ganctl.training.data import ImageSet
 
 CPU = torch.device("cpu")
 SIZE, BATCH = 50, 8
@@ -67,7 +67,7 @@ def test_a_loader_gives_the_same_batches_as_images_on_the_device_from_any_step_o
 
 def test_images_live_on_the_device_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert batches(resident="auto").resident
-    from training.batches import _fits
+    from ganctl.training.batches import _fits
 
     for free, fits in ((IMAGES.nbytes * 3, True), (IMAGES.nbytes, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * free))

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.unit.training.steps import batch, build
-from training.by_layers import ObjectivesByLayers
-from training.objectives import Objectives
-from training.step import Step
+from ganctl.training.by_layers import ObjectivesByLayers
+from ganctl.training.objectives import Objectives
+from ganctl.training.step import Step
 
 PLAIN = ("loss.r1=0", "loss.r2=0")
 VARIANTS = {

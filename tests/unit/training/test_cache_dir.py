@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.cache_dir import cache_dir, read_cached, write_cached
-from training.config import DataSettings
-from training.data import EMBEDDED, load_split
-from training.errors import ConfigError, DataError
-from training.evaluation.store import Store
-from training.idx import read_idx
+from ganctl.training.cache_dir import cache_dir, read_cached, write_cached
+from ganctl.training.config import DataSettings
+from ganctl.training.data import EMBEDDED, load_split
+from ganctl.training.errors import ConfigError, DataError
+from ganctl.training.evaluation.store import Store
+from ganctl.training.idx import read_idx
 
 
 @pytest.mark.parametrize(

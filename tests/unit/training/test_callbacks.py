@@ -13,8 +13,8 @@ from PIL import Image, ImageSequence
 from rich.console import Console
 
 from tests.conftest import SMALL
-from training.callback import Callback, Run
-from training.callbacks import (
+from ganctl.training.callback import Callback, Run
+from ganctl.training.callbacks import (
     EarlyStopping,
     LearningRate,
     Preemption,
@@ -24,10 +24,10 @@ from training.callbacks import (
     Timelapse,
     TimeLimit,
 )
-from training.launch import Launch
-from training.requests import Result
-from training.settings import resolve
-from training.trainer import Trainer
+from ganctl.training.launch import Launch
+from ganctl.training.requests import Result
+from ganctl.training.settings import resolve
+from ganctl.training.trainer import Trainer
 
 
 def run_with(tmp_path: Path, *callbacks: Callback, max_steps: int | None = 12, extra: tuple[str, ...] = ()) -> Result:
@@ -198,7 +198,7 @@ def test_a_second_signal_ends_the_process_at_once_but_an_echo_of_the_first_does_
 ) -> None:
     """A scheduler signals every process, and torchrun passes the signal on as well: the same one comes twice."""
     now, ended = 100.0, []
-    monkeypatch.setattr("training.callbacks.stopping.time.monotonic", lambda: now)
+    monkeypatch.setattr("ganctl.training.callbacks.stopping.time.monotonic", lambda: now)
     callback = Preemption()
     before = signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
     try:

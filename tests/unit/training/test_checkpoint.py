@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.checkpoint import read_checkpoint, weights_digest, write_checkpoint
-from training.errors import CheckpointError, TrainingError
+from ganctl.training.checkpoint import read_checkpoint, weights_digest, write_checkpoint
+from ganctl.training.errors import CheckpointError, TrainingError
 
 
 def state() -> dict[str, Any]:

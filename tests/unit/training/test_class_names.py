@@ -10,13 +10,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from ganctl import cli
+from ganctl.main import cli
 from tests.conftest import train_small
-from training.checkpoint import read_checkpoint, write_checkpoint
-from training.config import DataSettings
-from training.data import DATASETS, ImageSet, load_split
-from training.errors import DataError
-from training.inspection import check_fit, open_checkpoint
+from ganctl.training.checkpoint import read_checkpoint, write_checkpoint
+from ganctl.training.config import DataSettings
+from ganctl.training.data import DATASETS, ImageSet, load_split
+from ganctl.training.errors import DataError
+from ganctl.training.inspection import check_fit, open_checkpoint
 
 DECOMPOSED = tuple(unicodedata.normalize("NFD", name) for name in ("café", "Übung", "é", "a,b;c=d", *"456789"))
 Form = Literal["NFC", "NFD"]

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ganctl import cli
+from ganctl.main import cli
 from tests.conftest import SMALL, Ganctl, one_object
 from tests.unit.training.folders import fill, read
-from training.errors import DataError
+from ganctl.training.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 

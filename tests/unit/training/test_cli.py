@@ -18,9 +18,9 @@ from tests.conftest import SMALL, Ganctl, one_object
 from tests.held import Hold
 from tests.states import assert_same_run
 from tests.waiting import PATIENCE
-from training.checkpoint import read_checkpoint
-from training.data import EMBEDDED
-from training.launch import Launch
+from ganctl.training.checkpoint import read_checkpoint
+from ganctl.training.data import EMBEDDED
+from ganctl.training.launch import Launch
 
 SETTINGS = [word for setting in SMALL for word in ("--set", setting)]
 
@@ -31,10 +31,10 @@ def test_help_lists_the_commands_and_imports_nothing_but_click(ganctl: Ganctl) -
     for command in ("train", "evaluate", "sample", "export", "package", "serve", "inspect", "doctor", "demo"):
         assert command in done.stdout
     code = "import sys; before = set(sys.modules); sys.argv = ['ganctl', '--help']\n"
-    code += "import ganctl\ntry: ganctl.main()\nexcept SystemExit: pass\n"
+    code += "from ganctl.__main__ import main\ntry: main()\nexcept SystemExit: pass\n"
     code += "print({name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert set(ast.literal_eval(done.stdout.splitlines()[-1])) == {"click", "ganctl", "ganctl_path"}
+    assert set(ast.literal_eval(done.stdout.splitlines()[-1])) == {"click", "ganctl"}
 
 
 def test_help_costs_little_more_than_clicks_import() -> None:
@@ -102,7 +102,7 @@ def test_dry_run_says_what_would_be_trained_and_leaves_nothing(ganctl: Ganctl, t
 
 
 OWN_CALLBACK = """
-from training.callback import Callback
+from ganctl.training.callback import Callback
 
 class Greeting(Callback):
     def on_start(self, run):

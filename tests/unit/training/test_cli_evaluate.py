@@ -10,11 +10,11 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from ganctl import cli
+from ganctl.main import cli
 from tests.unit.training.test_inception import Scripted, scripted
-from training.config import DataSettings
-from training.data import DATASETS, ImageSet, Split, load_split
-from training.evaluation.classifier import classifier_notes
+from ganctl.training.config import DataSettings
+from ganctl.training.data import DATASETS, ImageSet, Split, load_split
+from ganctl.training.evaluation.classifier import classifier_notes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated.*")
 
@@ -139,7 +139,7 @@ def test_an_unconditional_generator_has_a_class_balance(small_unconditional_run:
 def test_a_classifier_is_trained_on_the_images_of_a_run_or_a_file(
     small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.evaluation.train_classifier._LEAST_STEPS", 30)
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._LEAST_STEPS", 30)
 
     def few(settings: DataSettings, split: Split) -> ImageSet:
         whole = load_split(DataSettings(), split)

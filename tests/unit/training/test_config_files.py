@@ -13,17 +13,17 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import ganctl
+from ganctl.main import cli
 from tests.waiting import PATIENCE
-from training.config import Config
-from training.errors import ConfigError
-from training.runs import write_settings
-from training.settings import config_toml, configure, preset_names, resolve
+from ganctl.training.config import Config
+from ganctl.training.errors import ConfigError
+from ganctl.training.runs import write_settings
+from ganctl.training.settings import config_toml, configure, preset_names, resolve
 
 
 def shown(*words: str) -> str:
     """What `train --print-config WORDS…` prints."""
-    done = CliRunner().invoke(ganctl.cli, ["train", "--print-config", *words])
+    done = CliRunner().invoke(cli, ["train", "--print-config", *words])
     assert done.exit_code == 0, done.output
     return done.stdout
 
@@ -184,6 +184,6 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
 
 def test_a_folder_and_an_absent_file_are_told(tmp_path: Path) -> None:
     for path, told in ((tmp_path, "Is a directory"), (tmp_path / "absent", "No such file or directory")):
-        done = CliRunner().invoke(ganctl.cli, ["train", "--print-config", "--config", str(path)])
+        done = CliRunner().invoke(cli, ["train", "--print-config", "--config", str(path)])
         assert done.exit_code == 3
         assert f"--config {path}: {told}; expected a TOML file" in done.stderr

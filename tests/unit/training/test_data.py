@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.config import DataSettings
-from training.data import DATASETS, EMBEDDED, ImageSet, Split, data_digest, load_split
-from training.errors import DataError
+from ganctl.training.config import DataSettings
+from ganctl.training.data import DATASETS, EMBEDDED, ImageSet, Split, data_digest, load_split
+from ganctl.training.errors import DataError
 
 MNIST = DataSettings()
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tests.unit.training.folders import read
-from training.errors import DataError
+from ganctl.training.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from training.config import DataSettings
-from training.data import ImageSet
-from training.drawing import Drawn, Film, open_images, save, save_walk
-from training.errors import ConfigError, DataError
-from training.inspection import Opened, check_fit, lay_over
+from ganctl.training.config import DataSettings
+from ganctl.training.data import ImageSet
+from ganctl.training.drawing import Drawn, Film, open_images, save, save_walk
+from ganctl.training.errors import ConfigError, DataError
+from ganctl.training.inspection import Opened, check_fit, lay_over
 
 REAL = ImageSet(torch.zeros(5, 3, 32, 32, dtype=torch.uint8), torch.arange(5) % 3, ("leaf", "sea", "sun"))
 

@@ -9,10 +9,10 @@ import sys
 import pytest
 from click.testing import CliRunner, Result
 
-import ganctl
+from ganctl.main import cli
 from tests.waiting import PATIENCE
-from training.config import setting_names
-from training.settings import resolve
+from ganctl.training.config import setting_names
+from ganctl.training.settings import resolve
 
 IP = "10.0.0.1"
 
@@ -68,7 +68,7 @@ OTHERS = {
 def train(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> Result:
     for name, text in variables.items():
         monkeypatch.setenv(name, text)
-    return CliRunner().invoke(ganctl.cli, ["train", "--print-config", "--json"])
+    return CliRunner().invoke(cli, ["train", "--print-config", "--json"])
 
 
 def test_what_cannot_be_a_setting_is_passed_over_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.config import DataSettings
-from training.data import DATASETS, ImageSet, Split, load_split, shuffled
-from training.errors import DataError
-from training.evaluation.classifier import COMMITTED, classifier_notes, judge, load_classifier, read_classifier
-from training.evaluation.evaluator import Evaluator
-from training.evaluation.metrics import (
+from ganctl.training.config import DataSettings
+from ganctl.training.data import DATASETS, ImageSet, Split, load_split, shuffled
+from ganctl.training.errors import DataError
+from ganctl.training.evaluation.classifier import COMMITTED, classifier_notes, judge, load_classifier, read_classifier
+from ganctl.training.evaluation.evaluator import Evaluator
+from ganctl.training.evaluation.metrics import (
     Gaussian,
     Neighbourhoods,
     class_balance,
@@ -19,8 +19,8 @@ from training.evaluation.metrics import (
     inception_score,
     manifold_scores,
 )
-from training.evaluation.repeats import mean_and_deviation
-from training.evaluation.train_classifier import train_classifier
+from ganctl.training.evaluation.repeats import mean_and_deviation
+from ganctl.training.evaluation.train_classifier import train_classifier
 
 MNIST = DataSettings()
 
@@ -34,8 +34,8 @@ def test_the_committed_classifier_is_small_and_reads_the_test_set_as_well_as_it_
 
 
 def test_the_script_that_made_the_classifier_learns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.evaluation.train_classifier._EMA", 0.9)  # of a hundred steps instead of thousands
-    monkeypatch.setattr("training.evaluation.train_classifier._LEAST_STEPS", 100)
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._EMA", 0.9)  # of a hundred steps instead of thousands
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._LEAST_STEPS", 100)
     data = load_split(MNIST, "val")
     classifier = train_classifier(data, epochs=3, seed=1)
     fit = judge(classifier, data.images[:500]).predictions == data.labels[:500]
@@ -180,7 +180,7 @@ def test_scores_of_the_real_images_stand_beside_those_of_the_fakes(evaluator: Ev
 @pytest.fixture
 def odd_data(monkeypatch: pytest.MonkeyPatch) -> DataSettings:
     """A data set of one's own: 30 × 26 pixels, and only four test images."""
-    monkeypatch.setattr("training.evaluation.train_classifier._LEAST_STEPS", 5)
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._LEAST_STEPS", 5)
 
     def odd(settings: DataSettings, split: str) -> ImageSet:
         n = {"train": 40, "val": 38, "test": 4}[split]

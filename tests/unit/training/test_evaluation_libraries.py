@@ -12,10 +12,10 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from training.config import DataSettings
-from training.data import load_split, shuffled
-from training.evaluation.classifier import Judged, judge, load_classifier
-from training.evaluation.metrics import (
+from ganctl.training.config import DataSettings
+from ganctl.training.data import load_split, shuffled
+from ganctl.training.evaluation.classifier import Judged, judge, load_classifier
+from ganctl.training.evaluation.metrics import (
     Gaussian,
     Neighbourhoods,
     frechet_distance,

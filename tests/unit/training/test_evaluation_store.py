@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.config import DataSettings
-from training.data import DATASETS, ImageSet, Split, load_split, shuffled
-from training.evaluation.classifier import load_classifier
-from training.evaluation.evaluator import Evaluator
-from training.evaluation.store import Store
+from ganctl.training.config import DataSettings
+from ganctl.training.data import DATASETS, ImageSet, Split, load_split, shuffled
+from ganctl.training.evaluation.classifier import load_classifier
+from ganctl.training.evaluation.evaluator import Evaluator
+from ganctl.training.evaluation.store import Store
 
 N = 150
 
@@ -83,7 +83,7 @@ def test_another_pixel_split_number_or_network_is_another_file(store: Store, mon
         classifier.head.bias[0] += 1
     Evaluator(DataSettings(), "test", n=N, store=store, classifier=classifier)
     assert len(kept(store)) == 6
-    monkeypatch.setattr("training.evaluation.store.FORMAT", 99)
+    monkeypatch.setattr("ganctl.training.evaluation.store.FORMAT", 99)
     assert count() == 7
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.unit.training.folders import count, fill, paint, posix, read
-from training import image_folder
-from training.config import DataSettings
-from training.data import load_split
-from training.errors import ConfigError, DataError
+from ganctl.training import image_folder
+from ganctl.training.config import DataSettings
+from ganctl.training.data import load_split
+from ganctl.training.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 

@@ -10,14 +10,14 @@ import torch
 
 from tests.unit.training.recorded import Recorder, recorded
 from tests.unit.training.steps import SHAPE, batch
-from training.config import Config
-from training.distributed import Ranks
-from training.errors import ConfigError
-from training.graph import EAGER_STEPS, Update, capture_on_cuda, why_eager
-from training.models import build_discriminator, build_generator
-from training.precision import Precision
-from training.settings import preset_names, resolve
-from training.step import Step
+from ganctl.training.config import Config
+from ganctl.training.distributed import Ranks
+from ganctl.training.errors import ConfigError
+from ganctl.training.graph import EAGER_STEPS, Update, capture_on_cuda, why_eager
+from ganctl.training.models import build_discriminator, build_generator
+from ganctl.training.precision import Precision
+from ganctl.training.settings import preset_names, resolve
+from ganctl.training.step import Step
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SMALL = ("model.width=4", "train.ema=0.9", "optimizer.clip=0.5", "optimizer.decay_from=0.1", "train.precision=fp32")

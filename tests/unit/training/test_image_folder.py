@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from tests.unit.training.folders import fill, of, paint, posix, read
-from training import image_folder
-from training.data import data_digest
+from ganctl.training import image_folder
+from ganctl.training.data import data_digest
 
 from .decoded import decode
 

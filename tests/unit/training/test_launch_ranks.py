@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from training import launch_ranks
-from training.distributed import Ranks, choose_device
-from training.errors import ConfigError, TrainingError
-from training.launch import Launch
-from training.launch_ranks import Ended, count_ranks, run_ranks
+from ganctl.training import launch_ranks
+from ganctl.training.distributed import Ranks, choose_device
+from ganctl.training.errors import ConfigError, TrainingError
+from ganctl.training.launch import Launch
+from ganctl.training.launch_ranks import Ended, count_ranks, run_ranks
 
 
 @pytest.mark.parametrize(("gpus", "ranks"), [(0, 1), (1, 1), (8, 8)])

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from training.layer_rates import rate_groups
+from ganctl.training.layer_rates import rate_groups
 
 NETWORK = nn.Sequential(
     nn.Linear(128, 32),

@@ -3,8 +3,8 @@
 import torch
 
 from tests.unit.training.steps import distance_of_features
-from training.distributed import SOLO
-from training.matching import FeatureMatching, emphasise
+from ganctl.training.distributed import SOLO
+from ganctl.training.matching import FeatureMatching, emphasise
 
 CPU = torch.device("cpu")
 LABELS = torch.arange(64) % 2

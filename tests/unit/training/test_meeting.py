@@ -7,7 +7,7 @@ import pytest
 from torch._C._distributed_c10d import HashStore
 
 from tests.waiting import PATIENCE
-from training.meeting import agree_on_word
+from ganctl.training.meeting import agree_on_word
 
 
 class Watched(HashStore):

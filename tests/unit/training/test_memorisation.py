@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.config import DataSettings
-from training.data import Split, load_split, shuffled
-from training.evaluation.memorisation import SAMPLE, Memorisation, nearest
+from ganctl.training.config import DataSettings
+from ganctl.training.data import Split, load_split, shuffled
+from ganctl.training.evaluation.memorisation import SAMPLE, Memorisation, nearest
 
 MNIST = DataSettings()
 

@@ -14,7 +14,7 @@ import json
 import os
 from pathlib import Path
 from tests.machine import large_pages_given
-from training.memory import use_large_pages
+from ganctl.training.memory import use_large_pages
 import torch
 use_large_pages()
 reason = use_large_pages()  # again, as with every run of a process
@@ -45,7 +45,7 @@ def test_tensors_lie_in_a_heap_of_large_pages() -> None:
 
 _WITH_A_MAPPED_FILE = """
 import mmap, sys
-from training.memory import use_large_pages
+from ganctl.training.memory import use_large_pages
 with open(sys.argv[1], "rb") as file:
     mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)  # as a library in a virtual environment of that name
 print(use_large_pages())

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from training.config import ModelSettings
-from training.errors import ConfigError
-from training.models import ImageShape, build_discriminator, build_generator, to_bytes, to_float
-from training.normalisation import BatchNorm1d
-from training.settings import resolve
+from ganctl.training.config import ModelSettings
+from ganctl.training.errors import ConfigError
+from ganctl.training.models import ImageShape, build_discriminator, build_generator, to_bytes, to_float
+from ganctl.training.normalisation import BatchNorm1d
+from ganctl.training.settings import resolve
 
 
 def settings(**values: object) -> ModelSettings:

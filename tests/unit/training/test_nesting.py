@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.training.folders import count, fill, paint, read
-from training.errors import DataError
+from ganctl.training.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.unit.training.folders import count, fill
-from training.errors import DataError
+from ganctl.training.errors import DataError
 
 from .decoded import decode
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ganctl import cli
+from ganctl.main import cli
 from tests.unit.training.folders import count, fill, read
-from training.config import DataSettings
-from training.data import load_split
-from training.errors import DataError
+from ganctl.training.config import DataSettings
+from ganctl.training.data import load_split
+from ganctl.training.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 

@@ -16,8 +16,9 @@ import torch
 from click.testing import CliRunner, Result
 
 import ganctl
-from exports.export import export
-from training.checkpoint import read_checkpoint, write_checkpoint
+from ganctl.main import cli
+from ganctl.exports.export import export
+from ganctl.training.checkpoint import read_checkpoint, write_checkpoint
 
 OURS = ganctl.__version__
 OTHER = f"9{OURS[1:]}"  # as long as ours, so that a file's bytes can be exchanged
@@ -27,7 +28,7 @@ Change = Callable[[dict[str, Any]], Any]
 
 
 def run(*words: object) -> Result:
-    result = CliRunner().invoke(ganctl.cli, [str(word) for word in words])
+    result = CliRunner().invoke(cli, [str(word) for word in words])
     assert "defect" not in result.output, result.output
     assert "Traceback" not in result.output, result.output
     return result
@@ -209,7 +210,7 @@ def test_a_checkpoint_without_a_version_is_read_as_it_is(small_run: Path, tmp_pa
 
 def test_the_version_stands_in_every_file(small_run: Path, tmp_path: Path) -> None:
     assert (
-        tomllib.loads((Path(ganctl.__file__).parent / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+        tomllib.loads((Path(ganctl.__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]["version"]
         == OURS
     )
     assert json.loads(run("inspect", small_run, "--json").output)["best"]["ganctl_version"] == OURS

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.nn.utils.parametrizations import spectral_norm
 
-from training.config import ModelSettings
-from training.models import Discriminator, ImageShape, build_discriminator
-from training.penalties import squared_gradient_norm
-from training.piecewise import FourPasses, is_piecewise_linear, move
+from ganctl.training.config import ModelSettings
+from ganctl.training.models import Discriminator, ImageShape, build_discriminator
+from ganctl.training.penalties import squared_gradient_norm
+from ganctl.training.piecewise import FourPasses, is_piecewise_linear, move
 
 N = 6
 NETWORKS = {

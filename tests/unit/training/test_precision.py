@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from training.config import Config
-from training.errors import ConfigError
-from training.models import ImageShape, build_discriminator, build_generator
-from training.precision import Precision, choose_precision, set_tf32
-from training.settings import resolve
-from training.step import Step
+from ganctl.training.config import Config
+from ganctl.training.errors import ConfigError
+from ganctl.training.models import ImageShape, build_discriminator, build_generator
+from ganctl.training.precision import Precision, choose_precision, set_tf32
+from ganctl.training.settings import resolve
+from ganctl.training.step import Step
 
 SHAPE = ImageShape(1, 28, 28)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)

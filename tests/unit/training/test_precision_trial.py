@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.conftest import SHORT, Ganctl, one_object
-from training.checkpoint import read_checkpoint, weights_digest
-from training.launch import Launch
-from training.precision_trial import time_step
+from ganctl.training.checkpoint import read_checkpoint, weights_digest
+from ganctl.training.launch import Launch
+from ganctl.training.precision_trial import time_step
 
 AUTO = (*SHORT, "train.precision=auto")
 WORDS = [word for setting in AUTO for word in ("--set", setting)]
@@ -112,7 +112,7 @@ def test_a_network_that_bf16_does_not_suit_trains_in_fp32(error: str, ganctl: Ga
         """
 import torch
 from torch import nn
-from training.models import Generator
+from ganctl.training.models import Generator
 
 class Flat(Generator):
     def __init__(self, settings, shape, classes):

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from tests.conftest import SMALL
-from training import callbacks as shipped
-from training.callback import HOOKS, Callback, Run
-from training.callbacks import TimeLimit
-from training.callbacks.essentials import check_callbacks
-from training.checkpoint import read_checkpoint, write_checkpoint
-from training.data import Split
-from training.errors import ConfigError, TrainingError
-from training.settings import resolve
-from training.sources import Source
-from training.trainer import Trainer
+from ganctl.training import callbacks as shipped
+from ganctl.training.callback import HOOKS, Callback, Run
+from ganctl.training.callbacks import TimeLimit
+from ganctl.training.callbacks.essentials import check_callbacks
+from ganctl.training.checkpoint import read_checkpoint, write_checkpoint
+from ganctl.training.data import Split
+from ganctl.training.errors import ConfigError, TrainingError
+from ganctl.training.settings import resolve
+from ganctl.training.sources import Source
+from ganctl.training.trainer import Trainer
 
 SHIPPED = [getattr(shipped, name) for name in shipped.__all__ if inspect.isclass(getattr(shipped, name))]
 

@@ -8,23 +8,23 @@ import torch
 from torch import Tensor, nn
 
 from tests.conftest import SMALL, Ganctl
-from training.callback import Callback
-from training.config import ModelSettings
-from training.data import DATASETS, ImageSet, load_split
-from training.errors import ConfigError, DataError
-from training.launch import Launch, load_callback
-from training.losses import LOSSES, NonSaturating, build_loss
-from training.models import DISCRIMINATORS, GENERATORS, Generator, ImageShape
-from training.registry import Registry, load_object
-from training.settings import resolve
+from ganctl.training.callback import Callback
+from ganctl.training.config import ModelSettings
+from ganctl.training.data import DATASETS, ImageSet, load_split
+from ganctl.training.errors import ConfigError, DataError
+from ganctl.training.launch import Launch, load_callback
+from ganctl.training.losses import LOSSES, NonSaturating, build_loss
+from ganctl.training.models import DISCRIMINATORS, GENERATORS, Generator, ImageShape
+from ganctl.training.registry import Registry, load_object
+from ganctl.training.settings import resolve
 
 MODULE = """
 import torch
 from torch import nn
-from training.callback import Callback
-from training.data import ImageSet
-from training.losses import Hinge
-from training.models import Generator
+from ganctl.training.callback import Callback
+from ganctl.training.data import ImageSet
+from ganctl.training.losses import Hinge
+from ganctl.training.models import Generator
 
 class Tiny(Generator):
     def __init__(self, settings, shape, classes):
@@ -107,7 +107,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_run_of_ones_own_networks_loss_data_and_callback_goes_through_to_pictures(
     own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.evaluation.train_classifier._LEAST_STEPS", 40)  # how good the scores are is no matter
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._LEAST_STEPS", 40)  # how good the scores are is no matter
     settings = (
         f"model.generator='{own}:Tiny'", f"model.discriminator='{own}:Judge'", f"loss.name='{own}:Loss'",
         f"data.name='{own}:stripes'", "model.options={gain = 0.5}", "train.batch_size=50",
@@ -216,7 +216,7 @@ def test_decorators_make_names_that_settings_may_use() -> None:
 def test_what_comes_with_ganctl() -> None:
     assert GENERATORS.names() == DISCRIMINATORS.names() == ["conv", "mlp"]
     assert {"fashion-mnist", "folder", "kmnist", "mnist"} <= {*DATASETS.names()}  # other tests register their own
-    assert issubclass(type(load_callback("training.callbacks:Profiler")), Callback)
+    assert issubclass(type(load_callback("ganctl.training.callbacks:Profiler")), Callback)
     assert ImageSet(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1).long(), ("a",)).shape == (1, 28, 28)
 
 

@@ -13,14 +13,14 @@ import torch
 from tests.conftest import PRESETS, SHORT, launch
 from tests.states import assert_same_events, assert_same_run, timeless_rows
 from tests.unit.training.recorded import recorded
-from training import assembly
-from training.callback import Callback, Run
-from training.callbacks import Preemption, default_callbacks
-from training.checkpoint import read_checkpoint
-from training.graph import Update
-from training.launch import Launch
-from training.settings import resolve
-from training.trainer import Trainer
+from ganctl.training import assembly
+from ganctl.training.callback import Callback, Run
+from ganctl.training.callbacks import Preemption, default_callbacks
+from ganctl.training.checkpoint import read_checkpoint
+from ganctl.training.graph import Update
+from ganctl.training.launch import Launch
+from ganctl.training.settings import resolve
+from ganctl.training.trainer import Trainer
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -9,12 +9,12 @@ import pytest
 
 from tests.conftest import SHORT, launch
 from tests.states import assert_same_events, assert_same_run
-from training.callback import Callback, Run
-from training.callbacks import Progress
-from training.errors import CheckpointError, FolderInUse
-from training.launch import Launch
-from training.runs import find_checkpoint
-from training.trainer import Trainer
+from ganctl.training.callback import Callback, Run
+from ganctl.training.callbacks import Progress
+from ganctl.training.errors import CheckpointError, FolderInUse
+from ganctl.training.launch import Launch
+from ganctl.training.runs import find_checkpoint
+from ganctl.training.trainer import Trainer
 
 LOGGED = ("log.every=2", "log.tensorboard=true")
 

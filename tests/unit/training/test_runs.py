@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from training.callbacks import Checkpoint
-from training.checkpoint import read_checkpoint
-from training.errors import CheckpointError, ConfigError
-from training.runs import find_checkpoint, newest_checkpoint, next_run_folder
-from training.settings import resolve
+from ganctl.training.callbacks import Checkpoint
+from ganctl.training.checkpoint import read_checkpoint
+from ganctl.training.errors import CheckpointError, ConfigError
+from ganctl.training.runs import find_checkpoint, newest_checkpoint, next_run_folder
+from ganctl.training.settings import resolve
 
 
 class Somewhere:

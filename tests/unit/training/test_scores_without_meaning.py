@@ -12,15 +12,15 @@ import torch
 from click.testing import CliRunner, Result
 from torch import Tensor
 
-from ganctl import cli
+from ganctl.main import cli
 from tests.conftest import SMALL
-from training.callbacks.checkpoints import Checkpoint
-from training.callbacks.stopping import EarlyStopping
-from training.config import DataSettings
-from training.data import DATASETS, ImageSet, Split, load_split
-from training.errors import DataError
-from training.evaluation.validity import ScorerAccuracy
-from training.launch import Launch
+from ganctl.training.callbacks.checkpoints import Checkpoint
+from ganctl.training.callbacks.stopping import EarlyStopping
+from ganctl.training.config import DataSettings
+from ganctl.training.data import DATASETS, ImageSet, Split, load_split
+from ganctl.training.errors import DataError
+from ganctl.training.evaluation.validity import ScorerAccuracy
+from ganctl.training.launch import Launch
 
 FEATURE_SCORES = ("fd", "fd_floor", "fd_times_floor", "precision", "recall", "density", "coverage")
 READINGS = ("label_accuracy", "class_accuracy", "class_balance", "inception_score")
@@ -31,7 +31,7 @@ FEW = "expected 200 or more of each"
 @pytest.fixture
 def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scoring classifier learns these simple sets in eighty steps."""
-    monkeypatch.setattr("training.evaluation.train_classifier._LEAST_STEPS", 80)
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._LEAST_STEPS", 80)
 
 
 def noise(n: int, seed: int = 0) -> Tensor:

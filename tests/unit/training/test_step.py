@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from tests.unit.training.steps import CPU, SHAPE, batch, build
-from training.distributed import Ranks
-from training.errors import ConfigError, TrainingError
-from training.models import Discriminator, Generator, build_discriminator, build_generator, to_float
-from training.objectives import Batch
-from training.settings import resolve
-from training.step import STATS, Step
+from ganctl.training.distributed import Ranks
+from ganctl.training.errors import ConfigError, TrainingError
+from ganctl.training.models import Discriminator, Generator, build_discriminator, build_generator, to_float
+from ganctl.training.objectives import Batch
+from ganctl.training.settings import resolve
+from ganctl.training.step import STATS, Step
 
 
 class OwnDiscriminator(nn.Module):

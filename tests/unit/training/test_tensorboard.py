@@ -10,11 +10,11 @@ from PIL import Image, ImageSequence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import SMALL
-from training.callback import Callback, Run
-from training.callbacks import TensorBoard, Timelapse
-from training.launch import Launch
-from training.settings import resolve
-from training.trainer import Trainer
+from ganctl.training.callback import Callback, Run
+from ganctl.training.callbacks import TensorBoard, Timelapse
+from ganctl.training.launch import Launch
+from ganctl.training.settings import resolve
+from ganctl.training.trainer import Trainer
 
 
 def run_with(tmp_path: Path, *callbacks: Callback, extra: tuple[str, ...] = ()) -> None:

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from tests.unit.training.steps import batch, build, distance_of_features
-from training.config import Config
-from training.distributed import SOLO
-from training.losses import build_loss
-from training.models import Generator, to_float
-from training.penalties import squared_gradient_norm
+from ganctl.training.config import Config
+from ganctl.training.distributed import SOLO
+from ganctl.training.losses import build_loss
+from ganctl.training.models import Generator, to_float
+from ganctl.training.penalties import squared_gradient_norm
 
 Emphasis = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.config import DataSettings
-from training.data import DATASETS, ImageSet, Split, load_split
-from training.errors import DataError
-from training.evaluation.store import Store
-from training.evaluation.usefulness import classification_accuracy
+from ganctl.training.config import DataSettings
+from ganctl.training.data import DATASETS, ImageSet, Split, load_split
+from ganctl.training.errors import DataError
+from ganctl.training.evaluation.store import Store
+from ganctl.training.evaluation.usefulness import classification_accuracy
 
 FEW = 1000
 
@@ -18,7 +18,7 @@ FEW = 1000
 def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> DataSettings:
     """A thousand digits to learn from, a thousand to test with."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("training.evaluation.train_classifier._LEAST_STEPS", 60)
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._LEAST_STEPS", 60)
 
     def load(settings: DataSettings, split: Split) -> ImageSet:
         return part("train" if split == "train" else "test", 0)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from training.models import ImageShape, build_generator
-from training.settings import resolve
-from training.sources import GeneratorSource
-from training.walks import legs, slerp, walk_labels, walk_latents
+from ganctl.training.models import ImageShape, build_generator
+from ganctl.training.settings import resolve
+from ganctl.training.sources import GeneratorSource
+from ganctl.training.walks import legs, slerp, walk_labels, walk_latents
 
 
 def test_slerp_goes_along_the_circle_at_a_constant_speed() -> None:

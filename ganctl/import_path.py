@@ -1,6 +1,6 @@
 """The import path of the commands: no file of the current folder, or of PYTHONPATH, may shadow another module silently.
 
-Imported before everything else, and so imports next to nothing itself. (A module of its own until ganctl is a package.)
+Imported before everything else, and so imports next to nothing itself.
 """
 
 import os
@@ -12,20 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-FOLDER = os.path.dirname(os.path.abspath(__file__))
+PACKAGE = os.path.dirname(os.path.abspath(__file__))
 _STANDARD_LIBRARY = os.path.dirname(os.path.abspath(os.__file__))
-PACKAGES = ("ganctl", "training", "exports", "serving", "benchmarks")
-
-
-class ShadowedError(Exception):
-    """A package of ganctl is hidden by another one of the same name."""
-
-    exit_code = 1
 
 
 def arrange() -> None:
-    """Takes the current folder from the import path, where it would hide Python's modules; puts ganctl's own folder
-    behind these modules, and before the installed ones.
+    """Takes the current folder, and ganctl's own one, from the import path, where they would hide other modules.
 
     `python -m` and an empty entry of PYTHONPATH put the current folder first; a folder that PYTHONPATH names stays.
     `module:Name` is looked for in the current folder, after all others (`training/registry.py`).
@@ -35,26 +27,7 @@ def arrange() -> None:
     except FileNotFoundError:  # it has been deleted
         here = ""
     kept = _named()
-    sys.path[:] = [
-        entry for entry in sys.path if entry in kept or entry not in ("", here, FOLDER) or _holds_packages(entry)
-    ]
-    if FOLDER not in sys.path:
-        packages = [i for i, entry in enumerate(sys.path) if _holds_packages(entry)]
-        sys.path.insert(packages[0] if packages else len(sys.path), FOLDER)
-
-
-def require_own(package: str) -> None:
-    """Makes sure that a package of ganctl is not hidden, before anything of another one is run.
-
-    Raises:
-        ShadowedError: it is.
-    """
-    found = PathFinder.find_spec(package)
-    own = os.path.join(FOLDER, package, "__init__.py")
-    if found is None or found.origin == own or not os.path.exists(own):
-        return
-    origin = found.origin or os.path.join(next(iter(found.submodule_search_locations or [package])), "")
-    raise ShadowedError(_message(package, origin, own))
+    sys.path[:] = [entry for entry in sys.path if entry in kept or entry not in ("", here, PACKAGE) or _holds_packages(entry)]
 
 
 def find_shadow(error: BaseException) -> str | None:
@@ -92,7 +65,7 @@ def _suspects(error: BaseException) -> "Iterator[tuple[str, str]]":
             names.append(link.obj.__name__.partition(".")[0])
         link = link.__cause__ or link.__context__
     if isinstance(error, Exception):
-        names += [name for name in sys.modules if name in sys.stdlib_module_names or name in PACKAGES]
+        names += [name for name in sys.modules if name in sys.stdlib_module_names]
     for name in names:
         if file := getattr(sys.modules.get(name), "__file__", None):
             yield name, file
@@ -101,7 +74,7 @@ def _suspects(error: BaseException) -> "Iterator[tuple[str, str]]":
 def _hidden(name: str, file: str) -> str | None:
     """The file that `import name` would have taken, were the folder of `file` not on the path before it."""
     folder = _folder(file)
-    own = (name in PACKAGES and folder == FOLDER) or (name in sys.stdlib_module_names and _is_pythons(folder))
+    own = name in sys.stdlib_module_names and _is_pythons(folder)
     if own or folder not in sys.path:
         return None
     later = [entry for entry in sys.path[sys.path.index(folder) + 1 :] if not _is_last_resort(entry)]
@@ -122,7 +95,7 @@ def _holds_packages(entry: str) -> bool:
 def _is_last_resort(entry: str) -> bool:
     """Whether an entry is the current folder, added for `module:Name` alone."""
     try:
-        return entry == os.getcwd() and entry != FOLDER and entry not in _named() and not _holds_packages(entry)
+        return entry == os.getcwd() and entry not in _named() and not _holds_packages(entry)
     except FileNotFoundError:
         return False
 
@@ -131,8 +104,6 @@ def _message(name: str, found: str, expected: str) -> str:
     folder = _folder(found)
     if folder not in _named():
         ways = f"Rename or uninstall the first: {folder} comes first on Python's import path."
-    elif name in PACKAGES:
-        ways = f"Take {folder} from PYTHONPATH, or name ganctl's own folder before it: PYTHONPATH={FOLDER}:{folder}."
     else:
         ways = f"Rename the first, or take {folder} from PYTHONPATH."
     return f"the Python module {name}: found {found}, expected {expected}. {ways}"

@@ -1,0 +1,19 @@
+"""The command `ganctl`, `python -m ganctl`, and this file started by its path.
+
+The import path is arranged before anything else is imported: the current folder may hold another `json.py`.
+"""
+
+import sys
+
+if not __package__:  # started by its path: Python puts the folder of this file first, which holds ganctl's own rooms
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
+from ganctl import import_path
+
+sys.excepthook = import_path.excepthook
+import_path.arrange()
+
+from ganctl.main import main
+
+if __name__ == "__main__":
+    main()

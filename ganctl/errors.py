@@ -1,0 +1,148 @@
+"""Every error as one message and an exit code (DESIGN 3.2).
+
+An exception that carries an integer `exit_code` is for the user; what the operating system refuses is told with its
+path and a remedy; anything else is a defect of ganctl, or of a user's code, and keeps its traceback.
+"""
+
+import errno
+import io
+import os
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from ganctl import import_path
+from ganctl.processes import is_later_rank
+from ganctl.signals import stop_unwinding
+from ganctl.streams import emit
+
+def report(error: BaseException) -> int:
+    """Tells `error` on stderr (with --json also as the one object on stdout) and gives the exit code of DESIGN 3.2."""
+    stop_unwinding()
+    if isinstance(error, SystemExit) and import_path.find_shadow(error) is None:
+        if isinstance(error.code, str):
+            click.echo(error.code, err=True)
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, BrokenPipeError) and error.filename == "stdout":
+        return 1  # the reader has closed the pipe
+    code, message = _describe(error)
+    told_later = getattr(error, "told_later", False)
+    with suppress(OSError):  # a stream that cannot be written leaves the other one, and the exit code
+        if isinstance(error, click.ClickException):
+            error.show()
+        elif message:
+            click.echo(f"Error: {message}", err=True)
+    with suppress(OSError):
+        if "--json" in sys.argv and not is_later_rank() and not told_later:  # of many ranks the first one tells it
+            emit({"error": message, "exit_code": code})
+    return code
+
+
+def _describe(error: BaseException) -> tuple[int, str]:
+    if isinstance(error, click.ClickException):
+        return error.exit_code, error.format_message()
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return 130, "interrupted"
+    exit_code = getattr(error, "exit_code", None)
+    if isinstance(exit_code, int):
+        return exit_code, str(error)
+    place = _in_own_code(error)
+    if not (place and isinstance(error, OSError)) and (message := _outside(error)) is not None:
+        return 1, message
+    if (message := import_path.find_shadow(error)) is not None:
+        return 1, message
+    absent = error.name or "" if isinstance(error, ModuleNotFoundError) else None
+    if absent is not None and (absent == "ganctl.benchmarks" or absent.partition(".")[0] != "ganctl"):  # no image has it
+        return 1, f"this installation lacks the package {absent}, which this command needs: install all of ganctl's"
+    traceback.print_exception(error)
+    what = f"{type(error).__name__}: {error}"
+    if place:
+        return 1, f"{place}: {what} (your own code, which ganctl has called; the traceback shows how)"
+    return 1, f"unexpected {what} (a defect of ganctl; the traceback is for its developers)"
+
+
+def _outside(error: BaseException) -> str | None:
+    """A message for what the operating system refuses: files, memory, threads. None where `error` is something else."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, OSError) and not isinstance(chain, io.UnsupportedOperation):
+            return _os_message(chain)
+        text = str(chain)
+        if isinstance(chain, MemoryError) or any(sign in text for sign in _MEMORY_SIGNS):
+            first = (text.strip() or "an allocation failed").splitlines()[0].rpartition("Allocator: ")[2]
+            smaller = next((f", or make smaller: {_SMALLER[word]}" for word in sys.argv[1:] if word in _SMALLER), "")
+            return f"out of memory ({first[:200].rstrip('.')}). Give the process more memory{smaller}."
+        if isinstance(chain, ImportError) and any(sign in text for sign in _LIBRARY_SIGNS):
+            return f"{text}: cannot be loaded. Give the process more memory, mount its folder with exec, or install it."
+        if "can't start new thread" in text:
+            return f"{text}: a limit of this machine. Raise the number of processes and threads (ulimit -u, pids.max)."
+        loop = isinstance(chain, RuntimeError) and text.startswith("Symlink loop")  # Path.resolve, before Python 3.13
+        chain = chain.__context__ if loop else chain.__cause__
+    return None
+
+
+def _os_message(error: OSError) -> str:
+    import tempfile
+
+    reason = error.strerror or str(error) or type(error).__name__
+    if "Original Traceback" in reason:  # raised in another process, which reads data
+        reason = reason.strip().splitlines()[-1]
+    advice = _OS_ADVICE.get(error.errno or 0, "")
+    where = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    if where is None:
+        advice = "Set TMPDIR to a folder that can be written." if "No usable temporary directory" in reason else advice
+        return f"{reason}. {advice}".rstrip()
+    temporary = where == tempfile.tempdir or str(where).startswith(f"{tempfile.tempdir}/ganctl-")
+    if temporary and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        advice = "Free some space there, or set TMPDIR to another folder."
+    return f"{where}: {reason}. {advice or 'Look at this file system and how it is mounted.'}"
+
+
+def _in_own_code(error: BaseException) -> str | None:
+    """Where a user's callback, network, loss or data set was running, if one was: outside of ganctl and of packages."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_relative_to(import_path.PACKAGE):
+            return None  # ganctl's own code comes after (or without) any of the user's
+        packaged = {"site-packages", "dist-packages"} & {*path.parts} or path.is_relative_to(Path(os.__file__).parent)
+        if path.is_absolute() and path.exists() and not packaged:
+            return f"{path}:{frame.lineno}"
+    return None
+
+
+_OS_ADVICE = {
+    errno.ENOSPC: "Free some space, or name another folder.",
+    errno.EDQUOT: "The disk quota is used up: free some space, or name another folder.",
+    errno.EROFS: "Name a folder that can be written.",
+    errno.EACCES: "Name a folder or file that this user may use.",
+    errno.ENOENT: "Check the path.",
+    errno.EISDIR: "Name a file; this is a folder.",
+    errno.ENAMETOOLONG: "Name a shorter path.",
+    errno.EBUSY: "Name another folder.",
+    errno.ENOTDIR: "Name a folder; something on this path is a file.",
+    errno.EEXIST: "A file or a broken link has this name: name another path.",
+    errno.EPERM: "Name a folder or file that this user may use.",
+    errno.EIO: "Look at the disk or the network mount (dmesg tells more), or name another folder.",
+    errno.ESTALE: "The network file system has lost this file: mount it anew, and start again.",
+    errno.EFBIG: "Raise the limit of a file's size (ulimit -f), or name another file system.",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n).",
+    errno.ENFILE: "This machine has too many open files: end other programs, or raise fs.file-max.",
+    errno.ELOOP: "A link on this path leads back to itself: mend it, or name another path.",
+    errno.EAGAIN: "Raise the limit of processes and threads (ulimit -u, pids.max of a container).",
+    errno.ENOMEM: "Give the process more memory.",
+    errno.EXDEV: "Name a path on one file system.",
+}
+_MEMORY_SIGNS = (
+    "can't allocate memory", "not enough memory", "CUDA out of memory", "CUDA error: out of memory",
+    "STATUS_ALLOC_FAILED", "Failed to allocate memory",
+)  # fmt: skip
+_LIBRARY_SIGNS = ("failed to map segment", "cannot open shared object file", "cannot allocate memory")
+_SMALLER = {
+    "train": "train.batch_size, model.width or data.size, or give data.resident=false",
+    "sample": "the order (--count, --per-class or --frames)",
+    "evaluate": "--n or --cas-images",
+    "serve": "--workers",
+}
