@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from ganctl.options import PathParam, json_option
-
 from ganctl.streams import emit
 
 

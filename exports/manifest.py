@@ -7,9 +7,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ganctl import __version__
 from ganctl.exports.errors import ExportError
 from ganctl.exports.formats import FILES
-from ganctl import __version__
 from ganctl.training.atomic_write import naming, read_file
 from ganctl.training.checkpoint import Saved, weights_digest
 from ganctl.training.data import nfc

@@ -19,6 +19,7 @@ from ganctl.processes import is_later_rank
 from ganctl.signals import stop_unwinding
 from ganctl.streams import emit
 
+
 def report(error: BaseException) -> int:
     """Tells `error` on stderr (with --json also as the one object on stdout) and gives the exit code of DESIGN 3.2."""
     stop_unwinding()
@@ -54,8 +55,8 @@ def _describe(error: BaseException) -> tuple[int, str]:
         return 1, message
     if (message := import_path.find_shadow(error)) is not None:
         return 1, message
-    absent = error.name or "" if isinstance(error, ModuleNotFoundError) else None
-    if absent is not None and (absent == "ganctl.benchmarks" or absent.partition(".")[0] != "ganctl"):  # no image has it
+    absent = error.name or "" if isinstance(error, ModuleNotFoundError) else "ganctl"
+    if absent == "ganctl.benchmarks" or absent.partition(".")[0] != "ganctl":  # no image has the benchmarks
         return 1, f"this installation lacks the package {absent}, which this command needs: install all of ganctl's"
     traceback.print_exception(error)
     what = f"{type(error).__name__}: {error}"

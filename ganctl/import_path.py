@@ -27,7 +27,9 @@ def arrange() -> None:
     except FileNotFoundError:  # it has been deleted
         here = ""
     kept = _named()
-    sys.path[:] = [entry for entry in sys.path if entry in kept or entry not in ("", here, PACKAGE) or _holds_packages(entry)]
+    sys.path[:] = [
+        entry for entry in sys.path if entry in kept or entry not in ("", here, PACKAGE) or _holds_packages(entry)
+    ]
 
 
 def find_shadow(error: BaseException) -> str | None:

@@ -16,19 +16,19 @@ from ganctl.processes import end
 from ganctl.signals import unwind_on_signals
 from ganctl.streams import replace_stream
 
-# name → (module, one line of help). The help stands here, so that `ganctl --help` imports no command.
+# name → (module below ganctl, one line of help). The help stands here, so that `ganctl --help` imports no command.
 COMMANDS = {
-    "train": ("ganctl.training.cli_train", "Train a GAN; leaves a run folder with checkpoints, samples and logs."),
-    "evaluate": ("ganctl.training.cli_evaluate", "Score a generator against real images: fidelity, variety, labels, copying."),
-    "sample": ("ganctl.training.cli_sample", "Draw images from a run, a checkpoint, an export or a server."),
-    "inspect": ("ganctl.training.cli", "Say what a run, checkpoint, export or archive is."),
-    "export": ("ganctl.exports.cli", "Turn the best checkpoint's generator into verified TorchScript and ONNX files."),
-    "package": ("ganctl.serving.cli", "Pack an export into a TorchServe archive (.mar)."),
-    "serve": ("ganctl.serving.cli_serve", "Serve an archive, an export or a run with TorchServe."),
-    "deploy": ("ganctl.serving.cli_serve", "Put a new version into a running server, or go back to the one before."),
-    "demo": ("ganctl.serving.cli", "Train, evaluate, export, package, serve and ask for digits, in one go."),
-    "bench": ("ganctl.benchmarks.cli", "Measure training, quality and serving, against peers where they are installed."),
-    "doctor": ("ganctl.serving.cli", "Say what this machine has, and what to do about what it lacks."),
+    "train": ("training.cli_train", "Train a GAN; leaves a run folder with checkpoints, samples and logs."),
+    "evaluate": ("training.cli_evaluate", "Score a generator against real images: fidelity, variety, labels, copying."),
+    "sample": ("training.cli_sample", "Draw images from a run, a checkpoint, an export or a server."),
+    "inspect": ("training.cli", "Say what a run, checkpoint, export or archive is."),
+    "export": ("exports.cli", "Turn the best checkpoint's generator into verified TorchScript and ONNX files."),
+    "package": ("serving.cli", "Pack an export into a TorchServe archive (.mar)."),
+    "serve": ("serving.cli_serve", "Serve an archive, an export or a run with TorchServe."),
+    "deploy": ("serving.cli_serve", "Put a new version into a running server, or go back to the one before."),
+    "demo": ("serving.cli", "Train, evaluate, export, package, serve and ask for digits, in one go."),
+    "bench": ("benchmarks.cli", "Measure training, quality and serving, against peers where they are installed."),
+    "doctor": ("serving.cli", "Say what this machine has, and what to do about what it lacks."),
 }
 
 
@@ -41,7 +41,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(COMMANDS[cmd_name][0])
+        module = importlib.import_module(f"ganctl.{COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, cmd_name)
         return command
 

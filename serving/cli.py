@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 import click
 
 from ganctl.options import PathParam, json_option
-
 from ganctl.streams import emit
 
 if TYPE_CHECKING:

@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ganctl.options import PRETRAINED, PathParam, SourceParam, json_option
-
 from ganctl.signals import HANG_UP, end_signals
-
 from ganctl.streams import emit
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from .private_folder import loading_place
 # Asked in another process: importing torch takes seconds and memory, and a broken CUDA driver may end the process.
 _ASK_TORCH = f"""
 import sys
-sys.path.append({os.path.dirname(import_path.PACKAGE)!r})
+sys.path.append({str(Path(import_path.PACKAGE).parent)!r})
 from ganctl import import_path
 sys.excepthook = import_path.excepthook
 import json, torch

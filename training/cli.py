@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from ganctl.options import SourceParam, json_option
-
 from ganctl.streams import emit
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ganctl.options import PathParam, SourceParam, json_option
-
 from ganctl.streams import emit
 from ganctl.training.cli import note, open_source
 

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ganctl.options import PathParam, json_option
-
 from ganctl.processes import program
-
 from ganctl.streams import emit
 from ganctl.training.cli import note, score_line
 

@@ -163,9 +163,7 @@ def test_packages_on_pythonpath_that_are_called_as_ganctls_rooms_hide_nothing(
     words: tuple[str, ...], theirs: Path, tmp_path: Path
 ) -> None:
     pretrained = Path(ganctl.__file__).parent / "exports/pretrained"
-    done = run(
-        COMMAND, *(word.format(pretrained=pretrained) for word in words), cwd=tmp_path, PYTHONPATH=str(theirs)
-    )
+    done = run(COMMAND, *(word.format(pretrained=pretrained) for word in words), cwd=tmp_path, PYTHONPATH=str(theirs))
     assert done.returncode == 0, done.stderr
 
 
@@ -185,7 +183,7 @@ def test_nor_do_they_for_torchrun(theirs: Path, tmp_path: Path) -> None:
 def test_an_error_of_ones_own_is_told_whatever_else_lies_in_the_folder(body: str, told: str, tmp_path: Path) -> None:
     write_module(tmp_path, "random", "")
     (tmp_path / "mine.py").write_text(
-        "import random\nfrom ganctl.training.callback import Callback\nclass Mine(Callback):\n    def on_start(self, run):\n"
+        "import random\nfrom ganctl import Callback\nclass Mine(Callback):\n    def on_start(self, run):\n"
         f"        {body}\n"
     )
     done = run(COMMAND, *TRAIN, "--callback", "mine:Mine", cwd=tmp_path)

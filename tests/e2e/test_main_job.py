@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
+from ganctl.training.config import DataSettings
+from ganctl.training.evaluation.classifier import judge, load_classifier
 from tests import http
 from tests.e2e.elsewhere import PLACE, environment
 from tests.waiting import PATIENCE
-from ganctl.training.config import DataSettings
-from ganctl.training.evaluation.classifier import judge, load_classifier
 
 pytestmark = pytest.mark.timeout(2 * PATIENCE)  # the first test waits for a training, too
 

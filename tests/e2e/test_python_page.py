@@ -10,9 +10,9 @@ import click
 import pytest
 
 from ganctl.serving.cli_serve import deploy, serve
-from tests.waiting import PATIENCE
 from ganctl.training.cli_train import train
 from ganctl.training.config import setting_names
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 

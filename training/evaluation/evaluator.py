@@ -16,7 +16,13 @@ from ganctl.training.config import DataSettings
 from ganctl.training.data import Split, load_split
 from ganctl.training.errors import DataError
 from ganctl.training.evaluation.classifier import Classifier, Judged, judge, load_classifier
-from ganctl.training.evaluation.metrics import Gaussian, class_balance, frechet_distance, inception_score, manifold_scores
+from ganctl.training.evaluation.metrics import (
+    Gaussian,
+    class_balance,
+    frechet_distance,
+    inception_score,
+    manifold_scores,
+)
 from ganctl.training.evaluation.real_side import RealSide, different, some
 from ganctl.training.evaluation.store import Store, images_digest
 from ganctl.training.evaluation.validity import ScorerAccuracy, few_images, without_meaningless

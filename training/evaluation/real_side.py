@@ -7,7 +7,13 @@ from torch import Tensor
 
 from ganctl.training.data import shuffled
 from ganctl.training.evaluation.classifier import Judged
-from ganctl.training.evaluation.metrics import Gaussian, Neighbourhoods, class_balance, frechet_distance, inception_score
+from ganctl.training.evaluation.metrics import (
+    Gaussian,
+    Neighbourhoods,
+    class_balance,
+    frechet_distance,
+    inception_score,
+)
 
 
 @dataclass(frozen=True)

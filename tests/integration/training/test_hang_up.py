@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from ganctl.training.checkpoint import read_checkpoint
 from tests.held import Hold
 from tests.integration.training.processes import Process, finish, pid_of_rank, start
 from tests.waiting import PATIENCE, wait_for
-from ganctl.training.checkpoint import read_checkpoint
 
 STEPS = 40
 HELD = 30  # where the signal comes

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ganctl.training.checkpoint import read_checkpoint
 from tests.conftest import SMALL
 from tests.states import assert_same_events, assert_same_run
-from ganctl.training.checkpoint import read_checkpoint
 
 SETTINGS = [
     *SMALL, "log.tensorboard=true", "train.batch_size=32", "train.horizon=100 epochs",

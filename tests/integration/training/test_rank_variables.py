@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ganctl.training.errors import ConfigError
+from ganctl.training.launch import Launch
 from tests.conftest import Ganctl
 from tests.integration.training.processes import finish, reserved_port, start
 from tests.states import assert_same_run
-from ganctl.training.errors import ConfigError
-from ganctl.training.launch import Launch
 
 GROUP = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 LIMIT = ("--max-steps", "20")

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from ganctl.training.checkpoint import read_checkpoint
 from tests.held import Hold
 from tests.integration.training.processes import Process, finish, pid_of_rank, reserved_port, start
 from tests.states import assert_same_run
-from ganctl.training.checkpoint import read_checkpoint
 
 STEPS = 120
 HELD = 50  # where runs are hurt: between the evaluations of steps 40 and 60

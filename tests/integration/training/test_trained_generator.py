@@ -13,13 +13,22 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
 from ganctl.serving.handler.latents import draw_labels, latents
-from tests.conftest import Ganctl, train_small
 from ganctl.training.config import DataSettings
-from ganctl.training.drawing import LocalDrawer, Order, OrderError, Reader, UnverifiedError, draw, draw_verified, draw_walk
+from ganctl.training.drawing import (
+    LocalDrawer,
+    Order,
+    OrderError,
+    Reader,
+    UnverifiedError,
+    draw,
+    draw_verified,
+    draw_walk,
+)
 from ganctl.training.evaluation.classifier import load_classifier
 from ganctl.training.evaluation.evaluator import Evaluator
 from ganctl.training.inspection import open_checkpoint
 from ganctl.training.sources import Truncated
+from tests.conftest import Ganctl, train_small
 
 # the limit lies just before the horizon: the rate has fallen, and nobody scores 10,000 images. What makes a long one
 # better (feature matching, γ that stays, low rates at the end) makes so short a training worse

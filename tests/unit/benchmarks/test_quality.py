@@ -14,8 +14,8 @@ from ganctl.benchmarks.errors import BenchError, BenchUsageError
 from ganctl.benchmarks.quality import Quality, summary
 from ganctl.benchmarks.systems import System
 from ganctl.benchmarks.table import table
-from tests.conftest import Ganctl
 from ganctl.training.evaluation.evaluator import Evaluator
+from tests.conftest import Ganctl
 
 NAMES = ("tutorial-sound", "conv")
 
@@ -155,7 +155,9 @@ def test_a_summary_has_the_sample_deviation_and_the_worst_run() -> None:
 
 
 def test_a_run_that_fails_is_told_and_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ganctl.benchmarks.quality.systems", lambda: [System("nobody", "unknown to the child", preset="conv")])
+    monkeypatch.setattr(
+        "ganctl.benchmarks.quality.systems", lambda: [System("nobody", "unknown to the child", preset="conv")]
+    )
     told: list[str] = []
     results = quality(tmp_path, told, names=()).run()
     assert results["systems"] == []

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 import ganctl.benchmarks.search
 from ganctl.benchmarks.errors import BenchUsageError
 from ganctl.benchmarks.search import Trial, main, read_trials, run_trial, table
-from tests.waiting import PATIENCE
 from ganctl.training.config import DataSettings
 from ganctl.training.data import ImageSet, Split, load_split
 from ganctl.training.settings import resolve
+from tests.waiting import PATIENCE
 
 TRIALS_FOLDER = Path(ganctl.benchmarks.search.__file__).parent / "trials"
 TRIALS = """

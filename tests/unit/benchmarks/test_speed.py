@@ -17,11 +17,11 @@ from ganctl.benchmarks.meter import WARM_UP, Meter
 from ganctl.benchmarks.speed import Case, Speed, comparison, flops_per_image, preset_batches, ratio
 from ganctl.benchmarks.speed_table import speed_table
 from ganctl.benchmarks.straightforward import StraightforwardStep
-from tests.unit.training.steps import SHAPE, batch
 from ganctl.training.config import Config
 from ganctl.training.models import build_discriminator, build_generator
 from ganctl.training.settings import preset_names, resolve
 from ganctl.training.step import Step
+from tests.unit.training.steps import SHAPE, batch
 
 CPU = torch.device("cpu")
 

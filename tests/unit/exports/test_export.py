@@ -19,10 +19,10 @@ from ganctl.exports import formats, manifest, parity
 from ganctl.exports.errors import ExportError, ParityError
 from ganctl.exports.export import export
 from ganctl.exports.runtime import open_export
-from tests.conftest import train_small
 from ganctl.training.checkpoint import read_checkpoint, weights_digest
 from ganctl.training.config import DataSettings
 from ganctl.training.sources import load_generator
+from tests.conftest import train_small
 
 
 @pytest.fixture(scope="module")

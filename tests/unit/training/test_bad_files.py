@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.training.folders import count, fill, of, paint, posix, read
 from ganctl.training import image_folder
 from ganctl.training.data import data_digest
 from ganctl.training.errors import DataError
+from tests.unit.training.folders import count, fill, of, paint, posix, read
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 

@@ -8,9 +8,9 @@ from itertools import chain
 import pytest
 import torch
 
-from tests.waiting import PATIENCE
 from ganctl.training.batches import Batches
 from ganctl.training.data import ImageSet
+from tests.waiting import PATIENCE
 
 CPU = torch.device("cpu")
 SIZE, BATCH = 50, 8

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from tests.unit.training.steps import batch, build
 from ganctl.training.by_layers import ObjectivesByLayers
 from ganctl.training.objectives import Objectives
 from ganctl.training.step import Step
+from tests.unit.training.steps import batch, build
 
 PLAIN = ("loss.r1=0", "loss.r2=0")
 VARIANTS = {

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image, ImageSequence
 from rich.console import Console
 
-from tests.conftest import SMALL
 from ganctl.training.callback import Callback, Run
 from ganctl.training.callbacks import (
     EarlyStopping,
@@ -28,6 +27,7 @@ from ganctl.training.launch import Launch
 from ganctl.training.requests import Result
 from ganctl.training.settings import resolve
 from ganctl.training.trainer import Trainer
+from tests.conftest import SMALL
 
 
 def run_with(tmp_path: Path, *callbacks: Callback, max_steps: int | None = 12, extra: tuple[str, ...] = ()) -> Result:

@@ -11,12 +11,12 @@ import torch
 from click.testing import CliRunner, Result
 
 from ganctl.main import cli
-from tests.conftest import train_small
 from ganctl.training.checkpoint import read_checkpoint, write_checkpoint
 from ganctl.training.config import DataSettings
 from ganctl.training.data import DATASETS, ImageSet, load_split
 from ganctl.training.errors import DataError
 from ganctl.training.inspection import check_fit, open_checkpoint
+from tests.conftest import train_small
 
 DECOMPOSED = tuple(unicodedata.normalize("NFD", name) for name in ("café", "Übung", "é", "a,b;c=d", *"456789"))
 Form = Literal["NFC", "NFD"]

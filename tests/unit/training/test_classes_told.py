@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 from ganctl.main import cli
+from ganctl.training.errors import DataError
 from tests.conftest import SMALL, Ganctl, one_object
 from tests.unit.training.folders import fill, read
-from ganctl.training.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 

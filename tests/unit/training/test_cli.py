@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from ganctl.training.checkpoint import read_checkpoint
+from ganctl.training.data import EMBEDDED
+from ganctl.training.launch import Launch
 from tests import held
 from tests.conftest import SMALL, Ganctl, one_object
 from tests.held import Hold
 from tests.states import assert_same_run
 from tests.waiting import PATIENCE
-from ganctl.training.checkpoint import read_checkpoint
-from ganctl.training.data import EMBEDDED
-from ganctl.training.launch import Launch
 
 SETTINGS = [word for setting in SMALL for word in ("--set", setting)]
 

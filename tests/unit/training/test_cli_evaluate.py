@@ -11,10 +11,10 @@ import torch
 from click.testing import CliRunner, Result
 
 from ganctl.main import cli
-from tests.unit.training.test_inception import Scripted, scripted
 from ganctl.training.config import DataSettings
 from ganctl.training.data import DATASETS, ImageSet, Split, load_split
 from ganctl.training.evaluation.classifier import classifier_notes
+from tests.unit.training.test_inception import Scripted, scripted
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated.*")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import Ganctl, one_object
 from ganctl.training.checkpoint import read_checkpoint, write_checkpoint
+from tests.conftest import Ganctl, one_object
 
 
 def test_sample_writes_a_picture_arrays_and_a_folder(ganctl: Ganctl, small_run: Path, tmp_path: Path) -> None:

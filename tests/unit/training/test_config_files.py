@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ganctl.main import cli
-from tests.waiting import PATIENCE
 from ganctl.training.config import Config
 from ganctl.training.errors import ConfigError
 from ganctl.training.runs import write_settings
 from ganctl.training.settings import config_toml, configure, preset_names, resolve
+from tests.waiting import PATIENCE
 
 
 def shown(*words: str) -> str:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.unit.training.folders import read
 from ganctl.training.errors import DataError
+from tests.unit.training.folders import read
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 

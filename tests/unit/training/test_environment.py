@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ganctl.main import cli
-from tests.waiting import PATIENCE
 from ganctl.training.config import setting_names
 from ganctl.training.settings import resolve
+from tests.waiting import PATIENCE
 
 IP = "10.0.0.1"
 

@@ -34,7 +34,9 @@ def test_the_committed_classifier_is_small_and_reads_the_test_set_as_well_as_it_
 
 
 def test_the_script_that_made_the_classifier_learns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._EMA", 0.9)  # of a hundred steps instead of thousands
+    monkeypatch.setattr(
+        "ganctl.training.evaluation.train_classifier._EMA", 0.9
+    )  # of a hundred steps instead of thousands
     monkeypatch.setattr("ganctl.training.evaluation.train_classifier._LEAST_STEPS", 100)
     data = load_split(MNIST, "val")
     classifier = train_classifier(data, epochs=3, seed=1)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.training.folders import count, fill, paint, posix, read
 from ganctl.training import image_folder
 from ganctl.training.config import DataSettings
 from ganctl.training.data import load_split
 from ganctl.training.errors import ConfigError, DataError
+from tests.unit.training.folders import count, fill, paint, posix, read
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 

@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests.unit.training.recorded import Recorder, recorded
-from tests.unit.training.steps import SHAPE, batch
 from ganctl.training.config import Config
 from ganctl.training.distributed import Ranks
 from ganctl.training.errors import ConfigError
@@ -18,6 +16,8 @@ from ganctl.training.models import build_discriminator, build_generator
 from ganctl.training.precision import Precision
 from ganctl.training.settings import preset_names, resolve
 from ganctl.training.step import Step
+from tests.unit.training.recorded import Recorder, recorded
+from tests.unit.training.steps import SHAPE, batch
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SMALL = ("model.width=4", "train.ema=0.9", "optimizer.clip=0.5", "optimizer.decay_from=0.1", "train.precision=fp32")

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.unit.training.folders import fill, of, paint, posix, read
 from ganctl.training import image_folder
 from ganctl.training.data import data_digest
+from tests.unit.training.folders import fill, of, paint, posix, read
 
 from .decoded import decode
 

@@ -2,9 +2,9 @@
 
 import torch
 
-from tests.unit.training.steps import distance_of_features
 from ganctl.training.distributed import SOLO
 from ganctl.training.matching import FeatureMatching, emphasise
+from tests.unit.training.steps import distance_of_features
 
 CPU = torch.device("cpu")
 LABELS = torch.arange(64) % 2

@@ -6,8 +6,8 @@ import threading
 import pytest
 from torch._C._distributed_c10d import HashStore
 
-from tests.waiting import PATIENCE
 from ganctl.training.meeting import agree_on_word
+from tests.waiting import PATIENCE
 
 
 class Watched(HashStore):

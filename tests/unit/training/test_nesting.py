@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.training.folders import count, fill, paint, read
 from ganctl.training.errors import DataError
+from tests.unit.training.folders import count, fill, paint, read
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.unit.training.folders import count, fill
 from ganctl.training.errors import DataError
+from tests.unit.training.folders import count, fill
 
 from .decoded import decode
 

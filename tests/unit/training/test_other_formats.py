@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from ganctl.main import cli
-from tests.unit.training.folders import count, fill, read
 from ganctl.training.config import DataSettings
 from ganctl.training.data import load_split
 from ganctl.training.errors import DataError
+from tests.unit.training.folders import count, fill, read
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 

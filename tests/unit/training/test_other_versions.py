@@ -16,8 +16,8 @@ import torch
 from click.testing import CliRunner, Result
 
 import ganctl
-from ganctl.main import cli
 from ganctl.exports.export import export
+from ganctl.main import cli
 from ganctl.training.checkpoint import read_checkpoint, write_checkpoint
 
 OURS = ganctl.__version__

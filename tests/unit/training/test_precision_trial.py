@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import SHORT, Ganctl, one_object
 from ganctl.training.checkpoint import read_checkpoint, weights_digest
 from ganctl.training.launch import Launch
 from ganctl.training.precision_trial import time_step
+from tests.conftest import SHORT, Ganctl, one_object
 
 AUTO = (*SHORT, "train.precision=auto")
 WORDS = [word for setting in AUTO for word in ("--set", setting)]

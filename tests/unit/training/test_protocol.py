@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import SMALL
 from ganctl.training import callbacks as shipped
 from ganctl.training.callback import HOOKS, Callback, Run
 from ganctl.training.callbacks import TimeLimit
@@ -19,6 +18,7 @@ from ganctl.training.errors import ConfigError, TrainingError
 from ganctl.training.settings import resolve
 from ganctl.training.sources import Source
 from ganctl.training.trainer import Trainer
+from tests.conftest import SMALL
 
 SHIPPED = [getattr(shipped, name) for name in shipped.__all__ if inspect.isclass(getattr(shipped, name))]
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.conftest import SMALL, Ganctl
 from ganctl.training.callback import Callback
 from ganctl.training.config import ModelSettings
 from ganctl.training.data import DATASETS, ImageSet, load_split
@@ -17,6 +16,7 @@ from ganctl.training.losses import LOSSES, NonSaturating, build_loss
 from ganctl.training.models import DISCRIMINATORS, GENERATORS, Generator, ImageShape
 from ganctl.training.registry import Registry, load_object
 from ganctl.training.settings import resolve
+from tests.conftest import SMALL, Ganctl
 
 MODULE = """
 import torch
@@ -107,7 +107,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_run_of_ones_own_networks_loss_data_and_callback_goes_through_to_pictures(
     own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._LEAST_STEPS", 40)  # how good the scores are is no matter
+    monkeypatch.setattr(
+        "ganctl.training.evaluation.train_classifier._LEAST_STEPS", 40
+    )  # how good the scores are is no matter
     settings = (
         f"model.generator='{own}:Tiny'", f"model.discriminator='{own}:Judge'", f"loss.name='{own}:Loss'",
         f"data.name='{own}:stripes'", "model.options={gain = 0.5}", "train.batch_size=50",

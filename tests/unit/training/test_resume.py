@@ -10,9 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import PRESETS, SHORT, launch
-from tests.states import assert_same_events, assert_same_run, timeless_rows
-from tests.unit.training.recorded import recorded
 from ganctl.training import assembly
 from ganctl.training.callback import Callback, Run
 from ganctl.training.callbacks import Preemption, default_callbacks
@@ -21,6 +18,9 @@ from ganctl.training.graph import Update
 from ganctl.training.launch import Launch
 from ganctl.training.settings import resolve
 from ganctl.training.trainer import Trainer
+from tests.conftest import PRESETS, SHORT, launch
+from tests.states import assert_same_events, assert_same_run, timeless_rows
+from tests.unit.training.recorded import recorded
 
 
 @pytest.mark.parametrize("preset", PRESETS)

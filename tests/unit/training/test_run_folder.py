@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SHORT, launch
-from tests.states import assert_same_events, assert_same_run
 from ganctl.training.callback import Callback, Run
 from ganctl.training.callbacks import Progress
 from ganctl.training.errors import CheckpointError, FolderInUse
 from ganctl.training.launch import Launch
 from ganctl.training.runs import find_checkpoint
 from ganctl.training.trainer import Trainer
+from tests.conftest import SHORT, launch
+from tests.states import assert_same_events, assert_same_run
 
 LOGGED = ("log.every=2", "log.tensorboard=true")
 

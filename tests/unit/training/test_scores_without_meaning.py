@@ -13,7 +13,6 @@ from click.testing import CliRunner, Result
 from torch import Tensor
 
 from ganctl.main import cli
-from tests.conftest import SMALL
 from ganctl.training.callbacks.checkpoints import Checkpoint
 from ganctl.training.callbacks.stopping import EarlyStopping
 from ganctl.training.config import DataSettings
@@ -21,6 +20,7 @@ from ganctl.training.data import DATASETS, ImageSet, Split, load_split
 from ganctl.training.errors import DataError
 from ganctl.training.evaluation.validity import ScorerAccuracy
 from ganctl.training.launch import Launch
+from tests.conftest import SMALL
 
 FEATURE_SCORES = ("fd", "fd_floor", "fd_times_floor", "precision", "recall", "density", "coverage")
 READINGS = ("label_accuracy", "class_accuracy", "class_balance", "inception_score")

@@ -9,12 +9,12 @@ import pytest
 from PIL import Image, ImageSequence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import SMALL
 from ganctl.training.callback import Callback, Run
 from ganctl.training.callbacks import TensorBoard, Timelapse
 from ganctl.training.launch import Launch
 from ganctl.training.settings import resolve
 from ganctl.training.trainer import Trainer
+from tests.conftest import SMALL
 
 
 def run_with(tmp_path: Path, *callbacks: Callback, extra: tuple[str, ...] = ()) -> None:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.unit.training.steps import batch, build, distance_of_features
 from ganctl.training.config import Config
 from ganctl.training.distributed import SOLO
 from ganctl.training.losses import build_loss
 from ganctl.training.models import Generator, to_float
 from ganctl.training.penalties import squared_gradient_norm
+from tests.unit.training.steps import batch, build, distance_of_features
 
 Emphasis = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
 

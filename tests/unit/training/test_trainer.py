@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import SHORT, SMALL, launch, train_small
 from ganctl.training.callback import Callback, Run
 from ganctl.training.checkpoint import read_checkpoint, write_checkpoint
 from ganctl.training.data import load_split
@@ -18,6 +17,7 @@ from ganctl.training.launch import Launch
 from ganctl.training.settings import resolve
 from ganctl.training.sources import load_generator
 from ganctl.training.trainer import Trainer
+from tests.conftest import SHORT, SMALL, launch, train_small
 
 
 @pytest.mark.parametrize("max_steps", [1, 13])
