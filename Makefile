@@ -54,7 +54,7 @@ coverage: $(READY) ## Which lines and branches of training its tests run; fails 
 	$(BIN)/coverage erase
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q -n 2 --dist loadfile -m "not soak" tests/unit/training tests/integration/training tests/e2e/test_own_images.py
 	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report --include 'training/*' --fail-under 95
+	$(BIN)/coverage report --include 'ganctl/training/*' --fail-under 95
 
 format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .

@@ -11,7 +11,7 @@ _NAMES = frozenset(
         ".DocumentRevisions-V100", ".Spotlight-V100", ".TemporaryItems", ".Trashes", ".VolumeIcon.icns", "Icon\r",
         "Network Trash Folder", "Temporary Items",
         # Windows
-        "$RECYCLE.BIN", "RECYCLED", "RECYCLER", "System Volume Information", "desktop.ini", "ehthumbs.db",
+        "$RECYCLE.BIN", "RECYCLER", "System Volume Information", "desktop.ini", "ehthumbs.db",
         "ehthumbs_vista.db", "Thumbs.db", "autorun.inf",
         # Linux, Android
         "lost+found", "LOST.DIR", ".directory", ".nomedia", ".thumbnails", ".Trash", ".xvpics",

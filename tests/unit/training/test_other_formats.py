@@ -140,7 +140,10 @@ def test_the_command_suggests_it_too(tmp_path: Path) -> None:
         ({"images": (DIGITS / 255).astype(np.float32)}, "images float32 (20, 28, 28), expected uint8"),
         ({"images": DIGITS, "labels": LABELS.astype(np.uint8)}, "labels uint8 (20,), expected int64 (20,): labels.ast"),
         ({"images": DIGITS, "labels": LABELS[:, None]}, "labels int64 (20, 1), expected int64 (20,): labels[:, 0]."),
-        ({"x": DIGITS, "y": LABELS}, "found x uint8 (20, 28, 28), y int64 (20,); expected `images` and `labels`"),
+        (
+            {"x": DIGITS, "y": LABELS},
+            "found an .npz file with x uint8 (20, 28, 28), y int64 (20,); expected `images` and `labels`",
+        ),
     ],
 )
 def test_arrays_that_cannot_be_scored_are_named_with_their_shapes(
