@@ -10,6 +10,8 @@ if not __package__:  # started by its path: Python puts the folder of this file 
 
 from ganctl import import_path
 
+if not __package__:
+    del sys.path[0]
 sys.excepthook = import_path.excepthook
 import_path.arrange()
 

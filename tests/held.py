@@ -23,6 +23,7 @@ from ganctl.training.sources import Source
 
 from .waiting import PATIENCE, wait_for
 
+ROOT = str(Path(__file__).parents[1])  # to find this module in the process that is to be held
 CALLBACK = ("--callback", f"{__name__}:Held")
 GENERATOR = f"model.generator='{__name__}:HeldGenerator'"
 EXPORT = "the writing of TorchScript"
@@ -40,7 +41,7 @@ class Hold:
     @property
     def environment(self) -> dict[str, str]:
         """Variables for the process that is to be held."""
-        return {_FOLDER: str(self._folder), _PLACE: self._place}
+        return {_FOLDER: str(self._folder), _PLACE: self._place, "PYTHONPATH": ROOT}
 
     @property
     def reached(self) -> bool:

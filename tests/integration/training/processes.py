@@ -50,10 +50,10 @@ def start(
     launcher = ["-m", "torch.distributed.run", *alone, *torchrun] if torchrun else []
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     command = [sys.executable, *launcher, "-m", "ganctl", "train", "--run-dir", str(run_dir), "--preset", preset]
-    environment = ENVIRONMENT | ({"PYTHONPATH": f"{Path.cwd()}:{python_path}"} if python_path else {})
+    path = ":".join([held.ROOT, *([str(python_path)] if python_path else [])])
     return subprocess.Popen(
         [*command, *settings, *held.CALLBACK, *words, "--json"],
-        env=environment | (hold.environment if hold else {}) | dict(variables or {}),
+        env=ENVIRONMENT | (hold.environment if hold else {}) | {"PYTHONPATH": path} | dict(variables or {}),
         stdout=terminal or subprocess.PIPE,
         stderr=terminal or subprocess.PIPE,
         text=True,

@@ -175,7 +175,7 @@ def test_dry_run_of_many_ranks_tells_the_batch_of_each_and_leaves_nothing(ganctl
 def test_sigterm_ends_training_with_130_and_resume_goes_on(ganctl: Ganctl, tmp_path: Path) -> None:
     hold = Hold(tmp_path / "hold", 10)
     command = [sys.executable, "-m", "ganctl", "train", *SETTINGS, *held.CALLBACK, "--run-dir", "run", "--json"]
-    environment = os.environ | hold.environment | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = os.environ | hold.environment
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
