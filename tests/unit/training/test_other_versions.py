@@ -210,8 +210,7 @@ def test_a_checkpoint_without_a_version_is_read_as_it_is(small_run: Path, tmp_pa
 
 def test_the_version_stands_in_every_file(small_run: Path, tmp_path: Path) -> None:
     assert (
-        tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8"))["project"]["version"]
-        == OURS
+        tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8"))["project"]["version"] == OURS
     )
     assert json.loads(run("inspect", small_run, "--json").output)["best"]["ganctl_version"] == OURS
     assert json.loads((small_run / "environment.json").read_text())["versions"]["ganctl"] == OURS
