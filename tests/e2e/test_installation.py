@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ def test_the_wheel_installed_alone_trains_and_draws_in_another_folder(tmp_path: 
     built = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT, cwd=ROOT)
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("ganctl-*.whl")
+    assert {name.partition("/")[0].partition("-")[0] for name in zipfile.ZipFile(wheel).namelist()} == {"ganctl"}
     venv, folder = tmp_path / "venv", tmp_path / "elsewhere"
     folder.mkdir()
     made = run(UV, "venv", "--python", sys.executable, venv, cwd=tmp_path)
