@@ -12,8 +12,6 @@ from tests import held
 from tests.conftest import train_small
 from tests.waiting import PATIENCE, wait_for
 
-ROOT = Path(__file__).parents[2]
-
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
@@ -56,7 +54,7 @@ def test_a_demo_that_is_ended_ends_its_stage_which_saves(number: signal.Signals,
 def test_an_export_that_is_hung_up_leaves_nothing(tmp_path: Path) -> None:
     run, out, hold = tmp_path / "run", tmp_path / "out", held.Hold(tmp_path / "hold", held.EXPORT)
     train_small(run, max_steps=1, extra=(held.GENERATOR,))
-    process = start("export", run, "--out", out / "export", **hold.environment, PYTHONPATH=str(ROOT))
+    process = start("export", run, "--out", out / "export", **hold.environment)
     hold.wait(process)
     assert list(out.iterdir()) != []
     process.send_signal(signal.SIGHUP)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner, Result
 
+from ganctl.main import cli
 from ganctl.training.checkpoint import read_checkpoint, weights_digest
 from ganctl.training.launch import Launch
-from ganctl.training.precision_trial import time_step
+from ganctl.training.precision_trial import Trial, time_step
 from tests.conftest import SHORT, Ganctl, one_object
 
 AUTO = (*SHORT, "train.precision=auto")
@@ -73,37 +75,41 @@ def test_a_run_with_auto_is_the_run_with_the_format_that_auto_took(tmp_path: Pat
     assert train(taken) == (taken, digests)
 
 
-def test_the_reason_tells_the_times_and_later_runs_take_the_same(
-    ganctl: Ganctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    first, second = (one_object(ganctl("train", *WORDS, "--dry-run", "--json").stdout) for _ in range(2))
-    assert first["precision"] in ("fp32", "bf16")
-    told = str(first["precision_reason"])
+def dry_run() -> Result:
+    return CliRunner().invoke(cli, ["train", *WORDS, "--dry-run", "--json"])
+
+
+def test_the_reason_tells_the_times() -> None:
+    told = str(one_object(dry_run().stdout)["precision_reason"])
     assert re.search(r"takes a thread [\d.]+ ms in fp32 and [\d.]+ ms in bf16: [\d.]+ times as fast", told), told
-    if list((tmp_path / "cache/ganctl/precision").glob("*.json")):  # kept unless the times were unsteady
-        assert second["precision"] == first["precision"]
-        assert second["precision_reason"] == f"{told} (timed by an earlier run)"
 
 
-def test_what_is_kept_decides_without_another_trial_and_damage_to_it_does_not_matter(
-    ganctl: Ganctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_later_runs_take_what_a_steady_trial_gave_and_damage_to_it_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "cache/ganctl/precision"
-    for _ in range(20):  # until the times are steady
-        ganctl("train", *WORDS, "--dry-run")
-        if files := list(folder.glob("*.json")):
-            break
-    (kept,) = files
-    for fp32, expected in ((1.0, "bf16"), (0.1, "fp32")):
-        kept.write_text(f'{{"seconds": {{"fp32": {fp32}, "bf16": 0.5}}, "images": 32}}')
-        record = one_object(ganctl("train", *WORDS, "--dry-run", "--json").stdout)
-        assert record["precision"] == expected
-    kept.write_text("{")
-    done = ganctl("train", *WORDS, "--dry-run", "--json")
-    assert one_object(done.stdout)["precision"] in ("fp32", "bf16")
-    assert "is damaged" in done.stderr
+    trials = []
+
+    def trial(run: object, batch: int) -> tuple[Trial, bool]:
+        trials.append(batch)
+        return Trial({"fp32": 1.0, "bf16": 0.5}, batch), len(trials) > 1
+
+    monkeypatch.setattr("ganctl.training.precision_trial.time_step", trial)
+    dry_run()
+    assert not folder.exists(), "the first trial was not steady"
+    second, third = (one_object(dry_run().stdout) for _ in range(2))
+    assert len(trials) == 2
+    assert second["precision"] == third["precision"] == "bf16"
+    assert third["precision_reason"] == f"{second['precision_reason']} (timed by an earlier run)"
+    (kept,) = folder.glob("*.json")
+    kept.write_text('{"seconds": {"fp32": 0.1, "bf16": 0.5}, "images": 32}')
+    assert one_object(dry_run().stdout)["precision"] == "fp32"
+    for damaged in ("{", '{"seconds": {"fp32": 0.1, "bf16": 0}, "images": 32}'):
+        kept.write_text(damaged)
+        caplog.clear()
+        assert one_object(dry_run().stdout)["precision"] == "bf16"
+        assert "is damaged" in caplog.text
 
 
 @pytest.mark.parametrize("error", ["RuntimeError", "AssertionError", "TypeError"])
