@@ -103,7 +103,7 @@ def _os_message(error: OSError) -> str:
 
 
 def _in_own_code(error: BaseException) -> str | None:
-    """Where a user's callback, network, loss or data set was running, if one was: outside of ganctl and of packages."""
+    """File and line of a user's callback, network, loss or data set that raised `error`; None where none did."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.is_relative_to(import_path.PACKAGE):

@@ -85,17 +85,17 @@ def _hidden(name: str, file: str) -> str | None:
 
 
 def _is_pythons(folder: str) -> bool:
-    """Whether a folder is one of the standard library."""
+    """Checks for a folder of the standard library."""
     return not _holds_packages(folder) and (folder + os.sep).startswith(_STANDARD_LIBRARY + os.sep)
 
 
 def _holds_packages(entry: str) -> bool:
-    """Whether an entry of the import path holds installed packages."""
+    """Checks for an entry of the import path that holds installed packages."""
     return entry.endswith(("site-packages", "dist-packages"))
 
 
 def _is_last_resort(entry: str) -> bool:
-    """Whether an entry is the current folder, added for `module:Name` alone."""
+    """Checks for the current folder, added to the import path for `module:Name` alone."""
     try:
         return entry == os.getcwd() and entry not in _named() and not _holds_packages(entry)
     except FileNotFoundError:

@@ -28,12 +28,12 @@ def end(code: int) -> NoReturn:
 
 
 def _number_of_ranks() -> int:
-    """How many processes train together with this one, by WORLD_SIZE."""
+    """Number of processes that train together, from WORLD_SIZE."""
     size = os.environ.get("WORLD_SIZE", "").strip()
     return int(size) if size.isascii() and size.isdigit() else 1
 
 
 def is_later_rank() -> bool:
-    """Whether this is a rank of several, but not the first one; without WORLD_SIZE a RANK means nothing."""
+    """Checks for a rank above 0 among several. A RANK without WORLD_SIZE means nothing."""
     rank = os.environ.get("RANK", "").strip()
     return rank.isascii() and rank.isdigit() and 0 < int(rank) < _number_of_ranks()

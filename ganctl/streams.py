@@ -37,7 +37,7 @@ class _Output(io.FileIO):
 class _Text(io.TextIOWrapper):
     """A standard stream without the attribute by which click finds out how to write UTF-8 to an ASCII one."""
 
-    buffer = None  # type: ignore[assignment]
+    buffer = None  # type: ignore[assignment]  # typeshed declares a property; None hides the base class's buffer
 
 
 def replace_stream(name: str, *, lasting: bool = False) -> None:

@@ -187,7 +187,7 @@ def _locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
 
 
 def _stdout(logs: Path) -> str:
-    """What the first rank has printed; ranks write in the encoding of this process's own stdout."""
+    """Stdout of the first rank; ranks write in the encoding of this process's own stdout."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return "".join(path.read_text(encoding) for path in sorted(logs.glob("**/0/stdout.log")))
 

@@ -1,4 +1,4 @@
-"""What `import ganctl` gives: the public names, each imported when it is first used."""
+"""Public names of `ganctl`, each imported when it is first used."""
 
 import subprocess
 import sys
