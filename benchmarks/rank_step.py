@@ -11,7 +11,7 @@ passes and the backward pass (pytorch#175024).
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import click
@@ -20,7 +20,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ganctl.training.data import load_split
 from ganctl.training.distributed import SOLO, Ranks, choose_device
-from ganctl.training.lanes import NO_LANES, Lanes
 from ganctl.training.models import ImageShape, build_discriminator, build_generator
 from ganctl.training.objectives import Batch, Learnt, Objectives
 from ganctl.training.phase import Phase
@@ -37,8 +36,8 @@ CASES: dict[str, tuple[str, ...]] = {
 class Wrapped(Phase):
     """A phase whose gradients the wrapper's hooks average while the backward pass runs."""
 
-    def move(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO, lanes: Lanes = NO_LANES) -> None:
-        super().move(scaler, SOLO, lanes)  # they are averaged already
+    def move(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO) -> None:
+        super().move(scaler)  # they are averaged already
 
 
 @click.command()
@@ -82,7 +81,7 @@ def build(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> S
 
 def build_wrapped(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> Step:
     """The same with each network in a DistributedDataParallel, which is called in its own network's phase alone."""
-    step = build(assignments, replace(ranks, memory=None), device)  # each rank moves weights of its own
+    step = build(assignments, ranks, device)
     learn = step.objectives
     bare: dict[str, Any] = {"generator": step.generator, "discriminator": step.discriminator}
     wrapped: dict[str, Any] = {name: DistributedDataParallel(network) for name, network in bare.items()}

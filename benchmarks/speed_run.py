@@ -120,11 +120,8 @@ def _by_hand(system: str, preset: str, words: list[str], meter: Meter) -> None:
     """A loop around a step, and nothing else."""
     from ganctl.training.assembly import assemble
     from ganctl.training.distributed import SOLO
-    from ganctl.training.memory import use_large_pages
     from ganctl.training.settings import resolve
 
-    if system != "straightforward":  # which has default settings
-        use_large_pages()
     config, _ = resolve(preset=preset, assignments=words, environment={})
     parts = assemble(config, SOLO)
     update = _update(system, parts)

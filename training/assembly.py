@@ -40,11 +40,8 @@ class Assembly:
     update: Update
 
     def describe(self, ranks: Ranks) -> dict[str, Any]:
-        """What is going to be trained, in numbers; memory is that of one rank, in bytes."""
-        parameters = {phase.name: sum(p.numel() for p in phase.network.parameters()) for phase in self.step.phases}
-        weights = 4 * (4 * sum(parameters.values()) + parameters["generator"])
-        data = self.batches.resident_bytes
-        activations = self.batch_size // ranks.size * _activation_bytes(self.step, self.shape)
+        """What is going to be trained, in numbers."""
+        parameters = _parameter_counts(self.step)
         return {
             "device": str(self.device),
             "precision": self.precision.name,
@@ -54,10 +51,6 @@ class Assembly:
             "ranks": ranks.size,
             "generator_parameters": parameters["generator"],
             "discriminator_parameters": parameters["discriminator"],
-            "state_bytes": weights,  # weights, gradients and two moments of both networks, and the average
-            "data_bytes": data,
-            "activation_bytes": activations,  # an estimate: what the larger phase keeps for its backward pass
-            "memory_bytes": weights + data + activations,
             "training_images": self.batches.size,
             "classes": [
                 {"name": name, "images": images}
@@ -66,6 +59,21 @@ class Assembly:
             "batch_size": self.batch_size,
             "batch_size_per_rank": self.batch_size // ranks.size,
             "steps_per_epoch": self.batches.per_epoch,
+        }
+
+    def estimate_memory(self, ranks: Ranks) -> dict[str, int]:
+        """An estimate of one rank's memory, in bytes; it runs both networks once."""
+        parameters = _parameter_counts(self.step)
+        # weights, gradients and two moments of both networks, and the average
+        weights = 4 * (4 * sum(parameters.values()) + parameters["generator"])
+        data = self.batches.resident_bytes
+        # what the larger phase keeps for its backward pass
+        activations = self.batch_size // ranks.size * _activation_bytes(self.step, self.shape)
+        return {
+            "state_bytes": weights,
+            "data_bytes": data,
+            "activation_bytes": activations,
+            "memory_bytes": weights + data + activations,
         }
 
 
@@ -149,6 +157,10 @@ def _batch_size(config: Config, device: torch.device, ranks: Ranks, images: int)
             [f"train.batch_size = {size}: {ranks.size} ranks cannot share it equally; take {near}, or other ranks."]
         )
     return size
+
+
+def _parameter_counts(step: Step) -> dict[str, int]:
+    return {phase.name: sum(p.numel() for p in phase.network.parameters()) for phase in step.phases}
 
 
 def _activation_bytes(step: Step, shape: ImageShape) -> int:

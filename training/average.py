@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from ganctl.training.dials import Number
 from ganctl.training.lanes import NO_LANES, Lanes
-from ganctl.training.shares import Share
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -16,14 +15,12 @@ N = TypeVar("N", bound=nn.Module)
 class Average(Generic[N]):
     """`network` is the average of all weights that `current` has had, lately ones counting more."""
 
-    def __init__(self, current: N, lanes: Lanes = NO_LANES, share: Share | None = None) -> None:
-        """Starts as a copy. `share`: what this rank moves of the network; None: all."""
+    def __init__(self, current: N, lanes: Lanes = NO_LANES) -> None:
+        """Starts as a copy."""
         self.network = deepcopy(current)
         self.network.requires_grad_(False).eval()
         self._lanes = lanes
         self._weights: list[list[Tensor]] = [list(network.parameters()) for network in (self.network, current)]
-        if share and share.put_in_common(self._weights[0]):
-            self._weights = [share.of(self._weights[1], tensors) for tensors in self._weights]
         self._buffers = [
             [[b for b in network.buffers() if b.is_floating_point() == real] for network in (self.network, current)]
             for real in (True, False)  # apart: copied together, each would be by itself

@@ -149,7 +149,7 @@ def _train(
     trainer = launch.build(**limits, callbacks=callbacks)
     if dry_run:
         if first:
-            _print_facts(trainer.describe(), as_json)
+            _print_facts(trainer.describe() | trainer.estimate_memory(), as_json)
         return
     result = _fit(trainer, launch.config.preset)
     if result.stopped_by.startswith("SIG"):

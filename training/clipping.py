@@ -12,8 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ganctl.training.shared_memory import flatten
-from ganctl.training.shares import Share
+from ganctl.training.adam import FusedAdam
 
 
 class Clipping:
@@ -23,12 +22,9 @@ class Clipping:
     A parameter that has had no gradient yet keeps its first one whole.
     """
 
-    def __init__(
-        self, optimizer: torch.optim.Adam, limit: float, *, look: bool = False, share: Share | None = None
-    ) -> None:
-        """`look`: whether a CPU may look at numbers to save itself work, or the same operations run every time;
-        `share`: the part of the gradients that this rank moves, and cuts."""
-        self._optimizer, self._limit, self._look, self._share = optimizer, limit, look, share
+    def __init__(self, optimizer: FusedAdam, limit: float, *, look: bool = False) -> None:
+        """`look`: whether a CPU may look at numbers to save itself work, or the same operations run every time."""
+        self._optimizer, self._limit, self._look = optimizer, limit, look
         self._parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
         self._beta = optimizer.param_groups[0]["betas"][1]
         place = self._parameters[0].device
@@ -42,11 +38,7 @@ class Clipping:
         """Cuts the gradients as they are, and takes them into their history."""
         places = [i for i, parameter in enumerate(self._parameters) if parameter.grad is not None]
         gradients = [gradient for i in places if (gradient := self._parameters[i].grad) is not None]
-        if self._share:
-            gradients = self._share.of([self._parameters[i] for i in places], gradients)
         squares = _squares(gradients).to(self._means.dtype)
-        if self._share:
-            self._share.sum_(squares)
         index = None if len(places) == len(self._parameters) else self._on_device(tuple(places))
         means, steps = (all_ if index is None else all_[index] for all_ in (self._means, self._steps))
         history = means / (1 - self._beta**steps)
@@ -90,5 +82,5 @@ def _squares(gradients: list[Tensor]) -> Tensor:
     kernels."""
     if not gradients[0].is_cpu:
         return torch.stack(torch._foreach_norm(gradients)).square()
-    rows = [flatten(gradient) for gradient in gradients]
+    rows = [gradient.as_strided((gradient.numel(),), (1,)) for gradient in gradients]  # in their order in memory
     return torch.stack([row.dot(row) for row in rows])

@@ -3,8 +3,8 @@
 P ranks take equal shares of every batch. Gradients, statistics and the batch statistics of normalisation layers are
 those of the whole batch, so that the ranks' weights stay equal and are those that one rank would have. With one rank
 everything here does nothing. Launched by torchrun, by `ganctl train --nproc` (`launch_ranks.py`), or by whatever sets
-the same variables (`rank_environment.py`). What is on a CPU
-goes through memory where the ranks share one (`shared_memory.py`), else through gloo; what is on GPUs through NCCL.
+the same variables (`rank_environment.py`). Tensors on
+CPUs go through gloo, tensors on GPUs through NCCL.
 """
 
 import datetime
@@ -27,11 +27,9 @@ from torch.distributed.rendezvous import rendezvous
 from ganctl.training.errors import ConfigError, RankLostError, TrainingError
 from ganctl.training.meeting import agree_on_word
 from ganctl.training.rank_environment import RankEnvironment, read_rank_environment
-from ganctl.training.shared_memory import SharedMemory
 
 T = TypeVar("T")
 _PATIENCE = datetime.timedelta(minutes=30)  # of the ranks that wait while the first one evaluates
-_shared: list[SharedMemory] = []  # what `join` has opened, until `leave`
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,6 @@ class Ranks:
     local_rank: int = 0  # on this machine: which of its GPUs is ours
     restarts: int = 0  # how often torchrun has started this group anew
     alone: bool = True  # whether no launcher has started this process as a rank
-    memory: SharedMemory | None = None  # where all ranks are on one machine
 
     @staticmethod
     def join() -> "Ranks":
@@ -60,20 +57,12 @@ class Ranks:
         ranks = Ranks(place.rank, place.size, 0, place.restarts, alone=False)
         here = [rank for rank, host in enumerate(ranks.gather(platform.node())) if host == platform.node()]
         local_rank = here.index(place.rank) if place.local_rank is None else place.local_rank
-        local_size = len(here) if place.local_size is None else place.local_size
-        ranks = replace(ranks, local_rank=local_rank)
-        if local_size < place.size or place.size == 1:
-            return ranks
-        if (memory := SharedMemory.open(place.rank, place.size, ranks.gather)) is not None:
-            _shared.append(memory)
-        return replace(ranks, memory=memory)
+        return replace(ranks, local_rank=local_rank)
 
     @staticmethod
     def leave() -> None:
         """Parts from the other ranks, without waiting for them; a process that ends without it may be aborted."""
         _nccl.cache_clear()
-        while _shared:
-            _shared.pop().close()
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -95,9 +84,6 @@ class Ranks:
         """Replaces tensors of one type and device by their means over the ranks: flattened, in one all-reduce."""
         if self.size == 1:
             return
-        if self.memory is not None and tensors[0].is_cpu:
-            self.memory.average_(tensors)
-            return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         with _company():
             dist.all_reduce(flat, group=_group(flat.device))
@@ -109,8 +95,6 @@ class Ranks:
         """x of each rank, [ranks, ...] in their order, on every rank: some thousand numbers."""
         if self.size == 1:
             return x.unsqueeze(0)
-        if self.memory is not None and x.is_cpu:
-            return self.memory.gather(x)
         each = [torch.empty_like(x) for _ in range(self.size)]
         with _company():
             dist.all_gather(each, x.contiguous(), group=_group(x.device))
@@ -121,8 +105,6 @@ class Ranks:
         if self.size == 1:
             return list(values)
         agreed = torch.tensor(values, dtype=torch.int64)
-        if self.memory is not None:
-            return [int(value) for value in self.memory.gather(agreed).amax(dim=0)]
         with _company():
             dist.all_reduce(agreed, dist.ReduceOp.MAX)
         return [int(value) for value in agreed]

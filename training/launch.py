@@ -4,7 +4,6 @@ A resumed run starts from the settings in its checkpoint; what is given anew may
 what is written down, unless changes are allowed. With many ranks the first one decides and reads, and tells the others.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +19,6 @@ from ganctl.training.checkpoint import Saved, read_checkpoint
 from ganctl.training.config import Config
 from ganctl.training.distributed import Ranks
 from ganctl.training.errors import CheckpointError, ConfigError, FolderInUse, VersionError, written_by
-from ganctl.training.memory import use_large_pages
 from ganctl.training.registry import load_object
 from ganctl.training.run_lock import RunLock
 from ganctl.training.runs import (
@@ -35,8 +33,6 @@ from ganctl.training.runs import (
 from ganctl.training.settings import resolve
 from ganctl.training.stored_config import lacking_settings, resumed_settings, understood
 from ganctl.training.trainer import Trainer
-
-_log = logging.getLogger(__name__)
 
 # what may differ between a run and its continuation without making it another experiment
 _MAY_CHANGE = (
@@ -144,8 +140,6 @@ class Launch:
             max_steps, max_seconds: limits that change no schedule.
             callbacks: one's own, beside the default ones: objects, or `module:Name` of classes.
         """
-        if (lacking := use_large_pages()) is not None:
-            _log.info("no large pages: %s", lacking)
         own = [load_callback(callback) if isinstance(callback, str) else callback for callback in callbacks]
         trainer = Trainer(
             self.config,

@@ -1,13 +1,14 @@
 """Batch normalisation over several ranks: mean and variance are those of all ranks' samples.
 
-PyTorch's SyncBatchNorm runs on GPUs only; this one runs everywhere and may be differentiated twice. A pass forward asks
-the other ranks once, and so does one backward.
+PyTorch's SyncBatchNorm runs on GPUs only; this one runs everywhere. A forward pass asks the other ranks once,
+and so does a backward pass.
 """
 
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -101,14 +102,10 @@ class _Normalise(torch.autograd.Function):
         return normal, mean, variance
 
     @staticmethod
+    @once_differentiable  # a penalty on a network with batch normalisation is refused
     def backward(ctx: Any, gradient: Tensor, *_: object) -> Any:
-        x, weight, bias, mean, variance = ctx.saved_tensors
+        x, weight, _, mean, variance = ctx.saved_tensors
         over: _Over = ctx.over
-        if torch.is_grad_enabled():  # this gradient is to be differentiated
-            inputs = [tensor for tensor in (x, weight, bias) if tensor is not None and tensor.requires_grad]
-            normal = _normalise(x, weight, bias, over)
-            found = iter(torch.autograd.grad(normal, inputs, gradient, create_graph=True))
-            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None
         as_given, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, mean, variance, None, None, False, over.eps, [True] * 3
         )
@@ -124,35 +121,3 @@ class _Normalise(torch.autograd.Function):
 def _along(x: Tensor) -> list[int]:
     """The shape in which one number for each channel meets x."""
     return [1, -1] + [1] * (x.dim() - 2)
-
-
-def _normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None, over: _Over) -> Tensor:
-    """The same as a formula that may be differentiated as often as one likes."""
-    shape, axes = _along(x), [0, *range(2, x.dim())]
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))  # under autocast x may have few bits
-    mean = _mean_over_ranks(wide.mean(axes), over.ranks)
-    centred = wide - mean.view(shape)
-    variance = _mean_over_ranks(centred.square().mean(axes), over.ranks)
-    normal = centred * (variance + over.eps).rsqrt().view(shape)
-    if weight is not None and bias is not None:
-        normal = normal * weight.view(shape) + bias.view(shape)
-    return normal.to(x.dtype)
-
-
-def _mean_over_ranks(x: Tensor, ranks: Ranks) -> Tensor:
-    mean: Tensor = _MeanOverRanks.apply(x, ranks)
-    return mean
-
-
-class _MeanOverRanks(torch.autograd.Function):
-    """Its gradient is again that mean: every rank's loss depends on every rank's x, by 1 / ranks."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, ranks: Ranks) -> Tensor:
-        ctx.ranks, mean = ranks, x.clone()
-        ranks.average_([mean])
-        return mean
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        return _mean_over_ranks(gradient.contiguous(), ctx.ranks), None

@@ -28,7 +28,6 @@ from ganctl.training.phase import build_phase
 from ganctl.training.precision import Precision
 from ganctl.training.schedules import decay
 from ganctl.training.shared_normalisation import share_batch_statistics
-from ganctl.training.shares import Share
 
 STATS = {
     "discriminator": ("loss_d", "real_logit", "fake_logit", "r1", "r2", "gp", "auxiliary", "latent"),
@@ -68,11 +67,7 @@ class Step:
         self._lanes = Lanes(device, _LANES) if capturable else NO_LANES  # launched one by one, they would cost more
         precision = precision or Precision("fp32", device.type, "default")
         self._scaler = precision.scaler()
-        share_of_discriminator, share_of_generator = (
-            None if self._scaler.is_enabled() else Share.of_network(network, ranks)
-            for network in (discriminator, generator)
-        )
-        self._average = Average(generator, self._lanes, share_of_generator)
+        self._average = Average(generator, self._lanes)
         self.ema = self._average.network
         way = way or fastest_way(config, discriminator, self._lanes)
         self.objectives = way(  # looks for batch normalisation, which is another class once it is shared
@@ -93,12 +88,12 @@ class Step:
         self._sums = dict(zip(_NAMES, self._stats.unbind(), strict=True))  # the same memory
         self._stats_steps = dict.fromkeys(STATS, 0)
         learn = self.objectives
-        how = {"capturable": capturable, "look": self._look}
         phases = [
-            build_phase(
-                "discriminator", discriminator, learn.teach_discriminator, config, share=share_of_discriminator, **how
-            ),
-            build_phase("generator", generator, learn.teach_generator, config, share=share_of_generator, **how),
+            build_phase(name, network, teach, config, lanes=self._lanes, look=self._look)
+            for name, network, teach in (
+                ("discriminator", discriminator, learn.teach_discriminator),
+                ("generator", generator, learn.teach_generator),
+            )
         ]
         self.phases = phases if config.train.first == "discriminator" else phases[::-1]
         # looked at on a CPU, where looking at a loss costs nothing, only when one is no finite number; else once a
@@ -149,14 +144,12 @@ class Step:
             if self._look and not math.isfinite(learnt.loss.item()):
                 self._first_broken.look()
             self._lanes.join()
-            phase.move(self._scaler, self._ranks, self._lanes)
+            phase.move(self._scaler, self._ranks)
             if phase is phases[0] and not self._look:
                 with self._lanes.lane(0):  # beside the phase that follows
                     self._first_broken.look()
             if phase is averaged:
                 self._average.renew(self._dials.renewal)
-            if phase.share:
-                phase.share.meet()
             with self._lanes.lane(_LANES - 1):
                 self._record(learnt.stats)
         self._lanes.join()
@@ -212,7 +205,7 @@ class Step:
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict(),
             "ema": self.ema.state_dict(),
-            "optimizers": {phase.name: _plain(phase.optimizer.state_dict()) for phase in self.phases},
+            "optimizers": {phase.name: phase.optimizer.state_dict() for phase in self.phases},
             "clipping": {phase.name: phase.clip.state_dict() for phase in self.phases if phase.clip},
             "objectives": self.objectives.state_dict(),
             "scaler": self._scaler.state_dict(),
@@ -227,7 +220,7 @@ class Step:
         """Takes up where `state_dict` was taken."""
         self.load_networks(state)
         for phase in self.phases:
-            phase.load_optimizer(state["optimizers"][phase.name])
+            phase.optimizer.load_state_dict(state["optimizers"][phase.name])
             if phase.clip:
                 phase.clip.load_state_dict(state.get("clipping", {}).get(phase.name))
         self.objectives.load_state_dict(state["objectives"])
@@ -262,8 +255,3 @@ class Step:
 
     def _record(self, values: dict[str, Tensor]) -> None:
         torch._foreach_add_([self._sums[name] for name in values], [value.detach() for value in values.values()])
-
-
-def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's state with its rates as Python's numbers, wherever they are kept."""
-    return state | {"param_groups": [group | {"lr": float(group["lr"])} for group in state["param_groups"]]}

@@ -210,6 +210,10 @@ class Trainer:
         steps = -(-self.horizon.images // self.batch_size) if self.horizon.images else None
         return self.parts.describe(self.ranks) | {"steps": steps, "first_step": self.step}
 
+    def estimate_memory(self) -> dict[str, int]:
+        """An estimate of one rank's memory, in bytes; it runs both networks once."""
+        return self.parts.estimate_memory(self.ranks)
+
     # --- what callbacks see (with the attributes of `callback.Run`) and may ask for ---
 
     @property

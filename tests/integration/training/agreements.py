@@ -1,7 +1,6 @@
 """Run by torchrun in test_ranks.py: what ranks tell each other. Whatever does not hold ends the process."""
 
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -34,13 +33,10 @@ def main(task: str) -> None:
 
 
 def agree(ranks: Ranks) -> None:
-    assert ranks.memory is not None, "both are on this machine"
-    for each in (ranks, replace(ranks, memory=None)):
-        agree_on_numbers(each)
-        batch_statistics_are_those_of_all_samples(each)
-        requests_of_one_become_those_of_all(each)
+    agree_on_numbers(ranks)
+    batch_statistics_are_those_of_all_samples(ranks)
+    requests_of_one_become_those_of_all(ranks)
     large_tensors_are_averaged_whatever_their_layout(ranks)
-    what_one_writes_the_other_reads(ranks)
     each_rank_has_random_numbers_of_its_own(ranks)
     other_kinds_of_batch_normalisation_are_refused(ranks)
     if ranks.first:
@@ -63,28 +59,11 @@ def agree_on_numbers(ranks: Ranks) -> None:
 
 
 def large_tensors_are_averaged_whatever_their_layout(ranks: Ranks) -> None:
-    """Several turns of mail each."""
     for dtype in (torch.float32, torch.float64):
         wide = torch.arange(700_000, dtype=dtype).view(10, 70, 100, 10).to(memory_format=torch.channels_last)
         mean = wide * (1 + 2 * ranks.rank)
         ranks.average_([mean, torch.empty(0, dtype=dtype)])
         assert torch.equal(mean, wide * 2)
-
-
-def what_one_writes_the_other_reads(ranks: Ranks) -> None:
-    assert ranks.memory is not None
-    like = [torch.empty(2, 3, 4, 5).to(memory_format=torch.channels_last), torch.empty(7, dtype=torch.float64)]
-    shared = ranks.memory.empty(like)
-    assert shared is not None
-    for tensor, pattern in zip(shared, like, strict=True):
-        assert (tensor.stride(), tensor.dtype) == (pattern.stride(), pattern.dtype)
-        assert tensor.untyped_storage().nbytes() == pattern.nbytes  # so that a file of it holds it alone
-        assert not tensor.any()
-    ranks.memory.meet()
-    shared[ranks.rank].fill_(1 + ranks.rank)
-    ranks.memory.meet()
-    assert [tensor.unique().tolist() for tensor in shared] == [[1.0], [2.0]]
-    assert ranks.memory.empty([torch.empty(1 << 50, device="meta")]) is None, "there is no such room"
 
 
 def requests_of_one_become_those_of_all(ranks: Ranks) -> None:

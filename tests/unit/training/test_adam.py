@@ -1,30 +1,76 @@
-"""Our way to a step of Adam ends where PyTorch's does."""
+"""FusedAdam updates weights as torch.optim.Adam does, and reads and writes its state."""
 
 import copy
 from typing import Any
 
+import pytest
 import torch
+from torch import nn
 
-from ganctl.training.adam import fused_step
+from ganctl.training.adam import FusedAdam
+
+SHAPES = ((5, 3), (7,), (2,))
 
 
-def test_it_moves_weights_as_the_optimizers_own_step_does() -> None:
-    torch.manual_seed(0)
-    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((5, 3), (7,), (2,))]
-    plain = copy.deepcopy(ours)
-    optimizers = []
-    for p in (ours, plain):
-        groups: list[dict[str, Any]] = [{"params": p[:2], "lr": 0.1}, {"params": p[2:]}]
-        optimizers.append(torch.optim.Adam(groups, betas=(0.3, 0.9), eps=1e-3, fused=True))
+def train(optimizers: tuple[FusedAdam, torch.optim.Adam], parameters: tuple[list[nn.Parameter], ...]) -> None:
     for n in range(5):
-        for a, b in zip(ours, plain, strict=True):
-            a.grad = torch.randn(a.shape)
-            b.grad = a.grad.clone()
-        if n < 3:  # the last one joins later, and brings its state then
-            ours[2].grad = plain[2].grad = None
-        fused_step(optimizers[0])
-        optimizers[1].step()
-        for a, b in zip(ours, plain, strict=True):
-            assert torch.equal(a, b)
-    one, two = (optimizer.state_dict()["state"] for optimizer in optimizers)
-    torch.testing.assert_close(one, two, rtol=0, atol=0)
+        for ours, theirs in zip(*parameters, strict=True):
+            ours.grad = torch.randn(ours.shape)
+            theirs.grad = ours.grad.clone()
+        if n < 3:  # the last parameter joins later, and its state starts then
+            parameters[0][2].grad = parameters[1][2].grad = None
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def build() -> tuple[tuple[FusedAdam, torch.optim.Adam], tuple[list[nn.Parameter], ...]]:
+    torch.manual_seed(0)
+    ours = [nn.Parameter(torch.randn(shape)) for shape in SHAPES]
+    theirs = copy.deepcopy(ours)
+
+    def groups(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+        return [{"params": parameters[:2], "lr": 0.1}, {"params": parameters[2:]}]
+
+    options: dict[str, Any] = {"lr": 1e-3, "betas": (0.3, 0.9), "eps": 1e-3}
+    return (FusedAdam(groups(ours), **options), torch.optim.Adam(groups(theirs), fused=True, **options)), (ours, theirs)
+
+
+def test_a_step_and_its_state_equal_those_of_torch_optim() -> None:
+    optimizers, parameters = build()
+    train(optimizers, parameters)
+    assert all(map(torch.equal, *parameters))
+    ours, theirs = (optimizer.state_dict()["state"] for optimizer in optimizers)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_training_goes_on_from_a_state_of_torch_optim() -> None:
+    optimizers, parameters = build()
+    train(optimizers, parameters)
+    optimizers[0].load_state_dict(optimizers[1].state_dict())
+    train(optimizers, parameters)
+    assert all(map(torch.equal, *parameters))
+
+
+def test_moments_from_a_file_take_the_memory_layout_of_their_parameter() -> None:
+    parameter = nn.Parameter(torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last))
+    optimizer = FusedAdam([{"params": [parameter]}], lr=1e-3, betas=(0.0, 0.9), eps=1e-8)
+    parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    stored = optimizer.state_dict()
+    stored["state"][0] = {name: value.contiguous() for name, value in stored["state"][0].items()}
+    optimizer.load_state_dict(stored)
+    assert optimizer.state[parameter]["exp_avg_sq"].stride() == parameter.stride()
+
+
+@pytest.mark.parametrize("overflowed", [False, True])
+def test_the_loss_scaler_leaves_out_an_update_that_overflowed(*, overflowed: bool) -> None:
+    (optimizer, _), (parameters, _) = build()
+    before = [parameter.detach().clone() for parameter in parameters]
+    scaler: Any = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(sum(parameter.sum() for parameter in parameters)).backward()
+    if overflowed:
+        assert parameters[0].grad is not None
+        parameters[0].grad[0, 0] = torch.inf
+    scaler.step(optimizer)
+    assert all(map(torch.equal, before, parameters)) == overflowed
+    assert {float(state["step"]) for state in optimizer.state.values()} == {0.0 if overflowed else 1.0}

@@ -128,7 +128,7 @@ def test_penalties_are_bf16_in_four_passes_and_else_fp32(precision: str, gp: boo
 def test_weights_averages_and_moments_stay_fp32(precision: str) -> None:
     step = step_in(precision)
     update(step)
-    tensors = [*step.ema.parameters()]
+    tensors: list[Tensor] = [*step.ema.parameters()]
     for phase in step.phases:
         tensors += [*phase.network.parameters()]
         tensors += [value for state in phase.optimizer.state.values() for value in state.values()]
