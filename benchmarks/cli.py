@@ -32,8 +32,8 @@ def train(seconds: float, repetitions: int, growth: bool, out: Path, as_json: bo
 
     Leaves results.json, table.md and rates.png. Five repetitions take a quarter of an hour.
     """
-    from ganctl.benchmarks.speed import measure_all
-    from ganctl.benchmarks.speed_table import speed_table
+    from ganctl.benchmarks.speed.compare import measure_all
+    from ganctl.benchmarks.speed.table import speed_table
 
     _need_matplotlib()
     from ganctl.benchmarks.figures import draw_rates
@@ -75,7 +75,7 @@ def quality(seconds: float, seeds: int, names: tuple[str, ...], n: int, out: Pat
     Leaves results.json, table.md, samples.png and fd.png. Three seeds of six systems take 40 minutes and the scoring.
     """
     from ganctl.benchmarks.errors import BenchError
-    from ganctl.benchmarks.quality import Quality, real_samples
+    from ganctl.benchmarks.quality.compare import Quality, real_samples
     from ganctl.benchmarks.table import table
 
     _need_matplotlib()
@@ -137,8 +137,8 @@ def serve(
     """
     _need_matplotlib()
     from ganctl.benchmarks.figures import draw_serving
-    from ganctl.benchmarks.serve_run import measure_all
-    from ganctl.benchmarks.serve_table import replace_table, serve_table
+    from ganctl.benchmarks.serving.run import measure_all
+    from ganctl.benchmarks.serving.table import replace_table, serve_table
 
     results = measure_all(
         source=source,

@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
-from ganctl.training.pictures import tile
+from ganctl.training.images.pictures import tile
 
 # Okabe and Ito's colours, which most people can tell apart, and marks for those who cannot
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from ganctl.benchmarks.own import QUIET
-from ganctl.training.config import Config
-from ganctl.training.settings import preset_names, resolve
+from ganctl.benchmarks.quality.own import QUIET
+from ganctl.training.config.resolve import preset_names, resolve
+from ganctl.training.config.schema import Config
 
 _CONFIGS = Path(__file__).parent / "configs"
 INSTALL = "install it with 'make bench' (in a checkout) or pip install 'ganctl[bench]'"

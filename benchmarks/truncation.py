@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
-from ganctl.training.cli import open_source
+from ganctl.training.cli.inspect import open_source
 from ganctl.training.evaluation.evaluator import Evaluator
-from ganctl.training.sources import Truncated
+from ganctl.training.images.source import Truncated
 
 VALUES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 COLUMNS = ("precision", "recall", "density", "coverage", "fd", "label_accuracy")

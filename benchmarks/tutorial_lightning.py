@@ -23,9 +23,9 @@ from torchvision.datasets import MNIST
 from torchvision.utils import make_grid
 
 from ganctl.benchmarks import tutorial
-from ganctl.benchmarks.meter import Meter
-from ganctl.benchmarks.recorder import Recorder, wait_for
-from ganctl.training.data import EMBEDDED
+from ganctl.benchmarks.quality.recorder import Recorder, wait_for
+from ganctl.benchmarks.speed.meter import Meter
+from ganctl.training.data.mnist import EMBEDDED
 
 
 class MNISTDataModule(LightningDataModule):

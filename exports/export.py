@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from ganctl.exports import formats, manifest, parity
-from ganctl.exports.card import card
 from ganctl.exports.errors import ExportError
-from ganctl.training.atomic_write import new_folder, write_file
-from ganctl.training.models import Generator
-from ganctl.training.pictures import ENLARGEMENT, encode, tile, to_picture
-from ganctl.training.runs import CHECKPOINTS, find_checkpoint
-from ganctl.training.sources import GeneratorSource, load_generator
+from ganctl.exports.model_card import card
+from ganctl.training.checkpoint.run_dir import CHECKPOINTS, find_checkpoint
+from ganctl.training.images.pictures import ENLARGEMENT, encode, tile, to_picture
+from ganctl.training.images.source import GeneratorSource, load_generator
+from ganctl.training.models.networks import Generator
+from ganctl.training.utils.atomic_write import new_folder, write_file
 
 _STYLES = 8  # rows of samples.png
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ganctl.exports.coarse import on_coarse_grids
-from ganctl.training.models import Generator
+from ganctl.training.models.networks import Generator
 
 FILES = {"torchscript": "generator.ts", "onnx": "generator.onnx", "pt2": "generator.pt2"}
 OPSET = 20

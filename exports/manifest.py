@@ -10,11 +10,11 @@ from typing import Any
 from ganctl import __version__
 from ganctl.exports.errors import ExportError
 from ganctl.exports.formats import FILES
-from ganctl.training.atomic_write import naming, read_file
-from ganctl.training.checkpoint import Saved, weights_digest
-from ganctl.training.data import nfc
+from ganctl.training.checkpoint.format import Saved, weights_digest
+from ganctl.training.data.base import nfc
 from ganctl.training.errors import written_by
-from ganctl.training.models import Generator
+from ganctl.training.models.networks import Generator
+from ganctl.training.utils.atomic_write import naming, read_file
 
 SCHEMA_VERSION = 1
 NAME = "manifest.json"

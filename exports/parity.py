@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ganctl.exports.errors import ParityError
 from ganctl.exports.formats import Drawer, example_inputs
-from ganctl.training.atomic_write import read_file
-from ganctl.training.models import Generator
+from ganctl.training.models.networks import Generator
+from ganctl.training.utils.atomic_write import read_file
 
 SIZES = (1, 2, 3, 7, 64, 256)
 TOLERANCE = 1e-5  # of float32 images in [0, 1]

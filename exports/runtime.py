@@ -9,10 +9,10 @@ from ganctl.exports import manifest
 from ganctl.exports.errors import ExportError
 from ganctl.exports.formats import FILES
 from ganctl.exports.parity import load
-from ganctl.training.data import nfc
+from ganctl.training.checkpoint.stored_config import read_data_settings
+from ganctl.training.data.base import nfc
 from ganctl.training.errors import written_by
-from ganctl.training.inspection import Opened
-from ganctl.training.stored_config import read_data_settings
+from ganctl.training.sampling.inspection import Opened
 
 _PREFERRED = ("onnx", "torchscript", "pt2")
 _CHUNK = 256

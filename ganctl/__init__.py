@@ -9,28 +9,28 @@ TYPE_CHECKING = False  # typing's, without its import
 if TYPE_CHECKING:
     from typing import Any
 
-    from ganctl.serving.client import AsyncClient, Client
-    from ganctl.training.callback import FINISHED, Callback
+    from ganctl.serving.client.client import AsyncClient, Client
     from ganctl.training.callbacks import default_callbacks
-    from ganctl.training.data import DATASETS, ImageSet
-    from ganctl.training.losses import LOSSES
-    from ganctl.training.models import DISCRIMINATORS, GENERATORS, Generator
-    from ganctl.training.settings import configure
-    from ganctl.training.sources import GeneratorSource, load_generator
-    from ganctl.training.trainer import Trainer
+    from ganctl.training.callbacks.base import FINISHED, Callback
+    from ganctl.training.config.registry import DATASETS, DISCRIMINATORS, GENERATORS, LOSSES
+    from ganctl.training.config.resolve import configure
+    from ganctl.training.data.base import ImageSet
+    from ganctl.training.images.source import GeneratorSource, load_generator
+    from ganctl.training.loop.trainer import Trainer
+    from ganctl.training.models.networks import Generator
 
 __version__ = "0.2.0.dev0"
 
 _MODULES = {
-    "ganctl.serving.client": ("AsyncClient", "Client"),
-    "ganctl.training.callback": ("FINISHED", "Callback"),
+    "ganctl.serving.client.client": ("AsyncClient", "Client"),
+    "ganctl.training.callbacks.base": ("FINISHED", "Callback"),
     "ganctl.training.callbacks": ("default_callbacks",),
-    "ganctl.training.data": ("DATASETS", "ImageSet"),
-    "ganctl.training.losses": ("LOSSES",),
-    "ganctl.training.models": ("DISCRIMINATORS", "GENERATORS", "Generator"),
-    "ganctl.training.settings": ("configure",),
-    "ganctl.training.sources": ("GeneratorSource", "load_generator"),
-    "ganctl.training.trainer": ("Trainer",),
+    "ganctl.training.config.registry": ("DATASETS", "DISCRIMINATORS", "GENERATORS", "LOSSES"),
+    "ganctl.training.data.base": ("ImageSet",),
+    "ganctl.training.models.networks": ("Generator",),
+    "ganctl.training.config.resolve": ("configure",),
+    "ganctl.training.images.source": ("GeneratorSource", "load_generator"),
+    "ganctl.training.loop.trainer": ("Trainer",),
 }
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [

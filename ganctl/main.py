@@ -18,17 +18,17 @@ from ganctl.streams import replace_stream
 
 # name → (module below ganctl, one line of help). The help stands here, so that `ganctl --help` imports no command.
 COMMANDS = {
-    "train": ("training.cli_train", "Train a GAN; leaves a run folder with checkpoints, samples and logs."),
-    "evaluate": ("training.cli_evaluate", "Score a generator against real images: fidelity, variety, labels, copying."),
-    "sample": ("training.cli_sample", "Draw images from a run, a checkpoint, an export or a server."),
-    "inspect": ("training.cli", "Say what a run, checkpoint, export or archive is."),
+    "train": ("training.cli.train", "Train a GAN; leaves a run folder with checkpoints, samples and logs."),
+    "evaluate": ("training.cli.evaluate", "Score a generator against real images: fidelity, variety, labels, copying."),
+    "sample": ("training.cli.sample", "Draw images from a run, a checkpoint, an export or a server."),
+    "inspect": ("training.cli.inspect", "Say what a run, checkpoint, export or archive is."),
     "export": ("exports.cli", "Turn the best checkpoint's generator into verified TorchScript and ONNX files."),
-    "package": ("serving.cli", "Pack an export into a TorchServe archive (.mar)."),
-    "serve": ("serving.cli_serve", "Serve an archive, an export or a run with TorchServe."),
-    "deploy": ("serving.cli_serve", "Put a new version into a running server, or go back to the one before."),
-    "demo": ("serving.cli", "Train, evaluate, export, package, serve and ask for digits, in one go."),
+    "package": ("serving.cli.package", "Pack an export into a TorchServe archive (.mar)."),
+    "serve": ("serving.cli.serve", "Serve an archive, an export or a run with TorchServe."),
+    "deploy": ("serving.cli.serve", "Put a new version into a running server, or go back to the one before."),
+    "demo": ("demo", "Train, evaluate, export, package, serve and ask for digits, in one go."),
     "bench": ("benchmarks.cli", "Measure training, quality and serving, against peers where they are installed."),
-    "doctor": ("serving.cli", "Say what this machine has, and what to do about what it lacks."),
+    "doctor": ("doctor", "Say what this machine has, and what to do about what it lacks."),
 }
 
 

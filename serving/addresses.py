@@ -4,7 +4,7 @@ import ipaddress
 import re
 import socket
 
-from .errors import HostError, ServerError
+from ganctl.serving.errors import HostError, ServerError
 
 _URL = re.compile(r"(?!unix:)[a-z][a-z0-9+.-]*://(\[.*?\]|[^/:]*)(:\d+)?(/.*)?", re.IGNORECASE)
 _REMEDY = "Give an address of this machine, such as 127.0.0.1 (for this machine alone) or 0.0.0.0 (for every network)."

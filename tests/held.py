@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganctl.training.callback import Callback, Run
-from ganctl.training.config import ModelSettings
-from ganctl.training.data import Split
-from ganctl.training.models import ConvGenerator, ImageShape
-from ganctl.training.sources import Source
-
-from .waiting import PATIENCE, wait_for
+from ganctl.training.callbacks.base import Callback, Run
+from ganctl.training.config.schema import ModelSettings
+from ganctl.training.data.base import Split
+from ganctl.training.images.source import Source
+from ganctl.training.models.networks import ConvGenerator, ImageShape
+from tests.waiting import PATIENCE, wait_for
 
 ROOT = str(Path(__file__).parents[1])  # to find this module in the process that is to be held
 CALLBACK = ("--callback", f"{__name__}:Held")

@@ -4,7 +4,7 @@ import functools
 
 import httpx
 
-from .waiting import PATIENCE
+from tests.waiting import PATIENCE
 
 get = functools.partial(httpx.get, timeout=PATIENCE, trust_env=False)
 post = functools.partial(httpx.post, timeout=PATIENCE, trust_env=False)

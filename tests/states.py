@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ganctl.training.checkpoint import read_checkpoint
+from ganctl.training.checkpoint.format import read_checkpoint
 
 
 def leaves(node: Any, path: str = "") -> dict[str, Any]:

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from .waiting import PATIENCE
+from tests.waiting import PATIENCE
 
 UID = 12345
 _NOT_COPIED = shutil.ignore_patterns("test", "tests", "site-packages", "idlelib", "tkinter", "lib2to3", "ensurepip")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import ganctl
-from ganctl.serving.archive import package
+from ganctl.serving.archive.mar import package
 from tests.conftest import SMALL
 from tests.unit.serving.small_export import write_export
 from tests.waiting import PATIENCE, wait_for
@@ -50,7 +50,7 @@ def crowded(tmp_path: Path) -> Path:
     for name in (*PYTHONS, *OTHERS, *OURS, "ganctl"):
         write_module(tmp_path, name)
     (tmp_path / "mine.py").write_text(
-        "from ganctl.training.callback import Callback\n\nclass Mine(Callback):\n    def on_start(self, run):\n"
+        "from ganctl.training.callbacks.base import Callback\n\nclass Mine(Callback):\n    def on_start(self, run):\n"
         "        print('mine has been called', file=__import__('sys').stderr)\n"
     )
     return tmp_path
@@ -200,7 +200,7 @@ def test_the_folder_of_the_installed_packages_may_be_the_current_one() -> None:
 def test_a_package_of_ones_own_may_be_called_as_a_room(tmp_path: Path) -> None:
     write_module(tmp_path, "training", "")
     (tmp_path / "training/mine.py").write_text(
-        "from ganctl.training.callback import Callback\n\nclass Hook(Callback):\n    def on_start(self, run):\n"
+        "from ganctl.training.callbacks.base import Callback\n\nclass Hook(Callback):\n    def on_start(self, run):\n"
         "        print('mine has been called', file=__import__('sys').stderr)\n"
     )
     done = run(COMMAND, *TRAIN, "--callback", "training.mine:Hook", cwd=tmp_path)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ganctl.training.config import DataSettings
+from ganctl.training.config.schema import DataSettings
 from ganctl.training.evaluation.classifier import judge, load_classifier
 from tests import http
 from tests.e2e.elsewhere import PLACE, environment

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 import pytest
 
-from ganctl.serving.cli_serve import deploy, serve
-from ganctl.training.cli_train import train
-from ganctl.training.config import setting_names
+from ganctl.serving.cli.serve import deploy, serve
+from ganctl.training.cli.train import train
+from ganctl.training.config.schema import setting_names
 from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from ganctl.exports.export import export
-
-from .. import held, refusing
-from ..conftest import one_object, train_small
-from ..waiting import PATIENCE, wait_for
+from tests import held, refusing
+from tests.conftest import one_object, train_small
+from tests.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 

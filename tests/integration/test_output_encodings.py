@@ -124,7 +124,7 @@ def test_ranks_tell_a_name_in_the_encoding_of_the_command(tmp_path: Path) -> Non
 
 
 def test_the_model_card_of_odd_classes_is_utf8(small_run: Path, tmp_path: Path) -> None:
-    from ganctl.training.checkpoint import read_checkpoint, write_checkpoint
+    from ganctl.training.checkpoint.format import read_checkpoint, write_checkpoint
 
     state = read_checkpoint(small_run / "checkpoints/best.safetensors").state
     state["data"]["class_names"] = [NAME, "猫", *"23456789"]

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from ganctl.exports.export import export
-
-from .. import refusing
-from ..conftest import SMALL, Ganctl, one_object
+from tests import refusing
+from tests.conftest import SMALL, Ganctl, one_object
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX file systems")
 

@@ -1,16 +1,16 @@
 """The callbacks that come with ganctl, and the set that `ganctl train` uses."""
 
-from ganctl.training.callback import Callback
+from ganctl.training.callbacks.base import Callback
 from ganctl.training.callbacks.checkpoints import Checkpoint
+from ganctl.training.callbacks.evaluation import Evaluate
 from ganctl.training.callbacks.logs import StatsLog
+from ganctl.training.callbacks.lr_scheduler import LearningRate
 from ganctl.training.callbacks.profiler import Profiler
 from ganctl.training.callbacks.progress import Progress
-from ganctl.training.callbacks.rates import LearningRate
 from ganctl.training.callbacks.samples import SampleGrid, Timelapse
-from ganctl.training.callbacks.scoring import Evaluate
 from ganctl.training.callbacks.stopping import EarlyStopping, NonFinite, Preemption, TimeLimit
 from ganctl.training.callbacks.tensorboard import TensorBoard
-from ganctl.training.config import Config
+from ganctl.training.config.schema import Config
 
 __all__ = [
     "Checkpoint",

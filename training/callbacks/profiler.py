@@ -4,7 +4,7 @@ from contextlib import ExitStack
 
 from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
 
-from ganctl.training.callback import Callback, Run
+from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.callbacks.tensorboard import utf8_alias
 
 _WAIT, _WARM_UP = 10, 5  # steps that are not like the others, and steps in which the profiler itself warms up

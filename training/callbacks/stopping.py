@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
 
-from ganctl.training.callback import Callback, Run
-from ganctl.training.config import finite, sign_of
+from ganctl.training.callbacks.base import Callback, Run
+from ganctl.training.config.schema import finite, sign_of
 from ganctl.training.errors import TrainingError
 
 _ECHO = 2.0  # seconds in which a signal comes once more: a scheduler sends it to every process, torchrun passes it on

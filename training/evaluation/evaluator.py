@@ -11,10 +11,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ganctl.training.checkpoint import weights_digest
-from ganctl.training.config import DataSettings
-from ganctl.training.data import Split, load_split
+from ganctl.training.checkpoint.format import weights_digest
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.data.base import Split
+from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
+from ganctl.training.evaluation.cache import Store, images_digest
 from ganctl.training.evaluation.classifier import Classifier, Judged, judge, load_classifier
 from ganctl.training.evaluation.metrics import (
     Gaussian,
@@ -23,10 +25,9 @@ from ganctl.training.evaluation.metrics import (
     inception_score,
     manifold_scores,
 )
-from ganctl.training.evaluation.real_side import RealSide, different, some
-from ganctl.training.evaluation.store import Store, images_digest
+from ganctl.training.evaluation.reference_stats import RealSide, different, some
 from ganctl.training.evaluation.validity import ScorerAccuracy, few_images, without_meaningless
-from ganctl.training.sources import Source
+from ganctl.training.images.source import Source
 
 _NO_FLOOR = 1e-6  # of the variance: a distance that is rounding
 

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ganctl.serving.archive import package
-from ganctl.serving.server import Server
-
-from ...unit.serving.gates import Gate
-from ...unit.serving.small_export import write_export
-from ...waiting import PATIENCE, wait_for
+from ganctl.serving.archive.mar import package
+from ganctl.serving.hosts.torchserve.server import Server
+from tests.unit.serving.gates import Gate
+from tests.unit.serving.small_export import write_export
+from tests.waiting import PATIENCE, wait_for
 
 PROJECT = Path(__file__).parents[3]
 

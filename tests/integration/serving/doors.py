@@ -5,8 +5,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from ... import http
-from .conftest import Running
+from tests import http
+from tests.integration.serving.conftest import Running
 
 DRAWING = (
     "/predictions/digits",

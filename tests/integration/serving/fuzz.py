@@ -5,11 +5,11 @@ import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from ...waiting import PATIENCE
-from .hostile import hostile, valid
-from .hostile_kinds import Hostile
-from .known_failures import is_known
-from .wire import Broken, Reply, Wire
+from tests.integration.serving.hostile import hostile, valid
+from tests.integration.serving.hostile_kinds import Hostile
+from tests.integration.serving.known_failures import is_known
+from tests.integration.serving.wire import Broken, Reply, Wire
+from tests.waiting import PATIENCE
 
 _THREADS = 4
 _A_MOMENT = 0.1  # seconds; how long is waited for an answer that need not come

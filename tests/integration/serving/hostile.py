@@ -7,9 +7,9 @@ import json
 import random
 from collections.abc import Callable
 
-from . import hostile_bodies, hostile_heads
-from .hostile_kinds import JSON, Hostile, fields
-from .wire import request
+from tests.integration.serving import hostile_bodies, hostile_heads
+from tests.integration.serving.hostile_kinds import JSON, Hostile, fields
+from tests.integration.serving.wire import request
 
 MEDIA = ("image/png", "image/webp", "image/gif", "application/json", "application/x-npz", "application/openapi+json")
 

@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from .hostile_kinds import FIELDS, JSON, Hostile, fields
-from .wire import request
+from tests.integration.serving.hostile_kinds import FIELDS, JSON, Hostile, fields
+from tests.integration.serving.wire import request
 
 LETTERS = "017aé\0\n一😀\ud800"
 NUMBERS: tuple[float, ...] = (2**53, -(2**63), 10**19, 10**400, 1e308, -0.0, 5e-324)

@@ -4,8 +4,8 @@ import json
 import random
 from collections.abc import Callable
 
-from .hostile_kinds import JSON, Hostile, fields
-from .wire import request
+from tests.integration.serving.hostile_kinds import JSON, Hostile, fields
+from tests.integration.serving.wire import request
 
 BODY = b'{"seed": 3}'
 

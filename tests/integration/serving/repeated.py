@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
-from ...waiting import wait_for
+from tests.waiting import wait_for
 
 
 class Repeated:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ... import http
-from ...waiting import PATIENCE
-from .conftest import PROJECT, finish, running, start_ganctl
+from tests import http
+from tests.integration.serving.conftest import PROJECT, finish, running, start_ganctl
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ends servers by draining them")
 

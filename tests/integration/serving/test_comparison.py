@@ -14,15 +14,14 @@ from PIL import Image
 
 from ganctl.benchmarks.cli import bench
 from ganctl.benchmarks.errors import BenchError, BenchUsageError
-from ganctl.benchmarks.serve_cases import Case
-from ganctl.benchmarks.serve_models import prepare
-from ganctl.benchmarks.serve_process import started
-from ganctl.benchmarks.serve_run import Serving, measure_all
-from ganctl.benchmarks.serve_systems import CEILING, LITSERVE, Models, System, systems
-from ganctl.benchmarks.serve_table import serve_table
-
-from ... import http
-from ...unit.serving.small_export import seen_label, write_export
+from ganctl.benchmarks.serving.cases import Case
+from ganctl.benchmarks.serving.models import prepare
+from ganctl.benchmarks.serving.process import started
+from ganctl.benchmarks.serving.run import Serving, measure_all
+from ganctl.benchmarks.serving.systems import CEILING, LITSERVE, Models, System, systems
+from ganctl.benchmarks.serving.table import serve_table
+from tests import http
+from tests.unit.serving.small_export import seen_label, write_export
 
 SHORT = Serving(seconds=0.2, repetitions=1, warm_up=0, announce=lambda text: None)
 

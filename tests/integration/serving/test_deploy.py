@@ -11,15 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from ganctl.serving.archive import package
+from ganctl.serving.archive.mar import package
 from ganctl.serving.errors import DeployError, PackageError
-from ganctl.serving.server import Server
-
-from ... import http
-from ...unit.serving.small_export import entry, write_export
-from ...waiting import wait_for
-from .conftest import Running, finish, members, start_ganctl
-from .repeated import repeated
+from ganctl.serving.hosts.torchserve.server import Server
+from tests import http
+from tests.integration.serving.conftest import Running, finish, members, start_ganctl
+from tests.integration.serving.repeated import repeated
+from tests.unit.serving.small_export import entry, write_export
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

@@ -13,17 +13,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ganctl.serving.archive import package
-from ganctl.serving.server import Server
-
-from ... import http
-from ...machine import may_copy_sockets
-from ...unit.serving.gates import HELD, Gate
-from ...waiting import PATIENCE, wait_for
-from .conftest import finish, java_of, members, running
-from .doors import received
-from .hostile_kinds import JSON
-from .wire import Wire, request
+from ganctl.serving.archive.mar import package
+from ganctl.serving.hosts.torchserve.server import Server
+from tests import http
+from tests.integration.serving.conftest import finish, java_of, members, running
+from tests.integration.serving.doors import received
+from tests.integration.serving.hostile_kinds import JSON
+from tests.integration.serving.wire import Wire, request
+from tests.machine import may_copy_sockets
+from tests.unit.serving.gates import HELD, Gate
+from tests.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shuts a socket of another process")
 

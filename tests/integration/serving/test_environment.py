@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import finish, running, start_ganctl
+from tests.integration.serving.conftest import finish, running, start_ganctl
 
 HOSTILE = {
     "http_proxy": "http://127.0.0.1:1",

@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
-from ...waiting import PATIENCE
-from .conftest import Running, java_of, members, running
-from .doors import DRAWING, private, status
+from tests.integration.serving.conftest import Running, java_of, members, running
+from tests.integration.serving.doors import DRAWING, private, status
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ... import http
-from ...waiting import wait_for
-from .conftest import Running, running
-from .watch import Watch
+from tests import http
+from tests.integration.serving.conftest import Running, running
+from tests.integration.serving.watch import Watch
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs, looks into /proc")
 

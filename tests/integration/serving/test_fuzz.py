@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from ... import http
-from .conftest import PROJECT, Running
-from .fuzz import fuzz
-from .known_failures import KNOWN
-from .watch import Watch
-from .wire import Wire, request
+from tests import http
+from tests.integration.serving.conftest import PROJECT, Running
+from tests.integration.serving.fuzz import fuzz
+from tests.integration.serving.known_failures import KNOWN
+from tests.integration.serving.watch import Watch
+from tests.integration.serving.wire import Wire, request
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

@@ -11,10 +11,9 @@ from schemathesis.specs.openapi import checks
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
 from ganctl.serving.handler.request import DESCRIPTION, MEDIA_TYPES
-
-from ... import http
-from .conftest import Running
-from .known_failures import is_known
+from tests import http
+from tests.integration.serving.conftest import Running
+from tests.integration.serving.known_failures import is_known
 
 # Which fields go together is told in words; verbs are TorchServe's, which takes any for any.
 BEYOND_A_DESCRIPTION = [checks.positive_data_acceptance, checks.unsupported_method]

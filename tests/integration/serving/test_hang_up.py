@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from ...http import get
-from ...waiting import PATIENCE, wait_for
-from .conftest import finish, java_of, members, start_ganctl, stop
-from .doors import received
+from tests.http import get
+from tests.integration.serving.conftest import finish, java_of, members, start_ganctl, stop
+from tests.integration.serving.doors import received
+from tests.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

@@ -8,11 +8,10 @@ from urllib.parse import quote
 
 import pytest
 
-from ganctl.serving.client import Client
-
-from ... import http
-from ...unit.serving.small_export import write_export
-from .conftest import Running, running
+from ganctl.serving.client.client import Client
+from tests import http
+from tests.integration.serving.conftest import Running, running
+from tests.unit.serving.small_export import write_export
 
 FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
 NAMES = ["it's", 'say "hi"', "a,b;c=d", "<b>&", "100%", "a", "b", "a,b", "x+y", unicodedata.normalize("NFD", "café")]

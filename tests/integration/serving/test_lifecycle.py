@@ -15,18 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from ganctl.serving.archive import package
+from ganctl.serving.archive.mar import package
 from ganctl.serving.errors import ServerError
-from ganctl.serving.launch import launch
-from ganctl.serving.private_folder import PrivateFolder
-from ganctl.serving.server import Server
-
-from ... import http
-from ...machine import large_pages_given
-from ...unit.serving.gates import Gate
-from ...unit.serving.small_export import entry, write_export
-from ...waiting import PATIENCE, wait_for
-from .conftest import Running, finish, java_of, members, start_ganctl, stop
+from ganctl.serving.hosts.torchserve.launch import launch
+from ganctl.serving.hosts.torchserve.private_folder import PrivateFolder
+from ganctl.serving.hosts.torchserve.server import Server
+from tests import http
+from tests.integration.serving.conftest import Running, finish, java_of, members, start_ganctl, stop
+from tests.machine import large_pages_given
+from tests.unit.serving.gates import Gate
+from tests.unit.serving.small_export import entry, write_export
+from tests.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ... import http
-from .conftest import Running
+from tests import http
+from tests.integration.serving.conftest import Running
 
 
 def test_it_tells_whether_the_workers_are_ready(served: Running) -> None:

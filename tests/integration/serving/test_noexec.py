@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ...waiting import PATIENCE
-from .conftest import PROJECT
+from tests.integration.serving.conftest import PROJECT
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts in a namespace of its own")
 

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ganctl.serving.archive import package
-from ganctl.serving.server import Server
-
-from ... import http
-from ...waiting import wait_for
-from .conftest import Running, running
+from ganctl.serving.archive.mar import package
+from ganctl.serving.hosts.torchserve.server import Server
+from tests import http
+from tests.integration.serving.conftest import Running, running
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ganctl.serving.archive import package
-
-from ... import http
-from .conftest import finish, running, start_ganctl
+from ganctl.serving.archive.mar import package
+from tests import http
+from tests.integration.serving.conftest import finish, running, start_ganctl
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, and names of any bytes")
 

@@ -13,15 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ganctl.serving.client import Client
+from ganctl.serving.client.client import Client
 from ganctl.serving.handler.model import Limits
-
-from ... import http
-from ...waiting import PATIENCE, wait_for
-from .conftest import Running, stop
-from .hostile_kinds import JSON
-from .watch import Watch
-from .wire import Wire, request
+from tests import http
+from tests.integration.serving.conftest import Running, stop
+from tests.integration.serving.hostile_kinds import JSON
+from tests.integration.serving.watch import Watch
+from tests.integration.serving.wire import Wire, request
+from tests.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

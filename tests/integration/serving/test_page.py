@@ -11,13 +11,12 @@ from urllib.parse import urlencode
 
 import pytest
 
-from ganctl.serving.archive import package
-from ganctl.serving.server import Server
-
-from ... import http
-from ...unit.serving.small_export import write_export
-from ...waiting import PATIENCE
-from .conftest import Running, finish, start_ganctl
+from ganctl.serving.archive.mar import package
+from ganctl.serving.hosts.torchserve.server import Server
+from tests import http
+from tests.integration.serving.conftest import Running, finish, start_ganctl
+from tests.unit.serving.small_export import write_export
+from tests.waiting import PATIENCE
 
 SAFARI = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

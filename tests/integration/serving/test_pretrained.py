@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ... import http
-from ...waiting import PATIENCE
-from .conftest import PROJECT, start_ganctl
+from tests import http
+from tests.integration.serving.conftest import PROJECT, start_ganctl
+from tests.waiting import PATIENCE
 
 FOLDER = PROJECT / "exports" / "pretrained"
 

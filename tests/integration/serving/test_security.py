@@ -14,13 +14,12 @@ from typing import Any
 
 import pytest
 
-from ganctl.serving.archive import package
-
-from ... import http
-from ...unit.serving.archives import rewrite
-from .conftest import Running, finish, start_ganctl
-from .doors import DRAWING, private, status
-from .wire import Wire
+from ganctl.serving.archive.mar import package
+from tests import http
+from tests.integration.serving.conftest import Running, finish, start_ganctl
+from tests.integration.serving.doors import DRAWING, private, status
+from tests.integration.serving.wire import Wire
+from tests.unit.serving.archives import rewrite
 
 TOO_MUCH = 1_048_577  # bytes of a body; one less is let in
 LAST = b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"

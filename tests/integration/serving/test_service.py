@@ -14,13 +14,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from ganctl.serving.client import Client
+from ganctl.serving.client.client import Client
 from ganctl.serving.errors import RemoteError
-from ganctl.serving.server import Server
-
-from ... import http
-from ...unit.serving.small_export import seen_label
-from .conftest import PROJECT, Running
+from ganctl.serving.hosts.torchserve.server import Server
+from tests import http
+from tests.integration.serving.conftest import PROJECT, Running
+from tests.unit.serving.small_export import seen_label
 
 
 def post(running: Running, body: Any = None, **headers: str) -> httpx.Response:

@@ -7,12 +7,12 @@ from contextlib import ExitStack
 
 import pytest
 
-from ... import http
-from ...waiting import PATIENCE
-from .conftest import Running
-from .hostile_kinds import JSON
-from .watch import Watch
-from .wire import Wire, request
+from tests import http
+from tests.integration.serving.conftest import Running
+from tests.integration.serving.hostile_kinds import JSON
+from tests.integration.serving.watch import Watch
+from tests.integration.serving.wire import Wire, request
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

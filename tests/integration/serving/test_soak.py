@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from .conftest import Running
-from .hostile import MEDIA, valid
-from .hostile_kinds import JSON
-from .watch import Watch
-from .wire import Wire, request
+from tests.integration.serving.conftest import Running
+from tests.integration.serving.hostile import MEDIA, valid
+from tests.integration.serving.hostile_kinds import JSON
+from tests.integration.serving.watch import Watch
+from tests.integration.serving.wire import Wire, request
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "900"))
 CONNECTIONS = 8

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from ganctl.benchmarks.serve_process import started
-from ganctl.benchmarks.serve_torchserve import stock
-from ganctl.serving.archive import package
-
-from ... import http
-from .conftest import Running
+from ganctl.benchmarks.serving.process import started
+from ganctl.benchmarks.serving.torchserve import stock
+from ganctl.serving.archive.mar import package
+from tests import http
+from tests.integration.serving.conftest import Running
 
 
 @pytest.mark.parametrize("accept", ["image/png", "application/json", "image/gif", "application/openapi+json"])

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ganctl.serving.archive import package
-
-from ... import http
-from ...waiting import PATIENCE
-from .conftest import PROJECT, running
+from ganctl.serving.archive.mar import package
+from tests import http
+from tests.integration.serving.conftest import PROJECT, running
+from tests.waiting import PATIENCE
 
 # Python reads it at its start, in every process of the server.
 HIDE = """\

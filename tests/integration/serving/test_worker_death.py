@@ -9,14 +9,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ganctl.serving.client import Client
-
-from ... import http
-from ...unit.serving.gates import Gate
-from ...waiting import PATIENCE, wait_for
-from .conftest import running
-from .repeated import repeated
-from .watch import Watch
+from ganctl.serving.client.client import Client
+from tests import http
+from tests.integration.serving.conftest import running
+from tests.integration.serving.repeated import repeated
+from tests.integration.serving.watch import Watch
+from tests.unit.serving.gates import Gate
+from tests.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

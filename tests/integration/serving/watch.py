@@ -7,9 +7,9 @@ import socket
 from pathlib import Path
 from typing import NamedTuple
 
-from ... import http
-from ...waiting import wait_for
-from .conftest import Running, java_of, members
+from tests import http
+from tests.integration.serving.conftest import Running, java_of, members
+from tests.waiting import wait_for
 
 
 class Memory(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from ...waiting import PATIENCE
+from tests.waiting import PATIENCE
 
 
 class Broken(Exception):

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from ganctl.training.config import Span
-from ganctl.training.distributed import Ranks, choose_device, random_states, set_random_states
+from ganctl.training.config.schema import Span
+from ganctl.training.device.timing import Measured
+from ganctl.training.distributed.ranks import Ranks, choose_device, random_states, set_random_states
 from ganctl.training.errors import CheckpointError, ConfigError, TrainingError
-from ganctl.training.pace import Measured
-from ganctl.training.requests import Requests
-from ganctl.training.shared_normalisation import share_batch_statistics
+from ganctl.training.loop.control import Requests
+from ganctl.training.models.sync_batch_norm import share_batch_statistics
 
 CPU = torch.device("cpu")
 

@@ -2,10 +2,10 @@
 
 import torch
 
-from ganctl.benchmarks.rank_step import CASES, build, build_wrapped
-from ganctl.training.data import load_split
-from ganctl.training.distributed import Ranks
-from ganctl.training.settings import configure
+from ganctl.benchmarks.speed.rank_step import CASES, build, build_wrapped
+from ganctl.training.config.resolve import configure
+from ganctl.training.data.datasets import load_split
+from ganctl.training.distributed.ranks import Ranks
 
 STEPS, BATCH = 3, 8
 

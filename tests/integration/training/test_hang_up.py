@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ganctl.training.checkpoint import read_checkpoint
+from ganctl.training.checkpoint.format import read_checkpoint
 from tests.held import Hold
 from tests.integration.training.processes import Process, finish, pid_of_rank, start
 from tests.waiting import PATIENCE, wait_for

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ganctl.training.checkpoint import read_checkpoint
+from ganctl.training.checkpoint.format import read_checkpoint
 from tests.conftest import SMALL
 from tests.states import assert_same_events, assert_same_run
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ganctl.training.errors import ConfigError
-from ganctl.training.launch import Launch
+from ganctl.training.loop.session import Launch
 from tests.conftest import Ganctl
 from tests.integration.training.processes import finish, reserved_port, start
 from tests.states import assert_same_run

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganctl.training.checkpoint import read_checkpoint
+from ganctl.training.checkpoint.format import read_checkpoint
 from tests.held import Hold
 from tests.integration.training.processes import Process, finish, pid_of_rank, reserved_port, start
 from tests.states import assert_same_run
@@ -21,7 +21,7 @@ LIMIT = ("--max-steps", str(STEPS))
 PRESETS = ["conv", "lightning-basic-gan"]
 
 CALLBACK = """
-from ganctl.training.callback import Callback
+from ganctl.training.callbacks.base import Callback
 
 class Failing(Callback):
     every_rank = True
@@ -162,7 +162,7 @@ def test_what_a_rank_fails_on_by_itself_is_told_and_not_tried_again(tmp_path: Pa
 
 def test_the_end_asked_for_after_a_save_on_one_rank_ends_all(tmp_path: Path) -> None:
     (tmp_path / "late_callback.py").write_text(
-        "from ganctl.training.callback import Callback\n\n"
+        "from ganctl.training.callbacks.base import Callback\n\n"
         "class AtSave(Callback):\n"
         "    def on_checkpoint(self, run, path):\n"
         "        run.request_stop('saved enough')\n"
@@ -193,10 +193,10 @@ def test_a_signal_to_ranks_with_loaders_saves(tmp_path: Path) -> None:
 UNEQUAL = """
 import os
 import torch
-from ganctl.training.data import load_split
-from ganctl.training.config import DataSettings
-from ganctl.training.config import ModelSettings
-from ganctl.training.models import build_discriminator
+from ganctl.training.data.datasets import load_split
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.config.schema import ModelSettings
+from ganctl.training.models.networks import build_discriminator
 
 def judge(settings, shape, classes):
     network = build_discriminator(ModelSettings(width=4), shape, classes)

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
 from ganctl.serving.handler.latents import draw_labels, latents
-from ganctl.training.config import DataSettings
-from ganctl.training.drawing import (
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.evaluation.classifier import load_classifier
+from ganctl.training.evaluation.evaluator import Evaluator
+from ganctl.training.images.source import Truncated
+from ganctl.training.sampling import (
     LocalDrawer,
     Order,
     OrderError,
@@ -24,10 +27,7 @@ from ganctl.training.drawing import (
     draw_verified,
     draw_walk,
 )
-from ganctl.training.evaluation.classifier import load_classifier
-from ganctl.training.evaluation.evaluator import Evaluator
-from ganctl.training.inspection import open_checkpoint
-from ganctl.training.sources import Truncated
+from ganctl.training.sampling.inspection import open_checkpoint
 from tests.conftest import Ganctl, train_small
 
 # the limit lies just before the horizon: the rate has fallen, and nobody scores 10,000 images. What makes a long one

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ganctl.training.distributed import Ranks
-from ganctl.training.models import ImageShape, build_discriminator, build_generator
-from ganctl.training.objectives import Batch, Learnt
-from ganctl.training.phase import Phase
-from ganctl.training.settings import resolve
-from ganctl.training.step import Step
+from ganctl.training.config.resolve import resolve
+from ganctl.training.distributed.ranks import Ranks
+from ganctl.training.losses.objective import Batch, Learnt
+from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator
+from ganctl.training.step.phase import Phase
+from ganctl.training.step.step import Step
 
 SHAPE, BATCH, STEPS = ImageShape(1, 28, 28), 8, 3
 

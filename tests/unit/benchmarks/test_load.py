@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from ganctl.benchmarks.load import get, load, post
+from ganctl.benchmarks.serving.load import get, load, post
 
 SLOW = 0.02  # seconds that an answer takes
 

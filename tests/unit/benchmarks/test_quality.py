@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ganctl.benchmarks.errors import BenchError, BenchUsageError
-from ganctl.benchmarks.quality import Quality, summary
+from ganctl.benchmarks.quality.compare import Quality, summary
 from ganctl.benchmarks.systems import System
 from ganctl.benchmarks.table import table
 from ganctl.training.evaluation.evaluator import Evaluator
@@ -114,7 +114,7 @@ def test_a_folder_of_other_runs_is_refused_before_anything_is_trained(finished: 
 def test_the_pictures_can_be_read(finished: Finished, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the package matplotlib is not installed: 'make bench' installs it")
     from ganctl.benchmarks.figures import draw_curves, draw_samples
-    from ganctl.benchmarks.quality import real_samples
+    from ganctl.benchmarks.quality.compare import real_samples
 
     comparison = quality(finished.out)
     rows = [("real images", real_samples()), *((name, comparison.samples(name, 0)) for name in NAMES)]
@@ -156,7 +156,7 @@ def test_a_summary_has_the_sample_deviation_and_the_worst_run() -> None:
 
 def test_a_run_that_fails_is_told_and_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "ganctl.benchmarks.quality.systems", lambda: [System("nobody", "unknown to the child", preset="conv")]
+        "ganctl.benchmarks.quality.compare.systems", lambda: [System("nobody", "unknown to the child", preset="conv")]
     )
     told: list[str] = []
     results = quality(tmp_path, told, names=()).run()

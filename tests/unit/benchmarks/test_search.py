@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import ganctl.benchmarks.search
+import ganctl.benchmarks.quality.search
 from ganctl.benchmarks.errors import BenchUsageError
-from ganctl.benchmarks.search import Trial, main, read_trials, run_trial, table
-from ganctl.training.config import DataSettings
-from ganctl.training.data import ImageSet, Split, load_split
-from ganctl.training.settings import resolve
+from ganctl.benchmarks.quality.search import Trial, main, read_trials, run_trial, table
+from ganctl.training.config.resolve import resolve
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.data.base import ImageSet, Split
+from ganctl.training.data.datasets import load_split
 from tests.waiting import PATIENCE
 
-TRIALS_FOLDER = Path(ganctl.benchmarks.search.__file__).parent / "trials"
+TRIALS_FOLDER = Path(ganctl.benchmarks.quality.search.__file__).parents[1] / "trials"
 TRIALS = """
 preset = "conv"
 [[trial]]
@@ -32,7 +33,7 @@ def test_finished_trials_are_logged_and_not_repeated_and_failures_are_told(tmp_p
     file, log = tmp_path / "trials.toml", tmp_path / "log.jsonl"
     file.write_text(TRIALS)
     words = [str(file), "--log", str(log), "--n", "200", "--images", "640"]
-    command = [sys.executable, "-m", "ganctl.benchmarks.search", *words]
+    command = [sys.executable, "-m", "ganctl.benchmarks.quality.search", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 1
     assert "no numbers, seed 0: TrainingError" in done.stderr
@@ -58,7 +59,7 @@ def test_a_trial_whose_settings_have_changed_since_is_another_one(tmp_path: Path
     for width in (8, 8, 16):
         config.write_text(f"[model]\nwidth = {width}\n")
         (trial,) = read_trials(path, seeds=1, horizon="640 images", n=100)
-        keys.append(ganctl.benchmarks.search._key(json.loads(json.dumps(trial.facts()))))
+        keys.append(ganctl.benchmarks.quality.search._key(json.loads(json.dumps(trial.facts()))))
     assert keys[0] == keys[1] != keys[2]
 
 
@@ -136,7 +137,7 @@ def test_the_committed_trials_can_be_run() -> None:
     assert lengths.keys() == {"quick", "conv"}
     for trial in theirs:
         config = trial.settings()
-        assert config.model.generator == "ganctl.benchmarks.lucic:Generator", "its config file is read"
+        assert config.model.generator == "ganctl.benchmarks.quality.lucic:Generator", "its config file is read"
         assert not config.optimizer.by_fan_in, "the peers have nothing of our recipe"
         assert not config.optimizer.clip
         assert config.optimizer.lr == float(trial.set[0].removeprefix("optimizer.lr=")), "and `set` comes after it"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ganctl.benchmarks.errors import BenchError
-from ganctl.benchmarks.serve_cases import Case, cases
+from ganctl.benchmarks.serving.cases import Case, cases
 
 
 def png(side: int) -> bytes:

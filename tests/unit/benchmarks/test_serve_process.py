@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ganctl.benchmarks.errors import BenchError
-from ganctl.benchmarks.serve_process import Launch, Process, family, started
+from ganctl.benchmarks.serving.process import Launch, Process, family, started
 from tests.waiting import wait_for
 
 SLEEP = "import time; time.sleep(3600)"  # longer than any test; it is ended before

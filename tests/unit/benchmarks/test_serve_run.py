@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from ganctl.benchmarks.errors import BenchUsageError
-from ganctl.benchmarks.serve_cases import Case
-from ganctl.benchmarks.serve_run import Serving, choose
-from ganctl.benchmarks.serve_systems import CEILING, LITSERVE, Models, System, by_port, systems
-from ganctl.benchmarks.serve_table import serve_table
+from ganctl.benchmarks.serving.cases import Case
+from ganctl.benchmarks.serving.run import Serving, choose
+from ganctl.benchmarks.serving.systems import CEILING, LITSERVE, Models, System, by_port, systems
+from ganctl.benchmarks.serving.table import serve_table
 
 TINY = str(Path(__file__).parent / "tiny_server.py")
 MODELS = Models(onnx=Path("a.mar"), torchscript=None, generator=Path("a.onnx"), conv=Path("c.mar"), digit=b"")

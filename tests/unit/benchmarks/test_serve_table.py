@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from ganctl.benchmarks.errors import BenchUsageError
-from ganctl.benchmarks.serve_cases import Case, cases
-from ganctl.benchmarks.serve_systems import CEILING, LITSERVE
-from ganctl.benchmarks.serve_table import BEGINS, ENDS, replace_table, serve_table
+from ganctl.benchmarks.serving.cases import Case, cases
+from ganctl.benchmarks.serving.systems import CEILING, LITSERVE
+from ganctl.benchmarks.serving.table import BEGINS, ENDS, replace_table, serve_table
 
 Record = dict[str, Any]
 

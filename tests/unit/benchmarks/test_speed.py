@@ -10,17 +10,17 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from ganctl.benchmarks import run_length
-from ganctl.benchmarks.bare import BareStep
 from ganctl.benchmarks.errors import BenchError
-from ganctl.benchmarks.meter import WARM_UP, Meter
-from ganctl.benchmarks.speed import Case, Speed, comparison, flops_per_image, preset_batches, ratio
-from ganctl.benchmarks.speed_table import speed_table
-from ganctl.benchmarks.straightforward import StraightforwardStep
-from ganctl.training.config import Config
-from ganctl.training.models import build_discriminator, build_generator
-from ganctl.training.settings import preset_names, resolve
-from ganctl.training.step import Step
+from ganctl.benchmarks.speed import run_length
+from ganctl.benchmarks.speed.bare import BareStep
+from ganctl.benchmarks.speed.compare import Case, Speed, comparison, flops_per_image, preset_batches, ratio
+from ganctl.benchmarks.speed.meter import WARM_UP, Meter
+from ganctl.benchmarks.speed.straightforward import StraightforwardStep
+from ganctl.benchmarks.speed.table import speed_table
+from ganctl.training.config.resolve import preset_names, resolve
+from ganctl.training.config.schema import Config
+from ganctl.training.models.networks import build_discriminator, build_generator
+from ganctl.training.step.step import Step
 from tests.unit.training.steps import SHAPE, batch
 
 CPU = torch.device("cpu")

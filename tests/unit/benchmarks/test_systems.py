@@ -13,11 +13,11 @@ from torch import nn
 from torch.utils.tensorboard.summary import image as tensorboard_image
 
 from ganctl.benchmarks import tutorial
-from ganctl.benchmarks.own import QUIET, train
-from ganctl.benchmarks.recorder import SNAPSHOTS, Recorder
+from ganctl.benchmarks.quality.own import QUIET, train
+from ganctl.benchmarks.quality.recorder import SNAPSHOTS, Recorder
 from ganctl.benchmarks.systems import System, systems
-from ganctl.training.models import ImageShape, build_discriminator, build_generator, to_bytes
-from ganctl.training.settings import configure, preset_names, resolve
+from ganctl.training.config.resolve import configure, preset_names, resolve
+from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator, to_bytes
 
 SHAPE = ImageShape(1, 28, 28)
 LUCIC = [system for system in systems() if system.config_file]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ganctl.exports.coarse import CoarseUpsampling, on_coarse_grids
-from ganctl.training.models import ConvGenerator, ImageShape, MlpGenerator
+from ganctl.training.models.networks import ConvGenerator, ImageShape, MlpGenerator
 
 
 @pytest.mark.parametrize(("channels", "height", "width"), [(1, 28, 28), (3, 32, 16), (1, 4, 8)])

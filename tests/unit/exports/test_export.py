@@ -19,9 +19,9 @@ from ganctl.exports import formats, manifest, parity
 from ganctl.exports.errors import ExportError, ParityError
 from ganctl.exports.export import export
 from ganctl.exports.runtime import open_export
-from ganctl.training.checkpoint import read_checkpoint, weights_digest
-from ganctl.training.config import DataSettings
-from ganctl.training.sources import load_generator
+from ganctl.training.checkpoint.format import read_checkpoint, weights_digest
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.images.source import load_generator
 from tests.conftest import train_small
 
 
@@ -205,7 +205,7 @@ def test_a_harmed_export_is_told_by_file(harm: Any, message: str, exported: Path
 
 
 def test_an_export_draws_the_images_of_its_checkpoint(exported: Path, small_run: Path) -> None:
-    from ganctl.training.inspection import open_checkpoint
+    from ganctl.training.sampling.inspection import open_checkpoint
 
     ours, theirs = open_export(exported).source, open_checkpoint(small_run).source
     assert ours is not None

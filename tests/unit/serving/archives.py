@@ -4,7 +4,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ganctl.serving.integrity import DIGESTS, seal
+from ganctl.serving.archive.integrity import DIGESTS, seal
 
 
 def rewrite(mar: Path, changes: Mapping[str | zipfile.ZipInfo, bytes | None], *, sealed: bool) -> Path:

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ganctl.serving.archive import _MODEL_FILES, BackendName
+from ganctl.serving.archive.mar import _MODEL_FILES, BackendName
 from ganctl.serving.handler.service import Service
-
-from .small_export import write_export
+from tests.unit.serving.small_export import write_export
 
 
 @pytest.fixture(scope="session")

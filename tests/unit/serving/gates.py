@@ -7,7 +7,7 @@ import os
 import zipfile
 from pathlib import Path
 
-from .archives import rewrite
+from tests.unit.serving.archives import rewrite
 
 HELD = ("X-Hold", "yes")  # the header of requests that wait at the gate
 

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from ganctl.main import cli
-from ganctl.serving.archive import package
-from ganctl.serving.server import Server
+from ganctl.serving.archive.mar import package
+from ganctl.serving.hosts.torchserve.server import Server
 
 
 @pytest.fixture(scope="module")

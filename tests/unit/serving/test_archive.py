@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 
-from ganctl.serving.archive import describe, package, read_export
+from ganctl.serving.archive.mar import describe, package, read_export
 from ganctl.serving.errors import PackageError
 from ganctl.serving.handler.service import Service
-
-from .archives import rewrite
-from .small_export import entry
+from tests.unit.serving.archives import rewrite
+from tests.unit.serving.small_export import entry
 
 
 @pytest.fixture

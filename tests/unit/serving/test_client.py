@@ -10,13 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from ganctl.exports.runtime import open_export
-from ganctl.serving.client import Client
+from ganctl.serving.client.client import Client
 from ganctl.serving.errors import RemoteError
 from ganctl.serving.handler.latents import draw_labels, latents
 from ganctl.serving.handler.service import Service
-from ganctl.training.drawing import LocalDrawer, Order, Reader, ServerDrawer, draw, draw_verified
-
-from .small_export import seen_label, write_export
+from ganctl.training.sampling import LocalDrawer, Order, Reader, ServerDrawer, draw, draw_verified
+from tests.unit.serving.small_export import seen_label, write_export
 
 # names as of a folder's classes: some look like numbers, none is its own
 DARK = 25.6  # mean grey level; about a tenth of the images are darker

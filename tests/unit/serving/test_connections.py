@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from ganctl.main import cli
-from ganctl.serving.client import AsyncClient, Client
+from ganctl.serving.client.client import AsyncClient, Client
 from ganctl.serving.errors import RemoteError
 from tests.waiting import PATIENCE
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ganctl.serving import control
-from ganctl.serving.control import Control, Message, give
+from ganctl.serving.deploy import control_socket as control
+from ganctl.serving.deploy.control_socket import Control, Message, give
 from ganctl.serving.errors import DeployError, ServerError
 
 

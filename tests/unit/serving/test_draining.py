@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ganctl.serving import draining
-from ganctl.serving.draining import drain
+from ganctl.serving.hosts.torchserve import draining
+from ganctl.serving.hosts.torchserve.draining import drain
 from tests import http
 from tests.machine import may_copy_sockets
 from tests.waiting import PATIENCE, wait_for

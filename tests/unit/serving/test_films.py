@@ -13,10 +13,9 @@ from PIL import Image, ImageSequence
 from ganctl.serving.handler.latents import latents
 from ganctl.serving.handler.service import Reply, Service
 from ganctl.serving.handler.walks import walk
-from ganctl.training.walks import walk_latents
-
-from .small_export import seen_label
-from .test_service import asked, only, pixels
+from ganctl.training.images.interpolation import walk_latents
+from tests.unit.serving.small_export import seen_label
+from tests.unit.serving.test_service import asked, only, pixels
 
 WEBP = {"Accept": "image/webp"}
 

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ganctl.serving import integrity
-from ganctl.serving.archive import describe, package
+from ganctl.serving.archive import integrity
+from ganctl.serving.archive.integrity import admit
+from ganctl.serving.archive.mar import describe, package
 from ganctl.serving.errors import PackageError
-from ganctl.serving.integrity import admit
-
-from .archives import rewrite
+from tests.unit.serving.archives import rewrite
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ganctl.serving import java
 from ganctl.serving.errors import ServerError
+from ganctl.serving.hosts.torchserve import java
 
 
 def fake(folder: Path, version: str) -> Path:
@@ -88,7 +88,7 @@ def test_serving_without_java_ends_with_status_6(export: Path, tmp_path: Path) -
     command = [sys.executable, "-c", hide + "from ganctl.main import main; main()", "serve", str(export), "--port", "0"]
     done = subprocess.run(
         command,
-        env={"PATH": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(java.__file__).parents[2])},
+        env={"PATH": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(java.__file__).parents[4])},
         capture_output=True,
         text=True,
         check=False,

@@ -8,15 +8,14 @@ from typing import Any, Literal
 
 import pytest
 
-from ganctl.serving.archive import package
+from ganctl.serving.archive.mar import package
 from ganctl.serving.handler.model import Model
 from ganctl.serving.handler.problem import BadRequest
 from ganctl.serving.handler.request import Parser, Request
 from ganctl.serving.handler.service import Service
-from ganctl.serving.worker.protocol import Incoming, read_message
-
-from .small_export import NAMES, write_export
-from .test_worker_protocol import number, sized
+from ganctl.serving.hosts.torchserve.worker.protocol import Incoming, read_message
+from tests.unit.serving.small_export import NAMES, write_export
+from tests.unit.serving.test_worker_protocol import number, sized
 
 CAFE = "caf\u00e9"
 ODD = ("it's", 'say "hi"', "a,b;c=d", "<b>&", "100%", "a", "b", "a,b", " ends ", "x+y", CAFE, "\u00e9")

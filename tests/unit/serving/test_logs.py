@@ -3,7 +3,7 @@
 import threading
 from pathlib import Path
 
-from ganctl.serving.logs import Logs
+from ganctl.serving.hosts.torchserve.logs import Logs
 from tests.waiting import PATIENCE
 
 HEAD = "2026-01-01T00:00:00,000 INFO W-9000-digits_1.0-stdout - "

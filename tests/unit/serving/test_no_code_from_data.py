@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ganctl.serving
-from ganctl.serving.archive import package
+from ganctl.serving.archive.mar import package
 
 FOLDER = Path(ganctl.serving.__path__[0])
 MODULES = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}

@@ -12,8 +12,7 @@ from openapi_spec_validator import validate
 
 from ganctl.serving.handler.request import MEDIA_TYPES
 from ganctl.serving.handler.service import Service
-
-from .test_service import asked, only
+from tests.unit.serving.test_service import asked, only
 
 OPENAPI = {"Accept": "application/openapi+json"}
 

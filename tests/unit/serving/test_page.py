@@ -15,10 +15,9 @@ from ganctl.serving.errors import SettingError
 from ganctl.serving.handler.model import Limits, Model
 from ganctl.serving.handler.page import build
 from ganctl.serving.handler.service import Service
-from ganctl.serving.server import Server
-
-from .test_openapi import OPENAPI, described
-from .test_service import asked, only
+from ganctl.serving.hosts.torchserve.server import Server
+from tests.unit.serving.test_openapi import OPENAPI, described
+from tests.unit.serving.test_service import asked, only
 
 CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8"
 FIREFOX = (

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ganctl.serving.client import AsyncClient, Client
+from ganctl.serving.client.client import AsyncClient, Client
 from ganctl.serving.errors import RemoteError
 from tests.waiting import PATIENCE
 

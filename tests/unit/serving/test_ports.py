@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from ganctl.serving.ports import free_ports
+from ganctl.serving.hosts.torchserve.ports import free_ports
 
 NAMES = ("inference", "management", "metrics", "grpc", "grpc_management")
 

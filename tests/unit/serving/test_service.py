@@ -17,8 +17,7 @@ from PIL import Image
 
 from ganctl.serving.handler.request import Parser
 from ganctl.serving.handler.service import Reply, Service
-
-from .small_export import seen_label
+from tests.unit.serving.small_export import seen_label
 
 JSON = {"Accept": "application/json"}
 Asked = tuple[dict[str, Any], dict[str, Any]]

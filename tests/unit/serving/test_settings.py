@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ganctl.serving.ports import Ports
-from ganctl.serving.settings import config_properties, environment
+from ganctl.serving.hosts.torchserve.config import config_properties, environment
+from ganctl.serving.hosts.torchserve.ports import Ports
 
 FOLDER = Path("/private")
 

@@ -5,7 +5,15 @@ import struct
 
 import pytest
 
-from ganctl.serving.worker.protocol import Incoming, Incomplete, Load, Outgoing, loaded, read_message, write_batch
+from ganctl.serving.hosts.torchserve.worker.protocol import (
+    Incoming,
+    Incomplete,
+    Load,
+    Outgoing,
+    loaded,
+    read_message,
+    write_batch,
+)
 
 
 def number(value: int) -> bytes:

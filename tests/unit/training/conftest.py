@@ -1,10 +1,16 @@
 """Fixtures of several files here."""
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ganctl.training import image_folder
+from ganctl.training.config.registry import DATASETS
+from ganctl.training.data import image_folder
+
+RegisterData = Callable[[str, Any], None]
 
 
 @pytest.fixture
@@ -13,3 +19,10 @@ def data_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     image_folder._load.cache_clear()
     return tmp_path / "cache" / "ganctl" / "datasets"
+
+
+@pytest.fixture
+def register_data() -> Iterator[RegisterData]:
+    """Registers a data set for one test."""
+    with ExitStack() as stack:
+        yield lambda name, load: stack.enter_context(DATASETS.registered(name, load))

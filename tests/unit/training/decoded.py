@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ganctl.training.decode import DeepImage, read_image, to_square, white_level
+from ganctl.training.data.decode import DeepImage, read_image, to_square, white_level
 
 
 def decode(path: Path, size: int, *, grey: bool) -> np.ndarray:

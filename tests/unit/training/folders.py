@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganctl.training.config import DataSettings
-from ganctl.training.data import ImageSet, load_split
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.data.base import ImageSet
+from ganctl.training.data.datasets import load_split
 
 posix = pytest.mark.skipif(
     sys.platform != "linux", reason="names that are no UTF-8, FIFOs, limits of open files: Linux"

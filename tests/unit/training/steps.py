@@ -2,11 +2,11 @@
 
 import torch
 
-from ganctl.training.config import Config
-from ganctl.training.models import ImageShape, build_discriminator, build_generator
-from ganctl.training.objectives import Objectives
-from ganctl.training.settings import resolve
-from ganctl.training.step import Step
+from ganctl.training.config.resolve import resolve
+from ganctl.training.config.schema import Config
+from ganctl.training.losses.objective import Objectives
+from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator
+from ganctl.training.step.step import Step
 
 CPU = torch.device("cpu")
 SHAPE = ImageShape(1, 28, 28)

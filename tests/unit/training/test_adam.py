@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from ganctl.training.adam import FusedAdam
+from ganctl.training.optim.adam import FusedAdam
 
 SHAPES = ((5, 3), (7,), (2,))
 

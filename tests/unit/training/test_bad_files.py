@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ganctl.training import image_folder
-from ganctl.training.data import data_digest
+from ganctl.training.data import image_folder
+from ganctl.training.data.datasets import data_digest
 from ganctl.training.errors import DataError
 from tests.unit.training.folders import count, fill, of, paint, posix, read
 

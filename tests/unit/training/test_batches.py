@@ -8,8 +8,8 @@ from itertools import chain
 import pytest
 import torch
 
-from ganctl.training.batches import Batches
-from ganctl.training.data import ImageSet
+from ganctl.training.data.base import ImageSet
+from ganctl.training.data.loader import Batches
 from tests.waiting import PATIENCE
 
 CPU = torch.device("cpu")
@@ -67,7 +67,7 @@ def test_a_loader_gives_the_same_batches_as_images_on_the_device_from_any_step_o
 
 def test_images_live_on_the_device_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert batches(resident="auto").resident
-    from ganctl.training.batches import _fits
+    from ganctl.training.data.loader import _fits
 
     for free, fits in ((IMAGES.nbytes * 3, True), (IMAGES.nbytes, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * free))

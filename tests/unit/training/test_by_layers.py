@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ganctl.training.by_layers import ObjectivesByLayers
-from ganctl.training.objectives import Objectives
-from ganctl.training.step import Step
+from ganctl.training.losses.analytic.backend import ObjectivesByLayers
+from ganctl.training.losses.objective import Objectives
+from ganctl.training.step.step import Step
 from tests.unit.training.steps import batch, build
 
 PLAIN = ("loss.r1=0", "loss.r2=0")

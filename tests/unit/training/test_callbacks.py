@@ -12,7 +12,6 @@ import pytest
 from PIL import Image, ImageSequence
 from rich.console import Console
 
-from ganctl.training.callback import Callback, Run
 from ganctl.training.callbacks import (
     EarlyStopping,
     LearningRate,
@@ -23,10 +22,11 @@ from ganctl.training.callbacks import (
     Timelapse,
     TimeLimit,
 )
-from ganctl.training.launch import Launch
-from ganctl.training.requests import Result
-from ganctl.training.settings import resolve
-from ganctl.training.trainer import Trainer
+from ganctl.training.callbacks.base import Callback, Run
+from ganctl.training.config.resolve import resolve
+from ganctl.training.loop.control import Result
+from ganctl.training.loop.session import Launch
+from ganctl.training.loop.trainer import Trainer
 from tests.conftest import SMALL
 
 

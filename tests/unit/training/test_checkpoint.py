@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ganctl.training.checkpoint import read_checkpoint, weights_digest, write_checkpoint
+from ganctl.training.checkpoint.format import read_checkpoint, weights_digest, write_checkpoint
 from ganctl.training.errors import CheckpointError, TrainingError
 
 

@@ -11,11 +11,13 @@ import torch
 from click.testing import CliRunner, Result
 
 from ganctl.main import cli
-from ganctl.training.checkpoint import read_checkpoint, write_checkpoint
-from ganctl.training.config import DataSettings
-from ganctl.training.data import DATASETS, ImageSet, load_split
+from ganctl.training.checkpoint.format import read_checkpoint, write_checkpoint
+from ganctl.training.config.registry import DATASETS
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.data.base import ImageSet
+from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
-from ganctl.training.inspection import check_fit, open_checkpoint
+from ganctl.training.sampling.inspection import check_fit, open_checkpoint
 from tests.conftest import train_small
 
 DECOMPOSED = tuple(unicodedata.normalize("NFD", name) for name in ("café", "Übung", "é", "a,b;c=d", *"456789"))

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ganctl.training.checkpoint import read_checkpoint
-from ganctl.training.data import EMBEDDED
-from ganctl.training.launch import Launch
+from ganctl.training.checkpoint.format import read_checkpoint
+from ganctl.training.data.mnist import EMBEDDED
+from ganctl.training.loop.session import Launch
 from tests import held
 from tests.conftest import SMALL, Ganctl, one_object
 from tests.held import Hold
@@ -102,7 +102,7 @@ def test_dry_run_says_what_would_be_trained_and_leaves_nothing(ganctl: Ganctl, t
 
 
 OWN_CALLBACK = """
-from ganctl.training.callback import Callback
+from ganctl.training.callbacks.base import Callback
 
 class Greeting(Callback):
     def on_start(self, run):

@@ -11,9 +11,11 @@ import torch
 from click.testing import CliRunner, Result
 
 from ganctl.main import cli
-from ganctl.training.config import DataSettings
-from ganctl.training.data import DATASETS, ImageSet, Split, load_split
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.data.base import ImageSet, Split
+from ganctl.training.data.datasets import load_split
 from ganctl.training.evaluation.classifier import classifier_notes
+from tests.unit.training.conftest import RegisterData
 from tests.unit.training.test_inception import Scripted, scripted
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated.*")
@@ -137,7 +139,7 @@ def test_an_unconditional_generator_has_a_class_balance(small_unconditional_run:
 
 
 def test_a_classifier_is_trained_on_the_images_of_a_run_or_a_file(
-    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, register_data: RegisterData
 ) -> None:
     monkeypatch.setattr("ganctl.training.evaluation.train_classifier._LEAST_STEPS", 30)
 
@@ -145,7 +147,7 @@ def test_a_classifier_is_trained_on_the_images_of_a_run_or_a_file(
         whole = load_split(DataSettings(), split)
         return ImageSet(whole.images[:600], whole.labels[:600], whole.class_names)
 
-    monkeypatch.setitem(DATASETS._entries, "few", few)
+    register_data("few", few)
     words = ("--cas", "--set", "data.name=few", "--n", 100)
     file = written(tmp_path / "real.npz", "val", 600)
     record = scores(file, *words)

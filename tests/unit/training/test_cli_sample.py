@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganctl.training.checkpoint import read_checkpoint, write_checkpoint
+from ganctl.training.checkpoint.format import read_checkpoint, write_checkpoint
 from tests.conftest import Ganctl, one_object
 
 

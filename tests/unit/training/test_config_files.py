@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ganctl.main import cli
-from ganctl.training.config import Config
+from ganctl.training.checkpoint.run_dir import write_settings
+from ganctl.training.config.resolve import config_toml, configure, preset_names, resolve
+from ganctl.training.config.schema import Config
 from ganctl.training.errors import ConfigError
-from ganctl.training.runs import write_settings
-from ganctl.training.settings import config_toml, configure, preset_names, resolve
 from tests.waiting import PATIENCE
 
 

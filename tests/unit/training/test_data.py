@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganctl.training.config import DataSettings
-from ganctl.training.data import DATASETS, EMBEDDED, ImageSet, Split, data_digest, load_split
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.data.base import ImageSet, Split
+from ganctl.training.data.datasets import data_digest, load_split
+from ganctl.training.data.mnist import EMBEDDED
 from ganctl.training.errors import DataError
+from tests.unit.training.conftest import RegisterData
 
 MNIST = DataSettings()
 
@@ -116,24 +119,24 @@ def test_fashion_mnist_is_read_from_torchvisions_layout(tmp_path: Path) -> None:
     assert images.class_names[0] == "T-shirt/top"
 
 
-def own_set(monkeypatch: pytest.MonkeyPatch, labels: list[int], test_labels: list[int] | None = None) -> DataSettings:
+def own_set(register_data: RegisterData, labels: list[int], test_labels: list[int] | None = None) -> DataSettings:
     """A registered set of black images with these labels."""
 
     def black(settings: DataSettings, split: Split) -> ImageSet:
         chosen = torch.tensor(labels if split != "test" or test_labels is None else test_labels)
         return ImageSet(torch.zeros(len(chosen), 1, 28, 28, dtype=torch.uint8), chosen, ("a", "b"))
 
-    monkeypatch.setitem(DATASETS._entries, "black", black)
+    register_data("black", black)
     return DataSettings(name="black")
 
 
-def test_a_split_too_small_for_a_covariance_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = own_set(monkeypatch, [0, 1], test_labels=[1])
+def test_a_split_too_small_for_a_covariance_is_refused(register_data: RegisterData) -> None:
+    settings = own_set(register_data, [0, 1], test_labels=[1])
     assert len(load_split(settings, "val")) == 2
     with pytest.raises(DataError, match=r"data.name = 'black', test images: 1 in all, expected 2 or more"):
         load_split(settings, "test")
 
 
-def test_the_same_images_with_other_labels_are_another_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    digests = [data_digest(own_set(monkeypatch, labels)) for labels in ([0, 0, 1], [0, 0, 1], [0, 1, 1])]
+def test_the_same_images_with_other_labels_are_another_data_set(register_data: RegisterData) -> None:
+    digests = [data_digest(own_set(register_data, labels)) for labels in ([0, 0, 1], [0, 0, 1], [0, 1, 1])]
     assert digests[0] == digests[1] != digests[2]

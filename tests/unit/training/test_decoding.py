@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .decoded import decode
+from tests.unit.training.decoded import decode
 
 
 def one_colour(path: Path, image: Image.Image, **options: object) -> np.ndarray:

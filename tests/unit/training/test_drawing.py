@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from ganctl.training.config import DataSettings
-from ganctl.training.data import ImageSet
-from ganctl.training.drawing import Drawn, Film, open_images, save, save_walk
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.data.base import ImageSet
 from ganctl.training.errors import ConfigError, DataError
-from ganctl.training.inspection import Opened, check_fit, lay_over
+from ganctl.training.sampling import Drawn, Film, open_images, save, save_walk
+from ganctl.training.sampling.inspection import Opened, check_fit, lay_over
 
 REAL = ImageSet(torch.zeros(5, 3, 32, 32, dtype=torch.uint8), torch.arange(5) % 3, ("leaf", "sea", "sun"))
 

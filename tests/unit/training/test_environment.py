@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ganctl.main import cli
-from ganctl.training.config import setting_names
-from ganctl.training.settings import resolve
+from ganctl.training.config.resolve import resolve
+from ganctl.training.config.schema import setting_names
 from tests.waiting import PATIENCE
 
 IP = "10.0.0.1"

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganctl.training.config import DataSettings
-from ganctl.training.data import DATASETS, ImageSet, Split, load_split, shuffled
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.data.base import ImageSet, Split, shuffled
+from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
+from ganctl.training.evaluation.aggregate import mean_and_deviation
 from ganctl.training.evaluation.classifier import COMMITTED, classifier_notes, judge, load_classifier, read_classifier
 from ganctl.training.evaluation.evaluator import Evaluator
 from ganctl.training.evaluation.metrics import (
@@ -19,8 +21,8 @@ from ganctl.training.evaluation.metrics import (
     inception_score,
     manifold_scores,
 )
-from ganctl.training.evaluation.repeats import mean_and_deviation
 from ganctl.training.evaluation.train_classifier import train_classifier
+from tests.unit.training.conftest import RegisterData
 
 MNIST = DataSettings()
 
@@ -180,7 +182,7 @@ def test_scores_of_the_real_images_stand_beside_those_of_the_fakes(evaluator: Ev
 
 
 @pytest.fixture
-def odd_data(monkeypatch: pytest.MonkeyPatch) -> DataSettings:
+def odd_data(monkeypatch: pytest.MonkeyPatch, register_data: RegisterData) -> DataSettings:
     """A data set of one's own: 30 × 26 pixels, and only four test images."""
     monkeypatch.setattr("ganctl.training.evaluation.train_classifier._LEAST_STEPS", 5)
 
@@ -191,7 +193,7 @@ def odd_data(monkeypatch: pytest.MonkeyPatch) -> DataSettings:
             torch.randint(256, (n, 3, 30, 26), generator=rng, dtype=torch.uint8), torch.arange(n) % 2, ("a", "b")
         )
 
-    monkeypatch.setitem(DATASETS._entries, "odd", odd)
+    register_data("odd", odd)
     return DataSettings(name="odd")
 
 
@@ -258,10 +260,10 @@ def test_the_floor_is_that_of_as_many_real_images_whatever_the_split(
 
 
 def test_splits_of_the_same_images_have_no_floor_and_that_is_told(
-    odd_data: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    odd_data: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, register_data: RegisterData
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     same = load_split(odd_data, "val")
-    monkeypatch.setitem(DATASETS._entries, "odd", lambda settings, split: same)
+    register_data("odd", lambda settings, split: same)
     with pytest.raises(DataError, match=r"data\.name = 'odd': its val images look like its train images"):
         Evaluator(odd_data, "val", n=100)

@@ -12,8 +12,9 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from ganctl.training.config import DataSettings
-from ganctl.training.data import load_split, shuffled
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.data.base import shuffled
+from ganctl.training.data.datasets import load_split
 from ganctl.training.evaluation.classifier import Judged, judge, load_classifier
 from ganctl.training.evaluation.metrics import (
     Gaussian,

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ganctl.training.config import DataSettings
-from ganctl.training.data import DATASETS, ImageSet, Split, load_split, shuffled
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.data.base import ImageSet, Split, shuffled
+from ganctl.training.data.datasets import load_split
+from ganctl.training.evaluation.cache import Store
 from ganctl.training.evaluation.classifier import load_classifier
 from ganctl.training.evaluation.evaluator import Evaluator
-from ganctl.training.evaluation.store import Store
+from tests.unit.training.conftest import RegisterData
 
 N = 150
 
@@ -54,7 +56,9 @@ def test_scores_with_kept_statistics_are_those_with_fresh_ones(store: Store, tol
     assert told == []
 
 
-def test_another_pixel_split_number_or_network_is_another_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_pixel_split_number_or_network_is_another_file(
+    store: Store, monkeypatch: pytest.MonkeyPatch, register_data: RegisterData
+) -> None:
     def count(n: int = N, split: Split = "test", data: str = "mnist") -> int:
         Evaluator(DataSettings(name=data), split, n=n, store=store, classifier=load_classifier(DataSettings()))
         return len(kept(store))
@@ -73,7 +77,7 @@ def test_another_pixel_split_number_or_network_is_another_file(store: Store, mon
             images[where[split], 0, 14, 14] ^= 1
             return replace(real, images=images)
 
-        monkeypatch.setitem(DATASETS._entries, "harmed", load)
+        register_data("harmed", load)
 
     for number, changed in ((4, "test"), (5, "train")):
         harmed(changed)
@@ -83,7 +87,7 @@ def test_another_pixel_split_number_or_network_is_another_file(store: Store, mon
         classifier.head.bias[0] += 1
     Evaluator(DataSettings(), "test", n=N, store=store, classifier=classifier)
     assert len(kept(store)) == 6
-    monkeypatch.setattr("ganctl.training.evaluation.store.FORMAT", 99)
+    monkeypatch.setattr("ganctl.training.evaluation.cache.FORMAT", 99)
     assert count() == 7
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ganctl.training import image_folder
-from ganctl.training.config import DataSettings
-from ganctl.training.data import load_split
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.data import image_folder
+from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import ConfigError, DataError
 from tests.unit.training.folders import count, fill, paint, posix, read
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from ganctl.training.config import Config
-from ganctl.training.distributed import Ranks
+from ganctl.training.config.resolve import preset_names, resolve
+from ganctl.training.config.schema import Config
+from ganctl.training.device.precision import Precision
+from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import ConfigError
-from ganctl.training.graph import EAGER_STEPS, Update, capture_on_cuda, why_eager
-from ganctl.training.models import build_discriminator, build_generator
-from ganctl.training.precision import Precision
-from ganctl.training.settings import preset_names, resolve
-from ganctl.training.step import Step
+from ganctl.training.models.networks import build_discriminator, build_generator
+from ganctl.training.step.cuda_graph import EAGER_STEPS, Update, capture_on_cuda, why_eager
+from ganctl.training.step.step import Step
 from tests.unit.training.recorded import Recorder, recorded
 from tests.unit.training.steps import SHAPE, batch
 

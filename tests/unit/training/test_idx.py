@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ganctl.training.idx import read_idx
+from ganctl.training.data.idx import read_idx
 
 PIXELS = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
 
@@ -27,7 +27,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     def decompress(packed: bytes) -> bytes:
         raise AssertionError("it has been decompressed before")
 
-    monkeypatch.setattr("ganctl.training.idx.gzip.decompress", decompress)
+    monkeypatch.setattr("ganctl.training.data.idx.gzip.decompress", decompress)
 
 
 def test_a_file_is_decompressed_once(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

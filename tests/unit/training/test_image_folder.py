@@ -11,11 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ganctl.training import image_folder
-from ganctl.training.data import data_digest
+from ganctl.training.data import image_folder
+from ganctl.training.data.datasets import data_digest
+from tests.unit.training.decoded import decode
 from tests.unit.training.folders import fill, of, paint, posix, read
-
-from .decoded import decode
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 

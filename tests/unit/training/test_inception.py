@@ -9,12 +9,12 @@ import torch
 import torch_fidelity.feature_extractor_inceptionv3 as fidelity
 from torch import Tensor, nn
 
-from ganctl.training.config import DataSettings
-from ganctl.training.data import load_split
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
+from ganctl.training.evaluation.cache import Store
 from ganctl.training.evaluation.evaluator import Evaluator
 from ganctl.training.evaluation.inception import Inception, PackageMissingError
-from ganctl.training.evaluation.store import Store
 
 
 class Scripted(nn.Module):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ganctl.training.lanes import NO_LANES, Lanes
+from ganctl.training.device.streams import NO_LANES, Lanes
 
 
 class Two(Lanes):

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganctl.training import launch_ranks
-from ganctl.training.distributed import Ranks, choose_device
+from ganctl.training.distributed.ranks import Ranks, choose_device
 from ganctl.training.errors import ConfigError, TrainingError
-from ganctl.training.launch import Launch
-from ganctl.training.launch_ranks import Ended, count_ranks, run_ranks
+from ganctl.training.loop import torchrun as launch_ranks
+from ganctl.training.loop.session import Launch
+from ganctl.training.loop.torchrun import Ended, count_ranks, run_ranks
 
 
 @pytest.mark.parametrize(("gpus", "ranks"), [(0, 1), (1, 1), (8, 8)])

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from ganctl.training.layer_rates import rate_groups
+from ganctl.training.optim.param_groups import rate_groups
 
 NETWORK = nn.Sequential(
     nn.Linear(128, 32),

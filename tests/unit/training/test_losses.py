@@ -6,9 +6,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ganctl.training.config import LossSettings
+from ganctl.training.config.registry import LOSSES
+from ganctl.training.config.schema import LossSettings
 from ganctl.training.errors import ConfigError
-from ganctl.training.losses import LOSSES, AdversarialLoss, build_loss
+from ganctl.training.losses.adversarial import AdversarialLoss, build_loss
 
 REAL, FAKE = (1.1, -2.0, 0.3), (0.5, 3.0, -1.7)
 

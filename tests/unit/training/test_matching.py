@@ -2,8 +2,8 @@
 
 import torch
 
-from ganctl.training.distributed import SOLO
-from ganctl.training.matching import FeatureMatching, emphasise
+from ganctl.training.distributed.ranks import SOLO
+from ganctl.training.losses.feature_matching import FeatureMatching, emphasise
 from tests.unit.training.steps import distance_of_features
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import threading
 import pytest
 from torch._C._distributed_c10d import HashStore
 
-from ganctl.training.meeting import agree_on_word
+from ganctl.training.distributed.start_token import agree_on_word
 from tests.waiting import PATIENCE
 
 

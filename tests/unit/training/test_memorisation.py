@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ganctl.training.config import DataSettings
-from ganctl.training.data import Split, load_split, shuffled
-from ganctl.training.evaluation.memorisation import SAMPLE, Memorisation, nearest
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.data.base import Split, shuffled
+from ganctl.training.data.datasets import load_split
+from ganctl.training.evaluation.neighbors import SAMPLE, Memorisation, nearest
 
 MNIST = DataSettings()
 

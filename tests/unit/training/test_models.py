@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from ganctl.training.config import ModelSettings
+from ganctl.training.config.resolve import resolve
+from ganctl.training.config.schema import ModelSettings
 from ganctl.training.errors import ConfigError
-from ganctl.training.models import ImageShape, build_discriminator, build_generator, to_bytes, to_float
-from ganctl.training.normalisation import BatchNorm1d
-from ganctl.training.settings import resolve
+from ganctl.training.models.batch_norm import BatchNorm1d
+from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator, to_bytes, to_float
 
 
 def settings(**values: object) -> ModelSettings:

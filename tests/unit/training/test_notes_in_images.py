@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from ganctl.training.errors import DataError
+from tests.unit.training.decoded import decode
 from tests.unit.training.folders import count, fill
-
-from .decoded import decode
 
 UPRIGHT = np.zeros((28, 28, 3), np.uint8)
 UPRIGHT[:14] = 255  # the upper half is white

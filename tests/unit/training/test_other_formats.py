@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from ganctl.main import cli
-from ganctl.training.config import DataSettings
-from ganctl.training.data import load_split
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
 from tests.unit.training.folders import count, fill, read
 

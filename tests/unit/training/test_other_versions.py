@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 import ganctl
 from ganctl.exports.export import export
 from ganctl.main import cli
-from ganctl.training.checkpoint import read_checkpoint, write_checkpoint
+from ganctl.training.checkpoint.format import read_checkpoint, write_checkpoint
 
 OURS = ganctl.__version__
 OTHER = f"9{OURS[1:]}"  # as long as ours, so that a file's bytes can be exchanged

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ganctl.training.config import Span
-from ganctl.training.pace import Clock, Measured
+from ganctl.training.config.schema import Span
+from ganctl.training.device.timing import Clock, Measured
 
 CPU = torch.device("cpu")
 
@@ -14,7 +14,7 @@ class Time:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("ganctl.training.pace.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("ganctl.training.device.timing.time.monotonic", lambda: self.now)
 
 
 @pytest.fixture

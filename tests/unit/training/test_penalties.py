@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganctl.training.penalties import interpolation_penalty, squared_gradient_norm
+from ganctl.training.losses.gradient_penalty import interpolation_penalty, squared_gradient_norm
 
 N, SHAPE, STEP = 3, (1, 4, 4), 1e-6
 Penalty = Callable[[nn.Module], Tensor]

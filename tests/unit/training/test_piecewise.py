@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ganctl.training.config import ModelSettings
-from ganctl.training.models import Discriminator, ImageShape, build_discriminator
-from ganctl.training.penalties import squared_gradient_norm
-from ganctl.training.piecewise import FourPasses, is_piecewise_linear, move
+from ganctl.training.config.schema import ModelSettings
+from ganctl.training.losses.analytic.passes import FourPasses, is_piecewise_linear, move
+from ganctl.training.losses.gradient_penalty import squared_gradient_norm
+from ganctl.training.models.networks import Discriminator, ImageShape, build_discriminator
 
 N = 6
 NETWORKS = {

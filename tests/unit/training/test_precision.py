@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from ganctl.training.config import Config
+from ganctl.training.config.resolve import resolve
+from ganctl.training.config.schema import Config
+from ganctl.training.device.precision import Precision, choose_precision, set_tf32
 from ganctl.training.errors import ConfigError
-from ganctl.training.models import ImageShape, build_discriminator, build_generator
-from ganctl.training.precision import Precision, choose_precision, set_tf32
-from ganctl.training.settings import resolve
-from ganctl.training.step import Step
+from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator
+from ganctl.training.step.step import Step
 
 SHAPE = ImageShape(1, 28, 28)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)

@@ -10,9 +10,9 @@ import torch
 from click.testing import CliRunner, Result
 
 from ganctl.main import cli
-from ganctl.training.checkpoint import read_checkpoint, weights_digest
-from ganctl.training.launch import Launch
-from ganctl.training.precision_trial import Trial, time_step
+from ganctl.training.checkpoint.format import read_checkpoint, weights_digest
+from ganctl.training.loop.precision_trial import Trial, time_step
+from ganctl.training.loop.session import Launch
 from tests.conftest import SHORT, Ganctl, one_object
 
 AUTO = (*SHORT, "train.precision=auto")
@@ -95,7 +95,7 @@ def test_later_runs_take_what_a_steady_trial_gave_and_damage_to_it_does_not_matt
         trials.append(batch)
         return Trial({"fp32": 1.0, "bf16": 0.5}, batch), len(trials) > 1
 
-    monkeypatch.setattr("ganctl.training.precision_trial.time_step", trial)
+    monkeypatch.setattr("ganctl.training.loop.precision_trial.time_step", trial)
     dry_run()
     assert not folder.exists(), "the first trial was not steady"
     second, third = (one_object(dry_run().stdout) for _ in range(2))
@@ -118,7 +118,7 @@ def test_a_network_that_bf16_does_not_suit_trains_in_fp32(error: str, ganctl: Ga
         """
 import torch
 from torch import nn
-from ganctl.training.models import Generator
+from ganctl.training.models.networks import Generator
 
 class Flat(Generator):
     def __init__(self, settings, shape, classes):

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from ganctl.training import callbacks as shipped
-from ganctl.training.callback import HOOKS, Callback, Run
 from ganctl.training.callbacks import TimeLimit
-from ganctl.training.callbacks.essentials import check_callbacks
-from ganctl.training.checkpoint import read_checkpoint, write_checkpoint
-from ganctl.training.data import Split
+from ganctl.training.callbacks.base import HOOKS, Callback, Run
+from ganctl.training.callbacks.defaults import check_callbacks
+from ganctl.training.checkpoint.format import read_checkpoint, write_checkpoint
+from ganctl.training.config.resolve import resolve
+from ganctl.training.data.base import Split
 from ganctl.training.errors import ConfigError, TrainingError
-from ganctl.training.settings import resolve
-from ganctl.training.sources import Source
-from ganctl.training.trainer import Trainer
+from ganctl.training.images.source import Source
+from ganctl.training.loop.trainer import Trainer
 from tests.conftest import SMALL
 
 SHIPPED = [getattr(shipped, name) for name in shipped.__all__ if inspect.isclass(getattr(shipped, name))]

@@ -7,24 +7,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganctl.training.callback import Callback
-from ganctl.training.config import ModelSettings
-from ganctl.training.data import DATASETS, ImageSet, load_split
+from ganctl.training.callbacks.base import Callback
+from ganctl.training.config.registry import DATASETS, DISCRIMINATORS, GENERATORS, LOSSES, Registry, load_object
+from ganctl.training.config.resolve import resolve
+from ganctl.training.config.schema import ModelSettings
+from ganctl.training.data.base import ImageSet
+from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import ConfigError, DataError
-from ganctl.training.launch import Launch, load_callback
-from ganctl.training.losses import LOSSES, NonSaturating, build_loss
-from ganctl.training.models import DISCRIMINATORS, GENERATORS, Generator, ImageShape
-from ganctl.training.registry import Registry, load_object
-from ganctl.training.settings import resolve
+from ganctl.training.loop.session import Launch, load_callback
+from ganctl.training.losses.adversarial import NonSaturating, build_loss
+from ganctl.training.models.networks import Generator, ImageShape
 from tests.conftest import SMALL, Ganctl
 
 MODULE = """
 import torch
 from torch import nn
-from ganctl.training.callback import Callback
-from ganctl.training.data import ImageSet
-from ganctl.training.losses import Hinge
-from ganctl.training.models import Generator
+from ganctl.training.callbacks.base import Callback
+from ganctl.training.data.base import ImageSet
+from ganctl.training.losses.adversarial import Hinge
+from ganctl.training.models.networks import Generator
 
 class Tiny(Generator):
     def __init__(self, settings, shape, classes):
@@ -168,7 +169,7 @@ def test_a_module_that_fails_is_told_with_its_error(own: str, tmp_path: Path) ->
 
 
 def test_a_registered_name_is_a_setting_and_cannot_be_taken_twice() -> None:
-    table: Registry[type] = Registry("thing", "some.setting")
+    table: Registry[type] = Registry("thing", "some.setting", "ganctl.training.data.datasets")
     assert table.register("a")(int) is int
     assert (table.get("a"), table.names()) == (int, ["a"])
     with pytest.raises(ValueError, match="'a' is taken by <class 'int'>"):
@@ -176,7 +177,7 @@ def test_a_registered_name_is_a_setting_and_cannot_be_taken_twice() -> None:
 
 
 def test_a_notebooks_cell_that_runs_twice_registers_what_it_defined_last() -> None:
-    table: Registry[type] = Registry("thing", "some.setting")
+    table: Registry[type] = Registry("thing", "some.setting", "ganctl.training.data.datasets")
 
     def cell() -> type:
         @table.register("mine")
@@ -197,8 +198,7 @@ def test_all_unknown_names_are_told_at_once_with_where_they_came_from() -> None:
     assert str(raised.value).count("--set: ") == 4
 
 
-def test_decorators_make_names_that_settings_may_use() -> None:
-    @GENERATORS.register("flat-for-test")
+def test_a_registered_name_is_a_setting_within_its_block() -> None:
     class Flat(Generator):
         def __init__(self, settings: ModelSettings, shape: ImageShape, classes: int | None) -> None:
             super().__init__(settings.z_dim, classes, shape)
@@ -207,16 +207,18 @@ def test_decorators_make_names_that_settings_may_use() -> None:
         def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
             return torch.tanh(self.bias).expand(len(z), -1).view(-1, *self.shape)
 
-    LOSSES.register("same-for-test")(NonSaturating)
-    config, _ = resolve(assignments=["model.generator=flat-for-test", "loss.name=same-for-test"], environment={})
-    assert config.model.generator == "flat-for-test"
-    assert isinstance(GENERATORS.get("flat-for-test")(config.model, ImageShape(1, 28, 28), 10), Flat)
-    for registry in (GENERATORS, LOSSES):
-        registry._entries = {name: entry for name, entry in registry._entries.items() if "for-test" not in name}
+    assignments = ["model.generator=flat", "loss.name=same"]
+    with GENERATORS.registered("flat", Flat), LOSSES.registered("same", NonSaturating):
+        config, _ = resolve(assignments=assignments, environment={})
+        assert isinstance(GENERATORS.get(config.model.generator)(config.model, ImageShape(1, 28, 28), 10), Flat)
+        assert not GENERATORS.is_builtin("flat")
+    with pytest.raises(ConfigError, match="2 faults"):
+        resolve(assignments=assignments, environment={})
 
 
 def test_what_comes_with_ganctl() -> None:
     assert GENERATORS.names() == DISCRIMINATORS.names() == ["conv", "mlp"]
+    assert GENERATORS.is_builtin("conv")
     assert {"fashion-mnist", "folder", "kmnist", "mnist"} <= {*DATASETS.names()}  # other tests register their own
     assert issubclass(type(load_callback("ganctl.training.callbacks:Profiler")), Callback)
     assert ImageSet(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1).long(), ("a",)).shape == (1, 28, 28)

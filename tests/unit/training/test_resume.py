@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from ganctl.training import assembly
-from ganctl.training.callback import Callback, Run
 from ganctl.training.callbacks import Preemption, default_callbacks
-from ganctl.training.checkpoint import read_checkpoint
-from ganctl.training.graph import Update
-from ganctl.training.launch import Launch
-from ganctl.training.settings import resolve
-from ganctl.training.trainer import Trainer
+from ganctl.training.callbacks.base import Callback, Run
+from ganctl.training.checkpoint.format import read_checkpoint
+from ganctl.training.config.resolve import resolve
+from ganctl.training.loop import build as assembly
+from ganctl.training.loop.session import Launch
+from ganctl.training.loop.trainer import Trainer
+from ganctl.training.step.cuda_graph import Update
 from tests.conftest import PRESETS, SHORT, launch
 from tests.states import assert_same_events, assert_same_run, timeless_rows
 from tests.unit.training.recorded import recorded

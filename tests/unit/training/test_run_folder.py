@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ganctl.training.callback import Callback, Run
 from ganctl.training.callbacks import Progress
+from ganctl.training.callbacks.base import Callback, Run
+from ganctl.training.checkpoint.run_dir import find_checkpoint
 from ganctl.training.errors import CheckpointError, FolderInUse
-from ganctl.training.launch import Launch
-from ganctl.training.runs import find_checkpoint
-from ganctl.training.trainer import Trainer
+from ganctl.training.loop.session import Launch
+from ganctl.training.loop.trainer import Trainer
 from tests.conftest import SHORT, launch
 from tests.states import assert_same_events, assert_same_run
 

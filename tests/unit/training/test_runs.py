@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from ganctl.training.callbacks import Checkpoint
-from ganctl.training.checkpoint import read_checkpoint
+from ganctl.training.checkpoint.format import read_checkpoint
+from ganctl.training.checkpoint.run_dir import find_checkpoint, newest_checkpoint, next_run_folder
+from ganctl.training.config.resolve import resolve
 from ganctl.training.errors import CheckpointError, ConfigError
-from ganctl.training.runs import find_checkpoint, newest_checkpoint, next_run_folder
-from ganctl.training.settings import resolve
 
 
 class Somewhere:

@@ -15,11 +15,13 @@ from torch import Tensor
 from ganctl.main import cli
 from ganctl.training.callbacks.checkpoints import Checkpoint
 from ganctl.training.callbacks.stopping import EarlyStopping
-from ganctl.training.config import DataSettings
-from ganctl.training.data import DATASETS, ImageSet, Split, load_split
+from ganctl.training.config.registry import DATASETS
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.data.base import ImageSet, Split
+from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
 from ganctl.training.evaluation.validity import ScorerAccuracy
-from ganctl.training.launch import Launch
+from ganctl.training.loop.session import Launch
 from tests.conftest import SMALL
 
 FEATURE_SCORES = ("fd", "fd_floor", "fd_times_floor", "precision", "recall", "density", "coverage")

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from ganctl.training.config import Config, Span, setting_names
+from ganctl.training.config.resolve import preset_names, preset_text, resolve
+from ganctl.training.config.schema import Config, Span, setting_names
 from ganctl.training.errors import ConfigError
-from ganctl.training.settings import preset_names, preset_text, resolve
 
 
 def faults(**kwargs: object) -> str:

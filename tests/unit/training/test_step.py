@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from ganctl.training.distributed import Ranks
+from ganctl.training.config.resolve import resolve
+from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import ConfigError, TrainingError
-from ganctl.training.models import Discriminator, Generator, build_discriminator, build_generator, to_float
-from ganctl.training.objectives import Batch
-from ganctl.training.settings import resolve
-from ganctl.training.step import STATS, Step
+from ganctl.training.losses.objective import Batch
+from ganctl.training.models.networks import Discriminator, Generator, build_discriminator, build_generator, to_float
+from ganctl.training.step.step import STATS, Step
 from tests.unit.training.steps import CPU, SHAPE, batch, build
 
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image, ImageSequence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ganctl.training.callback import Callback, Run
 from ganctl.training.callbacks import TensorBoard, Timelapse
-from ganctl.training.launch import Launch
-from ganctl.training.settings import resolve
-from ganctl.training.trainer import Trainer
+from ganctl.training.callbacks.base import Callback, Run
+from ganctl.training.config.resolve import resolve
+from ganctl.training.loop.session import Launch
+from ganctl.training.loop.trainer import Trainer
 from tests.conftest import SMALL
 
 

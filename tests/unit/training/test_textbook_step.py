@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from ganctl.training.config import Config
-from ganctl.training.distributed import SOLO
-from ganctl.training.losses import build_loss
-from ganctl.training.models import Generator, to_float
-from ganctl.training.penalties import squared_gradient_norm
+from ganctl.training.config.schema import Config
+from ganctl.training.distributed.ranks import SOLO
+from ganctl.training.losses.adversarial import build_loss
+from ganctl.training.losses.gradient_penalty import squared_gradient_norm
+from ganctl.training.models.networks import Generator, to_float
 from tests.unit.training.steps import batch, build, distance_of_features
 
 Emphasis = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]

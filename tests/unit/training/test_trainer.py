@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganctl.training.callback import Callback, Run
-from ganctl.training.checkpoint import read_checkpoint, write_checkpoint
-from ganctl.training.data import load_split
+from ganctl.training.callbacks.base import Callback, Run
+from ganctl.training.checkpoint.format import read_checkpoint, write_checkpoint
+from ganctl.training.config.resolve import resolve
+from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import CheckpointError, ConfigError, FolderInUse, TrainingError
-from ganctl.training.launch import Launch
-from ganctl.training.settings import resolve
-from ganctl.training.sources import load_generator
-from ganctl.training.trainer import Trainer
+from ganctl.training.images.source import load_generator
+from ganctl.training.loop.session import Launch
+from ganctl.training.loop.trainer import Trainer
 from tests.conftest import SHORT, SMALL, launch, train_small
 
 
@@ -75,7 +75,7 @@ def test_the_same_words_again_go_on_with_what_auto_meant_when_the_run_began(
     words = ("train.batch_size=auto", "train.precision=auto")
     trainer = launch(tmp_path / "run", extra=words).build(max_steps=1)
     trainer.fit()
-    monkeypatch.setattr("ganctl.training.assembly._BATCH_ON_CPU", 16)  # as on another kind of machine
+    monkeypatch.setattr("ganctl.training.loop.build._BATCH_ON_CPU", 16)  # as on another kind of machine
     again = Launch(preset="conv", assignments=(*SHORT, *words), run_dir=tmp_path / "run", resume="auto")
     assert (again.config.train.batch_size, again.config.train.precision) == (64, trainer.config.train.precision)
     assert again.config.train.precision != "auto"
@@ -212,7 +212,7 @@ def test_allowed_changes_reach_the_optimizer(tmp_path: Path) -> None:
 
 
 def test_more_label_accuracy_is_better_without_saying_so() -> None:
-    from ganctl.training.config import sign_of
+    from ganctl.training.config.schema import sign_of
 
     assert [sign_of("fd", "auto"), sign_of("label_accuracy", "auto"), sign_of("fd", "max")] == [1, -1, -1]
 
@@ -229,7 +229,7 @@ def test_a_run_is_not_continued_with_other_images_unless_that_is_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir = train_small(tmp_path / "run", max_steps=2)
-    monkeypatch.setattr("ganctl.training.assembly.load_split", lambda data, split: load_split(data, "val"))
+    monkeypatch.setattr("ganctl.training.loop.build.load_split", lambda data, split: load_split(data, "val"))
     with pytest.raises(ConfigError, match=r"the training images are not those of .*last.safetensors \(digest differ"):
         Launch(run_dir=run_dir, resume="auto").build()
     assert Launch(run_dir=run_dir, resume="auto", allow_changes=True).build().step == 2

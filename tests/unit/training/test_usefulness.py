@@ -5,17 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganctl.training.config import DataSettings
-from ganctl.training.data import DATASETS, ImageSet, Split, load_split
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.data.base import ImageSet, Split
+from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
-from ganctl.training.evaluation.store import Store
-from ganctl.training.evaluation.usefulness import classification_accuracy
+from ganctl.training.evaluation.cache import Store
+from ganctl.training.evaluation.cas import classification_accuracy
+from tests.unit.training.conftest import RegisterData
 
 FEW = 1000
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> DataSettings:
+def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, register_data: RegisterData) -> DataSettings:
     """A thousand digits to learn from, a thousand to test with."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("ganctl.training.evaluation.train_classifier._LEAST_STEPS", 60)
@@ -23,7 +25,7 @@ def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> DataSettings:
     def load(settings: DataSettings, split: Split) -> ImageSet:
         return part("train" if split == "train" else "test", 0)
 
-    monkeypatch.setitem(DATASETS._entries, "few", load)
+    register_data("few", load)
     return DataSettings(name="few")
 
 

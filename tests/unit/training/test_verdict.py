@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ganctl.training.verdict import is_far, verdict
+from ganctl.training.evaluation.summary import is_far, verdict
 
 
 def scores(times: float, accuracy: float | None = 0.99) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from ganctl.training.models import ImageShape, build_generator
-from ganctl.training.settings import resolve
-from ganctl.training.sources import GeneratorSource
-from ganctl.training.walks import legs, slerp, walk_labels, walk_latents
+from ganctl.training.config.resolve import resolve
+from ganctl.training.images.interpolation import legs, slerp, walk_labels, walk_latents
+from ganctl.training.images.source import GeneratorSource
+from ganctl.training.models.networks import ImageShape, build_generator
 
 
 def test_slerp_goes_along_the_circle_at_a_constant_speed() -> None:

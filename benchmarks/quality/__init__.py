@@ -1,0 +1,1 @@
+"""Quality per training time beside peers."""

@@ -1,0 +1,69 @@
+"""One training of one system in a process of its own; leaves what its generator drew on the way. Started by `quality`.
+
+    python -m benchmarks.one_run --system conv --seed 0 --seconds 120 --n 10000 --out FILE.npz
+
+The file: `images` uint8 [S, n, 1, 28, 28] of S copies (all from the same latents), `labels` int64 [n] that were asked
+for (empty without labels), `seconds` float64 [S] of training and `seen` int64 [S] real images until each copy.
+"""
+
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from ganctl.benchmarks.quality.own import train
+from ganctl.benchmarks.quality.recorder import Recorder
+from ganctl.benchmarks.systems import systems
+from ganctl.benchmarks.tutorial import AsShown, generator
+from ganctl.training.config.resolve import configure
+from ganctl.training.data.datasets import load_split
+from ganctl.training.evaluation.reference_stats import some
+from ganctl.training.images.source import GeneratorSource
+from ganctl.training.models.networks import Generator, ImageShape, build_generator
+
+LATENT_SEED = 2024
+
+
+@click.command()
+@click.option("--system", "name", required=True)
+@click.option("--seed", type=int, required=True)
+@click.option("--seconds", type=float, required=True)
+@click.option("--n", type=int, required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+def main(name: str, seed: int, seconds: float, n: int, out: Path) -> None:
+    """Trains, draws, saves."""
+    (system,) = (system for system in systems() if system.name == name)
+    config, recorder = system.settings(seconds, seed), Recorder(seconds)
+    data = load_split((config or configure()).data, "test")
+    network: Generator
+    with tempfile.TemporaryDirectory() as folder:
+        if config is None:
+            from ganctl.benchmarks import tutorial_lightning  # of all systems only this one needs lightning
+
+            tutorial_lightning.train(seed, recorder, Path(folder))
+            network = AsShown(generator())
+            bare: torch.nn.Module = network.network
+        else:
+            train(config, recorder, Path(folder) / "run")
+            bare = network = build_generator(config.model, ImageShape(*data.shape), len(data.class_names))
+    source = GeneratorSource(network, data.class_names)
+    z = torch.randn(n, source.z_dim, generator=torch.Generator().manual_seed(LATENT_SEED))
+    labels = some(data.labels, n)  # the mix of the images that they are compared with
+    images = []
+    for snapshot in recorder.snapshots:
+        bare.load_state_dict(snapshot.weights)
+        images.append(source.draw(z, labels).numpy())
+    np.savez(
+        out,
+        images=np.stack(images),
+        labels=labels.numpy() if source.conditional else np.empty(0, np.int64),
+        seconds=np.array([snapshot.seconds for snapshot in recorder.snapshots]),
+        seen=np.array([snapshot.images for snapshot in recorder.snapshots]),
+        threads=torch.get_num_threads(),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""`ganctl bench train`: training loops side by side, each in a process of its own, in turns; medians and ratios.
+
+What is compared, for each preset and batch size: ours (the trainer with every default callback, each precision), a loop
+by hand around the same step, the peers (PyTorch Lightning's tutorial; a straightforward implementation of `conv`), and
+what this machine's matrix products alone would allow. The precision that `auto` takes stands beside the rates of all.
+Repetitions are interleaved, so that a drift of the machine's speed meets all; a ratio is the median of the
+repetitions' ratios.
+"""
+
+import importlib.util
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from ganctl.benchmarks.children import run_module
+from ganctl.benchmarks.errors import BenchError
+from ganctl.benchmarks.quality.compare import machine
+from ganctl.benchmarks.systems import INSTALL
+from ganctl.training.config.resolve import preset_names, resolve
+from ganctl.training.distributed.ranks import SOLO
+from ganctl.training.loop.build import assemble
+from ganctl.training.loop.precision_trial import FORMATS as CPU_PRECISIONS
+
+Record = dict[str, Any]
+_LARGEST_ON_CPU = 256  # images of a batch
+
+
+@dataclass(frozen=True)
+class Case:
+    """One loop to measure: a system of `speed_run.py` with a preset's networks."""
+
+    system: str
+    preset: str
+    batch: int
+    precision: str
+    assignments: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return " ".join([f"{self.preset}, batch {self.batch}: {self.system} {self.precision}", *self.assignments])
+
+
+def comparison(*, cuda: bool) -> list[Case]:
+    """The loops that are compared on such a machine: each preset's trainer in every precision among them."""
+    cases = _on_cuda() if cuda else _on_cpu()
+    precisions = ("fp32", "tf32", "bf16", "fp16") if cuda else CPU_PRECISIONS
+    every = [
+        Case("ours", preset, batch, precision)
+        for preset, batch in preset_batches(cuda=cuda)
+        for precision in precisions
+    ]
+    return [*cases, *(case for case in every if case not in cases)]
+
+
+def preset_batches(*, cuda: bool) -> list[tuple[str, int]]:
+    """Each preset with its own batch on such a machine; the tutorial's networks also with a GPU's batch.
+
+    On a CPU a batch has 256 images at most: one of `gpu`'s steps with 4,096 takes half a minute there.
+    """
+    found = []
+    for preset in preset_names():
+        size = resolve(preset=preset, environment={})[0].train.batch_size
+        batch = (256 if cuda else 64) if size == "auto" else int(size)
+        found.append((preset, batch if cuda else min(batch, _LARGEST_ON_CPU)))
+    return list(dict.fromkeys([*found, ("lightning-basic-gan", 256)]))
+
+
+def _on_cpu() -> list[Case]:
+    found = []
+    for batch in (64, 256):
+        found += [Case("lightning", "lightning-basic-gan", batch, "fp32")]
+        found += [Case(system, "lightning-basic-gan", batch, p) for p in CPU_PRECISIONS for system in ("bare", "ours")]
+    found += [Case("straightforward", "conv", 64, "fp32")]
+    return [*found, *(Case(system, "conv", 64, p) for p in CPU_PRECISIONS for system in ("step", "ours"))]
+
+
+def _on_cuda() -> list[Case]:
+    """At the tutorial's batch for a GPU, and that of `gpu`."""
+    tutorial, large = "lightning-basic-gan", int(resolve(preset="gpu", environment={})[0].train.batch_size)
+    ours = ("ours", "tf32"), ("ours", "bf16")
+    small = ("lightning", "fp32"), ("bare", "fp32"), ("ours-eager", "bf16"), ("step", "tf32"), *ours
+    found = [Case(system, tutorial, 256, precision) for system, precision in small]
+    found += [Case(system, tutorial, large, precision) for system, precision in (("lightning", "fp32"), *ours)]
+    own = ("straightforward", "fp32"), ("ours-eager", "bf16"), ("step", "bf16"), *ours
+    return [*found, *(Case(system, "gpu", large, precision) for system, precision in own)]
+
+
+def growth() -> list[Case]:
+    """The step of `conv` with more of everything, one at a time."""
+    return [
+        *(Case("step", "conv", batch, "fp32") for batch in (16, 64, 256, 1024)),
+        *(Case("step", "conv", 64, "fp32", (f"model.z_dim={z_dim}",)) for z_dim in (32, 512)),
+        *(Case("step", "conv", 64, "fp32", (f"model.width={width}",)) for width in (16, 64)),
+    ]
+
+
+def measure_all(*, seconds: float, repetitions: int, growing: bool, announce: Callable[[str], None]) -> Record:
+    """Everything that `ganctl bench train` tells.
+
+    Raises:
+        BenchError: a loop failed.
+    """
+    cuda = torch.cuda.is_available()
+    speed = Speed(seconds=seconds, repetitions=repetitions, announce=announce)
+    results = speed.run(comparison(cuda=cuda), ["fp32", "tf32", "bf16"] if cuda else CPU_PRECISIONS)
+    results["automatic"] = speed.automatic(preset_batches(cuda=cuda))
+    results |= {"machine": machine(), "seconds": seconds, "repetitions": repetitions, "skipped": speed.skipped}
+    if growing:
+        results["growth"] = Speed(seconds=seconds, repetitions=1, announce=announce).run(growth(), ["fp32"])["cases"]
+        results["run_length"] = speed.run_length()
+    return results
+
+
+class Speed:
+    """Measures cases in turns."""
+
+    def __init__(self, *, seconds: float, repetitions: int, announce: Callable[[str], None]) -> None:
+        """Each case is measured for `seconds` in each repetition, after a warm-up."""
+        self._seconds, self._repetitions, self._announce = seconds, repetitions, announce
+        self.skipped: dict[str, str] = {}
+
+    def automatic(self, presets: Sequence[tuple[str, int]]) -> list[Record]:
+        """The precision that `auto` takes for each preset and batch, and its reason."""
+        found = []
+        for preset, batch in presets:
+            words = ["--system", "automatic", "--preset", preset, "--batch", str(batch), "--precision", "auto"]
+            found.append({"preset": preset, "batch": batch} | self._measure(words))
+        return found
+
+    def run_length(self) -> Record:
+        """Whether a run's steps and memory stay as they are: see `run_length.py`."""
+        return self._start(["ganctl.benchmarks.speed.run_length"])
+
+    def run(self, cases: Sequence[Case], precisions: Sequence[str]) -> Record:
+        """Measures all cases, and the machine's products, in each repetition anew.
+
+        Raises:
+            BenchError: one of them failed.
+        """
+        if any(case.system == "lightning" for case in cases) and not importlib.util.find_spec("lightning"):
+            self.skipped["lightning"] = f"it needs the package lightning: {INSTALL}"
+            cases = [case for case in cases if case.system != "lightning"]
+        found: dict[str, list[Record]] = {case.name: [] for case in cases}
+        products: dict[str, list[float]] = {precision: [] for precision in precisions}
+        for repetition in range(self._repetitions):
+            measured = self._measure(["--system", "products", "--precision", ",".join(precisions)])
+            for precision, flops_a_second in measured["flops"].items():
+                products[precision].append(flops_a_second)
+            for case in cases:
+                words = ["--system", case.system, "--preset", case.preset, "--batch", str(case.batch)]
+                words += ["--precision", case.precision, *(f"--set={assignment}" for assignment in case.assignments)]
+                measured = self._measure(words)
+                found[case.name].append(measured)
+                self._announce(
+                    f"{repetition + 1} of {self._repetitions}: {case.name}:"
+                    f" {measured['images_per_second']:,.0f} images/s"
+                )
+        flops = {precision: statistics.median(rates) for precision, rates in products.items()}
+        return {
+            "products_flops": flops,
+            "cases": [self._summary(case, found[case.name], flops) for case in cases],
+        }
+
+    def _summary(self, case: Case, runs: list[Record], products: dict[str, float]) -> Record:
+        rates = [run["images_per_second"] for run in runs]
+        needed = flops_per_image(case.preset, case.batch, case.assignments)
+        rate = statistics.median(rates)
+        return {
+            "system": case.system,
+            "preset": case.preset,
+            "batch": case.batch,
+            "precision": case.precision,
+            "assignments": list(case.assignments),
+            "images_per_second": rate,
+            "rates": rates,
+            "flops_per_image": needed,
+            "share_of_products": rate * needed / products[case.precision] if case.precision in products else None,
+            "first_step_seconds": statistics.median(run["first_step_seconds"] for run in runs),
+            "memory_bytes": statistics.median(run["memory_bytes"] for run in runs),
+            "step_over_kernels": _over_kernels(runs, case.batch),
+            "device_bytes": statistics.median(run.get("device_bytes", 0) for run in runs),
+        }
+
+    def _measure(self, words: list[str]) -> Record:
+        timed = ["--seconds", str(self._seconds), "--started", str(time.time())]
+        return self._start(["ganctl.benchmarks.speed.one_run", *words, *timed])
+
+    def _start(self, words: list[str]) -> Record:
+        done = run_module(words)
+        if done.returncode:
+            raise BenchError(f"{' '.join(words)} failed with exit code {done.returncode}:\n{done.stderr.strip()}")
+        record: Record = json.loads(done.stdout.strip().splitlines()[-1])
+        return record
+
+
+def _over_kernels(runs: list[Record], batch: int) -> float | None:
+    """A step's time as a multiple of its kernels' times; None where there are none, as on a CPU."""
+    if not all("kernel_seconds" in run for run in runs):
+        return None
+    return float(statistics.median(batch / run["images_per_second"] / run["kernel_seconds"] for run in runs))
+
+
+def ratio(one: Record, other: Record) -> float:
+    """How many times as fast `one` is as `other`: the median over the repetitions."""
+    return float(statistics.median(a / b for a, b in zip(one["rates"], other["rates"], strict=True)))
+
+
+def flops_per_image(preset: str, batch: int, assignments: Sequence[str] = ()) -> float:
+    """Floating point operations of the matrix products and convolutions of one step, for each image of its batch, as
+    our step does them."""
+    words = [f"train.batch_size={batch}", "train.device=cpu", "train.precision=fp32", *assignments]
+    config, _ = resolve(preset=preset, assignments=words, environment={})
+    parts = assemble(config, SOLO)
+    with _Count() as count:
+        parts.step(*parts.batches.at(0), step=0, progress=0.0)
+    return float(count.flops / batch)
+
+
+class _Count(TorchDispatchMode):
+    """PyTorch's formulas, without the tracker of modules in FlopCounterMode, which cannot follow `autograd.grad`."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch has given it no types
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if formula := flop_registry.get(func._overloadpacket):
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        return result

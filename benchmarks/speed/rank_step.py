@@ -1,0 +1,121 @@
+"""What many ranks cost: a step with one flattened all-reduce per phase (ours) against DistributedDataParallel.
+
+    torchrun --standalone --nproc-per-node 2 -m benchmarks.rank_step [--repetitions 5] [--steps 40]
+
+Both do the same update of the same networks with the same random numbers; only how gradients are averaged differs. The
+settings take turns within each repetition; medians are told, with the ratio of the paired ones. DistributedDataParallel
+gets the networks without batch normalisation, which it cannot train here: its buffers are written between the forward
+passes and the backward pass (pytorch#175024).
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import click
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from ganctl.training.config.resolve import resolve
+from ganctl.training.data.datasets import load_split
+from ganctl.training.distributed.ranks import SOLO, Ranks, choose_device
+from ganctl.training.losses.objective import Batch, Learnt, Objectives
+from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator
+from ganctl.training.step.phase import Phase
+from ganctl.training.step.step import Step
+
+WARM_UP = 10  # steps
+CASES: dict[str, tuple[str, ...]] = {
+    "conv, R1 and R2": (),
+    "conv, no penalty": ("loss.r1=0", "loss.r2=0", "loss.name=non-saturating"),
+}
+
+
+class Wrapped(Phase):
+    """A phase whose gradients the wrapper's hooks average while the backward pass runs."""
+
+    def move(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO) -> None:
+        super().move(scaler)  # they are averaged already
+
+
+@click.command()
+@click.option("--repetitions", default=5, show_default=True)
+@click.option("--steps", default=40, show_default=True)
+@click.option("--batch", default=64, show_default=True, help="Over all ranks.")
+def main(repetitions: int, steps: int, batch: int) -> None:
+    """Prints a table of milliseconds per step."""
+    ranks = Ranks.join()
+    device = choose_device("auto", ranks)
+    makers: dict[str, Callable[..., Step]] = {"ours": build, "DistributedDataParallel": build_wrapped}
+    found: dict[tuple[str, str], list[float]] = {}
+    for _ in range(repetitions):
+        for case, assignments in CASES.items():
+            for name, make in makers.items():
+                seconds = measure(make(assignments, ranks, device), ranks, steps, batch)
+                found.setdefault((case, name), []).append(1000 * seconds)
+    if ranks.first:
+        click.echo(f"{device}, {ranks.size} ranks of {torch.get_num_threads()} threads, batch {batch}")
+        click.echo("| case | ours, ms per step | DistributedDataParallel | ratio of pairs |\n| --- | --- | --- | --- |")
+        for case in CASES:
+            ours, wrapped = found[case, "ours"], found[case, "DistributedDataParallel"]
+            ratio = statistics.median(b / a for a, b in zip(ours, wrapped, strict=True))
+            click.echo(f"| {case} | {statistics.median(ours):.1f} | {statistics.median(wrapped):.1f} | {ratio:.2f} |")
+    ranks.leave()
+
+
+def build(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> Step:
+    """Our step."""
+    # what a wrapped network can do as well
+    alike = ["train.shared_fakes=false", "loss.auxiliary=0.0", "loss.latent=0.0", "loss.matching=0.0"]
+    config, _ = resolve(preset="conv", assignments=[*alike, *assignments], environment={})
+    shape = ImageShape(1, 28, 28)
+    torch.manual_seed(0)
+    generator = build_generator(config.model, shape, 10).to(device)
+    discriminator: Any = build_discriminator(config.model, shape, 10).to(device)
+    discriminator.classifier = discriminator.latent = None  # DistributedDataParallel wants every parameter used
+    # DistributedDataParallel's hooks wait for autograd
+    return Step(config, generator, discriminator, device, ranks=ranks, way=Objectives)
+
+
+def build_wrapped(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> Step:
+    """The same with each network in a DistributedDataParallel, which is called in its own network's phase alone."""
+    step = build(assignments, ranks, device)
+    learn = step.objectives
+    bare: dict[str, Any] = {"generator": step.generator, "discriminator": step.discriminator}
+    wrapped: dict[str, Any] = {name: DistributedDataParallel(network) for name, network in bare.items()}
+    wrapped["generator"].z_dim = step.generator.z_dim  # latents are drawn for it
+
+    def in_phase(phase: Phase) -> Callable[[Batch], Learnt]:
+        def inner(batch: Batch) -> Learnt:
+            networks = bare | {phase.name: wrapped[phase.name]}
+            learn.generator, learn.discriminator = networks["generator"], networks["discriminator"]
+            return phase.teach(batch)
+
+        return inner
+
+    step.phases = [
+        Wrapped(**{field.name: getattr(phase, field.name) for field in fields(phase)} | {"teach": in_phase(phase)})
+        for phase in step.phases
+    ]
+    return step
+
+
+def measure(step: Step, ranks: Ranks, steps: int, batch: int) -> float:
+    """Seconds per step."""
+    data = load_split(resolve(environment={})[0].data, "train")
+    share = ranks.share(batch)
+    images, labels = data.images[:batch][share].to(step.device), data.labels[:batch][share].to(step.device)
+    for n in range(WARM_UP):
+        step(images, labels, step=n, progress=0.0)
+    step.read_stats()  # waits for device and ranks
+    began = time.perf_counter()
+    for n in range(steps):
+        step(images, labels, step=WARM_UP + n, progress=0.0)
+    step.read_stats()
+    return (time.perf_counter() - began) / steps
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The update of the conditional presets as one would write it from its description, to measure what ours saves.
+
+Separate passes for real and fake images, R1 and R2 by double backward, plain Adam, the average in a loop, memory as
+PyTorch lays it out. What is not in question is the same code: the networks, the loss, the statistics of feature
+matching, the layers' rates. Losses are those of `training.step.Step` with the same settings and random numbers.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+from ganctl.training.config.schema import Config
+from ganctl.training.distributed.ranks import SOLO
+from ganctl.training.losses.adversarial import build_loss
+from ganctl.training.losses.auxiliary import Heads
+from ganctl.training.losses.feature_matching import FeatureMatching, emphasise
+from ganctl.training.losses.gradient_penalty import squared_gradient_norm
+from ganctl.training.models.networks import Discriminator, Generator, to_float
+from ganctl.training.optim.param_groups import rate_groups
+from ganctl.training.optim.schedules import decay
+
+
+class StraightforwardStep:
+    """One update of both networks at each call; for discriminators of this project's kind, and labels."""
+
+    def __init__(
+        self, config: Config, generator: Generator, discriminator: Discriminator, device: torch.device
+    ) -> None:
+        """Takes the networks over."""
+        self.generator, self.discriminator = generator, discriminator
+        for parameter in (*generator.parameters(), *discriminator.parameters()):
+            parameter.data = parameter.data.contiguous()
+        self.ema = copy.deepcopy(self.generator).requires_grad_(False)
+        self._dtype = discriminator.logit.weight.dtype
+        self._config, self._loss = config, build_loss(config.loss)
+        self._heads = Heads.of(discriminator, config.loss)
+        width = discriminator.logit.in_features
+        self._matching = (
+            FeatureMatching(self._heads.matching, generator.classes or 1, width, device)
+            if self._heads.matching
+            else None
+        )
+        self._rng = torch.Generator(device).manual_seed(config.train.seed)
+        self._adam_g = self._adam(self.generator, by_fan_in=config.optimizer.by_fan_in)
+        self._adam_d = self._adam(self.discriminator)
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, *, step: int, progress: float, rate: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """As `Step`; gives the losses of discriminator and generator, adversarial part only."""
+        real = to_float(images, self._dtype)
+        shape = (len(real), self.generator.z_dim)
+        z = torch.randn(*shape, generator=self._rng, device=real.device, dtype=self._dtype) * self._config.train.z_std
+        fake = self.generator(z, labels)
+        loss_d = self._teach_discriminator(real, fake.detach(), labels, z, progress)
+        self._move(self._adam_d, rate)
+        loss_g = self._teach_generator(real, fake, labels, z)
+        self._move(self._adam_g, rate)
+        decay_now = min(self._config.train.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for average, current in zip(self.ema.parameters(), self.generator.parameters(), strict=True):
+                average.mul_(decay_now).add_(current, alpha=1 - decay_now)
+        return loss_d.detach(), loss_g.detach()
+
+    def _teach_discriminator(self, real: Tensor, fake: Tensor, labels: Tensor, z: Tensor, progress: float) -> Tensor:
+        weights, when = self._config.loss, self._config.optimizer
+        penalty = decay("cosine", progress, when.decay_from, weights.penalty_end, when.decay_until)
+        real, fake = real.clone().requires_grad_(), fake.clone().requires_grad_()
+        of_real, of_fake = self.discriminator.features(real), self.discriminator.features(fake)
+        real_logits, fake_logits = self._judge(of_real, labels), self._judge(of_fake, labels)
+        emphasis = self._emphasis(of_real, of_fake, labels)
+        adversarial = self._loss.discriminator(emphasise(real_logits, emphasis), emphasise(fake_logits, emphasis))
+        loss = adversarial + penalty / 2 * weights.r1 * squared_gradient_norm(real_logits, real).mean()
+        loss = loss + penalty / 2 * weights.r2 * squared_gradient_norm(fake_logits, fake).mean()
+        if self._heads.classifier is not None and self._heads.auxiliary:
+            loss = loss + self._heads.auxiliary * cross_entropy(self._heads.classifier(of_real), labels)
+        if self._heads.latent_reader is not None and self._heads.latent:
+            loss = loss + mse_loss(self._heads.latent_reader(of_fake.detach()), z)
+        self._adam_d.zero_grad()
+        loss.backward()
+        return adversarial
+
+    def _teach_generator(self, real: Tensor, fake: Tensor, labels: Tensor, z: Tensor) -> Tensor:
+        with torch.no_grad():
+            of_real = self.discriminator.features(real)
+        of_fake = self.discriminator.features(fake)
+        emphasis = self._emphasis(of_real, of_fake, labels)
+        fake_logits = emphasise(self._judge(of_fake, labels), emphasis)
+        adversarial = self._loss.generator(self._judge(of_real, labels), fake_logits)
+        loss = sum(self._heads.generator_losses(of_fake, labels, z), adversarial)
+        if self._matching:
+            loss = loss + self._matching.loss(of_real, of_fake, labels, SOLO)
+        self._adam_g.zero_grad()
+        loss.backward()
+        return adversarial
+
+    def _judge(self, features: Tensor, labels: Tensor) -> Tensor:
+        return self.discriminator.judge(features, labels)
+
+    def _emphasis(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor | None:
+        if self._matching is None or not self._heads.rarity:
+            return None
+        of_real, of_fake = (self._matching.rarity(seen, labels, self._heads.rarity) for seen in (real, fake))
+        return (of_real + of_fake) / 2
+
+    def _adam(self, network: nn.Module, *, by_fan_in: bool = False) -> torch.optim.Adam:
+        settings = self._config.optimizer
+        return torch.optim.Adam(
+            rate_groups(network, by_fan_in=by_fan_in),
+            lr=settings.lr,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.eps,
+            foreach=False,
+        )
+
+    def _move(self, optimizer: torch.optim.Adam, rate: float) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = self._config.optimizer.lr * rate * group["scale"]
+        self._cut_to_history(optimizer)
+        optimizer.step()
+
+    @torch.no_grad()
+    def _cut_to_history(self, optimizer: torch.optim.Adam) -> None:
+        for parameter, state in optimizer.state.items():  # empty before the first step
+            assert isinstance(parameter, Tensor), "as an optimizer's state is"
+            if parameter.grad is not None and self._config.optimizer.clip:
+                mean = state["exp_avg_sq"].sum() / (1 - self._config.optimizer.beta2 ** state["step"])
+                factor = self._config.optimizer.clip * mean.sqrt() / parameter.grad.norm()
+                parameter.grad.mul_(factor.clamp(max=1.0) if mean > 0 else 1.0)

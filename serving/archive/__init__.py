@@ -1,0 +1,1 @@
+"""Archives (.mar): packing, digests, unpacking."""

@@ -1,0 +1,1 @@
+"""The commands `package`, `serve` and `deploy`."""

@@ -1,0 +1,1 @@
+"""Messages from `ganctl deploy` to a running server."""

@@ -1,0 +1,44 @@
+"""The access log: a JSON object a line for every request that reached a worker."""
+
+import json
+import logging
+import logging.handlers
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ganctl.serving.hosts.torchserve.worker.correlation import marks_of
+from ganctl.serving.hosts.torchserve.worker.protocol import Incoming, Outgoing
+
+_MOST_BYTES, _KEPT = 10_000_000, 3  # of a worker: three full files beside the one that is written
+
+
+class AccessLog:
+    """Writes `access-PID.jsonl` into a folder, and rotates it by size."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / f"access-{os.getpid()}.jsonl"
+        self._handler = logging.handlers.RotatingFileHandler(path, maxBytes=_MOST_BYTES, backupCount=_KEPT)
+        self._log = logging.Logger("access")  # apart from all others, whose levels are not its own
+        self._log.addHandler(self._handler)
+
+    def write(self, batch: Sequence[Incoming], replies: Sequence[Outgoing], seconds: float) -> None:
+        """Notes a batch that took so many seconds from its arrival."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        for request, reply in zip(batch, replies, strict=True):
+            headers = {name.lower(): value for name, value in reply.headers.items()}
+            marks = {name.lower().replace("-", "_"): value for name, value in marks_of(request.headers).items()}
+            record = {
+                "time": now,
+                "request_id": request.identity.decode("ascii", "replace"),
+                **marks,
+                "status": reply.status,
+                "media_type": headers.get("content-type"),
+                "bytes": len(reply.body),
+                "seed": int(headers["x-seed"]) if "x-seed" in headers else None,
+                "model_version": headers.get("x-model-version"),
+                "batch_size": len(batch),
+                "milliseconds": round(1e3 * seconds, 3),
+            }
+            self._log.info(json.dumps(record))

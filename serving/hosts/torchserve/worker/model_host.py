@@ -1,0 +1,78 @@
+"""A model in a worker: the handler's code and generator of one unpacked archive."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ganctl.serving.hosts.torchserve.worker.metrics import Observation
+from ganctl.serving.hosts.torchserve.worker.protocol import Incoming, Outgoing
+
+
+class Context:
+    """What a handler is told of its model and of a batch, and what it tells of its replies, as TorchServe's context.
+
+    `observe` is beside that: our handler tells there what is to be counted.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        config = yaml.safe_load((folder / "model-config.yaml").read_bytes())
+        self.model_yaml_config: dict[str, Any] = config
+        self.system_properties: dict[str, Any] = {"model_dir": str(folder)}
+        self.begin(())
+
+    def begin(self, batch: Sequence[Incoming]) -> None:
+        """Forgets the batch before."""
+        self._requests = batch
+        self.statuses = [(200, "OK")] * len(batch)
+        self.headers: list[dict[str, str]] = [{} for _ in batch]
+        self.observation: Observation | None = None
+
+    def get_all_request_header(self, idx: int) -> dict[str, str]:
+        return self._requests[idx].headers
+
+    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
+        self.statuses[idx] = code, phrase
+
+    def set_response_header(self, idx: int, key: str, value: str) -> None:
+        self.headers[idx][key] = value
+
+    def observe(self, observation: Observation) -> None:
+        self.observation = observation
+
+
+class LoadedModel:
+    """Loads what lies in `folder`, whose file `handler` has TorchServe's entry point `handle`."""
+
+    def __init__(self, folder: Path, handler: str) -> None:
+        self.folder = folder
+        self._context = Context(folder)
+        self._handle = _import(folder, Path(handler).stem).handle
+        self._handle(None, self._context)
+
+    def answer(self, batch: Sequence[Incoming]) -> tuple[list[Outgoing], Observation | None]:
+        """The replies, and what the handler tells of the batch."""
+        context = self._context
+        context.begin(batch)
+        bodies = self._handle([request.inputs for request in batch], context)
+        replies = [
+            Outgoing(request.identity, *status, headers, body)
+            for request, status, headers, body in zip(batch, context.statuses, context.headers, bodies, strict=True)
+        ]
+        return replies, context.observation
+
+
+def _import(folder: Path, name: str) -> Any:
+    """The module of that name in `folder`, even where an older version's modules of the same names are in use."""
+    own = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    for known in [known for known in sys.modules if known.partition(".")[0] in own]:
+        del sys.modules[known]
+    importlib.invalidate_caches()
+    sys.path.insert(0, str(folder))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(folder))

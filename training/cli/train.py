@@ -1,0 +1,305 @@
+"""The command `train`: its words become a launch, here or as ranks of this machine, and its result is told."""
+
+import codecs
+import os
+import re
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from ganctl.options import PathParam, json_option
+from ganctl.processes import program
+from ganctl.streams import emit
+from ganctl.training.cli.inspect import note, score_line
+
+if TYPE_CHECKING:
+    from ganctl.training.config.schema import Config
+    from ganctl.training.loop.control import Result
+    from ganctl.training.loop.session import Launch
+    from ganctl.training.loop.trainer import Trainer
+
+
+class Duration(click.ParamType[float]):
+    """120s, 15m or 1h; seconds as a float."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)?", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no duration, expected one such as 120s, 15m or 1h", param, ctx)
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2] or "s"]
+
+
+_CLASSES_SHOWN = 12  # classes in a line
+
+_FLAGS = {  # flag → the setting that it sets
+    "batch_size": ("--batch-size", "train.batch_size"),
+    "device": ("--device", "train.device"),
+    "seed": ("--seed", "train.seed"),
+    "epochs": ("--epochs", "train.horizon"),
+    "precision": ("--precision", "train.precision"),
+    "init_from": ("--init-from", "train.init_from"),
+}
+
+
+@click.command()
+@click.option("--preset", metavar="NAME", help="Settings to start from [default: conv].")
+@click.option("--config", "config_file", type=PathParam(path_type=Path), metavar="FILE", help="Settings in TOML.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; may be repeated.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Length of the run; schedules follow it.")
+@click.option("--max-steps", type=click.IntRange(min=1), help="Stop after so many steps; changes no schedule.")
+@click.option("--max-time", type=Duration(), help="Stop after a time such as 120s; changes no schedule.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images per step, over all ranks.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Number format of the passes.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
+@click.option("--nproc", metavar="N|auto", help="Ranks on this machine, through torchrun; auto: one for each GPU.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.")
+@click.option("--run-dir", type=PathParam(file_okay=False, path_type=Path), help="The run's folder [default: runs/…].")
+@click.option(
+    "--resume", type=PathParam(), metavar="auto|PATH", help="Continue: the newest checkpoint of --run-dir, or a file."
+)
+@click.option("--init-from", metavar="PATH", help="Begin with the networks of another run or checkpoint.")
+@click.option("--callback", "callbacks", multiple=True, metavar="MODULE:NAME", help="A callback of your own.")
+@click.option("--allow-changes", is_flag=True, help="Resume although settings differ.")
+@click.option("--print-config", is_flag=True, help="Print all settings, with their origin, as a --config file.")
+@click.option("--dry-run", is_flag=True, help="Build everything, say what would be trained; train nothing.")
+@click.option("--restarted", is_flag=True, hidden=True, help="Go on from the last checkpoint: a rank was killed.")
+@json_option
+def train(
+    preset: str | None,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    max_steps: int | None,
+    max_time: float | None,
+    run_dir: Path | None,
+    resume: str | None,
+    nproc: str | None,
+    callbacks: tuple[str, ...],
+    allow_changes: bool,
+    print_config: bool,
+    dry_run: bool,
+    restarted: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Train a GAN on MNIST or a data set of the same form; leaves a run folder with checkpoints, samples and logs."""
+    from ganctl.training.distributed.ranks import Ranks
+
+    if flags["epochs"] is not None:
+        flags["epochs"] = f"{flags['epochs']} epochs"
+    given = {setting: (flag, flags[name]) for name, (flag, setting) in _FLAGS.items() if flags[name] is not None}
+    try:
+        _train(
+            given,
+            limits={"max_steps": max_steps, "max_seconds": max_time},
+            callbacks=callbacks,
+            nproc=nproc,
+            print_config=print_config,
+            dry_run=dry_run,
+            as_json=as_json,
+            preset=preset,
+            config_file=config_file,
+            assignments=assignments,
+            run_dir=run_dir,
+            resume=resume,
+            allow_changes=allow_changes,
+            restarted=restarted,
+        )
+    finally:
+        Ranks.leave()
+
+
+def _train(
+    given: dict[str, tuple[str, Any]],
+    *,
+    limits: dict[str, Any],
+    callbacks: tuple[str, ...],
+    nproc: str | None,
+    print_config: bool,
+    dry_run: bool,
+    as_json: bool,
+    **start: Any,
+) -> None:
+    from ganctl.training.callbacks.stopping import Preemption
+    from ganctl.training.distributed.rank_environment import read_rank_environment
+    from ganctl.training.errors import ConfigError
+    from ganctl.training.loop.session import Launch
+
+    place = read_rank_environment(os.environ)
+    if place is not None and not place.torchrun:
+        if _wanted_ranks(nproc) > 1:
+            raise ConfigError(
+                [f"--nproc {nproc}: this process is one of WORLD_SIZE = {place.size} already; leave --nproc out, or"
+                 " start several ranks on each machine by torchrun (docs/ranks.md)."]
+            )  # fmt: skip
+        note(f"rank {place.rank} of {place.size} (RANK, WORLD_SIZE): connects to rank 0 at {place.address}")
+    launch = Launch(flags=given, announce=note, dry=dry_run or print_config, **start)
+    first = launch.ranks.first  # it speaks for all
+    if print_config:
+        if first:
+            _print_config(launch.config, launch.sources, as_json)
+        return
+    if launch.ranks.alone and (ranks := _wanted_ranks(nproc)) > 1:
+        _train_ranks(launch, ranks, callbacks, as_json)
+    trainer = launch.build(**limits, callbacks=callbacks)
+    if dry_run:
+        if first:
+            _print_facts(trainer.describe() | trainer.estimate_memory(), as_json)
+        return
+    result = _fit(trainer, launch.config.preset)
+    if result.stopped_by.startswith("SIG"):
+        for number in Preemption.SIGNALS:  # an echo of the signal must not end what tells the result
+            signal.signal(number, signal.SIG_IGN)
+    if first:
+        emit(_result_record(result)) if as_json else _print_result(result, launch.config)
+    if result.stopped_by.startswith("SIG"):
+        if first:
+            note(
+                f"training was interrupted by {result.stopped_by} and saved at step {result.steps}; continue with"
+                f" 'ganctl train --run-dir {shlex.quote(str(result.run_dir))} --resume auto'"
+            )
+        raise SystemExit(130)  # the one object is out already
+
+
+def _wanted_ranks(nproc: str | None) -> int:
+    """The number of ranks that `--nproc` asks for."""
+    if nproc is None:
+        return 1
+    from ganctl.training.loop.torchrun import count_ranks
+
+    return count_ranks(nproc)
+
+
+def _train_ranks(launch: "Launch", ranks: int, callbacks: tuple[str, ...], as_json: bool) -> NoReturn:
+    """The same command as so many processes; what the first of them tells is what this one tells."""
+    from ganctl.training.loop.build import check_ranks
+    from ganctl.training.loop.session import load_callback
+    from ganctl.training.loop.torchrun import run_ranks
+
+    check_ranks(launch.config, ranks)
+    for name in callbacks:
+        load_callback(name)
+    with launch.reserved() as run_dir:
+        arguments = _train_arguments(click.get_current_context(), run_dir=run_dir)
+        ended = run_ranks(program(*arguments), ranks=ranks, run_dir=run_dir, announce=note)
+    click.echo(ended.stdout, nl=False)
+    if ended.exit_code and not ended.stdout.strip():
+        error = "a rank failed before the first one could tell the result"
+        if ended.signal:
+            error = f"ended by {ended.signal} before there was anything to save"
+            note(f"Error: {error}")
+        if as_json:
+            emit({"error": error, "exit_code": ended.exit_code})
+    raise SystemExit(ended.exit_code)
+
+
+def _fit(trainer: "Trainer", preset: str) -> "Result":
+    facts = trainer.describe()
+    if trainer.ranks.first:
+        note(
+            f"{preset} on {facts['device']}: {facts['generator_parameters']:,} + "
+            f"{facts['discriminator_parameters']:,} parameters, batch {facts['batch_size']}"
+            + (f" over {facts['ranks']} ranks" if facts["ranks"] > 1 else "")
+            + f", {trainer.config.train.horizon}"
+        )
+        note(f"{facts['training_images']:,} training images: {_class_line(facts['classes'])}")
+        note(f"precision {facts['precision']}: {facts['precision_reason']}")
+        if facts["device"].startswith("cuda"):
+            way = "as one CUDA graph" if facts["cuda_graph"] else "eagerly"
+            note(f"each step runs {way}: {facts['cuda_graph_reason']}")
+    return trainer.fit()
+
+
+def _train_arguments(context: click.Context, *, run_dir: Path) -> list[str]:
+    """The words of this `train` again, for each rank: all options as given, but for --nproc, and with the folder."""
+    arguments = ["train", "--run-dir", str(run_dir)]
+    for option in context.command.params:
+        value = context.params[option.name or ""]
+        if option.name in ("nproc", "run_dir") or value is None or value is False or value == ():
+            continue
+        for item in value if isinstance(value, tuple) else (value,):
+            arguments += [option.opts[0]] if item is True else [option.opts[0], str(item)]
+    return arguments
+
+
+def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        emit(facts)
+    else:
+        told = facts | {"classes": _class_line(facts["classes"])}
+        click.echo("\n".join(f"{name:24} {value}" for name, value in told.items()))
+
+
+def _class_line(classes: list[dict[str, Any]]) -> str:
+    """The classes with their training images: "2 classes: cat (24), dog (24)"; of many the first and the last."""
+    from ganctl.training.data.folder_tree import shown
+
+    listed = [f"{shown(item['name'])} ({item['images']})" for item in classes]
+    if len(listed) > _CLASSES_SHOWN:
+        sizes = sorted({item["images"] for item in classes})
+        extremes = " to ".join(map(str, sizes[:: max(1, len(sizes) - 1)])) + " image" + "s" * (sizes != [1])
+        listed = [*listed[: _CLASSES_SHOWN - 2], "…", f"{listed[-1]}, each with {extremes}"]
+    return f"{len(classes)} {'class' if len(classes) == 1 else 'classes'}: {', '.join(listed)}"
+
+
+def _print_config(config: "Config", sources: dict[str, str], as_json: bool) -> None:
+    from ganctl.training.config.resolve import config_toml
+
+    if as_json:
+        values = {"preset": config.preset} | config.flat()
+        emit({name: {"value": values[name], "source": sources[name]} for name in values})
+        return
+    text = config_toml(config, sources)
+    if codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8":  # TOML is UTF-8, which ASCII with escapes is, too
+        text = re.sub(r"[^\x00-\x7f]", lambda found: f"\\U{ord(found[0]):08x}", text)
+    click.echo(text, nl=False)
+
+
+def _result_record(result: "Result") -> dict[str, Any]:
+    return {
+        "run_dir": str(result.run_dir.resolve()),
+        "steps": result.steps,
+        "images": result.images,
+        "seconds": round(result.seconds, 3),
+        "images_per_second": round(result.images_per_second, 1),
+        "best": str(result.best.resolve()) if result.best else None,
+        "last": str(result.last.resolve()) if result.last else None,
+        "metrics": result.metrics,
+        "stopped_by": result.stopped_by,
+    }
+
+
+def _print_result(result: "Result", config: "Config") -> None:
+    from ganctl.training.callbacks.base import FINISHED
+    from ganctl.training.checkpoint.format import read_checkpoint
+    from ganctl.training.evaluation.summary import is_far, verdict
+
+    run_dir = shlex.quote(str(result.run_dir))
+    click.echo(
+        f"{result.steps:,} steps, {result.images:,} images in {result.seconds:.0f} s "
+        f"({result.images_per_second:,.0f} images/s); stopped by {result.stopped_by}"
+    )
+    if "fd" in result.metrics:
+        click.echo(score_line(result.metrics))
+        click.echo(verdict(result.metrics))
+    if result.best is None:
+        click.echo("best checkpoint: none yet, since nothing was scored")
+    else:
+        best = read_checkpoint(result.best)
+        fd, monitor = best.metrics.get("fd"), config.checkpoint.monitor
+        scored = "" if fd is None else f", validation FD {fd:.2f}"
+        if monitor in best.metrics and best.metrics[monitor] is None:
+            scored += f", the latest one, as {monitor} has no meaning on these images"
+        click.echo(f"best checkpoint: that of step {best.step:,}{scored}; {result.best}")
+        click.echo(f"next: ganctl sample {run_dir} --out digits.png")
+    if result.stopped_by not in FINISHED:
+        click.echo(f"go on to the end ({config.train.horizon}): ganctl train --run-dir {run_dir} --resume auto")
+    elif result.stopped_by == "horizon" and is_far(result.metrics):
+        longer = config.train.horizon.model_copy(update={"value": 2 * config.train.horizon.value})
+        words = f"--run-dir {run_dir} --resume auto --set train.horizon='{longer}'"
+        click.echo(f"train longer, towards the floor: ganctl train {words}")

@@ -1,0 +1,1 @@
+"""Device features: number formats, streams, per-step scalars, timing."""

@@ -1,0 +1,1 @@
+"""Generated images: sources, interpolation, pictures."""

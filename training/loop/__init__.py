@@ -1,0 +1,1 @@
+"""The training loop: construction, control, sessions, torchrun."""

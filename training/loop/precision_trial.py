@@ -1,0 +1,186 @@
+"""Chooses fp32 or bf16 on a CPU, for `train.precision = "auto"`, by timing a few training steps in each format.
+
+A list of instruction sets is no substitute: bf16 is faster on a CPU with AMX, on some with AVX-512 BF16, and for some
+networks only. The steps run in turns on networks of their own, so that nothing of the run changes. The result is kept
+in the user's cache by machine and step, and later runs take it from there.
+"""
+
+import hashlib
+import json
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from ganctl.training.config.schema import Config
+from ganctl.training.data.base import ImageSet
+from ganctl.training.device.precision import Precision
+from ganctl.training.distributed.ranks import Ranks, kept_random_states
+from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator
+from ganctl.training.step.step import Step
+from ganctl.training.utils.cache_dir import cache_dir, read_cached, write_cached
+
+FORMATS = ("fp32", "bf16")
+GAIN = 1.1  # bf16 must be this many times as fast: less may be noise, and fp32 rounds less
+_SECONDS = 0.6  # for all steps after the first ones
+_FEWEST = 4  # images of the first steps
+_GROWTH = 4  # from one number of images to the next
+_STEADY = 1.25  # the median step takes at most this many times the fastest one, unless the machine is busy
+_TRAIN_SETTINGS = ("first", "generator_every", "shared_fakes")  # of the section `train`, those that change a step
+
+RunStep = Callable[[str, int], None]  # one step in a format, on so many images
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The fastest step of each format, in seconds, on `images` images."""
+
+    seconds: dict[str, float]
+    images: int
+
+    @property
+    def gain(self) -> float:
+        """How many times as fast as fp32 a step in bf16 is."""
+        return self.seconds["fp32"] / self.seconds["bf16"]
+
+    @property
+    def fastest(self) -> str:
+        """bf16 where it wins by more than noise, else fp32."""
+        return "bf16" if self.gain >= GAIN else "fp32"
+
+    @property
+    def reason(self) -> str:
+        """Why the format is taken, for a person."""
+        times = " and ".join(f"{1000 * self.seconds[name]:.3g} ms in {name}" for name in FORMATS)
+        told = f"a trial step on {self.images} images takes a thread {times}"
+        return f"{told}: {self.gain:.2f} times as fast" + ("" if self.gain >= GAIN else f", below {GAIN:g}")
+
+
+def fastest_on_cpu(config: Config, data: ImageSet, *, batch: int, ranks: Ranks) -> Precision:
+    """The format in which a CPU trains fastest: bf16 from `GAIN` on, else fp32. All ranks take the same one.
+
+    Args:
+        config: the settings, `train.precision` aside.
+        data: the training images; the steps use the first ones.
+        batch: images of this rank's share of a batch.
+        ranks: the processes that train together; each times its own steps, and the slowest decides.
+    """
+    path = _file(config, data, batch, ranks)
+    if (kept := ranks.from_first(read_cached(path, _read) if ranks.first else None)) is not None:
+        return Precision(kept.fastest, "cpu", f"{kept.reason} (timed by an earlier run)")
+    trial, steady, failure = None, False, None
+    try:
+        trial, steady = time_step(_steps(config, data), batch)
+    except Exception as error:  # whatever a network of one's own raises in bf16; what it raises in fp32 comes again
+        failure = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    trials, steadys, failures = zip(*ranks.gather((trial, steady, failure)), strict=True)
+    if any(failures):
+        return Precision("fp32", "cpu", f"a trial step fails: {next(filter(None, failures))}")
+    slowest: Trial = max(trials, key=lambda trial: trial.seconds["fp32"] / trial.images)
+    if ranks.first and all(steadys):  # what a busy machine shows is not kept
+        write_cached(path, json.dumps(asdict(slowest)).encode())
+    return Precision(slowest.fastest, "cpu", slowest.reason)
+
+
+def time_step(run: RunStep, batch: int) -> tuple[Trial, bool]:
+    """Times `run(format, images)` in each format, in turns, for less than a second (two steps of each where a single
+    step takes longer).
+
+    The time is the CPU time of a single thread. Other processes change it little, while they may slow a step of several
+    threads ten times, now in one format, now in the other.
+
+    Args:
+        run: does one step in a format, on a number of images.
+        batch: images of a training step.
+
+    Returns:
+        The trial, and whether its times were steady.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _time_in_turns(run, batch)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _time_in_turns(run: RunStep, batch: int) -> tuple[Trial, bool]:
+    """As `time_step`. The number of images grows to `batch` as far as the time allows, since formats differ less on few
+    images. The first step on each number is not counted: libraries prepare their kernels in it."""
+    _time_each(run, min(batch, _FEWEST))  # the first one loads libraries, and counts for nothing
+    ends = time.thread_time() + _SECONDS
+    images, found = 0, {name: [0.0] for name in FORMATS}
+    while images < batch:
+        larger = min(batch, max(_FEWEST, images * _GROWTH))
+        expected = sum(times[0] for times in found.values()) * larger / max(1, images)  # at most
+        if time.thread_time() + 2 * expected > ends:
+            break
+        images = larger
+        if images > _FEWEST:
+            _time_each(run, images)
+        found = {name: [seconds] for name, seconds in _time_each(run, images).items()}
+    while time.thread_time() + sum(times[-1] for times in found.values()) < ends:
+        for name, seconds in _time_each(run, images).items():
+            found[name].append(seconds)
+    steady = all(statistics.median(times) <= _STEADY * min(times) for times in found.values())
+    return Trial({name: min(times) for name, times in found.items()}, images), steady
+
+
+def _time_each(run: RunStep, images: int) -> dict[str, float]:
+    """The CPU seconds of one step in each format."""
+    seconds = {}
+    for name in FORMATS:
+        began = time.thread_time()
+        run(name, images)
+        seconds[name] = time.thread_time() - began
+    return seconds
+
+
+def _steps(config: Config, data: ImageSet) -> RunStep:
+    """Steps of networks that are like the run's; the global random states stay as they are."""
+    device, shape = torch.device("cpu"), ImageShape(*data.shape)
+
+    def build(name: str) -> Step:
+        with kept_random_states(device):
+            torch.manual_seed(config.train.seed)
+            generator = build_generator(config.model, shape, len(data.class_names))
+            discriminator = build_discriminator(config.model, shape, len(data.class_names))
+        return Step(config, generator, discriminator, device, precision=Precision(name, "cpu", "trial"))
+
+    steps = {name: build(name) for name in FORMATS}
+
+    def run(name: str, images: int) -> None:
+        with kept_random_states(device):  # networks with dropout, say
+            for step in range(config.train.generator_every):  # the generator is updated in the last of them
+                steps[name](data.images[:images], data.labels[:images], step=step, progress=0.0)
+
+    return run
+
+
+def _file(config: Config, data: ImageSet, batch: int, ranks: Ranks) -> Path | None:
+    """The cache's file for this step on this machine; None where there is no cache."""
+    if (folder := cache_dir()) is None:
+        return None
+    settings = config.model_dump(mode="json", include={"model", "loss", "optimizer", "train"})
+    step = {name: value for name, value in settings["train"].items() if name in _TRAIN_SETTINGS}
+    machine = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else platform.processor()
+    facts = [
+        "1",  # to be raised where the meaning of a trial changes
+        {name: settings[name] for name in ("model", "loss", "optimizer")} | step,
+        [batch, ranks.size, data.shape, len(data.class_names)],
+        [dict(machine) if isinstance(machine, Mapping) else machine, torch.get_num_threads(), torch.__version__],
+    ]
+    return folder / "precision" / f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]}.json"
+
+
+def _read(path: Path) -> Trial:
+    kept = json.loads(path.read_bytes())
+    trial = Trial({name: float(kept["seconds"][name]) for name in FORMATS}, int(kept["images"]))
+    if not all(0 < seconds < math.inf for seconds in trial.seconds.values()):
+        raise ValueError(f"its times are {trial.seconds}")
+    return trial

@@ -1,0 +1,1 @@
+"""Optimizer, gradient clipping, schedules, EMA."""

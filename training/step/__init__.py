@@ -1,0 +1,1 @@
+"""One update of both networks, eager or as a CUDA graph."""

@@ -1,0 +1,87 @@
+"""One network's update: its optimizer, what teaches it, and how it moves, alone or as one of several ranks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ganctl.training.config.schema import Config
+from ganctl.training.device.step_inputs import Number
+from ganctl.training.device.streams import NO_LANES, Lanes
+from ganctl.training.distributed.ranks import SOLO, Ranks
+from ganctl.training.losses.objective import Batch, Learnt
+from ganctl.training.optim.adam import FusedAdam
+from ganctl.training.optim.grad_clip import Clipping
+from ganctl.training.optim.param_groups import rate_groups
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One network's update, on every `every`-th step: `learn` leaves gradients in its weights, `move` follows them."""
+
+    name: str
+    network: nn.Module
+    optimizer: FusedAdam
+    rates: tuple[float, ...]  # of the optimizer's groups, by the settings
+    rates_on_device: Tensor  # the same
+    teach: Callable[[Batch], Learnt]
+    every: int = 1
+    clip: Clipping | None = None  # of gradients far beyond their history
+
+    @property
+    def rate(self) -> float:
+        """The learning rate as it is now, of a layer whose factor is 1."""
+        group = self.optimizer.param_groups[0]
+        return float(group["lr"] / group["scale"])
+
+    def set_rate(self, factor: Number) -> None:
+        """The learning rates become `factor` times the settings'."""
+        if isinstance(factor, Tensor):
+            rates: Sequence[Number] = (self.rates_on_device * factor).unbind()
+        else:
+            rates = [rate * factor for rate in self.rates]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def learn(self, batch: Batch) -> Learnt:
+        """New gradients in the place of old ones."""
+        self.optimizer.zero_grad()
+        return self.teach(batch)
+
+    def move(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO) -> None:
+        """Averages the gradients over the ranks, cuts what is beyond their history, and takes one step."""
+        gradients = [parameter.grad for parameter in self.network.parameters()]
+        ranks.average_([gradient for gradient in gradients if gradient is not None])
+        optimizer = cast(torch.optim.Optimizer, self.optimizer)  # as far as GradScaler is concerned
+        if self.clip:
+            scaler.unscale_(optimizer)
+            self.clip()
+        scaler.step(optimizer)
+
+
+def build_phase(
+    name: str,
+    network: nn.Module,
+    teach: Callable[[Batch], Learnt],
+    config: Config,
+    *,
+    lanes: Lanes = NO_LANES,
+    look: bool,
+) -> Phase:
+    """The discriminator's or the generator's (`name`), by the settings.
+
+    Args:
+        lanes: where the optimizer's kernels run side by side.
+        look: whether a CPU may look at numbers to save itself work.
+    """
+    adam, of_generator = config.optimizer, name == "generator"
+    lr = adam.lr if of_generator else adam.lr_discriminator or adam.lr
+    groups = rate_groups(network, by_fan_in=of_generator and adam.by_fan_in)
+    optimizer = FusedAdam(groups, lr=lr, betas=(adam.beta1, adam.beta2), eps=adam.eps, lanes=lanes)
+    clip = Clipping(optimizer, adam.clip, look=look) if adam.clip else None
+    rates = tuple(lr * group["scale"] for group in groups)
+    on_device = torch.tensor(rates, device=next(network.parameters()).device)
+    every = config.train.generator_every if of_generator else 1
+    return Phase(name, network, optimizer, rates, on_device, teach, every, clip)

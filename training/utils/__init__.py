@@ -1,0 +1,1 @@
+"""Small helpers of training: whole-file writes and the cache folder."""
