@@ -11,7 +11,6 @@ passes and the backward pass (pytorch#175024).
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import click
@@ -21,7 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from ganctl.training.config.resolve import resolve
 from ganctl.training.data.datasets import load_split
 from ganctl.training.distributed.ranks import SOLO, Ranks, choose_device
-from ganctl.training.losses.objective import Batch, Learnt, Objectives
+from ganctl.training.losses.backend import AutogradBackend, Batch
+from ganctl.training.losses.terms import LossResult
 from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator
 from ganctl.training.step.phase import Phase
 from ganctl.training.step.step import Step
@@ -36,8 +36,8 @@ CASES: dict[str, tuple[str, ...]] = {
 class Wrapped(Phase):
     """A phase whose gradients the wrapper's hooks average while the backward pass runs."""
 
-    def move(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO) -> None:
-        super().move(scaler)  # they are averaged already
+    def step(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO) -> None:
+        super().step(scaler)  # they are averaged already
 
 
 @click.command()
@@ -76,29 +76,26 @@ def build(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> S
     discriminator: Any = build_discriminator(config.model, shape, 10).to(device)
     discriminator.classifier = discriminator.latent = None  # DistributedDataParallel wants every parameter used
     # DistributedDataParallel's hooks wait for autograd
-    return Step(config, generator, discriminator, device, ranks=ranks, way=Objectives)
+    return Step(config, generator, discriminator, device, ranks=ranks, backend=AutogradBackend)
 
 
 def build_wrapped(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> Step:
     """The same with each network in a DistributedDataParallel, which is called in its own network's phase alone."""
     step = build(assignments, ranks, device)
-    learn = step.objectives
+    backend = step.objective.backend
     bare: dict[str, Any] = {"generator": step.generator, "discriminator": step.discriminator}
     wrapped: dict[str, Any] = {name: DistributedDataParallel(network) for name, network in bare.items()}
     wrapped["generator"].z_dim = step.generator.z_dim  # latents are drawn for it
 
-    def in_phase(phase: Phase) -> Callable[[Batch], Learnt]:
-        def inner(batch: Batch) -> Learnt:
+    def in_phase(phase: Phase) -> Callable[[Batch], LossResult]:
+        def inner(batch: Batch) -> LossResult:
             networks = bare | {phase.name: wrapped[phase.name]}
-            learn.generator, learn.discriminator = networks["generator"], networks["discriminator"]
-            return phase.teach(batch)
+            backend.generator, backend.discriminator = networks["generator"], networks["discriminator"]
+            return phase.backward_loss(batch)
 
         return inner
 
-    step.phases = [
-        Wrapped(**{field.name: getattr(phase, field.name) for field in fields(phase)} | {"teach": in_phase(phase)})
-        for phase in step.phases
-    ]
+    step.phases = [Wrapped(**vars(phase) | {"backward_loss": in_phase(phase)}) for phase in step.phases]
     return step
 
 

@@ -2,7 +2,7 @@
 
 Separate passes for real and fake images, R1 and R2 by double backward, plain Adam, the average in a loop, memory as
 PyTorch lays it out. What is not in question is the same code: the networks, the loss, the statistics of feature
-matching, the layers' rates. Losses are those of `training.step.Step` with the same settings and random numbers.
+matching, the layers' rates. Losses are those of `Step` with the same settings and random numbers.
 """
 
 import copy
@@ -14,9 +14,9 @@ from torch.nn.functional import cross_entropy, mse_loss
 from ganctl.training.config.schema import Config
 from ganctl.training.distributed.ranks import SOLO
 from ganctl.training.losses.adversarial import build_loss
-from ganctl.training.losses.auxiliary import Heads
-from ganctl.training.losses.feature_matching import FeatureMatching, emphasise
+from ganctl.training.losses.feature_matching import FeatureMatching
 from ganctl.training.losses.gradient_penalty import squared_gradient_norm
+from ganctl.training.losses.terms import resolve_weights, scale_gradient
 from ganctl.training.models.networks import Discriminator, Generator, to_float
 from ganctl.training.optim.param_groups import rate_groups
 from ganctl.training.optim.schedules import decay
@@ -35,11 +35,11 @@ class StraightforwardStep:
         self.ema = copy.deepcopy(self.generator).requires_grad_(False)
         self._dtype = discriminator.logit.weight.dtype
         self._config, self._loss = config, build_loss(config.loss)
-        self._heads = Heads.of(discriminator, config.loss)
+        self._weights = resolve_weights(config.loss, discriminator)
         width = discriminator.logit.in_features
         self._matching = (
-            FeatureMatching(self._heads.matching, generator.classes or 1, width, device)
-            if self._heads.matching
+            FeatureMatching(self._weights.matching, generator.classes or 1, width, device)
+            if self._weights.matching
             else None
         )
         self._rng = torch.Generator(device).manual_seed(config.train.seed)
@@ -54,9 +54,9 @@ class StraightforwardStep:
         shape = (len(real), self.generator.z_dim)
         z = torch.randn(*shape, generator=self._rng, device=real.device, dtype=self._dtype) * self._config.train.z_std
         fake = self.generator(z, labels)
-        loss_d = self._teach_discriminator(real, fake.detach(), labels, z, progress)
+        loss_d = self._train_discriminator(real, fake.detach(), labels, z, progress)
         self._move(self._adam_d, rate)
-        loss_g = self._teach_generator(real, fake, labels, z)
+        loss_g = self._train_generator(real, fake, labels, z)
         self._move(self._adam_g, rate)
         decay_now = min(self._config.train.ema, (1 + step) / (10 + step))
         with torch.no_grad():
@@ -64,32 +64,39 @@ class StraightforwardStep:
                 average.mul_(decay_now).add_(current, alpha=1 - decay_now)
         return loss_d.detach(), loss_g.detach()
 
-    def _teach_discriminator(self, real: Tensor, fake: Tensor, labels: Tensor, z: Tensor, progress: float) -> Tensor:
+    def _train_discriminator(self, real: Tensor, fake: Tensor, labels: Tensor, z: Tensor, progress: float) -> Tensor:
         weights, when = self._config.loss, self._config.optimizer
         penalty = decay("cosine", progress, when.decay_from, weights.penalty_end, when.decay_until)
         real, fake = real.clone().requires_grad_(), fake.clone().requires_grad_()
         of_real, of_fake = self.discriminator.features(real), self.discriminator.features(fake)
         real_logits, fake_logits = self._judge(of_real, labels), self._judge(of_fake, labels)
         emphasis = self._emphasis(of_real, of_fake, labels)
-        adversarial = self._loss.discriminator(emphasise(real_logits, emphasis), emphasise(fake_logits, emphasis))
+        adversarial = self._loss.discriminator(
+            scale_gradient(real_logits, emphasis), scale_gradient(fake_logits, emphasis)
+        )
         loss = adversarial + penalty / 2 * weights.r1 * squared_gradient_norm(real_logits, real).mean()
         loss = loss + penalty / 2 * weights.r2 * squared_gradient_norm(fake_logits, fake).mean()
-        if self._heads.classifier is not None and self._heads.auxiliary:
-            loss = loss + self._heads.auxiliary * cross_entropy(self._heads.classifier(of_real), labels)
-        if self._heads.latent_reader is not None and self._heads.latent:
-            loss = loss + mse_loss(self._heads.latent_reader(of_fake.detach()), z)
+        if self.discriminator.classifier is not None and self._weights.classification:
+            loss = loss + self._weights.classification * cross_entropy(self.discriminator.classifier(of_real), labels)
+        if self.discriminator.latent is not None and self._weights.latent:
+            loss = loss + mse_loss(self.discriminator.latent(of_fake.detach()), z)
         self._adam_d.zero_grad()
         loss.backward()
         return adversarial
 
-    def _teach_generator(self, real: Tensor, fake: Tensor, labels: Tensor, z: Tensor) -> Tensor:
+    def _train_generator(self, real: Tensor, fake: Tensor, labels: Tensor, z: Tensor) -> Tensor:
         with torch.no_grad():
             of_real = self.discriminator.features(real)
         of_fake = self.discriminator.features(fake)
         emphasis = self._emphasis(of_real, of_fake, labels)
-        fake_logits = emphasise(self._judge(of_fake, labels), emphasis)
+        fake_logits = scale_gradient(self._judge(of_fake, labels), emphasis)
         adversarial = self._loss.generator(self._judge(of_real, labels), fake_logits)
-        loss = sum(self._heads.generator_losses(of_fake, labels, z), adversarial)
+        loss = adversarial
+        if self.discriminator.classifier is not None and self._weights.classification_generator:
+            read = cross_entropy(self.discriminator.classifier(of_fake), labels)
+            loss = loss + self._weights.classification_generator * read
+        if self.discriminator.latent is not None and self._weights.latent:
+            loss = loss + self._weights.latent * mse_loss(self.discriminator.latent(of_fake), z)
         if self._matching:
             loss = loss + self._matching.loss(of_real, of_fake, labels, SOLO)
         self._adam_g.zero_grad()
@@ -100,9 +107,9 @@ class StraightforwardStep:
         return self.discriminator.judge(features, labels)
 
     def _emphasis(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor | None:
-        if self._matching is None or not self._heads.rarity:
+        if self._matching is None or not self._weights.rarity:
             return None
-        of_real, of_fake = (self._matching.rarity(seen, labels, self._heads.rarity) for seen in (real, fake))
+        of_real, of_fake = (self._matching.rarity(seen, labels, self._weights.rarity) for seen in (real, fake))
         return (of_real + of_fake) / 2
 
     def _adam(self, network: nn.Module, *, by_fan_in: bool = False) -> torch.optim.Adam:

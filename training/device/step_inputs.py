@@ -11,7 +11,7 @@ Number = float | Tensor
 _NAMES = ("rate", "penalty", "renewal")
 
 
-class Dials:
+class StepInputs:
     """`rate`, the factor of the learning rates; `penalty`, that of the gradient penalties; `renewal`, the share of the
     generator's weights that enters their average."""
 

@@ -1,7 +1,7 @@
 """Kernels side by side: a graph runs what does not depend on each other at the same time, where a stream is a queue.
 
-Small networks' kernels leave most of a GPU idle. What runs in a lane begins when the main stream has come so far, and
-the main stream goes on without it until it `join`s. A lane's work may read what the main stream reads, must not write
+Small networks' kernels leave most of a GPU idle. What runs in a stream begins when the main stream has come so far, and
+the main stream goes on without it until it `join`s. A stream's work may read what the main stream reads, must not write
 what that touches, and keeps what it allocates to itself.
 """
 
@@ -16,7 +16,7 @@ _PIECE = 16_384  # numbers: PyTorch's kernels for lists of tensors give up to 65
 Columns = list[list[Tensor]]
 
 
-class Lanes:
+class StreamPool:
     """A number of them beside the main stream; without a CUDA device there are none, and work runs in line."""
 
     def __init__(self, device: torch.device, count: int) -> None:
@@ -29,7 +29,7 @@ class Lanes:
         return len(self._streams)
 
     @contextmanager
-    def lane(self, number: int) -> Iterator[None]:
+    def stream(self, number: int) -> Iterator[None]:
         """What is launched within runs beside the main stream."""
         if not self._streams:
             yield
@@ -41,22 +41,22 @@ class Lanes:
             yield
 
     def next(self) -> AbstractContextManager[None]:
-        """The lanes in turn."""
+        """The streams in turn."""
         self._turn += 1
-        return self.lane(self._turn % max(1, self.count))
+        return self.stream(self._turn % max(1, self.count))
 
     def split(self, columns: Columns) -> Iterator[Columns]:
-        """Lists of tensors, row by row of one shape or scalars, as a share for each lane, large tensors in pieces of
-        the same memory. Without lanes one share of all."""
+        """Lists of tensors, row by row of one shape or scalars, as a share for each stream, large tensors in pieces of
+        the same memory. Without streams one share of all."""
         if not self._streams:
             yield columns
             return
         rows = [row for tensors in zip(*columns, strict=True) for row in _pieces(tensors)]
-        for lane in range(min(self.count, len(rows))):
-            yield [list(column) for column in zip(*rows[lane :: self.count], strict=True)]
+        for stream in range(min(self.count, len(rows))):
+            yield [list(column) for column in zip(*rows[stream :: self.count], strict=True)]
 
     def join(self) -> None:
-        """The main stream waits for the lanes."""
+        """The main stream waits for the streams."""
         for stream in self._open:
             torch.cuda.current_stream().wait_stream(stream)
         self._open.clear()
@@ -72,4 +72,4 @@ def _pieces(tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
     yield from zip(*(pieces * (count // len(pieces)) for pieces in flat), strict=True)
 
 
-NO_LANES = Lanes(torch.device("cpu"), 0)
+NO_STREAMS = StreamPool(torch.device("cpu"), 0)

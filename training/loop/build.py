@@ -48,6 +48,8 @@ class Assembly:
             "precision_reason": self.precision.reason,
             "cuda_graph": self.update.eager is None,
             "cuda_graph_reason": self.update.eager or "a replay costs less than launching each kernel",
+            "gradients": type(self.step.objective.backend).__name__,
+            "gradients_reason": self.step.objective.reason or "hand-derived gradients take fewer passes",
             "ranks": ranks.size,
             "generator_parameters": parameters["generator"],
             "discriminator_parameters": parameters["discriminator"],

@@ -6,7 +6,7 @@ A critic of single images hardly notices that all of them vary a little too litt
 covariances too. Here each class has its means, all share the variances around them, and both are of the last hundred
 batches: of one batch they are mostly noise, and a generator would vary less to have less of it.
 
-The same statistics tell which images are rare, and these may count more with both networks (`rarity`, `emphasise`).
+The same statistics tell which images are rare, and these may count more with both networks (`rarity`).
 """
 
 import torch
@@ -111,8 +111,3 @@ class FeatureMatching:
         if state:
             self._statistics.copy_(state["statistics"])
             self._summarise()
-
-
-def emphasise(logits: Tensor, weights: Tensor | None) -> Tensor:
-    """The same logits [N], whose gradients are `weights` [N] times as large; None: as they are."""
-    return logits if weights is None else weights * logits + ((1 - weights) * logits).detach()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganctl.training.device.streams import NO_LANES, Columns, Lanes
+from ganctl.training.device.streams import NO_STREAMS, Columns, StreamPool
 
 
 class FusedAdam:
@@ -33,14 +33,14 @@ class FusedAdam:
         lr: float,
         betas: tuple[float, float],
         eps: float,
-        lanes: Lanes = NO_LANES,
+        streams: StreamPool = NO_STREAMS,
     ) -> None:
-        """`groups`: dicts with `params` and any further keys; kernels run side by side in the `lanes`."""
+        """`groups`: dicts with `params` and any further keys; kernels run side by side in the `streams`."""
         self.param_groups: list[dict[str, Any]] = [
             {"lr": lr, "betas": betas, "eps": eps, **group, "params": list(group["params"])} for group in groups
         ]
         self.state: dict[Tensor, dict[str, Tensor]] = {}
-        self._lanes = lanes
+        self._streams = streams
 
     @torch.no_grad()
     def step(self) -> None:
@@ -58,7 +58,7 @@ class FusedAdam:
         for group, parameters in zip(self.param_groups, updated, strict=True):
             if parameters:
                 self._update(group, parameters)
-        self._lanes.join()
+        self._streams.join()
         if hasattr(self, "found_inf"):
             torch._foreach_sub_(counts, [self.found_inf] * len(counts))
 
@@ -99,8 +99,8 @@ class FusedAdam:
         means = [state["exp_avg"] for state in states] if group["betas"][0] else gradients
         squares, counts = ([state[name] for state in states] for name in ("exp_avg_sq", "step"))
         columns: Columns = [parameters, gradients, means, squares, counts]
-        for lane, (weights, grads, first, second, steps) in enumerate(self._lanes.split(columns)):
-            with self._lanes.lane(lane):
+        for stream, (weights, grads, first, second, steps) in enumerate(self._streams.split(columns)):
+            with self._streams.stream(stream):
                 torch._fused_adam_(
                     weights,
                     grads,

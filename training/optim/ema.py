@@ -7,19 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from ganctl.training.device.step_inputs import Number
-from ganctl.training.device.streams import NO_LANES, Lanes
+from ganctl.training.device.streams import NO_STREAMS, StreamPool
 
 N = TypeVar("N", bound=nn.Module)
 
 
-class Average(Generic[N]):
+class EMA(Generic[N]):
     """`network` is the average of all weights that `current` has had, lately ones counting more."""
 
-    def __init__(self, current: N, lanes: Lanes = NO_LANES) -> None:
+    def __init__(self, current: N, streams: StreamPool = NO_STREAMS) -> None:
         """Starts as a copy."""
         self.network = deepcopy(current)
         self.network.requires_grad_(False).eval()
-        self._lanes = lanes
+        self._streams = streams
         self._weights: list[list[Tensor]] = [list(network.parameters()) for network in (self.network, current)]
         self._buffers = [
             [[b for b in network.buffers() if b.is_floating_point() == real] for network in (self.network, current)]
@@ -27,15 +27,15 @@ class Average(Generic[N]):
         ]
 
     @torch.no_grad()
-    def renew(self, renewal: Number) -> None:
+    def update(self, renewal: Number) -> None:
         """network ← network + renewal · (current − network)."""
         if isinstance(renewal, float):
             torch._foreach_lerp_(self._weights[0], self._weights[1], renewal)
             return
         # of a weight on the device there is no such kernel, but descent on ½‖network − current‖² is the same: its slope
         # is 1 · network − current
-        for lane, (averages, currents) in enumerate(self._lanes.split(self._weights)):
-            with self._lanes.lane(lane):
+        for stream, (averages, currents) in enumerate(self._streams.split(self._weights)):
+            with self._streams.stream(stream):
                 torch._fused_sgd_(
                     averages,
                     currents,

@@ -22,9 +22,9 @@ class Clipping:
     A parameter that has had no gradient yet keeps its first one whole.
     """
 
-    def __init__(self, optimizer: FusedAdam, limit: float, *, look: bool = False) -> None:
-        """`look`: whether a CPU may look at numbers to save itself work, or the same operations run every time."""
-        self._optimizer, self._limit, self._look = optimizer, limit, look
+    def __init__(self, optimizer: FusedAdam, limit: float, *, allow_sync: bool = False) -> None:
+        """`allow_sync`: whether the host may read numbers to skip work; else every call runs the same operations."""
+        self._optimizer, self._limit, self._allow_sync = optimizer, limit, allow_sync
         self._parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
         self._beta = optimizer.param_groups[0]["betas"][1]
         place = self._parameters[0].device
@@ -49,7 +49,7 @@ class Clipping:
         if index is not None:
             self._means.index_copy_(0, index, means)
             self._steps.index_copy_(0, index, steps)
-        if not self._look:
+        if not self._allow_sync:
             each: list[Tensor] = list(factors.to(gradients[0].dtype).unbind())
             torch._foreach_mul_(gradients, each)
             return

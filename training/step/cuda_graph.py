@@ -2,7 +2,7 @@
 
 A small network's kernels take a few microseconds each, Python takes longer to launch them. A graph is launched once
 and runs them all. It repeats the very operations that it was captured with, on the same memory: a step's inputs are
-copied to where it reads them, its numbers from the host are on `dials.py`, nothing else may depend on the host.
+copied to where it reads them, its numbers from the host are on `step_inputs.py`, nothing else may depend on the host.
 
 The first steps run eagerly (optimizers make their state, libraries choose their kernels); the next is captured, which
 runs nothing, and from there on each step is one replay.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-class FirstBroken:
+class NonFiniteDetector:
     """Remembers, on the device, which of some tensors were broken when the first ones were."""
 
     def __init__(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
@@ -15,12 +15,12 @@ class FirstBroken:
         self.tensors = dict(tensors)
         self._broken = torch.zeros(len(tensors), dtype=torch.bool, device=device)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Never waits for the device."""
         broken = _not_finite(list(self.tensors.values()))
         self._broken.copy_(torch.where(self._broken.any(), self._broken, broken))
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """The tensors have been replaced."""
         self._broken.zero_()
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from ganctl.training.config.schema import Config
 from ganctl.training.device.step_inputs import Number
-from ganctl.training.device.streams import NO_LANES, Lanes
+from ganctl.training.device.streams import NO_STREAMS, StreamPool
 from ganctl.training.distributed.ranks import SOLO, Ranks
-from ganctl.training.losses.objective import Batch, Learnt
+from ganctl.training.losses.backend import Batch
+from ganctl.training.losses.terms import LossResult
 from ganctl.training.optim.adam import FusedAdam
 from ganctl.training.optim.grad_clip import Clipping
 from ganctl.training.optim.param_groups import rate_groups
@@ -26,7 +27,7 @@ class Phase:
     optimizer: FusedAdam
     rates: tuple[float, ...]  # of the optimizer's groups, by the settings
     rates_on_device: Tensor  # the same
-    teach: Callable[[Batch], Learnt]
+    backward_loss: Callable[[Batch], LossResult]
     every: int = 1
     clip: Clipping | None = None  # of gradients far beyond their history
 
@@ -45,12 +46,12 @@ class Phase:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
-    def learn(self, batch: Batch) -> Learnt:
+    def backward(self, batch: Batch) -> LossResult:
         """New gradients in the place of old ones."""
         self.optimizer.zero_grad()
-        return self.teach(batch)
+        return self.backward_loss(batch)
 
-    def move(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO) -> None:
+    def step(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO) -> None:
         """Averages the gradients over the ranks, cuts what is beyond their history, and takes one step."""
         gradients = [parameter.grad for parameter in self.network.parameters()]
         ranks.average_([gradient for gradient in gradients if gradient is not None])
@@ -64,24 +65,24 @@ class Phase:
 def build_phase(
     name: str,
     network: nn.Module,
-    teach: Callable[[Batch], Learnt],
+    backward_loss: Callable[[Batch], LossResult],
     config: Config,
     *,
-    lanes: Lanes = NO_LANES,
-    look: bool,
+    streams: StreamPool = NO_STREAMS,
+    allow_sync: bool,
 ) -> Phase:
     """The discriminator's or the generator's (`name`), by the settings.
 
     Args:
-        lanes: where the optimizer's kernels run side by side.
-        look: whether a CPU may look at numbers to save itself work.
+        streams: where the optimizer's kernels run side by side.
+        allow_sync: whether a CPU may look at numbers to save itself work.
     """
     adam, of_generator = config.optimizer, name == "generator"
     lr = adam.lr if of_generator else adam.lr_discriminator or adam.lr
     groups = rate_groups(network, by_fan_in=of_generator and adam.by_fan_in)
-    optimizer = FusedAdam(groups, lr=lr, betas=(adam.beta1, adam.beta2), eps=adam.eps, lanes=lanes)
-    clip = Clipping(optimizer, adam.clip, look=look) if adam.clip else None
+    optimizer = FusedAdam(groups, lr=lr, betas=(adam.beta1, adam.beta2), eps=adam.eps, streams=streams)
+    clip = Clipping(optimizer, adam.clip, allow_sync=allow_sync) if adam.clip else None
     rates = tuple(lr * group["scale"] for group in groups)
     on_device = torch.tensor(rates, device=next(network.parameters()).device)
     every = config.train.generator_every if of_generator else 1
-    return Phase(name, network, optimizer, rates, on_device, teach, every, clip)
+    return Phase(name, network, optimizer, rates, on_device, backward_loss, every, clip)

@@ -1,9 +1,8 @@
 """One update of both networks, as data: two phases, each with its network, its optimizer and its loss.
 
 A step never waits for the device: losses are summed in a tensor there and read once per log interval (`read_stats`).
-What is computed in a phase is in `objectives.py`; what the host changes from step to step is on `dials.py`, so that the
-rest, `Step.update`, may be captured (`graph.py`). Everything that changes from step to step, and only that, is in
-`Step.state_dict`.
+The losses are in `losses/`; the scalars that the host changes from step to step are `StepInputs`, so that the rest,
+`Step.update`, may be captured (`cuda_graph.py`). `Step.state_dict` holds everything that changes from step to step.
 """
 
 import hashlib
@@ -16,24 +15,24 @@ from torch import Tensor, nn
 
 from ganctl.training.config.schema import Config
 from ganctl.training.device.precision import Precision
-from ganctl.training.device.step_inputs import Dials
-from ganctl.training.device.streams import NO_LANES, Lanes
+from ganctl.training.device.step_inputs import StepInputs
+from ganctl.training.device.streams import NO_STREAMS, StreamPool
 from ganctl.training.distributed.ranks import SOLO, Ranks, fingerprint
 from ganctl.training.errors import TrainingError
-from ganctl.training.losses.analytic.backend import fastest_way
-from ganctl.training.losses.objective import Objectives
+from ganctl.training.losses.backend import Backend
+from ganctl.training.losses.objective import GANObjective
 from ganctl.training.models.networks import Generator
 from ganctl.training.models.sync_batch_norm import share_batch_statistics
-from ganctl.training.optim.ema import Average
+from ganctl.training.optim.ema import EMA
 from ganctl.training.optim.schedules import decay
-from ganctl.training.step.nonfinite import FirstBroken
+from ganctl.training.step.nonfinite import NonFiniteDetector
 from ganctl.training.step.phase import build_phase
 
 STATS = {
     "discriminator": ("loss_d", "real_logit", "fake_logit", "r1", "r2", "gp", "auxiliary", "latent"),
     "generator": ("loss_g", "matching"),
 }  # what each phase records, one number a step
-_LANES = 4
+_STREAMS = 4
 _NAMES = [name for names in STATS.values() for name in names]
 
 
@@ -50,27 +49,28 @@ class Step:
         precision: Precision | None = None,
         ranks: Ranks = SOLO,
         capturable: bool = False,
-        way: type[Objectives] | None = None,
+        backend: type[Backend] | None = None,
     ) -> None:
         """Takes the networks as they are on `device`; the average starts as a copy of the generator.
 
         `capturable`: every `update` does the same operations with the same numbers from the host, as a graph will.
-        `way`: how gradients are made; None: the fastest.
+        `backend`: carries the gradients; None: the fastest one that can.
 
         Raises:
             ConfigError: a penalty is asked for on a discriminator whose images see each other.
         """
         self.generator, self.discriminator, self.device = generator, discriminator, device
         self.rng = torch.Generator(device).manual_seed(config.train.seed)
-        self._config, self._ranks, self._dials = config, ranks, Dials(device, on_device=capturable)
-        self._look = device.type == "cpu" and not capturable  # where it costs nothing to look at a number
-        self._lanes = Lanes(device, _LANES) if capturable else NO_LANES  # launched one by one, they would cost more
+        self._config, self._ranks, self._step_inputs = config, ranks, StepInputs(device, on_device=capturable)
+        self._allow_sync = device.type == "cpu" and not capturable  # where it costs nothing to look at a number
+        self._streams = (
+            StreamPool(device, _STREAMS) if capturable else NO_STREAMS
+        )  # launched one by one, they would cost more
         precision = precision or Precision("fp32", device.type, "default")
         self._scaler = precision.scaler()
-        self._average = Average(generator, self._lanes)
-        self.ema = self._average.network
-        way = way or fastest_way(config, discriminator, self._lanes)
-        self.objectives = way(  # looks for batch normalisation, which is another class once it is shared
+        self._ema = EMA(generator, self._streams)
+        self.ema = self._ema.network
+        self.objective = GANObjective(  # looks for batch normalisation, which is another class once it is shared
             config,
             generator,
             discriminator,
@@ -78,21 +78,21 @@ class Step:
             scaler=self._scaler,
             ranks=ranks,
             rng=self.rng,
-            dials=self._dials,
-            lanes=self._lanes,
+            step_inputs=self._step_inputs,
+            streams=self._streams,
+            backend=backend,
         )
         share_batch_statistics(generator, ranks)
         share_batch_statistics(discriminator, ranks)
-        self.penalised = self.objectives.penalised
+        self.penalised = config.loss.penalised
         self._stats = torch.zeros(len(_NAMES), device=device)
         self._sums = dict(zip(_NAMES, self._stats.unbind(), strict=True))  # the same memory
         self._stats_steps = dict.fromkeys(STATS, 0)
-        learn = self.objectives
         phases = [
-            build_phase(name, network, teach, config, lanes=self._lanes, look=self._look)
+            build_phase(name, network, teach, config, streams=self._streams, allow_sync=self._allow_sync)
             for name, network, teach in (
-                ("discriminator", discriminator, learn.teach_discriminator),
-                ("generator", generator, learn.teach_generator),
+                ("discriminator", discriminator, self.objective.backward_discriminator),
+                ("generator", generator, self.objective.backward_generator),
             )
         ]
         self.phases = phases if config.train.first == "discriminator" else phases[::-1]
@@ -105,7 +105,7 @@ class Step:
             for key, tensor in phase.network.state_dict(keep_vars=True).items()
             if tensor.is_floating_point()
         }
-        self._first_broken = FirstBroken(weights, device)
+        self._nonfinite = NonFiniteDetector(weights, device)
 
     def __call__(self, images: Tensor, labels: Tensor, *, step: int, progress: float, rate: float = 1.0) -> None:
         """One update of both networks.
@@ -120,9 +120,9 @@ class Step:
         self.update(images, labels, self.prepare(step=step, progress=progress, rate=rate))
 
     def prepare(self, *, step: int, progress: float, rate: float = 1.0) -> tuple[str, ...]:
-        """The host's part: sets the dials, and says which phases are due, by name in their order."""
+        """The host's part: sets the step_inputs, and says which phases are due, by name in their order."""
         when, end = self._config.optimizer, self._config.loss.penalty_end
-        self._dials.set(
+        self._step_inputs.set(
             rate=rate,
             penalty=decay("cosine", progress, when.decay_from, end, when.decay_until),
             # the average's decay ramps up so that early weights are soon forgotten
@@ -134,32 +134,32 @@ class Step:
         return due
 
     def update(self, images: Tensor, labels: Tensor, due: Sequence[str]) -> None:
-        """The device's part, by the dials as they are: `due` phases, and the average."""
-        batch = self.objectives.begin(images, labels, both=len(due) == len(self.phases))
+        """The device's part, by the step_inputs as they are: `due` phases, and the average."""
+        batch = self.objective.prepare(images, labels, both=len(due) == len(self.phases))
         phases = [phase for phase in self.phases if phase.name in due]
         averaged = phases[0 if phases[0].network is self.generator else -1]  # after it the generator stays as it is
         for phase in phases:
-            phase.set_rate(self._dials.rate)
-            learnt = phase.learn(batch)
-            if self._look and not math.isfinite(learnt.loss.item()):
-                self._first_broken.look()
-            self._lanes.join()
-            phase.move(self._scaler, self._ranks)
-            if phase is phases[0] and not self._look:
-                with self._lanes.lane(0):  # beside the phase that follows
-                    self._first_broken.look()
+            phase.set_rate(self._step_inputs.rate)
+            result = phase.backward(batch)
+            if self._allow_sync and not math.isfinite(result.loss.item()):
+                self._nonfinite.check()
+            self._streams.join()
+            phase.step(self._scaler, self._ranks)
+            if phase is phases[0] and not self._allow_sync:
+                with self._streams.stream(0):  # beside the phase that follows
+                    self._nonfinite.check()
             if phase is averaged:
-                self._average.renew(self._dials.renewal)
-            with self._lanes.lane(_LANES - 1):
-                self._record(learnt.stats)
-        self._lanes.join()
-        self._average.copy_buffers()  # the generator's last pass has changed them
+                self._ema.update(self._step_inputs.renewal)
+            with self._streams.stream(_STREAMS - 1):
+                self._record(result.stats)
+        self._streams.join()
+        self._ema.copy_buffers()  # the generator's last pass has changed them
         if self._scaler.is_enabled():
             self._scaler.update()  # once for both phases: they share one scale
 
     def draw(self, n: int) -> Tensor:
         """n fresh latents for this rank, [n, z_dim], from the step's own random stream."""
-        return self.objectives.draw(n)
+        return self.objective.draw_latents(n)
 
     def read_stats(self) -> dict[str, float]:
         """The means since the last reading, over all ranks. The one place where the host waits for the device."""
@@ -176,12 +176,12 @@ class Step:
         """The name of what first came to hold no finite number: a weight, a buffer, an average, a moment of Adam's,
         what the losses remember. None where all are sound. Waits for the device."""
         everything = {f"ema.{key}": value for key, value in self.ema.state_dict().items()}
-        everything |= {f"the losses' {key}": value for key, value in self.objectives.state_dict().items()}
+        everything |= {f"the losses' {key}": value for key, value in self.objective.state_dict().items()}
         for phase in self.phases:
             for key, parameter in phase.network.named_parameters():
                 moments = phase.optimizer.state.get(parameter, {})
                 everything |= {f"{moment} of {phase.name}.{key}": value for moment, value in moments.items()}
-        return self._first_broken.name(everything)
+        return self._nonfinite.name(everything)
 
     def check(self, step: int) -> None:
         """Nothing that is not a number, and nothing that ranks differ in, is to be scored or saved.
@@ -195,7 +195,7 @@ class Step:
                 " optimizer.lr, or raise loss.r1 and loss.r2"
             )
         if self._ranks.size > 1:
-            weights = [*self._first_broken.tensors.values(), *self.ema.state_dict().values()]
+            weights = [*self._nonfinite.tensors.values(), *self.ema.state_dict().values()]
             self._ranks.need_equal(f"the weights at step {step}", fingerprint(weights))
 
     def state_dict(self) -> dict[str, Any]:
@@ -207,7 +207,7 @@ class Step:
             "ema": self.ema.state_dict(),
             "optimizers": {phase.name: phase.optimizer.state_dict() for phase in self.phases},
             "clipping": {phase.name: phase.clip.state_dict() for phase in self.phases if phase.clip},
-            "objectives": self.objectives.state_dict(),
+            "objectives": self.objective.state_dict(),
             "scaler": self._scaler.state_dict(),
             "rng": self.rng.get_state(),
             "device": self.device.type,
@@ -223,7 +223,7 @@ class Step:
             phase.optimizer.load_state_dict(state["optimizers"][phase.name])
             if phase.clip:
                 phase.clip.load_state_dict(state.get("clipping", {}).get(phase.name))
-        self.objectives.load_state_dict(state["objectives"])
+        self.objective.load_state_dict(state["objectives"])
         if self._scaler.is_enabled() and state["scaler"]:  # empty where the precision was changed on purpose
             self._scaler.load_state_dict(state["scaler"])
         if state["device"] == self.device.type:
@@ -240,7 +240,7 @@ class Step:
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.ema.load_state_dict(state["ema"])
-        self._first_broken.forget()
+        self._nonfinite.reset()
 
     def recover(self, rng_state: Tensor) -> None:
         """After a capture that failed: what it has left half done is undone, the random stream is as it was."""

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ganctl.training.config.resolve import resolve
 from ganctl.training.distributed.ranks import Ranks
-from ganctl.training.losses.objective import Batch, Learnt
+from ganctl.training.losses.backend import Batch
+from ganctl.training.losses.terms import LossResult
 from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator
 from ganctl.training.step.phase import Phase
 from ganctl.training.step.step import Step
@@ -36,18 +37,18 @@ class Normalised(nn.Module):
         return logits
 
 
-def told(phase: Phase, ranks: Ranks, gradients: dict[str, Tensor]) -> Callable[[Batch], Learnt]:
-    """As the phase teaches; what it leaves in the parameters is kept, averaged over the ranks."""
+def recorded(phase: Phase, ranks: Ranks, gradients: dict[str, Tensor]) -> Callable[[Batch], LossResult]:
+    """The phase's backward pass, with its gradients recorded, averaged over the ranks."""
 
-    def teach(batch: Batch) -> Learnt:
-        learnt = phase.teach(batch)
+    def backward(batch: Batch) -> LossResult:
+        result = phase.backward_loss(batch)
         for key, parameter in phase.network.named_parameters():
             if parameter.grad is not None:
                 gradients[f"{phase.name}.{key}"] = parameter.grad.clone()
                 ranks.average_([gradients[f"{phase.name}.{key}"]])
-        return learnt
+        return result
 
-    return teach
+    return backward
 
 
 def main(target: str, cases: dict[str, list[str]]) -> None:
@@ -62,7 +63,7 @@ def main(target: str, cases: dict[str, list[str]]) -> None:
             discriminator = build_discriminator(config.model, SHAPE, 10).to(dtype)
             step = Step(config, generator, discriminator, torch.device("cpu"), ranks=ranks)
             gradients: dict[str, Tensor] = {}
-            step.phases = [replace(phase, teach=told(phase, ranks, gradients)) for phase in step.phases]
+            step.phases = [replace(phase, backward_loss=recorded(phase, ranks, gradients)) for phase in step.phases]
             rng = torch.Generator().manual_seed(2)
             for number in range(STEPS):
                 images = torch.randint(256, (BATCH, *SHAPE), generator=rng, dtype=torch.uint8)

@@ -4,7 +4,7 @@ import torch
 
 from ganctl.training.config.resolve import resolve
 from ganctl.training.config.schema import Config
-from ganctl.training.losses.objective import Objectives
+from ganctl.training.losses.backend import Backend
 from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator
 from ganctl.training.step.step import Step
 
@@ -12,11 +12,11 @@ CPU = torch.device("cpu")
 SHAPE = ImageShape(1, 28, 28)
 
 
-def build(*assignments: str, preset: str = "conv", way: type[Objectives] | None = None) -> tuple[Config, Step]:
+def build(*assignments: str, preset: str = "conv", backend: type[Backend] | None = None) -> tuple[Config, Step]:
     config, _ = resolve(preset=preset, assignments=["model.width=4", *assignments], environment={})
     torch.manual_seed(0)
     generator, discriminator = build_generator(config.model, SHAPE, 10), build_discriminator(config.model, SHAPE, 10)
-    return config, Step(config, generator, discriminator, CPU, way=way)
+    return config, Step(config, generator, discriminator, CPU, backend=backend)
 
 
 def batch(n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,7 @@ def test_a_gradient_beyond_its_history_is_cut_and_the_first_one_is_not() -> None
     def move(size: float) -> None:
         for parameter in parameters:
             parameter.grad = torch.full_like(parameter, size)
-        phase.move(scaler)
+        phase.step(scaler)
 
     for size, left in ((1.0, 1.0), (1.0, 1.0), (40.0, 1.5), (0.0, 0.0)):
         move(size)
@@ -30,7 +30,7 @@ def test_a_parameter_that_had_no_gradient_so_far_keeps_its_first_one() -> None:
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     for size in (0.0, 2.0):
         parameter.grad = torch.full_like(parameter, size)
-        phase.move(scaler)
+        phase.step(scaler)
         torch.testing.assert_close(parameter.grad, torch.full_like(parameter, size))
 
 

@@ -51,7 +51,7 @@ def state(step: Step) -> dict[str, torch.Tensor]:
     for phase in step.phases:
         for key, moments in phase.optimizer.state_dict()["state"].items():
             tensors |= {f"{phase.name}.{key}.{moment}": value for moment, value in moments.items()}
-    return tensors | {f"losses.{key}": value for key, value in step.objectives.state_dict().items()}
+    return tensors | {f"losses.{key}": value for key, value in step.objective.state_dict().items()}
 
 
 VARIANTS = [
@@ -84,7 +84,7 @@ def test_a_capturable_step_never_looks_at_a_number_and_always_does_the_same(pres
     for n in (5, 500):
         with Recorder() as recorder:
             one((torch.arange(16),), step=n, progress=n / 1000, rate=n / 1000)
-        names.append([name for name in recorder.names if "fill_.Scalar" not in name])  # the dials
+        names.append([name for name in recorder.names if "fill_.Scalar" not in name])  # the step_inputs
     assert "aten._local_scalar_dense.default" not in names[0]
     assert names[0] == names[1]
     assert len(names[0]) > 100, "or nothing was recorded"

@@ -1,13 +1,13 @@
-"""Lanes: what is split is all there, once, in the same memory."""
+"""StreamPool: what is split is all there, once, in the same memory."""
 
 import torch
 from torch import Tensor
 
-from ganctl.training.device.streams import NO_LANES, Lanes
+from ganctl.training.device.streams import NO_STREAMS, StreamPool
 
 
-class Two(Lanes):
-    """Two lanes, as a GPU has them, to split by."""
+class Two(StreamPool):
+    """Two streams, as a GPU has them, to split by."""
 
     def __init__(self) -> None:
         super().__init__(torch.device("cpu"), 0)
@@ -39,8 +39,8 @@ def test_shares_are_alike() -> None:
 
 def test_without_lanes_there_is_one_share_of_whole_tensors_and_work_runs_in_line() -> None:
     given = columns()
-    assert list(NO_LANES.split(given)) == [given]
-    with NO_LANES.lane(3):
+    assert list(NO_STREAMS.split(given)) == [given]
+    with NO_STREAMS.stream(3):
         given[0][0].add_(1)
-    NO_LANES.join()
+    NO_STREAMS.join()
     assert given[0][0].min() == 1

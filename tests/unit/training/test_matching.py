@@ -3,7 +3,8 @@
 import torch
 
 from ganctl.training.distributed.ranks import SOLO
-from ganctl.training.losses.feature_matching import FeatureMatching, emphasise
+from ganctl.training.losses.feature_matching import FeatureMatching
+from ganctl.training.losses.terms import scale_gradient
 from tests.unit.training.steps import distance_of_features
 
 CPU = torch.device("cpu")
@@ -129,8 +130,8 @@ def test_nothing_is_rare_before_anything_was_seen() -> None:
 
 def test_emphasis_changes_gradients_and_no_logit() -> None:
     logits, weights = torch.randn(8, requires_grad=True), torch.linspace(0.2, 5, 8)
-    torch.testing.assert_close(emphasise(logits, weights), logits)
-    (gradient,) = torch.autograd.grad(emphasise(logits, weights).sum(), logits)
+    torch.testing.assert_close(scale_gradient(logits, weights), logits)
+    (gradient,) = torch.autograd.grad(scale_gradient(logits, weights).sum(), logits)
     torch.testing.assert_close(gradient, weights)
 
 

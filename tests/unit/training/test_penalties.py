@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganctl.training.losses.gradient_penalty import interpolation_penalty, squared_gradient_norm
+from ganctl.training.losses.gradient_penalty import distance_from_unit_norm, mixed_gradient_norm, squared_gradient_norm
 
 N, SHAPE, STEP = 3, (1, 4, 4), 1e-6
 Penalty = Callable[[nn.Module], Tensor]
@@ -45,7 +45,7 @@ def r1(discriminator: nn.Module) -> Tensor:
 
 
 def wgan_gp(discriminator: nn.Module) -> Tensor:
-    return interpolation_penalty(discriminator, REAL, FAKE, LABELS, MIX)
+    return distance_from_unit_norm(mixed_gradient_norm(discriminator, REAL, FAKE, LABELS, MIX))
 
 
 def squared_norms(discriminator: nn.Module, images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch.nn.functional import softplus
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ganctl.training.config.schema import ModelSettings
-from ganctl.training.losses.analytic.passes import FourPasses, is_piecewise_linear, move
+from ganctl.training.losses.analytic.passes import AnalyticR1R2, is_piecewise_linear, to_first_layer
 from ganctl.training.losses.gradient_penalty import squared_gradient_norm
 from ganctl.training.models.networks import Discriminator, ImageShape, build_discriminator
 
@@ -45,7 +45,7 @@ def test_four_passes_give_the_gradients_of_double_backward(name: str) -> None:
     labels = None if net.projection is None else torch.arange(N)
     kappas = torch.rand(N, generator=rng, dtype=torch.float64)
     assert is_piecewise_linear(net)
-    passes = FourPasses(net, move(net, images), labels)
+    passes = AnalyticR1R2(net, to_first_layer(net, images), labels)
     logits = passes.logits.requires_grad_()
     (slopes,) = torch.autograd.grad(softplus(-logits).mean(), logits)
     gradients = passes.image_gradients()
@@ -61,7 +61,7 @@ def test_a_network_that_only_moves_pixels_before_it_judges_is_known_too() -> Non
     net = Discriminator(nn.Sequential(nn.Flatten()), 12, None).double()
     images = torch.rand(N, 3, 2, 2, dtype=torch.float64)
     assert is_piecewise_linear(net)
-    passes = FourPasses(net, move(net, images), None)
+    passes = AnalyticR1R2(net, to_first_layer(net, images), None)
     torch.testing.assert_close(passes.logits, net(images))
     kappas = torch.rand(N, dtype=torch.float64)
     gradients = passes.image_gradients()

@@ -98,9 +98,9 @@ class Products(TorchDispatchMode):
 def products_of(phase: str, step: Step) -> set[torch.dtype]:
     learn = next(each for each in step.phases if each.name == phase)
     images = torch.randint(256, (8, *SHAPE), dtype=torch.uint8)
-    batch = step.objectives.begin(images, torch.arange(8), both=True)
+    batch = step.objective.prepare(images, torch.arange(8), both=True)
     with Products() as products:
-        learn.learn(batch)
+        learn.backward(batch)
     return set(products.seen)
 
 

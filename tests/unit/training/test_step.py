@@ -10,7 +10,7 @@ from torch import nn
 from ganctl.training.config.resolve import resolve
 from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import ConfigError, TrainingError
-from ganctl.training.losses.objective import Batch
+from ganctl.training.losses.backend import Batch
 from ganctl.training.models.networks import Discriminator, Generator, build_discriminator, build_generator, to_float
 from ganctl.training.step.step import STATS, Step
 from tests.unit.training.steps import CPU, SHAPE, batch, build
@@ -60,12 +60,12 @@ def test_each_phase_changes_its_own_network_only() -> None:
     images, labels = batch()
     before = [p.clone() for p in generator_phase.network.parameters()]
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    discriminator_phase.learn(Batch(to_float(images), labels))
-    discriminator_phase.move(scaler)
+    discriminator_phase.backward(Batch(to_float(images), labels))
+    discriminator_phase.step(scaler)
     assert all(torch.equal(a, b) for a, b in zip(before, generator_phase.network.parameters(), strict=True))
     before = [p.clone() for p in discriminator_phase.network.parameters()]
-    generator_phase.learn(Batch(to_float(images), labels))
-    generator_phase.move(scaler)
+    generator_phase.backward(Batch(to_float(images), labels))
+    generator_phase.step(scaler)
     assert all(torch.equal(a, b) for a, b in zip(before, discriminator_phase.network.parameters(), strict=True))
 
 
@@ -97,7 +97,7 @@ def test_without_averaging_the_average_is_the_generator() -> None:
 def test_penalties_fall_between_their_shares_of_the_horizon(progress: float, share: float) -> None:
     _, step = build("optimizer.decay_from=0.3", "optimizer.decay_until=0.9", "loss.penalty_end=0.2")
     step(*batch(), step=0, progress=progress)
-    assert step._dials.penalty == pytest.approx(0.2 + 0.8 * share)
+    assert step._step_inputs.penalty == pytest.approx(0.2 + 0.8 * share)
 
 
 def test_each_network_has_its_learning_rate_times_the_schedules_factor() -> None:
@@ -225,7 +225,7 @@ def test_nothing_that_is_no_number_is_sound_wherever_it_stands(
 def test_statistics_that_are_no_number_are_never_saved() -> None:
     _, step = build()
     step(*batch(), step=0, progress=0.0)
-    step.objectives.state_dict()["statistics"][0, 0] = float("nan")
+    step.objective.state_dict()["statistics"][0, 0] = float("nan")
     with pytest.raises(TrainingError, match="the losses' statistics is no longer finite at step 1"):
         step.check(1)
 
@@ -292,7 +292,7 @@ def test_ranks_compare_both_networks_and_the_average_before_a_save(monkeypatch: 
 
 def test_z_may_be_narrower_in_training_than_in_use() -> None:
     _, step = build("train.z_std=0.5")
-    fakes = step.objectives.begin(*batch(500), both=True).fakes
+    fakes = step.objective.prepare(*batch(500), both=True).fakes
     assert fakes is not None
     assert fakes.latents.std() == pytest.approx(0.5, rel=0.02)
     assert step.draw(500).std() == pytest.approx(0.5, rel=0.02)

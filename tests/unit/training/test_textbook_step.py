@@ -114,8 +114,8 @@ def test_pairs_with_rare_images_have_a_larger_share_of_both_updates(gp: float) -
         "loss.auxiliary=0.0", "loss.auxiliary_generator=0.0", "loss.latent=0.0",
     )  # fmt: skip
     seen, of_seen = 0.1 * torch.rand(40, 256, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 10
-    assert step.objectives._matching is not None
-    step.objectives._matching.loss(seen, seen, of_seen, SOLO)
+    assert step.objective.terms.matching is not None
+    step.objective.terms.matching.loss(seen, seen, of_seen, SOLO)
     means = torch.stack([seen[of_seen == c].mean(dim=0) for c in range(10)])
     variances = (seen - means[of_seen]).square().mean(dim=0)
     variances = variances + 0.01 * variances.mean()

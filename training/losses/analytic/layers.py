@@ -1,6 +1,6 @@
-"""The layers that `piecewise.py` knows: forward, the signal backward, forward again with the slopes that there were.
+"""Layers with hand-derived gradients: forward, backward, and forward of a tangent with the slopes of the first pass.
 
-Passes may run in fewer bits than the parameters have: a layer holds its weights in the passes' format.
+Passes may run in a narrower format than the parameters have: a layer holds its weights in the format of the passes.
 """
 
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ _leaky_relu_backward = torch.ops.aten.leaky_relu_backward.grad_input
 
 
 class Layer:
-    """One that computes nothing: it moves numbers."""
+    """A layer without arithmetic: it rearranges elements."""
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         self._module = module
@@ -28,32 +28,32 @@ class Layer:
         moved: Tensor = self._module(x)
         return moved
 
-    def backward(self, signal: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """The signal at the inputs, from that at the outputs (which may be used up)."""
+    def backward(self, grad_out: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """The grad_out at the inputs, from that at the outputs (which may be used up)."""
         match self._module:
             case nn.PixelUnshuffle():
-                return functional.pixel_shuffle(signal, self._module.downscale_factor)
+                return functional.pixel_shuffle(grad_out, self._module.downscale_factor)
             case FlattenLast():
-                places: Tensor = signal.unflatten(1, self._module.shape)
+                places: Tensor = grad_out.unflatten(1, self._module.shape)
                 return places.permute(0, 3, 1, 2)
-        return signal.view_as(inputs)
+        return grad_out.view_as(inputs)
 
-    def forward_again(self, u: Tensor, slopes: Tensor, outputs: Tensor) -> Tensor:
-        """With the slopes that there were at `outputs`, and biases times `slopes` [N]; `u` may be used up."""
+    def forward_again(self, u: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
+        """Forward with the slopes at `outputs`, and biases times `dloss_dlogits` [N]; `u` may be used up."""
         return self.forward(u)
 
 
-class Leaky(Layer):
-    """A leaky ReLU, in place: half of the memory that has to move. Its outputs tell its slopes as its inputs do."""
+class LeakyReLU(Layer):
+    """A leaky ReLU, in place: half of the memory traffic. The sign of its outputs gives its slope."""
 
     def forward(self, x: Tensor) -> Tensor:
         assert isinstance(self._module, nn.LeakyReLU)
         return functional.leaky_relu_(x, self._module.negative_slope)
 
-    def backward(self, signal: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
-        return self._times_slope(signal, outputs)
+    def backward(self, grad_out: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
+        return self._times_slope(grad_out, outputs)
 
-    def forward_again(self, u: Tensor, slopes: Tensor, outputs: Tensor) -> Tensor:
+    def forward_again(self, u: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
         return self._times_slope(u, outputs)
 
     def _times_slope(self, values: Tensor, outputs: Tensor) -> Tensor:
@@ -63,8 +63,8 @@ class Leaky(Layer):
         return product
 
 
-class Learnt(Layer, ABC):
-    """One with weights and biases."""
+class ParameterLayer(Layer, ABC):
+    """A layer with weights and biases."""
 
     def __init__(self, module: nn.Linear | nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__(module, dtype)
@@ -73,48 +73,48 @@ class Learnt(Layer, ABC):
         self._weight, self._bias = module.weight.to(dtype), module.bias.to(dtype)
 
     @abstractmethod
-    def weight_gradient(self, signal: Tensor, u: Tensor) -> Tensor:
+    def weight_gradient(self, grad_out: Tensor, u: Tensor) -> Tensor:
         """Σᵢ signalᵢ ⊗ uᵢ, as the layer shares its weights among places."""
 
-    def add_gradients(self, found: dict[Tensor, Tensor], signal: Tensor, inputs: Tensor) -> None:
-        """Adds the parameters' gradients to what was `found` of them."""
+    def add_gradients(self, grads: dict[Tensor, Tensor], grad_out: Tensor, inputs: Tensor) -> None:
+        """Adds the parameters' gradients to what was `grads` of them."""
         weight, bias = self.parameters
-        spread = tuple(range(2, signal.dim()))
+        spread = tuple(range(2, grad_out.dim()))
         for parameter, gradient in (
-            (weight, self.weight_gradient(signal, inputs)),
-            (bias, signal.sum(dim=(0, *spread))),
+            (weight, self.weight_gradient(grad_out, inputs)),
+            (bias, grad_out.sum(dim=(0, *spread))),
         ):
-            if parameter in found:
-                found[parameter].add_(gradient)
+            if parameter in grads:
+                grads[parameter].add_(gradient)
             else:
-                found[parameter] = gradient.to(parameter.dtype)
+                grads[parameter] = gradient.to(parameter.dtype)
 
 
-class Linear(Learnt):
+class Linear(ParameterLayer):
     """A matrix."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.mm(x, self._weight.T).add_(self._bias)  # `linear` writes the bias first: 2 to 4 % slower on a CPU
 
-    def backward(self, signal: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
-        return signal @ self._weight
+    def backward(self, grad_out: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
+        return grad_out @ self._weight
 
-    def forward_again(self, u: Tensor, slopes: Tensor, outputs: Tensor) -> Tensor:
-        return torch.addr(u @ self._weight.T, slopes, self._bias)
+    def forward_again(self, u: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
+        return torch.addr(u @ self._weight.T, dloss_dlogits, self._bias)
 
-    def weight_gradient(self, signal: Tensor, u: Tensor) -> Tensor:
-        return signal.T @ u
+    def weight_gradient(self, grad_out: Tensor, u: Tensor) -> Tensor:
+        return grad_out.T @ u
 
-    def add_gradients(self, found: dict[Tensor, Tensor], signal: Tensor, inputs: Tensor) -> None:
+    def add_gradients(self, grads: dict[Tensor, Tensor], grad_out: Tensor, inputs: Tensor) -> None:
         weight, bias = self.parameters
-        if weight not in found or weight.dtype != signal.dtype:
-            super().add_gradients(found, signal, inputs)
+        if weight not in grads or weight.dtype != grad_out.dtype:
+            super().add_gradients(grads, grad_out, inputs)
             return
-        found[weight].addmm_(signal.T, inputs)  # nothing between that would have to move
-        found[bias].add_(signal.sum(dim=0))
+        grads[weight].addmm_(grad_out.T, inputs)  # nothing between that would have to move
+        grads[bias].add_(grad_out.sum(dim=0))
 
 
-class Convolution(Learnt):
+class Convolution(ParameterLayer):
     """A convolution over places."""
 
     def __init__(self, module: nn.Conv2d, dtype: torch.dtype) -> None:
@@ -125,28 +125,28 @@ class Convolution(Learnt):
     def forward(self, x: Tensor) -> Tensor:
         return functional.conv2d(x, self._weight, self._bias, self._stride, self._padding)
 
-    def backward(self, signal: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
-        return self._gradients(signal, inputs, (True, False))[0]
+    def backward(self, grad_out: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
+        return self._gradients(grad_out, inputs, (True, False))[0]
 
-    def forward_again(self, u: Tensor, slopes: Tensor, outputs: Tensor) -> Tensor:
+    def forward_again(self, u: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
         products = functional.conv2d(u, self._weight, None, self._stride, self._padding)
-        return products.addcmul_(slopes.view(-1, 1, 1, 1), self._bias.view(1, -1, 1, 1))
+        return products.addcmul_(dloss_dlogits.view(-1, 1, 1, 1), self._bias.view(1, -1, 1, 1))
 
-    def weight_gradient(self, signal: Tensor, u: Tensor) -> Tensor:
-        return self._gradients(signal, u, (False, True))[1]
+    def weight_gradient(self, grad_out: Tensor, u: Tensor) -> Tensor:
+        return self._gradients(grad_out, u, (False, True))[1]
 
-    def _gradients(self, signal: Tensor, inputs: Tensor, which: tuple[bool, bool]) -> Sequence[Tensor]:
+    def _gradients(self, grad_out: Tensor, inputs: Tensor, which: tuple[bool, bool]) -> Sequence[Tensor]:
         """By inputs and weights, of these which are wanted."""
-        found: Sequence[Tensor] = _convolution_backward(
-            signal, inputs, self._weight, None, *self._geometry, (*which, False)
+        grads: Sequence[Tensor] = _convolution_backward(
+            grad_out, inputs, self._weight, None, *self._geometry, (*which, False)
         )
-        return found
+        return grads
 
 
-KINDS: dict[type[nn.Module], type[Layer]] = {
+LAYERS: dict[type[nn.Module], type[Layer]] = {
     nn.Linear: Linear,
     nn.Conv2d: Convolution,
-    nn.LeakyReLU: Leaky,
+    nn.LeakyReLU: LeakyReLU,
     nn.PixelUnshuffle: Layer,
     nn.Flatten: Layer,
     FlattenLast: Layer,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ganctl.training.losses.analytic.backend import ObjectivesByLayers
-from ganctl.training.losses.objective import Objectives
+from ganctl.training.losses.analytic.backend import AnalyticBackend
+from ganctl.training.losses.backend import AutogradBackend
 from ganctl.training.step.step import Step
 from tests.unit.training.steps import batch, build
 
@@ -35,8 +35,8 @@ def learn(step: Step) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_by_layers_are_those_of_autograd(variant: str) -> None:
     preset, assignments = VARIANTS[variant]
-    found, stats = learn(build(*assignments, preset=preset, way=ObjectivesByLayers)[1])
-    expected, expected_stats = learn(build(*assignments, preset=preset, way=Objectives)[1])
+    found, stats = learn(build(*assignments, preset=preset, backend=AnalyticBackend)[1])
+    expected, expected_stats = learn(build(*assignments, preset=preset, backend=AutogradBackend)[1])
     assert set(found) == set(expected)
     for name, gradient in expected.items():
         assert (found[name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-6, name

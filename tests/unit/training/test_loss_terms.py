@@ -1,0 +1,237 @@
+"""Each term of the losses has, by each backend, the gradient that double backward gives in float64."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, mse_loss, softplus
+
+from ganctl.training.config.registry import LOSSES
+from ganctl.training.config.resolve import resolve
+from ganctl.training.device.precision import Precision
+from ganctl.training.device.step_inputs import StepInputs
+from ganctl.training.device.streams import NO_STREAMS
+from ganctl.training.distributed.ranks import SOLO
+from ganctl.training.errors import ConfigError
+from ganctl.training.losses.analytic.backend import AnalyticBackend, why_not_analytic
+from ganctl.training.losses.backend import AutogradBackend, Backend, Batch
+from ganctl.training.losses.objective import GANObjective
+from ganctl.training.losses.terms import build_terms
+from ganctl.training.models.networks import Discriminator, build_discriminator, build_generator
+from tests.unit.training.steps import CPU, SHAPE, batch, distance_of_features
+
+OFF = {"auxiliary": 0.0, "auxiliary_generator": 0.0, "latent": 0.0, "matching": 0.0, "r1": 0.0, "r2": 0.0}
+
+
+class NoLoss:
+    """No adversarial loss, so that a term stands alone."""
+
+    needs_real = True
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return 0.0 * (real + fake).mean()
+
+    def generator(self, real: Tensor | None, fake: Tensor) -> Tensor:
+        return 0.0 * fake.mean()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The discriminator's outputs, with their graph, as plain PyTorch computes them."""
+
+    network: Discriminator
+    batch: Batch
+    real: Tensor  # features [N, F]
+    fake: Tensor
+    real_logits: Tensor  # [N]
+    fake_logits: Tensor
+    real_images: Tensor
+    fake_images: Tensor
+
+    @staticmethod
+    def of(network: Discriminator, seen: Batch, fake_images: Tensor) -> "Seen":
+        real_images = seen.images.clone().requires_grad_()
+        features = [network.features(images) for images in (real_images, fake_images)]
+        logits = [network.judge(each, seen.labels) for each in features]
+        (real, fake), (of_real, of_fake) = features, logits
+        return Seen(network, seen, real, fake, of_real, of_fake, real_images, fake_images)
+
+    @property
+    def latents(self) -> Tensor:
+        assert self.batch.fakes is not None
+        return self.batch.fakes.latents
+
+    def classes(self, features: Tensor) -> Tensor:
+        assert self.network.classifier is not None
+        return cross_entropy(self.network.classifier(features), self.batch.labels)
+
+    def read(self, features: Tensor) -> Tensor:
+        assert self.network.latent is not None
+        return mse_loss(self.network.latent(features), self.latents)
+
+
+def norms(logits: Tensor, images: Tensor) -> Tensor:
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.square().sum(dim=(1, 2, 3)).mean()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A term alone: its settings, and the loss of each network as its paper writes it; None: there is no such term."""
+
+    settings: dict[str, float]
+    discriminator: Callable[[Seen], Tensor] | None = None
+    generator: Callable[[Seen], Tensor] | None = None
+    loss: str = "none"
+    tolerance: float = 1e-6
+
+
+CASES = {
+    "adversarial": Case(
+        {},
+        lambda seen: softplus(seen.fake_logits - seen.real_logits).mean(),
+        lambda seen: softplus(seen.real_logits - seen.fake_logits).mean(),
+        "relativistic",
+    ),
+    "r1": Case({"r1": 0.7}, lambda seen: 0.35 * norms(seen.real_logits, seen.real_images)),
+    "r2": Case({"r2": 0.7}, lambda seen: 0.35 * norms(seen.fake_logits, seen.fake_images)),
+    "classification": Case({"auxiliary": 1.5}, lambda seen: 1.5 * seen.classes(seen.real)),
+    "classification of the generator": Case(
+        {"auxiliary": 1.5, "auxiliary_generator": 0.3},
+        lambda seen: 1.5 * seen.classes(seen.real),
+        lambda seen: 0.3 * seen.classes(seen.fake),
+    ),
+    "latent reconstruction": Case(
+        {"latent": 1.5}, lambda seen: seen.read(seen.fake.detach()), lambda seen: 1.5 * seen.read(seen.fake)
+    ),
+    "feature matching": Case(
+        {"matching": 1.5},
+        None,
+        lambda seen: 1.5 * distance_of_features(seen.real.detach(), seen.fake, seen.batch.labels),
+        tolerance=1e-3,  # the running means are float32
+    ),
+    "all at once": Case(
+        {"auxiliary": 1.5, "auxiliary_generator": 0.3, "latent": 1.5, "r1": 0.7, "r2": 0.2},
+        lambda seen: (
+            softplus(seen.fake_logits - seen.real_logits).mean()
+            + 0.35 * norms(seen.real_logits, seen.real_images)
+            + 0.1 * norms(seen.fake_logits, seen.fake_images)
+            + 1.5 * seen.classes(seen.real)
+            + seen.read(seen.fake.detach())
+        ),
+        lambda seen: (
+            softplus(seen.real_logits - seen.fake_logits).mean()
+            + 0.3 * seen.classes(seen.fake)
+            + 1.5 * seen.read(seen.fake)
+        ),
+        "relativistic",
+    ),
+}
+
+
+def build(case: Case, backend: type[Backend] | None) -> tuple[GANObjective, Discriminator]:
+    assignments = [f"loss.{name}={value}" for name, value in (OFF | {"rarity": 0.0} | case.settings).items()]
+    config, _ = resolve(assignments=["model.width=4", f"loss.name={case.loss}", *assignments], environment={})
+    torch.manual_seed(0)
+    generator = build_generator(config.model, SHAPE, 10).double()
+    discriminator = build_discriminator(config.model, SHAPE, 10).double()
+    assert isinstance(discriminator, Discriminator)
+    precision = Precision("fp32", "cpu", "a test")
+    return (
+        GANObjective(
+            config,
+            generator,
+            discriminator,
+            precision=precision,
+            scaler=precision.scaler(),
+            ranks=SOLO,
+            rng=torch.Generator().manual_seed(0),
+            step_inputs=StepInputs(CPU),
+            backend=backend,
+        ),
+        discriminator,
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_loss() -> Iterator[None]:
+    with LOSSES.registered("none", NoLoss()):
+        yield
+
+
+@pytest.mark.parametrize("backend", [AutogradBackend, AnalyticBackend])
+@pytest.mark.parametrize("name", CASES)
+def test_a_term_has_the_gradient_of_double_backward(name: str, backend: type[Backend]) -> None:
+    case = CASES[name]
+    objective, discriminator = build(case, backend)
+    step = objective.prepare(*batch(), both=True)
+    assert step.fakes is not None
+    of_discriminator = [*discriminator.parameters()]
+    expected = Seen.of(discriminator, step, step.fakes.images.detach().requires_grad_())
+    loss = torch.zeros(()) if case.discriminator is None else case.discriminator(expected)
+    compare(objective.backward_discriminator, step, loss, of_discriminator, case.tolerance)
+    of_generator = [*objective.generator.parameters()]
+    loss = (
+        torch.zeros(()) if case.generator is None else case.generator(Seen.of(discriminator, step, step.fakes.images))
+    )
+    compare(objective.backward_generator, step, loss, of_generator, case.tolerance)
+
+
+def compare(
+    backward: Callable[[Batch], object],
+    step: Batch,
+    loss: Tensor,
+    parameters: list[torch.nn.Parameter],
+    tolerance: float,
+) -> None:
+    expected: tuple[Tensor | None, ...] = (None,) * len(parameters)
+    if loss.requires_grad:
+        expected = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    backward(step)
+    assert any(gradient is not None for gradient in expected) == loss.requires_grad
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        wanted = torch.zeros_like(parameter) if gradient is None else gradient
+        torch.testing.assert_close(found, wanted, rtol=tolerance, atol=1e-3 * tolerance)
+
+
+def test_wgan_gp_has_the_gradient_of_double_backward_and_the_analytic_backend_steps_aside_with_a_reason() -> None:
+    case = Case({"gp": 2.0})
+    objective, discriminator = build(case, None)
+    assert isinstance(objective.backend, AutogradBackend)
+    assert objective.reason == "a loss term reads mixed_grad_norms, which needs double backward"
+    step = objective.prepare(*batch(), both=True)
+    assert step.fakes is not None
+    mix = torch.rand(8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    objective.backend.backward_discriminator(step, step.fakes._replace(images=step.fakes.images.detach()), mix)
+    found = [parameter.grad for parameter in discriminator.features.parameters()]
+    epsilon = mix.view(-1, 1, 1, 1)
+    between = (epsilon * step.images + (1 - epsilon) * step.fakes.images).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(between, step.labels).sum(), between, create_graph=True)
+    loss = 2.0 * (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+    expected = torch.autograd.grad(loss, [*discriminator.features.parameters()], allow_unused=True)
+    for ours, wanted in zip(found, expected, strict=True):
+        assert ours is not None
+        torch.testing.assert_close(ours, torch.zeros_like(ours) if wanted is None else wanted, rtol=1e-5, atol=1e-9)
+
+
+def test_without_penalties_and_streams_autograd_is_taken_with_a_reason() -> None:
+    objective, _ = build(CASES["adversarial"], None)
+    assert objective.reason == "without gradient penalties autograd is as fast"
+    assert isinstance(build(CASES["r1"], None)[0].backend, AnalyticBackend)
+
+
+def test_an_unknown_layer_makes_the_analytic_backend_step_aside_with_a_reason() -> None:
+    objective, discriminator = build(CASES["r1"], None)
+    discriminator.features.append(torch.nn.Softplus())
+    reason = why_not_analytic(objective.terms, discriminator, NO_STREAMS)
+    assert reason == "the discriminator has layers without a hand-derived gradient"
+
+
+def test_a_term_without_its_head_is_an_error_that_names_the_setting() -> None:
+    config, _ = resolve(assignments=["model.discriminator=mlp", "loss.auxiliary=1.0"], environment={})
+    networks = build_generator(config.model, SHAPE, 10), build_discriminator(config.model, SHAPE, 10)
+    with pytest.raises(ConfigError, match=r"loss\.auxiliary = 1\.0"):
+        build_terms(config.loss, *networks, SOLO)
