@@ -58,9 +58,11 @@ def train(seconds: float, repetitions: int, growth: bool, out: Path, as_json: bo
 
 @bench.command()
 @click.option("--seconds", default=120.0, show_default=True, type=click.FloatRange(min=1), help="Training of each run.")
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Runs of each system.")
+@click.option("--draws", "seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Runs of each system.")
 @click.option("--system", "names", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
-@click.option("--n", default=10_000, show_default=True, type=click.IntRange(200, 10_000), help="Images to compare.")
+@click.option(
+    "--num-images", default=10_000, show_default=True, type=click.IntRange(200, 10_000), help="Images to compare."
+)
 @click.option(
     "--out",
     default=Path("bench-quality"),
@@ -69,7 +71,7 @@ def train(seconds: float, repetitions: int, growth: bool, out: Path, as_json: bo
     help="Folder of the results; what is complete in it is not repeated.",
 )
 @json_option
-def quality(seconds: float, seeds: int, names: tuple[str, ...], n: int, out: Path, as_json: bool) -> None:
+def quality(seconds: float, seeds: int, names: tuple[str, ...], num_images: int, out: Path, as_json: bool) -> None:
     """Train the tutorial, two known GANs and our presets for the same time, and score all on the same test images.
 
     Leaves results.json, table.md, samples.png and fd.png. Three seeds of six systems take 40 minutes and the scoring.
@@ -82,7 +84,12 @@ def quality(seconds: float, seeds: int, names: tuple[str, ...], n: int, out: Pat
     from ganctl.benchmarks.figures import draw_curves, draw_samples
 
     comparison = Quality(
-        out, seconds=seconds, seeds=seeds, n=n, names=names, announce=lambda text: click.echo(text, err=True)
+        out,
+        seconds=seconds,
+        seeds=seeds,
+        num_images=num_images,
+        names=names,
+        announce=lambda text: click.echo(text, err=True),
     )
     results = comparison.run()
     if not results["systems"]:

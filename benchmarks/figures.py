@@ -123,5 +123,5 @@ def _curve(curves: Sequence[Sequence[Record]]) -> tuple[NDArray[np.float64], ...
     """seconds, and mean, least and most FD over the seeds. A slow start may have missed a copy: ends are aligned."""
     length = min(len(curve) for curve in curves)
     seconds = np.array([[point["seconds"] for point in curve[-length:]] for curve in curves])
-    distances = np.array([[point["fd_times_floor"] for point in curve[-length:]] for curve in curves])
+    distances = np.array([[point["fd_ratio"] for point in curve[-length:]] for curve in curves])
     return seconds.mean(axis=0), distances.mean(axis=0), distances.min(axis=0), distances.max(axis=0)

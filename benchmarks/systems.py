@@ -30,7 +30,7 @@ class System:
             return None
         assignments = [*QUIET, f"train.seed={seed}"]
         if self.preset is not None:
-            assignments.append(f"train.horizon={seconds:g}s")
+            assignments.append(f"train.duration={seconds:g}s")
         config, _ = resolve(
             preset=self.preset, config_file=self.config_file, assignments=assignments, environment={}
         )  # fmt: skip

@@ -4,7 +4,7 @@ from typing import Any
 
 Record = dict[str, Any]
 _COLUMNS = (  # title, name in the results, format
-    ("FD, × floor", "fd_times_floor", ".1f"),
+    ("FD, × floor", "fd_ratio", ".1f"),
     ("worst seed", "worst_fd_times_floor", ".1f"),
     ("label accuracy", "label_accuracy", ".3f"),
     ("precision", "precision", ".3f"),
@@ -24,7 +24,7 @@ def table(results: Record) -> str:
         f"Each system trains for {results['budget_seconds']:g} s of wall clock from its first step on (start-up,"
         " evaluations, saves and copies of the generator left out), in a process of its own; a preset, whose schedules"
         " follow the time, may end a little earlier. The generator at the end is scored on"
-        f" {results['n']:,} test images. Mean ± standard deviation; seeds: {seeds}.",
+        f" {results['num_images']:,} test images. Mean ± standard deviation; seeds: {seeds}.",
         f"{machine['device']}; cores: {machine['cores']}, threads: {'/'.join(map(str, sorted(threads)))}; torch"
         f" {machine['torch']}, Python {machine['python']}.",
         "",

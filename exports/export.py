@@ -67,9 +67,11 @@ def export(
 def _draw_samples(generator: Generator, class_names: Sequence[str]) -> bytes:
     """A PNG with rows by style, columns by class."""
     classes = len(class_names)
-    z = torch.randn(_STYLES, generator.z_dim, generator=torch.Generator().manual_seed(1)).repeat_interleave(classes, 0)
+    z = torch.randn(_STYLES, generator.latent_dim, generator=torch.Generator().manual_seed(1)).repeat_interleave(
+        classes, 0
+    )
     labels = torch.arange(classes).repeat(_STYLES)
     if not generator.conditional:
-        z = torch.randn(len(labels), generator.z_dim, generator=torch.Generator().manual_seed(1))
+        z = torch.randn(len(labels), generator.latent_dim, generator=torch.Generator().manual_seed(1))
     images = GeneratorSource(generator, tuple(class_names)).draw(z, labels)
     return encode(to_picture(tile(images.numpy(), columns=classes), ENLARGEMENT), "png")

@@ -1,7 +1,7 @@
 """A generator as files: TorchScript, ONNX and PT2, each with the manifest's essentials inside.
 
-All take `z` float32 [N, z_dim] and, where the generator is conditional, `label` int64 [N], and give `image` float32
-[N, C, H, W] in [0, 1]; N is free.
+All take `z` float32 [N, latent_dim] and, where the generator is conditional, `label` int64 [N], and give `image`
+float32 [N, C, H, W] in [0, 1]; N is free.
 """
 
 import io
@@ -35,7 +35,7 @@ class Drawer(nn.Module):
 def example_inputs(generator: Generator, n: int, *, seed: int = 0) -> tuple[Tensor, ...]:
     """z, and where conditional label, for a batch of n."""
     rng = torch.Generator().manual_seed(seed)
-    z = torch.randn(n, generator.z_dim, generator=rng)
+    z = torch.randn(n, generator.latent_dim, generator=rng)
     return (z,) if generator.classes is None else (z, torch.randint(generator.classes, (n,), generator=rng))
 
 

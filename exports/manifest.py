@@ -18,7 +18,7 @@ from ganctl.training.utils.atomic_write import naming, read_file
 
 SCHEMA_VERSION = 1
 NAME = "manifest.json"
-_DATA_SETTINGS = {"size", "channels", "skip_bad"}  # what the images are; not where they lie, which is private
+_DATA_SETTINGS = {"size", "channels", "skip_corrupt"}  # what the images are; not where they lie, which is private
 _KEYS = {"model_version", "data", "conditional", "z", "class_names", "image", "files", "checkpoint", "parity"}
 
 
@@ -37,7 +37,7 @@ def essentials(generator: Generator, checkpoint: Saved) -> dict[str, Any]:
         "data": data.get("name"),
         "data_settings": {key: value for key, value in data.items() if key in _DATA_SETTINGS},
         "conditional": generator.conditional,
-        "z": {"dim": generator.z_dim, "distribution": "normal"},
+        "z": {"dim": generator.latent_dim, "distribution": "normal"},
         "class_names": [nfc(name) for name in checkpoint.state["data"]["class_names"]],
         "image": generator.shape._asdict(),
         "inputs": ["z", "label"] if generator.conditional else ["z"],

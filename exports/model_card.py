@@ -16,7 +16,7 @@ def card(manifest: Mapping[str, Any]) -> str:
         ("accuracy of the scoring classifier on held-out images", metrics.get("scorer_accuracy")),
     ]
     table = "\n".join(f"| {name} | {value:.4f} |" for name, value in scores if value is not None)
-    table += f"\n\nNo verdict: {metrics['no_verdict']}." if metrics.get("no_verdict") else ""
+    table += f"\n\nNo summary: {metrics['no_summary']}." if metrics.get("no_summary") else ""
     parity = "\n".join(f"| `{name}` | {max(sizes.values()):.1e} |" for name, sizes in manifest["parity"].items())
     names = manifest["class_names"]
     n = len(names) if manifest["conditional"] else 10
@@ -30,7 +30,7 @@ Draws {image["channels"]} × {image["height"]} × {image["width"]} images like t
 
 ![samples](samples.png)
 
-| score on the validation split ({metrics.get("n", "–")} images) | |
+| score on the validation split ({metrics.get("num_images", "–")} images) | |
 | --- | --- |
 {table}
 

@@ -34,7 +34,7 @@ class ExportSource:
         z, names = facts["z"], facts["class_names"]
         assert isinstance(z, dict)
         assert isinstance(names, list)
-        self.z_dim, self.conditional, self.class_names = (
+        self.latent_dim, self.conditional, self.class_names = (
             int(z["dim"]),
             bool(facts["conditional"]),
             tuple(map(nfc, names)),

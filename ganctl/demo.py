@@ -72,7 +72,7 @@ def _run_stages(out: Path, train_seconds: int, announce: Callable[[str], None]) 
 
     with stage("train", f"a generator of digits, for about {train_seconds} s on the embedded MNIST"):
         steps = round(train_seconds * _SHARE_OF_STEPS)
-        lengths = ("--set", f"train.horizon={steps}s", "--set", f"evaluation.every={max(1, round(steps * 0.6))}s")
+        lengths = ("--set", f"train.duration={steps}s", "--set", f"evaluation.every={max(1, round(steps * 0.6))}s")
         report.records["train"] = command("train", "--preset", "quick", *lengths, "--run-dir", files["run"])
     with stage("evaluate", "its best checkpoint against the 10,000 test images"):
         report.records["evaluate"] = command("evaluate", files["run"])
@@ -172,7 +172,7 @@ def _demo_table(report: Report) -> list[tuple[str, str]]:
     made = {"run": "run", "export": "export", "archive": "digits.mar", "picture": "digits.png"}
     return [
         *((name, str(report.files[file])) for name, file in made.items()),
-        ("Fréchet distance", f"{scores['fd']:.2f} ({scores['fd_times_floor']:.1f} × the floor of real images)"),
+        ("Fréchet distance", f"{scores['fd']:.2f} ({scores['fd_ratio']:.1f} × the floor of real images)"),
         ("precision, recall", f"{scores['precision']:.3f}, {scores['recall']:.3f}"),
         ("density, coverage", f"{scores['density']:.3f}, {scores['coverage']:.3f}"),
         (

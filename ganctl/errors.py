@@ -142,7 +142,7 @@ _MEMORY_SIGNS = (
 )  # fmt: skip
 _LIBRARY_SIGNS = ("failed to map segment", "cannot open shared object file", "cannot allocate memory")
 _SMALLER = {
-    "train": "train.batch_size, model.width or data.size, or give data.resident=false",
+    "train": "train.batch_size, model.base_channels or data.size, or give data.on_device=false",
     "sample": "the order (--count, --per-class or --frames)",
     "evaluate": "--n or --cas-images",
     "serve": "--workers",

@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 import torch
 
-from ganctl.training.loop.session import Launch
+from ganctl.training.loop.session import Session
 from tests.waiting import PATIENCE
 
 # no example is wrong because it took long
@@ -23,11 +23,11 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("any machine")
 
 SMALL = (
-    "model.width=8", "evaluation.n=200", "log.every=10", "log.tensorboard=false",
-    "train.horizon=10 epochs", "evaluation.every=2 epochs", "train.precision=fp32",  # what follows no clock
+    "model.base_channels=8", "evaluation.num_images=200", "log.every=10", "log.tensorboard=false",
+    "train.duration=10 epochs", "evaluation.every=2 epochs", "train.precision=fp32",  # what follows no clock
 )  # fmt: skip
 
-SHORT = (*SMALL, "train.batch_size=32", "train.horizon=1600 images", "evaluation.every=320 images")
+SHORT = (*SMALL, "train.batch_size=32", "train.duration=1600 images", "evaluation.every=320 images")
 PRESETS = ("conv", "lightning-basic-gan")  # the others differ from conv in numbers only
 
 Ganctl = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -79,14 +79,14 @@ def small_unconditional_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_small(tmp_path_factory.mktemp("unconditional") / "run", preset="lightning-basic-gan", max_steps=20)
 
 
-def launch(run_dir: Path, *, preset: str = "conv", resume: str | None = None, extra: tuple[str, ...] = ()) -> Launch:
+def launch(run_dir: Path, *, preset: str = "conv", resume: str | None = None, extra: tuple[str, ...] = ()) -> Session:
     """A run of 50 steps of 32 images, evaluated every 10."""
     assignments = () if resume else (*SHORT, *extra)
-    return Launch(preset=None if resume else preset, assignments=assignments, run_dir=run_dir, resume=resume)
+    return Session(preset=None if resume else preset, assignments=assignments, run_dir=run_dir, resume=resume)
 
 
 def train_small(run_dir: Path, *, preset: str = "conv", max_steps: int = 40, extra: tuple[str, ...] = ()) -> Path:
-    Launch(preset=preset, assignments=[*SMALL, *extra], run_dir=run_dir).build(max_steps=max_steps).fit()
+    Session(preset=preset, assignments=[*SMALL, *extra], run_dir=run_dir).build(max_steps=max_steps).fit()
     return run_dir
 
 

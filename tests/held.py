@@ -71,7 +71,7 @@ class HeldGenerator(ConvGenerator):
     """The generator `conv`, held while it is written as TorchScript."""
 
     def __init__(self, settings: ModelSettings, shape: ImageShape, classes: int | None) -> None:
-        super().__init__(settings.z_dim, classes, shape, settings.width)
+        super().__init__(settings.latent_dim, classes, shape, settings.base_channels)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         if torch._C._get_tracing_state() is not None:  # as torch.jit.is_tracing, which has no types

@@ -25,7 +25,7 @@ from ganctl.training.data.datasets import load_split
 from ganctl.training.evaluation.evaluator import Evaluator
 
 SAMPLES = 20  # images of a run that are kept for the picture
-SCORES = ("fd_times_floor", "label_accuracy", "precision", "recall", "density", "coverage")
+SCORES = ("fd_ratio", "label_accuracy", "precision", "recall", "density", "coverage")
 RATES = ("images_per_second", "seconds")
 Record = dict[str, Any]
 
@@ -34,7 +34,14 @@ class Quality:
     """A comparison in a folder: `runs/NAME-SEED.json` and `.npz` for each run that is complete."""
 
     def __init__(
-        self, out: Path, *, seconds: float, seeds: int, n: int, names: Sequence[str], announce: Callable[[str], None]
+        self,
+        out: Path,
+        *,
+        seconds: float,
+        seeds: int,
+        num_images: int,
+        names: Sequence[str],
+        announce: Callable[[str], None],
     ) -> None:
         """Chooses the systems.
 
@@ -42,7 +49,7 @@ class Quality:
             out: the folder of the results; made where it is absent.
             seconds: the budget of each run.
             seeds: how many runs each system has, with the seeds 0, 1 …
-            n: images that are compared, at most the 10,000 of the test split.
+            num_images: images that are compared, at most the 10,000 of the test split.
             names: of the systems; empty for all.
             announce: told how far it is.
 
@@ -58,7 +65,13 @@ class Quality:
         wanted = [system for system in every if not names or system.name in names]
         self.skipped = {system.name: why for system in wanted if (why := system.lacks())}
         self.systems = [system for system in wanted if system.name not in self.skipped]
-        self._out, self._seconds, self._seeds, self._n, self._announce = out, seconds, seeds, n, announce
+        self._out, self._seconds, self._seeds, self._num_images, self._announce = (
+            out,
+            seconds,
+            seeds,
+            num_images,
+            announce,
+        )
         for name, why in self.skipped.items():
             announce(f"{name} is skipped: {why}")
         if not self.systems:
@@ -85,12 +98,12 @@ class Quality:
                 record = self._complete(system, seed) or self._train(system, seed)
                 if record is not None:
                     runs[system.name].append(record)
-                    times, rate = record["scores"]["fd_times_floor"], record["images_per_second"]
+                    times, rate = record["scores"]["fd_ratio"], record["images_per_second"]
                     self._announce(f"{system.name}, seed {seed}: {times:.1f} × the floor, {rate:,.0f} images/s")
         return {
             "budget_seconds": self._seconds,
             "seeds": self._seeds,
-            "n": self._n,
+            "num_images": self._num_images,
             "machine": machine(),
             "systems": [
                 {"name": system.name, "what": system.what, "runs": runs[system.name], **summary(runs[system.name])}
@@ -114,7 +127,7 @@ class Quality:
     def _facts(self, system: System, seed: int) -> Record:
         """What a run must have in common with one that takes its place."""
         config = system.settings(self._seconds, seed)
-        return {"seconds": self._seconds, "n": self._n, "settings": config.flat() if config else None}
+        return {"seconds": self._seconds, "num_images": self._num_images, "settings": config.flat() if config else None}
 
     def _complete(self, system: System, seed: int) -> Record | None:
         path = self._path(system.name, seed)
@@ -130,7 +143,16 @@ class Quality:
 
     def _train(self, system: System, seed: int) -> Record | None:
         self._announce(f"{system.name}, seed {seed}: trains for {self._seconds:g} s")
-        words = ["--system", system.name, "--seed", str(seed), "--seconds", str(self._seconds), "--n", str(self._n)]
+        words = [
+            "--system",
+            system.name,
+            "--seed",
+            str(seed),
+            "--seconds",
+            str(self._seconds),
+            "--num-images",
+            str(self._num_images),
+        ]
         with tempfile.TemporaryDirectory() as folder:
             drawn = Path(folder) / "drawn.npz"
             done = run_module(["ganctl.benchmarks.quality.one_run", *words, "--out", str(drawn)])
@@ -144,7 +166,7 @@ class Quality:
     def _score(self, system: System, seed: int, drawn: Path) -> Record:
         """Scores every copy, the last one in full, and keeps the record."""
         if self._evaluator is None:  # one judges all
-            self._evaluator = Evaluator(configure().data, "test", n=self._n)
+            self._evaluator = Evaluator(configure().data, "test", num_images=self._num_images)
         with np.load(drawn) as found:
             copies, seconds, seen = found["images"], found["seconds"].tolist(), found["seen"].tolist()
             labels = torch.from_numpy(found["labels"]) if len(found["labels"]) else None
@@ -153,7 +175,7 @@ class Quality:
         for i, images in enumerate(copies):
             last = i == len(copies) - 1
             scores = self._evaluator.score_images(torch.from_numpy(images), labels, full=last)
-            curve.append({"seconds": seconds[i], "images": seen[i], "fd_times_floor": scores["fd_times_floor"]})
+            curve.append({"seconds": seconds[i], "images": seen[i], "fd_ratio": scores["fd_ratio"]})
         record = {
             "seed": seed,
             "seconds": seconds[-1],
@@ -183,7 +205,7 @@ def summary(runs: Sequence[Record]) -> Record:
         known = [value for value in values if value is not None]
         mean[name] = float(np.mean(known)) if known else None
         std[name] = float(np.std(known, ddof=1)) if len(known) > 1 else None
-    worst = max((run["scores"]["fd_times_floor"] for run in runs), default=None)
+    worst = max((run["scores"]["fd_ratio"] for run in runs), default=None)
     return {"mean": mean, "std": std, "worst_fd_times_floor": worst}
 
 

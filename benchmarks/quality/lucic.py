@@ -22,11 +22,11 @@ class Generator(models.Generator):
     """z → 1024 → 128·7·7 → 64·14·14 → 1·28·28, batch normalised but for the last layer."""
 
     def __init__(self, settings: ModelSettings, shape: ImageShape, classes: int | None) -> None:
-        super().__init__(settings.z_dim, classes, shape)
+        super().__init__(settings.latent_dim, classes, shape)
         start = (128, shape.height // 4, shape.width // 4)
         size = start[0] * start[1] * start[2]
         self.net = nn.Sequential(
-            *(nn.Linear(settings.z_dim, 1024), nn.BatchNorm1d(1024), nn.LeakyReLU(_LEAK)),
+            *(nn.Linear(settings.latent_dim, 1024), nn.BatchNorm1d(1024), nn.LeakyReLU(_LEAK)),
             *(nn.Linear(1024, size), nn.BatchNorm1d(size), nn.LeakyReLU(_LEAK), nn.Unflatten(1, start)),
             *(nn.ConvTranspose2d(128, 64, 4, stride=2, padding=1), nn.BatchNorm2d(64), nn.LeakyReLU(_LEAK)),
             *(nn.ConvTranspose2d(64, shape.channels, 4, stride=2, padding=1), nn.Tanh()),

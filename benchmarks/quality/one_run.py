@@ -1,6 +1,6 @@
 """One training of one system in a process of its own; leaves what its generator drew on the way. Started by `quality`.
 
-    python -m benchmarks.one_run --system conv --seed 0 --seconds 120 --n 10000 --out FILE.npz
+    python -m benchmarks.one_run --system conv --seed 0 --seconds 120 --num-images 10000 --out FILE.npz
 
 The file: `images` uint8 [S, n, 1, 28, 28] of S copies (all from the same latents), `labels` int64 [n] that were asked
 for (empty without labels), `seconds` float64 [S] of training and `seen` int64 [S] real images until each copy.
@@ -30,9 +30,9 @@ LATENT_SEED = 2024
 @click.option("--system", "name", required=True)
 @click.option("--seed", type=int, required=True)
 @click.option("--seconds", type=float, required=True)
-@click.option("--n", type=int, required=True)
+@click.option("--num-images", type=int, required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def main(name: str, seed: int, seconds: float, n: int, out: Path) -> None:
+def main(name: str, seed: int, seconds: float, num_images: int, out: Path) -> None:
     """Trains, draws, saves."""
     (system,) = (system for system in systems() if system.name == name)
     config, recorder = system.settings(seconds, seed), Recorder(seconds)
@@ -49,8 +49,8 @@ def main(name: str, seed: int, seconds: float, n: int, out: Path) -> None:
             train(config, recorder, Path(folder) / "run")
             bare = network = build_generator(config.model, ImageShape(*data.shape), len(data.class_names))
     source = GeneratorSource(network, data.class_names)
-    z = torch.randn(n, source.z_dim, generator=torch.Generator().manual_seed(LATENT_SEED))
-    labels = some(data.labels, n)  # the mix of the images that they are compared with
+    z = torch.randn(num_images, source.latent_dim, generator=torch.Generator().manual_seed(LATENT_SEED))
+    labels = some(data.labels, num_images)  # the mix of the images that they are compared with
     images = []
     for snapshot in recorder.snapshots:
         bare.load_state_dict(snapshot.weights)

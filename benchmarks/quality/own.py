@@ -7,19 +7,19 @@ from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.config.schema import Config
 from ganctl.training.loop.trainer import Trainer
 
-# nothing is scored, drawn or logged on the way; what the end of a horizon demands is as small as it can be
-QUIET = ("evaluation.every=1000000 epochs", "evaluation.n=100", "log.tensorboard=false", "log.every=1000")
+# nothing is scored, drawn or logged on the way; what the end of a duration demands is as small as it can be
+QUIET = ("evaluation.every=1000000 epochs", "evaluation.num_images=100", "log.tensorboard=false", "log.every=1000")
 
 
 class Record(Callback):
-    """Takes the recorder's copies of the averaged generator, and ends the run with its budget or its horizon."""
+    """Takes the recorder's copies of the averaged generator, and ends the run with its budget or its duration."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
 
     def on_step(self, run: Run) -> None:
         seconds = run.images / run.clock.images_per_second  # of the steps alone
-        done = run.horizon_images is not None and run.images >= run.horizon_images
+        done = run.duration_images is not None and run.images >= run.duration_images
         last = done or self._recorder.is_over(seconds)
         if last or self._recorder.wants(seconds):
             with run.clock.pause():  # waits for the device: only then the time is known
@@ -30,7 +30,7 @@ class Record(Callback):
 
 
 def train(config: Config, recorder: Recorder, run_dir: Path) -> Trainer:
-    """Trains until the recorder's budget or the horizon ends, whichever comes first; the last copy is of the end.
+    """Trains until the recorder's budget or the duration ends, whichever comes first; the last copy is of the end.
 
     Raises:
         ConfigError, DataError, TrainingError: as `Trainer` and its `fit`.

@@ -10,7 +10,7 @@ TRIALS.toml:
     preset = "conv"                            # of all trials that name none
     [[trial]]
     name = "wider"
-    set = ["model.width=48", "optimizer.lr=2e-3"]
+    set = ["model.base_channels=48", "optimizer.lr=2e-3"]
     [[trial]]
     name = "own network"
     config = "tiny.toml"                       # beside this file; its settings come before those of `set`
@@ -45,7 +45,7 @@ from ganctl.training.evaluation.evaluator import Evaluator
 from ganctl.training.utils.atomic_write import read_file
 
 SCORES = {
-    "fd_times_floor": "FD, × floor",
+    "fd_ratio": "FD, × floor",
     "label_accuracy": "label accuracy",
     "precision": "precision",
     "recall": "recall",
@@ -54,7 +54,7 @@ SCORES = {
     "cpu_seconds": "CPU s",
 }
 WORST = {  # of all seeds
-    "fd_times_floor": (max, "worst FD"),
+    "fd_ratio": (max, "worst FD"),
     "label_accuracy": (min, "worst label accuracy"),
     "worst_class": (min, "of its worst class"),
 }
@@ -70,8 +70,8 @@ class Trial:
     config: str | None
     set: tuple[str, ...]
     seed: int
-    horizon: str | None  # "600000 images" or "120s"; None: that of its settings
-    n: int  # validation images that are compared
+    duration: str | None  # "600000 images" or "120s"; None: that of its settings
+    num_images: int  # validation images that are compared
 
     def settings(self) -> Config:
         """The settings of its training.
@@ -79,7 +79,7 @@ class Trial:
         Raises:
             ConfigError: they have faults.
         """
-        own = [f"train.seed={self.seed}", *([f"train.horizon={self.horizon}"] if self.horizon else [])]
+        own = [f"train.seed={self.seed}", *([f"train.duration={self.duration}"] if self.duration else [])]
         config_file = Path(self.config) if self.config else None
         assignments = [*QUIET, *self.set, *own]
         return resolve(preset=self.preset, config_file=config_file, assignments=assignments, environment={})[0]
@@ -89,7 +89,7 @@ class Trial:
         return asdict(self) | {"settings": self.settings().flat()}
 
 
-def read_trials(path: Path, *, seeds: int, horizon: str | None, n: int) -> list[Trial]:
+def read_trials(path: Path, *, seeds: int, duration: str | None, num_images: int) -> list[Trial]:
     """All trials of the file with seed 0, then all with seed 1 …
 
     Raises:
@@ -107,7 +107,7 @@ def read_trials(path: Path, *, seeds: int, horizon: str | None, n: int) -> list[
             known = "there are name, preset, config and set"
             raise BenchUsageError(f"{path}: trial {name}: unknown {', '.join(unknown)}; {known}")
     trials = [
-        Trial(name, preset, _beside(path, entry.get("config")), tuple(entry.get("set", ())), seed, horizon, n)
+        Trial(name, preset, _beside(path, entry.get("config")), tuple(entry.get("set", ())), seed, duration, num_images)
         for seed in range(seeds)
         for name, preset, entry in entries
     ]
@@ -136,13 +136,13 @@ def run_trial(trial: Trial) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = train(config, recorder, Path(folder) / "run")
     cpu_seconds, (end,) = time.process_time() - began, recorder.snapshots
-    scores = Evaluator(config.data, "val", n=trial.n).score(trainer.source)
+    scores = Evaluator(config.data, "val", num_images=trial.num_images).score(trainer.source)
     return trial.facts() | {
         "images": end.images,
         "seconds": end.seconds,
         "images_per_second": end.images / end.seconds,
         "cpu_seconds": cpu_seconds,
-        "fd_times_floor": scores["fd_times_floor"],
+        "fd_ratio": scores["fd_ratio"],
         **{name: scores[name] for name in ("label_accuracy", "precision", "recall", "density", "coverage")},
         "worst_class": min(scores["class_accuracy"].values()) if scores["class_accuracy"] else None,
     }
@@ -191,12 +191,12 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     its worst seeds reach."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in records:
-        groups.setdefault(f"{record['name']} ({record['horizon'] or 'its own length'})", []).append(record)
+        groups.setdefault(f"{record['name']} ({record['duration'] or 'its own length'})", []).append(record)
     rows = []
     for name, group in groups.items():
         cells = [_cell(fmean, [r[score] for r in group]) for score in SCORES]
         cells += [_cell(worst, [r[score] for r in group]) for score, (worst, _) in WORST.items()]
-        distances = [math.inf if r["fd_times_floor"] is None else r["fd_times_floor"] for r in group]
+        distances = [math.inf if r["fd_ratio"] is None else r["fd_ratio"] for r in group]
         rows.append((fmean(distances), f"| {name} | {len(group)} | {' | '.join(cells)} |"))
     head = ["trial", "seeds", *SCORES.values(), *(heading for _, heading in WORST.values())]
     lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |", *(row for _, row in sorted(rows))]
@@ -214,14 +214,18 @@ def _cell(of: Callable[[list[float]], float], values: Sequence[float | None]) ->
 @click.option("--seconds", type=click.FloatRange(min=1), help="Length of each trial, in seconds.")
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1))
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(min=1), help="Trials side by side.")
-@click.option("--n", default=5000, show_default=True, type=click.IntRange(200, 5000), help="Images to compare.")
+@click.option(
+    "--num-images", default=5000, show_default=True, type=click.IntRange(200, 5000), help="Images to compare."
+)
 @click.option("--log", default=Path("search.jsonl"), show_default=True, type=click.Path(path_type=Path))
-def main(file: Path, images: int | None, seconds: float | None, seeds: int, jobs: int, n: int, log: Path) -> None:
+def main(
+    file: Path, images: int | None, seconds: float | None, seeds: int, jobs: int, num_images: int, log: Path
+) -> None:
     """Runs the trials of FILE that the log does not have, and prints a table of them all."""
     if images is not None and seconds is not None:
         raise click.UsageError("give --images or --seconds, the length of each trial, or neither: then it is its own.")
-    horizon = f"{images} images" if images else f"{seconds:g}s" if seconds else None
-    trials = read_trials(file, seeds=seeds, horizon=horizon, n=n)
+    duration = f"{images} images" if images else f"{seconds:g}s" if seconds else None
+    trials = read_trials(file, seeds=seeds, duration=duration, num_images=num_images)
     keys = {_key(trial.facts()): trial for trial in trials}
     done = {_key(record) for record in read_log(log)}
     failed = []
@@ -232,8 +236,8 @@ def main(file: Path, images: int | None, seconds: float | None, seeds: int, jobs
             continue
         with log.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(found, ensure_ascii=False) + "\n")
-        times = found["fd_times_floor"]
-        told = "no verdict on this data" if times is None else f"{times:.1f} × the floor"
+        times = found["fd_ratio"]
+        told = "no summary on this data" if times is None else f"{times:.1f} × the floor"
         click.echo(f"{trial.name}, seed {trial.seed}: {told}", err=True)
     click.echo(table([record for record in read_log(log) if _key(record) in keys]))
     if failed:

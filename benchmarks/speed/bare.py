@@ -26,7 +26,7 @@ class BareStep:
         assert config.preset == "lightning-basic-gan", "what this loop does"
         self.generator, self.discriminator = generator, discriminator
         self.ema = copy.deepcopy(generator).requires_grad_(False)
-        self._decay = config.train.ema
+        self._decay = config.train.ema_decay
         self._precision = Precision(precision, device.type, "asked for")
         self._rng = torch.Generator(device).manual_seed(config.train.seed)
         adam = config.optimizer
@@ -61,4 +61,4 @@ class BareStep:
         return loss_d.detach(), loss_g.detach()
 
     def _draw(self, real: Tensor) -> Tensor:
-        return torch.randn(len(real), self.generator.z_dim, generator=self._rng, device=real.device)
+        return torch.randn(len(real), self.generator.latent_dim, generator=self._rng, device=real.device)

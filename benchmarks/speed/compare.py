@@ -25,7 +25,7 @@ from ganctl.benchmarks.quality.compare import machine
 from ganctl.benchmarks.systems import INSTALL
 from ganctl.training.config.resolve import preset_names, resolve
 from ganctl.training.distributed.ranks import SOLO
-from ganctl.training.loop.build import assemble
+from ganctl.training.loop.build import build_parts
 from ganctl.training.loop.precision_trial import FORMATS as CPU_PRECISIONS
 
 Record = dict[str, Any]
@@ -96,8 +96,8 @@ def growth() -> list[Case]:
     """The step of `conv` with more of everything, one at a time."""
     return [
         *(Case("step", "conv", batch, "fp32") for batch in (16, 64, 256, 1024)),
-        *(Case("step", "conv", 64, "fp32", (f"model.z_dim={z_dim}",)) for z_dim in (32, 512)),
-        *(Case("step", "conv", 64, "fp32", (f"model.width={width}",)) for width in (16, 64)),
+        *(Case("step", "conv", 64, "fp32", (f"model.latent_dim={latent_dim}",)) for latent_dim in (32, 512)),
+        *(Case("step", "conv", 64, "fp32", (f"model.base_channels={width}",)) for width in (16, 64)),
     ]
 
 
@@ -217,7 +217,7 @@ def flops_per_image(preset: str, batch: int, assignments: Sequence[str] = ()) ->
     our step does them."""
     words = [f"train.batch_size={batch}", "train.device=cpu", "train.precision=fp32", *assignments]
     config, _ = resolve(preset=preset, assignments=words, environment={})
-    parts = assemble(config, SOLO)
+    parts = build_parts(config, SOLO)
     with _Count() as count:
         parts.step(*parts.batches.at(0), step=0, progress=0.0)
     return float(count.flops / batch)

@@ -69,12 +69,12 @@ def _precision(name: str) -> list[str]:
 
 def automatic_precision(preset: str, batch: int) -> dict[str, str]:
     """The precision that `auto` takes for a preset, with its reason; timed anew, whatever the cache holds."""
-    from ganctl.training.loop.session import Launch
+    from ganctl.training.loop.session import Session
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         settings = ["train.precision=auto", f"train.batch_size={batch}"]
-        chosen = Launch(preset=preset, assignments=settings, run_dir=Path(folder) / "run").build().parts.precision
+        chosen = Session(preset=preset, assignments=settings, run_dir=Path(folder) / "run").build().parts.precision
     return {"precision": chosen.name, "reason": chosen.reason}
 
 
@@ -103,7 +103,7 @@ def products(precision: str, device: torch.device, seconds: float) -> float:
 def _by_trainer(system: str, preset: str, words: list[str], meter: Meter) -> None:
     """As `ganctl train` does, with every callback that it has by default."""
     from ganctl.training.callbacks.base import Callback, Run
-    from ganctl.training.loop.session import Launch
+    from ganctl.training.loop.session import Session
 
     class Stop(Callback):
         def on_step(self, run: Run) -> None:
@@ -112,18 +112,18 @@ def _by_trainer(system: str, preset: str, words: list[str], meter: Meter) -> Non
 
     with tempfile.TemporaryDirectory() as folder:
         # training steps are what is measured, and the meter ends it
-        words = [*words, "evaluation.every=1000000 epochs", "train.horizon=1000000 epochs"]
-        Launch(preset=preset, assignments=words, run_dir=Path(folder) / "run").build(callbacks=[Stop()]).fit()
+        words = [*words, "evaluation.every=1000000 epochs", "train.duration=1000000 epochs"]
+        Session(preset=preset, assignments=words, run_dir=Path(folder) / "run").build(callbacks=[Stop()]).fit()
 
 
 def _by_hand(system: str, preset: str, words: list[str], meter: Meter) -> None:
     """A loop around a step, and nothing else."""
     from ganctl.training.config.resolve import resolve
     from ganctl.training.distributed.ranks import SOLO
-    from ganctl.training.loop.build import assemble
+    from ganctl.training.loop.build import build_parts
 
     config, _ = resolve(preset=preset, assignments=words, environment={})
-    parts = assemble(config, SOLO)
+    parts = build_parts(config, SOLO)
     update = _update(system, parts)
     for step in itertools.count():
         update(step)
@@ -149,7 +149,7 @@ def _update(system: str, parts: Any) -> Callable[[int], Any]:
 
     config, device, networks = parts.config, parts.device, (parts.step.generator, parts.step.discriminator)
     if system == "step":
-        return lambda step: parts.update(parts.batches.named(step), step=step, progress=0.0)
+        return lambda step: parts.update(parts.batches.batch_ref(step), step=step, progress=0.0)
     if system == "bare":
         bare = BareStep(config, *networks, device, parts.precision.name)
         return lambda step: bare(*parts.batches.at(step), step=step)

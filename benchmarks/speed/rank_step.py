@@ -68,7 +68,12 @@ def main(repetitions: int, steps: int, batch: int) -> None:
 def build(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> Step:
     """Our step."""
     # what a wrapped network can do as well
-    alike = ["train.shared_fakes=false", "loss.auxiliary=0.0", "loss.latent=0.0", "loss.matching=0.0"]
+    alike = [
+        "train.reuse_fakes=false",
+        "loss.classification=0.0",
+        "loss.latent_reconstruction=0.0",
+        "loss.feature_matching=0.0",
+    ]
     config, _ = resolve(preset="conv", assignments=[*alike, *assignments], environment={})
     shape = ImageShape(1, 28, 28)
     torch.manual_seed(0)
@@ -85,7 +90,7 @@ def build_wrapped(assignments: tuple[str, ...], ranks: Ranks, device: torch.devi
     backend = step.objective.backend
     bare: dict[str, Any] = {"generator": step.generator, "discriminator": step.discriminator}
     wrapped: dict[str, Any] = {name: DistributedDataParallel(network) for name, network in bare.items()}
-    wrapped["generator"].z_dim = step.generator.z_dim  # latents are drawn for it
+    wrapped["generator"].latent_dim = step.generator.latent_dim  # latents are drawn for it
 
     def in_phase(phase: Phase) -> Callable[[Batch], LossResult]:
         def inner(batch: Batch) -> LossResult:

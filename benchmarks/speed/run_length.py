@@ -18,12 +18,12 @@ from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet, Split
 from ganctl.training.data.datasets import load_split
-from ganctl.training.loop.session import Launch
+from ganctl.training.loop.session import Session
 
 _STEPS = 10  # an epoch
 _SETTINGS = (
-    "data.name=benchmarks.run_length:few_images", "model.width=4", "model.z_dim=8", "train.batch_size=64",
-    "evaluation.every=10 epochs", "evaluation.n=200", "log.every=10", "checkpoint.save_top_k=2",
+    "data.name=benchmarks.run_length:few_images", "model.base_channels=4", "model.latent_dim=8", "train.batch_size=64",
+    "evaluation.every=10 epochs", "evaluation.num_images=200", "log.every=10", "checkpoint.save_top_k=2",
 )  # fmt: skip
 
 
@@ -52,8 +52,8 @@ def main(epochs: int) -> None:
     """Prints one JSON object."""
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
-        words = [*_SETTINGS, f"train.horizon={epochs} epochs"]
-        Launch(assignments=words, run_dir=Path(folder) / "run").build(callbacks=[watch]).fit()
+        words = [*_SETTINGS, f"train.duration={epochs} epochs"]
+        Session(assignments=words, run_dir=Path(folder) / "run").build(callbacks=[watch]).fit()
     steps = [b - a for a, b in zip(watch.ends, watch.ends[1:], strict=False)]
     quarter, of_memory = len(steps) // 4, len(watch.bytes) // 4
     found = {

@@ -16,9 +16,9 @@ from ganctl.training.distributed.ranks import SOLO
 from ganctl.training.losses.adversarial import build_loss
 from ganctl.training.losses.feature_matching import FeatureMatching
 from ganctl.training.losses.gradient_penalty import squared_gradient_norm
-from ganctl.training.losses.terms import resolve_weights, scale_gradient
+from ganctl.training.losses.terms import resolve_weights, reweight
 from ganctl.training.models.networks import Discriminator, Generator, to_float
-from ganctl.training.optim.param_groups import rate_groups
+from ganctl.training.optim.param_groups import param_groups
 from ganctl.training.optim.schedules import decay
 
 
@@ -43,7 +43,7 @@ class StraightforwardStep:
             else None
         )
         self._rng = torch.Generator(device).manual_seed(config.train.seed)
-        self._adam_g = self._adam(self.generator, by_fan_in=config.optimizer.by_fan_in)
+        self._adam_g = self._adam(self.generator, lr_by_fan_in=config.optimizer.lr_by_fan_in)
         self._adam_d = self._adam(self.discriminator)
 
     def __call__(
@@ -51,14 +51,17 @@ class StraightforwardStep:
     ) -> tuple[Tensor, Tensor]:
         """As `Step`; gives the losses of discriminator and generator, adversarial part only."""
         real = to_float(images, self._dtype)
-        shape = (len(real), self.generator.z_dim)
-        z = torch.randn(*shape, generator=self._rng, device=real.device, dtype=self._dtype) * self._config.train.z_std
+        shape = (len(real), self.generator.latent_dim)
+        z = (
+            torch.randn(*shape, generator=self._rng, device=real.device, dtype=self._dtype)
+            * self._config.train.latent_std
+        )
         fake = self.generator(z, labels)
         loss_d = self._train_discriminator(real, fake.detach(), labels, z, progress)
         self._move(self._adam_d, rate)
         loss_g = self._train_generator(real, fake, labels, z)
         self._move(self._adam_g, rate)
-        decay_now = min(self._config.train.ema, (1 + step) / (10 + step))
+        decay_now = min(self._config.train.ema_decay, (1 + step) / (10 + step))
         with torch.no_grad():
             for average, current in zip(self.ema.parameters(), self.generator.parameters(), strict=True):
                 average.mul_(decay_now).add_(current, alpha=1 - decay_now)
@@ -66,14 +69,12 @@ class StraightforwardStep:
 
     def _train_discriminator(self, real: Tensor, fake: Tensor, labels: Tensor, z: Tensor, progress: float) -> Tensor:
         weights, when = self._config.loss, self._config.optimizer
-        penalty = decay("cosine", progress, when.decay_from, weights.penalty_end, when.decay_until)
+        penalty = decay("cosine", progress, when.decay_start, weights.penalty_final_factor, when.decay_end)
         real, fake = real.clone().requires_grad_(), fake.clone().requires_grad_()
         of_real, of_fake = self.discriminator.features(real), self.discriminator.features(fake)
         real_logits, fake_logits = self._judge(of_real, labels), self._judge(of_fake, labels)
         emphasis = self._emphasis(of_real, of_fake, labels)
-        adversarial = self._loss.discriminator(
-            scale_gradient(real_logits, emphasis), scale_gradient(fake_logits, emphasis)
-        )
+        adversarial = self._loss.discriminator(reweight(real_logits, emphasis), reweight(fake_logits, emphasis))
         loss = adversarial + penalty / 2 * weights.r1 * squared_gradient_norm(real_logits, real).mean()
         loss = loss + penalty / 2 * weights.r2 * squared_gradient_norm(fake_logits, fake).mean()
         if self.discriminator.classifier is not None and self._weights.classification:
@@ -89,7 +90,7 @@ class StraightforwardStep:
             of_real = self.discriminator.features(real)
         of_fake = self.discriminator.features(fake)
         emphasis = self._emphasis(of_real, of_fake, labels)
-        fake_logits = scale_gradient(self._judge(of_fake, labels), emphasis)
+        fake_logits = reweight(self._judge(of_fake, labels), emphasis)
         adversarial = self._loss.generator(self._judge(of_real, labels), fake_logits)
         loss = adversarial
         if self.discriminator.classifier is not None and self._weights.classification_generator:
@@ -109,13 +110,13 @@ class StraightforwardStep:
     def _emphasis(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor | None:
         if self._matching is None or not self._weights.rarity:
             return None
-        of_real, of_fake = (self._matching.rarity(seen, labels, self._weights.rarity) for seen in (real, fake))
+        of_real, of_fake = (self._matching.sample_weight(seen, labels, self._weights.rarity) for seen in (real, fake))
         return (of_real + of_fake) / 2
 
-    def _adam(self, network: nn.Module, *, by_fan_in: bool = False) -> torch.optim.Adam:
+    def _adam(self, network: nn.Module, *, lr_by_fan_in: bool = False) -> torch.optim.Adam:
         settings = self._config.optimizer
         return torch.optim.Adam(
-            rate_groups(network, by_fan_in=by_fan_in),
+            param_groups(network, lr_by_fan_in=lr_by_fan_in),
             lr=settings.lr,
             betas=(settings.beta1, settings.beta2),
             eps=settings.eps,
@@ -132,7 +133,7 @@ class StraightforwardStep:
     def _cut_to_history(self, optimizer: torch.optim.Adam) -> None:
         for parameter, state in optimizer.state.items():  # empty before the first step
             assert isinstance(parameter, Tensor), "as an optimizer's state is"
-            if parameter.grad is not None and self._config.optimizer.clip:
+            if parameter.grad is not None and self._config.optimizer.grad_clip_ratio:
                 mean = state["exp_avg_sq"].sum() / (1 - self._config.optimizer.beta2 ** state["step"])
-                factor = self._config.optimizer.clip * mean.sqrt() / parameter.grad.norm()
+                factor = self._config.optimizer.grad_clip_ratio * mean.sqrt() / parameter.grad.norm()
                 parameter.grad.mul_(factor.clamp(max=1.0) if mean > 0 else 1.0)

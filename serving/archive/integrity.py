@@ -27,7 +27,7 @@ _BLOCK = 1 << 20  # bytes
 _MOST_TEXT = 1 << 20  # a member that is read as JSON or YAML
 
 
-def seal(mar: Path) -> None:
+def write_digests(mar: Path) -> None:
     """Adds the list of all members with their digests."""
     with zipfile.ZipFile(mar, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(DIGESTS, json.dumps(_digests(archive), indent=1))
@@ -62,7 +62,7 @@ def verify(archive: zipfile.ZipFile, where: str) -> None:
             raise PackageError(f"{where}: {name} in it is not the file that was packed. Package the export again.")
 
 
-def admit(mar: Path, into: Path, sha256: str | None = None) -> None:
+def check_and_copy(mar: Path, into: Path, sha256: str | None = None) -> None:
     """Writes the members of `mar`, once verified, into a new archive, `into`; that is the one to be served.
 
     Nobody can exchange what was verified. And a forged file has no second face: TorchServe unpacks from the front and

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import yaml
 
 from ganctl import __version__
-from ganctl.serving.archive.integrity import UNREADABLE, seal, verify
+from ganctl.serving.archive.integrity import UNREADABLE, verify, write_digests
 from ganctl.serving.errors import PackageError, naming
 from ganctl.serving.handler.model import Limits, Model
 
@@ -72,7 +72,7 @@ def package(export_dir: Path, out: Path | None = None, backend: BackendName = "o
         with naming(mar), _stage(mar) as stage:
             _fill(stage, export_dir, backend)
             _run_archiver(stage, model_file, mar)
-            seal(stage / mar.name)
+            write_digests(stage / mar.name)
             (stage / mar.name).replace(mar)
     except BaseException:
         for folder in made:

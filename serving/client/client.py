@@ -12,13 +12,13 @@ from typing import Any, Unpack
 
 import httpx
 
-from ganctl.serving.client.core import Asking, Fields, Sample, Turns
+from ganctl.serving.client.core import Fields, RequestPlan, Sample, Turns
 from ganctl.serving.handler.request import DESCRIPTION
 
 __all__ = ["AsyncClient", "Client", "Sample"]
 
 
-class Client(Asking):
+class Client(RequestPlan):
     """A connection to a server, reused from request to request; `with` closes it.
 
     Every method raises RemoteError where no server answers or it refuses the request.
@@ -69,7 +69,7 @@ class Client(Asking):
             return found
 
 
-class AsyncClient(Asking):
+class AsyncClient(RequestPlan):
     """The same for asyncio: `async with AsyncClient(url) as client: sample = await client.sample(digits=7)`."""
 
     @cached_property

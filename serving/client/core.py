@@ -46,7 +46,7 @@ class Sample(NamedTuple):
         return [Image.fromarray(image) for image in self.images]
 
 
-class Asking:
+class RequestPlan:
     """What both clients have in common: from fields to requests, from replies to images."""
 
     def __init__(

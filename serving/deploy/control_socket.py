@@ -25,8 +25,8 @@ _CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 class Control:
     """Listens for orders to the server of a port, one at a time, until it is closed."""
 
-    def __init__(self, port: int, obey: Callable[[Message], Message]) -> None:
-        self._obey = obey
+    def __init__(self, port: int, handle: Callable[[Message], Message]) -> None:
+        self._obey = handle
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(_address(port))
         self._listener.listen(1)
@@ -68,7 +68,7 @@ class Control:
 
 
 def give(port: int, order: Message) -> Message:
-    """Has the server of a port obey. Raises ServerError where there is none, or what it says is wrong."""
+    """Has the server of a port handle. Raises ServerError where there is none, or what it says is wrong."""
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.connect(_address(port))

@@ -25,7 +25,8 @@ Labels = NDArray[np.int64]
 
 
 class Backend(Protocol):
-    """A loaded generator: z float32 [N, z_dim], label int64 [N] (None where unconditional) → float32 [N, C, H, W]."""
+    """A loaded generator: z float32 [N, latent_dim], label int64 [N] (None where unconditional) → float32 [N, C, H,
+    W]."""
 
     def run(self, z: Floats, label: Labels | None) -> Floats: ...
 
@@ -93,7 +94,7 @@ class Engine:
         self.sizes = self._proven_sizes()
 
     def generate(self, z: Floats, label: Labels | None) -> NDArray[np.uint8]:
-        """z float32 [N, z_dim] and label int64 [N] (None where unconditional) → uint8 [N, H, W, C]."""
+        """z float32 [N, latent_dim] and label int64 [N] (None where unconditional) → uint8 [N, H, W, C]."""
         count, start = len(z), 0
         images: list[NDArray[np.uint8]] = []
         while start < count:
@@ -115,7 +116,7 @@ class Engine:
     def _proven_sizes(self) -> tuple[int, ...]:
         """The chunk sizes that give the same floats as the largest; also the check that the model is what it says."""
         model, largest = self._model, CHUNKS[-1]
-        z = latents(0, largest, model.z_dim)
+        z = latents(0, largest, model.latent_dim)
         label = draw_labels(0, largest, len(model.class_names)) if model.conditional else None
         reference = self._run(z, label, largest)
         expected = (largest, model.channels, model.height, model.width)

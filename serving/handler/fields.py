@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .model import Model
-from .problem import SHOWN, Fault
+from .problem import SHOWN, FieldError
 
 _LISTS = ("digits", "labels")  # fields that may be given several times in a query or a form
 FIELDS = ("digits", "labels", "text", "count", "seed", "truncation", "scale", "layout", "frames")
@@ -24,31 +24,31 @@ _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
 def read(
-    given: Sequence[tuple[str, bytes]], headers: Mapping[str, Any], model: Model, faults: list[Fault]
+    given: Sequence[tuple[str, bytes]], headers: Mapping[str, Any], model: Model, faults: list[FieldError]
 ) -> dict[str, Any]:
     """Gathers the fields of body, query and form by name; text is turned into what its field expects."""
     if sum(len(name) + len(value) for name, value in given) > model.limits.max_body:
-        faults.append(Fault("body", f"is larger than {model.limits.max_body:,} bytes", 413))
+        faults.append(FieldError("body", f"is larger than {model.limits.max_body:,} bytes", 413))
         return {}
     is_form = str(headers.get("content-type", "")).split(";")[0].strip().lower() in _FORMS
     if is_form and not given and headers.get("content-length", "0") != "0":
         # TorchServe drops what has no "=" in it; `curl -d '{"digits": 7}'` comes like this.
-        faults.append(Fault("body", f"was sent as a form, and has no field of one; {_JSON_ADVICE}"))
+        faults.append(FieldError("body", f"was sent as a form, and has no field of one; {_JSON_ADVICE}"))
     body = b""
     texts: dict[str, list[str]] = {}
     for name, value in given:
         if name != "body" or is_form:
             texts.setdefault(name, []).append(value.decode("utf-8", "replace"))
         elif body:
-            faults.append(Fault("body", "is given more than once: give it once"))
+            faults.append(FieldError("body", "is given more than once: give it once"))
         else:
             body = value
     fields = _json_fields(body, faults) if body.strip() else {}
     for name, values in texts.items():
         if name in fields:
-            faults.append(Fault(name, "is given in the query and in the body: give it once"))
+            faults.append(FieldError(name, "is given in the query and in the body: give it once"))
         elif len(values) > 1 and name in FIELDS and name not in _LISTS:
-            faults.append(Fault(name, "is given more than once: give it once"))
+            faults.append(FieldError(name, "is given more than once: give it once"))
         else:
             fields[name] = _from_text(name, values, model)
     unknown = [name for name in fields if name not in FIELDS]
@@ -59,11 +59,11 @@ def read(
             advice = _JSON_ADVICE
         elif any(f";{name}" in label for label in model.class_names):
             advice = "in a query a ';' ends a field, and one that belongs to a label's name is written %3B"
-        faults.append(Fault(name, f"unknown field; {advice}"))
+        faults.append(FieldError(name, f"unknown field; {advice}"))
     return {name: value for name, value in fields.items() if name in FIELDS}
 
 
-def _json_fields(body: bytes, faults: list[Fault]) -> dict[str, Any]:
+def _json_fields(body: bytes, faults: list[FieldError]) -> dict[str, Any]:
     repeated: list[str] = []
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -79,12 +79,12 @@ def _json_fields(body: bytes, faults: list[Fault]) -> dict[str, Any]:
         value = json.loads(body.decode("utf-8"), object_pairs_hook=once, parse_constant=constant)
     except (ValueError, RecursionError) as error:  # ValueError: also bad UTF-8 and numbers of thousands of digits
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
-        faults.append(Fault("body", f"must be a JSON object: {reason}"))
+        faults.append(FieldError("body", f"must be a JSON object: {reason}"))
         return {}
     if not isinstance(value, dict):
-        faults.append(Fault("body", f"must be a JSON object, found {show(value)}"))
+        faults.append(FieldError("body", f"must be a JSON object, found {show(value)}"))
         return {}
-    faults.extend(Fault(name, "is given more than once") for name in dict.fromkeys(repeated))
+    faults.extend(FieldError(name, "is given more than once") for name in dict.fromkeys(repeated))
     return value
 
 

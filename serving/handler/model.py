@@ -48,7 +48,7 @@ class Model:
     """A generator's interface. `class_names` are in NFC; empty where it is unconditional."""
 
     version: str
-    z_dim: int
+    latent_dim: int
     class_names: tuple[str, ...]
     channels: int
     height: int
@@ -106,7 +106,7 @@ class Model:
         image = manifest["image"]
         return cls(
             version=manifest["model_version"],
-            z_dim=manifest["z"]["dim"],
+            latent_dim=manifest["z"]["dim"],
             class_names=tuple(map(nfc, manifest["class_names"])) if conditional else (),
             channels=image["channels"],
             height=image["height"],

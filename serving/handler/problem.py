@@ -11,7 +11,7 @@ SHOWN = 50  # a body of 64 KiB can hold ten thousand unknown fields; nobody read
 
 
 @dataclass(frozen=True)
-class Fault:
+class FieldError:
     """One faulty field: `detail` says what was found and what is expected."""
 
     field: str
@@ -22,7 +22,7 @@ class Fault:
 class BadRequest(Exception):
     """A request that cannot be answered, with everything that is wrong with it."""
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
+    def __init__(self, faults: Sequence[FieldError]) -> None:
         super().__init__("; ".join(f"{fault.field}: {fault.detail}" for fault in faults[:SHOWN]))
         self.faults = tuple(faults)
 

@@ -10,7 +10,7 @@ from .accept import choose, names
 from .fields import read, show
 from .latents import MAX_SEED, label_tuple
 from .model import Model, nfc
-from .problem import BadRequest, Fault
+from .problem import BadRequest, FieldError
 
 FILMS = ("image/gif", "image/webp")
 DESCRIPTION = "application/openapi+json"
@@ -83,7 +83,7 @@ class Parser:
 
 def _planned(given: Sequence[tuple[str, bytes]], headers: Mapping[str, str], model: Model, page: bool) -> Request:
     """All of a request that is not drawn: a seed that nobody gave is 0, and labels that nobody chose are none."""
-    faults: list[Fault] = []
+    faults: list[FieldError] = []
     fields = _Fields(read(given, headers, model, faults), faults)
     accept = headers.get("accept")
     offered: tuple[str, ...] = FILMS if "frames" in fields.values else MEDIA_TYPES
@@ -93,7 +93,7 @@ def _planned(given: Sequence[tuple[str, bytes]], headers: Mapping[str, str], mod
     if media is None:
         what = "a film is" if offered is FILMS else "the types of this service are"
         also = f", and {PAGE} where no field is given" if page else ""
-        faults.append(Fault("Accept", f"allows none of what there is: {what} {', '.join(offered)}{also}", 406))
+        faults.append(FieldError("Accept", f"allows none of what there is: {what} {', '.join(offered)}{also}", 406))
     request = _build(fields, media or offered[0], model)
     if faults:
         raise BadRequest(faults)
@@ -175,12 +175,12 @@ def _fewer(frames: int) -> str:
 class _Fields:
     """The fields that were given, read one by one; what is wrong with them is noted in `faults`."""
 
-    def __init__(self, values: Mapping[str, Any], faults: list[Fault]) -> None:
+    def __init__(self, values: Mapping[str, Any], faults: list[FieldError]) -> None:
         self.values = values
         self.faults = faults
 
     def fault(self, name: str, detail: str, status: int = 400) -> None:
-        self.faults.append(Fault(name, detail, status))
+        self.faults.append(FieldError(name, detail, status))
 
     def integer(self, name: str, low: int, high: int) -> int | None:
         if name not in self.values:

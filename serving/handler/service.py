@@ -24,7 +24,7 @@ from .latents import latents_of
 from .model import Model
 from .openapi import describe
 from .page import build
-from .problem import MEDIA_TYPE, SHOWN, BadRequest, Fault, problem
+from .problem import MEDIA_TYPE, SHOWN, BadRequest, FieldError, problem
 from .replies import encode
 from .request import DESCRIPTION, PAGE, Parser, Request
 from .room import Room
@@ -136,7 +136,7 @@ class Service:
 
     def _draw(self, requests: Sequence[Request]) -> list[NDArray[np.uint8]]:
         """All images of all requests in one pass; gives each request its own, uint8 [N, H, W, C]."""
-        z = latents_of([(request.seed, request.draws) for request in requests], self.model.z_dim)
+        z = latents_of([(request.seed, request.draws) for request in requests], self.model.latent_dim)
         draws = [request.draws for request in requests]
         # What would change nothing is left out: each of these steps takes microseconds, however little there is to do.
         if any(request.truncation != 1.0 for request in requests):
@@ -157,7 +157,9 @@ class Service:
     def _encode(self, request: Request, images: NDArray[np.uint8]) -> Reply:
         body = encode(request, images, self.model)
         if len(body) > self.model.limits.max_reply:
-            raise BadRequest([Fault("count", f"the reply would have {len(body):,} bytes; lower count or scale", 413)])
+            raise BadRequest(
+                [FieldError("count", f"the reply would have {len(body):,} bytes; lower count or scale", 413)]
+            )
         return Reply(200, request.media, body, self._headers(request))
 
     def _headers(self, request: Request) -> dict[str, str]:
@@ -181,7 +183,7 @@ class Service:
             return Reply(500, MEDIA_TYPE, problem(500, "The service has a defect; its log says more."))
 
 
-def _known(fault: Fault) -> str:
+def _known(fault: FieldError) -> str:
     name = fault.field.partition("[")[0]
     return name if name in (*FIELDS, "body", "Accept") else "unknown"
 

@@ -52,8 +52,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A small conditional GAN, trained for two epochs, behind a real TorchServe."""
     folder = tmp_path_factory.mktemp("job") / PLACE
     folder.mkdir(parents=True)
-    # the default recipe at half its width; the horizon is all there is, so that the learning rate ends low
-    settings = ("--set", "model.width=16", "--set", "train.horizon=45000 images", "--set", "optimizer.lr=2e-3")
+    # the default recipe at half its width; the duration is all there is, so that the learning rate ends low
+    settings = ("--set", "model.base_channels=16", "--set", "train.duration=45000 images", "--set", "optimizer.lr=2e-3")
     records = {"train": ganctl(folder, "train", *settings, "--run-dir", "run")}
     records["export"] = ganctl(folder, "export", "run", "--out", "export")
     records["package"] = ganctl(folder, "package", "export", "--out", ".")

@@ -52,13 +52,13 @@ def ganctl(folder: Path, *words: object, code: int = 0, **variables: str) -> tup
 def scores(folder: Path) -> dict[str, Any]:
     """Trains `run`, makes `export` of it, and gives the scores of the run."""
     data = ("--set", "data.name=folder", "--set", "data.root=discs", "--set", f"data.size={SIZE}")
-    length = ("--set", "model.width=16", "--set", "train.horizon=9600 images", "--set", "train.batch_size=32")
+    length = ("--set", "model.base_channels=16", "--set", "train.duration=9600 images", "--set", "train.batch_size=32")
     _, told = ganctl(folder, "train", *data, "--run-dir", "run", code=4)
     assert "discs/sun/broken.png" in told
-    assert "data.skip_bad=true" in told
+    assert "data.skip_corrupt=true" in told
     assert not (folder / "run").exists()
 
-    trained, told = ganctl(folder, "train", *data, *length, "--set", "data.skip_bad=true", "--run-dir", "run")
+    trained, told = ganctl(folder, "train", *data, *length, "--set", "data.skip_corrupt=true", "--run-dir", "run")
     assert "leaves out what cannot be read as images (1)" in told
     assert trained["metrics"]["class_accuracy"].keys() == COLOURS.keys()
     assert "training the classifier that scores folder" in told
@@ -84,7 +84,7 @@ def test_a_run_its_export_and_its_images_are_scored_wherever_the_data_lie(folder
     _, told = ganctl(folder, "evaluate", "drawn.npz", code=4)
     assert "its images are 3 × 32 × 32 (channels, height, width), the real ones 1 × 28 × 28" in told
     words = ("--set", "data.name=folder", "--set", "data.root=moved", "--set", f"data.size={SIZE}")
-    by_file, _ = ganctl(folder, "evaluate", "drawn.npz", *words, "--set", "data.skip_bad=true")
+    by_file, _ = ganctl(folder, "evaluate", "drawn.npz", *words, "--set", "data.skip_corrupt=true")
     assert by_file["label_accuracy"] > 0.9
     _, told = ganctl(folder, "evaluate", "run", "--set", "train.seed=1", code=3)
     assert "--set train.seed=1: expected a setting of the data" in told

@@ -23,7 +23,7 @@ def test_the_code_of_the_python_page_runs(tmp_path: Path) -> None:
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks), "utf-8")
     places = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
-    environment = os.environ | places | {"GANCTL_EVALUATION__N": "200"}
+    environment = os.environ | places | {"GANCTL_EVALUATION__NUM_IMAGES": "200"}
     done = subprocess.run(
         [sys.executable, script],
         cwd=tmp_path,

@@ -78,7 +78,7 @@ def test_in_the_middle_of_writing(
 def test_in_the_middle_of_filling_a_cache(library: Path, exported: Path, tmp_path: Path) -> None:
     held_file = tmp_path / "held"
     process = subprocess.Popen(
-        [sys.executable, "-m", "ganctl", "evaluate", str(exported), "--n", "200", "--json"],
+        [sys.executable, "-m", "ganctl", "evaluate", str(exported), "--num-images", "200", "--json"],
         env=refusing.hold(library, "write", tmp_path / "cache", held_file)
         | {"XDG_CACHE_HOME": str(tmp_path / "cache")},
         stdout=subprocess.PIPE,

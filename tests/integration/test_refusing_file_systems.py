@@ -173,14 +173,14 @@ def test_too_little_memory_is_told_with_what_to_make_smaller(ganctl: Ganctl) -> 
     def some_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (1 << 35, 1 << 35))  # addresses; the first layer alone would take 500 GB
 
-    words = [*TRAIN, "--device", "cpu", "--set", "model.width=20000000", "--dry-run", "--json"]
+    words = [*TRAIN, "--device", "cpu", "--set", "model.base_channels=20000000", "--dry-run", "--json"]
     done = ganctl(*words, preexec_fn=some_memory)
     assert done.returncode == 1, done.stderr
     told = str(one_object(done.stdout)["error"])
     assert told.startswith("out of memory (can't allocate memory: you tried to allocate "), told
-    assert told.endswith("or make smaller: train.batch_size, model.width or data.size, or give data.resident=false."), (
-        told
-    )
+    assert told.endswith(
+        "or make smaller: train.batch_size, model.base_channels or data.size, or give data.on_device=false."
+    ), told
     for word in ("defect", "Traceback"):
         assert word not in done.stderr
 

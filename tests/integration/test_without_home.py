@@ -15,7 +15,16 @@ from tests.conftest import one_object
 from tests.unprivileged import UID, Stranger, stranger_in
 from tests.waiting import PATIENCE
 
-SMALL = ("--set", "model.width=8", "--set", "evaluation.n=100", "--batch-size", "8", "--max-steps", "2")
+SMALL = (
+    "--set",
+    "model.base_channels=8",
+    "--set",
+    "evaluation.num_images=100",
+    "--batch-size",
+    "8",
+    "--max-steps",
+    "2",
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +44,9 @@ def test_evaluation_needs_no_home(kind: str, stranger: Stranger) -> None:
     private = stranger.folder.parent / "of-root"
     private.mkdir(mode=0o700, exist_ok=True)
     variables = {"HOME": str(private)} if kind == "another's" else {}
-    done = stranger.run("evaluate", "pretrained", "--n", 100, "--json", **variables)
+    done = stranger.run("evaluate", "pretrained", "--num-images", 100, "--json", **variables)
     assert done.returncode == 0, done.stderr
-    assert one_object(done.stdout)["n"] == 100
+    assert one_object(done.stdout)["num_images"] == 100
     assert done.stderr.count("cannot be kept") == 1, "told once"
     assert "Traceback" not in done.stderr
 

@@ -38,7 +38,13 @@ def test_class_names_and_paths_do_not_depend_on_the_locale(ganctl: Ganctl, tmp_p
         for image in range(10):
             Image.new("L", (28, 28), 100 * number + image).save(data / name / f"{image}.png")
     environment = os.environ | ASCII | {"XDG_CACHE_HOME": str(tmp_path / ODD / "cache")}
-    small = ("model.width=8", "evaluation.n=100", "data.name=folder", f"data.root={data}", "log.tensorboard=false")
+    small = (
+        "model.base_channels=8",
+        "evaluation.num_images=100",
+        "data.name=folder",
+        f"data.root={data}",
+        "log.tensorboard=false",
+    )
     words = [word for setting in small for word in ("--set", setting)]
     trained = ganctl("train", *words, "--batch-size", "8", "--max-steps", "2", "--run-dir", run, env=environment)
     assert trained.returncode == 0, trained.stderr

@@ -4,11 +4,11 @@ from ganctl.training.callbacks.base import Callback
 from ganctl.training.callbacks.checkpoints import Checkpoint
 from ganctl.training.callbacks.evaluation import Evaluate
 from ganctl.training.callbacks.logs import StatsLog
-from ganctl.training.callbacks.lr_scheduler import LearningRate
+from ganctl.training.callbacks.lr_scheduler import LRScheduler
 from ganctl.training.callbacks.profiler import Profiler
 from ganctl.training.callbacks.progress import Progress
 from ganctl.training.callbacks.samples import SampleGrid, Timelapse
-from ganctl.training.callbacks.stopping import EarlyStopping, NonFinite, Preemption, TimeLimit
+from ganctl.training.callbacks.stopping import EarlyStopping, NonFinite, SignalHandler, TimeLimit
 from ganctl.training.callbacks.tensorboard import TensorBoard
 from ganctl.training.config.schema import Config
 
@@ -16,12 +16,12 @@ __all__ = [
     "Checkpoint",
     "EarlyStopping",
     "Evaluate",
-    "LearningRate",
+    "LRScheduler",
     "NonFinite",
-    "Preemption",
     "Profiler",
     "Progress",
     "SampleGrid",
+    "SignalHandler",
     "StatsLog",
     "TensorBoard",
     "TimeLimit",
@@ -32,12 +32,12 @@ __all__ = [
 
 def default_callbacks(config: Config, *, max_seconds: float | None = None) -> list[Callback]:
     """What a run of the command line has, in the order in which they run."""
-    callbacks: list[Callback] = [Preemption(), Progress(), NonFinite(), StatsLog(), SampleGrid(), Timelapse()]
+    callbacks: list[Callback] = [SignalHandler(), Progress(), NonFinite(), StatsLog(), SampleGrid(), Timelapse()]
     if config.log.tensorboard:
         callbacks.append(TensorBoard())  # after Timelapse, whose film it shows
     if config.log.profile:
         callbacks.append(Profiler())
-    if config.early_stopping.patience or config.early_stopping.stop_at is not None:
+    if config.early_stopping.patience or config.early_stopping.stopping_threshold is not None:
         callbacks.append(EarlyStopping(**dict(config.early_stopping)))
     if max_seconds is not None:
         callbacks.append(TimeLimit(max_seconds))

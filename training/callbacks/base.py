@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ganctl.training.config.schema import Config
 from ganctl.training.data.base import Split
-from ganctl.training.device.timing import Clock
+from ganctl.training.device.timing import ThroughputTimer
 from ganctl.training.images.source import Source
 from ganctl.training.models.networks import Generator
 
-FINISHED = ("horizon", "early-stopping", "goal")  # reasons after which a run is complete, not merely stopped
+FINISHED = ("completed", "early-stopping", "goal")  # reasons after which a run is complete, not merely stopped
 
 
 class Run(Protocol):
@@ -49,15 +49,15 @@ class Run(Protocol):
         """Images that make an epoch."""
 
     @property
-    def horizon_images(self) -> int | None:
-        """Images at which the run ends; None until a horizon given as a time has been measured."""
+    def duration_images(self) -> int | None:
+        """Images at which the run ends; None until a duration given as a time has been measured."""
 
     @property
     def progress(self) -> float:
-        """Share of the horizon that is behind us, 0 … 1; 0 until the horizon is known."""
+        """Share of the duration that is behind us, 0 … 1; 0 until the duration is known."""
 
     @property
-    def clock(self) -> Clock:
+    def clock(self) -> ThroughputTimer:
         """Seconds since this process's first step, and images per second of the training steps alone."""
 
     @property
@@ -72,7 +72,7 @@ class Run(Protocol):
         """The name of a weight that is no finite number any more, None where all are. Waits for the device."""
 
     def draw(self, z: Tensor, label: Tensor) -> Tensor:
-        """Images of the averaged generator, uint8 [N, C, H, W], for z [N, z_dim] and labels [N] (unused where
+        """Images of the averaged generator, uint8 [N, C, H, W], for z [N, latent_dim] and labels [N] (unused where
         unconditional)."""
 
     def request_stop(self, reason: str, *, evaluate: bool = True) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 from ganctl.training.callbacks.base import FINISHED, Callback, Run
 from ganctl.training.checkpoint.format import SUFFIX, read_checkpoint, write_checkpoint
 from ganctl.training.checkpoint.run_dir import CHECKPOINTS
-from ganctl.training.config.schema import CheckpointSettings, Span, finite, sign_of
-from ganctl.training.device.timing import Measured
+from ganctl.training.config.schema import CheckpointSettings, Duration, finite, sign_of
+from ganctl.training.device.timing import ResolvedDuration
 from ganctl.training.errors import CheckpointError
 from ganctl.training.utils.atomic_write import is_temporary, link_file
 
@@ -33,16 +33,16 @@ class Checkpoint(Callback):
         *,
         monitor: str = "fd",
         mode: str = "auto",
-        good_enough: float | None = None,
+        monitor_threshold: float | None = None,
         save_top_k: int = 2,
         save_last: bool = True,
-        every: str | Span | None = None,
+        every: str | Duration | None = None,
         filename: str = "step-{step:08d}",
     ) -> None:
         """The arguments are those of the settings `checkpoint.…`, and are checked like them."""
         self._settings = CheckpointSettings.model_validate(
             {
-                "monitor": monitor, "mode": mode, "good_enough": good_enough, "save_top_k": save_top_k,
+                "monitor": monitor, "mode": mode, "monitor_threshold": monitor_threshold, "save_top_k": save_top_k,
                 "save_last": save_last, "every": every, "filename": filename,
             }
         )  # fmt: skip
@@ -52,7 +52,7 @@ class Checkpoint(Callback):
         self._ours = _pattern(filename)
         self._dropped: set[str] = set()  # names that the lists held and do not hold any more
         self._folder = Path()
-        self._every: Measured | None = None
+        self._every: ResolvedDuration | None = None
         self._every_state: dict[str, Any] | None = None
         self.ranking: list[tuple[float | None, int, str]] = []
         self.recent: list[tuple[int, str]] = []
@@ -73,7 +73,7 @@ class Checkpoint(Callback):
         self._folder = run.run_dir / CHECKPOINTS
         self._folder.mkdir(parents=True, exist_ok=True)
         if self._settings.every is not None:
-            self._every = Measured(self._settings.every, epoch_images=run.epoch_images)
+            self._every = ResolvedDuration(self._settings.every, epoch_images=run.epoch_images)
             if self._every_state is not None:
                 self._every.load_state_dict(self._every_state)
         self.ranking = [entry for entry in self.ranking if (self._folder / entry[2]).exists()]
@@ -98,7 +98,7 @@ class Checkpoint(Callback):
             self.recent = []
             self._drop_unlisted()
 
-    def enlist(self, step: int, images: int, scores: Mapping[str, Any], *, fresh: bool) -> bool:
+    def register(self, step: int, images: int, scores: Mapping[str, Any], *, fresh: bool) -> bool:
         """Takes the state that is about to be saved into the lists. With `fresh` scores it is ranked by them.
 
         Returns:
@@ -123,7 +123,7 @@ class Checkpoint(Callback):
         others that are the same the earlier one. Checkpoints without a score come last, the latest of them first."""
         if score is None:
             return math.inf, -step
-        cost, enough = self._sign * score, self._settings.good_enough
+        cost, enough = self._sign * score, self._settings.monitor_threshold
         return (-math.inf, -step) if enough is not None and cost <= self._sign * enough else (cost, step)
 
     def write(self, state: Mapping[str, Any], *, best: bool, listed: bool = True) -> Path:
@@ -143,7 +143,7 @@ class Checkpoint(Callback):
             self._drop_unlisted()
         return self.last
 
-    def sound_best(self) -> Path:
+    def newest_intact_best(self) -> Path:
         """`best`; where it has been damaged, the next best sound one, which takes its name.
 
         Raises:

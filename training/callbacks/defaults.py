@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from ganctl.training.callbacks.base import Callback
 from ganctl.training.callbacks.checkpoints import Checkpoint
 from ganctl.training.callbacks.evaluation import Evaluate
-from ganctl.training.callbacks.lr_scheduler import LearningRate
+from ganctl.training.callbacks.lr_scheduler import LRScheduler
 from ganctl.training.callbacks.samples import SampleGrid, Timelapse
 from ganctl.training.config.schema import Config
 from ganctl.training.distributed.ranks import SOLO, Ranks
 from ganctl.training.errors import ConfigError
 
 
-def with_essentials(callbacks: Sequence[Callback], config: Config) -> tuple[list[Callback], Checkpoint]:
-    """The callbacks, with a LearningRate, an Evaluate and a Checkpoint as the settings say where they have none of
+def with_defaults(callbacks: Sequence[Callback], config: Config) -> tuple[list[Callback], Checkpoint]:
+    """The callbacks, with a LRScheduler, an Evaluate and a Checkpoint as the settings say where they have none of
     their own. Evaluate comes first: others look at its scores. Checkpoint is given twice, for the loop to talk to. A
     Timelapse gets the SampleGrid whose pictures it joins."""
     optimizer = config.optimizer
@@ -22,14 +22,14 @@ def with_essentials(callbacks: Sequence[Callback], config: Config) -> tuple[list
     if films and not any(isinstance(callback, SampleGrid) for callback in complete):
         complete.insert(films[0], SampleGrid())
     if not any(isinstance(callback, Evaluate) for callback in complete):
-        every, n = config.evaluation.every, config.evaluation.n
-        complete.insert(0, Evaluate(every=every, n=n, conditional=config.model.conditional))
-    if not any(isinstance(callback, LearningRate) for callback in complete):
-        schedule = LearningRate(
+        every, num_images = config.evaluation.every, config.evaluation.num_images
+        complete.insert(0, Evaluate(every=every, num_images=num_images, conditional=config.model.conditional))
+    if not any(isinstance(callback, LRScheduler) for callback in complete):
+        schedule = LRScheduler(
             optimizer.schedule,
-            decay_from=optimizer.decay_from,
-            decay_until=optimizer.decay_until,
-            end=optimizer.lr_end,
+            decay_start=optimizer.decay_start,
+            decay_end=optimizer.decay_end,
+            end=optimizer.min_lr_ratio,
             warmup=optimizer.warmup,
         )
         complete.insert(0, schedule)
@@ -61,4 +61,4 @@ def check_callbacks(callbacks: Sequence[Callback], ranks: Ranks = SOLO) -> None:
                 )
     if faults:
         raise ConfigError(faults)
-    ranks.need_equal("the list of callbacks", keys)
+    ranks.assert_equal_across_ranks("the list of callbacks", keys)

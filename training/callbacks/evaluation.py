@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ganctl.training.callbacks.base import Callback, Run
-from ganctl.training.config.schema import EvaluationSettings, Span
+from ganctl.training.config.schema import Duration, EvaluationSettings
 from ganctl.training.data.base import Split
-from ganctl.training.device.timing import Measured
+from ganctl.training.device.timing import ResolvedDuration
 from ganctl.training.evaluation.classifier import Classifier, load_classifier
 from ganctl.training.evaluation.evaluator import Evaluator
 from ganctl.training.images.source import Source
@@ -19,26 +19,26 @@ _log = logging.getLogger(__name__)
 class Evaluate(Callback):
     """Asks for an evaluation every so often, and gives the scores of `evaluator.py` against real images."""
 
-    def __init__(self, *, every: str | Span = "2 epochs", n: int = 5000, conditional: bool = True) -> None:
+    def __init__(self, *, every: str | Duration = "2 epochs", num_images: int = 5000, conditional: bool = True) -> None:
         """The arguments are those of the settings `evaluation.…`; without `conditional` there is no score by label."""
-        self._settings = EvaluationSettings.model_validate({"every": every, "n": n})
-        distances = ("fd", "fd_floor", "fd_times_floor")
+        self._settings = EvaluationSettings.model_validate({"every": every, "num_images": num_images})
+        distances = ("fd", "fd_floor", "fd_ratio")
         self.produces = (*distances, "label_accuracy") if conditional else distances
-        self._every: Measured | None = None
+        self._every: ResolvedDuration | None = None
         self._every_state: dict[str, Any] | None = None
         self._classifier: Classifier | None = None
         self._evaluator: Evaluator | None = None
 
     def on_start(self, run: Run) -> None:
-        self._every = Measured(self._settings.every, epoch_images=run.epoch_images)
+        self._every = ResolvedDuration(self._settings.every, epoch_images=run.epoch_images)
         if self._every_state is not None:
             self._every.load_state_dict(self._every_state)
         # at the start: for other data than MNIST it may have to be trained, while there is nothing to lose yet; and the
         # real images are judged once for all evaluations
         self._classifier = load_classifier(run.config.data, _log.warning)
-        self._evaluator = self._against(run, "val", self._settings.n)
-        if self._evaluator.no_verdict:
-            _log.warning("no verdict on these images: %s", self._evaluator.no_verdict)
+        self._evaluator = self._against(run, "val", self._settings.num_images)
+        if self._evaluator.no_summary:
+            _log.warning("no summary on these images: %s", self._evaluator.no_summary)
 
     def on_step(self, run: Run) -> None:
         assert self._every is not None, "on_start comes first"
@@ -52,8 +52,8 @@ class Evaluate(Callback):
         assert self._evaluator is not None, "on_start comes first"
         return self._evaluator.score(source, full=False)
 
-    def _against(self, run: Run, split: Split, n: int) -> Evaluator:
-        return Evaluator(run.config.data, split, n=n, device=run.device, classifier=self._classifier)
+    def _against(self, run: Run, split: Split, num_images: int) -> Evaluator:
+        return Evaluator(run.config.data, split, num_images=num_images, device=run.device, classifier=self._classifier)
 
     def state_dict(self) -> dict[str, Any]:
         return {"every": self._every.state_dict() if self._every is not None else self._every_state}

@@ -1,4 +1,4 @@
-"""LearningRate: the learning rates' schedule over the run."""
+"""LRScheduler: the learning rates' schedule over the run."""
 
 from collections.abc import Callable
 from typing import ClassVar
@@ -7,8 +7,8 @@ from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.optim.schedules import decay
 
 
-class LearningRate(Callback):
-    """A linear warm-up over so many images, times a factor that follows the share of the horizon behind us."""
+class LRScheduler(Callback):
+    """A linear warm-up over so many images, times a factor that follows the share of the duration behind us."""
 
     every_rank: ClassVar[bool] = True
 
@@ -16,14 +16,14 @@ class LearningRate(Callback):
         self,
         schedule: str | Callable[[float], float] = "constant",
         *,
-        decay_from: float = 0.0,
-        decay_until: float = 1.0,
+        decay_start: float = 0.0,
+        decay_end: float = 1.0,
         end: float = 0.0,
         warmup: int = 0,
     ) -> None:
         """`schedule` is linear, cosine, constant, or a function of the progress 0 … 1 that gives the factor; the first
-        two fall to `end` between these shares of the horizon."""
-        self._schedule, self._decay_from, self._decay_until = schedule, decay_from, decay_until
+        two fall to `end` between these shares of the duration."""
+        self._schedule, self._decay_from, self._decay_until = schedule, decay_start, decay_end
         self._end, self._warmup = end, warmup
 
     def on_schedule(self, run: Run) -> float:

@@ -54,5 +54,5 @@ def walk(run: Run) -> list[NDArray[np.uint8]]:
 
 
 def _latents(run: Run, n: int, seed: int) -> Tensor:
-    """Standard normal latents [n, z_dim] of a stream of their own: a look never uses up the training's numbers."""
-    return torch.randn(n, run.generator.z_dim, generator=torch.Generator().manual_seed(seed))
+    """Standard normal latents [n, latent_dim] of a stream of their own: a look never uses up the training's numbers."""
+    return torch.randn(n, run.generator.latent_dim, generator=torch.Generator().manual_seed(seed))

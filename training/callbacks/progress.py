@@ -42,7 +42,7 @@ class Progress(Callback):
                 TextColumn("{task.fields[note]}", markup=False),
             )
             self._bar = Bar(*columns, TimeRemainingColumn(compact=True), console=self._console, auto_refresh=False)
-            self._task = self._bar.add_task("train", total=run.horizon_images, completed=run.images, note="images")
+            self._task = self._bar.add_task("train", total=run.duration_images, completed=run.images, note="images")
             self._bar.start()
 
     def on_step(self, run: Run) -> None:
@@ -52,7 +52,7 @@ class Progress(Callback):
         if now >= self._next_refresh:
             self._next_refresh = now + run.config.log.refresh
             note = f"images  {run.clock.images_per_second:,.0f}/s{self._losses}"
-            self._bar.update(self._task, completed=run.images, total=run.horizon_images, note=note, refresh=True)
+            self._bar.update(self._task, completed=run.images, total=run.duration_images, note=note, refresh=True)
 
     def on_log(self, run: Run, stats: Mapping[str, float]) -> None:
         self._losses = f"  D {stats['loss_d']:.3f}  G {stats['loss_g']:.3f}"
@@ -67,7 +67,7 @@ class Progress(Callback):
         told, labels = "no scores", scores["label_accuracy"]
         if scores["fd"] is not None:
             told = f"FD {scores['fd']:.2f}"
-            told += "" if scores.get("no_verdict") else f" ({scores['fd'] / scores['fd_floor']:.1f} × floor)"
+            told += "" if scores.get("no_summary") else f" ({scores['fd'] / scores['fd_floor']:.1f} × floor)"
         told += f", label accuracy {labels:.3f}" if labels is not None else ""
         reads = scores.get("scorer_accuracy")
         told += f" (real images {reads:.3f})" if reads is not None else ""
@@ -108,11 +108,11 @@ class _LogFile(logging.FileHandler):
 
 
 def _share(run: Run) -> str:
-    return f"{run.images / run.horizon_images:.0%}" if run.horizon_images else f"{run.images} images"
+    return f"{run.images / run.duration_images:.0%}" if run.duration_images else f"{run.images} images"
 
 
 def _time_left(run: Run) -> str:
-    if not run.horizon_images or not run.clock.images_per_second:
+    if not run.duration_images or not run.clock.images_per_second:
         return ""
-    seconds = max(0, round((run.horizon_images - run.images) / run.clock.images_per_second))
+    seconds = max(0, round((run.duration_images - run.images) / run.clock.images_per_second))
     return f"  {seconds // 60}:{seconds % 60:02d} left"

@@ -1,4 +1,4 @@
-"""Callbacks that end a run before its horizon."""
+"""Callbacks that end a run before its duration."""
 
 import math
 import os
@@ -91,7 +91,7 @@ class NonFinite(Callback):
             )
 
 
-class Preemption(Callback):
+class SignalHandler(Callback):
     """Saves on SIGTERM, SIGINT and SIGHUP: the step (or the evaluation, or the save) is finished, the state is saved,
     and the run ends as interrupted. A second signal ends the process at once. A signal that the process was started to
     ignore (nohup, `&` in a script) stays ignored."""

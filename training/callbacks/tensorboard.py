@@ -160,7 +160,7 @@ class TensorBoard(Callback):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # add_graph traces with TorchScript, which is deprecated
             warnings.simplefilter("ignore", TracerWarning)  # networks may draw random numbers
-            self._writer.add_graph(run.generator, (torch.zeros(2, run.generator.z_dim, device=run.device), *label))
+            self._writer.add_graph(run.generator, (torch.zeros(2, run.generator.latent_dim, device=run.device), *label))
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def begin_folder(folder: Path, lock: RunLock, *, fresh: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lock.take(folder)
     if fresh and holds_checkpoints(folder):
-        raise FolderInUse(f"{folder} already holds a run; continue it (Launch with resume='auto'), or name another")
+        raise FolderInUse(f"{folder} already holds a run; continue it (Session with resume='auto'), or name another")
     if fresh and foreign_file(folder) is None:
         _clear_start(folder)
 

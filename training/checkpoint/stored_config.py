@@ -15,9 +15,9 @@ from ganctl.training.config.resolve import suggest
 from ganctl.training.config.schema import Config, DataSettings, ModelSettings, Section, setting_names
 from ganctl.training.errors import VersionError
 
-_OF_GENERATOR = ("generator", "z_dim", "width", "generator_width", "conditional", "options")
+_OF_GENERATOR = ("generator", "latent_dim", "base_channels", "generator_base_channels", "conditional", "options")
 _OF_DISCRIMINATOR = ("conditioning", "spectral_norm")  # and whatever begins with its name
-_OF_IMAGES = ("name", "root", "size", "channels", "skip_bad")
+_OF_IMAGES = ("name", "root", "size", "channels", "skip_corrupt")
 
 S = TypeVar("S", bound=Section)
 

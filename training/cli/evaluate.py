@@ -12,7 +12,7 @@ from ganctl.training.cli.inspect import note, open_source, score_line
 if TYPE_CHECKING:
     from ganctl.training.config.schema import DataSettings
     from ganctl.training.data.base import Split
-    from ganctl.training.evaluation.cache import Store
+    from ganctl.training.evaluation.cache import TensorCache
     from ganctl.training.evaluation.evaluator import Evaluator
     from ganctl.training.evaluation.inception import Inception
     from ganctl.training.sampling.inspection import Opened
@@ -34,9 +34,11 @@ class FeaturesParam(click.ParamType[Path | None]):
 
 @click.command()
 @click.argument("source", type=SourceParam())
-@click.option("--n", default=10_000, show_default=True, type=click.IntRange(100, 60_000), help="Images to compare.")
+@click.option(
+    "--num-images", default=10_000, show_default=True, type=click.IntRange(100, 60_000), help="Images to compare."
+)
 @click.option("--split", type=click.Choice(["test", "val", "train"]), default="test", show_default=True)
-@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1, 100), help="Draws of latents to score.")
+@click.option("--draws", default=1, show_default=True, type=click.IntRange(1, 100), help="Draws of latents to score.")
 @click.option("--features", type=FeaturesParam(), metavar="inception=FILE", help="Compare by an Inception network.")
 @click.option("--cas", is_flag=True, help="Also train a classifier on generated images only; takes minutes.")
 @click.option("--cas-images", default=60_000, show_default=True, type=click.IntRange(100, 1_000_000))
@@ -44,9 +46,9 @@ class FeaturesParam(click.ParamType[Path | None]):
 @json_option
 def evaluate(
     source: str,
-    n: int,
+    num_images: int,
     split: "Split",
-    seeds: int,
+    draws: int,
     features: Path | None,
     cas: bool,
     cas_images: int,
@@ -59,7 +61,7 @@ def evaluate(
     are; a .npz of other images than MNIST's needs data.name (and data.size, data.channels) as well.
 
     fd is the Fréchet distance in the features of a digit classifier (128 numbers after the ReLU of its hidden layer; it
-    reads 99.59 % of MNIST's test images right); fd_floor is what as many real training images get. --seeds K gives the
+    reads 99.59 % of MNIST's test images right); fd_floor is what as many real training images get. --draws K gives the
     means of K draws with their standard deviations. --features takes NVIDIA's inception-2015-12-05.pt or
     torch-fidelity's pt_inception-2015-12-05-6726825d.pth; labels stay the classifier's.
     --cas tells how well a classifier that has seen only generated images reads real ones. Scores that have no meaning
@@ -70,7 +72,7 @@ def evaluate(
 
     from ganctl.training.data.datasets import load_split
     from ganctl.training.errors import DataError
-    from ganctl.training.evaluation.cache import Store
+    from ganctl.training.evaluation.cache import TensorCache
     from ganctl.training.evaluation.evaluator import Evaluator
     from ganctl.training.evaluation.inception import Inception
     from ganctl.training.sampling.inspection import check_fit, lay_over
@@ -78,22 +80,22 @@ def evaluate(
     began = time.monotonic()
     path = Path(source)
     opened = _open_images(path) if path.suffix == ".npz" else open_source(path)
-    if seeds > 1 and opened.images is not None:
-        raise click.UsageError(f"--seeds {seeds}: the images of {source} are one draw; leave --seeds out.")
+    if draws > 1 and opened.images is not None:
+        raise click.UsageError(f"--draws {draws}: the images of {source} are one draw; leave --draws out.")
     if cas and not _labelled(opened):
         raise click.UsageError(f"--cas: a classifier needs labels to learn from, and {source} has none; leave it out.")
     data = lay_over(opened, assignments)
     check_fit(opened, load_split(data, split), path)  # before a classifier is trained for minutes
     network = Inception(features, note) if features else None
-    store = Store(note)
-    wanted = n if opened.images is None else min(n, len(opened.images))
-    evaluator = Evaluator(data, split, n=wanted, announce=note, features=network, store=store)
+    store = TensorCache(note)
+    wanted = num_images if opened.images is None else min(num_images, len(opened.images))
+    evaluator = Evaluator(data, split, num_images=wanted, announce=note, features=network, store=store)
     if cas and evaluator.scorer.fault:
         raise DataError(f"--cas: {evaluator.scorer.fault}; leave --cas out")
-    scores = _score(opened, evaluator, data, store, seeds)
+    scores = _score(opened, evaluator, data, store, draws)
     if cas:
         scores |= _use(opened, data, store, cas_images)
-    record = {"source": str(path.resolve()), **opened.facts, "split": split, **scores, "seeds": seeds}
+    record = {"source": str(path.resolve()), **opened.facts, "split": split, **scores, "draws": draws}
     record |= _networks(evaluator, network) | {"seconds": round(time.monotonic() - began, 2)}
     if as_json:
         emit(record)
@@ -102,29 +104,29 @@ def evaluate(
 
 
 def _score(
-    opened: "Opened", evaluator: "Evaluator", data: "DataSettings", store: "Store", seeds: int
+    opened: "Opened", evaluator: "Evaluator", data: "DataSettings", store: "TensorCache", draws: int
 ) -> dict[str, Any]:
-    """All scores of what was opened, of `seeds` draws where it draws."""
+    """All scores of the images, or of so many draws of a generator."""
     from ganctl.training.data.datasets import load_split
     from ganctl.training.evaluation.aggregate import mean_and_deviation
     from ganctl.training.evaluation.neighbors import Memorisation
 
     memorisation = Memorisation(load_split(data, "train"), load_split(data, "test"), store)
-    draws = []
-    for draw in range(seeds):
+    found = []
+    for draw in range(draws):
         if opened.images is None:
             assert opened.source is not None
             images, labels = evaluator.draw(opened.source, draw)
         else:
-            images = opened.images[: evaluator.n]
-            labels = None if opened.labels is None else opened.labels[: evaluator.n]
+            images = opened.images[: evaluator.num_images]
+            labels = None if opened.labels is None else opened.labels[: evaluator.num_images]
         scores = evaluator.score_images(images, labels)
-        draws.append(scores | {"memorisation": memorisation.check(images)})
-        if seeds > 1 and scores["fd"] is not None:
-            note(f"draw {draw + 1} of {seeds}: fd {scores['fd']:.3f}")
-    if seeds == 1:
-        return draws[0]
-    mean, deviation = mean_and_deviation(draws)
+        found.append(scores | {"memorisation": memorisation.check(images)})
+        if draws > 1 and scores["fd"] is not None:
+            note(f"draw {draw + 1} of {draws}: fd {scores['fd']:.3f}")
+    if draws == 1:
+        return found[0]
+    mean, deviation = mean_and_deviation(found)
     return mean | {"std": deviation}
 
 
@@ -132,7 +134,7 @@ def _labelled(opened: "Opened") -> bool:
     return opened.labels is not None if opened.source is None else opened.source.conditional
 
 
-def _use(opened: "Opened", data: "DataSettings", store: "Store", n: int) -> dict[str, Any]:
+def _use(opened: "Opened", data: "DataSettings", store: "TensorCache", n: int) -> dict[str, Any]:
     """The classification accuracy score: of a file's images, or of as many as are wanted of each class."""
     import torch
 
@@ -148,7 +150,7 @@ def _use(opened: "Opened", data: "DataSettings", store: "Store", n: int) -> dict
         assert opened.source is not None
         note(f"drawing {n:,} images to learn from")
         labels = torch.arange(n) % len(names)
-        z = torch.randn(n, opened.source.z_dim, generator=torch.Generator().manual_seed(LATENTS_SEED))
+        z = torch.randn(n, opened.source.latent_dim, generator=torch.Generator().manual_seed(LATENTS_SEED))
         fakes = ImageSet(opened.source.draw(z, labels), labels, names)
     return classification_accuracy(fakes, data, store=store, announce=note)
 
@@ -174,8 +176,8 @@ def _tell(record: dict[str, Any]) -> None:
     if record["features"] == "inception":
         click.echo("in the features of the Inception network:")
     click.echo(score_line(record))
-    if record["no_verdict"]:
-        click.echo(f"no verdict: {record['no_verdict']}")
+    if record["no_summary"]:
+        click.echo(f"no summary: {record['no_summary']}")
     elif record["scorer_fault"]:
         click.echo(f"no readings: {record['scorer_fault']}")
     real = {"fd": "fd_floor", "class_balance": "class_balance_real", "inception_score": "inception_score_real"}
@@ -195,7 +197,7 @@ def _tell(record: dict[str, Any]) -> None:
         click.echo(f"{line} image; {copies['share_closer']:.1%} are nearer than 99 % of those")
     if copies["flagged"]:
         click.echo("                   as many near copies as that are suspect: see docs/evaluation.md")
-    click.echo(f"{'n':18} {record['n']:9}\n{'seconds':18} {record['seconds']:9}")
+    click.echo(f"{'num_images':18} {record['num_images']:9}\n{'seconds':18} {record['seconds']:9}")
 
 
 def _open_images(path: Path) -> "Opened":

@@ -23,7 +23,7 @@ def score_line(scores: dict[str, Any]) -> str:
     told = []
     if scores["fd"] is None:
         told.append("no scores")
-    elif scores.get("no_verdict"):
+    elif scores.get("no_summary"):
         told.append(f"Fréchet distance {scores['fd']:.2f}")
     else:
         times = f"{scores['fd'] / scores['fd_floor']:.1f} × the floor of {scores['fd_floor']:.2f}"

@@ -19,7 +19,7 @@ from ganctl.training.cli.inspect import note, score_line
 if TYPE_CHECKING:
     from ganctl.training.config.schema import Config
     from ganctl.training.loop.control import Result
-    from ganctl.training.loop.session import Launch
+    from ganctl.training.loop.session import Session
     from ganctl.training.loop.trainer import Trainer
 
 
@@ -41,7 +41,7 @@ _FLAGS = {  # flag → the setting that it sets
     "batch_size": ("--batch-size", "train.batch_size"),
     "device": ("--device", "train.device"),
     "seed": ("--seed", "train.seed"),
-    "epochs": ("--epochs", "train.horizon"),
+    "epochs": ("--epochs", "train.duration"),
     "precision": ("--precision", "train.precision"),
     "init_from": ("--init-from", "train.init_from"),
 }
@@ -125,10 +125,10 @@ def _train(
     as_json: bool,
     **start: Any,
 ) -> None:
-    from ganctl.training.callbacks.stopping import Preemption
+    from ganctl.training.callbacks.stopping import SignalHandler
     from ganctl.training.distributed.rank_environment import read_rank_environment
     from ganctl.training.errors import ConfigError
-    from ganctl.training.loop.session import Launch
+    from ganctl.training.loop.session import Session
 
     place = read_rank_environment(os.environ)
     if place is not None and not place.torchrun:
@@ -138,7 +138,7 @@ def _train(
                  " start several ranks on each machine by torchrun (docs/ranks.md)."]
             )  # fmt: skip
         note(f"rank {place.rank} of {place.size} (RANK, WORLD_SIZE): connects to rank 0 at {place.address}")
-    launch = Launch(flags=given, announce=note, dry=dry_run or print_config, **start)
+    launch = Session(flags=given, announce=note, dry=dry_run or print_config, **start)
     first = launch.ranks.first  # it speaks for all
     if print_config:
         if first:
@@ -152,15 +152,15 @@ def _train(
             _print_facts(trainer.describe() | trainer.estimate_memory(), as_json)
         return
     result = _fit(trainer, launch.config.preset)
-    if result.stopped_by.startswith("SIG"):
-        for number in Preemption.SIGNALS:  # an echo of the signal must not end what tells the result
+    if result.stop_reason.startswith("SIG"):
+        for number in SignalHandler.SIGNALS:  # an echo of the signal must not end what tells the result
             signal.signal(number, signal.SIG_IGN)
     if first:
         emit(_result_record(result)) if as_json else _print_result(result, launch.config)
-    if result.stopped_by.startswith("SIG"):
+    if result.stop_reason.startswith("SIG"):
         if first:
             note(
-                f"training was interrupted by {result.stopped_by} and saved at step {result.steps}; continue with"
+                f"training was interrupted by {result.stop_reason} and saved at step {result.steps}; continue with"
                 f" 'ganctl train --run-dir {shlex.quote(str(result.run_dir))} --resume auto'"
             )
         raise SystemExit(130)  # the one object is out already
@@ -175,7 +175,7 @@ def _wanted_ranks(nproc: str | None) -> int:
     return count_ranks(nproc)
 
 
-def _train_ranks(launch: "Launch", ranks: int, callbacks: tuple[str, ...], as_json: bool) -> NoReturn:
+def _train_ranks(launch: "Session", ranks: int, callbacks: tuple[str, ...], as_json: bool) -> NoReturn:
     """The same command as so many processes; what the first of them tells is what this one tells."""
     from ganctl.training.loop.build import check_ranks
     from ganctl.training.loop.session import load_callback
@@ -205,7 +205,7 @@ def _fit(trainer: "Trainer", preset: str) -> "Result":
             f"{preset} on {facts['device']}: {facts['generator_parameters']:,} + "
             f"{facts['discriminator_parameters']:,} parameters, batch {facts['batch_size']}"
             + (f" over {facts['ranks']} ranks" if facts["ranks"] > 1 else "")
-            + f", {trainer.config.train.horizon}"
+            + f", {trainer.config.train.duration}"
         )
         note(f"{facts['training_images']:,} training images: {_class_line(facts['classes'])}")
         note(f"precision {facts['precision']}: {facts['precision_reason']}")
@@ -270,23 +270,23 @@ def _result_record(result: "Result") -> dict[str, Any]:
         "best": str(result.best.resolve()) if result.best else None,
         "last": str(result.last.resolve()) if result.last else None,
         "metrics": result.metrics,
-        "stopped_by": result.stopped_by,
+        "stop_reason": result.stop_reason,
     }
 
 
 def _print_result(result: "Result", config: "Config") -> None:
     from ganctl.training.callbacks.base import FINISHED
     from ganctl.training.checkpoint.format import read_checkpoint
-    from ganctl.training.evaluation.summary import is_far, verdict
+    from ganctl.training.evaluation.summary import needs_more_training, summary
 
     run_dir = shlex.quote(str(result.run_dir))
     click.echo(
         f"{result.steps:,} steps, {result.images:,} images in {result.seconds:.0f} s "
-        f"({result.images_per_second:,.0f} images/s); stopped by {result.stopped_by}"
+        f"({result.images_per_second:,.0f} images/s); stopped by {result.stop_reason}"
     )
     if "fd" in result.metrics:
         click.echo(score_line(result.metrics))
-        click.echo(verdict(result.metrics))
+        click.echo(summary(result.metrics))
     if result.best is None:
         click.echo("best checkpoint: none yet, since nothing was scored")
     else:
@@ -297,9 +297,9 @@ def _print_result(result: "Result", config: "Config") -> None:
             scored += f", the latest one, as {monitor} has no meaning on these images"
         click.echo(f"best checkpoint: that of step {best.step:,}{scored}; {result.best}")
         click.echo(f"next: ganctl sample {run_dir} --out digits.png")
-    if result.stopped_by not in FINISHED:
-        click.echo(f"go on to the end ({config.train.horizon}): ganctl train --run-dir {run_dir} --resume auto")
-    elif result.stopped_by == "horizon" and is_far(result.metrics):
-        longer = config.train.horizon.model_copy(update={"value": 2 * config.train.horizon.value})
-        words = f"--run-dir {run_dir} --resume auto --set train.horizon='{longer}'"
+    if result.stop_reason not in FINISHED:
+        click.echo(f"go on to the end ({config.train.duration}): ganctl train --run-dir {run_dir} --resume auto")
+    elif result.stop_reason == "completed" and needs_more_training(result.metrics):
+        longer = config.train.duration.model_copy(update={"value": 2 * config.train.duration.value})
+        words = f"--run-dir {run_dir} --resume auto --set train.duration='{longer}'"
         click.echo(f"train longer, towards the floor: ganctl train {words}")

@@ -196,7 +196,7 @@ def config_toml(config: Config, sources: Mapping[str, str] | None = None) -> str
 
 
 def configure(preset: str | None = None, settings: Mapping[str, Any] | None = None) -> Config:
-    """The settings of a preset with some changed, for Python: `configure("conv", {"train.horizon": "1 epochs"})`.
+    """The settings of a preset with some changed, for Python: `configure("conv", {"train.duration": "1 epochs"})`.
 
     Raises:
         ConfigError: with every fault.

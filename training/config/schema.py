@@ -42,7 +42,7 @@ _SPAN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h|epochs?|images?)?\s*")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
-class Span(BaseModel):
+class Duration(BaseModel):
     """A length of training: so many seconds, epochs or images."""
 
     model_config = ConfigDict(frozen=True)
@@ -50,17 +50,17 @@ class Span(BaseModel):
     unit: Literal["seconds", "epochs", "images"]
 
     @staticmethod
-    def parse(text: object) -> "Span":
+    def parse(text: object) -> "Duration":
         """Reads "120s", "15m", "1h", "10 epochs" or "600000 images" (a bare number counts images)."""
-        if isinstance(text, Span):
+        if isinstance(text, Duration):
             return text
         found = _SPAN.fullmatch(str(text))
         if found is None or float(found[1]) <= 0:
             raise ValueError("expected a length above zero such as '120s', '15m', '10 epochs' or '600000 images'")
         value, unit = float(found[1]), found[2] or "images"
         if unit in _SECONDS:
-            return Span(value=value * _SECONDS[unit], unit="seconds")
-        return Span(value=value, unit="epochs" if unit.startswith("epoch") else "images")
+            return Duration(value=value * _SECONDS[unit], unit="seconds")
+        return Duration(value=value, unit="epochs" if unit.startswith("epoch") else "images")
 
     def __str__(self) -> str:
         value = int(self.value) if self.value == int(self.value) else self.value
@@ -74,7 +74,7 @@ class Span(BaseModel):
         return max(1, round(self.value * (epoch_images if self.unit == "epochs" else 1)))
 
 
-Length = Annotated[Span, BeforeValidator(Span.parse), PlainSerializer(str)]
+Length = Annotated[Duration, BeforeValidator(Duration.parse), PlainSerializer(str)]
 
 
 class Section(BaseModel):
@@ -96,11 +96,13 @@ class DataSettings(Section):
     )
     size: Annotated[int, Field(ge=28, le=64, multiple_of=4)] = Field(28, description="folder: pixels of a side")
     channels: Literal["auto", 1, 3] = Field("auto", description="folder: 1 grey, 3 colour; auto: as the images are")
-    skip_bad: bool = Field(False, description="folder: leave out files that cannot be read, instead of refusing all")
+    skip_corrupt: bool = Field(
+        False, description="folder: leave out files that cannot be read, instead of refusing all"
+    )
     num_workers: Annotated[int, Field(ge=0)] | None = Field(
         None, description="processes that read images where a loader is used; unset: half the cores"
     )
-    resident: Literal["auto"] | bool = Field(
+    on_device: Literal["auto"] | bool = Field(
         "auto", description="whether the images live on the device; auto: if they take less than half its free memory"
     )
 
@@ -110,10 +112,10 @@ class ModelSettings(Section):
 
     generator: str = Field("conv", description="conv: DCGAN-like; mlp: the Lightning tutorial's; or module:Name")
     discriminator: str = Field("conv", description="conv: strided; mlp: the tutorial's; or module:Name")
-    z_dim: PositiveInt = Field(64, description="length of the latent vector, drawn from a standard normal")
-    width: PositiveInt = Field(32, description="channels of the conv networks at half the images' resolution")
-    generator_width: PositiveInt | None = Field(
-        None, description="the same, of the generator alone; unset: as model.width"
+    latent_dim: PositiveInt = Field(64, description="length of the latent vector, drawn from a standard normal")
+    base_channels: PositiveInt = Field(32, description="channels of the conv networks at half the images' resolution")
+    generator_base_channels: PositiveInt | None = Field(
+        None, description="the same, of the generator alone; unset: as model.base_channels"
     )
     conditional: bool = Field(True, description="whether both networks see the label")
     conditioning: Literal["auto", "projection", "embedding"] = Field(
@@ -133,34 +135,34 @@ class LossSettings(Section):
     )
     r1: NonNegative = Field(0.1, description="weight γ of the gradient penalty on real images")
     r2: NonNegative = Field(0.1, description="weight γ of the gradient penalty on generated images")
-    auxiliary: NonNegative | Literal["auto"] = Field(
+    classification: NonNegative | Literal["auto"] = Field(
         "auto",
         description="weight of the discriminator's loss in telling real images' classes; auto: 1 where it can",
     )
-    auxiliary_generator: NonNegative | Literal["auto"] = Field(
+    classification_generator: NonNegative | Literal["auto"] = Field(
         "auto",
         description="weight of the generator's loss in images being read as their class; auto: a tenth of auxiliary",
     )
-    latent: NonNegative | Literal["auto"] = Field(
+    latent_reconstruction: NonNegative | Literal["auto"] = Field(
         "auto",
         description="weight of the generator's loss in z being readable from its images; auto: 2 where it can be read",
     )
-    matching: NonNegative | Literal["auto"] = Field(
+    feature_matching: NonNegative | Literal["auto"] = Field(
         "auto",
         description="weight of the generator's loss in means and variances of features; auto: 2 where it can be had",
     )
-    rarity: NonNegative | Literal["auto"] = Field(
+    rare_weight: NonNegative | Literal["auto"] = Field(
         "auto",
         description="how much more rare images count: the power of their squared distance from their class's mean, as"
         " the features of `matching` tell it; 0: all alike; auto: 1 where features are matched",
     )
-    gp: NonNegative = Field(0.0, description="weight λ of WGAN-GP's penalty between real and generated images")
-    penalty_end: NonNegative = Field(1.0, description="factor of the penalties at the end of the horizon")
+    wgan_gp: NonNegative = Field(0.0, description="weight λ of WGAN-GP's penalty between real and generated images")
+    penalty_final_factor: NonNegative = Field(1.0, description="factor of the penalties at the end of the duration")
 
     @property
     def penalised(self) -> bool:
         """Whether the discriminator's update differentiates a gradient."""
-        return self.r1 > 0 or self.r2 > 0 or self.gp > 0
+        return self.r1 > 0 or self.r2 > 0 or self.wgan_gp > 0
 
 
 class OptimizerSettings(Section):
@@ -171,37 +173,40 @@ class OptimizerSettings(Section):
     beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Adam's β₁")
     beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.99, description="Adam's β₂")
     eps: Annotated[float, Field(gt=0)] = Field(1e-8, description="Adam's ε")
-    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="how it falls until the horizon")
-    lr_end: Share = Field(0.1, description="share of the learning rate that is left at the end of the horizon")
-    by_fan_in: bool = Field(
+    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="how it falls until the duration")
+    min_lr_ratio: Share = Field(0.1, description="share of the learning rate that is left at the end of the duration")
+    lr_by_fan_in: bool = Field(
         True, description="whether the generator's layers of fewer inputs learn faster: lr · √(512 / inputs)"
     )
-    clip: NonNegative = Field(
+    grad_clip_ratio: NonNegative = Field(
         1.5, description="gradients of a layer beyond so many times their running norm are cut to it; 0: none"
     )
     warmup: Annotated[int, Field(ge=0)] = Field(0, description="images over which the learning rate rises from 0")
-    decay_from: Share = Field(0.2, description="share of the horizon after which the decays (lr, penalties) begin")
-    decay_until: Share = Field(1.0, description="share of the horizon at which they end; from there on nothing changes")
+    decay_start: Share = Field(0.2, description="share of the duration after which the decays (lr, penalties) begin")
+    decay_end: Share = Field(1.0, description="share of the duration at which they end; from there on nothing changes")
 
 
 class TrainSettings(Section):
     """How long and in which steps."""
 
-    horizon: Length = Field(
-        Span(value=10, unit="epochs"), description="length of the run; schedules follow it: '10 epochs', '120s', images"
+    duration: Length = Field(
+        Duration(value=10, unit="epochs"),
+        description="length of the run; schedules follow it: '10 epochs', '120s', images",
     )
     batch_size: PositiveInt | Literal["auto"] = Field(
         64, description="images per step over all ranks; auto: 256 on CUDA, 64 on a CPU, as the tutorial"
     )
-    first: Literal["discriminator", "generator"] = Field("discriminator", description="the network updated first")
-    shared_fakes: bool = Field(
+    first_update: Literal["discriminator", "generator"] = Field(
+        "discriminator", description="the network updated first"
+    )
+    reuse_fakes: bool = Field(
         True, description="whether both updates of a step see the same generated images (a pass less), or fresh ones"
     )
-    generator_every: PositiveInt = Field(1, description="updates of the discriminator for one of the generator")
-    z_std: Annotated[float, Field(gt=0)] = Field(
+    n_critic: PositiveInt = Field(1, description="updates of the discriminator for one of the generator")
+    latent_std: Annotated[float, Field(gt=0)] = Field(
         1.0, description="standard deviation of z in training; images are drawn with 1, so wider where this is less"
     )
-    ema: Share = Field(0.999, description="decay per step of the averaged generator that is scored and exported")
+    ema_decay: Share = Field(0.999, description="decay per step of the averaged generator that is scored and exported")
     seed: Annotated[int, Field(ge=0, lt=2**53)] = Field(0, description="seed of everything random")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is a device")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
@@ -221,8 +226,8 @@ class TrainSettings(Section):
 class EvaluationSettings(Section):
     """The scoring on the validation split while training."""
 
-    every: Length = Field(Span(value=2, unit="epochs"), description="training between two evaluations")
-    n: Annotated[int, Field(ge=100, le=5000)] = Field(5000, description="images compared, real and generated")
+    every: Length = Field(Duration(value=2, unit="epochs"), description="training between two evaluations")
+    num_images: Annotated[int, Field(ge=100, le=5000)] = Field(5000, description="images compared, real and generated")
 
 
 def _check_filename(template: str) -> str:
@@ -252,7 +257,7 @@ class CheckpointSettings(Section):
 
     monitor: str = Field("fd", description="the score that decides which checkpoint is best")
     mode: Literal["auto", "min", "max"] = Field("auto", description="whether less or more of it is better")
-    good_enough: float | None = Field(
+    monitor_threshold: float | None = Field(
         None, description="a score beyond which more is no better: of the checkpoints that reach it the latest is best"
     )
     save_top_k: PositiveInt = Field(2, description="how many of the best checkpoints stay, beside `last`")
@@ -264,13 +269,15 @@ class CheckpointSettings(Section):
 
 
 class EarlyStoppingSettings(Section):
-    """When to stop before the horizon."""
+    """When to stop before the duration."""
 
     monitor: str = Field("fd", description="the score that is watched")
     mode: Literal["auto", "min", "max"] = Field("auto", description="whether less or more of it is better")
     patience: Annotated[int, Field(ge=0)] = Field(0, description="evaluations without improvement; 0: never stop early")
     min_delta: NonNegative = Field(0.0, description="the least change that counts as an improvement")
-    stop_at: float | None = Field(None, description="the score at which the run has what was wanted; unset: never")
+    stopping_threshold: float | None = Field(
+        None, description="the score at which the run has what was wanted; unset: never"
+    )
 
 
 class LogSettings(Section):
@@ -288,7 +295,7 @@ class LogSettings(Section):
 
 def sign_of(monitor: str, mode: str) -> int:
     """1 where less of a score is better, −1 where more of it is."""
-    less = mode == "min" or (mode == "auto" and monitor in ("fd", "fd_times_floor"))
+    less = mode == "min" or (mode == "auto" and monitor in ("fd", "fd_ratio"))
     return 1 if less else -1
 
 

@@ -110,7 +110,7 @@ def _digest(
     settings: DataSettings, root: Path, class_names: tuple[str, ...], files: list[File], left_out: list[str]
 ) -> str:
     """Digest of all that the tensors depend on and that is known without reading the files; 32 letters."""
-    what = [_VERSION, settings.size, settings.channels, settings.skip_bad, class_names]
+    what = [_VERSION, settings.size, settings.channels, settings.skip_corrupt, class_names]
     digest = hashlib.sha256(json.dumps(what).encode())
     digest.update(os.fsencode(root.resolve()))  # another folder may have the same names, sizes and times
     for file in files:

@@ -49,7 +49,7 @@ def decode_set(listing: Listing, settings: DataSettings, *, workers: int) -> Dec
     """Reads all files of a listing.
 
     Raises:
-        DataError: files cannot be read (all of them are named) and `data.skip_bad` is not set, or too few are left.
+        DataError: files cannot be read (all of them are named) and `data.skip_corrupt` is not set, or too few are left.
     """
     files = listing.files
     images = torch.zeros(len(files), 3, settings.size, settings.size, dtype=torch.uint8)
@@ -73,10 +73,10 @@ def decode_set(listing: Listing, settings: DataSettings, *, workers: int) -> Dec
     take(_run(_Decoder(files, settings, whites), [i for i in levels if i not in negative], workers))
 
     left_out, number = _lines_of_bad(listing, bad), len(bad) + len(listing.companions)
-    if left_out and not settings.skip_bad:
+    if left_out and not settings.skip_corrupt:
         raise DataError(
             f"data.root: files that cannot be read as images ({number}); remove them, or leave them out with"
-            f" data.skip_bad=true:{lines(left_out)}"
+            f" data.skip_corrupt=true:{lines(left_out)}"
         )
     good = [i for i, file in enumerate(files) if file.path not in bad]
     images = images[good]

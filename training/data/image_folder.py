@@ -36,7 +36,7 @@ def load_folder(settings: DataSettings, split: Split) -> ImageSet:
     Raises:
         ConfigError: no `data.root` is given.
         DataError: it is no folder of class folders; or files cannot be read (all of them are named), unless
-            `data.skip_bad` leaves them out.
+            `data.skip_corrupt` leaves them out.
     """
     listing = list_folder(settings)
     tensors = _load(settings, listing)
@@ -64,7 +64,7 @@ def _load(settings: DataSettings, listing: Listing) -> dict[str, Tensor]:
 def _tell(decoded: DecodedSet) -> None:
     _warn(*decoded.notes)
     if decoded.bad:
-        _warn(f"data.skip_bad leaves out what cannot be read as images ({decoded.bad}):{lines(decoded.left_out)}")
+        _warn(f"data.skip_corrupt leaves out what cannot be read as images ({decoded.bad}):{lines(decoded.left_out)}")
 
 
 def _warn(*texts: str) -> None:

@@ -50,7 +50,7 @@ class Batches:
 
     def at(self, step: int) -> Pair:
         """Images uint8 [B/P, C, H, W] and labels int64 [B/P] of step 0, 1, … on the device."""
-        return self.gather(*self.named(step))
+        return self.gather(*self.batch_ref(step))
 
     def gather(self, *named: Tensor) -> Pair:
         """Images and labels of what `named` has given."""
@@ -59,7 +59,7 @@ class Batches:
         images, labels = named
         return images, labels
 
-    def named(self, step: int) -> tuple[Tensor, ...]:
+    def batch_ref(self, step: int) -> tuple[Tensor, ...]:
         """What tells `gather` the batch of a step, on the device: numbers of images where these are resident, else the
         images and labels themselves."""
         if self.resident:

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from ganctl.training.config.schema import Span
+from ganctl.training.config.schema import Duration
 
 _WARM_UP = 20  # steps that say nothing about the rate: caches fill, kernels are chosen
 _SHARE = 0.2  # of a time that is measured before it becomes images; the decays of the presets begin no earlier
 
 
-class Clock:
+class ThroughputTimer:
     """The time of one process's part of a run, and its rate."""
 
     def __init__(self, *, batch_size: int, device: torch.device) -> None:
@@ -73,15 +73,15 @@ class Clock:
             torch.cuda.synchronize(self._device)
 
 
-class Measured:
+class ResolvedDuration:
     """A span as a number of images: at once for epochs and images, after its first fifth for a time."""
 
-    def __init__(self, span: Span, *, epoch_images: int) -> None:
+    def __init__(self, span: Duration, *, epoch_images: int) -> None:
         self._span, self._epoch_images = span, epoch_images
         self._before = self._now = (0.0, 0)  # seconds and images that earlier processes measured, and this one
         self.images = None if span.unit == "seconds" else span.images(epoch_images)
 
-    def update(self, clock: Clock) -> None:
+    def update(self, clock: ThroughputTimer) -> None:
         """Looks whether the rate is known by now."""
         if self.images is not None:
             return

@@ -25,7 +25,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from ganctl.training.distributed.rank_environment import RankEnvironment, read_rank_environment
-from ganctl.training.distributed.start_token import agree_on_word
+from ganctl.training.distributed.start_token import agree_on_start_token
 from ganctl.training.errors import ConfigError, RankLostError, TrainingError
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ class Ranks:
         each = n // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
-    def average_(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce_mean(self, tensors: Sequence[Tensor]) -> None:
         """Replaces tensors of one type and device by their means over the ranks: flattened, in one all-reduce."""
         if self.size == 1:
             return
@@ -100,7 +100,7 @@ class Ranks:
             dist.all_gather(each, x.contiguous(), group=_group(x.device))
         return torch.stack(each)
 
-    def largest(self, values: Sequence[int]) -> list[int]:
+    def all_reduce_max(self, values: Sequence[int]) -> list[int]:
         """The largest of each value over the ranks. Hosts only: no device is waited for."""
         if self.size == 1:
             return list(values)
@@ -118,7 +118,7 @@ class Ranks:
             dist.all_gather_object(values, value)
         return values
 
-    def from_first(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """What the first rank has, on every rank."""
         if self.size == 1:
             return value
@@ -143,14 +143,14 @@ class Ranks:
             except Exception as caught:
                 error = caught
         code = None if error is None else getattr(error, "exit_code", 1)
-        result, code = self.from_first((result, code))
+        result, code = self.broadcast((result, code))
         if error is not None:
             raise error
         if code is not None:
             raise SystemExit(code)
         return cast(T, result)
 
-    def need_equal(self, what: str, value: object) -> None:
+    def assert_equal_across_ranks(self, what: str, value: object) -> None:
         """Ends the run where ranks differ in what must be the same on all.
 
         Raises:
@@ -173,7 +173,7 @@ def _meet(place: RankEnvironment) -> None:
     try:
         with _interruptible():
             store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
-            word = agree_on_word(store, rank=place.rank, size=place.size, patience=_PATIENCE)
+            word = agree_on_start_token(store, rank=place.rank, size=place.size, patience=_PATIENCE)
             # gloo carries agreements between the hosts; NCCL comes when something on a GPU is to be shared
             dist.init_process_group(
                 "gloo", store=PrefixStore(word, store), rank=place.rank, world_size=place.size, timeout=_PATIENCE
@@ -245,7 +245,7 @@ def choose_device(name: str, ranks: Ranks = SOLO) -> torch.device:
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> list[float]:
-    """Two sums over all elements that differ where a weight differs, for `Ranks.need_equal`."""
+    """Two sums over all elements that differ where a weight differs, for `Ranks.assert_equal_across_ranks`."""
     flat = torch.cat([tensor.detach().double().reshape(-1) for tensor in tensors])
     return [flat.sum().item(), flat.square().sum().item()]
 

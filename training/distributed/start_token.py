@@ -14,7 +14,7 @@ from torch.distributed.distributed_c10d import Store
 _LOOK_EVERY = 0.02  # seconds
 
 
-def agree_on_word(store: Store, *, rank: int, size: int, patience: datetime.timedelta) -> str:
+def agree_on_start_token(store: Store, *, rank: int, size: int, patience: datetime.timedelta) -> str:
     """A word that all ranks of this start share, and none of an earlier one does.
 
     The first rank chooses it and gives it to whoever asks with a question of his own; questions that earlier starts

@@ -21,7 +21,7 @@ FORMAT = 1  # of what is kept: to be raised where its meaning changes, or how it
 _OF_CONTENTS = "sha256"
 
 
-class Store:
+class TensorCache:
     """A folder of tensors by what they depend on."""
 
     def __init__(self, announce: Callable[[str], None]) -> None:
@@ -39,7 +39,9 @@ class Store:
         digest = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
         return self.folder / f"{digest[:32]}.safetensors"
 
-    def remember(self, facts: Mapping[str, str | int], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    def get_or_compute(
+        self, facts: Mapping[str, str | int], compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
         """The tensors of `compute`, from the file where there is a sound one; what is computed is kept.
 
         A damaged file, or a folder that cannot be used, is announced, and costs no more than the time.

@@ -18,7 +18,7 @@ from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet
 from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
-from ganctl.training.evaluation.cache import Store, images_digest
+from ganctl.training.evaluation.cache import TensorCache, images_digest
 from ganctl.training.evaluation.classifier import judge
 from ganctl.training.evaluation.train_classifier import train_classifier
 
@@ -30,7 +30,7 @@ RECIPE = f"train_classifier, {EPOCHS} epochs, no augmentation, seed {_SEED}"
 
 
 def classification_accuracy(
-    fakes: ImageSet, data: DataSettings, *, store: Store, announce: Callable[[str], None] = lambda text: None
+    fakes: ImageSet, data: DataSettings, *, store: TensorCache, announce: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
     """Trains on generated images, and on the real training images where `store` does not know the outcome yet.
 
@@ -62,7 +62,7 @@ def classification_accuracy(
     facts = {"what": "classification accuracy", "recipe": RECIPE}
     for split, real in (("train", train), ("test", test)):
         facts |= {f"{split} images": images_digest(real.images), f"{split} labels": images_digest(real.labels)}
-    real_score = float(store.remember(facts, compute)["accuracy"])
+    real_score = float(store.get_or_compute(facts, compute)["accuracy"])
     return {
         "cas": score,
         "cas_real": real_score,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ganctl.training.data.base import ImageSet
-from ganctl.training.evaluation.cache import Store, images_digest
+from ganctl.training.evaluation.cache import TensorCache, images_digest
 from ganctl.training.evaluation.reference_stats import different, some
 from ganctl.training.evaluation.validity import few_images
 
@@ -26,7 +26,7 @@ _ROWS = 5000  # training images at a time
 class Memorisation:
     """Compares fakes with the training images; see `check`."""
 
-    def __init__(self, train: ImageSet, held_out: ImageSet, store: Store | None = None) -> None:
+    def __init__(self, train: ImageSet, held_out: ImageSet, store: TensorCache | None = None) -> None:
         """`train` is what generators learnt from, `held_out` what they have not seen; `store` keeps its distances."""
         self._train = train.images
         reference = some(held_out.images, SAMPLE)
@@ -39,7 +39,7 @@ class Memorisation:
             self._expected = compute()["distances"]
         else:
             facts = {"what": "memorisation", "train": images_digest(self._train), "held_out": images_digest(reference)}
-            self._expected = store.remember(facts, compute)["distances"]
+            self._expected = store.get_or_compute(facts, compute)["distances"]
 
     def check(self, fakes: Tensor) -> dict[str, Any]:
         """Compares generated images, uint8 [N, C, H, W], of which a sample is taken.
@@ -53,13 +53,13 @@ class Memorisation:
         """
         fakes = some(fakes, SAMPLE)
         if few_images(len(fakes), self._variety):
-            return {"ratio": None, "share_closer": None, "flagged": None, "n": len(fakes)}
+            return {"ratio": None, "share_closer": None, "flagged": None, "num_images": len(fakes)}
         distances = nearest(fakes, self._train)
         limit = self._expected.quantile(QUANTILE)
         share = (distances <= limit).float().mean().item()
         # repeated images in the data may leave nothing to divide by
         ratio = (distances.median() / self._expected.median().clamp(min=1e-6)).item()
-        return {"ratio": ratio, "share_closer": share, "flagged": share >= SUSPECT, "n": len(distances)}
+        return {"ratio": ratio, "share_closer": share, "flagged": share >= SUSPECT, "num_images": len(distances)}
 
 
 def nearest(images: Tensor, among: Tensor) -> Tensor:

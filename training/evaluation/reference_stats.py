@@ -17,7 +17,7 @@ from ganctl.training.evaluation.metrics import (
 
 
 @dataclass(frozen=True)
-class RealSide:
+class ReferenceStats:
     """Statistics of N real images, and the scores that real images themselves get."""
 
     features: Tensor  # float32 [N, F]
@@ -28,10 +28,10 @@ class RealSide:
     inception_score: float
 
     @staticmethod
-    def of(judged: Judged, others: Judged) -> "RealSide":
+    def of(judged: Judged, others: Judged) -> "ReferenceStats":
         """Of real images, and as many others for the floor."""
         gaussian = Gaussian.fit(judged.features)
-        return RealSide(
+        return ReferenceStats(
             judged.features,
             gaussian,
             Neighbourhoods.of(judged.features),
@@ -53,9 +53,9 @@ class RealSide:
         }
 
     @staticmethod
-    def from_tensors(kept: dict[str, Tensor]) -> "RealSide":
+    def from_tensors(kept: dict[str, Tensor]) -> "ReferenceStats":
         """What `tensors` gave."""
-        return RealSide(
+        return ReferenceStats(
             kept["features"],
             Gaussian(kept["mean"], kept["covariance"]),
             Neighbourhoods(kept["precision_recall"], kept["density_coverage"]),

@@ -13,7 +13,7 @@ LEAST_IMAGES = 200  # on either side; the covariance of 128 features needs more 
 _DEVIATIONS = 3.0  # standard errors above chance: one scorer of random labels in a thousand gets there
 _LEAST_SKILL = 0.1  # share of the errors of the constant guess that a scorer must avoid
 
-FEATURE_SCORES = ("fd", "fd_floor", "fd_times_floor", "precision", "recall", "density", "coverage")
+FEATURE_SCORES = ("fd", "fd_floor", "fd_ratio", "precision", "recall", "density", "coverage")
 READINGS = (
     "label_accuracy", "class_accuracy",
     "class_balance", "class_balance_real", "inception_score", "inception_score_real",
@@ -73,7 +73,7 @@ def without_meaningless(
 
     Returns:
         the scores with scorer_accuracy, scorer_fault (the reason why the classifier's readings mean nothing, or None)
-        and no_verdict (the reasons why nobody can say how good the images are, or None).
+        and no_summary (the reasons why nobody can say how good the images are, or None).
     """
     meaningless = set(_OF_FEW_IMAGES) if few else set()
     fault = scorer.fault
@@ -84,5 +84,5 @@ def without_meaningless(
     return sound | {
         "scorer_accuracy": scorer.accuracy if scorer.classes > 1 else None,
         "scorer_fault": fault,
-        "no_verdict": "; ".join(reasons) or None,
+        "no_summary": "; ".join(reasons) or None,
     }

@@ -23,13 +23,14 @@ class Source(Protocol):
     """Something that draws images."""
 
     @property
-    def z_dim(self) -> int: ...
+    def latent_dim(self) -> int: ...
     @property
     def conditional(self) -> bool: ...
     @property
     def class_names(self) -> tuple[str, ...]: ...
     def draw(self, z: Tensor, label: Tensor) -> Tensor:
-        """uint8 [N, C, H, W] on the CPU for z float32 [N, z_dim] and label int64 [N] (unused where unconditional)."""
+        """uint8 [N, C, H, W] on the CPU for z float32 [N, latent_dim] and label int64 [N] (unused where
+        unconditional)."""
 
 
 class GeneratorSource:
@@ -37,7 +38,7 @@ class GeneratorSource:
 
     def __init__(self, generator: Generator, class_names: tuple[str, ...]) -> None:
         self.generator, self.class_names = generator, class_names
-        self.z_dim, self.conditional = generator.z_dim, generator.conditional
+        self.latent_dim, self.conditional = generator.latent_dim, generator.conditional
 
     def draw(self, z: Tensor, label: Tensor) -> Tensor:
         return self._draw(lambda z, label: self.generator(*(z, label) if self.conditional else (z,)), z, label)
@@ -48,7 +49,7 @@ class GeneratorSource:
         return isinstance(getattr(self.generator, "embedding", None), nn.Embedding)
 
     def draw_mixed(self, z: Tensor, shares: Tensor) -> Tensor:
-        """Images between the classes: uint8 [N, C, H, W] for z float32 [N, z_dim] and the classes' shares, float32
+        """Images between the classes: uint8 [N, C, H, W] for z float32 [N, latent_dim] and the classes' shares, float32
         [N, classes] with rows that sum to 1. The network is the same one; its table of embeddings has, for a moment, a
         row for each image, which is the mixture of the classes' rows."""
         assert self.mixes_labels, "ask mixes_labels first"
@@ -78,7 +79,7 @@ class Truncated:
 
     def __init__(self, source: Source, truncation: float) -> None:
         self._source, self._truncation = source, truncation
-        self.z_dim, self.conditional, self.class_names = source.z_dim, source.conditional, source.class_names
+        self.latent_dim, self.conditional, self.class_names = source.latent_dim, source.conditional, source.class_names
 
     def draw(self, z: Tensor, label: Tensor) -> Tensor:
         return self._source.draw(z * self._truncation, label)

@@ -17,14 +17,14 @@ from ganctl.training.distributed.ranks import Ranks, choose_device, fingerprint
 from ganctl.training.errors import ConfigError
 from ganctl.training.loop.precision_trial import fastest_on_cpu
 from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator
-from ganctl.training.step.cuda_graph import Update, why_eager
+from ganctl.training.step.cuda_graph import StepRunner, why_eager
 from ganctl.training.step.step import Step
 
 _BATCH_ON_CUDA, _BATCH_ON_CPU = 256, 64  # what `auto` means, as in the tutorial
 
 
 @dataclass(frozen=True)
-class Assembly:
+class Parts:
     """The parts of a run. In `config` every `auto` that decides what is computed has become a value."""
 
     config: Config
@@ -37,7 +37,7 @@ class Assembly:
     batch_size: int  # over all ranks
     batches: Batches
     step: Step
-    update: Update
+    update: StepRunner
 
     def describe(self, ranks: Ranks) -> dict[str, Any]:
         """What is going to be trained, in numbers."""
@@ -79,7 +79,7 @@ class Assembly:
         }
 
 
-def assemble(config: Config, ranks: Ranks) -> Assembly:
+def build_parts(config: Config, ranks: Ranks) -> Parts:
     """Builds everything that a run needs. Networks begin with the same weights on every rank.
 
     Raises:
@@ -94,13 +94,13 @@ def assemble(config: Config, ranks: Ranks) -> Assembly:
     data = load_split(config.data, "train")
     facts = {"class_names": list(data.class_names), "shape": list(data.shape), "digest": data.digest()}
     if ranks.size > 1:  # machines may differ in what is on their disks, and in their GPUs
-        ranks.need_equal("the training images", facts)
+        ranks.assert_equal_across_ranks("the training images", facts)
     batch_size = _batch_size(config, device, ranks, len(data))
     precision = choose_precision(
         config, device, fastest_on_cpu=lambda: fastest_on_cpu(config, data, batch=batch_size // ranks.size, ranks=ranks)
     )
     if ranks.size > 1:
-        ranks.need_equal("train.precision", precision.name)
+        ranks.assert_equal_across_ranks("train.precision", precision.name)
     chosen = config.train.model_copy(update={"batch_size": batch_size, "precision": precision.name})
     config = config.model_copy(update={"train": chosen})
     seed, shape, classes = config.train.seed, ImageShape(*data.shape), len(data.class_names)
@@ -110,7 +110,7 @@ def assemble(config: Config, ranks: Ranks) -> Assembly:
     if batch_size == 1 and any(isinstance(m, _BatchNorm) for net in (generator, discriminator) for m in net.modules()):
         raise ConfigError(["train.batch_size = 1: batch normalisation needs two images or more at a time."])
     if ranks.size > 1:
-        ranks.need_equal(
+        ranks.assert_equal_across_ranks(
             "the first weights", [fingerprint(n.state_dict().values()) for n in (generator, discriminator)]
         )
     torch.manual_seed(seed + ranks.rank)  # what a network of one's own draws by itself differs from rank to rank
@@ -121,24 +121,24 @@ def assemble(config: Config, ranks: Ranks) -> Assembly:
         device=device,
         rank=ranks.rank,
         ranks=ranks.size,
-        resident=config.data.resident,
+        resident=config.data.on_device,
         workers=worker_count(config.data),
     )
     eager = why_eager(config, device, ranks)
     step = Step(
         config, generator, discriminator, device, precision=precision, ranks=ranks, capturable=eager is None
     )  # fmt: skip
-    update = Update(step, batches.gather, eager=eager)
+    update = StepRunner(step, batches.gather, eager=eager)
     counts = tuple(torch.bincount(data.labels, minlength=classes).tolist())
     names = data.class_names
-    return Assembly(config, device, precision, names, counts, shape, facts, batch_size, batches, step, update)
+    return Parts(config, device, precision, names, counts, shape, facts, batch_size, batches, step, update)
 
 
 def check_ranks(config: Config, ranks: int) -> None:
     """Tells before so many ranks of this machine are started what they would stumble over.
 
     Raises:
-        ConfigError, DataError: as `assemble`.
+        ConfigError, DataError: as `build_parts`.
     """
     device = choose_device(config.train.device, Ranks(ranks - 1, ranks, ranks - 1))
     check_precision(config, device)
@@ -185,6 +185,6 @@ def _activation_bytes(step: Step, shape: ImageShape) -> int:
         discriminator(torch.zeros(2, *shape, device=device), *(label.repeat(2) for label in labels))
         discriminators = kept * (2 if step.penalised else 1)
         kept = 0
-        images = generator(torch.zeros(1, step.generator.z_dim, device=device), *labels)
+        images = generator(torch.zeros(1, step.generator.latent_dim, device=device), *labels)
         discriminator(images, *labels)
     return max(discriminators, kept)

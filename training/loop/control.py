@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ganctl.training.device.timing import Measured
+from ganctl.training.device.timing import ResolvedDuration
 from ganctl.training.distributed.ranks import Ranks
 
 
 @dataclass
-class Requests:
+class LoopControl:
     """Open requests of this rank's callbacks; after `agree`, those of all ranks."""
 
     stop: str = ""  # the reason
@@ -17,25 +17,25 @@ class Requests:
     evaluation: bool = False
     checkpoint: bool = False
 
-    def ask_for_the_end(self, reason: str, *, evaluate: bool) -> None:
+    def request_stop(self, reason: str, *, evaluate: bool) -> None:
         """The first reason counts; one that cannot wait for an evaluation (a signal) outweighs those that can."""
         if not self.stop or (self.evaluate_at_stop and not evaluate):
             self.stop, self.evaluate_at_stop = reason, evaluate
 
-    def agree(self, ranks: Ranks, horizon: Measured) -> None:
+    def agree(self, ranks: Ranks, duration: ResolvedDuration) -> None:
         """Makes every rank want what any rank wants: none may leave the loop, or wait, alone. The first rank's
-        measurement of the horizon becomes everybody's."""
+        measurement of the duration becomes everybody's."""
         if ranks.size == 1:
             return
-        wanted = [bool(self.stop), self.evaluation, self.checkpoint, horizon.images or 0]
-        stop, evaluation, checkpoint, images = ranks.largest(wanted)
-        self.evaluation, self.checkpoint, horizon.images = bool(evaluation), bool(checkpoint), images or None
+        wanted = [bool(self.stop), self.evaluation, self.checkpoint, duration.images or 0]
+        stop, evaluation, checkpoint, images = ranks.all_reduce_max(wanted)
+        self.evaluation, self.checkpoint, duration.images = bool(evaluation), bool(checkpoint), images or None
         if stop:
             asked = ranks.gather((self.stop, self.evaluate_at_stop))
             self.stop, self.evaluate_at_stop = "", True
             for reason, evaluate in asked:
                 if reason:
-                    self.ask_for_the_end(reason, evaluate=evaluate)
+                    self.request_stop(reason, evaluate=evaluate)
 
 
 @dataclass(frozen=True)
@@ -52,4 +52,4 @@ class Result:
     best: Path | None
     last: Path | None
     metrics: dict[str, Any]
-    stopped_by: str
+    stop_reason: str

@@ -31,7 +31,7 @@ _SECONDS = 0.6  # for all steps after the first ones
 _FEWEST = 4  # images of the first steps
 _GROWTH = 4  # from one number of images to the next
 _STEADY = 1.25  # the median step takes at most this many times the fastest one, unless the machine is busy
-_TRAIN_SETTINGS = ("first", "generator_every", "shared_fakes")  # of the section `train`, those that change a step
+_TRAIN_SETTINGS = ("first", "n_critic", "reuse_fakes")  # of the section `train`, those that change a step
 
 RunStep = Callable[[str, int], None]  # one step in a format, on so many images
 
@@ -71,7 +71,7 @@ def fastest_on_cpu(config: Config, data: ImageSet, *, batch: int, ranks: Ranks) 
         ranks: the processes that train together; each times its own steps, and the slowest decides.
     """
     path = _file(config, data, batch, ranks)
-    if (kept := ranks.from_first(read_cached(path, _read) if ranks.first else None)) is not None:
+    if (kept := ranks.broadcast(read_cached(path, _read) if ranks.first else None)) is not None:
         return Precision(kept.fastest, "cpu", f"{kept.reason} (timed by an earlier run)")
     trial, steady, failure = None, False, None
     try:
@@ -156,7 +156,7 @@ def _steps(config: Config, data: ImageSet) -> RunStep:
 
     def run(name: str, images: int) -> None:
         with kept_random_states(device):  # networks with dropout, say
-            for step in range(config.train.generator_every):  # the generator is updated in the last of them
+            for step in range(config.train.n_critic):  # the generator is updated in the last of them
                 steps[name](data.images[:images], data.labels[:images], step=step, progress=0.0)
 
     return run

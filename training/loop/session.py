@@ -37,14 +37,14 @@ from ganctl.training.loop.trainer import Trainer
 # what may differ between a run and its continuation without making it another experiment
 _MAY_CHANGE = (
     "log.", "early_stopping.", "checkpoint.save_top_k", "checkpoint.save_last", "checkpoint.every",
-    "checkpoint.filename", "train.horizon", "train.init_from", "train.cuda_graph", "data.root", "data.num_workers",
-    "data.resident",
+    "checkpoint.filename", "train.duration", "train.init_from", "train.cuda_graph", "data.root", "data.num_workers",
+    "data.on_device",
 )  # fmt: skip
 
 _RESTART_PATIENCE = 60.0  # seconds in which the ranks before a restart have ended on every machine
 
 
-class Launch:
+class Session:
     """The settings and the folder of a run that is about to begin or to go on."""
 
     def __init__(
@@ -83,7 +83,7 @@ class Launch:
         self.ranks = ranks or Ranks.join()
         self._announce = announce if self.ranks.first else lambda text: None
         # each machine's torchrun counts its own restarts, and it may be another one's that this start is owed to
-        restarted = bool(self.ranks.largest([restarted or self.ranks.restarts > 0])[0])
+        restarted = bool(self.ranks.all_reduce_max([restarted or self.ranks.restarts > 0])[0])
         if restarted and run_dir is None:
             raise ConfigError(["--run-dir: ranks that torchrun starts again need it, to find what they had done."])
 

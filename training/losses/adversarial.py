@@ -94,7 +94,7 @@ class LeastSquares:
 @LOSSES.register("wasserstein")
 class Wasserstein:
     """D(G(z)) − D(x) against −D(G(z)): Arjovsky et al. 2017, arXiv:1701.07875, eq. 2. The critic must be kept smooth:
-    by `loss.gp`, or `model.spectral_norm`."""
+    by `loss.wgan_gp`, or `model.spectral_norm`."""
 
     needs_real = False
 

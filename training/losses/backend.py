@@ -17,7 +17,7 @@ from ganctl.training.models.networks import Discriminator, Generator
 
 
 class Fakes(NamedTuple):
-    """Generated images [N, C, H, W] and the latents [N, z_dim] that they come from."""
+    """Generated images [N, C, H, W] and the latents [N, latent_dim] that they come from."""
 
     latents: Tensor
     images: Tensor
@@ -99,7 +99,7 @@ class Backend(ABC):
         assert features is not None
         groups = feature_groups(labels, conditional=self.generator.conditional)
         pairs = features.view(2, len(labels), -1)
-        return self.terms.matching.rarity(pairs, groups, self.terms.rarity).mean(dim=0)
+        return self.terms.matching.sample_weight(pairs, groups, self.terms.rarity).mean(dim=0)
 
     def sum(self, network: str, judged: Judged) -> LossResult:
         """The weighted sum of a network's terms."""

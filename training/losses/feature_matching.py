@@ -61,7 +61,7 @@ class FeatureMatching:
         batch = torch.cat([both, both.square()], dim=1)
         members = (labels == self._numbers).to(batch.dtype)  # one_hot would look at the labels, on a CPU
         now = torch.cat([members.sum(dim=1, keepdim=True), members @ batch], dim=1)
-        ranks.average_([now])
+        ranks.all_reduce_mean([now])
         now = torch.where(now.isfinite().all(), now, self._zero)  # fp16 may overflow: that update is left out
         self._statistics.mul_(_KEPT).add_(now, alpha=ranks.size)  # of the whole batch, however many share it
         self._summarise()
@@ -76,7 +76,7 @@ class FeatureMatching:
         return self._weight * value, torch.addcmul(pull[labels], spread, fake)
 
     @torch.no_grad()
-    def rarity(self, features: Tensor, labels: Tensor, power: float) -> Tensor:
+    def sample_weight(self, features: Tensor, labels: Tensor, power: float) -> Tensor:
         """How much more than others images are to count: (mean_j (x_j − m_cj)² / v_j)^power with the means m of their
         classes and the variances v of real images (around 1, as the mean over real images is with power 1), no less
         than 1/5 and no more than 5; 1 for classes of which nothing has been counted yet.

@@ -49,7 +49,8 @@ class GANObjective:
         self.generator, self.dtype = generator, next(generator.parameters()).dtype
         if config.loss.penalised and has_batch_norm(discriminator):
             raise ConfigError(
-                ["loss.r1, loss.r2, loss.gp: a gradient penalty needs a discriminator that judges each image by itself;"
+                ["loss.r1, loss.r2, loss.wgan_gp: a gradient penalty needs a discriminator that judges each image by"
+                 " itself;"
                  " this one has batch normalisation. Take it out, or set all three to 0."]
             )  # fmt: skip
         self.terms = build_terms(config.loss, generator, discriminator, ranks)
@@ -69,7 +70,7 @@ class GANObjective:
         """A step's batch from uint8 images [N, C, H, W] and labels [N]; with `both` networks learning in this step they
         may see the same generated images."""
         real = to_float(images, self.dtype)
-        if not (both and self._config.train.shared_fakes):
+        if not (both and self._config.train.reuse_fakes):
             return Batch(real, labels)
         return self.backend.prepare(Batch(real, labels, self._generate(labels)))
 
@@ -90,8 +91,8 @@ class GANObjective:
         return self.backend.backward_generator(batch, fakes)
 
     def draw_latents(self, n: int) -> Tensor:
-        """n fresh latents for this rank, [n, z_dim], of standard deviation `train.z_std`."""
-        z, deviation = self._share(torch.randn, n, self.generator.z_dim), self._config.train.z_std
+        """n fresh latents for this rank, [n, latent_dim], of standard deviation `train.latent_std`."""
+        z, deviation = self._share(torch.randn, n, self.generator.latent_dim), self._config.train.latent_std
         return z if deviation == 1 else z * deviation
 
     def state_dict(self) -> dict[str, Tensor]:

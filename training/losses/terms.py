@@ -54,7 +54,7 @@ class Judged:
     real: Outputs | None  # None where the generator's terms do not read it
     fake: Outputs
     labels: Tensor  # int64 [N], shared by real and generated images
-    latents: Tensor  # [N, z_dim] of the generated images
+    latents: Tensor  # [N, latent_dim] of the generated images
     sample_weights: Tensor | None = None  # [N], how much each pair of images counts; None: all alike
     mixed_grad_norms: Tensor | None = None  # ‖∇ₓ logit‖² [N] at images between real and generated ones
 
@@ -95,7 +95,7 @@ class DiscriminatorAdversarial(Term):
     def __call__(self, judged: Judged) -> Tensor:
         assert judged.real is not None
         logits = (outputs.logits for outputs in (judged.real, judged.fake))
-        return self._loss.discriminator(*(scale_gradient(each, judged.sample_weights) for each in logits))
+        return self._loss.discriminator(*(reweight(each, judged.sample_weights) for each in logits))
 
 
 class GeneratorAdversarial(Term):
@@ -109,7 +109,7 @@ class GeneratorAdversarial(Term):
 
     def __call__(self, judged: Judged) -> Tensor:
         real = judged.real.logits if judged.real else None
-        return self._loss.generator(real, scale_gradient(judged.fake.logits, judged.sample_weights))
+        return self._loss.generator(real, reweight(judged.fake.logits, judged.sample_weights))
 
 
 class GradientNorm(Term):
@@ -132,7 +132,7 @@ class WganGp(Term):
 
     inputs = frozenset({"mixed_grad_norms"})
     scheduled = True
-    stat = "gp"
+    stat = "wgan_gp"
 
     def __call__(self, judged: Judged) -> Tensor:
         assert judged.mixed_grad_norms is not None
@@ -148,7 +148,7 @@ class Classification(Term):
         super().__init__(weight)
         self._side, self._classifier, self.needs_real = side, classifier, side == "real"
         if side == "real":
-            self.stat, self.parameters = "auxiliary", tuple(classifier.parameters())
+            self.stat, self.parameters = "classification", tuple(classifier.parameters())
 
     def __call__(self, judged: Judged) -> Tensor:
         return cross_entropy(self._classifier(getattr(judged, self._side).features), judged.labels)
@@ -164,7 +164,7 @@ class LatentReconstruction(Term):
         super().__init__(weight)
         self._reader, self._train_reader = reader, train_reader
         if train_reader:
-            self.stat, self.parameters = "latent", tuple(reader.parameters())
+            self.stat, self.parameters = "latent_reconstruction", tuple(reader.parameters())
 
     def __call__(self, judged: Judged) -> Tensor:
         features = judged.fake.features
@@ -176,7 +176,7 @@ class Matching(Term):
     """The distance between running statistics of real and generated features."""
 
     inputs = frozenset({"features"})
-    stat = "matching"
+    stat = "feature_matching"
 
     def __init__(self, matching: FeatureMatching, ranks: Ranks, *, conditional: bool) -> None:
         super().__init__()
@@ -237,22 +237,24 @@ def resolve_weights(settings: LossSettings, discriminator: nn.Module) -> Weights
     classifier = reader = logit = None
     if judges_features(discriminator):  # a `classifier` of another network may be anything
         classifier, reader, logit = discriminator.classifier, discriminator.latent, discriminator.logit
-    classification = _weight("auxiliary", settings.auxiliary, _CLASSIFICATION, classifier)
+    classification = _weight("classification", settings.classification, _CLASSIFICATION, classifier)
     of_generator = _weight(
-        "auxiliary_generator", settings.auxiliary_generator, _GENERATOR_SHARE * classification, classifier
+        "classification_generator", settings.classification_generator, _GENERATOR_SHARE * classification, classifier
     )
     if of_generator and not classification:
         raise ConfigError(
-            [f"loss.auxiliary_generator = {of_generator}: with loss.auxiliary = 0 the discriminator never learns to"
+            [f"loss.classification_generator = {of_generator}: with loss.classification = 0 the discriminator never"
+             " learns to"
              " tell classes; set it above 0 too, or both to 0."]
         )  # fmt: skip
-    latent = _weight("latent", settings.latent, _LATENT, reader)
-    matching = _weight("matching", settings.matching, _MATCHING, logit)
-    rarity = (1.0 if matching else 0.0) if settings.rarity == "auto" else float(settings.rarity)
+    latent = _weight("latent_reconstruction", settings.latent_reconstruction, _LATENT, reader)
+    matching = _weight("feature_matching", settings.feature_matching, _MATCHING, logit)
+    rarity = (1.0 if matching else 0.0) if settings.rare_weight == "auto" else float(settings.rare_weight)
     if rarity and not matching:
         raise ConfigError(
-            [f"loss.rarity = {settings.rarity}: what is rare is told by the statistics of loss.matching; set that"
-             " above 0 too, or loss.rarity to 0."]
+            [f"loss.rare_weight = {settings.rare_weight}: what is rare is told by the statistics of"
+             " loss.feature_matching; set that"
+             " above 0 too, or loss.rare_weight to 0."]
         )  # fmt: skip
     return Weights(classification, of_generator, latent, matching, rarity)
 
@@ -271,8 +273,8 @@ def build_terms(settings: LossSettings, generator: Generator, discriminator: nn.
         discriminators.append(GradientNorm("real", settings.r1))
     if settings.r2:
         discriminators.append(GradientNorm("fake", settings.r2))
-    if settings.gp:
-        discriminators.append(WganGp(settings.gp))
+    if settings.wgan_gp:
+        discriminators.append(WganGp(settings.wgan_gp))
     heads, matching = cast(Discriminator, discriminator), None
     if weights.classification:
         discriminators.append(Classification("real", cast(nn.Linear, heads.classifier), weights.classification))
@@ -293,7 +295,7 @@ def feature_groups(labels: Tensor, *, conditional: bool) -> Tensor:
     return labels if conditional else torch.zeros_like(labels)
 
 
-class _ScaleGradient(torch.autograd.Function):
+class _Reweight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, weights: Tensor) -> Tensor:
         ctx.save_for_backward(weights)
@@ -305,18 +307,21 @@ class _ScaleGradient(torch.autograd.Function):
         return grad * weights, None
 
 
-def scale_gradient(values: Tensor, weights: Tensor | None) -> Tensor:
+def reweight(values: Tensor, weights: Tensor | None) -> Tensor:
     """The same values [N], whose gradients become `weights` [N] times as large; None: as they are."""
     if weights is None:
         return values
-    scaled: Tensor = _ScaleGradient.apply(values, weights)
+    scaled: Tensor = _Reweight.apply(values, weights)
     return scaled
 
 
 def _weight(name: str, asked: float | str, default: float, head: nn.Linear | None) -> float:
     if head is None:
         if asked != "auto" and asked:
-            what = {"latent": "tell latents", "matching": "show features of images alone"}.get(name, "tell classes")
+            what = {
+                "latent_reconstruction": "tell latents",
+                "feature_matching": "show features of images alone",
+            }.get(name, "tell classes")
             raise ConfigError(
                 [f"loss.{name} = {asked}: this discriminator cannot {what}. That needs 'conv' and, for classes,"
                  " model.conditional with labels by projection; one's own must be a"

@@ -1,5 +1,5 @@
-"""The networks. A generator maps z [N, z_dim] (and labels [N]) to images [N, C, H, W] in [−1, 1]; a discriminator maps
-images (and labels) to logits [N].
+"""The networks. A generator maps z [N, latent_dim] (and labels [N]) to images [N, C, H, W] in [−1, 1]; a discriminator
+maps images (and labels) to logits [N].
 
 - conv: a small DCGAN (Radford et al. 2016, arXiv:1511.06434) without batch normalisation, whose outermost layers see
   blocks of 2 × 2 pixels as channels (sub-pixel convolution, Shi et al. 2016, arXiv:1609.05158): a quarter of the places
@@ -48,9 +48,9 @@ class ImageShape(NamedTuple):
 class Generator(nn.Module):
     """What every generator has in common."""
 
-    def __init__(self, z_dim: int, classes: int | None, shape: ImageShape) -> None:
+    def __init__(self, latent_dim: int, classes: int | None, shape: ImageShape) -> None:
         super().__init__()
-        self.z_dim, self.classes, self.shape = z_dim, classes, shape
+        self.latent_dim, self.classes, self.shape = latent_dim, classes, shape
 
     @property
     def conditional(self) -> bool:
@@ -93,11 +93,11 @@ class ConvGenerator(Generator):
     """z and label, beside 256 units that see them, then beside 256 that see all of these → 2w·H/4·W/4 → w·H/2·W/2 by a
     transposed convolution → C·4·H/2·W/2 → C·H·W by its pixels' shuffle."""
 
-    def __init__(self, z_dim: int, classes: int | None, shape: ImageShape, width: int) -> None:
-        super().__init__(z_dim, classes, shape)
+    def __init__(self, latent_dim: int, classes: int | None, shape: ImageShape, width: int) -> None:
+        super().__init__(latent_dim, classes, shape)
         self.embedding = nn.Embedding(classes, _EMBEDDING) if classes else None
         start = (2 * width, shape.height // 4, shape.width // 4)
-        known = z_dim + (_EMBEDDING if classes else 0)
+        known = latent_dim + (_EMBEDDING if classes else 0)
         self.hidden = nn.ModuleList(
             nn.Sequential(nn.Linear(known + (_MIXED if i else 0), _MIXED), nn.LeakyReLU(0.2)) for i in range(_MIXING)
         )
@@ -125,11 +125,11 @@ class ConvGenerator(Generator):
 class Discriminator(nn.Module):
     """logitᵢ = ⟨logit.weight + projection(labelᵢ), features(xᵢ)⟩ + logit.bias; without classes no projection.
 
-    Two further heads read the features: `classifier` the class (for `loss.auxiliary`), `latent` what z an image was
-    generated from (for `loss.latent`); None where there is nothing to read.
+    Two further heads read the features: `classifier` the class (for `loss.classification`), `latent` what z an image
+    was generated from (for `loss.latent_reconstruction`); None where there is nothing to read.
     """
 
-    def __init__(self, features: nn.Sequential, width: int, classes: int | None, z_dim: int | None = None) -> None:
+    def __init__(self, features: nn.Sequential, width: int, classes: int | None, latent_dim: int | None = None) -> None:
         """`features` maps images [N, C, H, W] to [N, width]."""
         super().__init__()
         self.features = features
@@ -138,7 +138,7 @@ class Discriminator(nn.Module):
         if self.projection is not None:
             nn.init.normal_(self.projection.weight, std=width**-0.5)
         self.classifier = nn.Linear(width, classes) if classes else None
-        self.latent = nn.Linear(width, z_dim) if z_dim else None
+        self.latent = nn.Linear(width, latent_dim) if latent_dim else None
 
     def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
         return self.judge(self.features(images), label)
@@ -196,10 +196,10 @@ def _mlp_features(inputs: int) -> nn.Sequential:
 class MlpGenerator(Generator):
     """The tutorial's: z → 128 → 256 → 512 → 1024 → C·H·W, batch normalisation from the second layer on."""
 
-    def __init__(self, z_dim: int, classes: int | None, shape: ImageShape) -> None:
-        super().__init__(z_dim, classes, shape)
+    def __init__(self, latent_dim: int, classes: int | None, shape: ImageShape) -> None:
+        super().__init__(latent_dim, classes, shape)
         self.embedding = nn.Embedding(classes, classes) if classes else None
-        widths = [z_dim + (classes or 0), 128, 256, 512, 1024]
+        widths = [latent_dim + (classes or 0), 128, 256, 512, 1024]
         layers: list[nn.Module] = []
         for i, (inputs, outputs) in enumerate(pairwise(widths)):
             layers.append(nn.Linear(inputs, outputs))
@@ -218,22 +218,24 @@ class MlpGenerator(Generator):
 @GENERATORS.register("conv")
 def _conv_generator(settings: ModelSettings, shape: ImageShape, classes: int | None) -> Generator:
     _need_quarters(shape, "model.generator")
-    return ConvGenerator(settings.z_dim, classes, shape, settings.generator_width or settings.width)
+    return ConvGenerator(
+        settings.latent_dim, classes, shape, settings.generator_base_channels or settings.base_channels
+    )
 
 
 @GENERATORS.register("mlp")
 def _mlp_generator(settings: ModelSettings, shape: ImageShape, classes: int | None) -> Generator:
-    return MlpGenerator(settings.z_dim, classes, shape)
+    return MlpGenerator(settings.latent_dim, classes, shape)
 
 
 @DISCRIMINATORS.register("conv")
 def _conv_discriminator(settings: ModelSettings, shape: ImageShape, classes: int | None) -> nn.Module:
     _need_quarters(shape, "model.discriminator")
     if classes and settings.conditioning == "embedding":
-        features = _conv_features(shape.channels + 1, shape, settings.width)
+        features = _conv_features(shape.channels + 1, shape, settings.base_channels)
         return EmbeddingDiscriminator(features, _HIDDEN, classes, (1, shape.height, shape.width))
-    features = _conv_features(shape.channels, shape, settings.width)
-    return Discriminator(features, _HIDDEN, classes, settings.z_dim)
+    features = _conv_features(shape.channels, shape, settings.base_channels)
+    return Discriminator(features, _HIDDEN, classes, settings.latent_dim)
 
 
 @DISCRIMINATORS.register("mlp")
@@ -279,7 +281,7 @@ def _try_generator(network: object, settings: ModelSettings, shape: ImageShape) 
     if not isinstance(network, Generator):
         raise ConfigError([f"{where}: it gives {type(network).__name__}, expected a training.models.Generator."])
     with torch.random.fork_rng(devices=[]):  # a trial must not use up the random numbers of the training
-        images = network.eval()(torch.randn(2, network.z_dim), *_labels(settings))
+        images = network.eval()(torch.randn(2, network.latent_dim), *_labels(settings))
     network.train()
     if tuple(images.shape) != (2, *shape) or images.abs().max() > 1:
         raise ConfigError(

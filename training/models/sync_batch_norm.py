@@ -110,7 +110,7 @@ class _Normalise(torch.autograd.Function):
             gradient, x, weight, mean, variance, None, None, False, over.eps, [True] * 3
         )
         means = torch.stack([by_weight, by_bias]) / (x.numel() // x.shape[1])
-        over.ranks.average_([means])
+        over.ranks.all_reduce_mean([means])
         shape, factor = _along(x), (variance + over.eps).rsqrt()
         slope = means[0] * factor.square() * (1 if weight is None else weight)
         height = means[1] * factor * (1 if weight is None else weight) - slope * mean

@@ -15,7 +15,7 @@ from torch import Tensor
 from ganctl.training.optim.adam import FusedAdam
 
 
-class Clipping:
+class GradientClip:
     """Scales gradients to ‖g‖ ≤ limit · √(Σ v̂), v̂ being Adam's bias-corrected mean of g²; never waits for a device.
 
     Σ v of a parameter is the running mean of ‖g‖², one number, so it is kept here instead of summed over all v.

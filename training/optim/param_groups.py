@@ -8,10 +8,10 @@ from torch import nn
 _INPUTS = 512  # of the layer that has the rate itself
 
 
-def rate_groups(network: nn.Module, *, by_fan_in: bool) -> list[dict[str, Any]]:
+def param_groups(network: nn.Module, *, lr_by_fan_in: bool) -> list[dict[str, Any]]:
     """The network's parameters as an optimizer's groups, each with the factor `scale` of its learning rate.
 
-    With `by_fan_in` weights of linear and convolutional layers have √(512 / inputs), so that layers change by like
+    With `lr_by_fan_in` weights of linear and convolutional layers have √(512 / inputs), so that layers change by like
     shares per step: the effect of "equalized learning rate" (Karras et al. 2018, arXiv:1710.10196, section 4.1) without
     other weights. Everything else has 1.
     """
@@ -19,7 +19,7 @@ def rate_groups(network: nn.Module, *, by_fan_in: bool) -> list[dict[str, Any]]:
     known: set[nn.Parameter] = set()
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            scale = (_INPUTS / _fan_in(module)) ** 0.5 if by_fan_in and name == "weight" and _fan_in(module) else 1.0
+            scale = (_INPUTS / _fan_in(module)) ** 0.5 if lr_by_fan_in and name == "weight" and _fan_in(module) else 1.0
             if parameter not in known:
                 scales.setdefault(scale, []).append(parameter)
                 known.add(parameter)

@@ -1,4 +1,4 @@
-"""How learning rates and penalties fall over a run: functions of the share of the horizon that is behind us."""
+"""How learning rates and penalties fall over a run: functions of the share of the duration that is behind us."""
 
 import math
 
@@ -9,7 +9,7 @@ def decay(name: str, progress: float, start: float, end: float = 0.0, until: flo
 
     Args:
         name: cosine, linear or constant.
-        progress: share of the horizon behind us, 0 … 1.
+        progress: share of the duration behind us, 0 … 1.
         start: the share after which it begins to fall.
         end: what is left in the end.
         until: the share at which it has fallen; where that is no later than `start`, it falls at once.

@@ -4,12 +4,26 @@ Seeds mean here what they mean to the service: with the same model, seed and ord
 """
 
 from ganctl.training.sampling.films import draw_walk
-from ganctl.training.sampling.rejection import Reader, UnverifiedError, draw_verified
-from ganctl.training.sampling.request import Drawn, Film, Order, OrderError
-from ganctl.training.sampling.samplers import Drawer, LocalDrawer, ServerDrawer, draw
+from ganctl.training.sampling.rejection import MisreadError, Reader, draw_accepted
+from ganctl.training.sampling.request import Film, OrderError, SampleRequest, SampleResult
+from ganctl.training.sampling.samplers import LocalSampler, Sampler, ServerSampler, draw
 from ganctl.training.sampling.writers import check_name, open_images, save, save_walk
 
 __all__ = [
-    "Drawer", "Drawn", "Film", "LocalDrawer", "Order", "OrderError", "Reader", "ServerDrawer", "UnverifiedError",
-    "check_name", "draw", "draw_verified", "draw_walk", "open_images", "save", "save_walk",
+    "Film",
+    "LocalSampler",
+    "MisreadError",
+    "OrderError",
+    "Reader",
+    "SampleRequest",
+    "SampleResult",
+    "Sampler",
+    "ServerSampler",
+    "check_name",
+    "draw",
+    "draw_accepted",
+    "draw_walk",
+    "open_images",
+    "save",
+    "save_walk",
 ]  # fmt: skip

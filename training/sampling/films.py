@@ -6,15 +6,15 @@ from torch import Tensor
 
 from ganctl.training.images.interpolation import walk_labels, walk_latents
 from ganctl.training.images.source import GeneratorSource
-from ganctl.training.sampling.request import Film, Order, OrderError
-from ganctl.training.sampling.samplers import LocalDrawer
+from ganctl.training.sampling.request import Film, OrderError, SampleRequest
+from ganctl.training.sampling.samplers import LocalSampler
 
 _PACE = 24  # frames from stop to stop
 _LONGEST = 1200  # frames of a walk whose length nobody has named
 _STOPS = 8  # of a walk for which only one image is ordered
 
 
-def draw_walk(order: Order, drawer: LocalDrawer, frames: int | None) -> Film:
+def draw_walk(order: SampleRequest, sampler: LocalSampler, frames: int | None) -> Film:
     """A closed walk through the ordered images.
 
     A list of digits (or all classes, or a text) keeps one latent: the walk goes from digit to digit in one handwriting,
@@ -23,14 +23,14 @@ def draw_walk(order: Order, drawer: LocalDrawer, frames: int | None) -> Film:
     Raises:
         OrderError: there is nothing to walk between, too few frames, or a source that knows nothing between labels.
     """
-    drawer.check(order)
-    source = drawer.source
-    names = range(drawer.count_classes()) if order.per_class else order.names
-    turn = torch.tensor([drawer.number(name) for name in names], dtype=torch.int64)
+    sampler.check(order)
+    source = sampler.source
+    names = range(sampler.count_classes()) if order.per_class else order.names
+    turn = torch.tensor([sampler.number(name) for name in names], dtype=torch.int64)
     if not len(turn):
-        z, labels, seed = _free_stops(order, drawer)
+        z, labels, seed = _free_stops(order, sampler)
     else:
-        z, labels, seed = _stops_in_turn(order, drawer, turn)
+        z, labels, seed = _stops_in_turn(order, sampler, turn)
     if (z == z[0]).all() and (labels == labels[0]).all():
         raise OrderError(
             "--out: a film walks from image to image, and all that are ordered are the same; name different digits, or"
@@ -43,7 +43,7 @@ def draw_walk(order: Order, drawer: LocalDrawer, frames: int | None) -> Film:
     if not source.conditional or (labels == labels.roll(-1)).all():
         images = source.draw(path, labels[:1].expand(frames))
     elif isinstance(source, GeneratorSource) and source.mixes_labels:
-        images = source.draw_mixed(path, walk_labels(labels, drawer.count_classes(), frames))
+        images = source.draw_mixed(path, walk_labels(labels, sampler.count_classes(), frames))
     else:
         raise OrderError(
             f"{order.flag or '--out'}: a walk from one digit to another needs a run or a checkpoint whose generator has"
@@ -53,21 +53,21 @@ def draw_walk(order: Order, drawer: LocalDrawer, frames: int | None) -> Film:
     return Film(images.permute(0, 2, 3, 1).numpy(), seed, len(z))
 
 
-def _free_stops(order: Order, drawer: LocalDrawer) -> tuple[Tensor, Tensor, int]:
+def _free_stops(order: SampleRequest, sampler: LocalSampler) -> tuple[Tensor, Tensor, int]:
     """Stops with a latent each, and the labels that the seed decides."""
     requests = order.requests(order.count or _STOPS)
-    z = torch.cat([drawer.latents(seed, draws, order.truncation) for seed, draws in requests])
-    labels = torch.from_numpy(np.concatenate([drawer.labels(seed, draws) for seed, draws in requests]))
+    z = torch.cat([sampler.latents(seed, draws, order.truncation) for seed, draws in requests])
+    labels = torch.from_numpy(np.concatenate([sampler.labels(seed, draws) for seed, draws in requests]))
     return z, labels, requests[0][0]
 
 
-def _stops_in_turn(order: Order, drawer: LocalDrawer, turn: Tensor) -> tuple[Tensor, Tensor, int]:
+def _stops_in_turn(order: SampleRequest, sampler: LocalSampler, turn: Tensor) -> tuple[Tensor, Tensor, int]:
     """Stops that share a latent for each turn through the classes."""
     if order.text or order.per_class:
         stops = (order.count or order.per_class or 1) * len(turn)
     else:
         stops = order.count or (len(turn) if len(turn) > 1 else _STOPS)
     requests = order.requests(-(-stops // len(turn)))
-    z = torch.cat([drawer.latents(seed, draws, order.truncation) for seed, draws in requests])
+    z = torch.cat([sampler.latents(seed, draws, order.truncation) for seed, draws in requests])
     places = torch.arange(stops)
     return z[places // len(turn)], turn[places % len(turn)], requests[0][0]

@@ -65,7 +65,7 @@ def check_fit(opened: Opened, real: ImageSet, path: Path) -> None:
     images, source = opened.images, opened.source
     if images is None:
         assert source is not None
-        images = source.draw(torch.zeros(1, source.z_dim), torch.zeros(1, dtype=torch.int64))
+        images = source.draw(torch.zeros(1, source.latent_dim), torch.zeros(1, dtype=torch.int64))
     faults = []
     if (found := tuple(images.shape[1:])) != real.shape:
         faults.append(f"its images are {_by(found)} (channels, height, width), the real ones {_by(real.shape)}")

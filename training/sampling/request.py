@@ -21,7 +21,7 @@ class OrderError(TrainingError, ValueError):
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampleResult:
     """What came of an order."""
 
     images: NDArray[np.uint8]  # [N, H, W, C]
@@ -52,7 +52,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Order:
+class SampleRequest:
     """What to draw; see the flags of `ganctl sample`. Class names and text are kept in NFC, whatever form they come in.
 
     Raises:
@@ -62,36 +62,36 @@ class Order:
     same, so that both draw the same images.
     """
 
-    digits: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     text: str | None = None
     count: int | None = None
     per_class: int | None = None
     seed: int | None = None
     truncation: float = 1.0
-    verified: bool = False
+    reject_misread: bool = False
 
     def __post_init__(self) -> None:
-        for flag, text in (*(("--digit", name) for name in self.digits), ("--text", self.text or "")):
+        for flag, text in (*(("--label", name) for name in self.labels), ("--text", self.text or "")):
             try:
                 text.encode()
             except UnicodeEncodeError:  # from bytes of another encoding on the command line
                 raise OrderError(f"{flag} {text!r}: it is not UTF-8, expected names of classes in UTF-8") from None
-        object.__setattr__(self, "digits", tuple(map(nfc, self.digits)))
+        object.__setattr__(self, "labels", tuple(map(nfc, self.labels)))
         object.__setattr__(self, "text", None if self.text is None else nfc(self.text))
 
     @property
     def names(self) -> tuple[str, ...]:
         """The classes that were named, in turn."""
-        return self.digits or tuple(self.text or "")
+        return self.labels or tuple(self.text or "")
 
     @property
     def flag(self) -> str | None:
         """The flag for which the generator must know classes."""
         given = {
-            "--digit": self.digits,
+            "--label": self.labels,
             "--text": self.text,
             "--per-class": self.per_class,
-            "--verified": self.verified,
+            "--reject-misread": self.reject_misread,
         }
         return next((flag for flag, value in given.items() if value), None)
 
@@ -106,7 +106,7 @@ class Order:
         Raises:
             OrderError: the seed is too large to count on from.
         """
-        wanted: Sequence[int | str] = range(classes) if self.per_class else self.digits
+        wanted: Sequence[int | str] = range(classes) if self.per_class else self.labels
         total = self.per_class * len(wanted) if self.per_class else self.count or len(wanted) or 1
         parts, done = [], 0
         for seed, draws in self.requests(total):
@@ -130,7 +130,7 @@ class Order:
 
     def drawn(
         self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, seed: int, drawn: int | None = None
-    ) -> Drawn:
+    ) -> SampleResult:
         """Images as what came of this order."""
         columns = len(self.text) if self.text else min(len(images), _GRID_COLUMNS)
-        return Drawn(images, labels, seed, columns, drawn)
+        return SampleResult(images, labels, seed, columns, drawn)

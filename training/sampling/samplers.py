@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from ganctl.training.images.source import Source
-from ganctl.training.sampling.request import Drawn, Order, OrderError, Part
+from ganctl.training.sampling.request import OrderError, Part, SampleRequest, SampleResult
 
 Pixels = NDArray[np.uint8]  # [N, H, W, C]
 Labels = NDArray[np.int64]  # [N]
@@ -30,10 +30,10 @@ class Client(Protocol):
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64], int]: ...
 
 
-class Drawer(Protocol):
+class Sampler(Protocol):
     """Draws what fits into one request."""
 
-    def check(self, order: Order) -> None:
+    def check(self, order: SampleRequest) -> None:
         """Raises OrderError where it cannot fill the order and knows that before it draws."""
 
     def count_classes(self) -> int: ...
@@ -44,7 +44,7 @@ class Drawer(Protocol):
         """The images of a part, and their labels where the generator knows any."""
 
 
-class LocalDrawer:
+class LocalSampler:
     """Draws from a source; `latents` and `draw_labels` are the service's own definitions of a seed."""
 
     def __init__(
@@ -56,7 +56,7 @@ class LocalDrawer:
     ) -> None:
         self.source, self._latents, self._draw_labels = source, latents, draw_labels
 
-    def check(self, order: Order) -> None:
+    def check(self, order: SampleRequest) -> None:
         flag, names = order.flag, self.source.class_names
         if flag and not self.source.conditional:
             raise OrderError(f"{flag}: this generator is unconditional and draws what it likes; leave {flag} out")
@@ -88,15 +88,15 @@ class LocalDrawer:
         return images, label if self.source.conditional else None
 
     def latents(self, seed: int, draws: int, truncation: float) -> torch.Tensor:
-        """float32 [draws, z_dim], pulled to their mean."""
-        return torch.from_numpy(self._latents(seed, draws, self.source.z_dim) * np.float32(truncation))
+        """float32 [draws, latent_dim], pulled to their mean."""
+        return torch.from_numpy(self._latents(seed, draws, self.source.latent_dim) * np.float32(truncation))
 
     def labels(self, seed: int, draws: int) -> Labels:
         """What the seed decides where no class is asked for."""
         return self._draw_labels(seed, draws, len(self.source.class_names))
 
 
-class ServerDrawer:
+class ServerSampler:
     """Draws from a server, which says itself what it cannot draw.
 
     Classes go by their names, as a local source takes them: a class called 2 need not be number 2.
@@ -105,7 +105,7 @@ class ServerDrawer:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def check(self, order: Order) -> None:
+    def check(self, order: SampleRequest) -> None:
         """It is the server that knows."""
 
     def count_classes(self) -> int:
@@ -128,15 +128,15 @@ class ServerDrawer:
         return images if images.ndim == 4 else images[..., None], None if (labels < 0).any() else labels
 
 
-def draw(order: Order, drawer: Drawer) -> Drawn:
+def draw(order: SampleRequest, sampler: Sampler) -> SampleResult:
     """Fills an order.
 
     Raises:
         OrderError: a class that the source does not know, or any class of an unconditional one.
     """
-    drawer.check(order)
-    parts = order.parts(drawer.count_classes() if order.per_class else 0)
-    drawn = [drawer.draw(part, order.truncation) for part in parts]
+    sampler.check(order)
+    parts = order.parts(sampler.count_classes() if order.per_class else 0)
+    drawn = [sampler.draw(part, order.truncation) for part in parts]
     labels = [label for _, label in drawn if label is not None]
     return order.drawn(
         np.concatenate([images for images, _ in drawn]), np.concatenate(labels) if labels else None, parts[0].seed

@@ -15,7 +15,7 @@ from ganctl.training.data.file_kinds import UNREADABLE, file_kind
 from ganctl.training.errors import DataError
 from ganctl.training.images.pictures import ENLARGEMENT, encode, encode_film, tile, to_picture
 from ganctl.training.sampling.inspection import Opened
-from ganctl.training.sampling.request import Drawn, Film, OrderError
+from ganctl.training.sampling.request import Film, OrderError, SampleResult
 from ganctl.training.utils.atomic_write import naming, new_folder, write_file
 
 _LEAST = 10  # images that can be scored at all
@@ -46,7 +46,7 @@ def check_name(out: Path, *, frames: int | None = None) -> bool:
     return out.suffix == ".gif" or frames is not None
 
 
-def save(drawn: Drawn, out: Path) -> None:
+def save(drawn: SampleResult, out: Path) -> None:
     """Writes images to `out`: .png or .webp (one picture, lossless), .npz (`images` uint8, `labels` int64), or a folder
     of PNG files with `labels.csv`. Whatever fails, nothing half-written stays under that name.
 
@@ -123,12 +123,12 @@ def _fault_of_labels(labels: np.ndarray | None, n: int) -> str | None:
     return f"labels {labels.dtype} {labels.shape}, expected int64 ({n},){way}"
 
 
-def _arrays(drawn: Drawn) -> dict[str, Any]:
+def _arrays(drawn: SampleResult) -> dict[str, Any]:
     images = drawn.images[..., 0] if drawn.images.shape[-1] == 1 else drawn.images
     return {"images": images} | ({} if drawn.labels is None else {"labels": drawn.labels})
 
 
-def _save_folder(drawn: Drawn, folder: Path) -> None:
+def _save_folder(drawn: SampleResult, folder: Path) -> None:
     rows = [("file", "label")]
     for i, image in enumerate(drawn.images):
         label = "" if drawn.labels is None else str(drawn.labels[i])

@@ -70,7 +70,7 @@ def capture_on_cuda(work: Callable[[], None], rng: torch.Generator) -> Replay:
     return replay
 
 
-class Update:
+class StepRunner:
     """A step as the loop calls it: what names a batch goes in, both networks are updated. Eagerly, or by replays."""
 
     def __init__(
@@ -96,7 +96,7 @@ class Update:
             return
         if due not in self._replays and self._seen.get(due, 0) < EAGER_STEPS:
             self._seen[due] = self._seen.get(due, 0) + 1
-            self._aside(named, due)
+            self._on_warmup_stream(named, due)
             return
         if not self._inputs:
             self._inputs = tuple(tensor.clone() for tensor in named)
@@ -108,13 +108,13 @@ class Update:
         else:
             replay()
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """Captures anew: the step's state has moved to other memory."""
         self._inputs = ()
         self._replays.clear()
         self._seen.clear()
 
-    def _aside(self, named: Sequence[Tensor], due: tuple[str, ...]) -> None:
+    def _on_warmup_stream(self, named: Sequence[Tensor], due: tuple[str, ...]) -> None:
         """Eagerly, but on another stream than the default one: what autograd keeps of a step must not bind its capture
         to a stream that cannot be captured."""
         if self._step.device.type != "cuda":
@@ -133,7 +133,7 @@ class Update:
         except RuntimeError as error:  # as CUDA says it
             self.eager = f"it could not be captured: {str(error).splitlines()[0]}"
             _log.warning("the step runs eagerly: %s", self.eager)
-            self.forget()
+            self.invalidate()
             self._step.recover(rng)
             return None
         self._replays[due] = replay

@@ -14,8 +14,8 @@ from ganctl.training.distributed.ranks import SOLO, Ranks
 from ganctl.training.losses.backend import Batch
 from ganctl.training.losses.terms import LossResult
 from ganctl.training.optim.adam import FusedAdam
-from ganctl.training.optim.grad_clip import Clipping
-from ganctl.training.optim.param_groups import rate_groups
+from ganctl.training.optim.grad_clip import GradientClip
+from ganctl.training.optim.param_groups import param_groups
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Phase:
     rates_on_device: Tensor  # the same
     backward_loss: Callable[[Batch], LossResult]
     every: int = 1
-    clip: Clipping | None = None  # of gradients far beyond their history
+    clip: GradientClip | None = None  # of gradients far beyond their history
 
     @property
     def rate(self) -> float:
@@ -54,7 +54,7 @@ class Phase:
     def step(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO) -> None:
         """Averages the gradients over the ranks, cuts what is beyond their history, and takes one step."""
         gradients = [parameter.grad for parameter in self.network.parameters()]
-        ranks.average_([gradient for gradient in gradients if gradient is not None])
+        ranks.all_reduce_mean([gradient for gradient in gradients if gradient is not None])
         optimizer = cast(torch.optim.Optimizer, self.optimizer)  # as far as GradScaler is concerned
         if self.clip:
             scaler.unscale_(optimizer)
@@ -79,10 +79,10 @@ def build_phase(
     """
     adam, of_generator = config.optimizer, name == "generator"
     lr = adam.lr if of_generator else adam.lr_discriminator or adam.lr
-    groups = rate_groups(network, by_fan_in=of_generator and adam.by_fan_in)
+    groups = param_groups(network, lr_by_fan_in=of_generator and adam.lr_by_fan_in)
     optimizer = FusedAdam(groups, lr=lr, betas=(adam.beta1, adam.beta2), eps=adam.eps, streams=streams)
-    clip = Clipping(optimizer, adam.clip, allow_sync=allow_sync) if adam.clip else None
+    clip = GradientClip(optimizer, adam.grad_clip_ratio, allow_sync=allow_sync) if adam.grad_clip_ratio else None
     rates = tuple(lr * group["scale"] for group in groups)
     on_device = torch.tensor(rates, device=next(network.parameters()).device)
-    every = config.train.generator_every if of_generator else 1
+    every = config.train.n_critic if of_generator else 1
     return Phase(name, network, optimizer, rates, on_device, backward_loss, every, clip)

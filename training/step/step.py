@@ -29,8 +29,17 @@ from ganctl.training.step.nonfinite import NonFiniteDetector
 from ganctl.training.step.phase import build_phase
 
 STATS = {
-    "discriminator": ("loss_d", "real_logit", "fake_logit", "r1", "r2", "gp", "auxiliary", "latent"),
-    "generator": ("loss_g", "matching"),
+    "discriminator": (
+        "loss_d",
+        "real_logit",
+        "fake_logit",
+        "r1",
+        "r2",
+        "wgan_gp",
+        "classification",
+        "latent_reconstruction",
+    ),
+    "generator": ("loss_g", "feature_matching"),
 }  # what each phase records, one number a step
 _STREAMS = 4
 _NAMES = [name for names in STATS.values() for name in names]
@@ -95,7 +104,7 @@ class Step:
                 ("generator", generator, self.objective.backward_generator),
             )
         ]
-        self.phases = phases if config.train.first == "discriminator" else phases[::-1]
+        self.phases = phases if config.train.first_update == "discriminator" else phases[::-1]
         # looked at on a CPU, where looking at a loss costs nothing, only when one is no finite number; else once a
         # step, after its first move. If that one broke something, nothing else is broken yet; if both networks are,
         # the later one of the step before was first
@@ -114,19 +123,19 @@ class Step:
             images: uint8 [N, C, H, W] on the step's device: this rank's share.
             labels: int64 [N] there.
             step: how many steps were done before this one.
-            progress: share of the horizon that is behind us, 0 … 1; the penalties follow it.
+            progress: share of the duration that is behind us, 0 … 1; the penalties follow it.
             rate: factor of the learning rates.
         """
         self.update(images, labels, self.prepare(step=step, progress=progress, rate=rate))
 
     def prepare(self, *, step: int, progress: float, rate: float = 1.0) -> tuple[str, ...]:
         """The host's part: sets the step_inputs, and says which phases are due, by name in their order."""
-        when, end = self._config.optimizer, self._config.loss.penalty_end
+        when, end = self._config.optimizer, self._config.loss.penalty_final_factor
         self._step_inputs.set(
             rate=rate,
-            penalty=decay("cosine", progress, when.decay_from, end, when.decay_until),
+            penalty=decay("cosine", progress, when.decay_start, end, when.decay_end),
             # the average's decay ramps up so that early weights are soon forgotten
-            renewal=1 - min(self._config.train.ema, (1 + step) / (10 + step)),
+            renewal=1 - min(self._config.train.ema_decay, (1 + step) / (10 + step)),
         )
         due = tuple(phase.name for phase in self.phases if (step + 1) % phase.every == 0)
         for name in due:
@@ -158,13 +167,13 @@ class Step:
             self._scaler.update()  # once for both phases: they share one scale
 
     def draw(self, n: int) -> Tensor:
-        """n fresh latents for this rank, [n, z_dim], from the step's own random stream."""
+        """n fresh latents for this rank, [n, latent_dim], from the step's own random stream."""
         return self.objective.draw_latents(n)
 
     def read_stats(self) -> dict[str, float]:
         """The means since the last reading, over all ranks. The one place where the host waits for the device."""
         means = self._stats.clone()
-        self._ranks.average_([means])
+        self._ranks.all_reduce_mean([means])
         counts = [max(1, self._stats_steps[phase]) for phase, names in STATS.items() for _ in names]
         self._stats.zero_()
         self._stats_steps = dict.fromkeys(STATS, 0)
@@ -196,7 +205,7 @@ class Step:
             )
         if self._ranks.size > 1:
             weights = [*self._nonfinite.tensors.values(), *self.ema.state_dict().values()]
-            self._ranks.need_equal(f"the weights at step {step}", fingerprint(weights))
+            self._ranks.assert_equal_across_ranks(f"the weights at step {step}", fingerprint(weights))
 
     def state_dict(self) -> dict[str, Any]:
         """Both networks, their average, both optimizers, what the losses remember, the loss scaler, the random stream,

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ganctl.serving.archive.integrity import admit
+from ganctl.serving.archive.integrity import check_and_copy
 from ganctl.serving.archive.mar import MODEL_NAME, describe
 from ganctl.serving.errors import DeployError, PackageError, naming
 from ganctl.serving.hosts.torchserve.worker.commands import CURRENT
@@ -79,7 +79,7 @@ class Versions:
         return self.served
 
     def _take(self, mar: Path, archive: Path, sha256: str | None) -> Version:
-        admit(mar, archive, sha256)
+        check_and_copy(mar, archive, sha256)
         described = describe(archive)
         if described["backend"] == "torchscript" and importlib.util.find_spec("torch") is None:
             raise PackageError(

@@ -29,7 +29,7 @@ def test_it_is_small_and_has_its_card() -> None:
 
 
 def test_it_is_as_good_as_its_card_says(tmp_path: Path) -> None:
-    done = ganctl("evaluate", "pretrained", "--split", "val", "--n", "5000", "--json", cwd=tmp_path)
+    done = ganctl("evaluate", "pretrained", "--split", "val", "--num-images", "5000", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     scores = json.loads(done.stdout)
     told = json.loads((FOLDER / "manifest.json").read_text("utf-8"))["checkpoint"]["metrics"]
@@ -65,5 +65,7 @@ def test_serve_without_a_source_serves_it() -> None:
         finally:
             process.terminate()
             assert process.wait(PATIENCE) == 0
-        read = ganctl("evaluate", str(Path(temporary) / "digits.npz"), "--n", "200", "--json", cwd=Path(temporary))
+        read = ganctl(
+            "evaluate", str(Path(temporary) / "digits.npz"), "--num-images", "200", "--json", cwd=Path(temporary)
+        )
         assert json.loads(read.stdout)["label_accuracy"] > 0.97, read.stderr

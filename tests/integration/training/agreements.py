@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from ganctl.training.config.schema import Span
-from ganctl.training.device.timing import Measured
+from ganctl.training.config.schema import Duration
+from ganctl.training.device.timing import ResolvedDuration
 from ganctl.training.distributed.ranks import Ranks, choose_device, random_states, set_random_states
 from ganctl.training.errors import CheckpointError, ConfigError, TrainingError
-from ganctl.training.loop.control import Requests
+from ganctl.training.loop.control import LoopControl
 from ganctl.training.models.sync_batch_norm import share_batch_statistics
 
 CPU = torch.device("cpu")
@@ -23,13 +23,13 @@ def main(task: str) -> None:
         agree(ranks)
     elif task == "first fails":
         ranks.on_first(fail)
-        ranks.largest([1])  # never comes to this
+        ranks.all_reduce_max([1])  # never comes to this
     elif task == "differ":
-        ranks.need_equal("the weights", 1.0 if ranks.first else 2.0)
+        ranks.assert_equal_across_ranks("the weights", 1.0 if ranks.first else 2.0)
     elif task == "one leaves":
         if ranks.first:
             return
-        ranks.largest([1])
+        ranks.all_reduce_max([1])
 
 
 def agree(ranks: Ranks) -> None:
@@ -46,12 +46,12 @@ def agree(ranks: Ranks) -> None:
 def agree_on_numbers(ranks: Ranks) -> None:
     assert ranks.share(8) == (slice(0, 4) if ranks.first else slice(4, 8))
     assert ranks.gather(ranks.rank) == [0, 1]
-    assert ranks.from_first(ranks.rank) == 0
+    assert ranks.broadcast(ranks.rank) == 0
     assert ranks.on_first(lambda: f"by {ranks.rank}") == "by 0"
-    assert ranks.largest([ranks.rank, -ranks.rank]) == [1, 0]
-    ranks.need_equal("what is equal", "x")
+    assert ranks.all_reduce_max([ranks.rank, -ranks.rank]) == [1, 0]
+    ranks.assert_equal_across_ranks("what is equal", "x")
     tensors = [torch.full((3,), float(ranks.rank)), torch.full((2, 2), 10.0 * ranks.rank)]
-    ranks.average_(tensors)
+    ranks.all_reduce_mean(tensors)
     assert torch.equal(tensors[0], torch.full((3,), 0.5))
     assert torch.equal(tensors[1], torch.full((2, 2), 5.0))
     stacked = ranks.stack(torch.tensor([[1.0, 2.0]]) + ranks.rank)
@@ -62,22 +62,22 @@ def large_tensors_are_averaged_whatever_their_layout(ranks: Ranks) -> None:
     for dtype in (torch.float32, torch.float64):
         wide = torch.arange(700_000, dtype=dtype).view(10, 70, 100, 10).to(memory_format=torch.channels_last)
         mean = wide * (1 + 2 * ranks.rank)
-        ranks.average_([mean, torch.empty(0, dtype=dtype)])
+        ranks.all_reduce_mean([mean, torch.empty(0, dtype=dtype)])
         assert torch.equal(mean, wide * 2)
 
 
 def requests_of_one_become_those_of_all(ranks: Ranks) -> None:
-    horizon = Measured(Span.parse("10s"), epoch_images=100)
-    requests = Requests()
-    requests.agree(ranks, horizon)
-    assert (requests.stop, requests.evaluation, requests.checkpoint, horizon.images) == ("", False, False, None)
+    duration = ResolvedDuration(Duration.parse("10s"), epoch_images=100)
+    requests = LoopControl()
+    requests.agree(ranks, duration)
+    assert (requests.stop, requests.evaluation, requests.checkpoint, duration.images) == ("", False, False, None)
     if not ranks.first:
         requests.stop, requests.evaluate_at_stop, requests.checkpoint = "SIGTERM", False, True
     else:
-        horizon.images = 777
-    requests.agree(ranks, horizon)
+        duration.images = 777
+    requests.agree(ranks, duration)
     assert (requests.stop, requests.evaluate_at_stop, requests.evaluation) == ("SIGTERM", False, False)
-    assert (requests.checkpoint, horizon.images) == (True, 777)
+    assert (requests.checkpoint, duration.images) == (True, 777)
 
 
 def each_rank_has_random_numbers_of_its_own(ranks: Ranks) -> None:

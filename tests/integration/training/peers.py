@@ -16,7 +16,9 @@ def main() -> None:
     for case, assignments in CASES.items():
         weights = []
         for make in (build, build_wrapped):
-            step = make((*assignments, "model.width=4", "optimizer.clip=0.1"), ranks, cpu)  # every gradient is cut
+            step = make(
+                (*assignments, "model.base_channels=4", "optimizer.grad_clip_ratio=0.1"), ranks, cpu
+            )  # every gradient is cut
             bare = step.discriminator
             for number in range(STEPS):
                 share = ranks.share(BATCH)

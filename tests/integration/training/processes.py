@@ -15,7 +15,7 @@ from tests import held
 from tests.conftest import SMALL
 from tests.waiting import PATIENCE
 
-SETTINGS = (*SMALL, "train.batch_size=32", "train.horizon=40000 images", "evaluation.every=640 images")
+SETTINGS = (*SMALL, "train.batch_size=32", "train.duration=40000 images", "evaluation.every=640 images")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 Process = subprocess.Popen[str]

@@ -37,7 +37,7 @@ def test_two_ranks_save_when_their_parent_is_hung_up_twice(hold: Hold, tmp_path:
     stdout, stderr = finish(process)
     assert process.returncode == 130, stderr
     record = json.loads(stdout)
-    assert record["stopped_by"] == "SIGHUP"
+    assert record["stop_reason"] == "SIGHUP"
     assert HELD <= record["steps"] == saved_step(tmp_path / "run") < STEPS
     assert f"interrupted by SIGHUP and saved at step {record['steps']}" in stderr
 
@@ -52,7 +52,7 @@ def test_ranks_of_torchrun_save_when_it_is_hung_up_also_where_nohup_started_it(
     process.send_signal(signal.SIGHUP)
     stdout, _ = finish(process)
     assert process.returncode != 0
-    assert json.loads(stdout)["stopped_by"] == "SIGHUP"
+    assert json.loads(stdout)["stop_reason"] == "SIGHUP"
     assert json.loads(stdout)["steps"] == saved_step(tmp_path / "run") < STEPS
 
 
@@ -87,7 +87,7 @@ def must_go_on(process: Process, hold: Hold) -> None:
     hold.release()
     stdout, stderr = finish(process)
     assert process.returncode == 0, stderr
-    assert (json.loads(stdout)["stopped_by"], json.loads(stdout)["steps"]) == ("max-steps", STEPS)
+    assert (json.loads(stdout)["stop_reason"], json.loads(stdout)["steps"]) == ("max-steps", STEPS)
 
 
 @pytest.mark.parametrize("words", [(), TWO_RANKS])

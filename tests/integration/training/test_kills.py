@@ -15,7 +15,7 @@ from tests.conftest import SMALL
 from tests.states import assert_same_events, assert_same_run
 
 SETTINGS = [
-    *SMALL, "log.tensorboard=true", "train.batch_size=32", "train.horizon=100 epochs",
+    *SMALL, "log.tensorboard=true", "train.batch_size=32", "train.duration=100 epochs",
     "evaluation.every=640 images", "checkpoint.every=224 images", "early_stopping.patience=10000",
 ]  # fmt: skip
 MORE = 45  # steps after the last kill

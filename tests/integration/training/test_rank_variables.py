@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ganctl.training.errors import ConfigError
-from ganctl.training.loop.session import Launch
+from ganctl.training.loop.session import Session
 from tests.conftest import Ganctl
 from tests.integration.training.processes import finish, reserved_port, start
 from tests.states import assert_same_run
@@ -63,7 +63,7 @@ def test_variables_that_make_no_group_are_told_by_name(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError) as caught:
-        Launch()
+        Session()
     assert caught.value.exit_code == 3
     assert told in str(caught.value)
 
@@ -84,7 +84,7 @@ def test_variables_that_name_no_group_of_several_are_passed_over(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert Launch().ranks.size == 1
+    assert Session().ranks.size == 1
 
 
 def test_a_process_with_a_rank_starts_no_further_ones(ganctl: Ganctl) -> None:
@@ -105,9 +105,9 @@ def test_a_process_without_a_place_in_a_group_tells_its_error_as_one_object(
 
 def test_commands_that_do_not_train_are_plain_commands_beside_other_ranks(ganctl: Ganctl, small_run: Path) -> None:
     environment = os.environ | GROUP | {"RANK": "1"}
-    done = ganctl("evaluate", small_run, "--n", "500", "--json", env=environment)
+    done = ganctl("evaluate", small_run, "--num-images", "500", "--json", env=environment)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["n"] == 500
+    assert json.loads(done.stdout)["num_images"] == 500
     failed = ganctl("evaluate", small_run / "absent", "--json", env=environment)
     assert failed.returncode == 4
     assert json.loads(failed.stdout)["exit_code"] == 4

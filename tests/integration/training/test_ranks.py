@@ -16,9 +16,9 @@ CASES = {
     "non-saturating with R1": ["conv", "loss.name=non-saturating", "loss.r2=0"],
     "hinge with spectral norm": ["conv", "loss.name=hinge", "loss.r1=0", "loss.r2=0", "model.spectral_norm=true"],
     "least squares, no penalty": ["conv", "loss.name=least-squares", "loss.r1=0", "loss.r2=0"],
-    "wasserstein with WGAN-GP": ["conv", "loss.name=wasserstein", "loss.r1=0", "loss.r2=0", "loss.gp=10.0"],
+    "wasserstein with WGAN-GP": ["conv", "loss.name=wasserstein", "loss.r1=0", "loss.r2=0", "loss.wgan_gp=10.0"],
     "batch normalisation": ["lightning-basic-gan"],
-    "the tutorial's order": ["lightning-basic-gan", "train.first=generator", "train.shared_fakes=false"],
+    "the tutorial's order": ["lightning-basic-gan", "train.first_update=generator", "train.reuse_fakes=false"],
     "batch normalisation in the discriminator": [
         "lightning-basic-gan",
         "model.discriminator=tests.integration.training.updates:Normalised",

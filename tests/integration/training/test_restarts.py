@@ -41,7 +41,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         stdout, stderr = finish(process)
         assert process.returncode == 0, stderr
         record = json.loads(stdout)  # one object: the other rank says nothing
-        assert (record["steps"], record["run_dir"], record["stopped_by"]) == (STEPS, str(runs[preset]), "max-steps")
+        assert (record["steps"], record["run_dir"], record["stop_reason"]) == (STEPS, str(runs[preset]), "max-steps")
         assert "over 2 ranks" in stderr
         assert not (runs[preset] / ".ranks").exists()
     return runs
@@ -172,12 +172,12 @@ def test_the_end_asked_for_after_a_save_on_one_rank_ends_all(tmp_path: Path) -> 
     stdout, stderr = finish(process)
     assert process.returncode == 0, stderr
     assert "start again" not in stderr
-    assert (json.loads(stdout)["stopped_by"], json.loads(stdout)["steps"]) == ("saved enough", 20)
+    assert (json.loads(stdout)["stop_reason"], json.loads(stdout)["steps"]) == ("saved enough", 20)
 
 
 def test_a_signal_to_ranks_with_loaders_saves(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    loader = ("--set", "data.resident=false", "--set", "data.num_workers=1")
+    loader = ("--set", "data.on_device=false", "--set", "data.num_workers=1")
     hold = Hold(tmp_path / "hold", HELD)
     words = ("--nproc", "2", "--seed", "0", *loader, *LIMIT)
     process = start(run_dir, *words, hold=hold, variables={"GANCTL_TRAIN__SEED": "3"})

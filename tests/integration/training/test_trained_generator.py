@@ -18,24 +18,32 @@ from ganctl.training.evaluation.classifier import load_classifier
 from ganctl.training.evaluation.evaluator import Evaluator
 from ganctl.training.images.source import Truncated
 from ganctl.training.sampling import (
-    LocalDrawer,
-    Order,
+    LocalSampler,
+    MisreadError,
     OrderError,
     Reader,
-    UnverifiedError,
+    SampleRequest,
     draw,
-    draw_verified,
+    draw_accepted,
     draw_walk,
 )
 from ganctl.training.sampling.inspection import open_checkpoint
 from tests.conftest import Ganctl, train_small
 
-# the limit lies just before the horizon: the rate has fallen, and nobody scores 10,000 images. What makes a long one
+# the limit lies just before the duration: the rate has fallen, and nobody scores 10,000 images. What makes a long one
 # better (feature matching, γ that stays, low rates at the end) makes so short a training worse
-LENGTH = ("train.horizon=20500 images", "evaluation.every=20500 images")
-LOSS = ("loss.matching=0", "loss.auxiliary_generator=0.1", "loss.penalty_end=0.1")
-RATES = ("optimizer.lr=2e-3", "optimizer.lr_end=0.2", "optimizer.decay_from=0.3", "optimizer.decay_until=1")
-SETTINGS = ("model.width=16", "model.z_dim=64", "train.z_std=1", "train.precision=fp32", *RATES, *LOSS, *LENGTH)
+LENGTH = ("train.duration=20500 images", "evaluation.every=20500 images")
+LOSS = ("loss.feature_matching=0", "loss.classification_generator=0.1", "loss.penalty_final_factor=0.1")
+RATES = ("optimizer.lr=2e-3", "optimizer.min_lr_ratio=0.2", "optimizer.decay_start=0.3", "optimizer.decay_end=1")
+SETTINGS = (
+    "model.base_channels=16",
+    "model.latent_dim=64",
+    "train.latent_std=1",
+    "train.precision=fp32",
+    *RATES,
+    *LOSS,
+    *LENGTH,
+)
 PAIRS = ("38", "17", "05", "46", "92")
 
 
@@ -52,10 +60,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def drawer(run: Path) -> LocalDrawer:
+def drawer(run: Path) -> LocalSampler:
     source = open_checkpoint(run).source
     assert source is not None
-    return LocalDrawer(source, latents=latents, draw_labels=draw_labels)
+    return LocalSampler(source, latents=latents, draw_labels=draw_labels)
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +88,11 @@ def mean_correlation(values: NDArray[np.float64]) -> float:
     return float((np.corrcoef(values).sum() - rows) / (rows * rows - rows))
 
 
-def test_the_digits_of_one_latent_share_their_ink_and_their_slant(drawer: LocalDrawer) -> None:
-    strips = style(draw(Order(text="0123456789", count=100, seed=1), drawer).images).reshape(2, 100, 10)
-    others = style(draw(Order(per_class=100, seed=1), drawer).images).reshape(2, 100, 10)  # a latent for each image
+def test_the_digits_of_one_latent_share_their_ink_and_their_slant(drawer: LocalSampler) -> None:
+    strips = style(draw(SampleRequest(text="0123456789", count=100, seed=1), drawer).images).reshape(2, 100, 10)
+    others = style(draw(SampleRequest(per_class=100, seed=1), drawer).images).reshape(
+        2, 100, 10
+    )  # a latent for each image
     one_latent, many_latents = ([mean_correlation(of.T) for of in styles] for styles in (strips, others))
     # eight seeds of this training have 0.32 to 0.57 in ink, 0.60 to 0.91 in slant, with many latents no more than 0.03
     assert min(one_latent) > 0.2
@@ -99,41 +109,48 @@ def largest_step(frames: NDArray[np.uint8]) -> float:
 
 # 24 equal steps along a straight line would each be 0.04 of it; 1 would be a jump
 @pytest.mark.parametrize("text", PAIRS)
-def test_a_walk_between_two_digits_is_smooth(text: str, drawer: LocalDrawer) -> None:
+def test_a_walk_between_two_digits_is_smooth(text: str, drawer: LocalSampler) -> None:
     for seed in range(5):
-        film = draw_walk(Order(text=text, seed=seed), drawer, 48)
+        film = draw_walk(SampleRequest(text=text, seed=seed), drawer, 48)
         assert film.frames.shape == (48, 28, 28, 1)
         assert largest_step(film.frames) < 0.2
 
 
-def test_a_walk_between_two_handwritings_is_smooth(drawer: LocalDrawer) -> None:
+def test_a_walk_between_two_handwritings_is_smooth(drawer: LocalSampler) -> None:
     for digit in "0123456789":
         # between handwritings some pass quickly through what is between, more or less with each machine's rounding
-        assert largest_step(draw_walk(Order(digits=(digit,), count=2, seed=3), drawer, 48).frames) < 0.35
+        assert largest_step(draw_walk(SampleRequest(labels=(digit,), count=2, seed=3), drawer, 48).frames) < 0.35
 
 
-def test_a_walk_passes_the_digits_in_one_handwriting_and_returns(drawer: LocalDrawer) -> None:
-    for order in (Order(text="385", seed=2), Order(digits=("3", "8", "5"), seed=2)):
+def test_a_walk_passes_the_digits_in_one_handwriting_and_returns(drawer: LocalSampler) -> None:
+    for order in (SampleRequest(text="385", seed=2), SampleRequest(labels=("3", "8", "5"), seed=2)):
         stops = draw_walk(order, drawer, 30).frames[::10]
-        assert np.array_equal(stops, draw(Order(text="385", seed=2), drawer).images)
-    twice = draw_walk(Order(digits=("3", "8"), count=4, seed=2), drawer, 40)
-    assert np.array_equal(twice.frames[::10], draw(Order(text="38", count=2, seed=2), drawer).images)
-    alike = draw_walk(Order(digits=("3",), count=5, seed=2), drawer, 50)
+        assert np.array_equal(stops, draw(SampleRequest(text="385", seed=2), drawer).images)
+    twice = draw_walk(SampleRequest(labels=("3", "8"), count=4, seed=2), drawer, 40)
+    assert np.array_equal(twice.frames[::10], draw(SampleRequest(text="38", count=2, seed=2), drawer).images)
+    alike = draw_walk(SampleRequest(labels=("3",), count=5, seed=2), drawer, 50)
     assert (
-        np.abs(alike.frames[::10].astype(int) - draw(Order(digits=("3",), count=5, seed=2), drawer).images).max() <= 1
+        np.abs(
+            alike.frames[::10].astype(int) - draw(SampleRequest(labels=("3",), count=5, seed=2), drawer).images
+        ).max()
+        <= 1
     )
 
 
-def test_a_walk_that_cannot_be_is_told(drawer: LocalDrawer) -> None:
+def test_a_walk_that_cannot_be_is_told(drawer: LocalSampler) -> None:
     with pytest.raises(OrderError, match=r"--frames 3: the walk passes 10 images"):
-        draw_walk(Order(per_class=1), drawer, 3)
-    for order in (Order(text="22"), Order(digits=("7",), count=1), Order(digits=("7",), truncation=0.0)):
+        draw_walk(SampleRequest(per_class=1), drawer, 3)
+    for order in (
+        SampleRequest(text="22"),
+        SampleRequest(labels=("7",), count=1),
+        SampleRequest(labels=("7",), truncation=0.0),
+    ):
         with pytest.raises(OrderError, match="all that are ordered are the same"):
             draw_walk(order, drawer, None)
 
 
-def test_truncation_trades_recall_for_precision(run: Path, drawer: LocalDrawer) -> None:
-    evaluator = Evaluator(open_checkpoint(run).data, "test", n=1000)
+def test_truncation_trades_recall_for_precision(run: Path, drawer: LocalSampler) -> None:
+    evaluator = Evaluator(open_checkpoint(run).data, "test", num_images=1000)
     scores = [evaluator.score(Truncated(drawer.source, value)) for value in (1.0, 0.7, 0.4)]
     for more, less in pairwise(scores):
         assert less["precision"] > more["precision"] + 0.02
@@ -142,8 +159,10 @@ def test_truncation_trades_recall_for_precision(run: Path, drawer: LocalDrawer) 
     assert scores[-1]["recall"] < scores[0]["recall"] - 0.1
 
 
-def rows_of(order: Order, drawer: LocalDrawer, reader: Reader) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Any]:
-    plain, verified = draw(order, drawer), draw_verified(order, drawer, reader)
+def rows_of(
+    order: SampleRequest, drawer: LocalSampler, reader: Reader
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Any]:
+    plain, verified = draw(order, drawer), draw_accepted(order, drawer, reader)
     assert plain.labels is not None
     assert verified.labels is not None
     assert np.array_equal(verified.labels, plain.labels)
@@ -152,10 +171,15 @@ def rows_of(order: Order, drawer: LocalDrawer, reader: Reader) -> tuple[NDArray[
 
 
 @pytest.mark.parametrize(
-    "order", [Order(count=300, seed=4), Order(per_class=30, seed=4), Order(digits=("4", "9"), count=300, seed=4)]
+    "order",
+    [
+        SampleRequest(count=300, seed=4),
+        SampleRequest(per_class=30, seed=4),
+        SampleRequest(labels=("4", "9"), count=300, seed=4),
+    ],
 )
 def test_verified_digits_are_read_as_asked_and_only_misread_ones_are_drawn_anew(
-    order: Order, drawer: LocalDrawer, reader: Reader
+    order: SampleRequest, drawer: LocalSampler, reader: Reader
 ) -> None:
     plain, verified, sound = rows_of(order, drawer, reader)
     assert 0 < (~sound).sum() < len(sound)
@@ -164,9 +188,9 @@ def test_verified_digits_are_read_as_asked_and_only_misread_ones_are_drawn_anew(
 
 
 def test_a_verified_text_keeps_one_handwriting_and_is_drawn_anew_as_a_whole(
-    drawer: LocalDrawer, reader: Reader
+    drawer: LocalSampler, reader: Reader
 ) -> None:
-    plain, verified, sound = rows_of(Order(text="4958", count=30, seed=4), drawer, reader)
+    plain, verified, sound = rows_of(SampleRequest(text="4958", count=30, seed=4), drawer, reader)
     whole = sound.reshape(30, 4).all(axis=1)
     assert 0 < (~whole).sum() < 30
     changed = (verified != plain).reshape(30, 4, -1).any(axis=2)
@@ -174,13 +198,13 @@ def test_a_verified_text_keeps_one_handwriting_and_is_drawn_anew_as_a_whole(
     assert np.array_equal(changed.any(axis=1), ~whole)
 
 
-def test_a_verified_image_depends_on_the_seed_and_not_on_the_count(drawer: LocalDrawer, reader: Reader) -> None:
-    few, many, again = (draw_verified(Order(count=n, seed=6), drawer, reader).images for n in (90, 300, 90))
+def test_a_verified_image_depends_on_the_seed_and_not_on_the_count(drawer: LocalSampler, reader: Reader) -> None:
+    few, many, again = (draw_accepted(SampleRequest(count=n, seed=6), drawer, reader).images for n in (90, 300, 90))
     assert np.array_equal(few, again)
     assert np.abs(few.astype(int) - many[:90]).max() <= 1
 
 
-def test_each_try_for_an_image_is_another_one(drawer: LocalDrawer, reader: Reader) -> None:
+def test_each_try_for_an_image_is_another_one(drawer: LocalSampler, reader: Reader) -> None:
     class Strict(Reader):
         """Calls three tries wrong."""
 
@@ -192,14 +216,14 @@ def test_each_try_for_an_image_is_another_one(drawer: LocalDrawer, reader: Reade
             return np.full(len(images), 9 if len(self.seen) > 3 else 0)
 
     strict = Strict()
-    drawn = draw_verified(Order(digits=("9",), seed=4), drawer, strict)
+    drawn = draw_accepted(SampleRequest(labels=("9",), seed=4), drawer, strict)
     assert drawn.drawn == 4
     assert len({images.tobytes() for images in strict.seen}) == 4
     assert np.array_equal(drawn.images, strict.seen[-1])
 
 
 def test_a_class_that_never_comes_right_ends_with_an_error_that_names_the_flag(
-    drawer: LocalDrawer, reader: Reader
+    drawer: LocalSampler, reader: Reader
 ) -> None:
     class Blind(Reader):
         def __init__(self) -> None:
@@ -209,14 +233,14 @@ def test_a_class_that_never_comes_right_ends_with_an_error_that_names_the_flag(
             read = reader(images)
             return np.where(read == 7, 1, read)
 
-    for order in (Order(digits=("7",)), Order(per_class=2), Order(text="17", count=3)):
-        with pytest.raises(UnverifiedError, match=r"--verified: of (class 7|'17') the last 50\d images") as raised:
-            draw_verified(order, drawer, Blind())
+    for order in (SampleRequest(labels=("7",)), SampleRequest(per_class=2), SampleRequest(text="17", count=3)):
+        with pytest.raises(MisreadError, match=r"--reject-misread: of (class 7|'17') the last 50\d images") as raised:
+            draw_accepted(order, drawer, Blind())
         assert raised.value.exit_code == 5
 
 
 def test_the_command_tells_how_many_it_drew_and_rejected(ganctl: Ganctl, run: Path, tmp_path: Path) -> None:
-    words = ("--per-class", 20, "--seed", 5, "--verified", "--out", "v.npz", "--json")
+    words = ("--per-class", 20, "--seed", 5, "--reject-misread", "--out", "v.npz", "--json")
     record = json.loads(ganctl("sample", run, *words).stdout)
     assert record["drawn"] - record["rejected"] == record["count"] == 200
     assert record["rejected"] > 0
@@ -228,7 +252,7 @@ def test_the_command_tells_how_many_it_drew_and_rejected(ganctl: Ganctl, run: Pa
 
 @pytest.mark.parametrize("name", ["walk.gif", "walk.webp"])
 def test_the_command_writes_a_film_that_begins_anew_for_ever(
-    name: str, ganctl: Ganctl, run: Path, drawer: LocalDrawer, tmp_path: Path
+    name: str, ganctl: Ganctl, run: Path, drawer: LocalSampler, tmp_path: Path
 ) -> None:
     done = ganctl("sample", run, "--text", "20", "--seed", 3, "--frames", 12, "--out", name, "--json")
     assert done.returncode == 0, done.stderr
@@ -237,5 +261,7 @@ def test_the_command_writes_a_film_that_begins_anew_for_ever(
         assert film.info["loop"] == 0
         frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(film)]
     assert len(frames) == 12
-    expected = draw_walk(Order(text="20", seed=3), drawer, 12).frames[..., 0].repeat(4, axis=1).repeat(4, axis=2)
+    expected = (
+        draw_walk(SampleRequest(text="20", seed=3), drawer, 12).frames[..., 0].repeat(4, axis=1).repeat(4, axis=2)
+    )
     assert np.array_equal(np.stack(frames), expected)

@@ -37,7 +37,7 @@ def test_a_second_training_is_refused_and_reading_is_not(ganctl: Ganctl, tmp_pat
 
 def test_a_killed_training_leaves_its_folder_free_although_its_loaders_live_on(tmp_path: Path) -> None:
     run_dir, hold = tmp_path / "run", Hold(tmp_path / "hold", 5)
-    loader = ("--set", "data.resident=false", "--set", "data.num_workers=1")
+    loader = ("--set", "data.on_device=false", "--set", "data.num_workers=1")
     killed = start(run_dir, *LIMIT, *loader, hold=hold)
     hold.wait(killed)
     loaders = wait_for(lambda: children(killed.pid), "the loader's process lives", process=killed)

@@ -45,7 +45,7 @@ def recorded(phase: Phase, ranks: Ranks, gradients: dict[str, Tensor]) -> Callab
         for key, parameter in phase.network.named_parameters():
             if parameter.grad is not None:
                 gradients[f"{phase.name}.{key}"] = parameter.grad.clone()
-                ranks.average_([gradients[f"{phase.name}.{key}"]])
+                ranks.all_reduce_mean([gradients[f"{phase.name}.{key}"]])
         return result
 
     return backward
@@ -57,7 +57,7 @@ def main(target: str, cases: dict[str, list[str]]) -> None:
     for name, assignments in cases.items():
         preset, *rest = assignments
         for dtype in (torch.float64, torch.float32):
-            config, _ = resolve(preset=preset, assignments=["model.width=4", *rest], environment={})
+            config, _ = resolve(preset=preset, assignments=["model.base_channels=4", *rest], environment={})
             torch.manual_seed(1)
             generator = build_generator(config.model, SHAPE, 10).to(dtype)
             discriminator = build_discriminator(config.model, SHAPE, 10).to(dtype)

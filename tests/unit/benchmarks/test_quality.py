@@ -21,14 +21,14 @@ NAMES = ("tutorial-sound", "conv")
 
 
 def quality(out: Path, told: list[str] | None = None, **changes: Any) -> Quality:
-    wanted: dict[str, Any] = {"seconds": 3.0, "seeds": 1, "n": 200, "names": NAMES}
+    wanted: dict[str, Any] = {"seconds": 3.0, "seeds": 1, "num_images": 200, "names": NAMES}
     return Quality(out, **wanted | changes, announce=(told if told is not None else []).append)
 
 
 class Blank:
     """Draws nothing."""
 
-    z_dim, conditional, class_names = 1, True, tuple("0123456789")
+    latent_dim, conditional, class_names = 1, True, tuple("0123456789")
 
     def draw(self, z: Tensor, label: Tensor) -> Tensor:
         return torch.zeros(len(z), 1, 28, 28, dtype=torch.uint8)
@@ -54,9 +54,9 @@ def test_every_system_is_scored_at_the_end_and_on_the_way(finished: Finished) ->
         seconds = [point["seconds"] for point in run["curve"]]
         assert seconds == sorted(seconds)
         assert 0 < seconds[0] < seconds[-1] == run["seconds"]
-        assert run["curve"][-1]["fd_times_floor"] == run["scores"]["fd_times_floor"]
+        assert run["curve"][-1]["fd_ratio"] == run["scores"]["fd_ratio"]
         assert run["images_per_second"] == pytest.approx(run["images"] / run["seconds"])
-        assert run["scores"]["n"] == 200
+        assert run["scores"]["num_images"] == 200
         assert {"precision", "recall", "density", "coverage"} <= run["scores"].keys()
     assert unconditional["mean"]["label_accuracy"] is None
     assert conv["mean"]["label_accuracy"] >= 0
@@ -141,17 +141,17 @@ def test_seeds_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def scores(distance: float) -> dict[str, float | None]:
     names = ("precision", "recall", "density", "coverage")
-    return {"fd_times_floor": distance, "label_accuracy": None, **dict.fromkeys(names, 0.5)}
+    return {"fd_ratio": distance, "label_accuracy": None, **dict.fromkeys(names, 0.5)}
 
 
 def test_a_summary_has_the_sample_deviation_and_the_worst_run() -> None:
     runs = [{"scores": scores(d), "images_per_second": 10.0, "seconds": 1.0} for d in (2.0, 4.0, 9.0)]
     found = summary(runs)
-    assert found["mean"]["fd_times_floor"] == 5
-    assert found["std"]["fd_times_floor"] == pytest.approx(13**0.5)
+    assert found["mean"]["fd_ratio"] == 5
+    assert found["std"]["fd_ratio"] == pytest.approx(13**0.5)
     assert found["worst_fd_times_floor"] == 9
     assert found["mean"]["label_accuracy"] is None
-    assert summary(runs[:1])["std"]["fd_times_floor"] is None, "one run says nothing about others"
+    assert summary(runs[:1])["std"]["fd_ratio"] is None, "one run says nothing about others"
 
 
 def test_a_run_that_fails_is_told_and_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_command_leaves_everything_and_tells_one_object(finished: Finished, ganctl: Ganctl) -> None:
     pytest.importorskip("matplotlib", reason="the package matplotlib is not installed: 'make bench' installs it")
-    words = ["--seconds", 3, "--seeds", 1, "--n", 200, "--out", finished.out]
+    words = ["--seconds", 3, "--seeds", 1, "--num-images", 200, "--out", finished.out]
     words += [word for name in NAMES for word in ("--system", name)]
     done = ganctl("bench", "quality", *words, "--json")
     assert done.returncode == 0, done.stderr

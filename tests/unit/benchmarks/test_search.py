@@ -22,7 +22,7 @@ TRIALS = """
 preset = "conv"
 [[trial]]
 name = "small"
-set = ["model.width=8"]
+set = ["model.base_channels=8"]
 [[trial]]
 name = "no numbers"
 set = ["optimizer.lr=1e30"]
@@ -32,14 +32,14 @@ set = ["optimizer.lr=1e30"]
 def test_finished_trials_are_logged_and_not_repeated_and_failures_are_told(tmp_path: Path) -> None:
     file, log = tmp_path / "trials.toml", tmp_path / "log.jsonl"
     file.write_text(TRIALS)
-    words = [str(file), "--log", str(log), "--n", "200", "--images", "640"]
+    words = [str(file), "--log", str(log), "--num-images", "200", "--images", "640"]
     command = [sys.executable, "-m", "ganctl.benchmarks.quality.search", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 1
     assert "no numbers, seed 0: TrainingError" in done.stderr
     (line,) = log.read_text().splitlines()
     record = json.loads(line)
-    assert (record["name"], record["set"], record["seed"]) == ("small", ["model.width=8"], 0)
+    assert (record["name"], record["set"], record["seed"]) == ("small", ["model.base_channels=8"], 0)
     assert record["images"] == 640
     assert record["cpu_seconds"] > 0
     assert "| small (640 images) | 1 |" in done.stdout
@@ -57,8 +57,8 @@ def test_a_trial_whose_settings_have_changed_since_is_another_one(tmp_path: Path
     path.write_text('[[trial]]\nname = "a"\nconfig = "own.toml"\n')
     keys = []
     for width in (8, 8, 16):
-        config.write_text(f"[model]\nwidth = {width}\n")
-        (trial,) = read_trials(path, seeds=1, horizon="640 images", n=100)
+        config.write_text(f"[model]\nbase_channels = {width}\n")
+        (trial,) = read_trials(path, seeds=1, duration="640 images", num_images=100)
         keys.append(ganctl.benchmarks.quality.search._key(json.loads(json.dumps(trial.facts()))))
     assert keys[0] == keys[1] != keys[2]
 
@@ -71,7 +71,9 @@ def test_a_trial_never_looks_at_the_test_images(monkeypatch: pytest.MonkeyPatch)
         return load(data, split)
 
     monkeypatch.setattr("ganctl.training.evaluation.evaluator.load_split", watched)
-    record = run_trial(Trial("own", "conv", None, ("model.width=8",), seed=3, horizon="640 images", n=100))
+    record = run_trial(
+        Trial("own", "conv", None, ("model.base_channels=8",), seed=3, duration="640 images", num_images=100)
+    )
     assert record["images"] == 640
     assert seen == {"val", "train"}, "the training images give the floor"
 
@@ -80,29 +82,29 @@ def test_all_faults_of_the_file_are_told_before_anything_is_trained(tmp_path: Pa
     path = tmp_path / "trials.toml"
     path.write_text('[[trial]]\nname = "a"\nset = ["optimiser.lr=1"]\n[[trial]]\nname = "b"\npreset = "none"\n')
     with pytest.raises(BenchUsageError) as told:
-        read_trials(path, seeds=2, horizon="640 images", n=100)
+        read_trials(path, seeds=2, duration="640 images", num_images=100)
     assert str(told.value).count("\n  - ") == 2
     assert "a: --set: unknown setting 'optimiser.lr'" in str(told.value)
     path.write_text('[[trial]]\nname = "a"\nsets = []\n')
     with pytest.raises(BenchUsageError, match="trial a: unknown sets"):
-        read_trials(path, seeds=1, horizon="640 images", n=100)
+        read_trials(path, seeds=1, duration="640 images", num_images=100)
     path.write_bytes("name = 1".encode("utf-16"))
     with pytest.raises(BenchUsageError, match="found UTF-16, expected UTF-8"):
-        read_trials(path, seeds=1, horizon="640 images", n=100)
+        read_trials(path, seeds=1, duration="640 images", num_images=100)
     path.write_text("name = 1\n")
     with pytest.raises(BenchUsageError, match=r"expected TOML with tables \[\[trial\]\]"):
-        read_trials(path, seeds=1, horizon="640 images", n=100)
+        read_trials(path, seeds=1, duration="640 images", num_images=100)
 
 
 def test_seeds_take_turns_and_the_table_is_sorted_by_the_mean(tmp_path: Path) -> None:
     path = tmp_path / "trials.toml"
     path.write_text('[[trial]]\nname = "a"\n[[trial]]\nname = "b"\n')
-    trials = read_trials(path, seeds=2, horizon="640 images", n=100)
+    trials = read_trials(path, seeds=2, duration="640 images", num_images=100)
     assert [(trial.seed, trial.name) for trial in trials] == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
     scores = dict.fromkeys(("precision", "recall", "coverage", "images_per_second", "cpu_seconds"), 1.0)
     unknown = dict.fromkeys(("label_accuracy", "worst_class"))
     records = [
-        {"name": name, "horizon": "1s", "fd_times_floor": distance, **scores, **unknown}
+        {"name": name, "duration": "1s", "fd_ratio": distance, **scores, **unknown}
         for name, distance in (("a", 30.0), ("a", 10.0), ("b", 9.0), ("b", 11.0), ("c", 100.0))
     ]
     rows = table(records).splitlines()[2:]
@@ -115,7 +117,7 @@ def test_the_worst_seed_is_told_for_each_score() -> None:
     scores = dict.fromkeys(("precision", "recall", "coverage", "images_per_second", "cpu_seconds"), 1.0)
     found = ((3.0, 0.99, 0.97), (1.0, 0.98, 0.96), (2.0, 1.0, 0.98))
     records = [
-        {"name": "a", "horizon": None, "fd_times_floor": a, "label_accuracy": b, "worst_class": c, **scores}
+        {"name": "a", "duration": None, "fd_ratio": a, "label_accuracy": b, "worst_class": c, **scores}
         for a, b, c in found
     ]
     (row,) = table(records).splitlines()[2:]
@@ -125,19 +127,19 @@ def test_the_worst_seed_is_told_for_each_score() -> None:
 
 def test_the_committed_trials_can_be_run() -> None:
     own, theirs = (
-        read_trials(TRIALS_FOLDER / name, seeds=1, horizon="640 images", n=100)
+        read_trials(TRIALS_FOLDER / name, seeds=1, duration="640 images", num_images=100)
         for name in ("recipe.toml", "lucic.toml")
     )
     assert {trial.settings().model.generator for trial in own} == {"conv"}
     changed = [json.dumps(trial.settings().flat(), sort_keys=True) for trial in own]
     assert len(set(changed)) == len(changed), "each varies something"
-    stability = read_trials(TRIALS_FOLDER / "stability.toml", seeds=1, horizon=None, n=100)
-    lengths = {trial.preset: str(trial.settings().train.horizon) for trial in stability}
-    assert lengths == {preset: str(resolve(preset=preset, environment={})[0].train.horizon) for preset in lengths}
+    stability = read_trials(TRIALS_FOLDER / "stability.toml", seeds=1, duration=None, num_images=100)
+    lengths = {trial.preset: str(trial.settings().train.duration) for trial in stability}
+    assert lengths == {preset: str(resolve(preset=preset, environment={})[0].train.duration) for preset in lengths}
     assert lengths.keys() == {"quick", "conv"}
     for trial in theirs:
         config = trial.settings()
         assert config.model.generator == "ganctl.benchmarks.quality.lucic:Generator", "its config file is read"
-        assert not config.optimizer.by_fan_in, "the peers have nothing of our recipe"
-        assert not config.optimizer.clip
+        assert not config.optimizer.lr_by_fan_in, "the peers have nothing of our recipe"
+        assert not config.optimizer.grad_clip_ratio
         assert config.optimizer.lr == float(trial.set[0].removeprefix("optimizer.lr=")), "and `set` comes after it"

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def networks(*assignments: str, preset: str) -> tuple[Config, Any, Any]:
-    config, _ = resolve(preset=preset, assignments=["model.width=4", *assignments], environment={})
+    config, _ = resolve(preset=preset, assignments=["model.base_channels=4", *assignments], environment={})
     torch.manual_seed(0)
     return (
         config,
@@ -38,7 +38,7 @@ def networks(*assignments: str, preset: str) -> tuple[Config, Any, Any]:
 
 @pytest.mark.parametrize("preset", ["conv", "quick", "gpu"])
 def test_the_straightforward_step_has_the_losses_of_ours(preset: str) -> None:
-    config, generator, discriminator = networks("optimizer.clip=0.7", preset=preset)
+    config, generator, discriminator = networks("optimizer.grad_clip_ratio=0.7", preset=preset)
     plain = StraightforwardStep(config, copy.deepcopy(generator), copy.deepcopy(discriminator), CPU)
     step = Step(config, generator, discriminator, CPU)
     for n in range(12):
@@ -92,7 +92,7 @@ def test_a_meter_leaves_out_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_loops_are_measured_in_processes_of_their_own() -> None:
     told: list[str] = []
-    cases = [Case(system, "conv", 16, "fp32", ("model.width=4",)) for system in ("step", "ours")]
+    cases = [Case(system, "conv", 16, "fp32", ("model.base_channels=4",)) for system in ("step", "ours")]
     results = Speed(seconds=0.2, repetitions=2, announce=told.append).run(cases, ["fp32"])
     assert results["products_flops"]["fp32"] > 0
     for case, found in zip(cases, results["cases"], strict=True):

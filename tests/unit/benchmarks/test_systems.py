@@ -74,12 +74,12 @@ def test_lucics_networks_have_the_shapes_of_infogan(system: System) -> None:
 def test_lucics_settings_are_theirs_with_the_best_of_their_rates_whatever_our_default_preset_says() -> None:
     for system in LUCIC:
         settings = {"optimizer.lr": 1e-3, "optimizer.beta1": 0.5, "optimizer.schedule": "constant"}
-        settings |= {"train.batch_size": 64, "train.ema": 0.0, "loss.r1": 0.0, "loss.r2": 0.0}
+        settings |= {"train.batch_size": 64, "train.ema_decay": 0.0, "loss.r1": 0.0, "loss.r2": 0.0}
         if system.name == "ns-gan":
-            settings |= {"loss.name": "non-saturating", "loss.gp": 0.0, "train.generator_every": 1}
+            settings |= {"loss.name": "non-saturating", "loss.wgan_gp": 0.0, "train.n_critic": 1}
         else:
-            settings |= {"loss.name": "wasserstein", "loss.gp": 10.0, "train.generator_every": 5}
-            settings |= {"loss.penalty_end": 1.0}
+            settings |= {"loss.name": "wasserstein", "loss.wgan_gp": 10.0, "train.n_critic": 5}
+            settings |= {"loss.penalty_final_factor": 1.0}
         config = system.settings(1, 0)
         assert config is not None
         assert settings.items() <= config.flat().items()
@@ -92,7 +92,7 @@ def test_our_conditional_presets_take_part_with_schedules_that_fit_the_time() ->
     for system in ours.values():
         config = system.settings(90, 7)
         assert config is not None
-        assert (str(config.train.horizon), config.train.seed) == ("90s", 7)
+        assert (str(config.train.duration), config.train.seed) == ("90s", 7)
 
 
 def test_a_system_that_cannot_run_says_why_and_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_the_making_of_copies_costs_no_training_time(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(time, "monotonic", monotonic)
     monkeypatch.setattr(Recorder, "take", take_slowly)
-    config, _ = resolve(assignments=[*QUIET, "model.width=8"], environment={})
+    config, _ = resolve(assignments=[*QUIET, "model.base_channels=8"], environment={})
     recorder = Recorder(1)
     train(config, recorder, tmp_path / "run")
     copies = recorder.snapshots
@@ -140,7 +140,7 @@ def test_the_making_of_copies_costs_no_training_time(tmp_path: Path, monkeypatch
 
 
 def test_a_run_that_reaches_its_horizon_ends_with_a_copy_of_its_last_average(tmp_path: Path) -> None:
-    config, _ = resolve(assignments=[*QUIET, "model.width=8", "train.horizon=640 images"], environment={})
+    config, _ = resolve(assignments=[*QUIET, "model.base_channels=8", "train.duration=640 images"], environment={})
     recorder = Recorder(1000)
     trainer = train(config, recorder, tmp_path / "run")
     assert recorder.snapshots[-1].images == trainer.images == 640

@@ -43,7 +43,7 @@ def exported_colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "own" / name).mkdir(parents=True)
         for i in range(10):
             Image.new("RGB", (32, 32), colour).save(folder / "own" / name / f"{i}.png")
-    settings = ["data.name=folder", f"data.root={folder / 'own'}", "data.size=32", "data.skip_bad=true"]
+    settings = ["data.name=folder", f"data.root={folder / 'own'}", "data.size=32", "data.skip_corrupt=true"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         train_small(folder / "run", max_steps=1, extra=(*settings, "train.batch_size=8"))
@@ -68,7 +68,7 @@ def test_the_manifest_names_the_model_the_files_and_the_measured_parity(exported
     assert facts["checkpoint"]["sha256"] == best.sha256
     assert facts["checkpoint"]["metrics"] == best.metrics
     assert (facts["z"], facts["image"]) == (
-        {"dim": best.state["config"]["model"]["z_dim"], "distribution": "normal"},
+        {"dim": best.state["config"]["model"]["latent_dim"], "distribution": "normal"},
         {"channels": 1, "height": 28, "width": 28},
     )
     for name, sizes in facts["parity"].items():
@@ -82,7 +82,7 @@ def test_onnx_runtime_alone_draws_what_the_checkpoint_draws(kind: str, request: 
     folder: Path = request.getfixturevalue(f"exported{suffix}")
     run: Path = request.getfixturevalue(f"small{suffix}_run")
     generator, _ = load_generator(run / "checkpoints/best.safetensors")
-    z, label = torch.randn(5, generator.z_dim), torch.arange(5)
+    z, label = torch.randn(5, generator.latent_dim), torch.arange(5)
     expected = (generator(z, label) if generator.conditional else generator(z)).add(1).div(2)
     session = onnxruntime.InferenceSession(folder / "generator.onnx")
     feed = {"z": z.numpy(), "label": label.numpy()}
@@ -106,7 +106,7 @@ def test_the_card_says_how_to_draw_an_image_of_each_class(case: str, request: py
 
 def test_an_export_knows_how_its_images_were_read(exported_colour: Path, tmp_path: Path) -> None:
     opened = open_export(exported_colour)
-    assert opened.data == DataSettings(name="folder", size=32, skip_bad=True)
+    assert opened.data == DataSettings(name="folder", size=32, skip_corrupt=True)
     assert read_manifest(exported_colour)["data"] == "folder"
     shutil.copytree(exported_colour, tmp_path / "old")
     facts = read_manifest(tmp_path / "old")
@@ -210,6 +210,6 @@ def test_an_export_draws_the_images_of_its_checkpoint(exported: Path, small_run:
     ours, theirs = open_export(exported).source, open_checkpoint(small_run).source
     assert ours is not None
     assert theirs is not None
-    z, label = torch.randn(300, theirs.z_dim), torch.arange(300) % 10
+    z, label = torch.randn(300, theirs.latent_dim), torch.arange(300) % 10
     difference = ours.draw(z, label).int() - theirs.draw(z, label).int()
     assert difference.abs().max() <= 1

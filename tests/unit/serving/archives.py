@@ -4,7 +4,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ganctl.serving.archive.integrity import DIGESTS, seal
+from ganctl.serving.archive.integrity import DIGESTS, write_digests
 
 
 def rewrite(mar: Path, changes: Mapping[str | zipfile.ZipInfo, bytes | None], *, sealed: bool) -> Path:
@@ -19,5 +19,5 @@ def rewrite(mar: Path, changes: Mapping[str | zipfile.ZipInfo, bytes | None], *,
             if content is not None:
                 new.writestr(change, content)
     if sealed:
-        seal(out)
+        write_digests(out)
     return out

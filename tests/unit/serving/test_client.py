@@ -14,7 +14,7 @@ from ganctl.serving.client.client import Client
 from ganctl.serving.errors import RemoteError
 from ganctl.serving.handler.latents import draw_labels, latents
 from ganctl.serving.handler.service import Service
-from ganctl.training.sampling import LocalDrawer, Order, Reader, ServerDrawer, draw, draw_verified
+from ganctl.training.sampling import LocalSampler, Reader, SampleRequest, ServerSampler, draw, draw_accepted
 from tests.unit.serving.small_export import seen_label, write_export
 
 # names as of a folder's classes: some look like numbers, none is its own
@@ -43,29 +43,29 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def drawer_of(folder: Path) -> LocalDrawer:
+def drawer_of(folder: Path) -> LocalSampler:
     source = open_export(folder).source
     assert source is not None
-    return LocalDrawer(source, latents=latents, draw_labels=draw_labels)
+    return LocalSampler(source, latents=latents, draw_labels=draw_labels)
 
 
 @pytest.mark.parametrize(
     "order",
     [
-        Order(digits=("sun", "leaf"), count=300, seed=4),
-        Order(digits=("2", "10"), seed=4),
-        Order(digits=("1", "leaf", "sun") * 100, seed=4),
-        Order(per_class=2, seed=4),
-        Order(per_class=30, seed=4),
-        Order(text="21", count=200, seed=4),
-        Order(count=300, seed=4),
+        SampleRequest(labels=("sun", "leaf"), count=300, seed=4),
+        SampleRequest(labels=("2", "10"), seed=4),
+        SampleRequest(labels=("1", "leaf", "sun") * 100, seed=4),
+        SampleRequest(per_class=2, seed=4),
+        SampleRequest(per_class=30, seed=4),
+        SampleRequest(text="21", count=200, seed=4),
+        SampleRequest(count=300, seed=4),
     ],
 )
-def test_a_server_draws_what_its_export_draws_for_the_same_order(named: Path, order: Order) -> None:
+def test_a_server_draws_what_its_export_draws_for_the_same_order(named: Path, order: SampleRequest) -> None:
     service = Service.load(named, {"backend": "onnx", "model_file": "generator.onnx"})
     here = draw(order, drawer_of(named))
     with client_of(service) as client:
-        there = draw(order, ServerDrawer(client))
+        there = draw(order, ServerSampler(client))
     assert here.labels is not None
     assert there.labels is not None
     assert there.labels.tolist() == here.labels.tolist()
@@ -75,7 +75,7 @@ def test_a_server_draws_what_its_export_draws_for_the_same_order(named: Path, or
 def test_a_class_that_the_server_does_not_know_is_told_with_those_it_knows(named: Path) -> None:
     service = Service.load(named, {"backend": "onnx", "model_file": "generator.onnx"})
     with client_of(service) as client, pytest.raises(RemoteError, match="must be one of 10, 2, leaf"):
-        draw(Order(digits=("moon",)), ServerDrawer(client))
+        draw(SampleRequest(labels=("moon",)), ServerSampler(client))
 
 
 class Strict(Reader):
@@ -90,13 +90,14 @@ class Strict(Reader):
 
 
 @pytest.mark.parametrize(
-    "order", [Order(digits=("1", "leaf", "sun"), count=300, seed=4), Order(text="21", count=200, seed=4)]
+    "order",
+    [SampleRequest(labels=("1", "leaf", "sun"), count=300, seed=4), SampleRequest(text="21", count=200, seed=4)],
 )
-def test_a_server_draws_verified_what_its_export_draws_verified(named: Path, order: Order) -> None:
+def test_a_server_draws_verified_what_its_export_draws_verified(named: Path, order: SampleRequest) -> None:
     service = Service.load(named, {"backend": "onnx", "model_file": "generator.onnx"})
     with client_of(service) as client:
-        there = draw_verified(order, ServerDrawer(client), Strict())
-    here = draw_verified(order, drawer_of(named), Strict())
+        there = draw_accepted(order, ServerSampler(client), Strict())
+    here = draw_accepted(order, drawer_of(named), Strict())
     assert here.drawn is not None
     assert here.drawn > len(here.images)
     assert there.drawn == here.drawn

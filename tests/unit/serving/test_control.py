@@ -1,4 +1,4 @@
-"""Orders reach the server of a port, and nobody else's; what it cannot do comes back with its reason."""
+"""Commands reach the server of a port, and nobody else's; what it cannot do comes back with its reason."""
 
 import re
 import socket
@@ -11,7 +11,7 @@ from ganctl.serving.deploy.control_socket import Control, Message, give
 from ganctl.serving.errors import DeployError, ServerError
 
 
-def obey(order: Message) -> Message:
+def handle(order: Message) -> Message:
     if order.get("refuse"):
         raise DeployError("it draws nothing")
     if order.get("break"):
@@ -31,7 +31,7 @@ def port() -> Iterator[int]:
 
 @pytest.fixture
 def listening(port: int) -> Iterator[Control]:
-    listening = Control(port, obey)
+    listening = Control(port, handle)
     yield listening
     listening.close()
 
@@ -62,6 +62,6 @@ def test_a_stranger_is_neither_obeyed_nor_believed(port: int, monkeypatch: pytes
 
 
 def test_nobody_listens_once_it_is_closed(port: int) -> None:
-    Control(port, obey).close()
+    Control(port, handle).close()
     with pytest.raises(ServerError, match=f"--port {port}: no `ganctl serve` of this user"):
         give(port, {})

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ganctl.serving.archive import integrity
-from ganctl.serving.archive.integrity import admit
+from ganctl.serving.archive.integrity import check_and_copy
 from ganctl.serving.archive.mar import describe, package
 from ganctl.serving.errors import PackageError
 from tests.unit.serving.archives import rewrite
@@ -41,7 +41,7 @@ def refuse(mar: Path, told: str) -> None:
         describe(mar)
     assert str(mar) in str(caught.value)
     with pytest.raises(PackageError, match=told) as caught:
-        admit(mar, mar.with_name("admitted.mar"))
+        check_and_copy(mar, mar.with_name("admitted.mar"))
     assert str(mar) in str(caught.value)
     assert not mar.with_name("admitted.mar").exists()
 
@@ -61,7 +61,7 @@ def test_every_member_is_listed_with_its_digest(mar: Path) -> None:
 
 def test_what_is_admitted_holds_the_same_and_is_another_file(mar: Path) -> None:
     into = mar.with_name("admitted.mar")
-    admit(mar, into)
+    check_and_copy(mar, into)
     assert contents(into) == contents(mar)
     assert into.stat().st_ino != mar.stat().st_ino
 
@@ -138,7 +138,7 @@ def test_members_that_only_a_reader_from_the_front_sees_are_left_behind(mar: Pat
     two_faced = mar.with_name("two-faced.mar")
     two_faced.write_bytes(front + mar.read_bytes())
     into = mar.with_name("admitted.mar")
-    admit(two_faced, into)
+    check_and_copy(two_faced, into)
     assert b"evil" in two_faced.read_bytes()
     assert b"evil" not in into.read_bytes()
 
@@ -153,9 +153,9 @@ def test_settings_that_a_few_lines_blow_up_are_refused(mar: Path) -> None:
 def test_an_archive_that_is_not_the_pinned_one_is_refused(mar: Path) -> None:
     digest = hashlib.sha256(mar.read_bytes()).hexdigest()
     assert describe(mar)["sha256"] == digest, "`ganctl inspect` and `ganctl package` tell what to pin"
-    admit(mar, mar.with_name("admitted.mar"), digest.upper())
+    check_and_copy(mar, mar.with_name("admitted.mar"), digest.upper())
     forged = rewrite(mar, {"ganctl_entry.py": b"import os"}, sealed=True)
-    admit(forged, mar.with_name("forged.mar"))  # its own list of digests agrees
+    check_and_copy(forged, mar.with_name("forged.mar"))  # its own list of digests agrees
     with pytest.raises(PackageError, match=f"--sha256 {digest}: .* is another file"):
-        admit(forged, mar.with_name("pinned.mar"), digest)
+        check_and_copy(forged, mar.with_name("pinned.mar"), digest)
     assert not mar.with_name("pinned.mar").exists()

@@ -13,7 +13,7 @@ SHAPE = ImageShape(1, 28, 28)
 
 
 def build(*assignments: str, preset: str = "conv", backend: type[Backend] | None = None) -> tuple[Config, Step]:
-    config, _ = resolve(preset=preset, assignments=["model.width=4", *assignments], environment={})
+    config, _ = resolve(preset=preset, assignments=["model.base_channels=4", *assignments], environment={})
     torch.manual_seed(0)
     generator, discriminator = build_generator(config.model, SHAPE, 10), build_discriminator(config.model, SHAPE, 10)
     return config, Step(config, generator, discriminator, CPU, backend=backend)

@@ -11,12 +11,15 @@ from tests.unit.training.steps import batch, build
 PLAIN = ("loss.r1=0", "loss.r2=0")
 VARIANTS = {
     "tutorial": ("lightning-basic-gan", ()),
-    "tutorial, in its order": ("lightning-basic-gan", ("train.first=generator", "train.shared_fakes=false")),
+    "tutorial, in its order": ("lightning-basic-gan", ("train.first_update=generator", "train.reuse_fakes=false")),
     "labels, all heads, pairs": ("conv", PLAIN),
-    "labels, no heads": ("conv", (*PLAIN, "loss.auxiliary=0", "loss.latent=0", "loss.matching=0")),
+    "labels, no heads": (
+        "conv",
+        (*PLAIN, "loss.classification=0", "loss.latent_reconstruction=0", "loss.feature_matching=0"),
+    ),
     "no labels, each by itself": ("conv", (*PLAIN, "model.conditional=false", "loss.name=non-saturating")),
-    "phases apart": ("conv", (*PLAIN, "train.shared_fakes=false", "train.first=generator")),
-    "one network at times": ("conv", (*PLAIN, "train.generator_every=2")),
+    "phases apart": ("conv", (*PLAIN, "train.reuse_fakes=false", "train.first_update=generator")),
+    "one network at times": ("conv", (*PLAIN, "train.n_critic=2")),
 }
 
 

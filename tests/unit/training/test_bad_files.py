@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("data_cache")
 def test_what_was_read_with_bad_files_left_out_is_not_taken_where_they_are_refused(tmp_path: Path) -> None:
     root = fill(tmp_path / "pets")
     spoil(root)
-    read(root, skip_bad=True)
+    read(root, skip_corrupt=True)
     with pytest.raises(DataError, match="cannot be read as images"):
         read(root)
 
@@ -36,7 +36,9 @@ def spoil(root: Path) -> list[Path]:
 def test_all_files_that_cannot_be_read_are_named(tmp_path: Path, data_cache: Path) -> None:
     root = fill(tmp_path / "pets")
     bad = spoil(root)
-    with pytest.raises(DataError, match=r"files that cannot be read as images \(3\).* data.skip_bad=true") as raised:
+    with pytest.raises(
+        DataError, match=r"files that cannot be read as images \(3\).* data.skip_corrupt=true"
+    ) as raised:
         read(root)
     for path in bad:
         assert f"\n  - {path}: " in str(raised.value)
@@ -47,7 +49,7 @@ def test_files_that_cannot_be_read_may_be_left_out(tmp_path: Path, caplog: pytes
     root = fill(tmp_path / "pets")
     bad = spoil(root)
     with caplog.at_level(logging.WARNING):
-        parts = [read(root, split, skip_bad=True) for split in ("train", "val", "test")]
+        parts = [read(root, split, skip_corrupt=True) for split in ("train", "val", "test")]
     assert sum(len(part) for part in parts) == 39
     assert "leaves out what cannot be read as images (3)" in caplog.text
     assert str(bad[1]) in caplog.text
@@ -80,7 +82,7 @@ def test_what_is_neither_a_file_nor_a_folder_is_a_bad_file(tmp_path: Path) -> No
         f"  - {root}/cow: a broken link (No such file or directory)",
         f"  - {root}/dog/pipe.png: neither a file nor a folder",
     ]
-    assert count(root, skip_bad=True) == 40
+    assert count(root, skip_corrupt=True) == 40
 
 
 def test_a_folder_that_may_not_be_read_is_a_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +101,7 @@ def test_a_folder_that_may_not_be_read_is_a_bad_file(tmp_path: Path, monkeypatch
     (root / "cat/more").rename(root / "more")  # beside the classes: it is none
     with pytest.raises(DataError, match=r"pets/more: a folder that cannot be listed \(Permission denied\)"):
         read(root)
-    assert count(root, skip_bad=True) == 40
+    assert count(root, skip_corrupt=True) == 40
 
 
 def test_what_was_left_out_is_told_whenever_the_images_are_read(
@@ -110,7 +112,7 @@ def test_what_was_left_out_is_told_whenever_the_images_are_read(
     for _ in range(2):
         caplog.clear()
         image_folder._load.cache_clear()
-        read(root, skip_bad=True)
+        read(root, skip_corrupt=True)
         told = [line for line in caplog.messages if "leaves out what cannot be read as images (3)" in line]
         assert len(told) == 1
         assert [line.split(": ")[0] for line in told[0].splitlines()[1:]] == [f"  - {path}" for path in sorted(bad)]
@@ -123,8 +125,8 @@ def test_names_that_are_no_utf_8_are_read(tmp_path: Path) -> None:
     (root / "cat/3.png").rename(root / os.fsdecode(b"cat/caf\xe9.png"))
     (root / "cat" / os.fsdecode(b"\xff.png")).write_bytes(b"no picture")
     (root / "dog/1.png").rename(root / "dog/1².png")
-    assert count(root, skip_bad=True) == 40
-    assert len(data_digest(of(root, skip_bad=True))) > 16
+    assert count(root, skip_corrupt=True) == 40
+    assert len(data_digest(of(root, skip_corrupt=True))) > 16
     with pytest.raises(DataError, match=r"pets/cat/\\udcff.png: ") as raised:
         read(root)
     str(raised.value).encode()  # it can be written to a log
@@ -135,4 +137,4 @@ def test_a_class_of_which_nothing_is_left_is_told(tmp_path: Path) -> None:
     for path in (root / "dog").iterdir():
         path.write_bytes(b"")
     with pytest.raises(DataError, match="class 1 has no sound image left among the train images"):
-        read(root, skip_bad=True)
+        read(root, skip_corrupt=True)

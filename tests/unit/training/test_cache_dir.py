@@ -13,7 +13,7 @@ from ganctl.training.data.datasets import load_split
 from ganctl.training.data.idx import read_idx
 from ganctl.training.data.mnist import EMBEDDED
 from ganctl.training.errors import ConfigError, DataError
-from ganctl.training.evaluation.cache import Store
+from ganctl.training.evaluation.cache import TensorCache
 from ganctl.training.utils.cache_dir import cache_dir, read_cached, write_cached
 
 
@@ -81,7 +81,7 @@ def use_the_cache() -> list[str]:
     """Reads packed MNIST and keeps a tensor, as `evaluate` does; returns what was told."""
     told: list[str] = []
     assert read_idx(EMBEDDED / "t10k-labels-idx1-ubyte.gz", dimensions=1).shape == (10_000,)
-    kept = Store(told.append).remember({"what": "x"}, lambda: {"a": torch.arange(5)})
+    kept = TensorCache(told.append).get_or_compute({"what": "x"}, lambda: {"a": torch.arange(5)})
     assert torch.equal(kept["a"], torch.arange(5))
     return told
 
@@ -140,8 +140,8 @@ def test_what_the_disk_has_no_room_for_leaves_nothing_behind(tmp_path: Path, ful
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null", bytes(range(256))])
 def test_damaged_content_is_told_and_computed_again(content: bytes, tmp_path: Path) -> None:
     os.environ["XDG_CACHE_HOME"] = str(tmp_path)
-    store = Store(lambda text: None)
-    store.remember({"what": "x"}, lambda: {"a": torch.arange(5)})
+    store = TensorCache(lambda text: None)
+    store.get_or_compute({"what": "x"}, lambda: {"a": torch.arange(5)})
     (kept,) = tmp_path.rglob("*.safetensors")
     sound = kept.read_bytes()
     kept.write_bytes(content)

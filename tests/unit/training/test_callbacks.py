@@ -14,10 +14,10 @@ from rich.console import Console
 
 from ganctl.training.callbacks import (
     EarlyStopping,
-    LearningRate,
-    Preemption,
+    LRScheduler,
     Profiler,
     Progress,
+    SignalHandler,
     StatsLog,
     Timelapse,
     TimeLimit,
@@ -25,7 +25,7 @@ from ganctl.training.callbacks import (
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.config.resolve import resolve
 from ganctl.training.loop.control import Result
-from ganctl.training.loop.session import Launch
+from ganctl.training.loop.session import Session
 from ganctl.training.loop.trainer import Trainer
 from tests.conftest import SMALL
 
@@ -37,7 +37,7 @@ def run_with(tmp_path: Path, *callbacks: Callback, max_steps: int | None = 12, e
 
 def test_a_run_folder_holds_what_a_report_could_ask_for(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    Launch(assignments=[*SMALL, "log.tensorboard=true"], run_dir=run_dir).build(max_steps=12).fit()
+    Session(assignments=[*SMALL, "log.tensorboard=true"], run_dir=run_dir).build(max_steps=12).fit()
     names = {path.name for path in run_dir.iterdir()}
     assert {
         "config.toml",
@@ -80,35 +80,35 @@ class Moment:
         self.images, self.progress, self.batch_size = images, progress, 10
 
 
-def rate(schedule: LearningRate, *, images: int = 10_000, progress: float = 0.0) -> float:
+def rate(schedule: LRScheduler, *, images: int = 10_000, progress: float = 0.0) -> float:
     return schedule.on_schedule(Moment(images, progress))  # type: ignore[arg-type]
 
 
 def test_learning_rates_rise_over_the_warm_up_and_fall_as_asked() -> None:
-    warm = LearningRate("linear", decay_from=0.5, warmup=100)
+    warm = LRScheduler("linear", decay_start=0.5, warmup=100)
     assert [rate(warm, images=images) for images in (0, 40, 90, 5000)] == [0.1, 0.5, 1.0, 1.0]
     assert [rate(warm, progress=progress) for progress in (0.5, 0.75, 1.0)] == [1.0, 0.5, 0.0]
-    cosine = LearningRate("cosine", decay_from=0.0)
+    cosine = LRScheduler("cosine", decay_start=0.0)
     assert [rate(cosine, progress=p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
-    partly = LearningRate("linear", end=0.2)
+    partly = LRScheduler("linear", end=0.2)
     assert [rate(partly, progress=p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.6, 0.2])
-    early = LearningRate("linear", end=0.2, decay_from=0.1, decay_until=0.5)
+    early = LRScheduler("linear", end=0.2, decay_start=0.1, decay_end=0.5)
     assert [rate(early, progress=p) for p in (0.1, 0.3, 0.5, 1)] == pytest.approx([1, 0.6, 0.2, 0.2])
-    at_once = LearningRate("cosine", end=0.2, decay_from=0.5, decay_until=0.5)
+    at_once = LRScheduler("cosine", end=0.2, decay_start=0.5, decay_end=0.5)
     assert [rate(at_once, progress=p) for p in (0.5, 0.6)] == pytest.approx([1, 0.2])
-    assert rate(LearningRate(lambda progress: 2 - progress, warmup=100), images=40, progress=0.5) == 0.75
+    assert rate(LRScheduler(lambda progress: 2 - progress, warmup=100), images=40, progress=0.5) == 0.75
 
 
 def test_the_learning_rate_of_each_step_is_the_setting_times_the_schedule(tmp_path: Path) -> None:
     rates = ("optimizer.lr=0.5e-3", "optimizer.lr_discriminator=1e-3", "optimizer.schedule=linear")
-    decay = ("optimizer.decay_from=0", "optimizer.decay_until=1", "optimizer.lr_end=0")
-    length = ("train.horizon=640 images", "log.every=1")
+    decay = ("optimizer.decay_start=0", "optimizer.decay_end=1", "optimizer.min_lr_ratio=0")
+    length = ("train.duration=640 images", "log.every=1")
     run_with(tmp_path, StatsLog(), max_steps=4, extra=(*rates, *decay, *length))
     rows = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
     assert [row["lr"] for row in rows if "lr" in row] == pytest.approx([1e-3, 0.9e-3, 0.8e-3, 0.7e-3])
 
 
-class Requests:
+class LoopControl:
     """Takes the place of a run, as far as early stopping needs one."""
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class Requests:
 )
 def test_early_stopping_waits_for_its_patience(scores: list[float], stops_at: int | None) -> None:
     early_stopping = EarlyStopping(patience=2, min_delta=0.2)
-    run = Requests()
+    run = LoopControl()
     for n, score in enumerate(scores, start=1):
         early_stopping.on_evaluation(run, {"fd": score})  # type: ignore[arg-type]
         assert run.reasons == (["early-stopping"] if n == stops_at else [])
@@ -141,7 +141,7 @@ def test_early_stopping_goes_on_counting_after_a_resume() -> None:
 @pytest.mark.parametrize(("monitor", "scores", "stops_at"), [("fd", [9, 5, 4], 2), ("label_accuracy", [0.2, 0.95], 2)])
 def test_early_stopping_stops_at_the_score_that_was_wanted(monitor: str, scores: list[float], stops_at: int) -> None:
     early_stopping = EarlyStopping(monitor=monitor, patience=0, stop_at=5.0 if monitor == "fd" else 0.9)
-    run = Requests()
+    run = LoopControl()
     for n, score in enumerate(scores, start=1):
         early_stopping.on_evaluation(run, {monitor: score})  # type: ignore[arg-type]
         assert bool(run.reasons) == (n >= stops_at)
@@ -150,7 +150,7 @@ def test_early_stopping_stops_at_the_score_that_was_wanted(monitor: str, scores:
 
 def test_a_time_limit_stops_after_the_step_that_passes_it(tmp_path: Path) -> None:
     result = run_with(tmp_path, TimeLimit(0.0), max_steps=50)
-    assert (result.stopped_by, result.steps) == ("max-time", 1)
+    assert (result.stop_reason, result.steps) == ("max-time", 1)
 
 
 class Kill(Callback):
@@ -161,8 +161,8 @@ class Kill(Callback):
 
 def test_a_signal_ends_the_run_after_its_step_with_everything_saved(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    result = run_with(tmp_path, Kill(), Preemption(), max_steps=50)
-    assert result.stopped_by == "SIGTERM"
+    result = run_with(tmp_path, Kill(), SignalHandler(), max_steps=50)
+    assert result.stop_reason == "SIGTERM"
     assert result.steps == 5
     assert result.last is not None
     assert result.last.exists()
@@ -199,7 +199,7 @@ def test_a_second_signal_ends_the_process_at_once_but_an_echo_of_the_first_does_
     """A scheduler signals every process, and torchrun passes the signal on as well: the same one comes twice."""
     now, ended = 100.0, []
     monkeypatch.setattr("ganctl.training.callbacks.stopping.time.monotonic", lambda: now)
-    callback = Preemption()
+    callback = SignalHandler()
     before = signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
     try:
         callback.on_start(None)  # type: ignore[arg-type]
@@ -216,7 +216,7 @@ def test_a_second_signal_ends_the_process_at_once_but_an_echo_of_the_first_does_
 
 
 def test_a_goal_is_reached_by_the_score_itself_however_small_the_step_to_it() -> None:
-    callback, run = EarlyStopping(patience=0, min_delta=0.2, stop_at=4.9), Requests()
+    callback, run = EarlyStopping(patience=0, min_delta=0.2, stop_at=4.9), LoopControl()
     callback.on_evaluation(run, {"fd": 5.0})  # type: ignore[arg-type]
     assert not run.reasons
     callback.on_evaluation(run, {"fd": 4.85})  # type: ignore[arg-type]
@@ -227,9 +227,9 @@ def test_a_goal_is_reached_by_the_score_itself_however_small_the_step_to_it() ->
 
 
 def test_a_log_that_goes_on_in_another_folder_counts_its_own_lines(tmp_path: Path) -> None:
-    Launch(assignments=[*SMALL, "log.every=2"], run_dir=tmp_path / "a").build(max_steps=6).fit()
+    Session(assignments=[*SMALL, "log.every=2"], run_dir=tmp_path / "a").build(max_steps=6).fit()
     last = tmp_path / "a/checkpoints/last.safetensors"
-    Launch(run_dir=tmp_path / "b", resume=str(last)).build(max_steps=9).fit()
-    Launch(run_dir=tmp_path / "b", resume="auto").build(max_steps=12).fit()
+    Session(run_dir=tmp_path / "b", resume=str(last)).build(max_steps=9).fit()
+    Session(run_dir=tmp_path / "b", resume="auto").build(max_steps=12).fit()
     rows = [json.loads(line) for line in (tmp_path / "b/stats.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss_d" in row] == [8, 10, 12]

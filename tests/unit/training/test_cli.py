@@ -15,7 +15,7 @@ import pytest
 
 from ganctl.training.checkpoint.format import read_checkpoint
 from ganctl.training.data.mnist import EMBEDDED
-from ganctl.training.loop.session import Launch
+from ganctl.training.loop.session import Session
 from tests import held
 from tests.conftest import SMALL, Ganctl, one_object
 from tests.held import Hold
@@ -70,7 +70,7 @@ def test_train_prints_one_object_and_leaves_a_run(ganctl: Ganctl, tmp_path: Path
     record = one_object(done.stdout)
     run_dir = tmp_path / "runs/00000-conv-mnist"
     assert record["run_dir"] == str(run_dir)
-    assert (record["steps"], record["images"], record["stopped_by"]) == (12, 768, "max-steps")
+    assert (record["steps"], record["images"], record["stop_reason"]) == (12, 768, "max-steps")
     assert {"seconds", "images_per_second", "best", "last", "metrics"} <= record.keys()
     assert Path(str(record["best"])).is_file()
     assert "seed = 3" in (run_dir / "config.toml").read_text()
@@ -90,7 +90,7 @@ def test_all_faults_of_settings_are_told_at_once_with_exit_code_3(ganctl: Ganctl
 
 def test_print_config_shows_every_value_and_its_source(ganctl: Ganctl) -> None:
     record = one_object(ganctl("train", "--epochs", 3, "--print-config", "--json").stdout)
-    assert record["train.horizon"] == {"value": "3 epochs", "source": "--epochs"}
+    assert record["train.duration"] == {"value": "3 epochs", "source": "--epochs"}
     assert record["log.every"] == {"value": 100, "source": "default"}
     assert "preset conv" in ganctl("train", "--print-config").stdout
 
@@ -235,7 +235,9 @@ def test_a_disk_that_fills_ends_training_with_a_word_and_no_half_written_checkpo
     ganctl: Ganctl, small_disk: Path
 ) -> None:
     (small_disk / "ballast").write_bytes(bytes(39_500_000))
-    done = ganctl("train", *SETTINGS, "--set", "model.width=32", "--max-steps", 1, "--run-dir", small_disk / "run")
+    done = ganctl(
+        "train", *SETTINGS, "--set", "model.base_channels=32", "--max-steps", 1, "--run-dir", small_disk / "run"
+    )
     assert done.returncode == 1
     assert "No space left on device. Free some space" in done.stderr
     assert "Traceback" not in done.stderr
@@ -265,20 +267,20 @@ def test_a_disk_that_fills_in_a_later_save_keeps_the_one_before_from_which_the_r
 
 
 def test_evaluate_scores_a_run_and_a_checkpoint_alike(ganctl: Ganctl, small_run: Path) -> None:
-    by_run = one_object(ganctl("evaluate", small_run, "--n", 500, "--json").stdout)
+    by_run = one_object(ganctl("evaluate", small_run, "--num-images", 500, "--json").stdout)
     best = small_run / "checkpoints/best.safetensors"
-    by_file = one_object(ganctl("evaluate", best, "--n", 500, "--json").stdout)
-    names = {"fd", "fd_floor", "precision", "recall", "density", "coverage", "label_accuracy", "n"}
+    by_file = one_object(ganctl("evaluate", best, "--num-images", 500, "--json").stdout)
+    names = {"fd", "fd_floor", "precision", "recall", "density", "coverage", "label_accuracy", "num_images"}
     assert names <= by_run.keys()
     assert {name: by_run[name] for name in names} == {name: by_file[name] for name in names}
-    told = ganctl("evaluate", small_run, "--n", 500, "--split", "val")
+    told = ganctl("evaluate", small_run, "--num-images", 500, "--split", "val")
     assert "on the val images: Fréchet distance" in told.stdout
 
 
 def test_an_unconditional_generator_has_no_label_scores_and_draws_no_named_digit(
     ganctl: Ganctl, small_unconditional_run: Path
 ) -> None:
-    record = one_object(ganctl("evaluate", small_unconditional_run, "--n", 200, "--json").stdout)
+    record = one_object(ganctl("evaluate", small_unconditional_run, "--num-images", 200, "--json").stdout)
     assert record["label_accuracy"] is None
     done = ganctl("sample", small_unconditional_run, "--digit", 7, "--out", "x.png")
     assert done.returncode == 2
@@ -319,7 +321,7 @@ def test_absent_damaged_and_unfinished_sources_have_exit_code_4(
 
 def test_environment_variables_set_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GANCTL_TRAIN__SEED", "77")
-    launch = Launch()
+    launch = Session()
     assert launch.config.train.seed == 77
     assert launch.sources["train.seed"] == "GANCTL_TRAIN__SEED"
 
@@ -327,7 +329,7 @@ def test_environment_variables_set_settings(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_run_ends_with_what_its_scores_mean_what_was_chosen_and_what_to_type_next(
     ganctl: Ganctl, tmp_path: Path
 ) -> None:
-    settings = (*SETTINGS, "--set", "train.batch_size=32", "--set", "train.horizon=640 images")
+    settings = (*SETTINGS, "--set", "train.batch_size=32", "--set", "train.duration=640 images")
     limited = ganctl("train", *settings, "--set", "evaluation.every=320 images", "--max-steps", 10, "--run-dir", "run")
     assert limited.returncode == 0, limited.stderr
     on_val, meaning, best, sample, resume = limited.stdout.splitlines()[1:]
@@ -339,7 +341,7 @@ def test_a_run_ends_with_what_its_scores_mean_what_was_chosen_and_what_to_type_n
     complete = ganctl(*shlex.split(resume.partition(": ganctl ")[2]))
     assert complete.returncode == 0, complete.stderr
     longer = complete.stdout.splitlines()[-1]
-    assert longer.endswith("ganctl train --run-dir run --resume auto --set train.horizon='1280 images'")
+    assert longer.endswith("ganctl train --run-dir run --resume auto --set train.duration='1280 images'")
     again = ganctl(*shlex.split(longer.partition(": ganctl ")[2]), "--max-steps", 22, "--json")
     assert again.returncode == 0, again.stderr
     assert one_object(again.stdout)["steps"] == 22

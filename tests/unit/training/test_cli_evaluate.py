@@ -45,17 +45,17 @@ def written(path: Path, split: Split, n: int, *, labels: bool = True) -> Path:
 
 
 def test_the_reply_says_all_scores_and_what_they_are_made_of(small_run: Path) -> None:
-    record = scores(small_run, "--n", 300)
+    record = scores(small_run, "--num-images", 300)
     names = {"fd", "fd_floor", "precision", "recall", "density", "coverage", "label_accuracy", "class_accuracy"}
     names |= {"class_balance", "class_balance_real", "inception_score", "inception_score_real", "memorisation"}
     assert names <= record.keys()
-    assert (record["n"], record["seeds"], record["features"]) == (300, 1, "classifier")
-    assert record["memorisation"].keys() == {"ratio", "share_closer", "flagged", "n"}
+    assert (record["num_images"], record["seeds"], record["features"]) == (300, 1, "classifier")
+    assert record["memorisation"].keys() == {"ratio", "share_closer", "flagged", "num_images"}
     classifier = record["classifier"]
     assert classifier["accuracy"] == float(classifier_notes()["test_accuracy"]) == 0.9959
     assert (classifier["features"], len(classifier["sha256"])) == (128, 64)
     assert "std" not in record
-    again = scores(small_run, "--n", 300)  # with what the first call has kept
+    again = scores(small_run, "--num-images", 300)  # with what the first call has kept
     assert {**again, "seconds": 0} == {**record, "seconds": 0}
 
 
@@ -66,13 +66,13 @@ def test_the_help_says_which_layer_and_how_accurate() -> None:
 
 
 def test_several_seeds_give_means_and_deviations(small_run: Path) -> None:
-    one, three = (scores(small_run, "--n", 200, "--seeds", seeds) for seeds in (1, 3))
+    one, three = (scores(small_run, "--num-images", 200, "--seeds", seeds) for seeds in (1, 3))
     assert three["seeds"] == 3
     assert 0 < three["std"]["fd"] < three["fd"] / 2
     assert three["fd"] != one["fd"]
     assert abs(three["fd"] - one["fd"]) < 6 * three["std"]["fd"]
     assert three["std"].keys() >= {"fd", "precision", "label_accuracy", "inception_score", "memorisation"}
-    assert "±" in evaluate(small_run, "--n", 200, "--seeds", 2).stdout
+    assert "±" in evaluate(small_run, "--num-images", 200, "--seeds", 2).stdout
 
 
 def test_copies_of_training_images_are_called_suspect_and_test_images_are_not(tmp_path: Path) -> None:
@@ -86,10 +86,10 @@ def test_copies_of_training_images_are_called_suspect_and_test_images_are_not(tm
 def test_an_inception_file_gives_the_features(small_run: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     file = scripted(Scripted(), tmp_path / "inception.pt")
-    record = scores(small_run, "--n", 100, "--features", f"inception={file}")
+    record = scores(small_run, "--num-images", 100, "--features", f"inception={file}")
     assert record["features"] == "inception"
     assert len(record["inception_sha256"]) == 64
-    plain = scores(small_run, "--n", 100)
+    plain = scores(small_run, "--num-images", 100)
     assert record["fd"] != plain["fd"]
     assert record["label_accuracy"] == plain["label_accuracy"]
 
@@ -133,7 +133,7 @@ def test_what_needs_labels_or_latents_is_refused_without(small_unconditional_run
 
 
 def test_an_unconditional_generator_has_a_class_balance(small_unconditional_run: Path) -> None:
-    record = scores(small_unconditional_run, "--n", 200)
+    record = scores(small_unconditional_run, "--num-images", 200)
     assert 0 <= record["class_balance"] <= 1
     assert record["label_accuracy"] is None
 
@@ -148,7 +148,7 @@ def test_a_classifier_is_trained_on_the_images_of_a_run_or_a_file(
         return ImageSet(whole.images[:600], whole.labels[:600], whole.class_names)
 
     register_data("few", few)
-    words = ("--cas", "--set", "data.name=few", "--n", 100)
+    words = ("--cas", "--set", "data.name=few", "--num-images", 100)
     file = written(tmp_path / "real.npz", "val", 600)
     record = scores(file, *words)
     assert record["cas_n"] == record["cas_n_real"] == 600

@@ -56,7 +56,7 @@ def test_orders_that_make_no_sense_are_usage_errors(
     ("words", "code", "told"),
     [
         (("--out", "a.png", "--frames", 9), 2, "--frames 9: --out a.png is no film; expected a name ending in .gif"),
-        (("--out", "a.gif", "--verified"), 2, "--verified: a film passes between digits"),
+        (("--out", "a.gif", "--reject-misread"), 2, "--reject-misread: a film passes between digits"),
         (("--out", "a.png", "--set", "data.name=kmnist"), 2, "--set data.name=kmnist: it says which classifier"),
         (("--out", "a.gif", "--text", "22"), 2, "--out: a film walks from image to image"),
         (("--out", "a.gif", "--digit", "x"), 2, "--digit 'x': expected one of 0, 1"),
@@ -80,18 +80,18 @@ def test_a_class_that_is_never_read_as_asked_ends_a_verified_order(
     for weights in state["networks"]["ema"].values():
         weights.zero_()  # every image is the same grey
     write_checkpoint(tmp_path / "grey.safetensors", state)
-    done = ganctl("sample", tmp_path / "grey.safetensors", "--out", "a.png", "--verified", "--per-class", 2)
+    done = ganctl("sample", tmp_path / "grey.safetensors", "--out", "a.png", "--reject-misread", "--per-class", 2)
     assert done.returncode == 5, done.stderr
-    assert "--verified: of class" in done.stderr
+    assert "--reject-misread: of class" in done.stderr
     assert not (tmp_path / "a.png").exists()
 
 
 def test_what_has_no_labels_is_not_verified_and_a_server_walks_nowhere(
     ganctl: Ganctl, small_unconditional_run: Path, tmp_path: Path
 ) -> None:
-    done = ganctl("sample", small_unconditional_run, "--verified", "--out", "a.png")
+    done = ganctl("sample", small_unconditional_run, "--reject-misread", "--out", "a.png")
     assert done.returncode == 2
-    assert "--verified: this generator is unconditional" in done.stderr
+    assert "--reject-misread: this generator is unconditional" in done.stderr
     done = ganctl("sample", "http://127.0.0.1:9", "--out", "a.gif")
     assert done.returncode == 2
     assert "--out a.gif: a server draws the images of an order, and nothing between them" in done.stderr

@@ -8,7 +8,7 @@ from tests.unit.training.steps import batch, build
 
 
 def test_a_gradient_beyond_its_history_is_cut_and_the_first_one_is_not() -> None:
-    _, step = build("optimizer.clip=1.5", "loss.auxiliary=0.0")
+    _, step = build("optimizer.grad_clip_ratio=1.5", "loss.classification=0.0")
     phase = step.phases[0]
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     parameters = list(phase.network.parameters())
@@ -25,7 +25,7 @@ def test_a_gradient_beyond_its_history_is_cut_and_the_first_one_is_not() -> None
 
 
 def test_a_parameter_that_had_no_gradient_so_far_keeps_its_first_one() -> None:
-    _, step = build("optimizer.clip=1.5")
+    _, step = build("optimizer.grad_clip_ratio=1.5")
     phase, parameter = step.phases[0], step.discriminator.get_parameter("logit.weight")
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     for size in (0.0, 2.0):
@@ -35,7 +35,7 @@ def test_a_parameter_that_had_no_gradient_so_far_keeps_its_first_one() -> None:
 
 
 def test_the_history_is_what_adam_remembers() -> None:
-    _, step = build("optimizer.clip=0.5")
+    _, step = build("optimizer.grad_clip_ratio=0.5")
     for n in range(6):
         step(*batch(), step=n, progress=0.0)
     for phase in step.phases:

@@ -37,10 +37,10 @@ SETTINGS: list[tuple[str, ...]] = [
     ("data.root=/a b/Téléchargements/日本 & co #1",),
     ("data.root=/quote\"and'backslash\\n\\",),
     ("data.root=/line\nbreak\ttab",),
-    ("checkpoint.good_enough=unset", "early_stopping.stop_at=5", "log.name=2024"),
+    ("checkpoint.monitor_threshold=unset", "early_stopping.stopping_threshold=5", "log.name=2024"),
     ("checkpoint.filename={step:08d}-{fd:.2f} #1",),
     ('model.options={ gain = 2, "a b" = 0.5, "é\\"=\\n" = "日本 \\\\ \'", yes = true, "" = "unset" }',),
-    ("train.horizon=7 epochs", "optimizer.lr=1e-9", "train.seed=9007199254740991", "data.resident=false"),
+    ("train.duration=7 epochs", "optimizer.lr=1e-9", "train.seed=9007199254740991", "data.on_device=false"),
     ("log.name=unset", "data.root=unset", "model.options={}"),
 ]
 
@@ -65,20 +65,22 @@ def test_so_does_every_preset_also_where_all_that_can_be_is_unset(name: str, tmp
 
 def test_each_value_has_its_origin_and_its_meaning_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GANCTL_TRAIN__SEED", "3")
-    lines = shown("--epochs", "3", "--set", "log.every=7", "--set", "checkpoint.good_enough=unset").splitlines()
+    lines = shown("--epochs", "3", "--set", "log.every=7", "--set", "checkpoint.monitor_threshold=unset").splitlines()
     for setting, origin, meaning in (
         ("seed = 3", "GANCTL_TRAIN__SEED", "seed of everything random"),
-        ('horizon = "3 epochs"', "--epochs", "length of the run"),
+        ('duration = "3 epochs"', "--epochs", "length of the run"),
         ("every = 7", "--set", "steps between"),
         ("# root = unset", "default", "folder of"),
-        ('good_enough = "unset"', "--set", "a score"),
+        ('monitor_threshold = "unset"', "--set", "a score"),
         ('name = "relativistic"', "preset conv", "relativistic, "),
     ):
         assert any(line.startswith(setting) and f"# {origin} " in line and meaning in line for line in lines), setting
 
 
 def test_a_run_is_repeated_by_the_file_in_its_folder(tmp_path: Path) -> None:
-    config = configure("conv", {"checkpoint.good_enough": None, "data.root": "/é\n#", "model.options": {"a": "\\"}})
+    config = configure(
+        "conv", {"checkpoint.monitor_threshold": None, "data.root": "/é\n#", "model.options": {"a": "\\"}}
+    )
     write_settings(tmp_path, config)
     assert resolve(config_file=tmp_path / "config.toml", environment={})[0] == config
 

@@ -168,7 +168,7 @@ def test_values_that_are_no_levels_are_told_by_name_and_can_be_left_out(
         read(root)
     assert f"{root / 'dim/odd.tiff'}: " in str(raised.value)
     assert fault in str(raised.value)
-    assert levels_of(root, skip_bad=True) == {"dim": 64, "bright": 128}
+    assert levels_of(root, skip_corrupt=True) == {"dim": 64, "bright": 128}
 
 
 @pytest.mark.parametrize(("dtype", "white"), [("uint16", 4095), ("float32", 1.0)])
@@ -209,7 +209,7 @@ def test_a_damaged_deep_file_decides_nothing(tmp_path: Path) -> None:
     Image.fromarray(whole).save(root / "dim/half.png")
     content = (root / "dim/half.png").read_bytes()
     (root / "dim/half.png").write_bytes(content[: len(content) // 2])
-    assert levels_of(root, skip_bad=True) == {"dim": 62, "bright": 187}
+    assert levels_of(root, skip_corrupt=True) == {"dim": 62, "bright": 187}
 
 
 def test_worker_processes_find_the_same_white(tmp_path: Path) -> None:

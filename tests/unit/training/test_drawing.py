@@ -11,7 +11,7 @@ from PIL import Image, ImageSequence
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet
 from ganctl.training.errors import ConfigError, DataError
-from ganctl.training.sampling import Drawn, Film, open_images, save, save_walk
+from ganctl.training.sampling import Film, SampleResult, open_images, save, save_walk
 from ganctl.training.sampling.inspection import Opened, check_fit, lay_over
 
 REAL = ImageSet(torch.zeros(5, 3, 32, 32, dtype=torch.uint8), torch.arange(5) % 3, ("leaf", "sea", "sun"))
@@ -20,7 +20,7 @@ REAL = ImageSet(torch.zeros(5, 3, 32, 32, dtype=torch.uint8), torch.arange(5) % 
 class Generated:
     """A source that draws black images of three classes."""
 
-    z_dim, conditional, class_names = 4, True, REAL.class_names
+    latent_dim, conditional, class_names = 4, True, REAL.class_names
 
     def draw(self, z: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(z), 3, 32, 32, dtype=torch.uint8)
@@ -30,7 +30,7 @@ class Generated:
 def test_saved_arrays_are_opened_as_they_were(tmp_path: Path, channels: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, channels), dtype=np.uint8)
     labels = np.arange(12, dtype=np.int64) % 3
-    save(Drawn(images, labels, seed=0, columns=4), tmp_path / "s.npz")
+    save(SampleResult(images, labels, seed=0, columns=4), tmp_path / "s.npz")
     opened = open_images(tmp_path / "s.npz")
     assert opened.images is not None
     assert opened.labels is not None
@@ -66,7 +66,7 @@ def test_arrays_that_are_no_images_are_told(tmp_path: Path, images: Any) -> None
 def test_flags_lie_over_the_environment_and_that_over_what_the_source_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    said = DataSettings(name="folder", root=tmp_path / "gone", size=32, skip_bad=True)
+    said = DataSettings(name="folder", root=tmp_path / "gone", size=32, skip_corrupt=True)
     assert lay_over(Opened(said), []) == said
     monkeypatch.setenv("GANCTL_DATA__ROOT", str(tmp_path / "moved"))
     monkeypatch.setenv("GANCTL_DATA__CHANNELS", "1")

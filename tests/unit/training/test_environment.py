@@ -99,7 +99,7 @@ def test_that_is_told_once_to_whoever_debugs(caplog: pytest.LogCaptureFixture) -
         ("GANCTL_TRIAN__SEED", "train.seed"),
         ("GANCTL_TRAINING__SEED", "train.seed"),
         ("GANCTL_OPTIMISER__LR", "optimizer.lr"),
-        ("GANCTL_NETWORK__WIDTH", "model.width"),
+        ("GANCTL_NETWORK__LATENT_DIM", "model.latent_dim"),
         ("GANCTL_DATASET__ROOT", "data.root"),
         ("GANCTL_DATA___ROOT", "data.root"),
         ("GANCTL_TRAIN_BATCH_SIZE", "GANCTL_TRAIN__BATCH_SIZE"),
@@ -135,7 +135,7 @@ def test_every_setting_can_be_set_whatever_is_set_beside_it() -> None:
 
 def test_the_data_of_evaluation_follow_the_same_rule() -> None:
     """In a process of its own, whose environment is all that differs."""
-    words = ["evaluate", "pretrained", "--n", "100", "--json"]
+    words = ["evaluate", "pretrained", "--num-images", "100", "--json"]
     for variables, code, told in (
         ({**kubernetes("ganctl-data"), **docker_link("ganctl-data"), "GANCTL_DATA_DIR": "/x"}, 0, ""),
         ({"GANCTL_PRESET": "of training alone", "GANCTL_TRAIN_SEED": "3", "GANCTL_SEED": "3"}, 0, ""),

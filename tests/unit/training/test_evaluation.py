@@ -125,7 +125,7 @@ def test_several_draws_are_told_by_mean_and_sample_deviation() -> None:
 
 @pytest.fixture(scope="module")
 def evaluator() -> Evaluator:
-    return Evaluator(MNIST, "test", n=1000)
+    return Evaluator(MNIST, "test", num_images=1000)
 
 
 def test_real_images_score_at_the_floor_and_noise_far_above_it(evaluator: Evaluator) -> None:
@@ -145,7 +145,7 @@ def test_real_images_score_at_the_floor_and_noise_far_above_it(evaluator: Evalua
 
 def test_a_generator_is_asked_for_the_classes_that_the_real_images_have(evaluator: Evaluator) -> None:
     class Blank:
-        z_dim, conditional, class_names = 2, True, tuple("0123456789")
+        latent_dim, conditional, class_names = 2, True, tuple("0123456789")
 
         def draw(self, z: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
             return torch.zeros(len(z), 1, 28, 28, dtype=torch.uint8)
@@ -166,8 +166,8 @@ def test_labels_are_scored_only_where_there_are_some(evaluator: Evaluator) -> No
 def test_an_evaluation_during_training_computes_no_more_than_it_needs(evaluator: Evaluator) -> None:
     val = load_split(MNIST, "val")
     scores = evaluator.score_images(val.images[:100], val.labels[:100], full=False)
-    names = {"fd", "fd_floor", "fd_times_floor", "label_accuracy", "class_accuracy", "n"}
-    assert scores.keys() == names | {"scorer_accuracy", "scorer_fault", "no_verdict"}
+    names = {"fd", "fd_floor", "fd_ratio", "label_accuracy", "class_accuracy", "num_images"}
+    assert scores.keys() == names | {"scorer_accuracy", "scorer_fault", "no_summary"}
 
 
 def test_scores_of_the_real_images_stand_beside_those_of_the_fakes(evaluator: Evaluator) -> None:
@@ -202,12 +202,12 @@ def test_the_classifier_of_odd_images_is_kept(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     told: list[str] = []
-    evaluator = Evaluator(odd_data, "test", n=100, announce=told.append)
+    evaluator = Evaluator(odd_data, "test", num_images=100, announce=told.append)
     assert any("training the classifier" in text for text in told)
     images = load_split(odd_data, "train").images
     scores = evaluator.score_images(images, None)
     told.clear()
-    again = Evaluator(odd_data, "test", n=100, announce=told.append)
+    again = Evaluator(odd_data, "test", num_images=100, announce=told.append)
     assert told == []
     assert again.score_images(images, None) == scores
     assert again.real.floor == pytest.approx(evaluator.real.floor, rel=1e-3)
@@ -236,7 +236,7 @@ def test_a_classifier_that_cannot_be_kept_is_used_all_the_same(
     (tmp_path / "cache").write_text("a file where a folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     told: list[str] = []
-    assert Evaluator(odd_data, "val", n=100, announce=told.append).real.floor > 0
+    assert Evaluator(odd_data, "val", num_images=100, announce=told.append).real.floor > 0
     assert "the classifier cannot be kept" in told[-1]
 
 
@@ -255,7 +255,7 @@ def test_the_floor_is_that_of_as_many_real_images_whatever_the_split(
     wanted: dict[Split, int] = {"train": 38, "val": 38, "test": 4}
     for split, n in wanted.items():
         sizes.clear()
-        assert Evaluator(odd_data, split, n=100).n == n
+        assert Evaluator(odd_data, split, num_images=100).num_images == n
         assert sizes == [n, n]
 
 
@@ -266,4 +266,4 @@ def test_splits_of_the_same_images_have_no_floor_and_that_is_told(
     same = load_split(odd_data, "val")
     register_data("odd", lambda settings, split: same)
     with pytest.raises(DataError, match=r"data\.name = 'odd': its val images look like its train images"):
-        Evaluator(odd_data, "val", n=100)
+        Evaluator(odd_data, "val", num_images=100)

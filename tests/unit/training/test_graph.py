@@ -14,30 +14,38 @@ from ganctl.training.device.precision import Precision
 from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import ConfigError
 from ganctl.training.models.networks import build_discriminator, build_generator
-from ganctl.training.step.cuda_graph import EAGER_STEPS, Update, capture_on_cuda, why_eager
+from ganctl.training.step.cuda_graph import EAGER_STEPS, StepRunner, capture_on_cuda, why_eager
 from ganctl.training.step.step import Step
 from tests.unit.training.recorded import Recorder, recorded
 from tests.unit.training.steps import SHAPE, batch
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-SMALL = ("model.width=4", "train.ema=0.9", "optimizer.clip=0.5", "optimizer.decay_from=0.1", "train.precision=fp32")
+SMALL = (
+    "model.base_channels=4",
+    "train.ema_decay=0.9",
+    "optimizer.grad_clip_ratio=0.5",
+    "optimizer.decay_start=0.1",
+    "train.precision=fp32",
+)
 
 
 def settings(*assignments: str, preset: str = "conv") -> Config:
     return resolve(preset=preset, assignments=[*SMALL, *assignments], environment={})[0]
 
 
-def update(config: Config, device: torch.device = CPU, *, name: str = "fp32", **options: Any) -> tuple[Step, Update]:
+def update(
+    config: Config, device: torch.device = CPU, *, name: str = "fp32", **options: Any
+) -> tuple[Step, StepRunner]:
     torch.manual_seed(0)
     generator = build_generator(config.model, SHAPE, 10).to(device)
     discriminator = build_discriminator(config.model, SHAPE, 10).to(device)
     precision = Precision(name, device.type, "asked for")
     step = Step(config, generator, discriminator, device, precision=precision, capturable=True)
     images, labels = (tensor.to(device) for tensor in batch(64))
-    return step, Update(step, lambda index: (images[index], labels[index]), **options)
+    return step, StepRunner(step, lambda index: (images[index], labels[index]), **options)
 
 
-def train(step: Step, one: Update, *, steps: int = 12) -> dict[str, float]:
+def train(step: Step, one: StepRunner, *, steps: int = 12) -> dict[str, float]:
     """Everything that may change changes: the batch, the rates, the penalties, the average's decay."""
     for n in range(steps):
         index = torch.arange(n, n + 16, device=step.device) % 64
@@ -56,9 +64,17 @@ def state(step: Step) -> dict[str, torch.Tensor]:
 
 VARIANTS = [
     *({"preset": name} for name in preset_names()),
-    {"assignments": ("train.generator_every=3",)},
-    {"assignments": ("loss.gp=1.0", "loss.r1=0", "loss.r2=0", "model.spectral_norm=true", "train.shared_fakes=false")},
-    {"assignments": ("train.first=generator", "loss.name=hinge", "train.ema=0"), "name": "bf16"},
+    {"assignments": ("train.n_critic=3",)},
+    {
+        "assignments": (
+            "loss.wgan_gp=1.0",
+            "loss.r1=0",
+            "loss.r2=0",
+            "model.spectral_norm=true",
+            "train.reuse_fakes=false",
+        )
+    },
+    {"assignments": ("train.first_update=generator", "loss.name=hinge", "train.ema_decay=0"), "name": "bf16"},
 ]
 
 
@@ -69,7 +85,7 @@ def test_replays_give_the_numbers_of_the_eager_step(variant: dict[str, Any]) -> 
     plain, eager = update(config, name=name, eager="to compare with")
     captured, replayed = update(config, name=name, capture=recorded)
     assert train(plain, eager) == train(captured, replayed)
-    kinds = 2 if config.train.generator_every > 1 else 1
+    kinds = 2 if config.train.n_critic > 1 else 1
     assert len(replayed._replays) == kinds, "or nothing was replayed"
     assert torch.equal(plain.rng.get_state(), captured.rng.get_state())
     for key, value in state(plain).items():
@@ -115,7 +131,7 @@ def test_a_resumed_run_captures_anew() -> None:
         saved = copy.deepcopy(step.state_dict())
         train(step, one, steps=3)
         step.load_state_dict(saved)
-        one.forget()
+        one.invalidate()
         train(step, one)
     for key, value in state(plain).items():
         assert torch.equal(value, state(captured)[key]), key

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
-from ganctl.training.evaluation.cache import Store
+from ganctl.training.evaluation.cache import TensorCache
 from ganctl.training.evaluation.evaluator import Evaluator
 from ganctl.training.evaluation.inception import Inception, PackageMissingError
 
@@ -82,7 +82,9 @@ def test_torch_fidelitys_weights_give_that_packages_features(weights: Path) -> N
 def test_scores_are_in_its_features_and_labels_stay_the_classifiers(script: Path, tmp_path: Path) -> None:
     val = load_split(DataSettings(), "val")
     plain, inception = (
-        Evaluator(DataSettings(), "test", n=200, features=features).score_images(val.images[:200], val.labels[:200])
+        Evaluator(DataSettings(), "test", num_images=200, features=features).score_images(
+            val.images[:200], val.labels[:200]
+        )
         for features in (None, Inception(script))
     )
     for name in ("fd", "fd_floor", "recall"):
@@ -93,10 +95,10 @@ def test_scores_are_in_its_features_and_labels_stay_the_classifiers(script: Path
 
 def test_what_is_kept_belongs_to_the_network(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    store = Store(lambda text: None)
+    store = TensorCache(lambda text: None)
     other = scripted(Scripted(), tmp_path / "other.pt")
     for path in (None, script, other, script):
-        Evaluator(DataSettings(), "test", n=100, features=Inception(path) if path else None, store=store)
+        Evaluator(DataSettings(), "test", num_images=100, features=Inception(path) if path else None, store=store)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 3
 
 

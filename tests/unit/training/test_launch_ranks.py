@@ -8,7 +8,7 @@ import torch
 from ganctl.training.distributed.ranks import Ranks, choose_device
 from ganctl.training.errors import ConfigError, TrainingError
 from ganctl.training.loop import torchrun as launch_ranks
-from ganctl.training.loop.session import Launch
+from ganctl.training.loop.session import Session
 from ganctl.training.loop.torchrun import Ended, count_ranks, run_ranks
 
 
@@ -36,7 +36,7 @@ def test_each_rank_takes_the_gpu_of_its_place(monkeypatch: pytest.MonkeyPatch) -
 
 def test_ranks_that_torchrun_starts_again_need_the_folder_of_what_they_had_done() -> None:
     with pytest.raises(ConfigError, match="--run-dir: ranks that torchrun starts again need it"):
-        Launch(ranks=Ranks(0, 1, 0, restarts=1))
+        Session(ranks=Ranks(0, 1, 0, restarts=1))
 
 
 @pytest.mark.parametrize("kills", [0, 1, 3, 4])

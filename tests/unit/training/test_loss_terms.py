@@ -22,7 +22,10 @@ from ganctl.training.losses.terms import build_terms
 from ganctl.training.models.networks import Discriminator, build_discriminator, build_generator
 from tests.unit.training.steps import CPU, SHAPE, batch, distance_of_features
 
-OFF = {"auxiliary": 0.0, "auxiliary_generator": 0.0, "latent": 0.0, "matching": 0.0, "r1": 0.0, "r2": 0.0}
+OFF = {
+    "classification": 0.0, "classification_generator": 0.0, "latent_reconstruction": 0.0, "feature_matching": 0.0,
+    "rare_weight": 0.0, "r1": 0.0, "r2": 0.0,
+}  # fmt: skip
 
 
 class NoLoss:
@@ -97,23 +100,25 @@ CASES = {
     ),
     "r1": Case({"r1": 0.7}, lambda seen: 0.35 * norms(seen.real_logits, seen.real_images)),
     "r2": Case({"r2": 0.7}, lambda seen: 0.35 * norms(seen.fake_logits, seen.fake_images)),
-    "classification": Case({"auxiliary": 1.5}, lambda seen: 1.5 * seen.classes(seen.real)),
+    "classification": Case({"classification": 1.5}, lambda seen: 1.5 * seen.classes(seen.real)),
     "classification of the generator": Case(
-        {"auxiliary": 1.5, "auxiliary_generator": 0.3},
+        {"classification": 1.5, "classification_generator": 0.3},
         lambda seen: 1.5 * seen.classes(seen.real),
         lambda seen: 0.3 * seen.classes(seen.fake),
     ),
     "latent reconstruction": Case(
-        {"latent": 1.5}, lambda seen: seen.read(seen.fake.detach()), lambda seen: 1.5 * seen.read(seen.fake)
+        {"latent_reconstruction": 1.5},
+        lambda seen: seen.read(seen.fake.detach()),
+        lambda seen: 1.5 * seen.read(seen.fake),
     ),
     "feature matching": Case(
-        {"matching": 1.5},
+        {"feature_matching": 1.5},
         None,
         lambda seen: 1.5 * distance_of_features(seen.real.detach(), seen.fake, seen.batch.labels),
         tolerance=1e-3,  # the running means are float32
     ),
     "all at once": Case(
-        {"auxiliary": 1.5, "auxiliary_generator": 0.3, "latent": 1.5, "r1": 0.7, "r2": 0.2},
+        {"classification": 1.5, "classification_generator": 0.3, "latent_reconstruction": 1.5, "r1": 0.7, "r2": 0.2},
         lambda seen: (
             softplus(seen.fake_logits - seen.real_logits).mean()
             + 0.35 * norms(seen.real_logits, seen.real_images)
@@ -132,8 +137,8 @@ CASES = {
 
 
 def build(case: Case, backend: type[Backend] | None) -> tuple[GANObjective, Discriminator]:
-    assignments = [f"loss.{name}={value}" for name, value in (OFF | {"rarity": 0.0} | case.settings).items()]
-    config, _ = resolve(assignments=["model.width=4", f"loss.name={case.loss}", *assignments], environment={})
+    assignments = [f"loss.{name}={value}" for name, value in (OFF | case.settings).items()]
+    config, _ = resolve(assignments=["model.base_channels=4", f"loss.name={case.loss}", *assignments], environment={})
     torch.manual_seed(0)
     generator = build_generator(config.model, SHAPE, 10).double()
     discriminator = build_discriminator(config.model, SHAPE, 10).double()
@@ -198,7 +203,7 @@ def compare(
 
 
 def test_wgan_gp_has_the_gradient_of_double_backward_and_the_analytic_backend_steps_aside_with_a_reason() -> None:
-    case = Case({"gp": 2.0})
+    case = Case({"wgan_gp": 2.0})
     objective, discriminator = build(case, None)
     assert isinstance(objective.backend, AutogradBackend)
     assert objective.reason == "a loss term reads mixed_grad_norms, which needs double backward"
@@ -231,7 +236,7 @@ def test_an_unknown_layer_makes_the_analytic_backend_step_aside_with_a_reason() 
 
 
 def test_a_term_without_its_head_is_an_error_that_names_the_setting() -> None:
-    config, _ = resolve(assignments=["model.discriminator=mlp", "loss.auxiliary=1.0"], environment={})
+    config, _ = resolve(assignments=["model.discriminator=mlp", "loss.classification=1.0"], environment={})
     networks = build_generator(config.model, SHAPE, 10), build_discriminator(config.model, SHAPE, 10)
-    with pytest.raises(ConfigError, match=r"loss\.auxiliary = 1\.0"):
+    with pytest.raises(ConfigError, match=r"loss\.classification = 1\.0"):
         build_terms(config.loss, *networks, SOLO)

@@ -4,7 +4,7 @@ import torch
 
 from ganctl.training.distributed.ranks import SOLO
 from ganctl.training.losses.feature_matching import FeatureMatching
-from ganctl.training.losses.terms import scale_gradient
+from ganctl.training.losses.terms import reweight
 from tests.unit.training.steps import distance_of_features
 
 CPU = torch.device("cpu")
@@ -108,30 +108,30 @@ def test_what_is_taken_up_goes_on_as_if_it_had_not_stopped() -> None:
 def test_rare_is_what_lies_far_from_its_class_in_units_of_what_real_images_do() -> None:
     matching, _ = settled(spread=1.0, offset=0.0)
     seen = features(5)
-    found = matching.rarity(seen, LABELS, 1.0)
+    found = matching.sample_weight(seen, LABELS, 1.0)
     expected = (seen - (2.0 * LABELS - 1).unsqueeze(1)).square().mean(dim=1)  # means ±1, variances 1
     torch.testing.assert_close(found, expected.clamp(0.2, 5), rtol=0.1, atol=0.05)
-    torch.testing.assert_close(matching.rarity(seen, LABELS, 0.5), found.sqrt())
-    far = matching.rarity(features(5, offset=10.0), LABELS, 1.0)
-    near = matching.rarity(features(5, spread=0.0), LABELS, 1.0)
+    torch.testing.assert_close(matching.sample_weight(seen, LABELS, 0.5), found.sqrt())
+    far = matching.sample_weight(features(5, offset=10.0), LABELS, 1.0)
+    near = matching.sample_weight(features(5, spread=0.0), LABELS, 1.0)
     assert (far == 5).all()
     torch.testing.assert_close(near, torch.full((64,), 0.2))
 
 
 def test_nothing_is_rare_before_anything_was_seen() -> None:
     matching = FeatureMatching(1.0, 2, 16, CPU)
-    assert (matching.rarity(features(0), LABELS, 1.0) == 1).all()
+    assert (matching.sample_weight(features(0), LABELS, 1.0) == 1).all()
     first = LABELS.eq(0)
     matching.loss(features(0)[first], features(1)[first], LABELS[first], SOLO)
-    found = matching.rarity(features(2, offset=3.0), LABELS, 1.0)
+    found = matching.sample_weight(features(2, offset=3.0), LABELS, 1.0)
     assert (found[first] > 1).all()
     assert (found[~first] == 1).all(), "nothing is known of the other class"
 
 
 def test_emphasis_changes_gradients_and_no_logit() -> None:
     logits, weights = torch.randn(8, requires_grad=True), torch.linspace(0.2, 5, 8)
-    torch.testing.assert_close(scale_gradient(logits, weights), logits)
-    (gradient,) = torch.autograd.grad(scale_gradient(logits, weights).sum(), logits)
+    torch.testing.assert_close(reweight(logits, weights), logits)
+    (gradient,) = torch.autograd.grad(reweight(logits, weights).sum(), logits)
     torch.testing.assert_close(gradient, weights)
 
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 from torch._C._distributed_c10d import HashStore
 
-from ganctl.training.distributed.start_token import agree_on_word
+from ganctl.training.distributed.start_token import agree_on_start_token
 from tests.waiting import PATIENCE
 
 
@@ -28,7 +28,7 @@ def meet(store: Watched, size: int, *, first_comes_late: bool = False) -> set[st
     def come(rank: int) -> None:
         for _ in range(size - 1 if rank == 0 and first_comes_late else 0):
             assert store.put.acquire(timeout=PATIENCE), "the other ranks have asked"
-        words.append(agree_on_word(store, rank=rank, size=size, patience=datetime.timedelta(seconds=PATIENCE)))
+        words.append(agree_on_start_token(store, rank=rank, size=size, patience=datetime.timedelta(seconds=PATIENCE)))
 
     threads = [threading.Thread(target=come, args=(rank,)) for rank in reversed(range(size))]
     for thread in threads:
@@ -56,4 +56,4 @@ def test_the_questions_of_ranks_that_are_dead_mislead_nobody() -> None:
 
 def test_a_rank_that_never_comes_is_named() -> None:
     with pytest.raises(TimeoutError, match="rank 1, 2 of 3 did not come"):
-        agree_on_word(HashStore(), rank=0, size=3, patience=datetime.timedelta(seconds=0.1))
+        agree_on_start_token(HashStore(), rank=0, size=3, patience=datetime.timedelta(seconds=0.1))

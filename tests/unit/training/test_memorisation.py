@@ -33,7 +33,7 @@ def copies() -> Tensor:
 
 def test_copies_are_flagged_also_with_noise_and_among_new_images(memorisation: Memorisation) -> None:
     found = memorisation.check(copies())
-    assert found == {"ratio": 0, "share_closer": 1, "flagged": True, "n": SAMPLE}
+    assert found == {"ratio": 0, "share_closer": 1, "flagged": True, "num_images": SAMPLE}
     noise = torch.randint(-16, 17, copies().shape, generator=torch.Generator().manual_seed(0))
     noisy = memorisation.check((copies() + noise).clamp(0, 255).to(torch.uint8))
     assert noisy["flagged"]

@@ -24,7 +24,7 @@ def test_generators_draw_in_range_and_discriminators_judge_each_image(
     model = settings(generator=kind, discriminator=kind, conditional=conditional, width=8)
     generator, discriminator = build_generator(model, shape, 10), build_discriminator(model, shape, 10)
     labels = torch.arange(6)
-    images = generator(torch.randn(6, model.z_dim), labels if conditional else None)
+    images = generator(torch.randn(6, model.latent_dim), labels if conditional else None)
     assert images.shape == (6, *shape)
     assert images.abs().max() <= 1
     assert discriminator(images, labels if conditional else None).shape == (6,)
@@ -35,7 +35,7 @@ def test_labels_matter_to_conditional_networks(kind: str) -> None:
     model = settings(generator=kind, discriminator=kind, width=8)
     generator = build_generator(model, ImageShape(1, 28, 28), 10).eval()
     discriminator = build_discriminator(model, ImageShape(1, 28, 28), 10)
-    z, one, two = torch.randn(4, model.z_dim), torch.full((4,), 1), torch.full((4,), 2)
+    z, one, two = torch.randn(4, model.latent_dim), torch.full((4,), 1), torch.full((4,), 2)
     assert not torch.allclose(generator(z, one), generator(z, two))
     images = generator(z, one)
     assert not torch.allclose(discriminator(images, one), discriminator(images, two))
@@ -51,8 +51,8 @@ def test_the_generator_may_have_a_width_of_its_own() -> None:
         generator, discriminator = (sum(weight.numel() for weight in network.parameters()) for network in networks)
         return generator, discriminator
 
-    assert weights(generator_width=8) == weights()
-    narrow = weights(generator_width=4)
+    assert weights(generator_base_channels=8) == weights()
+    narrow = weights(generator_base_channels=4)
     assert narrow[0] < weights()[0]
     assert narrow[1] == weights()[1]
 

@@ -171,4 +171,4 @@ def test_an_image_with_too_many_pixels_is_told_with_the_way_to_mend_it(tmp_path:
     Image.new("1", (20_000, 10_000)).save(root / "cat/poster.png")
     with pytest.raises(DataError, match="200,000,000 pixels, expected 178,956,970 or fewer; save it in a smaller size"):
         count(root)
-    assert count(root, skip_bad=True) == 40
+    assert count(root, skip_corrupt=True) == 40

@@ -165,11 +165,11 @@ def test_captions_beside_images_are_told_once_and_can_be_left_out(
         path.with_suffix(suffix).write_text("a photo")
     kind = suffix.rpartition(".")[2].lower()
     listed = f"40 files beside an image of the same name, such as {root / 'cat/0'}{suffix}: .{kind} (40)"
-    with pytest.raises(DataError, match=r"cannot be read as images \(40\); .* data.skip_bad=true") as raised:
+    with pytest.raises(DataError, match=r"cannot be read as images \(40\); .* data.skip_corrupt=true") as raised:
         read(root)
     assert str(raised.value).splitlines()[1:] == [f"  - {listed}"]
     with caplog.at_level(logging.WARNING):
-        assert [len(read(root, split, skip_bad=True)) for split in ("train", "val", "test")] == sizes
+        assert [len(read(root, split, skip_corrupt=True)) for split in ("train", "val", "test")] == sizes
     assert caplog.text.count(listed) == 1
 
 

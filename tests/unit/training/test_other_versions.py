@@ -72,7 +72,7 @@ def valued(section: str, **values: Any) -> Change:
 
 NOT_NEEDED: dict[str, Change] = {
     "nothing": lambda state: None,
-    "renamed settings": renamed("train", "horizon", "duration"),
+    "renamed settings": renamed("train", "duration", "duration"),
     "values that are none here": lambda state: [
         valued("loss", name="newest", r1="much")(state), valued("optimizer", lr=-1)(state)
     ],
@@ -88,16 +88,16 @@ NOT_NEEDED: dict[str, Change] = {
 
 NEEDED: dict[str, tuple[Change, str]] = {
     "a renamed setting": (
-        renamed("model", "z_dim", "z_dims"),
-        r"model\.z_dims = 128 is no setting here\. Did you mean",
+        renamed("model", "latent_dim", "latent_dims"),
+        r"model\.latent_dims = 128 is no setting here\. Did you mean",
     ),
     "a new setting": (valued("model", attention=True), r"model\.attention = True is no setting here"),
     "a network": (
         valued("model", generator="stylegan"),
         r"model\.generator = 'stylegan' is unknown here; there are con",
     ),
-    "a value": (valued("model", width="wide"), r"model\.width = 'wide' is no value for it here"),
-    "weights": (valued("model", width=99), r"its weights do not fit model\.generator = 'conv' .*\(size mismatch"),
+    "a value": (valued("model", base_channels="wide"), r"model\.base_channels = 'wide' is no value for it here"),
+    "weights": (valued("model", base_channels=99), r"its weights do not fit model\.generator = 'conv' .*\(size mismatch"),
     "no weights": (lambda state: state["networks"].pop("ema"), r"it has another structure \(KeyError\('ema'\)\)"),
     "no data": (lambda state: state.pop("data"), r"it has another structure \(KeyError\('data'\)\)"),
     "no settings": (lambda state: state.pop("config"), "it holds no settings"),
@@ -155,16 +155,16 @@ def test_evaluate_wants_to_be_told_the_data_that_it_does_not_know(
         (valued("data", size=31), "data.size = 31 is no value for it here"),
     ):
         source = other(change)
-        result = run("evaluate", source, "--n", 100)
+        result = run("evaluate", source, "--num-images", 100)
         assert (result.exit_code, f"{BOTH}: {told}" in result.output) == (4, True), result.output
         assert "Name the images by --set data.name=…" in result.output
-        result = run("evaluate", source, "--n", 100, "--set", "data.name=mnist")
+        result = run("evaluate", source, "--num-images", 100, "--set", "data.name=mnist")
         assert result.exit_code == 0, result.output
 
 
 def test_resuming_tells_every_setting_that_is_another_versions(other: Callable[[Change], Path]) -> None:
     def change(state: dict[str, Any]) -> None:
-        renamed("train", "horizon", "duration")(state)
+        renamed("train", "duration", "duration")(state)
         valued("loss", name="newest")(state)
         valued("optimizer", beta1=2.0)(state)
         state["config"]["schedule"] = {"kind": "wave"}
@@ -181,7 +181,7 @@ def test_resuming_tells_every_setting_that_is_another_versions(other: Callable[[
     result = run(*resume, "--allow-changes")
     assert result.exit_code == 0, result.output
     assert "left out: train.duration = " in result.output
-    assert "settings that it lacks take their defaults: loss.name, optimizer.beta1, train.horizon" not in result.output
+    assert "settings that it lacks take their defaults: loss.name, optimizer.beta1, train.duration" not in result.output
 
 
 def test_resuming_tells_which_settings_an_older_run_lacks(other: Callable[[Change], Path]) -> None:
@@ -192,7 +192,7 @@ def test_resuming_tells_which_settings_an_older_run_lacks(other: Callable[[Chang
 
 
 def test_a_run_may_begin_with_networks_of_another_version(other: Callable[[Change], Path]) -> None:
-    words = ["train", "--preset", "conv", "--set", "model.width=8", "--dry-run", "--init-from"]
+    words = ["train", "--preset", "conv", "--set", "model.base_channels=8", "--dry-run", "--init-from"]
     result = run(*words, other(NOT_NEEDED["renamed settings"]))
     assert result.exit_code == 0, result.output
     result = run(*words, other(lambda state: state["networks"].pop("generator")))
@@ -270,15 +270,15 @@ def test_an_export_with_more_fields_than_known_draws(exported: Path, tmp_path: P
         assert run("sample", exported, "--out", tmp_path / "x.png").exit_code == 0
         assert run("package", exported, "--out", tmp_path).exit_code == 0
         assert json.loads(run("inspect", tmp_path / "digits.mar", "--json").output)["ganctl_version"] == OTHER
-        result = run("evaluate", exported, "--n", 100)
+        result = run("evaluate", exported, "--num-images", 100)
         assert (result.exit_code, f"{BOTH}: data.name = 'cifar100'" in result.output) == (4, True), result.output
-        assert run("evaluate", exported, "--n", 100, "--set", "data.name=mnist").exit_code == 0
+        assert run("evaluate", exported, "--num-images", 100, "--set", "data.name=mnist").exit_code == 0
     finally:
         path.write_text(before, "utf-8")
 
 
 def test_the_settings_file_of_another_version_is_told(small_run: Path, tmp_path: Path) -> None:
-    text = (small_run / "config.toml").read_text("utf-8").replace(OURS, OTHER, 1).replace("horizon", "duration", 1)
+    text = (small_run / "config.toml").read_text("utf-8").replace(OURS, OTHER, 1).replace("duration", "duration", 1)
     (tmp_path / "config.toml").write_text(text, "utf-8")
     result = run("train", "--config", tmp_path / "config.toml", "--dry-run")
     assert result.exit_code == 3

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ganctl.training.config.schema import Span
-from ganctl.training.device.timing import Clock, Measured
+from ganctl.training.config.schema import Duration
+from ganctl.training.device.timing import ResolvedDuration, ThroughputTimer
 
 CPU = torch.device("cpu")
 
@@ -22,14 +22,14 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     return Time(monkeypatch)
 
 
-def train(clock: Clock, time: Time, *, steps: int, seconds_each: float) -> None:
+def train(clock: ThroughputTimer, time: Time, *, steps: int, seconds_each: float) -> None:
     for _ in range(steps):
         time.now += seconds_each
         clock.count()
 
 
 def test_seconds_count_everything_and_the_rate_training_alone(time: Time) -> None:
-    clock = Clock(batch_size=10, device=CPU)
+    clock = ThroughputTimer(batch_size=10, device=CPU)
     assert (clock.seconds, clock.images_per_second) == (0, 0)
     clock.start()
     train(clock, time, steps=30, seconds_each=0.1)
@@ -40,39 +40,42 @@ def test_seconds_count_everything_and_the_rate_training_alone(time: Time) -> Non
 
 
 def test_a_time_becomes_images_by_the_rate_after_the_warm_up_once(time: Time) -> None:
-    clock, horizon = Clock(batch_size=10, device=CPU), Measured(Span.parse("100s"), epoch_images=1000)
+    clock, duration = (
+        ThroughputTimer(batch_size=10, device=CPU),
+        ResolvedDuration(Duration.parse("100s"), epoch_images=1000),
+    )
     clock.start()
     train(clock, time, steps=20, seconds_each=5)  # slow at first, as everything is
-    horizon.update(clock)
-    assert horizon.images is None
+    duration.update(clock)
+    assert duration.images is None
     train(clock, time, steps=199, seconds_each=0.1)
-    horizon.update(clock)
-    assert (horizon.images, horizon.progress(500)) == (None, 0.0)
+    duration.update(clock)
+    assert (duration.images, duration.progress(500)) == (None, 0.0)
     train(clock, time, steps=2, seconds_each=0.1)
-    horizon.update(clock)
-    assert horizon.images == pytest.approx(100 * 100, rel=1e-3)
-    kept = horizon.images
+    duration.update(clock)
+    assert duration.images == pytest.approx(100 * 100, rel=1e-3)
+    kept = duration.images
     train(clock, time, steps=100, seconds_each=5)
-    horizon.update(clock)
-    assert horizon.images == kept
+    duration.update(clock)
+    assert duration.images == kept
 
 
 def test_progress_goes_from_0_to_1_and_stays_there() -> None:
-    horizon = Measured(Span.parse("2 epochs"), epoch_images=1000)
-    assert [horizon.progress(images) for images in (0, 500, 2000, 9000)] == [0, 0.25, 1, 1]
+    duration = ResolvedDuration(Duration.parse("2 epochs"), epoch_images=1000)
+    assert [duration.progress(images) for images in (0, 500, 2000, 9000)] == [0, 0.25, 1, 1]
 
 
 def test_multiples_are_crossed_by_the_step_that_reaches_them() -> None:
-    every = Measured(Span.parse("100 images"), epoch_images=1000)
+    every = ResolvedDuration(Duration.parse("100 images"), epoch_images=1000)
     crossed = [images for images in range(32, 500, 32) if every.crossed(images, 32)]
     assert crossed == [128, 224, 320, 416]
     assert every.crossed(100, 100)
 
 
 def test_what_was_measured_is_kept_unless_another_length_is_asked_for() -> None:
-    first = Measured(Span.parse("100s"), epoch_images=1000)
+    first = ResolvedDuration(Duration.parse("100s"), epoch_images=1000)
     first.images = 12345
-    same, other = (Measured(Span.parse(text), epoch_images=1000) for text in ("100s", "200s"))
+    same, other = (ResolvedDuration(Duration.parse(text), epoch_images=1000) for text in ("100s", "200s"))
     for span in (same, other):
         span.load_state_dict(first.state_dict())
     assert (same.images, other.images) == (12345, None)
@@ -81,14 +84,17 @@ def test_what_was_measured_is_kept_unless_another_length_is_asked_for() -> None:
 def test_a_run_that_is_stopped_again_and_again_measures_on(time: Time) -> None:
     state = None
     for _ in range(4):
-        clock, horizon = Clock(batch_size=10, device=CPU), Measured(Span.parse("100s"), epoch_images=1000)
+        clock, duration = (
+            ThroughputTimer(batch_size=10, device=CPU),
+            ResolvedDuration(Duration.parse("100s"), epoch_images=1000),
+        )
         if state is not None:
-            horizon.load_state_dict(state)
-        assert horizon.images is None
+            duration.load_state_dict(state)
+        assert duration.images is None
         clock.start()
         train(clock, time, steps=20, seconds_each=5)
         for _ in range(60):  # 6 seconds: less than a fifth
             train(clock, time, steps=1, seconds_each=0.1)
-            horizon.update(clock)
-        state = horizon.state_dict()
-    assert horizon.images == pytest.approx(100 * 100, rel=1e-3)
+            duration.update(clock)
+        state = duration.state_dict()
+    assert duration.images == pytest.approx(100 * 100, rel=1e-3)

@@ -13,9 +13,9 @@ from ganctl.training.models.networks import Discriminator, ImageShape, build_dis
 
 N = 6
 NETWORKS = {
-    "conv": (ModelSettings(width=4), ImageShape(1, 28, 28)),
-    "conv in colour": (ModelSettings(width=4), ImageShape(3, 32, 28)),
-    "conv without labels": (ModelSettings(width=4, conditional=False), ImageShape(1, 28, 28)),
+    "conv": (ModelSettings(base_channels=4), ImageShape(1, 28, 28)),
+    "conv in colour": (ModelSettings(base_channels=4), ImageShape(3, 32, 28)),
+    "conv without labels": (ModelSettings(base_channels=4, conditional=False), ImageShape(1, 28, 28)),
     "mlp": (ModelSettings(discriminator="mlp", conditioning="projection"), ImageShape(1, 28, 28)),
 }
 

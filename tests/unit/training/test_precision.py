@@ -20,11 +20,16 @@ SHAPE = ImageShape(1, 28, 28)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 HOOKED = ("model.conditioning=embedding",)  # autograd makes its gradients, and a parameter's hooks are called
 UNPENALISED = ("loss.r1=0", "loss.r2=0", "loss.name=non-saturating")
-HEADLESS = (*UNPENALISED, "loss.auxiliary=0", "loss.latent=0", "loss.matching=0")  # heads are fp32 always
+HEADLESS = (
+    *UNPENALISED,
+    "loss.classification=0",
+    "loss.latent_reconstruction=0",
+    "loss.feature_matching=0",
+)  # heads are fp32 always
 
 
 def settings(*assignments: str) -> Config:
-    return resolve(assignments=["model.width=4", *assignments], environment={})[0]
+    return resolve(assignments=["model.base_channels=4", *assignments], environment={})[0]
 
 
 def step_in(precision: str, *assignments: str) -> Step:
@@ -115,7 +120,7 @@ def test_both_networks_multiply_in_the_format(precision: str, dtype: torch.dtype
 @pytest.mark.parametrize("gp", [False, True])  # in four passes, by double backward
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_penalties_are_bf16_in_four_passes_and_else_fp32(precision: str, gp: bool) -> None:
-    assignments = ("loss.gp=1", "train.shared_fakes=false") if gp else ("loss.r1=1", "loss.r2=1")
+    assignments = ("loss.wgan_gp=1", "train.reuse_fakes=false") if gp else ("loss.r1=1", "loss.r2=1")
     found = products_of("discriminator", step_in(precision, *HEADLESS, *assignments))
     few = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     if gp:  # the generator's pass that makes its fakes is no part of them
@@ -146,7 +151,7 @@ def gradients(step: Step) -> dict[str, Tensor]:
 
 def test_fp16_steps_with_the_gradients_of_fp32_penalties_included() -> None:
     # the first gradients of feature matching, when features hardly vary, overflow once, as GradScaler expects
-    fp32, fp16 = (step_in(precision, "loss.matching=0.0") for precision in ("fp32", "fp16"))
+    fp32, fp16 = (step_in(precision, "loss.feature_matching=0.0") for precision in ("fp32", "fp16"))
     update(fp32)
     update(fp16)
     assert fp16.read_stats()["loss_scale"] == 65536
@@ -164,13 +169,16 @@ def test_fp16_matches_features_as_fp32_does() -> None:
     fp32, fp16 = step_in("fp32"), step_in("fp16")
     update(fp32)
     update(fp16)
-    expected, found = (step.read_stats()["matching"] for step in (fp32, fp16))
+    expected, found = (step.read_stats()["feature_matching"] for step in (fp32, fp16))
     assert found == pytest.approx(expected, rel=0.05)
 
 
 def test_fp16s_gradients_are_cut_against_their_history_without_their_scale() -> None:
     """A history knows nothing of the scale: with it every gradient would be 65,536 times beyond."""
-    fp32, fp16 = (step_in(precision, "optimizer.clip=1.5", "loss.matching=0.0") for precision in ("fp32", "fp16"))
+    fp32, fp16 = (
+        step_in(precision, "optimizer.grad_clip_ratio=1.5", "loss.feature_matching=0.0")
+        for precision in ("fp32", "fp16")
+    )
     for number in range(2):
         update(fp32, number, seed=number)
         update(fp16, number, seed=number)

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from ganctl.main import cli
 from ganctl.training.checkpoint.format import read_checkpoint, weights_digest
 from ganctl.training.loop.precision_trial import Trial, time_step
-from ganctl.training.loop.session import Launch
+from ganctl.training.loop.session import Session
 from tests.conftest import SHORT, Ganctl, one_object
 
 AUTO = (*SHORT, "train.precision=auto")
@@ -64,7 +64,7 @@ def test_the_trial_uses_one_thread_and_gives_the_others_back() -> None:
 def test_a_run_with_auto_is_the_run_with_the_format_that_auto_took(tmp_path: Path, preset: str) -> None:
     def train(precision: str) -> tuple[str, list[str]]:
         settings = [*SHORT, f"train.precision={precision}"]
-        trainer = Launch(preset=preset, assignments=settings, run_dir=tmp_path / precision).build(max_steps=3)
+        trainer = Session(preset=preset, assignments=settings, run_dir=tmp_path / precision).build(max_steps=3)
         result = trainer.fit()
         assert result.last is not None
         networks = read_checkpoint(result.last).state["networks"]
@@ -122,8 +122,8 @@ from ganctl.training.models.networks import Generator
 
 class Flat(Generator):
     def __init__(self, settings, shape, classes):
-        super().__init__(settings.z_dim, classes, shape)
-        self.product = nn.Linear(settings.z_dim, shape.size)
+        super().__init__(settings.latent_dim, classes, shape)
+        self.product = nn.Linear(settings.latent_dim, shape.size)
 
     def forward(self, z, label=None):
         images = self.product(z)

@@ -79,7 +79,7 @@ def both(*events: str) -> list[str]:
 @pytest.mark.usefixtures("few_test_images")
 def test_the_order_of_events_is_fixed(tmp_path: Path) -> None:
     events: list[str] = []
-    lengths = ("train.horizon=96 images", "evaluation.every=64 images", "checkpoint.every=32 images")
+    lengths = ("train.duration=96 images", "evaluation.every=64 images", "checkpoint.every=32 images")
     trainer_with(
         tmp_path, Recorder("a", events), Recorder("b", events), extra=("log.every=2", "train.batch_size=32", *lengths)
     ).fit()
@@ -90,7 +90,7 @@ def test_the_order_of_events_is_fixed(tmp_path: Path) -> None:
         *both("measure val"), *both("evaluation 2, True"), *both("checkpoint 2, 2"),
         *both("schedule of step 3"), *both("step 3"),
         *both("measure val"), *both("evaluation 3, True"), *both("checkpoint 3, 3"),
-        *both("measure test"), *both("end by horizon, test"),
+        *both("measure test"), *both("end by duration, test"),
         "b: close", "a: close",
     ]  # fmt: skip
 
@@ -197,7 +197,7 @@ class Asking(Callback):
 def test_callbacks_may_ask_for_checkpoints_evaluations_and_the_end(tmp_path: Path) -> None:
     events: list[str] = []
     result = trainer_with(tmp_path, Asking(), Recorder("r", events)).fit()
-    assert result.stopped_by == "enough"
+    assert result.stop_reason == "enough"
     told = [event.removeprefix("r: ") for event in events if not event.startswith(("r: step", "r: sched", "r: meas"))]
     assert told == [
         "start at 0", "checkpoint 4, 4", "evaluation 6, False", "checkpoint 6, 6", "evaluation 8, False",

@@ -14,7 +14,7 @@ from ganctl.training.config.schema import ModelSettings
 from ganctl.training.data.base import ImageSet
 from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import ConfigError, DataError
-from ganctl.training.loop.session import Launch, load_callback
+from ganctl.training.loop.session import Session, load_callback
 from ganctl.training.losses.adversarial import NonSaturating, build_loss
 from ganctl.training.models.networks import Generator, ImageShape
 from tests.conftest import SMALL, Ganctl
@@ -29,8 +29,8 @@ from ganctl.training.models.networks import Generator
 
 class Tiny(Generator):
     def __init__(self, settings, shape, classes):
-        super().__init__(settings.z_dim, classes, shape)
-        self.net = nn.Linear(settings.z_dim, shape.size)
+        super().__init__(settings.latent_dim, classes, shape)
+        self.net = nn.Linear(settings.latent_dim, shape.size)
         self.gain = settings.options.get("gain", 1.0)
 
     def forward(self, z, label=None):
@@ -115,14 +115,19 @@ def test_a_run_of_ones_own_networks_loss_data_and_callback_goes_through_to_pictu
         f"model.generator='{own}:Tiny'", f"model.discriminator='{own}:Judge'", f"loss.name='{own}:Loss'",
         f"data.name='{own}:stripes'", "model.options={gain = 0.5}", "train.batch_size=50",
     )  # fmt: skip
-    trainer = Launch(assignments=[*SMALL, *settings], run_dir=tmp_path / "run").build(
+    trainer = Session(assignments=[*SMALL, *settings], run_dir=tmp_path / "run").build(
         max_steps=12, callbacks=[f"{own}:Loud"]
     )
     assert trainer.generator.gain == 0.5
     result = trainer.fit()
     assert load_object(f"{own}:Loud", "--callback").heard == list(range(1, 13))
     assert result.metrics["fd"] is None or result.metrics["fd"] > 0  # the scorer of so few images may learn nothing
-    assert trainer.draw(torch.zeros(2, trainer.source.z_dim), torch.zeros(2, dtype=torch.int64)).shape == (2, 1, 28, 28)
+    assert trainer.draw(torch.zeros(2, trainer.source.latent_dim), torch.zeros(2, dtype=torch.int64)).shape == (
+        2,
+        1,
+        28,
+        28,
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,7 +142,7 @@ def test_a_network_that_is_none_is_refused_before_a_step(
     assignment: str, message: str, own: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        Launch(assignments=[*SMALL, assignment.format(own=own)], run_dir=tmp_path / "run").build()
+        Session(assignments=[*SMALL, assignment.format(own=own)], run_dir=tmp_path / "run").build()
     assert not (tmp_path / "run").exists()
 
 
@@ -201,7 +206,7 @@ def test_all_unknown_names_are_told_at_once_with_where_they_came_from() -> None:
 def test_a_registered_name_is_a_setting_within_its_block() -> None:
     class Flat(Generator):
         def __init__(self, settings: ModelSettings, shape: ImageShape, classes: int | None) -> None:
-            super().__init__(settings.z_dim, classes, shape)
+            super().__init__(settings.latent_dim, classes, shape)
             self.bias = nn.Parameter(torch.zeros(shape.size))
 
         def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
@@ -226,7 +231,7 @@ def test_what_comes_with_ganctl() -> None:
 
 def test_the_memory_of_a_network_with_a_tensor_of_its_own_is_told(own: str, tmp_path: Path) -> None:
     settings = [*SMALL, f"model.generator='{own}:Fixed'", "train.batch_size=8"]
-    trainer = Launch(assignments=settings, run_dir=tmp_path / "run").build(max_steps=1)
+    trainer = Session(assignments=settings, run_dir=tmp_path / "run").build(max_steps=1)
     facts = trainer.describe()
     assert 0 < facts["activation_bytes"] < facts["memory_bytes"]
     assert trainer.fit().steps == 1
@@ -245,7 +250,7 @@ def test_what_cannot_be_called_is_no_network_and_no_data_set(own: str) -> None:
 
 def test_batch_normalisation_of_one_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"train.batch_size = 1: batch normalisation needs two images or more"):
-        Launch(preset="lightning-basic-gan", flags={"train.batch_size": ("x", 1)}, run_dir=tmp_path / "r").build()
+        Session(preset="lightning-basic-gan", flags={"train.batch_size": ("x", 1)}, run_dir=tmp_path / "r").build()
 
 
 def test_an_error_in_ones_own_code_is_told_as_that_and_with_its_place(own: str, ganctl: Ganctl) -> None:

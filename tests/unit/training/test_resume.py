@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from ganctl.training.callbacks import Preemption, default_callbacks
+from ganctl.training.callbacks import SignalHandler, default_callbacks
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.checkpoint.format import read_checkpoint
 from ganctl.training.config.resolve import resolve
 from ganctl.training.loop import build as assembly
-from ganctl.training.loop.session import Launch
+from ganctl.training.loop.session import Session
 from ganctl.training.loop.trainer import Trainer
-from ganctl.training.step.cuda_graph import Update
+from ganctl.training.step.cuda_graph import StepRunner
 from tests.conftest import PRESETS, SHORT, launch
 from tests.states import assert_same_events, assert_same_run, timeless_rows
 from tests.unit.training.recorded import recorded
@@ -90,7 +90,7 @@ def test_however_a_run_was_stopped_it_goes_on_as_if_it_had_not_been(
         with pytest.raises(RuntimeError, match="own defect"):
             first.fit()
     else:
-        assert first.fit().stopped_by == ("max-time" if way == "max-time" else "SIGTERM")
+        assert first.fit().stop_reason == ("max-time" if way == "max-time" else "SIGTERM")
     launch(run_dir, resume="auto").build(max_steps=38).fit()
     assert_same_run(whole, run_dir)
     assert_same_events(whole, run_dir)
@@ -137,10 +137,10 @@ def test_fit_goes_on_from_the_last_checkpoint_after_an_error_too(wholes: dict[st
 
 
 def test_fit_without_a_limit_trains_to_the_end_whatever_limit_an_earlier_one_had(tmp_path: Path) -> None:
-    config, _ = resolve(assignments=[*SHORT, "train.horizon=160 images"], environment={})
+    config, _ = resolve(assignments=[*SHORT, "train.duration=160 images"], environment={})
     trainer = Trainer(config, run_dir=tmp_path / "run", ranks=None)
-    assert (trainer.fit(max_steps=2).stopped_by, trainer.step) == ("max-steps", 2)
-    assert (trainer.fit().stopped_by, trainer.step) == ("horizon", 5)
+    assert (trainer.fit(max_steps=2).stop_reason, trainer.step) == ("max-steps", 2)
+    assert (trainer.fit().stop_reason, trainer.step) == ("duration", 5)
 
 
 class Dropout(Callback):
@@ -179,21 +179,21 @@ def test_a_signal_during_the_last_look_or_save_of_a_limited_run_counts_as_an_int
                 os.kill(os.getpid(), signal.SIGTERM)
 
     config, _ = resolve(assignments=SHORT, environment={})
-    result = Trainer(config, run_dir=tmp_path / "run", callbacks=[Late(), Preemption()], max_steps=3).fit()
-    assert (result.stopped_by, result.steps) == ("SIGTERM", 3)
+    result = Trainer(config, run_dir=tmp_path / "run", callbacks=[Late(), SignalHandler()], max_steps=3).fit()
+    assert (result.stop_reason, result.steps) == ("SIGTERM", 3)
     assert read_checkpoint(tmp_path / "run/checkpoints/last.safetensors").step == 3
 
 
 def test_what_a_run_had_and_its_continuation_has_not_is_told(tmp_path: Path) -> None:
     launch(tmp_path / "run").build(max_steps=2, callbacks=[Stop(99, "never")]).fit()
     told: list[str] = []
-    Launch(run_dir=tmp_path / "run", resume="auto", announce=told.append).build()
+    Session(run_dir=tmp_path / "run", resume="auto", announce=told.append).build()
     assert "the run had callbacks that are not here now: Stop; add them by --callback" in told
     assert not [text for text in told if "threads" in text]
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
-        Launch(run_dir=tmp_path / "run", resume="auto", announce=told.append).build()
+        Session(run_dir=tmp_path / "run", resume="auto", announce=told.append).build()
     finally:
         torch.set_num_threads(threads)
     assert f"{threads + 1} threads instead of {threads}: sums round differently from here on" in told
@@ -203,7 +203,7 @@ def test_a_captured_run_that_goes_on_in_the_same_trainer_ends_with_the_bits_of_o
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(assembly, "why_eager", lambda *_: None)
-    monkeypatch.setattr(assembly, "Update", partial(Update, capture=recorded))
+    monkeypatch.setattr(assembly, "StepRunner", partial(StepRunner, capture=recorded))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     launch(whole).build(max_steps=40).fit()
     trainer = launch(parts).build()

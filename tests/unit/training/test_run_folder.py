@@ -11,7 +11,7 @@ from ganctl.training.callbacks import Progress
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.checkpoint.run_dir import find_checkpoint
 from ganctl.training.errors import CheckpointError, FolderInUse
-from ganctl.training.loop.session import Launch
+from ganctl.training.loop.session import Session
 from ganctl.training.loop.trainer import Trainer
 from tests.conftest import SHORT, launch
 from tests.states import assert_same_events, assert_same_run
@@ -46,7 +46,7 @@ def test_the_same_command_after_a_failed_start_gives_the_run_that_a_new_folder_g
     caplog.clear()
 
     with caplog.at_level(logging.WARNING):
-        Launch(preset="conv", assignments=[*SHORT, *LOGGED], run_dir=again, resume=resume).build(max_steps=20).fit()
+        Session(preset="conv", assignments=[*SHORT, *LOGGED], run_dir=again, resume=resume).build(max_steps=20).fit()
     assert_same_run(whole, again)
     assert_same_events(whole, again)
     assert len(list(again.glob("events.out.tfevents.*"))) == 1
@@ -107,13 +107,13 @@ def test_a_folder_that_is_trained_in_is_refused_with_who_does_and_free_afterward
     resume: str | None, tmp_path: Path
 ) -> None:
     launch(tmp_path / "other").build(max_steps=2).fit()
-    second = Launch(run_dir=tmp_path / "other", resume="auto").build(max_steps=4)
+    second = Session(run_dir=tmp_path / "other", resume="auto").build(max_steps=4)
 
     def try_to_train() -> None:
         with pytest.raises(FolderInUse, match=rf"--run-dir .*process {os.getpid()} on \S+ \(since .* trains in it"):
-            Launch(run_dir=tmp_path / "run", resume=resume)
+            Session(run_dir=tmp_path / "run", resume=resume)
         with pytest.raises(FolderInUse, match="trains in it"):
-            Launch(run_dir=tmp_path / "run", resume=str(tmp_path / "other"))
+            Session(run_dir=tmp_path / "run", resume=str(tmp_path / "other"))
         with pytest.raises(FolderInUse, match="trains in it"):
             Trainer(second.config, run_dir=tmp_path / "run").fit()
 
@@ -136,7 +136,7 @@ def test_looking_at_a_run_in_work_is_not_refused(tmp_path: Path) -> None:
     told = []
 
     def look() -> None:
-        told.append(Launch(run_dir=tmp_path, resume="auto", dry=True).build().describe())
+        told.append(Session(run_dir=tmp_path, resume="auto", dry=True).build().describe())
         with pytest.raises(CheckpointError, match="no best checkpoint yet"):
             find_checkpoint(tmp_path)
 
@@ -145,7 +145,7 @@ def test_looking_at_a_run_in_work_is_not_refused(tmp_path: Path) -> None:
 
 
 def test_runs_that_start_in_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
-    starts = [Launch(preset="conv", assignments=[*SHORT, f"log.root={tmp_path}"]) for _ in range(2)]
+    starts = [Session(preset="conv", assignments=[*SHORT, f"log.root={tmp_path}"]) for _ in range(2)]
     assert starts[0].run_dir == starts[1].run_dir
     with starts[0].reserved() as first, starts[1].reserved() as second:
         (first / "something").touch()

@@ -35,7 +35,7 @@ def state(step: int) -> dict[str, Any]:
 
 def save(checkpoint: Checkpoint, step: int, score: float | None) -> None:
     scores = {} if score is None else {checkpoint.watches[0]: score}
-    best = checkpoint.enlist(step, 10 * step, scores, fresh=score is not None)
+    best = checkpoint.register(step, 10 * step, scores, fresh=score is not None)
     checkpoint.write(state(step), best=best)
 
 
@@ -71,7 +71,7 @@ def test_more_may_be_better(tmp_path: Path) -> None:
 
 
 def test_of_those_that_are_good_enough_the_latest_is_best(tmp_path: Path) -> None:
-    store = keeper(tmp_path, monitor="fd_times_floor", good_enough=1.25, save_top_k=2)
+    store = keeper(tmp_path, monitor="fd_ratio", monitor_threshold=1.25, save_top_k=2)
     best = []
     for step, score in enumerate([3.0, 1.0, 1.25, 1.3, 1.2, 1.26], start=1):
         save(store, step, score)
@@ -80,12 +80,12 @@ def test_of_those_that_are_good_enough_the_latest_is_best(tmp_path: Path) -> Non
     assert steps(tmp_path) == {
         "last": 6, "best": 5, "step-00000003": 3, "step-00000005": 5, "step-00000006": 6,
     }  # fmt: skip
-    assert store.beats({"fd_times_floor": 1.25})
-    assert not store.beats({"fd_times_floor": 1.26})
+    assert store.beats({"fd_ratio": 1.25})
+    assert not store.beats({"fd_ratio": 1.26})
 
 
 def test_good_enough_may_be_a_high_score(tmp_path: Path) -> None:
-    store = keeper(tmp_path, monitor="label_accuracy", good_enough=0.99)
+    store = keeper(tmp_path, monitor="label_accuracy", monitor_threshold=0.99)
     for step, score in enumerate([0.995, 0.98, 0.991, 0.9], start=1):
         save(store, step, score)
     assert steps(tmp_path)["best"] == 3
@@ -163,7 +163,7 @@ def test_a_complete_run_may_keep_its_best_alone(tmp_path: Path) -> None:
         save(store, step, score)
     store.on_end(None, "max-steps", {})  # type: ignore[arg-type]
     assert "last" in steps(tmp_path), "a run that was stopped will want to go on"
-    store.on_end(None, "horizon", {})  # type: ignore[arg-type]
+    store.on_end(None, "duration", {})  # type: ignore[arg-type]
     assert steps(tmp_path) == {"best": 1, "step-00000001": 1}
 
 

@@ -1,4 +1,4 @@
-"""Scores that have no meaning are null, with the reason: no verdict where the scoring classifier has learnt nothing, or
+"""Scores that have no meaning are null, with the reason: no summary where the scoring classifier has learnt nothing, or
 of a handful of images. Such a run still has a best checkpoint."""
 
 import json
@@ -21,10 +21,10 @@ from ganctl.training.data.base import ImageSet, Split
 from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
 from ganctl.training.evaluation.validity import ScorerAccuracy
-from ganctl.training.loop.session import Launch
+from ganctl.training.loop.session import Session
 from tests.conftest import SMALL
 
-FEATURE_SCORES = ("fd", "fd_floor", "fd_times_floor", "precision", "recall", "density", "coverage")
+FEATURE_SCORES = ("fd", "fd_floor", "fd_ratio", "precision", "recall", "density", "coverage")
 READINGS = ("label_accuracy", "class_accuracy", "class_balance", "inception_score")
 ONE = "the data have one class"
 FEW = "expected 200 or more of each"
@@ -100,11 +100,11 @@ def test_with_one_class_nothing_is_scored_be_it_noise_or_the_real_thing(tmp_path
     for images in (noise(300), _discs("val").images):
         record = record_of(evaluate(images, data, tmp_path, "--split", split, "--json"))
         assert {record[name] for name in (*FEATURE_SCORES, *READINGS)} == {None}
-        assert record["no_verdict"].startswith(ONE)
-        assert FEW not in record["no_verdict"]
-        assert (record["scorer_accuracy"], record["n"]) == (None, 300)
+        assert record["no_summary"].startswith(ONE)
+        assert FEW not in record["no_summary"]
+        assert (record["scorer_accuracy"], record["num_images"]) == (None, 300)
         told = evaluate(images, data, tmp_path, "--split", split).stdout
-        assert f"no verdict: {ONE}" in told
+        assert f"no summary: {ONE}" in told
         assert "×" not in told
         assert "floor" not in told
 
@@ -114,7 +114,7 @@ def test_where_labels_are_drawn_by_lot_nothing_is_scored(tmp_path: Path) -> None
     data = registered("test-coin", _coin)
     record = record_of(evaluate(noise(300), data, tmp_path, "--json"))
     assert {record[name] for name in (*FEATURE_SCORES, *READINGS)} == {None}
-    assert "too few beside the" in record["no_verdict"]
+    assert "too few beside the" in record["no_summary"]
     assert 0.3 < record["scorer_accuracy"] < 0.7
     told = evaluate(noise(300), data, tmp_path).stdout
     assert f"the scoring classifier reads {record['scorer_accuracy']:.2%} of held-out images right" in told
@@ -128,8 +128,8 @@ def test_where_labels_are_drawn_by_lot_nothing_is_scored(tmp_path: Path) -> None
 def test_constant_classes_have_no_floor_and_finite_scores(tmp_path: Path) -> None:
     data = registered("test-constant", _constant)
     record = record_of(evaluate(noise(300), data, tmp_path, "--json"))
-    assert record["fd_times_floor"] is None
-    assert "2 different real images" in record["no_verdict"]
+    assert record["fd_ratio"] is None
+    assert "2 different real images" in record["no_summary"]
     assert record["memorisation"]["flagged"] is None
     assert record["scorer_accuracy"] == 1
 
@@ -138,19 +138,19 @@ def test_constant_classes_have_no_floor_and_finite_scores(tmp_path: Path) -> Non
 def test_of_a_handful_of_images_there_is_a_distance_and_no_verdict(tmp_path: Path) -> None:
     data = registered("test-few", _few)
     done = evaluate(_few("val").images, data, tmp_path)
-    assert "no verdict: 12 drawn and 12 different real images" in done.stdout
+    assert "no summary: 12 drawn and 12 different real images" in done.stdout
     assert "×" not in done.stdout
     record = record_of(evaluate(_few("val").images, data, tmp_path, "--json"))
     assert record["fd"] > 0, "it orders checkpoints"
     assert {record[name] for name in FEATURE_SCORES[1:]} == {None}
-    assert {value for name, value in record["memorisation"].items() if name != "n"} == {None}
+    assert {value for name, value in record["memorisation"].items() if name != "num_images"} == {None}
 
 
 @pytest.mark.parametrize(("n", "real"), [(199, False), (200, True)])
 def test_digits_have_a_verdict_from_two_hundred_on(tmp_path: Path, n: int, real: bool) -> None:
     record = record_of(evaluate(load_split(DataSettings(), "val").images[:n], "mnist", tmp_path, "--json"))
-    assert (record["no_verdict"] is None) == real
-    assert (record["fd_times_floor"] is not None) == real
+    assert (record["no_summary"] is None) == real
+    assert (record["fd_ratio"] is not None) == real
     assert record["scorer_accuracy"] == 0.9959
 
 
@@ -174,18 +174,18 @@ def test_a_scorer_has_learnt_what_chance_and_the_largest_class_do_not_explain(
     assert (ScorerAccuracy(accuracy, majority, images, classes).fault is None) == sound
 
 
-@pytest.mark.parametrize("monitor", ["fd", "fd_times_floor", "label_accuracy"])
+@pytest.mark.parametrize("monitor", ["fd", "fd_ratio", "label_accuracy"])
 def test_without_scores_the_latest_checkpoint_is_best_and_nothing_stops_the_run(tmp_path: Path, monitor: str) -> None:
     data = registered("test-discs", _discs)
     settings = (
-        *SMALL, f"data.name={data}", "train.batch_size=32", "train.horizon=160 images", "evaluation.every=32 images",
-        f"checkpoint.monitor={monitor}", "checkpoint.good_enough=1e9",
-        f"early_stopping.monitor={monitor}", "early_stopping.patience=1", "early_stopping.stop_at=1e9",
+        *SMALL, f"data.name={data}", "train.batch_size=32", "train.duration=160 images", "evaluation.every=32 images",
+        f"checkpoint.monitor={monitor}", "checkpoint.monitor_threshold=1e9",
+        f"early_stopping.monitor={monitor}", "early_stopping.patience=1", "early_stopping.stopping_threshold=1e9",
     )  # fmt: skip
-    result = Launch(preset="conv", assignments=settings, run_dir=tmp_path / "run").build().fit()
-    assert (result.stopped_by, result.steps) == ("horizon", 5)
+    result = Session(preset="conv", assignments=settings, run_dir=tmp_path / "run").build().fit()
+    assert (result.stop_reason, result.steps) == ("duration", 5)
     assert result.metrics["step"] == 5, "that of the best checkpoint"
-    assert result.metrics["no_verdict"].startswith(ONE)
+    assert result.metrics["no_summary"].startswith(ONE)
     assert {path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")} == {
         "step-00000004.safetensors", "step-00000005.safetensors"
     }  # fmt: skip
@@ -196,7 +196,7 @@ def test_without_scores_the_latest_checkpoint_is_best_and_nothing_stops_the_run(
 def test_checkpoints_with_a_score_come_before_those_without() -> None:
     store = Checkpoint(save_top_k=3)
     for step, score in enumerate([None, 7.0, float("nan"), 5.0, None], start=1):
-        store.enlist(step, step, {"fd": score}, fresh=True)
+        store.register(step, step, {"fd": score}, fresh=True)
     assert [step for _, step, _ in store.ranking] == [4, 2, 5]
 
 
@@ -217,18 +217,18 @@ def test_early_stopping_does_not_count_what_has_no_score() -> None:
 
 def test_verified_is_refused_where_the_classifier_has_learnt_nothing(tmp_path: Path) -> None:
     data = registered("test-discs", _discs)
-    settings = (*SMALL, f"data.name={data}", "train.batch_size=32", "train.horizon=32 images")
-    run = Launch(preset="conv", assignments=settings, run_dir=tmp_path / "run").build().fit().run_dir
-    done = CliRunner().invoke(cli, ["sample", str(run), "--verified", "--out", str(tmp_path / "drawn.png")])
+    settings = (*SMALL, f"data.name={data}", "train.batch_size=32", "train.duration=32 images")
+    run = Session(preset="conv", assignments=settings, run_dir=tmp_path / "run").build().fit().run_dir
+    done = CliRunner().invoke(cli, ["sample", str(run), "--reject-misread", "--out", str(tmp_path / "drawn.png")])
     assert done.exit_code == DataError.exit_code == 4
-    assert f"--verified: {ONE}" in done.stderr
-    assert "leave --verified out" in done.stderr
+    assert f"--reject-misread: {ONE}" in done.stderr
+    assert "leave --reject-misread out" in done.stderr
     told = CliRunner().invoke(cli, ["inspect", str(run)]).stdout
     assert ONE in told
     export = CliRunner().invoke(cli, ["export", str(run), "--out", str(tmp_path / "export")])
     assert export.exit_code == 0, export.output
     card = (tmp_path / "export" / "card.md").read_text()
-    assert f"No verdict: {ONE}" in card
+    assert f"No summary: {ONE}" in card
 
 
 def test_the_last_lines_of_train_say_how_good_the_scorer_is(small_run: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import tomli_w
 
 from ganctl.training.config.resolve import preset_names, preset_text, resolve
-from ganctl.training.config.schema import Config, Span, setting_names
+from ganctl.training.config.schema import Config, Duration, setting_names
 from ganctl.training.errors import ConfigError
 
 
@@ -20,7 +20,7 @@ def faults(**kwargs: object) -> str:
 
 def test_flags_win_over_environment_over_file_over_preset(tmp_path: Path) -> None:
     file = tmp_path / "my.toml"
-    file.write_text("[train]\nseed = 1\nbatch_size = 1\nema = 0.1\n[optimizer]\nlr = 0.1\n")
+    file.write_text("[train]\nseed = 1\nbatch_size = 1\nema_decay = 0.1\n[optimizer]\nlr = 0.1\n")
     environment = {"GANCTL_TRAIN__SEED": "2", "GANCTL_TRAIN__BATCH_SIZE": "2", "UNRELATED__X": "1"}
     config, sources = resolve(
         config_file=file,
@@ -28,10 +28,15 @@ def test_flags_win_over_environment_over_file_over_preset(tmp_path: Path) -> Non
         assignments=["train.seed=3"],
         flags={"train.seed": ("--seed", 4)},
     )
-    assert (config.train.seed, config.train.batch_size, config.train.ema, config.optimizer.beta2) == (4, 2, 0.1, 0.99)
+    assert (config.train.seed, config.train.batch_size, config.train.ema_decay, config.optimizer.beta2) == (
+        4,
+        2,
+        0.1,
+        0.99,
+    )
     assert sources["train.seed"] == "--seed"
     assert sources["train.batch_size"] == "GANCTL_TRAIN__BATCH_SIZE"
-    assert sources["train.ema"] == str(file)
+    assert sources["train.ema_decay"] == str(file)
     assert sources["optimizer.beta2"] == "preset conv"
     assert sources["log.every"] == "default"
 
@@ -39,7 +44,7 @@ def test_flags_win_over_environment_over_file_over_preset(tmp_path: Path) -> Non
 def test_each_layer_wins_over_the_one_below_it(tmp_path: Path) -> None:
     """preset < file < environment < --set < flag, each pair on a setting of its own."""
     file = tmp_path / "my.toml"
-    file.write_text("[train]\nema = 0.1\nseed = 1\n[loss]\nr1 = 1.0\n")
+    file.write_text("[train]\nema_decay = 0.1\nseed = 1\n[loss]\nr1 = 1.0\n")
     config, _ = resolve(
         preset="conv",
         config_file=file,
@@ -47,7 +52,13 @@ def test_each_layer_wins_over_the_one_below_it(tmp_path: Path) -> None:
         assignments=["loss.r2=3.0", "log.every=3"],
         flags={"log.every": ("--log-every", 4)},
     )
-    assert (config.train.ema, config.train.seed, config.loss.r1, config.loss.r2, config.log.every) == (0.1, 2, 1, 3, 4)
+    assert (config.train.ema_decay, config.train.seed, config.loss.r1, config.loss.r2, config.log.every) == (
+        0.1,
+        2,
+        1,
+        3,
+        4,
+    )
 
 
 def test_the_preset_is_chosen_by_the_same_order_and_its_source_is_told(tmp_path: Path) -> None:
@@ -65,11 +76,11 @@ def test_the_preset_is_chosen_by_the_same_order_and_its_source_is_told(tmp_path:
 
 
 def test_a_setting_may_be_unset_again_and_an_empty_variable_sets_nothing() -> None:
-    environment = {"GANCTL_EARLY_STOPPING__STOP_AT": "5.0", "GANCTL_TRAIN__INIT_FROM": ""}
+    environment = {"GANCTL_EARLY_STOPPING__STOPPING_THRESHOLD": "5.0", "GANCTL_TRAIN__INIT_FROM": ""}
     config, _ = resolve(environment=environment)
-    assert (config.early_stopping.stop_at, config.train.init_from) == (5.0, None)
-    config, _ = resolve(environment=environment, assignments=["early_stopping.stop_at=unset"])
-    assert config.early_stopping.stop_at is None
+    assert (config.early_stopping.stopping_threshold, config.train.init_from) == (5.0, None)
+    config, _ = resolve(environment=environment, assignments=["early_stopping.stopping_threshold=unset"])
+    assert config.early_stopping.stopping_threshold is None
 
 
 def test_texts_may_look_like_numbers_and_all_that_a_setting_may_be_is_told() -> None:
@@ -86,7 +97,13 @@ def test_all_faults_of_all_sources_are_told_at_once_with_suggestions(tmp_path: P
     told = faults(
         preset="convv",
         config_file=file,
-        assignments=["train.bach_size=3", "loss.name=relativstic", "train.ema=2", "optimizer.lr=-1", "model.z_dim=0"],
+        assignments=[
+            "train.bach_size=3",
+            "loss.name=relativstic",
+            "train.ema_decay=2",
+            "optimizer.lr=-1",
+            "model.latent_dim=0",
+        ],
     )
     for expected in (
         "unknown preset 'convv'",
@@ -95,9 +112,9 @@ def test_all_faults_of_all_sources_are_told_at_once_with_suggestions(tmp_path: P
         "unknown setting 'train.bach_size'. Did you mean train.batch_size",
         "loss.name = 'relativstic'",
         "Did you mean relativistic?",
-        "train.ema = 2",
+        "train.ema_decay = 2",
         "optimizer.lr = -1",
-        "model.z_dim = 0",
+        "model.latent_dim = 0",
     ):
         assert expected in told
 
@@ -114,7 +131,7 @@ def test_misspelt_variables_and_loose_types_are_faults(tmp_path: Path) -> None:
         resolve(environment={"GANCTL_TRAIN_SEED": "5"})
     assert "unknown setting 'trian.seed'" in faults_of({"GANCTL_TRIAN__SEED": "5"})
     assert "train.batch_size = True" in faults(assignments=["train.batch_size=true"])
-    assert "model.z_dim = '7'" in faults(assignments=["model.z_dim='7'"])
+    assert "model.latent_dim = '7'" in faults(assignments=["model.latent_dim='7'"])
     (tmp_path / "bad.toml").write_text("preset = 5")
     assert "expected the name of a preset" in faults(config_file=tmp_path / "bad.toml")
 
@@ -149,13 +166,18 @@ def test_a_variable_may_set_any_setting() -> None:
     values = resolve(environment={})[0].flat()
     text = {name: "unset" if value is None else json.dumps(value) for name, value in values.items()}
     text |= {"data.root": "/d", "data.num_workers": "3", "optimizer.lr_discriminator": "0.1", "train.init_from": "/i"}
-    text |= {"checkpoint.every": "9 images", "early_stopping.stop_at": "5", "log.root": "/l", "log.name": "n"}
-    text |= {"model.options": "{ gain = 2 }", "model.generator_width": "16"}
+    text |= {
+        "checkpoint.every": "9 images",
+        "early_stopping.stopping_threshold": "5",
+        "log.root": "/l",
+        "log.name": "n",
+    }
+    text |= {"model.options": "{ gain = 2 }", "model.generator_base_channels": "16"}
     variables = {f"GANCTL_{name.upper().replace('.', '__')}": value for name, value in text.items()}
     assert "unset" not in variables.values()
     config, sources = resolve(environment=variables)
     assert {source for name, source in sources.items() if name != "preset"} == set(variables)
-    assert (config.model.options, config.log.name, config.early_stopping.stop_at) == ({"gain": 2}, "n", 5.0)
+    assert (config.model.options, config.log.name, config.early_stopping.stopping_threshold) == ({"gain": 2}, "n", 5.0)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +185,9 @@ def test_a_variable_may_set_any_setting() -> None:
     [("120s", 12_000), ("2m", 12_000), ("2 epochs", 2_000), ("1 epoch", 1_000), ("500 images", 500), (500, 500)],
 )
 def test_lengths_become_images(text: object, images: int) -> None:
-    assert Span.parse(text).images(1_000, images_per_second=100) == images
+    assert Duration.parse(text).images(1_000, images_per_second=100) == images
 
 
 @pytest.mark.parametrize("text", ["", "0s", "-3s", "3 days", "s"])
 def test_no_length_is_told_with_examples(text: str) -> None:
-    assert "'10 epochs'" in faults(assignments=[f"train.horizon='{text}'"])
+    assert "'10 epochs'" in faults(assignments=[f"train.duration='{text}'"])

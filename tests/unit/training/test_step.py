@@ -50,7 +50,7 @@ class OtherForward(Discriminator):
 
 
 def test_either_network_may_move_first() -> None:
-    assert [phase.name for phase in build("train.first=generator")[1].phases] == ["generator", "discriminator"]
+    assert [phase.name for phase in build("train.first_update=generator")[1].phases] == ["generator", "discriminator"]
     assert [phase.name for phase in build()[1].phases] == ["discriminator", "generator"]
 
 
@@ -70,7 +70,7 @@ def test_each_phase_changes_its_own_network_only() -> None:
 
 
 def test_the_average_follows_the_generator_with_its_decay() -> None:
-    _, step = build("train.ema=0.9")
+    _, step = build("train.ema_decay=0.9")
     start = [p.clone() for p in step.ema.parameters()]
     step(*batch(), step=10_000, progress=0.0)
     for old, average, current in zip(start, step.ema.parameters(), step.generator.parameters(), strict=True):
@@ -78,8 +78,8 @@ def test_the_average_follows_the_generator_with_its_decay() -> None:
 
 
 def test_the_average_soon_forgets_the_first_weights() -> None:
-    """Its decay is (1 + step) / (10 + step) until that comes to `train.ema`."""
-    _, step = build("train.ema=0.9")
+    """Its decay is (1 + step) / (10 + step) until that comes to `train.ema_decay`."""
+    _, step = build("train.ema_decay=0.9")
     start = [p.clone() for p in step.ema.parameters()]
     step(*batch(), step=8, progress=0.0)
     for old, average, current in zip(start, step.ema.parameters(), step.generator.parameters(), strict=True):
@@ -87,7 +87,7 @@ def test_the_average_soon_forgets_the_first_weights() -> None:
 
 
 def test_without_averaging_the_average_is_the_generator() -> None:
-    _, step = build("train.ema=0", preset="lightning-basic-gan")
+    _, step = build("train.ema_decay=0", preset="lightning-basic-gan")
     step(*batch(), step=0, progress=0.0)
     for name, tensor in step.ema.state_dict().items():
         assert torch.equal(tensor, step.generator.state_dict()[name]), name
@@ -95,7 +95,7 @@ def test_without_averaging_the_average_is_the_generator() -> None:
 
 @pytest.mark.parametrize(("progress", "share"), [(0.0, 1.0), (0.3, 1.0), (0.6, 0.5), (0.9, 0.0), (1.0, 0.0)])
 def test_penalties_fall_between_their_shares_of_the_horizon(progress: float, share: float) -> None:
-    _, step = build("optimizer.decay_from=0.3", "optimizer.decay_until=0.9", "loss.penalty_end=0.2")
+    _, step = build("optimizer.decay_start=0.3", "optimizer.decay_end=0.9", "loss.penalty_final_factor=0.2")
     step(*batch(), step=0, progress=progress)
     assert step._step_inputs.penalty == pytest.approx(0.2 + 0.8 * share)
 
@@ -115,7 +115,7 @@ def test_the_generators_layers_of_fewer_inputs_may_learn_faster() -> None:
     }
     assert of_generator.keys() == set(step.generator.parameters())
     first, last = step.generator.get_parameter("net.0.weight"), step.generator.get_parameter("net.5.weight")
-    assert of_generator[first] == pytest.approx(0.0005 * (512 / (config.model.z_dim + 32 + 256)) ** 0.5)
+    assert of_generator[first] == pytest.approx(0.0005 * (512 / (config.model.latent_dim + 32 + 256)) ** 0.5)
     assert of_generator[last] == pytest.approx(0.0005 * (512 / (4 * 9)) ** 0.5)
     assert of_generator[step.generator.get_parameter("net.0.bias")] == 0.0005
     assert {group["lr"] for group in step.phases[0].optimizer.param_groups} == {0.0005}
@@ -124,17 +124,17 @@ def test_the_generators_layers_of_fewer_inputs_may_learn_faster() -> None:
 def test_who_cannot_tell_classes_is_not_asked_to_learn_them() -> None:
     for setting in ("model.conditional=false", "model.conditioning=embedding"):
         with pytest.raises(ConfigError, match=r"loss\.auxiliary = 0\.5: this discriminator cannot tell classes"):
-            build("loss.auxiliary=0.5", setting)
+            build("loss.classification=0.5", setting)
     _, own = build("model.discriminator=tests.unit.training.test_step:OwnDiscriminator")
     own(*batch(), step=0, progress=0.0)  # its `classifier` is none of ours
     with pytest.raises(ConfigError, match=r"loss\.latent = 2\.0: this discriminator cannot tell latents"):
-        build("loss.latent=2.0", "model.discriminator=mlp")
+        build("loss.latent_reconstruction=2.0", "model.discriminator=mlp")
     with pytest.raises(ConfigError, match=r"loss\.matching = 1\.0: this discriminator cannot show features of images"):
-        build("loss.matching=1.0", "model.conditioning=embedding")
-    with pytest.raises(ConfigError, match=r"loss\.auxiliary_generator = 0\.1: with loss\.auxiliary = 0 the disc"):
-        build("loss.auxiliary=0.0", "loss.auxiliary_generator=0.1")
+        build("loss.feature_matching=1.0", "model.conditioning=embedding")
+    with pytest.raises(ConfigError, match=r"loss\.classification_generator = 0\.1: with loss\.auxiliary = 0 the disc"):
+        build("loss.classification=0.0", "loss.classification_generator=0.1")
     with pytest.raises(ConfigError, match=r"loss\.rarity = 1\.0: what is rare is told by the statistics of loss\.matc"):
-        build("loss.rarity=1.0", "loss.matching=0.0")
+        build("loss.rare_weight=1.0", "loss.feature_matching=0.0")
 
 
 def test_what_judges_in_its_own_way_teaches_the_generator_by_that_alone() -> None:
@@ -145,9 +145,9 @@ def test_what_judges_in_its_own_way_teaches_the_generator_by_that_alone() -> Non
     step.discriminator.register_forward_hook(lambda *_: called.append(torch.is_grad_enabled()))
     step(*batch(), step=0, progress=0.0)
     assert called == [True, False, True], "real and fake at once, then the generator's: real ones aside, its own"
-    assert step.read_stats()["matching"] == 0
+    assert step.read_stats()["feature_matching"] == 0
     with pytest.raises(ConfigError, match=r"loss\.matching = 1\.0: this discriminator cannot show .* and its forward"):
-        build(f"model.discriminator={name}", "loss.matching=1.0")
+        build(f"model.discriminator={name}", "loss.feature_matching=1.0")
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -159,7 +159,7 @@ def test_a_penalty_of_images_that_see_each_other_is_refused(ranks: int) -> None:
 
 
 def test_the_generator_may_be_updated_less_often() -> None:
-    _, step = build("train.generator_every=3")
+    _, step = build("train.n_critic=3")
     changed = []
     for number in range(6):
         before = [p.clone() for p in step.generator.parameters()]
@@ -261,10 +261,10 @@ def test_networks_without_labels_are_called_without() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.net(images.flatten(1)).squeeze(1)  # type: ignore[no-any-return]
 
-    config, _ = resolve(assignments=["model.conditional=false", "loss.gp=1.0"], environment={})
+    config, _ = resolve(assignments=["model.conditional=false", "loss.wgan_gp=1.0"], environment={})
     step = Step(config, Plain(), Judge(), CPU)
     step(*batch(), step=0, progress=0.0)
-    assert step.read_stats()["gp"] > 0
+    assert step.read_stats()["wgan_gp"] > 0
 
 
 def test_another_kind_of_device_goes_on_with_a_stream_of_its_own() -> None:
@@ -281,7 +281,7 @@ def test_another_kind_of_device_goes_on_with_a_stream_of_its_own() -> None:
 def test_ranks_compare_both_networks_and_the_average_before_a_save(monkeypatch: pytest.MonkeyPatch) -> None:
     _, step = build()
     told: list[object] = []
-    monkeypatch.setattr(Ranks, "need_equal", lambda ranks, what, value: told.append(value))
+    monkeypatch.setattr(Ranks, "assert_equal_across_ranks", lambda ranks, what, value: told.append(value))
     monkeypatch.setattr(step, "_ranks", Ranks(0, 2))
     step.check(1)
     for network in (step.generator, step.discriminator, step.ema):
@@ -291,7 +291,7 @@ def test_ranks_compare_both_networks_and_the_average_before_a_save(monkeypatch: 
 
 
 def test_z_may_be_narrower_in_training_than_in_use() -> None:
-    _, step = build("train.z_std=0.5")
+    _, step = build("train.latent_std=0.5")
     fakes = step.objective.prepare(*batch(500), both=True).fakes
     assert fakes is not None
     assert fakes.latents.std() == pytest.approx(0.5, rel=0.02)

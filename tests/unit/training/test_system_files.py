@@ -20,9 +20,9 @@ FILES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("skip_bad", [False, True])
+@pytest.mark.parametrize("skip_corrupt", [False, True])
 def test_known_names_are_passed_over_wherever_they_lie_and_told_in_one_line(
-    skip_bad: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    skip_corrupt: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = fill(tmp_path / "pets")
     for place in (root, root / "cat"):
@@ -31,8 +31,8 @@ def test_known_names_are_passed_over_wherever_they_lie_and_told_in_one_line(
             (place / name / "0.png").mkdir()
         for name in FILES:
             (place / name).write_bytes(b"\0\0junk")
-    assert read(root, skip_bad=skip_bad).class_names == ("cat", "dog")
-    assert count(root, skip_bad=skip_bad) == 40
+    assert read(root, skip_corrupt=skip_corrupt).class_names == ("cat", "dog")
+    assert count(root, skip_corrupt=skip_corrupt) == 40
     (line,) = [message for message in caplog.messages if "operating systems" in message]
     assert f"passed over ({2 * len(FOLDERS + FILES)}): " in line
     assert "\n" not in line

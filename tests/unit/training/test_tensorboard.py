@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ganctl.training.callbacks import TensorBoard, Timelapse
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.config.resolve import resolve
-from ganctl.training.loop.session import Launch
+from ganctl.training.loop.session import Session
 from ganctl.training.loop.trainer import Trainer
 from tests.conftest import SMALL
 
@@ -128,7 +128,7 @@ def test_tensorboard_forgets_a_start_that_ended_before_its_first_checkpoint(tmp_
 
     settings = [*SMALL, "log.tensorboard=true"]
     with pytest.raises(RuntimeError, match="own defect"):
-        Launch(assignments=settings, run_dir=tmp_path / "run").build(callbacks=[Failing()]).fit()
-    Launch(assignments=settings, run_dir=tmp_path / "run", resume="auto").build(max_steps=20).fit()
+        Session(assignments=settings, run_dir=tmp_path / "run").build(callbacks=[Failing()]).fit()
+    Session(assignments=settings, run_dir=tmp_path / "run", resume="auto").build(max_steps=20).fit()
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     assert [event.step for event in events.Scalars("train/loss_d")] == [10, 20]

@@ -31,7 +31,7 @@ def straightforward_step(
     adam_d = torch.optim.Adam(discriminator.parameters(), **options)  # type: ignore[arg-type]
     adam_g = torch.optim.Adam(generator.parameters(), **options)  # type: ignore[arg-type]
 
-    z = torch.randn(8, generator.z_dim, generator=rng) * config.train.z_std
+    z = torch.randn(8, generator.latent_dim, generator=rng) * config.train.latent_std
     fake = generator(z, labels).detach().requires_grad_(True)
     real_logits, fake_logits = discriminator(real, labels), discriminator(fake, labels)
     if emphasis:
@@ -41,12 +41,12 @@ def straightforward_step(
         total = loss.discriminator(real_logits, fake_logits)
     total = total + config.loss.r1 / 2 * squared_gradient_norm(real_logits, real).mean()
     total = total + config.loss.r2 / 2 * squared_gradient_norm(fake_logits, fake).mean()
-    if config.loss.gp:
+    if config.loss.wgan_gp:
         between = (e := torch.rand(8, generator=rng).view(-1, 1, 1, 1)) * real + (1 - e) * fake
         between = between.detach().requires_grad_(True)
         slopes = squared_gradient_norm(discriminator(between, labels), between).sqrt()
-        total = total + config.loss.gp * (slopes - 1).square().mean()
-    auxiliary, latent = float(config.loss.auxiliary), float(config.loss.latent)
+        total = total + config.loss.wgan_gp * (slopes - 1).square().mean()
+    auxiliary, latent = float(config.loss.classification), float(config.loss.latent_reconstruction)
     if auxiliary:
         guesses = discriminator.classifier(discriminator.features(real.detach()))
         total = total + auxiliary * nn.functional.cross_entropy(guesses, labels)
@@ -56,8 +56,8 @@ def straightforward_step(
     total.backward()
     adam_d.step()
 
-    if not config.train.shared_fakes:
-        z = torch.randn(8, generator.z_dim, generator=rng) * config.train.z_std
+    if not config.train.reuse_fakes:
+        z = torch.randn(8, generator.latent_dim, generator=rng) * config.train.latent_std
     fake = generator(z, labels)
     real_logits, fake_logits = discriminator(real, labels), discriminator(fake, labels)
     if emphasis:
@@ -66,12 +66,12 @@ def straightforward_step(
         total = loss.generator(real_logits, fake_logits)
     if auxiliary:
         guesses = discriminator.classifier(discriminator.features(fake))
-        total = total + float(config.loss.auxiliary_generator) * nn.functional.cross_entropy(guesses, labels)
+        total = total + float(config.loss.classification_generator) * nn.functional.cross_entropy(guesses, labels)
     if latent:
         total = total + latent * nn.functional.mse_loss(discriminator.latent(discriminator.features(fake)), z)
-    if float(config.loss.matching):
+    if float(config.loss.feature_matching):
         seen = discriminator.features(real.detach()), discriminator.features(fake)
-        total = total + float(config.loss.matching) * distance_of_features(*seen, labels)
+        total = total + float(config.loss.feature_matching) * distance_of_features(*seen, labels)
     adam_g.zero_grad()
     total.backward()
     adam_g.step()
@@ -94,10 +94,11 @@ def test_the_joined_passes_give_the_update_of_separate_ones(
 ) -> None:
     # a large ε: Adam's first step is the gradient's sign, which rounding decides where the gradient is near zero
     config, step = build(
-        f"loss.name={loss}", f"loss.gp={gp}", "loss.r1=0.5", "loss.r2=0.2", "optimizer.eps=0.1",
-        "optimizer.by_fan_in=false", f"loss.auxiliary={auxiliary}",
-        f"loss.auxiliary_generator={auxiliary / 2}", f"loss.latent={latent}", f"loss.matching={matching}",
-        f"model.conditioning={conditioning}", f"train.shared_fakes={shared}",
+        f"loss.name={loss}", f"loss.wgan_gp={gp}", "loss.r1=0.5", "loss.r2=0.2", "optimizer.eps=0.1",
+        "optimizer.lr_by_fan_in=false", f"loss.classification={auxiliary}",
+        f"loss.classification_generator={auxiliary / 2}", f"loss.latent_reconstruction={latent}",
+        f"loss.feature_matching={matching}",
+        f"model.conditioning={conditioning}", f"train.reuse_fakes={shared}",
     )  # fmt: skip
     generator, discriminator = copy.deepcopy(step.generator), copy.deepcopy(step.phases[0].network)
     step(*batch(), step=0, progress=0.0)
@@ -110,8 +111,9 @@ def test_the_joined_passes_give_the_update_of_separate_ones(
 @pytest.mark.parametrize("gp", [0.0, 3.0])  # in four passes, by autograd
 def test_pairs_with_rare_images_have_a_larger_share_of_both_updates(gp: float) -> None:
     config, step = build(
-        f"loss.gp={gp}", "loss.rarity=1.0", "loss.matching=1e-12", "optimizer.eps=0.1", "optimizer.by_fan_in=false",
-        "loss.auxiliary=0.0", "loss.auxiliary_generator=0.0", "loss.latent=0.0",
+        f"loss.wgan_gp={gp}", "loss.rare_weight=1.0", "loss.feature_matching=1e-12", "optimizer.eps=0.1",
+        "optimizer.lr_by_fan_in=false", "loss.classification=0.0", "loss.classification_generator=0.0",
+        "loss.latent_reconstruction=0.0",
     )  # fmt: skip
     seen, of_seen = 0.1 * torch.rand(40, 256, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 10
     assert step.objective.terms.matching is not None

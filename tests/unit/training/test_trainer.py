@@ -15,7 +15,7 @@ from ganctl.training.config.resolve import resolve
 from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import CheckpointError, ConfigError, FolderInUse, TrainingError
 from ganctl.training.images.source import load_generator
-from ganctl.training.loop.session import Launch
+from ganctl.training.loop.session import Session
 from ganctl.training.loop.trainer import Trainer
 from tests.conftest import SHORT, SMALL, launch, train_small
 
@@ -24,7 +24,7 @@ from tests.conftest import SHORT, SMALL, launch, train_small
 def test_a_run_however_short_ends_with_an_evaluation_and_a_best_checkpoint(max_steps: int, tmp_path: Path) -> None:
     alone = ("evaluation.every=1600 images",)  # only the end is evaluated
     result = launch(tmp_path / "run", extra=alone).build(max_steps=max_steps).fit()
-    assert result.stopped_by == "max-steps"
+    assert result.stop_reason == "max-steps"
     assert result.best is not None
     assert read_checkpoint(result.best).step == max_steps
     assert (result.metrics["step"], result.metrics["split"]) == (max_steps, "val")
@@ -33,7 +33,7 @@ def test_a_run_however_short_ends_with_an_evaluation_and_a_best_checkpoint(max_s
 
 def test_a_finished_run_is_scored_on_the_test_images_and_resuming_it_trains_no_further(tmp_path: Path) -> None:
     first = launch(tmp_path / "run").build().fit()
-    assert (first.stopped_by, first.metrics["split"], first.metrics["n"]) == ("horizon", "test", 10_000)
+    assert (first.stop_reason, first.metrics["split"], first.metrics["num_images"]) == ("duration", "test", 10_000)
     again = launch(tmp_path / "run", resume="auto").build().fit()
     assert (again.steps, again.metrics["fd"]) == (first.steps, first.metrics["fd"])
 
@@ -50,22 +50,22 @@ def test_best_is_the_checkpoint_with_the_least_distance_on_the_validation_images
 @pytest.mark.usefixtures("few_test_images")
 def test_a_horizon_given_as_a_time_becomes_images_once_and_is_kept(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    settings = (*SMALL, "model.width=4", "train.horizon=1s")
-    trainer = Launch(assignments=settings, run_dir=run_dir).build()
-    assert trainer.fit().stopped_by == "horizon"
-    horizon = trainer.horizon_images
-    assert horizon is not None
-    resumed = Launch(run_dir=run_dir, resume="auto").build()
-    assert resumed.horizon_images == horizon
+    settings = (*SMALL, "model.base_channels=4", "train.duration=1s")
+    trainer = Session(assignments=settings, run_dir=run_dir).build()
+    assert trainer.fit().stop_reason == "completed"
+    duration = trainer.duration_images
+    assert duration is not None
+    resumed = Session(run_dir=run_dir, resume="auto").build()
+    assert resumed.duration_images == duration
 
 
 def test_more_epochs_may_be_asked_for_when_resuming_but_no_other_experiment(tmp_path: Path) -> None:
     run_dir = train_small(tmp_path / "run", max_steps=5)
-    longer = Launch(run_dir=run_dir, resume="auto", flags={"train.horizon": ("--epochs", "20 epochs")})
-    assert longer.config.train.horizon.value == 20
+    longer = Session(run_dir=run_dir, resume="auto", flags={"train.duration": ("--epochs", "20 epochs")})
+    assert longer.config.train.duration.value == 20
     with pytest.raises(ConfigError, match=f"optimizer.lr = 0.5: the run has {longer.config.optimizer.lr}"):
-        Launch(run_dir=run_dir, resume="auto", assignments=["optimizer.lr=0.5"])
-    allowed = Launch(run_dir=run_dir, resume="auto", assignments=["optimizer.lr=0.5"], allow_changes=True)
+        Session(run_dir=run_dir, resume="auto", assignments=["optimizer.lr=0.5"])
+    allowed = Session(run_dir=run_dir, resume="auto", assignments=["optimizer.lr=0.5"], allow_changes=True)
     assert allowed.config.optimizer.lr == 0.5
 
 
@@ -76,7 +76,7 @@ def test_the_same_words_again_go_on_with_what_auto_meant_when_the_run_began(
     trainer = launch(tmp_path / "run", extra=words).build(max_steps=1)
     trainer.fit()
     monkeypatch.setattr("ganctl.training.loop.build._BATCH_ON_CPU", 16)  # as on another kind of machine
-    again = Launch(preset="conv", assignments=(*SHORT, *words), run_dir=tmp_path / "run", resume="auto")
+    again = Session(preset="conv", assignments=(*SHORT, *words), run_dir=tmp_path / "run", resume="auto")
     assert (again.config.train.batch_size, again.config.train.precision) == (64, trainer.config.train.precision)
     assert again.config.train.precision != "auto"
     assert again.build(max_steps=2).fit().images == 128
@@ -84,33 +84,33 @@ def test_the_same_words_again_go_on_with_what_auto_meant_when_the_run_began(
 
 def test_a_folder_with_a_run_is_not_written_over(small_run: Path) -> None:
     with pytest.raises(FolderInUse, match="--resume auto"):
-        Launch(run_dir=small_run)
+        Session(run_dir=small_run)
 
 
 def test_a_run_is_continued_by_its_folders_name_too(tmp_path: Path) -> None:
     train_small(tmp_path / "run", max_steps=3)
-    assert Launch(resume=str(tmp_path / "run")).build(max_steps=5).fit().steps == 5
+    assert Session(resume=str(tmp_path / "run")).build(max_steps=5).fit().steps == 5
     (tmp_path / "young/checkpoints").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="young: this run has no checkpoint yet"):
-        Launch(resume=str(tmp_path / "young"))
+        Session(resume=str(tmp_path / "young"))
     copy = tmp_path / "somewhere.safetensors"
     copy.write_bytes((tmp_path / "run/checkpoints/last.safetensors").read_bytes())
     with pytest.raises(ConfigError, match="it lies in no run's folder; name one for what follows: --run-dir"):
-        Launch(resume=str(copy))
+        Session(resume=str(copy))
 
 
 def test_a_time_limit_and_a_profile_are_callbacks_of_the_command(tmp_path: Path) -> None:
     trainer = launch(tmp_path / "run", extra=("log.profile=true",)).build(max_seconds=0.001)
     assert {"TimeLimit", "Profiler"} <= {callback.key for callback in trainer.callbacks}
-    assert trainer.fit().stopped_by == "max-time"
+    assert trainer.fit().stop_reason == "max-time"
 
 
 def test_resume_starts_fresh_where_there_is_nothing_and_needs_a_folder(tmp_path: Path) -> None:
-    assert Launch(assignments=SMALL, run_dir=tmp_path / "new", resume="auto").build(max_steps=1).fit().steps == 1
+    assert Session(assignments=SMALL, run_dir=tmp_path / "new", resume="auto").build(max_steps=1).fit().steps == 1
     with pytest.raises(ConfigError, match="--run-dir"):
-        Launch(resume="auto")
+        Session(resume="auto")
     with pytest.raises(CheckpointError, match="no such checkpoint"):
-        Launch(resume=str(tmp_path / "absent.safetensors"))
+        Session(resume=str(tmp_path / "absent.safetensors"))
 
 
 def test_the_damaged_newest_checkpoint_is_passed_over_with_a_word(tmp_path: Path) -> None:
@@ -119,17 +119,17 @@ def test_the_damaged_newest_checkpoint_is_passed_over_with_a_word(tmp_path: Path
     last = run_dir / "checkpoints/last.safetensors"
     last.write_bytes(last.read_bytes()[:1000])
     told: list[str] = []
-    trainer = Launch(run_dir=run_dir, resume="auto", announce=told.append).build()
+    trainer = Session(run_dir=run_dir, resume="auto", announce=told.append).build()
     assert trainer.step == 20
     assert "passed over" in told[0]
 
 
 def test_a_checkpoint_of_other_networks_is_refused_with_a_reason(small_run: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not fit these settings"):
-        Launch(
+        Session(
             run_dir=tmp_path / "run",
             resume=str(small_run / "checkpoints/last.safetensors"),
-            assignments=["model.width=16"],
+            assignments=["model.base_channels=16"],
             allow_changes=True,
         ).build()
 
@@ -148,7 +148,7 @@ def test_a_generator_of_another_version_is_refused_with_what_to_do(small_run: Pa
     [
         ("train.batch_size=60000", "only 55000 training images"),
         ("train.device=cuda", "sees no CUDA device"),
-        ("checkpoint.monitor=fid", "'fid': no callback produces such a score; there are fd, fd_floor, fd_times_floor,"),
+        ("checkpoint.monitor=fid", "'fid': no callback produces such a score; there are fd, fd_floor, fd_ratio,"),
     ],
 )
 def test_settings_that_do_not_fit_data_or_machine_are_refused_before_a_step(
@@ -170,19 +170,19 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
 def test_a_run_that_goes_on_in_another_folder_has_its_checkpoints_there(tmp_path: Path) -> None:
     launch(tmp_path / "a").build(max_steps=20).fit()
     source = tmp_path / "a/checkpoints/last.safetensors"
-    moved = Launch(run_dir=tmp_path / "b", resume=str(source))
+    moved = Session(run_dir=tmp_path / "b", resume=str(source))
     result = moved.build(max_steps=20).fit()
     assert result.best is not None
     assert result.last is not None
     assert read_checkpoint(result.best).step == read_checkpoint(result.last).step == 20
     with pytest.raises(FolderInUse, match="already holds a run"):
-        Launch(run_dir=tmp_path / "b", resume=str(source))
+        Session(run_dir=tmp_path / "b", resume=str(source))
 
 
 def test_a_folder_with_other_peoples_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("mine = true")
     with pytest.raises(FolderInUse, match="something else than a run"):
-        Launch(run_dir=tmp_path)
+        Session(run_dir=tmp_path)
 
 
 @pytest.mark.usefixtures("few_test_images")
@@ -190,24 +190,24 @@ def test_an_early_stopped_run_stays_stopped_when_it_is_resumed(tmp_path: Path) -
     run_dir = tmp_path / "run"
     extra = ("early_stopping.patience=1", "early_stopping.min_delta=1e9")
     first = launch(run_dir, extra=extra).build().fit()
-    assert (first.stopped_by, first.steps) == ("early-stopping", 20)
+    assert (first.stop_reason, first.steps) == ("early-stopping", 20)
     again = launch(run_dir, resume="auto").build().fit()
-    assert (again.stopped_by, again.steps) == ("early-stopping", 20)
+    assert (again.stop_reason, again.steps) == ("early-stopping", 20)
 
 
 @pytest.mark.usefixtures("few_test_images")
 def test_a_new_time_horizon_is_measured_anew(tmp_path: Path) -> None:
-    settings = (*SMALL, "model.width=4", "train.horizon=1s")
-    first = Launch(assignments=settings, run_dir=tmp_path / "run").build()
+    settings = (*SMALL, "model.base_channels=4", "train.duration=1s")
+    first = Session(assignments=settings, run_dir=tmp_path / "run").build()
     first.fit()
-    assert first.horizon_images is not None
-    longer = Launch(assignments=["train.horizon=60s"], run_dir=tmp_path / "run", resume="auto").build()
-    assert longer.horizon_images is None
+    assert first.duration_images is not None
+    longer = Session(assignments=["train.duration=60s"], run_dir=tmp_path / "run", resume="auto").build()
+    assert longer.duration_images is None
 
 
 def test_allowed_changes_reach_the_optimizer(tmp_path: Path) -> None:
     run_dir = train_small(tmp_path / "run", max_steps=3)
-    changed = Launch(assignments=["optimizer.beta1=0.5"], run_dir=run_dir, resume="auto", allow_changes=True).build()
+    changed = Session(assignments=["optimizer.beta1=0.5"], run_dir=run_dir, resume="auto", allow_changes=True).build()
     assert changed._step.phases[0].optimizer.param_groups[0]["betas"] == (0.5, 0.99)
 
 
@@ -231,8 +231,8 @@ def test_a_run_is_not_continued_with_other_images_unless_that_is_wanted(
     run_dir = train_small(tmp_path / "run", max_steps=2)
     monkeypatch.setattr("ganctl.training.loop.build.load_split", lambda data, split: load_split(data, "val"))
     with pytest.raises(ConfigError, match=r"the training images are not those of .*last.safetensors \(digest differ"):
-        Launch(run_dir=run_dir, resume="auto").build()
-    assert Launch(run_dir=run_dir, resume="auto", allow_changes=True).build().step == 2
+        Session(run_dir=run_dir, resume="auto").build()
+    assert Session(run_dir=run_dir, resume="auto", allow_changes=True).build().step == 2
 
 
 def test_two_trainers_never_share_a_folder(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_a_damaged_best_checkpoint_gives_way_to_the_next_sound_one(tmp_path: Pat
     launch(run_dir).build(max_steps=30).fit()
     damage = Damage()
     result = launch(run_dir, resume="auto").build(callbacks=[damage]).fit()
-    assert result.stopped_by == "horizon"
+    assert result.stop_reason == "completed"
     assert result.metrics["split"] == "test"
     assert result.best is not None
     assert damage.step is not None
@@ -271,22 +271,22 @@ class Damage(Callback):
 
 def test_a_run_may_begin_with_the_networks_of_another_and_nothing_else_of_it(small_run: Path, tmp_path: Path) -> None:
     config, _ = resolve(assignments=[*SMALL, f"train.init_from={small_run}"], environment={})
-    trainer = Launch(assignments=[*SMALL, f"train.init_from={small_run}"], run_dir=tmp_path / "run").build(max_steps=1)
+    trainer = Session(assignments=[*SMALL, f"train.init_from={small_run}"], run_dir=tmp_path / "run").build(max_steps=1)
     best = read_checkpoint(small_run / "checkpoints/best.safetensors").state["networks"]
     for name, weight in trainer.generator.state_dict().items():
         assert torch.equal(weight, best["ema"][name])
     assert (trainer.step, trainer.metrics) == (0, {})
     assert trainer.parts.step.phases[0].optimizer.state_dict()["state"] == {}
     trainer.fit()
-    resumed = Launch(run_dir=tmp_path / "run", resume="auto").build()
+    resumed = Session(run_dir=tmp_path / "run", resume="auto").build()
     assert resumed.step == 1
     assert config.train.init_from == small_run
 
 
 def test_networks_of_another_shape_cannot_be_begun_with(small_run: Path, tmp_path: Path) -> None:
-    assignments = [*SMALL, "model.width=16", f"train.init_from={small_run}"]
+    assignments = [*SMALL, "model.base_channels=16", f"train.init_from={small_run}"]
     with pytest.raises(CheckpointError, match="does not fit these settings"):
-        Launch(assignments=assignments, run_dir=tmp_path / "run").build()
+        Session(assignments=assignments, run_dir=tmp_path / "run").build()
     assert not (tmp_path / "run").exists()
 
 
@@ -323,7 +323,7 @@ def deterministic() -> Iterator[None]:
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("resident", ["true", "false"])
 def test_a_gpu_trains_stops_and_goes_on(resident: str, tmp_path: Path) -> None:
-    extra = ("train.device=cuda", f"data.resident={resident}", "train.precision=fp32", "train.tf32=false")
+    extra = ("train.device=cuda", f"data.on_device={resident}", "train.precision=fp32", "train.tf32=false")
     launch(tmp_path / "whole", extra=extra).build(max_steps=30).fit()
     launch(tmp_path / "parts", extra=extra).build(max_steps=13).fit()
     launch(tmp_path / "parts", resume="auto").build(max_steps=30).fit()

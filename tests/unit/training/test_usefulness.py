@@ -9,7 +9,7 @@ from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet, Split
 from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
-from ganctl.training.evaluation.cache import Store
+from ganctl.training.evaluation.cache import TensorCache
 from ganctl.training.evaluation.cas import classification_accuracy
 from tests.unit.training.conftest import RegisterData
 
@@ -37,7 +37,7 @@ def part(split: Split, start: int) -> ImageSet:
 
 def test_images_as_good_as_real_ones_have_no_gap_and_the_real_side_is_trained_once(few: DataSettings) -> None:
     told: list[str] = []
-    store = Store(told.append)
+    store = TensorCache(told.append)
     other = part("train", 20_000)
     before = torch.get_rng_state()
     scores = classification_accuracy(other, few, store=store, announce=told.append)
@@ -57,7 +57,7 @@ def test_images_as_good_as_real_ones_have_no_gap_and_the_real_side_is_trained_on
 def test_images_without_their_classes_teach_nothing(few: DataSettings) -> None:
     real = part("train", 20_000)
     mixed = ImageSet(real.images, real.labels.roll(1), real.class_names)
-    scores = classification_accuracy(mixed, few, store=Store(lambda text: None))
+    scores = classification_accuracy(mixed, few, store=TensorCache(lambda text: None))
     assert scores["cas"] < 0.4
     assert scores["cas_gap"] > 0.4
 
@@ -67,5 +67,5 @@ def test_a_class_without_images_is_told(few: DataSettings) -> None:
     keep = real.labels != 3
     with pytest.raises(DataError, match="no images of the classes 3"):
         classification_accuracy(
-            ImageSet(real.images[keep], real.labels[keep], real.class_names), few, store=Store(lambda text: None)
+            ImageSet(real.images[keep], real.labels[keep], real.class_names), few, store=TensorCache(lambda text: None)
         )

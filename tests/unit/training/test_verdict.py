@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ganctl.training.evaluation.summary import is_far, verdict
+from ganctl.training.evaluation.summary import needs_more_training, summary
 
 
 def scores(times: float, accuracy: float | None = 0.99) -> dict[str, Any]:
@@ -21,12 +21,12 @@ def scores(times: float, accuracy: float | None = 0.99) -> dict[str, Any]:
     ],
 )
 def test_the_distance_is_told_in_words(times: float, told: str, far: bool) -> None:
-    assert verdict(scores(times)) == told
-    assert is_far(scores(times)) == far
+    assert summary(scores(times)) == told
+    assert needs_more_training(scores(times)) == far
 
 
 def test_labels_are_spoken_of_where_they_are_often_wrong() -> None:
-    assert "Of 100 images 7 are not read as what was asked for; 'sample --verified'" in verdict(scores(3, 0.93))
-    assert "asked" not in verdict(scores(3, 0.985))
-    assert "asked" not in verdict(scores(3, None))
-    assert "--verified" not in verdict(scores(90, 0.1)), "there would be nothing left"
+    assert "Of 100 images 7 are not read as what was asked for; 'sample --reject-misread'" in summary(scores(3, 0.93))
+    assert "asked" not in summary(scores(3, 0.985))
+    assert "asked" not in summary(scores(3, None))
+    assert "--reject-misread" not in summary(scores(90, 0.1)), "there would be nothing left"

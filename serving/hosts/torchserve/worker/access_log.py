@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ganctl.serving.hosts.torchserve.worker.correlation import marks_of
+from ganctl.serving.hosts.torchserve.worker.correlation import correlation_headers
 from ganctl.serving.hosts.torchserve.worker.protocol import Incoming, Outgoing
 
 _MOST_BYTES, _KEPT = 10_000_000, 3  # of a worker: three full files beside the one that is written
@@ -28,7 +28,9 @@ class AccessLog:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         for request, reply in zip(batch, replies, strict=True):
             headers = {name.lower(): value for name, value in reply.headers.items()}
-            marks = {name.lower().replace("-", "_"): value for name, value in marks_of(request.headers).items()}
+            marks = {
+                name.lower().replace("-", "_"): value for name, value in correlation_headers(request.headers).items()
+            }
             record = {
                 "time": now,
                 "request_id": request.identity.decode("ascii", "replace"),

@@ -12,7 +12,7 @@ import os
 import threading
 from pathlib import Path
 
-from ganctl.serving.hosts.torchserve.worker.model_host import LoadedModel
+from ganctl.serving.hosts.torchserve.worker.model_host import ModelHost
 
 CURRENT, DRAINING = "current", "draining"
 _LOOKS_EVERY = 0.1  # seconds
@@ -20,7 +20,7 @@ _LOOKS_EVERY = 0.1  # seconds
 log = logging.getLogger(__name__)
 
 
-class Orders:
+class Commands:
     """Keeps to `state`; without one, the model is the one that the front end names, for good."""
 
     def __init__(self, state: Path | None) -> None:
@@ -28,12 +28,12 @@ class Orders:
         self._handler = ""
         self._failed: Path | None = None
         self.draining = False
-        self.model: LoadedModel
+        self.model: ModelHost
 
     def load(self, folder: Path, handler: str) -> None:
         """Loads the first model, and from now on follows what the server says."""
         self._handler = handler
-        self.model = LoadedModel(self._named() or folder, handler)
+        self.model = ModelHost(self._named() or folder, handler)
         _settle()
         if self._state is not None:
             self._look()
@@ -53,7 +53,7 @@ class Orders:
             return
         # Meanwhile the old model answers; a batch takes the new one when that is there as a whole.
         try:
-            model = LoadedModel(named, self._handler)
+            model = ModelHost(named, self._handler)
         except Exception as error:  # whatever an archive's code raises must not end a worker that serves the old one
             log.exception("version %s cannot be loaded", named.name)
             self._failed = named

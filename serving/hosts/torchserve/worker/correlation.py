@@ -9,7 +9,7 @@ MARKS = {"x-request-id": "X-Client-Request-Id", "traceparent": "traceparent"}
 _PLAIN = re.compile(r"[\x21-\x7e]{1,200}")  # what may stand in a header of a reply
 
 
-def marks_of(headers: Mapping[str, str]) -> dict[str, str]:
+def correlation_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Those of a request, as the headers of its reply; what cannot be a header is left out."""
     found = {}
     for name, value in headers.items():

@@ -44,7 +44,7 @@ class Context:
         self.observation = observation
 
 
-class LoadedModel:
+class ModelHost:
     """Loads what lies in `folder`, whose file `handler` has TorchServe's entry point `handle`."""
 
     def __init__(self, folder: Path, handler: str) -> None:

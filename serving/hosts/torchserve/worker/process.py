@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ganctl.serving.hosts.torchserve.worker.access_log import AccessLog
-from ganctl.serving.hosts.torchserve.worker.commands import Orders
-from ganctl.serving.hosts.torchserve.worker.correlation import marks_of
+from ganctl.serving.hosts.torchserve.worker.commands import Commands
+from ganctl.serving.hosts.torchserve.worker.correlation import correlation_headers
 from ganctl.serving.hosts.torchserve.worker.metrics import Meter, Observation, meter
 from ganctl.serving.hosts.torchserve.worker.protocol import (
     Incoming,
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 class Worker:
     """Answers messages."""
 
-    def __init__(self, orders: Orders, meter: Meter | None = None, access: AccessLog | None = None) -> None:
+    def __init__(self, orders: Commands, meter: Meter | None = None, access: AccessLog | None = None) -> None:
         self._orders = orders
         self._meter = meter
         self._access = access
@@ -77,7 +77,7 @@ class Worker:
         else:
             replies, observation = self._orders.model.answer(batch)
         for request, reply in zip(batch, replies, strict=True):
-            reply.headers.update(marks_of(request.headers))
+            reply.headers.update(correlation_headers(request.headers))
         return replies, observation
 
     def _note(
@@ -116,4 +116,4 @@ def main() -> None:
 
 def _worker() -> Worker:
     state, access = os.environ.get("GANCTL_STATE"), os.environ.get("GANCTL_ACCESS_LOG")
-    return Worker(Orders(Path(state) if state else None), meter(), AccessLog(Path(access)) if access else None)
+    return Worker(Commands(Path(state) if state else None), meter(), AccessLog(Path(access)) if access else None)
