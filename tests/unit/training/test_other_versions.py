@@ -72,7 +72,7 @@ def valued(section: str, **values: Any) -> Change:
 
 NOT_NEEDED: dict[str, Change] = {
     "nothing": lambda state: None,
-    "renamed settings": renamed("train", "duration", "duration"),
+    "renamed settings": renamed("train", "duration", "length"),
     "values that are none here": lambda state: [
         valued("loss", name="newest", r1="much")(state), valued("optimizer", lr=-1)(state)
     ],
@@ -97,7 +97,10 @@ NEEDED: dict[str, tuple[Change, str]] = {
         r"model\.generator = 'stylegan' is unknown here; there are con",
     ),
     "a value": (valued("model", base_channels="wide"), r"model\.base_channels = 'wide' is no value for it here"),
-    "weights": (valued("model", base_channels=99), r"its weights do not fit model\.generator = 'conv' .*\(size mismatch"),
+    "weights": (
+        valued("model", base_channels=99),
+        r"its weights do not fit model\.generator = 'conv' .*\(size mismatch",
+    ),
     "no weights": (lambda state: state["networks"].pop("ema"), r"it has another structure \(KeyError\('ema'\)\)"),
     "no data": (lambda state: state.pop("data"), r"it has another structure \(KeyError\('data'\)\)"),
     "no settings": (lambda state: state.pop("config"), "it holds no settings"),
@@ -164,7 +167,7 @@ def test_evaluate_wants_to_be_told_the_data_that_it_does_not_know(
 
 def test_resuming_tells_every_setting_that_is_another_versions(other: Callable[[Change], Path]) -> None:
     def change(state: dict[str, Any]) -> None:
-        renamed("train", "duration", "duration")(state)
+        renamed("train", "duration", "length")(state)
         valued("loss", name="newest")(state)
         valued("optimizer", beta1=2.0)(state)
         state["config"]["schedule"] = {"kind": "wave"}
@@ -174,13 +177,13 @@ def test_resuming_tells_every_setting_that_is_another_versions(other: Callable[[
     result = run(*resume)
     assert result.exit_code == 4
     for told in (
-        f"last.safetensors: {BOTH}:", "train.duration = ", "loss.name = 'newest'", "optimizer.beta1 = 2.0",
+        f"last.safetensors: {BOTH}:", "train.length = ", "loss.name = 'newest'", "optimizer.beta1 = 2.0",
         "schedule.kind = 'wave'", f"Use ganctl {OTHER}, or go on without these settings by --allow-changes.",
     ):  # fmt: skip
         assert told in result.output
     result = run(*resume, "--allow-changes")
     assert result.exit_code == 0, result.output
-    assert "left out: train.duration = " in result.output
+    assert "left out: train.length = " in result.output
     assert "settings that it lacks take their defaults: loss.name, optimizer.beta1, train.duration" not in result.output
 
 
@@ -278,8 +281,8 @@ def test_an_export_with_more_fields_than_known_draws(exported: Path, tmp_path: P
 
 
 def test_the_settings_file_of_another_version_is_told(small_run: Path, tmp_path: Path) -> None:
-    text = (small_run / "config.toml").read_text("utf-8").replace(OURS, OTHER, 1).replace("duration", "duration", 1)
+    text = (small_run / "config.toml").read_text("utf-8").replace(OURS, OTHER, 1).replace("\nduration", "\nlength", 1)
     (tmp_path / "config.toml").write_text(text, "utf-8")
     result = run("train", "--config", tmp_path / "config.toml", "--dry-run")
     assert result.exit_code == 3
-    assert f"config.toml: {BOTH}: unknown setting 'train.duration'" in result.output
+    assert f"config.toml: {BOTH}: unknown setting 'train.length'" in result.output
