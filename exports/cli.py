@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from ganctl.exports.formats import FILES
 from ganctl.options import PathParam, json_option
 from ganctl.streams import emit
 
@@ -15,7 +16,7 @@ from ganctl.streams import emit
     "--format",
     "kinds",
     multiple=True,
-    type=click.Choice(["torchscript", "onnx", "pt2"]),
+    type=click.Choice(list(FILES)),
     help="What to write; may be repeated [default: all].",
 )
 @click.option(
@@ -28,7 +29,6 @@ def export(source: Path, kinds: tuple[str, ...], out: Path | None, as_json: bool
     SOURCE is a run (its best checkpoint) or a checkpoint.
     """
     from ganctl.exports.export import export as write_export
-    from ganctl.exports.formats import FILES
     from ganctl.exports.manifest import NAME
 
     folder = write_export(

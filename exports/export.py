@@ -6,14 +6,15 @@ from pathlib import Path
 
 import torch
 
-from ganctl.exports import formats, manifest, parity
+from ganctl.exports import manifest, parity
 from ganctl.exports.errors import ExportError
+from ganctl.exports.formats import FILES, get_format
 from ganctl.exports.model_card import card
 from ganctl.training.checkpoint.run_dir import CHECKPOINTS, find_checkpoint
 from ganctl.training.images.pictures import ENLARGEMENT, encode, tile, to_picture
 from ganctl.training.images.source import GeneratorSource, load_generator
 from ganctl.training.models.networks import Generator
-from ganctl.training.utils.atomic_write import new_folder, write_file
+from ganctl.training.utils.atomic_write import new_folder, read_file, write_file
 
 _STYLES = 8  # rows of samples.png
 
@@ -22,7 +23,7 @@ def export(
     source: Path,
     *,
     out: Path | None = None,
-    kinds: Sequence[str] = tuple(formats.FILES),
+    kinds: Sequence[str] = tuple(FILES),
     announce: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Exports the averaged generator of a checkpoint, or of a run's best one.
@@ -52,9 +53,11 @@ def export(
     with new_folder(out) as folder:
         differences = {}
         for kind in kinds:
-            name = formats.FILES[kind]
-            write_file(folder / name, formats.serialize(generator, kind, manifest.as_text(base)))
-            differences[name] = parity.measure(folder / name, kind, generator)
+            name = FILES[kind]
+            file_format = get_format(kind)
+            write_file(folder / name, file_format.write(generator, manifest.as_text(base)))
+            # read back here: the runtimes' own errors of reading have no form
+            differences[name] = parity.measure(name, file_format.load(read_file(folder / name)), generator)
             worst = max(differences[name].values())
             announce(f"{name}: {(folder / name).stat().st_size / 1e6:.1f} MB, differs by {worst:.1e} at most")
         write_file(folder / "samples.png", _draw_samples(generator, base["class_names"]))

@@ -7,14 +7,13 @@ from torch import Tensor
 
 from ganctl.exports import manifest
 from ganctl.exports.errors import ExportError
-from ganctl.exports.formats import FILES
-from ganctl.exports.parity import load
+from ganctl.exports.formats import FILES, get_format
 from ganctl.training.checkpoint.stored_config import read_data_settings
 from ganctl.training.data.base import nfc
 from ganctl.training.errors import written_by
 from ganctl.training.sampling.inspection import Opened
+from ganctl.training.utils.atomic_write import read_file
 
-_PREFERRED = ("onnx", "torchscript", "pt2")
 _CHUNK = 256
 
 
@@ -25,12 +24,12 @@ class ExportSource:
         self._facts = facts
         files = facts["files"]
         assert isinstance(files, dict)
-        kind = next((kind for kind in _PREFERRED if FILES[kind] in files), None)
+        kind = next((kind for kind, file in FILES.items() if file in files), None)
         if kind is None:
-            expected = ", ".join(FILES[kind] for kind in _PREFERRED)
+            expected = ", ".join(FILES.values())
             raise ExportError(f"{folder}: no artefact that can be run here; expected one of {expected}")
         self.artefact = FILES[kind]
-        self._run = load(folder / self.artefact, kind)
+        self._run = get_format(kind).load(read_file(folder / self.artefact))
         z, names = facts["z"], facts["class_names"]
         assert isinstance(z, dict)
         assert isinstance(names, list)

@@ -15,9 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ganctl.exports import formats, manifest, parity
+from ganctl.exports import manifest, parity
 from ganctl.exports.errors import ExportError, ParityError
 from ganctl.exports.export import export
+from ganctl.exports.formats import get_format
 from ganctl.exports.runtime import open_export
 from ganctl.training.checkpoint.format import read_checkpoint, weights_digest
 from ganctl.training.config.schema import DataSettings
@@ -138,28 +139,27 @@ def test_torchscript_needs_nothing_of_ours(exported: Path, tmp_path: Path) -> No
 def test_an_artefact_that_draws_something_else_is_refused_and_nothing_is_left(
     small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    serialize = formats.serialize
+    write = get_format("onnx").write
 
-    def shifted(generator: Any, kind: str, essentials: Any) -> bytes:
+    def shifted(generator: Any, essentials: Any) -> bytes:
         with torch.no_grad():
             bias = generator.net[0].bias
             bias.add_(1e-3)
-            content = serialize(generator, kind, essentials)
+            content = write(generator, essentials)
             bias.sub_(1e-3)
         return content
 
-    monkeypatch.setattr(formats, "serialize", shifted)
+    monkeypatch.setattr("ganctl.exports.formats.onnx.write", shifted)
     with pytest.raises(ParityError, match=r"differs from the checkpoint's generator by .* at N = \d") as raised:
         export(small_run, out=tmp_path / "export")
     assert raised.value.exit_code == 5
     assert list(tmp_path.iterdir()) == []
 
 
-def test_images_that_are_no_numbers_are_no_parity(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_are_no_numbers_are_no_parity(small_run: Path) -> None:
     generator, _ = load_generator(small_run / "checkpoints/best.safetensors")
-    monkeypatch.setattr(parity, "load", lambda path, kind: lambda z, label: torch.full((len(z), 1, 28, 28), torch.nan))
     with pytest.raises(ParityError, match="nan"):
-        parity.measure(Path("generator.onnx"), "onnx", generator)
+        parity.measure("x", lambda z, label: torch.full((len(z), 1, 28, 28), torch.nan), generator)
 
 
 def test_exporting_again_replaces_the_export_and_nothing_else(small_run: Path, tmp_path: Path) -> None:

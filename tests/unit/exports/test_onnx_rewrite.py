@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ganctl.exports.coarse import CoarseUpsampling, on_coarse_grids
+from ganctl.exports.formats.onnx_rewrite import CoarseUpsampling, on_coarse_grids
 from ganctl.training.models.networks import ConvGenerator, ImageShape, MlpGenerator
 
 

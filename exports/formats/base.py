@@ -1,0 +1,52 @@
+"""The exported network and its example inputs, which all formats share."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ganctl.training.models.networks import Generator
+
+
+class UnitRangeGenerator(nn.Module):
+    """A generator whose images are in [0, 1], as users of an export expect them."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        images: Tensor = self.generator(z, label) if label is not None else self.generator(z)
+        return ((images + 1) * 0.5).clamp(0, 1)
+
+
+def example_inputs(generator: Generator, n: int, *, seed: int = 0) -> tuple[Tensor, ...]:
+    """z float32 [n, latent_dim], and label int64 [n] where the generator is conditional."""
+    rng = torch.Generator().manual_seed(seed)
+    z = torch.randn(n, generator.latent_dim, generator=rng)
+    return (z,) if generator.classes is None else (z, torch.randint(generator.classes, (n,), generator=rng))
+
+
+def export_program(generator: Generator) -> torch.export.ExportedProgram:
+    """The graph of a generator with a free batch size."""
+    network, n = UnitRangeGenerator(generator).eval(), torch.export.Dim("N", min=1)
+    inputs = example_inputs(generator, 2)  # not 1: a size of 1 would become a constant
+    shapes = {"z": {0: n}, "label": {0: n}} if len(inputs) == 2 else {"z": {0: n}}
+    return torch.export.export(network, inputs, dynamic_shapes=shapes)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hides warnings of the exporters about themselves.
+
+    They are: TorchScript's deprecation (ONNX is its replacement), notes on operators of torchvision that no generator
+    uses, and doubts about channels-last weights (each written file is compared with the generator).
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*")
+        warnings.filterwarnings("ignore", message="No complete tensor found in the group")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(torch|onnxscript|copyreg).*")
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|onnxscript|copyreg).*")
+        yield

@@ -1,0 +1,47 @@
+"""ONNX: one file for ONNX Runtime, with the convolutional generator's upsampling rewritten for its kernels."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor
+
+from ganctl.exports.formats.base import export_program, quiet
+from ganctl.exports.formats.onnx_rewrite import on_coarse_grids
+from ganctl.training.models.networks import Generator
+
+OPSET = 20
+
+
+def write(generator: Generator, essentials: Mapping[str, str]) -> bytes:
+    """The bytes of an ONNX model; see `Format`."""
+    with quiet():
+        exported = torch.onnx.export(
+            export_program(on_coarse_grids(generator)),
+            input_names=["z", "label"] if generator.conditional else ["z"],
+            output_names=["image"],
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+        assert exported is not None, "dynamo=True gives a program"
+        model = exported.model_proto
+        for name, value in essentials.items():
+            model.metadata_props.add(key=name, value=value)
+        onnx.checker.check_model(model, full_check=True)
+        content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def load(content: bytes) -> Callable[..., Tensor]:
+    """The file in ONNX Runtime on the CPU; see `Format`."""
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> Tensor:
+        feed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+        return torch.from_numpy(np.asarray(session.run(None, feed)[0]))
+
+    return run
