@@ -10,11 +10,11 @@ from ganctl.exports import manifest, parity
 from ganctl.exports.errors import ExportError
 from ganctl.exports.formats import FILES, get_format
 from ganctl.exports.model_card import card
+from ganctl.files import new_folder, read_file, write_file
 from ganctl.training.checkpoint.run_dir import CHECKPOINTS, find_checkpoint
 from ganctl.training.images.pictures import ENLARGEMENT, encode, tile, to_picture
 from ganctl.training.images.source import GeneratorSource, load_generator
 from ganctl.training.models.networks import Generator
-from ganctl.training.utils.atomic_write import new_folder, read_file, write_file
 
 _STYLES = 8  # rows of samples.png
 

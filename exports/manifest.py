@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ganctl import __version__
+from ganctl.common.text import nfc
 from ganctl.exports.errors import ExportError
 from ganctl.exports.formats import FILES
+from ganctl.files import naming, read_file
 from ganctl.training.checkpoint.format import Saved, weights_digest
-from ganctl.training.data.base import nfc
-from ganctl.training.errors import written_by
 from ganctl.training.models.networks import Generator
-from ganctl.training.utils.atomic_write import naming, read_file
+from ganctl.versions import written_by
 
 SCHEMA_VERSION = 1
 NAME = "manifest.json"

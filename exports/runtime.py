@@ -5,14 +5,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ganctl.common.pixels import to_uint8
+from ganctl.common.text import nfc
 from ganctl.exports import manifest
 from ganctl.exports.errors import ExportError
 from ganctl.exports.formats import FILES, get_format
+from ganctl.files import read_file
 from ganctl.training.checkpoint.stored_config import read_data_settings
-from ganctl.training.data.base import nfc
-from ganctl.training.errors import written_by
 from ganctl.training.sampling.inspection import Opened
-from ganctl.training.utils.atomic_write import read_file
+from ganctl.versions import written_by
 
 _CHUNK = 256
 
@@ -44,7 +45,7 @@ class ExportSource:
         images = []
         for chunk in zip(z.split(_CHUNK), label.split(_CHUNK), strict=True):
             drawn = self._run(*chunk if self.conditional else chunk[:1])
-            images.append((drawn * 255).round().to(torch.uint8))
+            images.append(torch.from_numpy(to_uint8(drawn.numpy())))
         return torch.cat(images)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ganctl.training.data.base import ImageSet
     from ganctl.training.images.source import GeneratorSource, load_generator
     from ganctl.training.loop.trainer import Trainer
-    from ganctl.training.models.networks import Generator
+    from ganctl.training.models.networks import Discriminator, Generator
 
 __version__ = "0.2.0.dev0"
 
@@ -27,15 +27,16 @@ _MODULES = {
     "ganctl.training.callbacks": ("default_callbacks",),
     "ganctl.training.config.registry": ("DATASETS", "DISCRIMINATORS", "GENERATORS", "LOSSES"),
     "ganctl.training.data.base": ("ImageSet",),
-    "ganctl.training.models.networks": ("Generator",),
+    "ganctl.training.models.networks": ("Discriminator", "Generator"),
     "ganctl.training.config.resolve": ("configure",),
     "ganctl.training.images.source": ("GeneratorSource", "load_generator"),
     "ganctl.training.loop.trainer": ("Trainer",),
 }
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
-    "DATASETS", "DISCRIMINATORS", "FINISHED", "GENERATORS", "LOSSES", "AsyncClient", "Callback", "Client", "Generator",
-    "GeneratorSource", "ImageSet", "Trainer", "configure", "default_callbacks", "load_generator",
+    "DATASETS", "DISCRIMINATORS", "FINISHED", "GENERATORS", "LOSSES", "AsyncClient", "Callback", "Client",
+    "Discriminator", "Generator", "GeneratorSource", "ImageSet", "Trainer", "configure", "default_callbacks",
+    "load_generator",
 ]  # fmt: skip
 
 

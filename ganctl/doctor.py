@@ -57,11 +57,7 @@ def examine(folder: Path) -> Iterator[Finding]:
     yield Finding("processor", True, f"{os.cpu_count()} cores, {platform.machine()}", facts={"cores": os.cpu_count()})
     yield _torch()
     yield _java()
-    for package, use in (
-        ("torchserve", "serve"),
-        ("torch-model-archiver", "package"),
-        ("onnxruntime", "export and serve"),
-    ):
+    for package, use in (("torchserve", "serve"), ("onnxruntime", "export and serve")):
         yield _package(package, use)
     yield _ports()
     yield _temporary()

@@ -1,8 +1,6 @@
 """The errors of the serving side: each is meant for a person, and knows the exit code that tells its kind."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -54,14 +52,3 @@ class RemoteError(ServingError):
         super().__init__(message)
         self.status = status
         self.problem = dict(problem or {})
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Adds `path` to an OSError that has no file name, as those of read, write and close have none."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None and error.errno is not None:  # else its text would be lost: "[Errno None] None"
-            error.filename = str(path)
-        raise

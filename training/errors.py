@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ganctl import __version__
+from ganctl.versions import written_by
 
 
 class TrainingError(Exception):
@@ -70,12 +71,3 @@ class VersionError(CheckpointError):
         writer = "the ganctl that wrote it" if version is None else f"ganctl {version}"
         choice = f"Use {writer}" if version != __version__ else "Use another checkpoint"
         super().__init__(f"{path}:{written_by(version)}{listed}{choice}, or {or_else}.")
-
-
-def written_by(version: str | None) -> str:
-    """Which ganctl wrote a file, and which this is, to be put into a message; nothing where both are the same.
-
-    None stands for a ganctl before 0.2.0, which noted no version.
-    """
-    writer = "a ganctl before 0.2.0" if version is None else f"ganctl {version}"
-    return "" if version == __version__ else f" written by {writer}, this is ganctl {__version__}:"

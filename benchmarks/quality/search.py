@@ -37,12 +37,12 @@ import torch
 from ganctl.benchmarks.errors import BenchError, BenchUsageError
 from ganctl.benchmarks.quality.own import QUIET, train
 from ganctl.benchmarks.quality.recorder import Recorder
+from ganctl.files import read_file
 from ganctl.training.config.resolve import resolve
 from ganctl.training.config.schema import Config
 from ganctl.training.config.toml_text import decode_text, parse_toml
 from ganctl.training.errors import ConfigError
 from ganctl.training.evaluation.evaluator import Evaluator
-from ganctl.training.utils.atomic_write import read_file
 
 SCORES = {
     "fd_ratio": "FD, × floor",

@@ -12,10 +12,12 @@ import stat
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from ganctl.serving.errors import PackageError, naming
+from ganctl.files import naming
+from ganctl.serving.errors import PackageError
 
 DIGESTS = "digests.json"
 # What reading a damaged archive raises; RuntimeError stands for what is encrypted, or packed in a way unknown here.
@@ -27,10 +29,11 @@ _BLOCK = 1 << 20  # bytes
 _MOST_TEXT = 1 << 20  # a member that is read as JSON or YAML
 
 
-def write_digests(mar: Path) -> None:
-    """Adds the list of all members with their digests."""
-    with zipfile.ZipFile(mar, "a", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(DIGESTS, json.dumps(_digests(archive), indent=1))
+def digest_list(members: Mapping[str, bytes]) -> bytes:
+    """The content of DIGESTS: the SHA-256 of each member, as JSON."""
+    return json.dumps(
+        {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}, indent=1
+    ).encode()
 
 
 def verify(archive: zipfile.ZipFile, where: str) -> None:

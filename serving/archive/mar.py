@@ -5,16 +5,11 @@ the folder `ganctl_handler`; nothing of this project has to be installed where i
 """
 
 import hashlib
+import io
 import json
-import os
-import re
-import shutil
-import subprocess
-import sys
-import tempfile
+import stat
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +17,9 @@ from typing import Any, Literal
 import yaml
 
 from ganctl import __version__
-from ganctl.serving.archive.integrity import UNREADABLE, verify, write_digests
-from ganctl.serving.errors import PackageError, naming
+from ganctl.files import naming, read_file, write_file
+from ganctl.serving.archive.integrity import DIGESTS, UNREADABLE, digest_list, verify
+from ganctl.serving.errors import PackageError
 from ganctl.serving.handler.model import Limits, Model
 
 MODEL_NAME = "digits"
@@ -36,6 +32,7 @@ _CONFIG_NAME = "model-config.yaml"
 
 # TorchServe imports the entry by name from the archive's root. It must stay this thin: an ImportError in here would be
 # taken for "no such file", and TorchServe would look for a handler of its own with this name.
+_ENTRY_NAME = "ganctl_entry.py"
 _ENTRY = "from ganctl_handler.service import handle  # noqa: F401 - TorchServe calls it\n"
 
 _CONFIG = """\
@@ -64,43 +61,9 @@ def package(export_dir: Path, out: Path | None = None, backend: BackendName = "o
             f"{export_dir}: holds no {model_file}, which --backend {backend} needs, but {found}. "
             "Export again with that format, or choose the other back-end."
         )
-    out = (out or export_dir.parent).absolute()
-    mar = out / f"{MODEL_NAME}.mar"
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with naming(mar), _stage(mar) as stage:
-            _fill(stage, export_dir, backend)
-            _run_archiver(stage, model_file, mar)
-            write_digests(stage / mar.name)
-            (stage / mar.name).replace(mar)
-    except BaseException:
-        for folder in made:
-            with suppress(OSError):  # absent after all, or used by another process meanwhile
-                folder.rmdir()
-        raise
+    mar = (out or export_dir.parent).absolute() / f"{MODEL_NAME}.mar"
+    write_file(mar, _zip(_members(export_dir, backend)))
     return mar
-
-
-@contextmanager
-def _stage(mar: Path) -> Iterator[Path]:
-    """A temporary folder beside `mar`, so that the last step is only a rename; errors in it name `mar`."""
-    stage, prefix = None, ".packaging-"
-    try:
-        stage = Path(tempfile.mkdtemp(prefix=prefix, dir=mar.parent))
-        yield stage
-    except OSError as error:
-        if error.filename is None or str(error.filename).startswith(str(mar.parent / prefix)):
-            error.filename = str(mar)
-        del error.filename2
-        raise
-    finally:
-        if stage is not None:
-            try:
-                shutil.rmtree(stage, ignore_errors=True)
-            except BaseException:  # a signal
-                shutil.rmtree(stage, ignore_errors=True)
-                raise
 
 
 def read_export(export_dir: Path) -> dict[str, Any]:
@@ -110,7 +73,7 @@ def read_export(export_dir: Path) -> dict[str, Any]:
         raise PackageError(
             f"{export_dir}: is no export, as it has no manifest.json. Name the folder that `ganctl export` wrote."
         )
-    manifest = _manifest(_read(path), str(path))
+    manifest = _manifest(read_file(path), str(path))
     for name, entry in manifest["files"].items():
         file = export_dir / name
         if not file.is_file():
@@ -188,45 +151,40 @@ def _is_entry(name: str, entry: object) -> bool:
     )
 
 
-def _fill(stage: Path, export_dir: Path, backend: BackendName) -> None:
-    """Lays out what goes into the archive: the model file, the entry and the config, and in `extra` all else."""
-    (stage / "extra" / "ganctl_handler").mkdir(parents=True)
-    (stage / _MODEL_FILES[backend]).write_bytes(_read(export_dir / _MODEL_FILES[backend]))
-    (stage / "ganctl_entry.py").write_text(_ENTRY, encoding="utf-8")
-    (stage / "extra" / "manifest.json").write_bytes(_read(export_dir / "manifest.json"))
-    for path in _HANDLER.iterdir():
-        if path.is_file():
-            (stage / "extra" / "ganctl_handler" / path.name).write_bytes(_read(path))
-    handler = {"ganctl_version": __version__, "backend": backend, "model_file": _MODEL_FILES[backend]}
-    handler |= asdict(Limits())
+def _members(export_dir: Path, backend: BackendName) -> dict[str, bytes]:
+    """The files of an archive by name, as torch-model-archiver lays them out."""
+    model_file = _MODEL_FILES[backend]
+    handler = {"ganctl_version": __version__, "backend": backend, "model_file": model_file, **asdict(Limits())}
     lines = [f"  {key}: {value}\n" for key, value in handler.items()]
     lines.append("  page: true  # answer a browser with a page; the environment's GANCTL_PAGE=off has none anywhere\n")
-    (stage / _CONFIG_NAME).write_text(_CONFIG + "".join(lines), encoding="utf-8")
+    model = {"modelName": MODEL_NAME, "serializedFile": model_file, "handler": _ENTRY_NAME, "modelVersion": "1.0"}
+    about = {
+        "runtime": "python",
+        "model": model | {"configFile": _CONFIG_NAME},
+        "archiverVersion": f"ganctl {__version__}",
+    }
+    return {
+        "MAR-INF/MANIFEST.json": json.dumps(about, indent=2).encode(),
+        _CONFIG_NAME: (_CONFIG + "".join(lines)).encode(),
+        _ENTRY_NAME: _ENTRY.encode(),
+        "manifest.json": read_file(export_dir / "manifest.json"),
+        model_file: read_file(export_dir / model_file),
+        **{
+            f"ganctl_handler/{path.relative_to(_HANDLER).as_posix()}": read_file(path)
+            for path in sorted((*_HANDLER.glob("*.*"), *_HANDLER.glob("common/*.*")))
+        },
+    }
 
 
-def _run_archiver(stage: Path, model_file: str, mar: Path) -> None:
-    """Runs torch-model-archiver in `stage`, in a process of its own.
-
-    It empties and fills $TMPDIR/<model name>, whoever that may belong to, so it gets a temporary folder of its own; and
-    it splits paths at commas and expands wildcards, so it gets only names relative to `stage`.
-    """
-    (stage / "tmp").mkdir()
-    command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", MODEL_NAME, "--version", "1.0"]
-    command += ["--serialized-file", model_file, "--handler", "ganctl_entry.py", "--config-file", _CONFIG_NAME]
-    command += ["--extra-files", "extra", "--export-path", ".", "--force"]
-    environment = {**os.environ, "TMPDIR": str(stage / "tmp")}
-    done = subprocess.run(
-        command, cwd=stage, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False
-    )
-    if done.returncode != 0:
-        if (told := re.search(r"^\w*Error: \[Errno (\d+)\]", done.stderr, re.MULTILINE)) is not None:
-            raise OSError(int(told[1]), os.strerror(int(told[1])), str(mar))
-        raise PackageError(f"torch-model-archiver failed with status {done.returncode}:\n{done.stderr.strip()}")
-
-
-def _read(path: Path) -> bytes:
-    with naming(path):
-        return path.read_bytes()
+def _zip(members: Mapping[str, bytes]) -> bytes:
+    """An archive of the members and their digests; the same members give the same bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in {**members, DIGESTS: digest_list(members)}.items():
+            entry = zipfile.ZipInfo(name)  # with the first date that a zip file can have
+            entry.external_attr = (stat.S_IFREG | 0o644) << 16
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
 
 
 def _sha256(path: Path) -> str:

@@ -15,7 +15,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .latents import draw_labels, latents
+from .common.latents import draw_labels, latents
+from .common.pixels import to_uint8
 from .model import Model
 
 CHUNKS = tuple(range(1, 33))  # more rows at once are not faster
@@ -75,14 +76,6 @@ class TorchScriptBackend:
 
 
 BACKENDS: dict[str, Callable[[Path], Backend]] = {"onnx": OnnxBackend, "torchscript": TorchScriptBackend}
-
-
-def to_uint8(images: Floats) -> NDArray[np.uint8]:
-    """Float images in [0, 1], any shape → uint8, rounded to the nearest grey level."""
-    levels = images.clip(0.0, 1.0)
-    levels *= np.float32(255.0)
-    levels += np.float32(0.5)
-    return levels.astype(np.uint8)
 
 
 class Engine:

@@ -8,15 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from .common.text import nfc
+
 SCHEMA_VERSION = 1
-
-
-def nfc(text: str) -> str:
-    """The text in Unicode's composed form, in which label names are kept and compared.
-
-    The time for a text of combining marks grows with the square of its length: callers bound what strangers send.
-    """
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 @dataclass(frozen=True)

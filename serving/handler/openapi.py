@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from .latents import MAX_SEED
+from .common.latents import MAX_SEED
 from .model import Model
 from .problem import MEDIA_TYPE as PROBLEM
 from .request import DESCRIPTION, FILMS, LAYOUTS, MEDIA_TYPES, PAGE, STOPS

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from .latents import MAX_SEED
+from .common.latents import MAX_SEED
 from .model import Model
 from .request import FILMS, LAYOUTS, STOPS
 

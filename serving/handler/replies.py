@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from . import png
+from .common.pixels import enlarge, tile
 from .model import Model
-from .picture import enlarge, tile
 from .request import Request
 
 _FRAME_MS = 50  # a film's pace: 20 frames a second

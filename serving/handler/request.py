@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .accept import choose, names
+from .common.latents import MAX_SEED, label_tuple
+from .common.text import nfc
 from .fields import read, show
-from .latents import MAX_SEED, label_tuple
-from .model import Model, nfc
+from .model import Model
 from .problem import BadRequest, FieldError
 
 FILMS = ("image/gif", "image/webp")

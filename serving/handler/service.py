@@ -18,9 +18,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .common.interpolation import walk
+from .common.latents import latents_of
 from .engine import BACKENDS, Engine
 from .fields import FIELDS
-from .latents import latents_of
 from .model import Model
 from .openapi import describe
 from .page import build
@@ -28,7 +29,6 @@ from .problem import MEDIA_TYPE, SHOWN, BadRequest, FieldError, problem
 from .replies import encode
 from .request import DESCRIPTION, PAGE, Parser, Request
 from .room import Room
-from .walks import walk
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Service:
         """Loads an unpacked archive; `config` is the part `handler` of its model-config.yaml."""
         model = Model.load(folder, config)
         engine = Engine(BACKENDS[config["backend"]](folder / config["model_file"]), model)
-        codes = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+        codes = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("**/*.py")))
         identity = f"{model.version} {config['backend']} {hashlib.sha256(codes).hexdigest()}"
         return cls(model, engine, identity, _page_is_on(config))
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
+from ganctl.files import is_temporary, link_file
 from ganctl.training.callbacks.base import FINISHED, Callback, Run
 from ganctl.training.checkpoint.format import SUFFIX, read_checkpoint, write_checkpoint
 from ganctl.training.checkpoint.run_dir import CHECKPOINTS
 from ganctl.training.config.schema import CheckpointSettings, Duration, finite, sign_of
 from ganctl.training.device.timing import ResolvedDuration
 from ganctl.training.errors import CheckpointError
-from ganctl.training.utils.atomic_write import is_temporary, link_file
 
 _ALWAYS_KNOWN = ("step", "images")  # what a file's name may hold beside scores
 _log = logging.getLogger(__name__)

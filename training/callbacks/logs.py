@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from ganctl.files import naming, write_file
 from ganctl.training.callbacks.base import Callback, Run
-from ganctl.training.utils.atomic_write import naming, write_file
 
 
 class StatsLog(Callback):

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from ganctl.files import naming
 from ganctl.training.callbacks.base import Callback, Run
-from ganctl.training.utils.atomic_write import naming
 
 _LINES_EVERY = 10.0  # seconds between two plain lines
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from PIL import Image
 
+from ganctl.files import write_file
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.callbacks.previews import fixed_grid
 from ganctl.training.images.pictures import ENLARGEMENT, encode, encode_film, to_picture
-from ganctl.training.utils.atomic_write import write_file
 
 TIMELAPSE = "timelapse.gif"
 _OURS = "[0-9]" * 8 + ".png"

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from torch.jit._trace import TracerWarning
 
+from ganctl.files import read_file
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.callbacks.previews import class_grids, fixed_grid, walk
 from ganctl.training.callbacks.samples import TIMELAPSE
 from ganctl.training.data.folder_tree import shown
 from ganctl.training.images.pictures import ENLARGEMENT, encode_film, to_picture
-from ganctl.training.utils.atomic_write import read_file
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ganctl import __version__
+from ganctl.files import write_file
 from ganctl.training.errors import CheckpointError, TrainingError, VersionError
-from ganctl.training.utils.atomic_write import write_file
 
 SUFFIX = ".safetensors"
 _FORMATS = "ganctl-checkpoint-"  # and the number of the form of the metadata and the tree

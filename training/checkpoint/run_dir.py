@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from ganctl import __version__
+from ganctl.files import is_temporary, write_file
 from ganctl.training.checkpoint import run_lock
 from ganctl.training.checkpoint.format import SUFFIX, Saved, read_checkpoint
 from ganctl.training.checkpoint.run_lock import RunLock
@@ -26,7 +27,6 @@ from ganctl.training.config.resolve import config_toml
 from ganctl.training.config.schema import Config
 from ganctl.training.data.system_files import system_name
 from ganctl.training.errors import CheckpointError, FolderInUse, VersionError
-from ganctl.training.utils.atomic_write import is_temporary, write_file
 
 CHECKPOINTS = "checkpoints"
 LOGS = ".ranks"  # where several ranks' output lies while they run

@@ -15,8 +15,8 @@ import weakref
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ganctl.files import naming
 from ganctl.training.errors import FolderInUse
-from ganctl.training.utils.atomic_write import naming
 
 NAME = ".lock"
 _HELD_BY_ANOTHER = {errno.EWOULDBLOCK, errno.EACCES}

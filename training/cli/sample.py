@@ -89,7 +89,7 @@ def _check_flags(ordered: dict[str, Any], *, film: bool, assignments: tuple[str,
     if ordered["text"] is not None and not ordered["text"]:
         raise click.UsageError("--text '': expected at least one digit.")
     if sum(ordered[name] is not None for name in ("text", "per_class")) + bool(ordered["labels"]) > 1:
-        raise click.UsageError("--digit, --text and --per-class exclude each other: give one of them.")
+        raise click.UsageError("--label, --text and --per-class exclude each other: give one of them.")
     if ordered["per_class"] and ordered["count"]:
         raise click.UsageError("--per-class and --count exclude each other: give one of them.")
     if film and ordered["reject_misread"]:
@@ -148,11 +148,10 @@ def _draw(order: "SampleRequest", sampler: "Sampler", opened: "Opened", assignme
 
 def _local(source: str) -> "tuple[LocalSampler, Opened]":
     """A sampler from what lies at a path, and what lies there."""
-    from ganctl.serving.handler.latents import draw_labels, latents
     from ganctl.training.sampling import LocalSampler
 
     opened = open_source(Path(source))
-    return LocalSampler(opened.source, latents=latents, draw_labels=draw_labels), opened
+    return LocalSampler(opened.source), opened
 
 
 def _is_server(source: str) -> bool:

@@ -14,12 +14,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from ganctl import __version__
+from ganctl.files import read_file
 from ganctl.training.config.environment import PREFIX, parse_value, read_environment
 from ganctl.training.config.registry import REGISTRIES
 from ganctl.training.config.schema import Config, setting_names
 from ganctl.training.config.toml_text import UNSET, decode_text, parse_toml, settings_toml
-from ganctl.training.errors import ConfigError, written_by
-from ganctl.training.utils.atomic_write import read_file
+from ganctl.training.errors import ConfigError
+from ganctl.versions import written_by
 
 Values = dict[str, Any]
 _WRITER = "# Written by ganctl "  # the first line of a file of settings, before the version

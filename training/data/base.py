@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ganctl.common.text import nfc
 from ganctl.training.errors import DataError
 
 Split = Literal["train", "val", "test"]
@@ -41,11 +41,6 @@ class ImageSet:
         for numbers in (self.labels, self.images.flatten(1).sum(dim=1, dtype=torch.int64)):
             digest.update(numbers.numpy().tobytes())
         return digest.hexdigest()
-
-
-def nfc(text: str) -> str:
-    """The text in Unicode's composed form, in which class names are kept and compared."""
-    return unicodedata.normalize("NFC", text)
 
 
 def shuffled(n: int) -> Tensor:

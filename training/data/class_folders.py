@@ -15,8 +15,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ganctl.common.text import nfc
 from ganctl.training.config.schema import DataSettings
-from ganctl.training.data.base import Split, nfc
+from ganctl.training.data.base import Split
 from ganctl.training.data.file_kinds import advice_for_file, file_kind, list_names
 from ganctl.training.data.folder_tree import (
     TABLES,

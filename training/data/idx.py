@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ganctl.files import read_file
+from ganctl.training.config.cache_dir import cache_dir, read_cached, write_cached
 from ganctl.training.errors import DataError
-from ganctl.training.utils.atomic_write import read_file
-from ganctl.training.utils.cache_dir import cache_dir, read_cached, write_cached
 
 _log = logging.getLogger(__name__)
 

@@ -20,12 +20,12 @@ import safetensors.torch
 from torch import Tensor
 
 from ganctl.processes import is_later_rank
+from ganctl.training.config.cache_dir import cache_dir, read_cached, write_cached
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet, Split
 from ganctl.training.data.class_folders import SPLITS, Listing, list_folder
 from ganctl.training.data.decode_set import DecodedSet, decode_set
 from ganctl.training.data.folder_tree import lines, shown
-from ganctl.training.utils.cache_dir import cache_dir, read_cached, write_cached
 
 _log = logging.getLogger(__name__)
 

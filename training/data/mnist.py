@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
+from ganctl.training.config.cache_dir import cache_dir
 from ganctl.training.config.schema import DataSettings, absolute_path
 from ganctl.training.data.base import ImageSet, Split, shuffled
 from ganctl.training.data.idx import read_idx
 from ganctl.training.errors import ConfigError, DataError
-from ganctl.training.utils.cache_dir import cache_dir
 
 _VALIDATION = 5_000  # images of the training file
 EMBEDDED = Path(__file__).parents[1] / "datasets" / "mnist"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ganctl import __version__
 from ganctl.training.checkpoint.format import weights_digest
-from ganctl.training.utils.cache_dir import cache_dir, read_cached, write_cached
+from ganctl.training.config.cache_dir import cache_dir, read_cached, write_cached
 
 FORMAT = 1  # of what is kept: to be raised where its meaning changes, or how it is computed
 _OF_CONTENTS = "sha256"

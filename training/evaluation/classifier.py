@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ganctl.training.checkpoint.format import weights_digest
+from ganctl.training.config.cache_dir import cache_dir, read_cached, write_cached
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.datasets import data_digest, load_split
 from ganctl.training.errors import DataError
 from ganctl.training.models.networks import to_float
-from ganctl.training.utils.cache_dir import cache_dir, read_cached, write_cached
 
 FEATURES = 128
 COMMITTED = Path(__file__).parent / "classifier.safetensors"

@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
 from ganctl import __version__
+from ganctl.files import write_file
 from ganctl.training.checkpoint.format import weights_digest
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet
 from ganctl.training.data.datasets import load_split
 from ganctl.training.evaluation.classifier import COMMITTED, DIGEST_NOTE, Classifier, judge, places_of
 from ganctl.training.models.networks import to_float
-from ganctl.training.utils.atomic_write import write_file
 
 _BATCH = 128
 _LEAST_BATCH, _LEAST_STEPS = 32, 400  # for small sets, whose epochs are short

@@ -8,23 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ganctl.common import pixels
+
 ENLARGEMENT = 2
 
 
 def tile(images: NDArray[np.uint8], *, columns: int) -> NDArray[np.uint8]:
     """Images [N, C, H, W] row by row as one picture [rows · H, columns · W, C]; a last row may end in black."""
-    n, channels, height, width = images.shape
-    rows = -(-n // columns)
-    padded = np.zeros((rows * columns, channels, height, width), np.uint8)
-    padded[:n] = images
-    grid = padded.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    return grid.reshape(rows * height, columns * width, channels)
+    return pixels.tile(images.transpose(0, 2, 3, 1), columns)
 
 
-def to_picture(pixels: NDArray[np.uint8], enlargement: int = 1) -> Image.Image:
+def to_picture(image: NDArray[np.uint8], enlargement: int = 1) -> Image.Image:
     """A Pillow image of pixels [H, W, C] with one or three channels, each pixel `enlargement` wide and high."""
-    pixels = pixels.repeat(enlargement, axis=0).repeat(enlargement, axis=1)
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    image = pixels.enlarge(image, enlargement)
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
 def encode(picture: Image.Image, kind: str) -> bytes:

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
+from ganctl.training.config.cache_dir import cache_dir, read_cached, write_cached
 from ganctl.training.config.schema import Config
 from ganctl.training.data.base import ImageSet
 from ganctl.training.device.precision import Precision
 from ganctl.training.distributed.ranks import Ranks, kept_random_states
 from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator
 from ganctl.training.step.step import Step
-from ganctl.training.utils.cache_dir import cache_dir, read_cached, write_cached
 
 FORMATS = ("fp32", "bf16")
 GAIN = 1.1  # bf16 must be this many times as fast: less may be noise, and fp32 rounds less

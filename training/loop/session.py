@@ -31,8 +31,9 @@ from ganctl.training.config.registry import load_object
 from ganctl.training.config.resolve import resolve
 from ganctl.training.config.schema import Config
 from ganctl.training.distributed.ranks import Ranks
-from ganctl.training.errors import CheckpointError, ConfigError, FolderInUse, VersionError, written_by
+from ganctl.training.errors import CheckpointError, ConfigError, FolderInUse, VersionError
 from ganctl.training.loop.trainer import Trainer
+from ganctl.versions import written_by
 
 # what may differ between a run and its continuation without making it another experiment
 _MAY_CHANGE = (

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ganctl.files import naming
 from ganctl.training.callbacks.base import FINISHED, Callback, overriding
 from ganctl.training.callbacks.defaults import check_callbacks, with_defaults
 from ganctl.training.checkpoint.format import read_checkpoint
@@ -26,7 +27,6 @@ from ganctl.training.distributed.ranks import Ranks, kept_random_states, random_
 from ganctl.training.images.source import GeneratorSource, Source, load_generator
 from ganctl.training.loop.build import build_parts
 from ganctl.training.loop.control import LoopControl, Result
-from ganctl.training.utils.atomic_write import naming
 
 
 class Trainer:

@@ -325,7 +325,7 @@ def _weight(name: str, asked: float | str, default: float, head: nn.Linear | Non
             raise ConfigError(
                 [f"loss.{name} = {asked}: this discriminator cannot {what}. That needs 'conv' and, for classes,"
                  " model.conditional with labels by projection; one's own must be a"
-                 " training.models.Discriminator with that head, and its forward. Or take 'auto', or 0."]
+                 " ganctl.Discriminator with that head, and its forward. Or take 'auto', or 0."]
             )  # fmt: skip
         return 0.0
     return default if asked == "auto" else float(asked)

@@ -279,7 +279,7 @@ def _try_generator(network: object, settings: ModelSettings, shape: ImageShape) 
     """Two images from somebody's own generator: is it one?"""
     where = f"model.generator = '{settings.generator}'"
     if not isinstance(network, Generator):
-        raise ConfigError([f"{where}: it gives {type(network).__name__}, expected a training.models.Generator."])
+        raise ConfigError([f"{where}: it gives {type(network).__name__}, expected a ganctl.Generator."])
     with torch.random.fork_rng(devices=[]):  # a trial must not use up the random numbers of the training
         images = network.eval()(torch.randn(2, network.latent_dim), *_labels(settings))
     network.train()

@@ -48,7 +48,7 @@ def draw_walk(order: SampleRequest, sampler: LocalSampler, frames: int | None) -
         raise OrderError(
             f"{order.flag or '--out'}: a walk from one digit to another needs a run or a checkpoint whose generator has"
             " an `embedding`: an exported file takes whole labels, and there is nothing between them. Name the run, or"
-            " one --digit alone to walk through its handwritings"
+            " one --label alone to walk through its handwritings"
         )
     return Film(images.permute(0, 2, 3, 1).numpy(), seed, len(z))
 

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ganctl.common.text import nfc
 from ganctl.training.checkpoint.format import read_checkpoint, weights_digest
 from ganctl.training.checkpoint.run_dir import CHECKPOINTS, find_checkpoint
 from ganctl.training.checkpoint.stored_config import data_settings, understood
 from ganctl.training.config.environment import PREFIX, of_section
 from ganctl.training.config.resolve import resolve
 from ganctl.training.config.schema import DataSettings
-from ganctl.training.data.base import ImageSet, nfc
+from ganctl.training.data.base import ImageSet
 from ganctl.training.errors import CheckpointError, ConfigError, DataError
 from ganctl.training.images.source import GeneratorSource, Source, load_generator
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ganctl.training.data.base import nfc
+from ganctl.common.text import nfc
 from ganctl.training.errors import TrainingError
 
 _GRID_COLUMNS = 10

@@ -1,12 +1,13 @@
 """Who fills an order: a source of images here, or a server."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ganctl.common.latents import draw_labels, latents
 from ganctl.training.images.source import Source
 from ganctl.training.sampling.request import OrderError, Part, SampleRequest, SampleResult
 
@@ -45,16 +46,10 @@ class Sampler(Protocol):
 
 
 class LocalSampler:
-    """Draws from a source; `latents` and `draw_labels` are the service's own definitions of a seed."""
+    """Draws from a source, with the latents and labels that the service draws for the same seed."""
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        latents: Callable[[int, int, int], NDArray[np.float32]],
-        draw_labels: Callable[[int, int, int], Labels],
-    ) -> None:
-        self.source, self._latents, self._draw_labels = source, latents, draw_labels
+    def __init__(self, source: Source) -> None:
+        self.source = source
 
     def check(self, order: SampleRequest) -> None:
         flag, names = order.flag, self.source.class_names
@@ -89,11 +84,11 @@ class LocalSampler:
 
     def latents(self, seed: int, draws: int, truncation: float) -> torch.Tensor:
         """float32 [draws, latent_dim], pulled to their mean."""
-        return torch.from_numpy(self._latents(seed, draws, self.source.latent_dim) * np.float32(truncation))
+        return torch.from_numpy(latents(seed, draws, self.source.latent_dim) * np.float32(truncation))
 
     def labels(self, seed: int, draws: int) -> Labels:
         """What the seed decides where no class is asked for."""
-        return self._draw_labels(seed, draws, len(self.source.class_names))
+        return draw_labels(seed, draws, len(self.source.class_names))
 
 
 class ServerSampler:

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from ganctl import __version__
+from ganctl.files import naming, new_folder, write_file
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.file_kinds import UNREADABLE, file_kind
 from ganctl.training.errors import DataError
 from ganctl.training.images.pictures import ENLARGEMENT, encode, encode_film, tile, to_picture
 from ganctl.training.sampling.inspection import Opened
 from ganctl.training.sampling.request import Film, OrderError, SampleResult
-from ganctl.training.utils.atomic_write import naming, new_folder, write_file
 
 _LEAST = 10  # images that can be scored at all
 _CHANNELS = (1, 3, 4)  # of an image

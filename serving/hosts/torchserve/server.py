@@ -14,11 +14,12 @@ from typing import Literal
 
 import httpx
 
+from ganctl.files import naming
 from ganctl.serving.addresses import in_url, is_loopback, reachable, resolve
 from ganctl.serving.archive.mar import MODEL_NAME
 from ganctl.serving.client.connections import direct
 from ganctl.serving.deploy.control_socket import Control, Message
-from ganctl.serving.errors import PackageError, ServerError, naming
+from ganctl.serving.errors import PackageError, ServerError
 from ganctl.serving.hosts.torchserve.config import (
     METRICS,
     config_properties,

@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ganctl.files import naming
 from ganctl.serving.archive.integrity import check_and_copy
 from ganctl.serving.archive.mar import MODEL_NAME, describe
-from ganctl.serving.errors import DeployError, PackageError, naming
+from ganctl.serving.errors import DeployError, PackageError
 from ganctl.serving.hosts.torchserve.worker.commands import CURRENT
 
 _CANARY_SECONDS = 120.0

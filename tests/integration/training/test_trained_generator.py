@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from ganctl.serving.handler.latents import draw_labels, latents
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.evaluation.classifier import load_classifier
 from ganctl.training.evaluation.evaluator import Evaluator
@@ -63,7 +62,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def drawer(run: Path) -> LocalSampler:
     source = open_checkpoint(run).source
     assert source is not None
-    return LocalSampler(source, latents=latents, draw_labels=draw_labels)
+    return LocalSampler(source)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ganctl.serving.archive.integrity import DIGESTS, write_digests
+from ganctl.serving.archive.integrity import DIGESTS, digest_list
 
 
 def rewrite(mar: Path, changes: Mapping[str | zipfile.ZipInfo, bytes | None], *, sealed: bool) -> Path:
@@ -18,6 +18,7 @@ def rewrite(mar: Path, changes: Mapping[str | zipfile.ZipInfo, bytes | None], *,
         for change, content in changes.items():
             if content is not None:
                 new.writestr(change, content)
-    if sealed:
-        write_digests(out)
+        if sealed:
+            members = {name: new.read(name) for name in dict.fromkeys(new.namelist())}
+            new.writestr(DIGESTS, digest_list(members))
     return out

@@ -56,17 +56,6 @@ def test_folders_with_commas_wildcards_and_spaces_are_no_trouble(export: Path, t
     assert describe(package(odd))["model_name"] == "digits"
 
 
-def test_a_folder_of_the_same_name_in_the_temporary_folder_is_left_alone(
-    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    precious = tmp_path / "tmp" / "digits" / "precious.txt"
-    precious.parent.mkdir(parents=True)
-    precious.write_text("keep me")
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    package(export, tmp_path / "out")
-    assert precious.read_text() == "keep me"
-
-
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -119,11 +108,28 @@ def test_class_names_that_an_editor_saved_in_its_encoding_are_served(encoding: s
     assert served.model.class_names == tuple(names)
 
 
-def test_a_failing_archiver_is_told_and_leaves_nothing(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "false")
-    with pytest.raises(PackageError, match="torch-model-archiver failed"):
-        package(copy)
-    assert [path.name for path in copy.parent.iterdir()] == ["export"]
+def test_it_is_laid_out_as_torch_model_archiver_lays_out_the_same_files(copy: Path, tmp_path: Path) -> None:
+    mar = package(copy)
+    with zipfile.ZipFile(mar) as archive:
+        archive.extractall(tmp_path / "unpacked")
+        ours, names = json.loads(archive.read("MAR-INF/MANIFEST.json")), {*archive.namelist()}
+    for name in ("manifest.json", "digests.json", "ganctl_handler"):
+        (tmp_path / "extra").mkdir(exist_ok=True)
+        (tmp_path / "unpacked" / name).rename(tmp_path / "extra" / name)
+    subprocess.run(
+        [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", "digits", "--version", "1.0",
+         "--serialized-file", "generator.onnx", "--handler", "ganctl_entry.py", "--config-file", "model-config.yaml",
+         "--extra-files", str(tmp_path / "extra"), "--export-path", str(tmp_path)],
+        cwd=tmp_path / "unpacked", env=os.environ | {"TMPDIR": str(tmp_path)}, check=True,
+    )  # fmt: skip
+    with zipfile.ZipFile(tmp_path / "digits.mar") as archive:
+        theirs = json.loads(archive.read("MAR-INF/MANIFEST.json"))
+        assert {name for name in archive.namelist() if not name.endswith("/")} == names
+    assert (ours["runtime"], ours["model"]) == (theirs["runtime"], theirs["model"])
+
+
+def test_the_same_export_gives_the_same_bytes(copy: Path, tmp_path: Path) -> None:
+    assert package(copy).read_bytes() == package(copy, tmp_path / "other").read_bytes()
 
 
 def test_a_damaged_or_foreign_archive_is_refused(export: Path, tmp_path: Path) -> None:

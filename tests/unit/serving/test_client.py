@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ganctl.exports.runtime import open_export
 from ganctl.serving.client.client import Client
 from ganctl.serving.errors import RemoteError
-from ganctl.serving.handler.latents import draw_labels, latents
 from ganctl.serving.handler.service import Service
 from ganctl.training.sampling import LocalSampler, Reader, SampleRequest, ServerSampler, draw, draw_accepted
 from tests.unit.serving.small_export import seen_label, write_export
@@ -46,7 +45,7 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def drawer_of(folder: Path) -> LocalSampler:
     source = open_export(folder).source
     assert source is not None
-    return LocalSampler(source, latents=latents, draw_labels=draw_labels)
+    return LocalSampler(source)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ganctl.serving.handler.engine import CHUNKS, Engine, Floats, Labels, to_uint8
-from ganctl.serving.handler.latents import draw_labels, latents
+from ganctl.common.latents import draw_labels, latents
+from ganctl.common.pixels import to_uint8
+from ganctl.serving.handler.engine import CHUNKS, Engine, Floats, Labels
 from ganctl.serving.handler.model import Model
 from ganctl.serving.handler.service import Service
 

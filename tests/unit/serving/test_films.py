@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from ganctl.serving.handler.latents import latents
+from ganctl.common.interpolation import walk
+from ganctl.common.latents import latents
 from ganctl.serving.handler.service import Reply, Service
-from ganctl.serving.handler.walks import walk
 from ganctl.training.images.interpolation import walk_latents
 from tests.unit.serving.small_export import seen_label
 from tests.unit.serving.test_service import asked, only, pixels

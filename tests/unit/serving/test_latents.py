@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ganctl.serving.handler.latents import MAX_SEED, draw_labels, latents, latents_of
+from ganctl.common.latents import MAX_SEED, draw_labels, latents, latents_of
 
 seeds = st.integers(0, MAX_SEED)
 

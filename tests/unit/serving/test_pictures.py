@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
+from ganctl.common.pixels import enlarge, tile
 from ganctl.serving.handler import png
-from ganctl.serving.handler.picture import enlarge, tile
 
 shapes = st.tuples(st.integers(1, 70), st.integers(1, 70), st.sampled_from([1, 3]))
 

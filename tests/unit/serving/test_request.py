@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ganctl.serving.handler.latents import MAX_SEED, draw_labels
+from ganctl.common.latents import MAX_SEED, draw_labels
 from ganctl.serving.handler.model import Limits, Model
 from ganctl.serving.handler.problem import BadRequest
 from ganctl.serving.handler.request import Parser, Request

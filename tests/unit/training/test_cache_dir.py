@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from ganctl.training.config.cache_dir import cache_dir, read_cached, write_cached
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.datasets import load_split
 from ganctl.training.data.idx import read_idx
 from ganctl.training.data.mnist import EMBEDDED
 from ganctl.training.errors import ConfigError, DataError
 from ganctl.training.evaluation.cache import TensorCache
-from ganctl.training.utils.cache_dir import cache_dir, read_cached, write_cached
 
 
 @pytest.mark.parametrize(

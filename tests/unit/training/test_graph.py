@@ -137,6 +137,9 @@ def test_a_resumed_run_captures_anew() -> None:
         assert torch.equal(value, state(captured)[key]), key
 
 
+OWN_LOSS = "loss.name=ganctl.training.losses.adversarial:Hinge"  # by its module, as somebody's own loss
+
+
 @pytest.mark.parametrize(
     ("assignments", "device", "ranks", "reason"),
     [
@@ -144,8 +147,13 @@ def test_a_resumed_run_captures_anew() -> None:
         ((), CPU, 1, "graphs are for CUDA devices"),
         (("train.cuda_graph=false",), CUDA, 1, "train.cuda_graph is false"),
         ((), CUDA, 2, "several ranks meet between a step's phases"),
-        (("loss.name=training.losses:Hinge",), CUDA, 1, "loss.name is one's own, and may look at numbers on the host"),
-        (("loss.name=training.losses:Hinge", "train.cuda_graph=true"), CUDA, 1, None),
+        (
+            ("loss.name=ganctl.training.losses.adversarial:Hinge",),
+            CUDA,
+            1,
+            "loss.name is one's own, and may look at numbers on the host",
+        ),
+        (("loss.name=ganctl.training.losses.adversarial:Hinge", "train.cuda_graph=true"), CUDA, 1, None),
     ],
 )
 def test_why_a_step_is_not_captured(

@@ -134,7 +134,7 @@ def test_a_run_of_ones_own_networks_loss_data_and_callback_goes_through_to_pictu
     ("assignment", "message"),
     [
         ("model.generator='{own}:TooWide'", r"values up to [56]\.\d+, expected .* within \[-1, 1\]; end it in tanh"),
-        ("model.generator='{own}:Judge'", "it gives Judge, expected a training.models.Generator"),
+        ("model.generator='{own}:Judge'", "it gives Judge, expected a ganctl.Generator"),
         ("model.discriminator='{own}:Unsqueezed'", r"two logits have shape \(2, 1\), expected \(2,\)"),
     ],
 )
@@ -232,7 +232,7 @@ def test_what_comes_with_ganctl() -> None:
 def test_the_memory_of_a_network_with_a_tensor_of_its_own_is_told(own: str, tmp_path: Path) -> None:
     settings = [*SMALL, f"model.generator='{own}:Fixed'", "train.batch_size=8"]
     trainer = Session(assignments=settings, run_dir=tmp_path / "run").build(max_steps=1)
-    facts = trainer.describe()
+    facts = trainer.estimate_memory()
     assert 0 < facts["activation_bytes"] < facts["memory_bytes"]
     assert trainer.fit().steps == 1
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from ganctl.training.utils.atomic_write import write_file
+from ganctl.files import write_file
 
 T = TypeVar("T")
 

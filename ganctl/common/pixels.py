@@ -1,7 +1,15 @@
-"""Puts images side by side and enlarges them."""
+"""Pixels as NumPy arrays: rounding to 8 bits, tiling, enlarging."""
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+def to_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Float images in [0, 1], any shape → uint8, rounded to the nearest level."""
+    levels = images.clip(0.0, 1.0)
+    levels *= np.float32(255.0)
+    levels += np.float32(0.5)
+    return levels.astype(np.uint8)
 
 
 def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:

@@ -1,1 +1,0 @@
-"""Small helpers of training: whole-file writes and the cache folder."""
