@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from ganctl.training.models.networks import Generator, ImageShape
+from ganctl.training.models.base import Generator, ImageShape
 
 LATENT = 100
 SHAPE = ImageShape(1, 28, 28)

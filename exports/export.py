@@ -14,7 +14,7 @@ from ganctl.files import new_folder, read_file, write_file
 from ganctl.training.checkpoint.run_dir import CHECKPOINTS, find_checkpoint
 from ganctl.training.images.pictures import ENLARGEMENT, encode, tile, to_picture
 from ganctl.training.images.source import GeneratorSource, load_generator
-from ganctl.training.models.networks import Generator
+from ganctl.training.models.base import Generator
 
 _STYLES = 8  # rows of samples.png
 

@@ -13,7 +13,7 @@ from ganctl.exports.errors import ExportError
 from ganctl.exports.formats import FILES
 from ganctl.files import naming, read_file
 from ganctl.training.checkpoint.format import Saved, weights_digest
-from ganctl.training.models.networks import Generator
+from ganctl.training.models.base import Generator
 from ganctl.versions import written_by
 
 SCHEMA_VERSION = 1

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ganctl.exports.errors import ParityError
 from ganctl.exports.formats.base import UnitRangeGenerator, example_inputs
-from ganctl.training.models.networks import Generator
+from ganctl.training.models.base import Generator
 
 SIZES = (1, 2, 3, 7, 64, 256)
 TOLERANCE = 1e-5  # of float32 images in [0, 1]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ganctl.training.data.base import ImageSet
     from ganctl.training.images.source import GeneratorSource, load_generator
     from ganctl.training.loop.trainer import Trainer
-    from ganctl.training.models.networks import Discriminator, Generator
+    from ganctl.training.models.base import Discriminator, Generator
 
 __version__ = "0.2.0.dev0"
 
@@ -27,7 +27,7 @@ _MODULES = {
     "ganctl.training.callbacks": ("default_callbacks",),
     "ganctl.training.config.registry": ("DATASETS", "DISCRIMINATORS", "GENERATORS", "LOSSES"),
     "ganctl.training.data.base": ("ImageSet",),
-    "ganctl.training.models.networks": ("Discriminator", "Generator"),
+    "ganctl.training.models.base": ("Discriminator", "Generator"),
     "ganctl.training.config.resolve": ("configure",),
     "ganctl.training.images.source": ("GeneratorSource", "load_generator"),
     "ganctl.training.loop.trainer": ("Trainer",),

@@ -19,7 +19,8 @@ from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.config.schema import ModelSettings
 from ganctl.training.data.base import Split
 from ganctl.training.images.source import Source
-from ganctl.training.models.networks import ConvGenerator, ImageShape
+from ganctl.training.models.base import ImageShape
+from ganctl.training.models.conv import ConvGenerator
 from tests.waiting import PATIENCE, wait_for
 
 ROOT = str(Path(__file__).parents[1])  # to find this module in the process that is to be held

@@ -12,8 +12,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from ganctl.training.config.schema import ModelSettings
-from ganctl.training.models import networks as models
-from ganctl.training.models.networks import ImageShape
+from ganctl.training.models import base as models
+from ganctl.training.models.base import ImageShape
 
 _LEAK = 0.2
 

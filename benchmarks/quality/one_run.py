@@ -21,7 +21,8 @@ from ganctl.training.config.resolve import configure
 from ganctl.training.data.datasets import load_split
 from ganctl.training.evaluation.reference_stats import some
 from ganctl.training.images.source import GeneratorSource
-from ganctl.training.models.networks import Generator, ImageShape, build_generator
+from ganctl.training.models.base import Generator, ImageShape
+from ganctl.training.models.build import build_generator
 
 LATENT_SEED = 2024
 

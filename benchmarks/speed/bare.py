@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from ganctl.training.config.schema import Config
 from ganctl.training.device.precision import Precision
-from ganctl.training.models.networks import Generator, to_float
+from ganctl.training.models.base import Generator, to_float
 
 
 class BareStep:

@@ -22,7 +22,8 @@ from ganctl.training.data.datasets import load_split
 from ganctl.training.distributed.ranks import SOLO, Ranks, choose_device
 from ganctl.training.losses.backend import AutogradBackend, Batch
 from ganctl.training.losses.terms import LossResult
-from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator
+from ganctl.training.models.base import ImageShape
+from ganctl.training.models.build import build_discriminator, build_generator
 from ganctl.training.step.phase import Phase
 from ganctl.training.step.step import Step
 

@@ -23,7 +23,8 @@ from ganctl.training.loop.session import Session
 _STEPS = 10  # an epoch
 _SETTINGS = (
     "data.name=ganctl.benchmarks.speed.run_length:few_images", "model.base_channels=4", "model.latent_dim=8",
-    "train.batch_size=64", "evaluation.every=10 epochs", "evaluation.num_images=200", "log.every=10", "checkpoint.save_top_k=2",
+    "train.batch_size=64", "evaluation.every=10 epochs", "evaluation.num_images=200", "log.every=10",
+    "checkpoint.save_top_k=2",
 )  # fmt: skip
 
 

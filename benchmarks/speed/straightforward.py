@@ -17,7 +17,7 @@ from ganctl.training.losses.adversarial import build_loss
 from ganctl.training.losses.feature_matching import FeatureMatching
 from ganctl.training.losses.gradient_penalty import squared_gradient_norm
 from ganctl.training.losses.terms import resolve_weights, reweight
-from ganctl.training.models.networks import Discriminator, Generator, to_float
+from ganctl.training.models.base import Discriminator, Generator, to_float
 from ganctl.training.optim.param_groups import param_groups
 from ganctl.training.optim.schedules import decay
 

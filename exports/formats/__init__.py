@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ganctl.training.models.networks import Generator
+    from ganctl.training.models.base import Generator
 
 # name → file of an export, in the order in which a program that draws prefers them
 FILES = {"onnx": "generator.onnx", "torchscript": "generator.ts", "pt2": "generator.pt2"}

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ganctl.training.models.networks import Generator
+from ganctl.training.models.base import Generator
 
 
 class UnitRangeGenerator(nn.Module):

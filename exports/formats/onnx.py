@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ganctl.exports.formats.base import export_program, quiet
 from ganctl.exports.formats.onnx_rewrite import on_coarse_grids
-from ganctl.training.models.networks import Generator
+from ganctl.training.models.base import Generator
 
 OPSET = 20
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ganctl.training.models.networks import Generator
+from ganctl.training.models.base import Generator
 
 # Taps of a kernel by the side that a place is on: those of the transposed convolution's four that reach it from the
 # cells before and after, and of the convolution's three, as (cell before or after, side of its place).

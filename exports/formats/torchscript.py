@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ganctl.exports.formats.base import UnitRangeGenerator, example_inputs, quiet
-from ganctl.training.models.networks import Generator
+from ganctl.training.models.base import Generator
 
 
 def write(generator: Generator, essentials: Mapping[str, str]) -> bytes:

@@ -16,7 +16,7 @@ from ganctl.training.config.schema import Config
 from ganctl.training.data.base import Split
 from ganctl.training.device.timing import ThroughputTimer
 from ganctl.training.images.source import Source
-from ganctl.training.models.networks import Generator
+from ganctl.training.models.base import Generator
 
 FINISHED = ("completed", "early-stopping", "goal")  # reasons after which a run is complete, not merely stopped
 

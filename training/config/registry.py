@@ -6,6 +6,7 @@ checked without importing a network.
 
 import difflib
 import importlib
+import pkgutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from ganctl.training.config.schema import DataSettings, ModelSettings
     from ganctl.training.data.base import ImageSet, Split
-    from ganctl.training.models.networks import Generator, ImageShape
+    from ganctl.training.models.base import Generator, ImageShape
 
 T = TypeVar("T")
 Entry = TypeVar("Entry")
@@ -28,9 +29,9 @@ Entry = TypeVar("Entry")
 class Registry(Generic[T]):
     """Entries of one kind by name, for one setting."""
 
-    def __init__(self, kind: str, setting: str, module: str) -> None:
-        """`module` registers the built-in entries when it is imported."""
-        self.kind, self.setting, self._module = kind, setting, module
+    def __init__(self, kind: str, setting: str, package: str) -> None:
+        """The modules of `package` register the built-in entries when they are imported."""
+        self.kind, self.setting, self._package = kind, setting, package
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
@@ -98,7 +99,9 @@ class Registry(Generic[T]):
         )  # fmt: skip
 
     def _load(self) -> None:
-        importlib.import_module(self._module)
+        package = importlib.import_module(self._package)
+        for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
+            importlib.import_module(module.name)
 
 
 def _is_builtin(entry: object) -> bool:
@@ -148,13 +151,13 @@ def _taken(module_name: str) -> str:
 
 
 DATASETS: Registry["Callable[[DataSettings, Split], ImageSet]"] = Registry(
-    "data set", "data.name", "ganctl.training.data.datasets"
+    "data set", "data.name", "ganctl.training.data"
 )
 GENERATORS: Registry["Callable[[ModelSettings, ImageShape, int | None], Generator]"] = Registry(
-    "generator", "model.generator", "ganctl.training.models.networks"
+    "generator", "model.generator", "ganctl.training.models"
 )
 DISCRIMINATORS: Registry["Callable[[ModelSettings, ImageShape, int | None], nn.Module]"] = Registry(
-    "discriminator", "model.discriminator", "ganctl.training.models.networks"
+    "discriminator", "model.discriminator", "ganctl.training.models"
 )
-LOSSES: Registry[object] = Registry("loss", "loss.name", "ganctl.training.losses.adversarial")
+LOSSES: Registry[object] = Registry("loss", "loss.name", "ganctl.training.losses")
 REGISTRIES: tuple[Registry[Any], ...] = (DATASETS, GENERATORS, DISCRIMINATORS, LOSSES)

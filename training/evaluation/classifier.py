@@ -19,7 +19,7 @@ from ganctl.training.config.cache_dir import cache_dir, read_cached, write_cache
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.datasets import data_digest, load_split
 from ganctl.training.errors import DataError
-from ganctl.training.models.networks import to_float
+from ganctl.training.models.base import to_float
 
 FEATURES = 128
 COMMITTED = Path(__file__).parent / "classifier.safetensors"

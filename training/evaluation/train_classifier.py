@@ -23,7 +23,7 @@ from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet
 from ganctl.training.data.datasets import load_split
 from ganctl.training.evaluation.classifier import COMMITTED, DIGEST_NOTE, Classifier, judge, places_of
-from ganctl.training.models.networks import to_float
+from ganctl.training.models.base import to_float
 
 _BATCH = 128
 _LEAST_BATCH, _LEAST_STEPS = 32, 400  # for small sets, whose epochs are short

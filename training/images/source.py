@@ -14,7 +14,8 @@ from torch.func import functional_call
 from ganctl.training.checkpoint.format import Saved, read_checkpoint
 from ganctl.training.checkpoint.stored_config import generator_settings, understood
 from ganctl.training.errors import VersionError
-from ganctl.training.models.networks import Generator, ImageShape, build_generator, to_bytes
+from ganctl.training.models.base import Generator, ImageShape, to_bytes
+from ganctl.training.models.build import build_generator
 
 _CHUNK = 200  # images; larger ones fall out of a CPU's caches
 

@@ -16,7 +16,8 @@ from ganctl.training.device.precision import Precision, check_precision, choose_
 from ganctl.training.distributed.ranks import Ranks, choose_device, fingerprint
 from ganctl.training.errors import ConfigError
 from ganctl.training.loop.precision_trial import fastest_on_cpu
-from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator
+from ganctl.training.models.base import ImageShape
+from ganctl.training.models.build import build_discriminator, build_generator
 from ganctl.training.step.cuda_graph import StepRunner, why_eager
 from ganctl.training.step.step import Step
 

@@ -22,7 +22,8 @@ from ganctl.training.config.schema import Config
 from ganctl.training.data.base import ImageSet
 from ganctl.training.device.precision import Precision
 from ganctl.training.distributed.ranks import Ranks, kept_random_states
-from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator
+from ganctl.training.models.base import ImageShape
+from ganctl.training.models.build import build_discriminator, build_generator
 from ganctl.training.step.step import Step
 
 FORMATS = ("fp32", "bf16")

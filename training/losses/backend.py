@@ -13,7 +13,7 @@ from ganctl.training.device.step_inputs import StepInputs
 from ganctl.training.device.streams import StreamPool
 from ganctl.training.losses.gradient_penalty import mixed_gradient_norm, squared_gradient_norm
 from ganctl.training.losses.terms import Judged, LossResult, Outputs, Terms, feature_groups, inputs_of
-from ganctl.training.models.networks import Discriminator, Generator
+from ganctl.training.models.base import Discriminator, Generator
 
 
 class Fakes(NamedTuple):

@@ -18,7 +18,7 @@ from ganctl.training.errors import ConfigError
 from ganctl.training.losses.analytic.backend import AnalyticBackend, why_not_analytic
 from ganctl.training.losses.backend import AutogradBackend, Backend, Batch, Fakes, has_batch_norm
 from ganctl.training.losses.terms import LossResult, build_terms
-from ganctl.training.models.networks import Generator, to_float
+from ganctl.training.models.base import Generator, to_float
 
 
 class GANObjective:

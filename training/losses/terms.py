@@ -27,7 +27,7 @@ from ganctl.training.errors import ConfigError
 from ganctl.training.losses.adversarial import AdversarialLoss, build_loss
 from ganctl.training.losses.feature_matching import FeatureMatching
 from ganctl.training.losses.gradient_penalty import distance_from_unit_norm
-from ganctl.training.models.networks import Discriminator, Generator, judges_features
+from ganctl.training.models.base import Discriminator, Generator, judges_features
 
 # the weights that `auto` means; see docs/recipe.md
 _CLASSIFICATION = 1.0

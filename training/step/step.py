@@ -21,7 +21,7 @@ from ganctl.training.distributed.ranks import SOLO, Ranks, fingerprint
 from ganctl.training.errors import TrainingError
 from ganctl.training.losses.backend import Backend
 from ganctl.training.losses.objective import GANObjective
-from ganctl.training.models.networks import Generator
+from ganctl.training.models.base import Generator
 from ganctl.training.models.sync_batch_norm import share_batch_statistics
 from ganctl.training.optim.ema import EMA
 from ganctl.training.optim.schedules import decay

@@ -196,10 +196,10 @@ import torch
 from ganctl.training.data.datasets import load_split
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.config.schema import ModelSettings
-from ganctl.training.models.networks import build_discriminator
+from ganctl.training.models.build import build_discriminator
 
 def judge(settings, shape, classes):
-    network = build_discriminator(ModelSettings(width=4), shape, classes)
+    network = build_discriminator(ModelSettings(base_channels=4), shape, classes)
     torch.nn.init.constant_(network.logit.bias, float(os.environ["RANK"]))
     return network
 

@@ -16,7 +16,8 @@ from ganctl.training.config.resolve import resolve
 from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.losses.backend import Batch
 from ganctl.training.losses.terms import LossResult
-from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator
+from ganctl.training.models.base import ImageShape
+from ganctl.training.models.build import build_discriminator, build_generator
 from ganctl.training.step.phase import Phase
 from ganctl.training.step.step import Step
 

@@ -19,7 +19,7 @@ from ganctl.benchmarks.speed.straightforward import StraightforwardStep
 from ganctl.benchmarks.speed.table import speed_table
 from ganctl.training.config.resolve import preset_names, resolve
 from ganctl.training.config.schema import Config
-from ganctl.training.models.networks import build_discriminator, build_generator
+from ganctl.training.models.build import build_discriminator, build_generator
 from ganctl.training.step.step import Step
 from tests.unit.training.steps import SHAPE, batch
 

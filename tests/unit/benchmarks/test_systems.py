@@ -17,7 +17,8 @@ from ganctl.benchmarks.quality.own import QUIET, train
 from ganctl.benchmarks.quality.recorder import SNAPSHOTS, Recorder
 from ganctl.benchmarks.systems import System, systems
 from ganctl.training.config.resolve import configure, preset_names, resolve
-from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator, to_bytes
+from ganctl.training.models.base import ImageShape, to_bytes
+from ganctl.training.models.build import build_discriminator, build_generator
 
 SHAPE = ImageShape(1, 28, 28)
 LUCIC = [system for system in systems() if system.config_file]

@@ -5,13 +5,15 @@ import torch
 from torch import nn
 
 from ganctl.exports.formats.onnx_rewrite import CoarseUpsampling, on_coarse_grids
-from ganctl.training.models.networks import ConvGenerator, ImageShape, MlpGenerator
+from ganctl.training.models.base import ImageShape
+from ganctl.training.models.conv import ConvGenerator
+from ganctl.training.models.mlp import MlpGenerator
 
 
 @pytest.mark.parametrize(("channels", "height", "width"), [(1, 28, 28), (3, 32, 16), (1, 4, 8)])
 def test_it_draws_what_the_generator_draws(channels: int, height: int, width: int) -> None:
     torch.manual_seed(0)
-    generator = ConvGenerator(8, 10, ImageShape(channels, height, width), width=6)
+    generator = ConvGenerator(8, 10, ImageShape(channels, height, width), base_channels=6)
     faster = on_coarse_grids(generator)
     assert any(isinstance(module, CoarseUpsampling) for module in faster.modules())
     z, label = torch.randn(5, 8), torch.arange(5)
@@ -19,7 +21,7 @@ def test_it_draws_what_the_generator_draws(channels: int, height: int, width: in
 
 
 def test_the_generator_itself_stays_as_it_is() -> None:
-    generator = ConvGenerator(8, None, ImageShape(1, 8, 8), width=4)
+    generator = ConvGenerator(8, None, ImageShape(1, 8, 8), base_channels=4)
     before = [type(module) for module in generator.modules()]
     on_coarse_grids(generator)
     assert [type(module) for module in generator.modules()] == before

@@ -5,7 +5,8 @@ import torch
 from ganctl.training.config.resolve import resolve
 from ganctl.training.config.schema import Config
 from ganctl.training.losses.backend import Backend
-from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator
+from ganctl.training.models.base import ImageShape
+from ganctl.training.models.build import build_discriminator, build_generator
 from ganctl.training.step.step import Step
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from ganctl.training.config.schema import Config
 from ganctl.training.device.precision import Precision
 from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import ConfigError
-from ganctl.training.models.networks import build_discriminator, build_generator
+from ganctl.training.models.build import build_discriminator, build_generator
 from ganctl.training.step.cuda_graph import EAGER_STEPS, StepRunner, capture_on_cuda, why_eager
 from ganctl.training.step.step import Step
 from tests.unit.training.recorded import Recorder, recorded

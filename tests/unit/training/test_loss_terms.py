@@ -19,7 +19,8 @@ from ganctl.training.losses.analytic.backend import AnalyticBackend, why_not_ana
 from ganctl.training.losses.backend import AutogradBackend, Backend, Batch
 from ganctl.training.losses.objective import GANObjective
 from ganctl.training.losses.terms import build_terms
-from ganctl.training.models.networks import Discriminator, build_discriminator, build_generator
+from ganctl.training.models.base import Discriminator
+from ganctl.training.models.build import build_discriminator, build_generator
 from tests.unit.training.steps import CPU, SHAPE, batch, distance_of_features
 
 OFF = {

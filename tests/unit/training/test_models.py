@@ -7,8 +7,9 @@ from torch import nn
 from ganctl.training.config.resolve import resolve
 from ganctl.training.config.schema import ModelSettings
 from ganctl.training.errors import ConfigError
+from ganctl.training.models.base import ImageShape, to_bytes, to_float
 from ganctl.training.models.batch_norm import BatchNorm1d
-from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator, to_bytes, to_float
+from ganctl.training.models.build import build_discriminator, build_generator
 
 
 def settings(**values: object) -> ModelSettings:
@@ -21,7 +22,7 @@ def settings(**values: object) -> ModelSettings:
 def test_generators_draw_in_range_and_discriminators_judge_each_image(
     kind: str, conditional: bool, shape: ImageShape
 ) -> None:
-    model = settings(generator=kind, discriminator=kind, conditional=conditional, width=8)
+    model = settings(generator=kind, discriminator=kind, conditional=conditional, base_channels=8)
     generator, discriminator = build_generator(model, shape, 10), build_discriminator(model, shape, 10)
     labels = torch.arange(6)
     images = generator(torch.randn(6, model.latent_dim), labels if conditional else None)
@@ -32,7 +33,7 @@ def test_generators_draw_in_range_and_discriminators_judge_each_image(
 
 @pytest.mark.parametrize("kind", ["conv", "mlp"])
 def test_labels_matter_to_conditional_networks(kind: str) -> None:
-    model = settings(generator=kind, discriminator=kind, width=8)
+    model = settings(generator=kind, discriminator=kind, base_channels=8)
     generator = build_generator(model, ImageShape(1, 28, 28), 10).eval()
     discriminator = build_discriminator(model, ImageShape(1, 28, 28), 10)
     z, one, two = torch.randn(4, model.latent_dim), torch.full((4,), 1), torch.full((4,), 2)
@@ -43,7 +44,7 @@ def test_labels_matter_to_conditional_networks(kind: str) -> None:
 
 def test_the_generator_may_have_a_width_of_its_own() -> None:
     def weights(**values: object) -> tuple[int, int]:
-        model = settings(width=8, **values)
+        model = settings(base_channels=8, **values)
         networks = (
             build_generator(model, ImageShape(1, 28, 28), 10),
             build_discriminator(model, ImageShape(1, 28, 28), 10),
@@ -91,7 +92,7 @@ def test_the_discriminator_sees_the_label_by_projection_or_embedding_or_not_at_a
 ) -> None:
     torch.manual_seed(0)
     shape, images = ImageShape(3, 28, 28), torch.rand(2, 3, 28, 28)
-    model = settings(discriminator=kind, conditioning=conditioning, width=4)
+    model = settings(discriminator=kind, conditioning=conditioning, base_channels=4)
     sees = build_discriminator(model, shape, 10)
     names = dict(sees.named_parameters())
     by_projection = conditioning == "projection" or (conditioning == "auto" and kind == "conv")
@@ -105,7 +106,7 @@ def test_the_discriminator_sees_the_label_by_projection_or_embedding_or_not_at_a
 @pytest.mark.parametrize("kind", ["conv", "mlp"])
 def test_spectral_normalisation_brings_every_layer_to_a_largest_singular_value_of_1(kind: str) -> None:
     torch.manual_seed(0)
-    model = settings(discriminator=kind, spectral_norm=True, width=4)
+    model = settings(discriminator=kind, spectral_norm=True, base_channels=4)
     discriminator = build_discriminator(model, ImageShape(1, 28, 28), 10)
     labels = torch.zeros(2, dtype=torch.int64)
     for _ in range(50):

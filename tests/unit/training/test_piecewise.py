@@ -9,7 +9,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from ganctl.training.config.schema import ModelSettings
 from ganctl.training.losses.analytic.passes import AnalyticR1R2, is_piecewise_linear, to_first_layer
 from ganctl.training.losses.gradient_penalty import squared_gradient_norm
-from ganctl.training.models.networks import Discriminator, ImageShape, build_discriminator
+from ganctl.training.models.base import Discriminator, ImageShape
+from ganctl.training.models.build import build_discriminator
 
 N = 6
 NETWORKS = {

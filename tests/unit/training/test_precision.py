@@ -13,7 +13,8 @@ from ganctl.training.config.resolve import resolve
 from ganctl.training.config.schema import Config
 from ganctl.training.device.precision import Precision, choose_precision, set_tf32
 from ganctl.training.errors import ConfigError
-from ganctl.training.models.networks import ImageShape, build_discriminator, build_generator
+from ganctl.training.models.base import ImageShape
+from ganctl.training.models.build import build_discriminator, build_generator
 from ganctl.training.step.step import Step
 
 SHAPE = ImageShape(1, 28, 28)

@@ -118,7 +118,7 @@ def test_a_network_that_bf16_does_not_suit_trains_in_fp32(error: str, ganctl: Ga
         """
 import torch
 from torch import nn
-from ganctl.training.models.networks import Generator
+from ganctl.training.models.base import Generator
 
 class Flat(Generator):
     def __init__(self, settings, shape, classes):

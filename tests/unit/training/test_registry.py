@@ -16,7 +16,7 @@ from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import ConfigError, DataError
 from ganctl.training.loop.session import Session, load_callback
 from ganctl.training.losses.adversarial import NonSaturating, build_loss
-from ganctl.training.models.networks import Generator, ImageShape
+from ganctl.training.models.base import Generator, ImageShape
 from tests.conftest import SMALL, Ganctl
 
 MODULE = """
@@ -25,7 +25,7 @@ from torch import nn
 from ganctl.training.callbacks.base import Callback
 from ganctl.training.data.base import ImageSet
 from ganctl.training.losses.adversarial import Hinge
-from ganctl.training.models.networks import Generator
+from ganctl.training.models.base import Generator
 
 class Tiny(Generator):
     def __init__(self, settings, shape, classes):
@@ -174,7 +174,7 @@ def test_a_module_that_fails_is_told_with_its_error(own: str, tmp_path: Path) ->
 
 
 def test_a_registered_name_is_a_setting_and_cannot_be_taken_twice() -> None:
-    table: Registry[type] = Registry("thing", "some.setting", "ganctl.training.data.datasets")
+    table: Registry[type] = Registry("thing", "some.setting", "ganctl.training.data")
     assert table.register("a")(int) is int
     assert (table.get("a"), table.names()) == (int, ["a"])
     with pytest.raises(ValueError, match="'a' is taken by <class 'int'>"):
@@ -182,7 +182,7 @@ def test_a_registered_name_is_a_setting_and_cannot_be_taken_twice() -> None:
 
 
 def test_a_notebooks_cell_that_runs_twice_registers_what_it_defined_last() -> None:
-    table: Registry[type] = Registry("thing", "some.setting", "ganctl.training.data.datasets")
+    table: Registry[type] = Registry("thing", "some.setting", "ganctl.training.data")
 
     def cell() -> type:
         @table.register("mine")

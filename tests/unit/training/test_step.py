@@ -11,7 +11,8 @@ from ganctl.training.config.resolve import resolve
 from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import ConfigError, TrainingError
 from ganctl.training.losses.backend import Batch
-from ganctl.training.models.networks import Discriminator, Generator, build_discriminator, build_generator, to_float
+from ganctl.training.models.base import Discriminator, Generator, to_float
+from ganctl.training.models.build import build_discriminator, build_generator
 from ganctl.training.step.step import STATS, Step
 from tests.unit.training.steps import CPU, SHAPE, batch, build
 

@@ -12,7 +12,7 @@ from ganctl.training.config.schema import Config
 from ganctl.training.distributed.ranks import SOLO
 from ganctl.training.losses.adversarial import build_loss
 from ganctl.training.losses.gradient_penalty import squared_gradient_norm
-from ganctl.training.models.networks import Generator, to_float
+from ganctl.training.models.base import Generator, to_float
 from tests.unit.training.steps import batch, build, distance_of_features
 
 Emphasis = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]

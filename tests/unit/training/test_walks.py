@@ -9,7 +9,8 @@ from ganctl.common.interpolation import slerp as slerp_arrays
 from ganctl.training.config.resolve import resolve
 from ganctl.training.images.interpolation import walk_labels, walk_latents
 from ganctl.training.images.source import GeneratorSource
-from ganctl.training.models.networks import ImageShape, build_generator
+from ganctl.training.models.base import ImageShape
+from ganctl.training.models.build import build_generator
 
 
 def slerp(a: torch.Tensor, b: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from ganctl.training.losses.analytic.passes import (
 )
 from ganctl.training.losses.backend import Backend, Batch, Fakes
 from ganctl.training.losses.terms import Judged, LossResult, Outputs, Terms, inputs_of
-from ganctl.training.models.networks import Discriminator
+from ganctl.training.models.base import Discriminator
 
 
 def why_not_analytic(terms: Terms, discriminator: nn.Module, streams: StreamPool) -> str | None:

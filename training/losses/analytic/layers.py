@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ganctl.training.models.networks import FlattenLast
+from ganctl.training.models.conv import FlattenLast
 
 _convolution_backward = torch.ops.aten.convolution_backward
 _leaky_relu_backward = torch.ops.aten.leaky_relu_backward.grad_input

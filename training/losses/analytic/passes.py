@@ -18,7 +18,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from ganctl.training.device.streams import NO_STREAMS, StreamPool
 from ganctl.training.losses.analytic.layers import LAYERS, Layer, ParameterLayer
-from ganctl.training.models.networks import Discriminator, judges_features
+from ganctl.training.models.base import Discriminator, judges_features
 
 
 def is_piecewise_linear(network: nn.Module) -> bool:
