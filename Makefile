@@ -7,9 +7,11 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 UV := $(BIN)/uv
 READY := .venv/.ready
+# the tests of `make check`: no process, no training
+QUICK := tests/unit/serving tests/unit/docker tests/unit/test_documents.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format types unit coverage bench soak images audit lock clean
+.PHONY: help setup demo test check lint format types unit quick slowest reference coverage bench soak images audit lock clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 10
@@ -39,6 +41,8 @@ demo: $(READY) ## Train, evaluate, export, package, serve and ask for digits; le
 
 test: lint types unit ## Lint, types and every test that is not a soak
 
+check: lint types quick ## Lint, types and the quick tests, in a minute; a pre-commit hook runs it
+
 lint: $(READY) ## ruff, import-linter, deptry
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,6 +55,15 @@ types: $(READY) ## mypy --strict
 # a file's tests run in one worker: what they share is made once
 unit: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not soak" -n 2 --dist loadfile --durations 10
+
+quick: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not soak" -n 2 --dist loadfile $(QUICK)
+
+slowest: $(READY) ## Run every test and renew tests/slowest.md, the table of the slowest ones
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not soak" -n 2 --dist loadfile --slowest tests/slowest.md
+
+reference: $(READY) ## Renew docs/reference.md from the code
+	$(BIN)/python docs/generate_reference.py
 
 coverage: $(READY) ## Which lines and branches of training its tests run; fails below 95 %
 	$(BIN)/coverage erase

@@ -1,1 +1,1 @@
-"""Benchmarks: measurements against peers (`ganctl bench`), and the search for recipes."""
+"""Benchmarks against peers (`ganctl bench`) and the search for training recipes."""

@@ -1,4 +1,4 @@
-"""Starts what is measured in a process of its own."""
+"""Runs a benchmark's measurement in a process of its own."""
 
 import os
 import subprocess
@@ -9,10 +9,10 @@ from pathlib import Path
 _ROOT = Path(__file__).parents[2]
 
 
-def run_module(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """`python -m` these words, with this project importable; its output is kept, its exit code is not looked at."""
+def run_module(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m` with these arguments and this project on the path; captures output, ignores the exit code."""
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-P", "-m", *words]
+    command = [sys.executable, "-P", "-m", *arguments]
     environment = os.environ | {"PYTHONPATH": path}
     return subprocess.run(
         command, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False

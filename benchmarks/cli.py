@@ -1,4 +1,4 @@
-"""The commands `ganctl bench …`. What a command needs is imported when it runs."""
+"""The commands `ganctl bench …`; each imports its modules only when it runs."""
 
 import importlib.util
 import json
@@ -12,34 +12,38 @@ from ganctl.streams import emit
 
 @click.group()
 def bench() -> None:
-    """Measure, against peers where they are installed."""
+    """Measure training, quality and serving, against installed peers."""
 
 
 @bench.command()
-@click.option("--seconds", default=4.0, show_default=True, type=click.FloatRange(min=0.1), help="Of each measurement.")
-@click.option("--repetitions", default=5, show_default=True, type=click.IntRange(min=1), help="Of all, interleaved.")
-@click.option("--growth/--no-growth", default=True, help="Also with larger batches and networks, and over a long run.")
+@click.option(
+    "--seconds", default=4.0, show_default=True, type=click.FloatRange(min=0.1), help="Length of each measurement."
+)
+@click.option(
+    "--repetitions", default=5, show_default=True, type=click.IntRange(min=1), help="Repetitions of all, interleaved."
+)
+@click.option("--growth/--no-growth", default=True, help="Also vary batch and network size, and time a long run.")
 @click.option(
     "--out",
     default=Path("bench-train"),
     show_default=True,
     type=PathParam(file_okay=False, path_type=Path),
-    help="Folder of the results.",
+    help="Folder for the results.",
 )
 @json_option
 def train(seconds: float, repetitions: int, growth: bool, out: Path, as_json: bool) -> None:
-    """Measure the trainer's speed beside bare loops, the tutorial under Lightning, and the machine's matrix products.
+    """Compare the trainer's speed with bare loops, the tutorial under Lightning, and plain matrix products.
 
-    Leaves results.json, table.md and rates.png. Five repetitions take a quarter of an hour.
+    Writes results.json, table.md and rates.png. Five repetitions take a quarter of an hour.
     """
     from ganctl.benchmarks.speed.compare import measure_all
     from ganctl.benchmarks.speed.table import speed_table
 
-    _need_matplotlib()
+    _require_matplotlib()
     from ganctl.benchmarks.figures import draw_rates
 
     results = measure_all(
-        seconds=seconds, repetitions=repetitions, growing=growth, announce=lambda text: click.echo(text, err=True)
+        seconds=seconds, repetitions=repetitions, growth=growth, announce=lambda text: click.echo(text, err=True)
     )
     text = speed_table(results)
     out.mkdir(parents=True, exist_ok=True)
@@ -57,33 +61,39 @@ def train(seconds: float, repetitions: int, growth: bool, out: Path, as_json: bo
 
 
 @bench.command()
-@click.option("--seconds", default=120.0, show_default=True, type=click.FloatRange(min=1), help="Training of each run.")
-@click.option("--draws", "seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Runs of each system.")
-@click.option("--system", "names", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
 @click.option(
-    "--num-images", default=10_000, show_default=True, type=click.IntRange(200, 10_000), help="Images to compare."
+    "--seconds", default=120.0, show_default=True, type=click.FloatRange(min=1), help="Training time of each run."
+)
+@click.option("--draws", "seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Runs of each system.")
+@click.option("--system", "names", multiple=True, metavar="NAME", help="Only this system; may be repeated.")
+@click.option(
+    "--num-images",
+    default=10_000,
+    show_default=True,
+    type=click.IntRange(200, 10_000),
+    help="Number of images to score.",
 )
 @click.option(
     "--out",
     default=Path("bench-quality"),
     show_default=True,
     type=PathParam(file_okay=False, path_type=Path),
-    help="Folder of the results; what is complete in it is not repeated.",
+    help="Folder for the results; complete runs in it are reused.",
 )
 @json_option
 def quality(seconds: float, seeds: int, names: tuple[str, ...], num_images: int, out: Path, as_json: bool) -> None:
     """Train the tutorial, two known GANs and our presets for the same time, and score all on the same test images.
 
-    Leaves results.json, table.md, samples.png and fd.png. Three seeds of six systems take 40 minutes and the scoring.
+    Writes results.json, table.md, samples.png and fd.png. Three seeds of six systems take 40 minutes plus scoring.
     """
     from ganctl.benchmarks.errors import BenchError
-    from ganctl.benchmarks.quality.compare import Quality, real_samples
+    from ganctl.benchmarks.quality.compare import QualityBenchmark, real_samples
     from ganctl.benchmarks.table import table
 
-    _need_matplotlib()
+    _require_matplotlib()
     from ganctl.benchmarks.figures import draw_curves, draw_samples
 
-    comparison = Quality(
+    comparison = QualityBenchmark(
         out,
         seconds=seconds,
         seeds=seeds,
@@ -97,35 +107,45 @@ def quality(seconds: float, seeds: int, names: tuple[str, ...], num_images: int,
     text = table(results)
     (out / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
     (out / "table.md").write_text(text, "utf-8")
-    firsts = [(system["name"], system["runs"][0]["seed"]) for system in results["systems"]]  # no seed is chosen
-    rows = [("real images", real_samples()), *((name, comparison.samples(name, seed)) for name, seed in firsts)]
+    first_runs = [(system["name"], system["runs"][0]["seed"]) for system in results["systems"]]  # not the best ones
+    rows = [("real images", real_samples()), *((name, comparison.samples(name, seed)) for name, seed in first_runs)]
     draw_samples(rows, out / "samples.png")
     draw_curves(results, out / "fd.png")
     if results["failed"]:
         click.echo(text, err=as_json)
-        raise BenchError(f"{', '.join(results['failed'])} failed; what succeeded is in {out}; run it again to complete")
+        raise BenchError(f"{', '.join(results['failed'])} failed; the other runs are in {out}. Run the command again.")
     if as_json:
         files = {name: str((out / name).resolve()) for name in ("results.json", "table.md", "samples.png", "fd.png")}
-        brief = [{key: value for key, value in system.items() if key != "runs"} for system in results["systems"]]
-        emit(results | {"systems": brief, "files": files})
+        without_runs = [{key: value for key, value in system.items() if key != "runs"} for system in results["systems"]]
+        emit(results | {"systems": without_runs, "files": files})
     else:
         click.echo(text)
         click.echo(f"results.json, table.md, samples.png and fd.png are in {out}")
 
 
 @bench.command()
-@click.option("--source", type=PathParam(path_type=Path), help="Run or export.  [default: `quick`, 200 steps of it]")
+@click.option(
+    "--source", type=PathParam(path_type=Path), help="Run or export.  [default: `quick`, trained for 200 steps]"
+)
 @click.option("--only", "names", multiple=True, metavar="NAME", help="Only this server; may be repeated.")
-@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(min=0.1), help="Of each measurement.")
-@click.option("--repetitions", default=3, show_default=True, type=click.IntRange(min=1), help="Of all, interleaved.")
-@click.option("--warm-up", default=8.0, show_default=True, type=click.FloatRange(min=0), help="Seconds, at each start.")
-@click.option("--into", type=PathParam(exists=True, dir_okay=False, path_type=Path), help="Document for the table.")
+@click.option(
+    "--seconds", default=3.0, show_default=True, type=click.FloatRange(min=0.1), help="Length of each measurement."
+)
+@click.option(
+    "--repetitions", default=3, show_default=True, type=click.IntRange(min=1), help="Repetitions of all, interleaved."
+)
+@click.option(
+    "--warm-up", default=8.0, show_default=True, type=click.FloatRange(min=0), help="Seconds of warm-up at each start."
+)
+@click.option(
+    "--into", type=PathParam(exists=True, dir_okay=False, path_type=Path), help="Markdown file for the table."
+)
 @click.option(
     "--out",
     default=Path("bench-serve"),
     show_default=True,
     type=PathParam(file_okay=False, path_type=Path),
-    help="Folder of the results.",
+    help="Folder for the results.",
 )
 @json_option
 def serve(
@@ -138,11 +158,11 @@ def serve(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Load our server, a stock TorchServe, LitServe, FastAPI, and a TorchServe that draws nothing, in turns.
+    """Load-test our server, a stock TorchServe, LitServe, FastAPI, and a TorchServe that returns constant bytes.
 
-    Leaves results.json, table.md and serving.png. Three repetitions take half an hour.
+    Writes results.json, table.md and serving.png. Three repetitions take half an hour.
     """
-    _need_matplotlib()
+    _require_matplotlib()
     from ganctl.benchmarks.figures import draw_serving
     from ganctl.benchmarks.serving.run import measure_all
     from ganctl.benchmarks.serving.table import replace_table, serve_table
@@ -170,10 +190,10 @@ def serve(
         click.echo(f"results.json, table.md and serving.png are in {out}")
 
 
-def _need_matplotlib() -> None:
-    """Tells before anything is measured that no picture could be made of it."""
+def _require_matplotlib() -> None:
+    """Raises BenchError before anything is measured if matplotlib is not installed."""
     from ganctl.benchmarks.errors import BenchError
     from ganctl.benchmarks.systems import INSTALL
 
     if importlib.util.find_spec("matplotlib") is None:
-        raise BenchError(f"the pictures need the package matplotlib: {INSTALL}")
+        raise BenchError(f"the figures need the package matplotlib: {INSTALL}")

@@ -1,15 +1,15 @@
-"""The errors that benchmarks tell their users, by `ganctl bench` or as `python -m benchmarks.…`."""
+"""Errors of `ganctl bench` and `python -m ganctl.benchmarks.…`, with exit codes."""
 
 import click
 
 
 class BenchError(click.ClickException):
-    """A benchmark that cannot be run, or went wrong; the message says why and what to do."""
+    """A benchmark failed or cannot run here; the message gives the reason and the remedy."""
 
     exit_code = 1
 
 
 class BenchUsageError(BenchError):
-    """What was asked for makes no sense; names the flag or the file."""
+    """Invalid input; the message names the flag or the file."""
 
     exit_code = 2

@@ -1,5 +1,4 @@
-"""What `ganctl bench` draws: a row of samples for each system, the Fréchet distance over time, rates side by side, and
-rates and latencies over connections."""
+"""Figures of `ganctl bench`: samples, Fréchet distance over time, training rates, and serving rates and latencies."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 
 from ganctl.training.images.pictures import tile
 
-# Okabe and Ito's colours, which most people can tell apart, and marks for those who cannot
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+# Okabe and Ito's color-blind safe palette, and a marker for each color
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 _STYLE = {
     "font.size": 12,
@@ -29,7 +28,7 @@ Record = dict[str, Any]
 
 
 def draw_samples(rows: Sequence[tuple[str, NDArray[np.uint8]]], path: Path) -> None:
-    """One row of images [N, 1, H, W] for each name, the name beside it."""
+    """Draws a row of images, uint8 [N, 1, H, W], for each name."""
     height = rows[0][1].shape[-2]
     picture = np.concatenate([tile(images, columns=len(images)) for _, images in rows])[..., 0]
     with mpl.rc_context(_STYLE):
@@ -48,18 +47,18 @@ def draw_samples(rows: Sequence[tuple[str, NDArray[np.uint8]]], path: Path) -> N
 
 
 def draw_curves(results: Record, path: Path) -> None:
-    """FD (× floor) over seconds of training, both logarithmic: mean over the seeds, from the best to the worst."""
+    """Draws FD (× floor) over seconds of training, log-log: mean over the seeds, and a band from minimum to maximum."""
     with mpl.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
         for i, system in enumerate(results["systems"]):
-            seconds, mean, least, most = _curve([run["curve"] for run in system["runs"]])
-            colour, mark = _COLOURS[i % len(_COLOURS)], _MARKS[i % len(_MARKS)]
-            axes.plot(seconds, mean, color=colour, marker=mark, markersize=5, linewidth=2, label=system["name"])
-            axes.fill_between(seconds, least, most, color=colour, alpha=0.18, linewidth=0)
+            seconds, mean, lowest, highest = _curve([run["curve"] for run in system["runs"]])
+            color, mark = _COLORS[i % len(_COLORS)], _MARKS[i % len(_MARKS)]
+            axes.plot(seconds, mean, color=color, marker=mark, markersize=5, linewidth=2, label=system["name"])
+            axes.fill_between(seconds, lowest, highest, color=color, alpha=0.18, linewidth=0)
         axes.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel="Fréchet distance, × floor")
         seeds = results["seeds"]
-        spread = f", band: least to most of {seeds} seeds" if seeds > 1 else ""
-        axes.set_title(f"1 is what real images get{spread}", loc="left", fontsize=11, color="#555555")
+        spread = f", band: minimum to maximum of {seeds} seeds" if seeds > 1 else ""
+        axes.set_title(f"1: real images{spread}", loc="left", fontsize=11, color="#555555")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -72,7 +71,7 @@ def draw_curves(results: Record, path: Path) -> None:
 
 
 def draw_rates(results: Record, path: Path) -> None:
-    """Images a second of each loop, in a panel for each preset and batch size, least to most of the repetitions."""
+    """Draws images/s of each loop, in a panel per preset and batch size; bars span the repetitions."""
     keys = list(dict.fromkeys((case["preset"], case["batch"]) for case in results["cases"]))
     groups = [[case for case in results["cases"] if (case["preset"], case["batch"]) == key] for key in keys]
     heights = [len(group) for group in groups]
@@ -85,8 +84,8 @@ def draw_rates(results: Record, path: Path) -> None:
             names = [f"{case['system']} {case['precision']}" for case in group]
             rates = np.array([case["images_per_second"] for case in group])
             spread = np.array([[min(case["rates"]), max(case["rates"])] for case in group]).T
-            colours = [_COLOURS[0] if case["system"].startswith("ours") else "#999999" for case in group]
-            axes.barh(names, rates, color=colours, xerr=np.abs(spread - rates), ecolor="#333333", capsize=3)
+            colors = [_COLORS[0] if case["system"].startswith("ours") else "#999999" for case in group]
+            axes.barh(names, rates, color=colors, xerr=np.abs(spread - rates), ecolor="#333333", capsize=3)
             axes.invert_yaxis()
             axes.set_title(f"{preset}, batch {batch}", loc="left", fontsize=11)
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -97,19 +96,19 @@ def draw_rates(results: Record, path: Path) -> None:
 
 
 def draw_serving(results: Record, path: Path) -> None:
-    """Requests a second over connections, and beside them the 99th percentile of their latencies, for POST; medians."""
+    """Draws medians of requests/s and of the 99th percentile latency over connections, for POST."""
     with mpl.rc_context(_STYLE):
         figure, (rates, latencies) = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
         for i, system in enumerate(results["systems"]):
             cases = [case for case in system["cases"] if case["kind"] == "POST"]
             numbers = [case["connections"] for case in cases]
-            style = {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKS[i % len(_MARKS)], "label": system["name"]}
-            style["linestyle"] = "-" if i < len(_COLOURS) else "--"
+            style = {"color": _COLORS[i % len(_COLORS)], "marker": _MARKS[i % len(_MARKS)], "label": system["name"]}
+            style["linestyle"] = "-" if i < len(_COLORS) else "--"
             rates.plot(numbers, [np.median(case["rates"]) for case in cases], **style)
             latencies.plot(numbers, [np.median(case["p99_ms"]) for case in cases], **style)
         for axes, title in ((rates, "requests/s"), (latencies, "p99, ms")):
             axes.set(xscale="log", yscale="log", xlabel="connections", xticks=numbers, xticklabels=numbers)
-            axes.set_title(f"{title}, one image a POST", loc="left", fontsize=11)
+            axes.set_title(f"{title}, one image per POST", loc="left", fontsize=11)
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
@@ -120,7 +119,7 @@ def draw_serving(results: Record, path: Path) -> None:
 
 
 def _curve(curves: Sequence[Sequence[Record]]) -> tuple[NDArray[np.float64], ...]:
-    """seconds, and mean, least and most FD over the seeds. A slow start may have missed a copy: ends are aligned."""
+    """Seconds, and mean, minimum and maximum FD over the seeds; aligned at the end, as a slow start may skip copies."""
     length = min(len(curve) for curve in curves)
     seconds = np.array([[point["seconds"] for point in curve[-length:]] for curve in curves])
     distances = np.array([[point["fd_ratio"] for point in curve[-length:]] for curve in curves])

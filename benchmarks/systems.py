@@ -1,4 +1,4 @@
-"""What `ganctl bench quality` compares: the tutorial, what others do with InfoGAN's networks, and our presets."""
+"""Systems that `ganctl bench quality` compares: the tutorial, two GANs of Lucic et al. 2018, and our presets."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -16,16 +16,18 @@ INSTALL = "install it with 'make bench' (in a checkout) or pip install 'ganctl[b
 
 @dataclass(frozen=True)
 class System:
-    """Something that is trained for a time: one of our presets, a config file, or (neither) the tutorial itself."""
+    """A system to train: one of our presets, a config file of our trainer, or (with neither) the tutorial itself."""
 
     name: str
-    what: str  # in a few words, for the table
+    description: str  # for the table
     preset: str | None = None
     config_file: Path | None = None
 
     def settings(self, seconds: float, seed: int) -> Config | None:
-        """The settings of our trainer for such a run; None where another one trains. A preset's schedules are made to
-        fit the time; the others have constant rates."""
+        """Returns the settings of our trainer, or None if Lightning trains the system.
+
+        A preset's schedules span `seconds`; the other systems have constant learning rates.
+        """
         if self.preset is None and self.config_file is None:
             return None
         assignments = [*QUIET, f"train.seed={seed}"]
@@ -36,23 +38,25 @@ class System:
         )  # fmt: skip
         return config
 
-    def lacks(self) -> str | None:
-        """Why it cannot run here, and what to do about that; None where it can."""
+    def unavailable(self) -> str | None:
+        """Returns why the system cannot run here and the remedy, or None if it can."""
         config = self.settings(1, 0)
         if config is None:
             return None if importlib.util.find_spec("lightning") else f"it needs the package lightning: {INSTALL}"
         needs_cuda = self.preset == "gpu" or config.train.device == "cuda"
         if needs_cuda and not torch.cuda.is_available():
-            return "it is made for a CUDA device, and torch sees none here: run it on a machine that has one"
+            return "it needs a CUDA device, and torch finds none: run it on a machine with one"
         return None
 
 
 def systems() -> list[System]:
-    """All of them, in the order of the table. Of our presets the conditional ones."""
+    """Returns all systems in the order of the table; of our presets, the conditional ones."""
     ours = [name for name in preset_names() if resolve(preset=name, environment={})[0].model.conditional]
     return [
         System("tutorial", 'PyTorch Lightning\'s tutorial "basic GAN" as published, by lightning'),
-        System("tutorial-sound", "our preset lightning-basic-gan: the same made sound", preset="lightning-basic-gan"),
+        System(
+            "tutorial-sound", "our preset lightning-basic-gan: the tutorial, corrected", preset="lightning-basic-gan"
+        ),
         System("ns-gan", "Lucic et al. 2018, our trainer", config_file=_CONFIGS / "ns-gan.toml"),
         System("wgan-gp", "Lucic et al. 2018, our trainer", config_file=_CONFIGS / "wgan-gp.toml"),
         *(System(name, f"our preset {name}", preset=name) for name in ours),

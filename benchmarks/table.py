@@ -1,4 +1,4 @@
-"""The table of `ganctl bench quality`."""
+"""Results table of `ganctl bench quality`."""
 
 from typing import Any
 
@@ -17,13 +17,13 @@ _COLUMNS = (  # title, name in the results, format
 
 
 def table(results: Record) -> str:
-    """The results in Markdown, with how they were made, and what is missing and why."""
+    """Returns the results in Markdown, with the conditions, and the systems that were skipped or failed."""
     machine, seeds = results["machine"], results["seeds"]
     threads = {run["threads"] for system in results["systems"] for run in system["runs"]}
     lines = [
-        f"Each system trains for {results['budget_seconds']:g} s of wall clock from its first step on (start-up,"
-        " evaluations, saves and copies of the generator left out), in a process of its own; a preset, whose schedules"
-        " follow the time, may end a little earlier. The generator at the end is scored on"
+        f"Each system trains for {results['budget_seconds']:g} s of wall clock from its first step, in a process of"
+        " its own; start-up, evaluations, saves and copies of the generator do not count. A preset, whose schedules"
+        " follow the time, may end slightly earlier. The final generator is scored on"
         f" {results['num_images']:,} test images. Mean ± standard deviation; seeds: {seeds}.",
         f"{machine['device']}; cores: {machine['cores']}, threads: {'/'.join(map(str, sorted(threads)))}; torch"
         f" {machine['torch']}, Python {machine['python']}.",

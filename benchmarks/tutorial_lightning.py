@@ -1,9 +1,9 @@
-"""Trains the tutorial's networks as the tutorial does, by PyTorch Lightning itself (see `tutorial.py`).
+"""Trains the tutorial's networks as published, with PyTorch Lightning (networks: `tutorial.py`).
 
-Kept as published: Normalize((0.1307,), (0.3081,)) against a tanh; binary cross-entropy on a sigmoid; Adam with rate
-2e-4 and betas (0.5, 0.999); batches of 256 on CUDA and 64 on a CPU, in the same order in every epoch; half the cores as
-loaders; the generator first, from the same latents; an image grid at every step. Left out: progress bar and
-checkpoints, which no system here has. MNIST's files come from our package instead of a download.
+Kept as published: Normalize((0.1307,), (0.3081,)) with a tanh generator; binary cross-entropy on a sigmoid; Adam with
+lr 2e-4 and betas (0.5, 0.999); batches of 256 on CUDA and 64 on a CPU, in the same order in every epoch; one loader
+worker per two cores; the generator's update first, with the same latents; an image grid at every step. Left out:
+progress bar and checkpoints, as for every system here. MNIST's files come from our package instead of a download.
 """
 
 import gzip
@@ -23,22 +23,22 @@ from torchvision.datasets import MNIST
 from torchvision.utils import make_grid
 
 from ganctl.benchmarks import tutorial
-from ganctl.benchmarks.quality.recorder import Recorder, wait_for
+from ganctl.benchmarks.quality.recorder import Recorder, synchronize
 from ganctl.benchmarks.speed.meter import Meter
 from ganctl.training.data.mnist import EMBEDDED
 
 
 class MNISTDataModule(LightningDataModule):
-    """55,000 of MNIST's training images, normalised by mean 0.1307 and deviation 0.3081."""
+    """55,000 of MNIST's training images, normalized with mean 0.1307 and standard deviation 0.3081."""
 
     def __init__(self, folder: Path, batch_size: int | None = None) -> None:
-        """`batch_size` is the published one where it is None."""
+        """Sets the batch size; None is the published one."""
         super().__init__()
         self.folder, self.batch_size = folder, batch_size or (256 if torch.cuda.is_available() else 64)
         self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
 
     def prepare_data(self) -> None:
-        raw = self.folder / "MNIST" / "raw"  # where torchvision looks before it downloads
+        raw = self.folder / "MNIST" / "raw"  # torchvision downloads only if the files are not here
         raw.mkdir(parents=True, exist_ok=True)
         for packed in EMBEDDED.glob("*.gz"):
             (raw / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
@@ -52,7 +52,7 @@ class MNISTDataModule(LightningDataModule):
 
 
 class GAN(LightningModule):
-    """Both networks, and a step that updates the generator, then the discriminator."""
+    """Both networks; a training step updates the generator, then the discriminator."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class GAN(LightningModule):
     def training_step(self, batch: list[Tensor]) -> None:
         images, _ = batch
         optimizer_g, optimizer_d = self.optimizers()
-        z = torch.randn(len(images), tutorial.LATENT).type_as(images)
+        z = torch.randn(len(images), tutorial.LATENT_DIM).type_as(images)
         real, fake = torch.ones(len(images), 1).type_as(images), torch.zeros(len(images), 1).type_as(images)
 
         self.toggle_optimizer(optimizer_g)
@@ -94,34 +94,36 @@ class GAN(LightningModule):
         return [torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999)) for network in networks], []
 
 
-class Record(Callback):
-    """Takes the recorder's copies, and ends the training with its budget: as `Trainer(max_time=…)` would, but by the
-    clock that all systems share, which stands still while a copy is made."""
+class SnapshotCallback(Callback):
+    """Takes the recorder's snapshots and stops the training when its budget is used up.
+
+    Unlike `Trainer(max_time=…)`, the time for snapshots does not count, as for all systems.
+    """
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._began: float | None = None
+        self._started: float | None = None
         self._images = 0
 
     def on_train_batch_start(self, trainer: Any, module: GAN, batch: list[Tensor], batch_idx: int) -> None:
-        if self._began is None:
-            self._began = time.monotonic()
+        if self._started is None:
+            self._started = time.monotonic()
 
     def on_train_batch_end(self, trainer: Any, module: GAN, outputs: Any, batch: list[Tensor], batch_idx: int) -> None:
-        assert self._began is not None, "a batch ends after it has begun"
+        assert self._started is not None, "a batch has started"
         self._images += len(batch[0])
-        over = self._recorder.is_over(time.monotonic() - self._began)
-        if over or self._recorder.wants(time.monotonic() - self._began):
-            wait_for(module.device)
+        over = self._recorder.is_over(time.monotonic() - self._started)
+        if over or self._recorder.is_due(time.monotonic() - self._started):
+            synchronize(module.device)
             paused_at = time.monotonic()
-            self._recorder.take(paused_at - self._began, self._images, module.generator)
-            self._began += time.monotonic() - paused_at
+            self._recorder.take(paused_at - self._started, self._images, module.generator)
+            self._started += time.monotonic() - paused_at
         if over:
             trainer.should_stop = True
 
 
-class Measure(Callback):
-    """Tells a meter of each step, and ends the training when it has seen enough."""
+class MeterCallback(Callback):
+    """Reports each step to a meter and stops the training when the measurement is complete."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
@@ -131,15 +133,15 @@ class Measure(Callback):
 
 
 def train(seed: int, recorder: Recorder, folder: Path) -> None:
-    """Trains until the recorder's budget ends; data and logs go into the folder."""
+    """Trains until the recorder's budget is used up; data and logs go into the folder."""
     seed_everything(seed, workers=True)
-    _trainer(Record(recorder), folder).fit(GAN(), MNISTDataModule(folder))
+    _trainer(SnapshotCallback(recorder), folder).fit(GAN(), MNISTDataModule(folder))
 
 
 def measure(meter: Meter, folder: Path, batch_size: int) -> None:
-    """Trains until the meter has seen enough."""
+    """Trains until the meter's measurement is complete."""
     seed_everything(0, workers=True)
-    _trainer(Measure(meter), folder).fit(GAN(), MNISTDataModule(folder, batch_size))
+    _trainer(MeterCallback(meter), folder).fit(GAN(), MNISTDataModule(folder, batch_size))
 
 
 def _trainer(callback: Callback, folder: Path) -> Trainer:

@@ -1,10 +1,10 @@
-"""The serving image's health check: exit 0 when every worker of the model is READY, else 1 with one line that says why.
+"""Health check of the serving image: exit status 0 if every worker is READY, else 1 with the reason in one line.
 
     healthcheck.py [URL]        default: $GANCTL_HEALTH_URL, or http://127.0.0.1:8081/models/digits
 
-The management API is asked, because TorchServe's own /ping answers 200 while the model loads and while its workers
-crash. Where the server demands tokens, they are read from its private folder, and renewed: they end after an hour.
-Standard library only: it runs every few seconds, in an interpreter that skips site-packages.
+It calls the management API, because TorchServe's /ping returns 200 while the model loads and while workers crash. If
+the server demands tokens, it reads them from the server's private folder and renews them: they are valid for an hour.
+Standard library only, because it runs every few seconds, in an interpreter without site-packages.
 """
 
 import json
@@ -17,31 +17,34 @@ from typing import Any
 from urllib.parse import urljoin
 
 DEFAULT_URL = "http://127.0.0.1:8081/models/digits"
-TIMEOUT_SECONDS = 2.0  # twice that is less than the HEALTHCHECK's own 5: the reason is told before the check is killed
+TIMEOUT_SECONDS = 2.0  # twice this is below HEALTHCHECK's limit of 5, after which no reason is printed
 
-# No proxies: one in the container's environment must not be asked for the container's own loopback.
+# No proxies: a proxy in the container's environment cannot reach the container's own loopback.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def fault(models: Any) -> str | None:
-    """Says why the management API's reply about one model does not mean healthy; None where it does.
+def unhealthy_reason(models: Any) -> str | None:
+    """Returns why the management API's description of a model is unhealthy, or None.
 
-    `models` is a list with one object per version: {"minWorkers", "workers": [{"id", "status"}, …], …}.
+    Args:
+        models: a list with an object for each version: {"minWorkers", "workers": [{"id", "status"}, …], …}.
     """
     if not isinstance(models, list) or not models:
-        return "the management API names no model"
+        return "the management API: found no model, expected one"
     for model in models:
         workers = model["workers"]
-        waiting = [f"worker {worker['id']} is {worker['status']}" for worker in workers if worker["status"] != "READY"]
-        if waiting:
-            return ", ".join(waiting)
+        not_ready = [
+            f"worker {worker['id']} is {worker['status']}" for worker in workers if worker["status"] != "READY"
+        ]
+        if not_ready:
+            return ", ".join(not_ready)
         if len(workers) < max(1, model["minWorkers"]):
-            return f"{len(workers)} of {max(1, model['minWorkers'])} workers are there"
+            return f"{len(workers)} of {max(1, model['minWorkers'])} workers are running"
     return None
 
 
 def get(url: str, key: str | None) -> bytes:
-    """The body of a 200. Raises urllib.error.HTTPError for another status, OSError where nobody answers in time."""
+    """Returns the body. Raises urllib.error.HTTPError unless the status is 200, OSError if no reply comes in time."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with _OPENER.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS) as reply:
         body: bytes = reply.read()
@@ -49,35 +52,35 @@ def get(url: str, key: str | None) -> bytes:
 
 
 def find_key_file() -> Path | None:
-    """The tokens of the running server: the newest, as a restarted container may hold those of the server before it."""
+    """Returns the newest token file, or None; a restarted container may hold older ones."""
     files = Path(os.environ.get("TMPDIR", "/tmp")).glob("ganctl-*/key_file.json")
     return max(files, key=lambda file: file.stat().st_mtime, default=None)
 
 
 def describe_model(url: str) -> Any:
-    """What the management API says of the model, asked with a token, renewed if need be, where there are tokens."""
+    """Returns the management API's description of the model; uses the token, if any, and renews an expired one."""
     key_file = find_key_file()
     if key_file is None:
         return json.loads(get(url, None))
     try:
         return json.loads(get(url, json.loads(key_file.read_bytes())["management"]["key"]))
     except urllib.error.HTTPError as error:
-        if error.code != 400:  # TorchServe's status for a token that has ended
+        if error.code != 400:  # TorchServe's status for an expired token
             raise
     get(urljoin(url, "/token?type=management"), json.loads(key_file.read_bytes())["API"]["key"])
     return json.loads(get(url, json.loads(key_file.read_bytes())["management"]["key"]))
 
 
 def check(url: str) -> str | None:
-    """The reason for not being healthy, or None."""
+    """Returns the reason for being unhealthy, or None."""
     try:
-        return fault(describe_model(url))
+        return unhealthy_reason(describe_model(url))
     except urllib.error.HTTPError as error:
         return f"{error.url} answers {error.code} {error.reason}"
-    except OSError as error:  # nobody listens yet, nobody answers in time, or the tokens cannot be read
+    except OSError as error:  # the server does not listen yet or is too slow, or the tokens cannot be read
         return f"{url}: {getattr(error, 'reason', error)}"
     except (ValueError, KeyError, TypeError) as error:
-        return f"{url} answers what no TorchServe would ({type(error).__name__}: {error})"
+        return f"{url}: found no valid reply of TorchServe ({type(error).__name__}: {error})"
 
 
 def main() -> int:

@@ -1,5 +1,5 @@
-"""Exports: a checkpoint becomes verified TorchScript and ONNX files with a manifest."""
+"""Exports: verified TorchScript, ONNX and PT2 files of a generator, with a manifest and a model card."""
 
 import os
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reports to its maker unless told before its import
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it at import

@@ -1,4 +1,4 @@
-"""The command `export`."""
+"""The command `export`: writes a checkpoint's generator as TorchScript, ONNX and PT2 files."""
 
 import json
 from pathlib import Path
@@ -17,14 +17,16 @@ from ganctl.streams import emit
     "kinds",
     multiple=True,
     type=click.Choice(list(FILES)),
-    help="What to write; may be repeated [default: all].",
+    help="Write this format; may be repeated [default: all].",
 )
 @click.option(
-    "--out", type=PathParam(file_okay=False, path_type=Path), help="The export's folder [default: RUN/export]."
+    "--out",
+    type=PathParam(file_okay=False, path_type=Path),
+    help="Write the export to this folder [default: RUN/export].",
 )
 @json_option
 def export(source: Path, kinds: tuple[str, ...], out: Path | None, as_json: bool) -> None:
-    """Turn a checkpoint's averaged generator into TorchScript, ONNX and PT2 files, each verified against it.
+    """Export a checkpoint's EMA generator to TorchScript, ONNX and PT2 files, and verify each file against it.
 
     SOURCE is a run (its best checkpoint) or a checkpoint.
     """
@@ -34,8 +36,8 @@ def export(source: Path, kinds: tuple[str, ...], out: Path | None, as_json: bool
     folder = write_export(
         source, out=out, kinds=kinds or tuple(FILES), announce=lambda text: click.echo(text, err=True)
     )
-    facts = json.loads((folder / NAME).read_text("utf-8"))
+    fields = json.loads((folder / NAME).read_text("utf-8"))
     if as_json:
-        emit({"export": str(folder.resolve()), **facts})
+        emit({"export": str(folder.resolve()), **fields})
     else:
-        click.echo(f"{folder}: generator {facts['model_version']}, verified\nnext: ganctl package {folder}")
+        click.echo(f"{folder}: generator {fields['model_version']}, verified\nnext: ganctl package {folder}")

@@ -1,13 +1,13 @@
-"""The errors of exporting: a faulty export (4), and one that does not draw what the checkpoint draws (5)."""
+"""Errors of exports, with the exit codes of the command line: an unusable export (4), a failed parity check (5)."""
 
 
 class ExportError(ValueError):
-    """An export that is absent, damaged or cannot be written where it was asked for."""
+    """An export is absent or damaged, or cannot be written to its folder."""
 
     exit_code = 4
 
 
 class ParityError(ExportError):
-    """An artefact differs from the eager generator by more than rounding; nothing was kept."""
+    """An exported file differs from the eager generator by more than rounding; nothing was kept."""
 
     exit_code = 5

@@ -1,4 +1,4 @@
-"""From a checkpoint to an export's folder: written aside, verified, and only then put where it was asked for."""
+"""Exports a checkpoint: writes and verifies the files in a temporary folder, then renames it to the export folder."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import torch
 from ganctl.exports import manifest, parity
 from ganctl.exports.errors import ExportError
 from ganctl.exports.formats import FILES, get_format
-from ganctl.exports.model_card import card
+from ganctl.exports.model_card import model_card
 from ganctl.files import new_folder, read_file, write_file
 from ganctl.training.checkpoint.run_dir import CHECKPOINTS, find_checkpoint
 from ganctl.training.images.pictures import ENLARGEMENT, encode, tile, to_picture
@@ -26,49 +26,49 @@ def export(
     kinds: Sequence[str] = tuple(FILES),
     announce: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """Exports the averaged generator of a checkpoint, or of a run's best one.
+    """Exports the EMA generator of a checkpoint, or of a run's best checkpoint.
 
     Args:
-        source: a run's folder or a checkpoint.
-        out: the export's folder; by default `export` in the run's folder, or beside the checkpoint.
-        kinds: which of `formats.FILES` to write.
-        announce: told about each artefact.
+        source: a run folder or a checkpoint.
+        out: the export folder; default: `export` in the run folder, or next to the checkpoint.
+        kinds: the formats to write, keys of `formats.FILES`.
+        announce: receives a message for each file.
 
     Returns:
-        The folder.
+        The export folder.
 
     Raises:
         CheckpointError: the source is absent, damaged, or has no best checkpoint yet.
-        ParityError: an artefact draws something else; nothing is left behind.
-        ExportError: `out` is a folder with something else in it.
+        ParityError: a file draws other images than the generator; nothing is left behind.
+        ExportError: `out` holds files that do not belong to an export.
     """
     path = find_checkpoint(source)
     generator, checkpoint = load_generator(path)
     run_dir = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
     out = out or run_dir / "export"
     out = out.resolve()
-    if out.exists() and not manifest.may_be_replaced(out):
-        raise ExportError(f"--out {out}: it holds something else than an export; name another folder")
-    base = manifest.essentials(generator, checkpoint)
+    if out.exists() and not manifest.can_be_replaced(out):
+        raise ExportError(f"--out {out}: found something else than an export, expected a new folder. Name another one")
+    base = manifest.base_fields(generator, checkpoint)
     with new_folder(out) as folder:
         differences = {}
         for kind in kinds:
             name = FILES[kind]
             file_format = get_format(kind)
             write_file(folder / name, file_format.write(generator, manifest.as_text(base)))
-            # read back here: the runtimes' own errors of reading have no form
+            # read here, since the errors of the runtimes do not name the file
             differences[name] = parity.measure(name, file_format.load(read_file(folder / name)), generator)
             worst = max(differences[name].values())
-            announce(f"{name}: {(folder / name).stat().st_size / 1e6:.1f} MB, differs by {worst:.1e} at most")
+            announce(f"{name}: {(folder / name).stat().st_size / 1e6:.1f} MB, differs by at most {worst:.1e}")
         write_file(folder / "samples.png", _draw_samples(generator, base["class_names"]))
-        facts = manifest.build(base, folder, checkpoint, differences)
-        write_file(folder / "card.md", card(facts))
-        write_file(folder / manifest.NAME, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        fields = manifest.build(base, folder, checkpoint, differences)
+        write_file(folder / "card.md", model_card(fields))
+        write_file(folder / manifest.NAME, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
     return out
 
 
 def _draw_samples(generator: Generator, class_names: Sequence[str]) -> bytes:
-    """A PNG with rows by style, columns by class."""
+    """Draws a PNG: one row per latent, one column per class."""
     classes = len(class_names)
     z = torch.randn(_STYLES, generator.latent_dim, generator=torch.Generator().manual_seed(1)).repeat_interleave(
         classes, 0

@@ -1,17 +1,17 @@
-"""The model card of an export: what it draws, how good it is, how to run it."""
+"""Model card of an export: a Markdown file with the images, the scores and an example of use."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
-def card(manifest: Mapping[str, Any]) -> str:
-    """Markdown from the manifest alone."""
+def model_card(manifest: Mapping[str, Any]) -> str:
+    """Renders the fields of a manifest as Markdown."""
     checkpoint, metrics = manifest["checkpoint"], manifest["checkpoint"]["metrics"]
     image = manifest["image"]
     size = f"{image['channels']}, {image['height']}, {image['width']}"
     scores = [
         ("Fréchet distance", metrics.get("fd")),
-        ("its floor (real images)", metrics.get("fd_floor")),
+        ("floor (real images)", metrics.get("fd_floor")),
         ("label accuracy", metrics.get("label_accuracy")),
         ("accuracy of the scoring classifier on held-out images", metrics.get("scorer_accuracy")),
     ]
@@ -19,10 +19,10 @@ def card(manifest: Mapping[str, Any]) -> str:
     table += f"\n\nNo summary: {metrics['no_summary']}." if metrics.get("no_summary") else ""
     parity = "\n".join(f"| `{name}` | {max(sizes.values()):.1e} |" for name, sizes in manifest["parity"].items())
     names = manifest["class_names"]
-    n = len(names) if manifest["conditional"] else 10
+    batch = len(names) if manifest["conditional"] else 10
     feed = '{"z": z, "label": label}' if manifest["conditional"] else '{"z": z}'
-    listed = ", ".join(map(repr, names))  # as Python writes them: a folder's name may hold anything, a line break too
-    label = f"label = np.arange({n})  # the classes, in this order: {listed}\n" if manifest["conditional"] else ""
+    listed = ", ".join(map(repr, names))  # repr: the name of a class folder may contain a line break
+    label = f"label = np.arange({batch})  # the classes, in this order: {listed}\n" if manifest["conditional"] else ""
     return f"""# Generator {manifest["model_version"]}
 
 Draws {image["channels"]} × {image["height"]} × {image["width"]} images like those of `{manifest["data"]}`; trained by
@@ -43,12 +43,12 @@ Draws {image["channels"]} × {image["height"]} × {image["width"]} images like t
 ```python
 import numpy as np, onnxruntime
 session = onnxruntime.InferenceSession("generator.onnx")
-z = np.random.default_rng(0).standard_normal(({n}, {manifest["z"]["dim"]})).astype(np.float32)
-{label}images = session.run(None, {feed})[0]  # float32 [{n}, {size}] in [0, 1]
+z = np.random.default_rng(0).standard_normal(({batch}, {manifest["z"]["dim"]})).astype(np.float32)
+{label}images = session.run(None, {feed})[0]  # float32 [{batch}, {size}] in [0, 1]
 ```
 
 ## Limits
 
-The images are synthetic: nothing is known about whom a digit could be mistaken for. The generator knows what its
-training data showed it, and nothing else.
+The images are synthetic. The generator reproduces the distribution of its training data only, including its gaps and
+biases.
 """

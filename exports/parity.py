@@ -1,4 +1,4 @@
-"""Compares an exported file with the eager generator at several batch sizes."""
+"""Parity check: compares an exported file with the eager generator at several batch sizes."""
 
 from collections.abc import Callable
 
@@ -15,14 +15,15 @@ TOLERANCE = 1e-5  # of float32 images in [0, 1]
 
 @torch.inference_mode()
 def measure(name: str, run: Callable[..., Tensor], generator: Generator) -> dict[int, float]:
-    """The largest absolute difference between an exported file and the eager generator, for each batch size.
+    """Measures the largest absolute difference between an exported file and the eager generator, per batch size.
 
     Args:
-        name: the file's name, for the error.
-        run: the file as a function of z and, where conditional, label; see `formats.Format.load`.
+        name: the file name, for the error.
+        run: the file as a function of z and, if conditional, label; see `formats.Format.load`.
+        generator: the eager generator.
 
     Raises:
-        ParityError: it is above TOLERANCE, or not a number, at any size.
+        ParityError: a difference exceeds TOLERANCE or is NaN, or the shapes differ.
     """
     eager = UnitRangeGenerator(generator).eval()
     differences = {}
@@ -30,11 +31,13 @@ def measure(name: str, run: Callable[..., Tensor], generator: Generator) -> dict
         inputs = example_inputs(generator, n, seed=n)
         expected, found = eager(*inputs), run(*inputs)
         if found.shape != expected.shape:
-            raise ParityError(f"{name}: gives {tuple(found.shape)} for {n} images, expected {tuple(expected.shape)}")
+            raise ParityError(
+                f"{name}: found the output shape {tuple(found.shape)} for {n} images, expected {tuple(expected.shape)}"
+            )
         differences[n] = (found - expected).abs().max().item()
-        if not differences[n] <= TOLERANCE:  # written so that NaN fails, too
+        if not differences[n] <= TOLERANCE:  # also true for NaN
             raise ParityError(
                 f"{name}: differs from the checkpoint's generator by {differences[n]:.2e} at N = {n}, expected at"
-                f" most {TOLERANCE:.0e}; nothing was exported. Try another --format, and report it with these versions"
+                f" most {TOLERANCE:.0e}. Nothing was exported. Try another --format, and report the installed versions"
             )
     return differences

@@ -1,11 +1,11 @@
-"""From a folder of small images to a verified image generator behind HTTP.
+"""Trains, evaluates, exports and serves generators of small images.
 
-`import ganctl` imports nothing but this file; each public name is imported when it is first used.
+`import ganctl` imports only this file; each public name is imported when it is first used.
 """
 
 import importlib
 
-TYPE_CHECKING = False  # typing's, without its import
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the import
 if TYPE_CHECKING:
     from typing import Any
 
@@ -32,7 +32,7 @@ _MODULES = {
     "ganctl.training.images.source": ("GeneratorSource", "load_generator"),
     "ganctl.training.loop.trainer": ("Trainer",),
 }
-_PLACES = {name: module for module, names in _MODULES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "DATASETS", "DISCRIMINATORS", "FINISHED", "GENERATORS", "LOSSES", "AsyncClient", "Callback", "Client",
     "Discriminator", "Generator", "GeneratorSource", "ImageSet", "Trainer", "configure", "default_callbacks",
@@ -41,6 +41,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> "Any":
-    if name not in _PLACES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)

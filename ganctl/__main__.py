@@ -1,11 +1,11 @@
-"""The command `ganctl`, `python -m ganctl`, and this file started by its path.
+"""Entry point of `ganctl`, of `python -m ganctl`, and of this file started by its path.
 
-The import path is arranged before anything else is imported: the current folder may hold another `json.py`.
+The import path is cleaned before anything else is imported: the current folder may hold another `json.py`.
 """
 
 import sys
 
-if not __package__:  # started by its path: Python puts the folder of this file first, which holds ganctl's own rooms
+if not __package__:  # started by its path: Python puts the folder of this file first, which holds the subpackages
     sys.path[0] = sys.path[0].rpartition("/")[0]
 
 from ganctl import import_path
@@ -13,7 +13,7 @@ from ganctl import import_path
 if not __package__:
     del sys.path[0]
 sys.excepthook = import_path.excepthook
-import_path.arrange()
+import_path.remove_shadowing_entries()
 
 from ganctl.main import main
 

@@ -1,4 +1,4 @@
-"""Looks at what this machine has, and says what to do about what it lacks."""
+"""The command `doctor`: checks this machine for the requirements of ganctl."""
 
 import importlib.metadata
 import json
@@ -20,11 +20,11 @@ from ganctl import import_path
 from ganctl.options import json_option
 from ganctl.serving.errors import ServerError
 from ganctl.serving.hosts.torchserve.java import find_java, java_version
-from ganctl.serving.hosts.torchserve.private_folder import loading_place
+from ganctl.serving.hosts.torchserve.private_folder import executable_folder
 from ganctl.streams import emit
 
-# Asked in another process: importing torch takes seconds and memory, and a broken CUDA driver may end the process.
-_ASK_TORCH = f"""
+# Run in a child process: importing torch takes seconds and memory, and a broken CUDA driver may crash the process.
+_TORCH_PROBE = f"""
 import sys
 sys.path.append({str(Path(import_path.PACKAGE).parent)!r})
 from ganctl import import_path
@@ -37,22 +37,22 @@ print(json.dumps({{
     "bf16": bool(cuda and torch.cuda.is_bf16_supported()),
 }}))
 """
-_DISK_GB = 2
+_MIN_DISK_GB = 2
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `advice` is for where it is not `good`; `facts` are for programs."""
+    """The result of one check: its name, its text, `advice` if it is not `ok`, and `facts` for programs."""
 
     name: str
-    good: bool
+    ok: bool
     found: str
     advice: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def examine(folder: Path) -> Iterator[Finding]:
-    """Looks at one thing after the other; `folder` is where runs would be written."""
+def check_machine(folder: Path) -> Iterator[Finding]:
+    """Yields one finding after another; `folder` is the parent folder of runs."""
     yield _python()
     yield Finding("processor", True, f"{os.cpu_count()} cores, {platform.machine()}", facts={"cores": os.cpu_count()})
     yield _torch()
@@ -67,14 +67,14 @@ def examine(folder: Path) -> Iterator[Finding]:
 def _python() -> Finding:
     version = platform.python_version()
     return Finding(
-        "python", sys.version_info >= (3, 11), version, "Python 3.11 or newer is needed.", {"version": version}
+        "python", sys.version_info >= (3, 11), version, "Install Python 3.11 or newer.", {"version": version}
     )
 
 
 def _torch() -> Finding:
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", _ASK_TORCH],
+            [sys.executable, "-P", "-c", _TORCH_PROBE],
             capture_output=True,
             encoding="utf-8",
             errors="replace",
@@ -83,12 +83,12 @@ def _torch() -> Finding:
         )
         facts = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        told = getattr(error, "stderr", None) or str(error)
+        message = getattr(error, "stderr", None) or str(error)
         return Finding(
             "torch",
             False,
-            told.strip().splitlines()[-1],
-            "All but serving of ONNX archives needs it: `pip install torch`.",
+            message.strip().splitlines()[-1],
+            "Everything except serving ONNX archives needs it: `pip install torch`.",
         )
     devices = ", ".join(facts["cuda"]) or "no CUDA device: trains on the CPU"
     bf16 = f", bf16 {'supported' if facts['bf16'] else 'not supported'}" if facts["cuda"] else ""
@@ -100,7 +100,7 @@ def _java() -> Finding:
         java = find_java()
         version = java_version(java)
     except ServerError as error:
-        return Finding("java", False, "none that TorchServe can use", str(error))
+        return Finding("java", False, "no Java that TorchServe supports", str(error))
     return Finding("java", True, f"{version}, {java}", facts={"version": version, "path": str(java)})
 
 
@@ -113,32 +113,32 @@ def _package(name: str, use: str) -> Finding:
 
 
 def _ports() -> Finding:
-    taken = []
+    in_use = []
     for port in range(8080, 8085):
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind(("127.0.0.1", port))
             except OSError:
-                taken.append(port)
-    found = f"{', '.join(map(str, taken))} taken" if taken else "8080 to 8084 are free"
-    advice = "`ganctl serve --port 0` takes free ones; `ss -ltnp` tells who holds these."
-    return Finding("ports", not taken, found, advice, {"taken": taken})
+                in_use.append(port)
+    found = f"{', '.join(map(str, in_use))} in use" if in_use else "8080 to 8084 are free"
+    advice = "`ganctl serve --port 0` uses free ports; `ss -ltnp` shows the processes that use these."
+    return Finding("ports", not in_use, found, advice, {"taken": in_use})
 
 
 def _temporary() -> Finding:
-    """The temporary folder, where TorchServe's native library is unpacked and loaded."""
+    """Checks the temporary folder, from which TorchServe's native library is loaded."""
     try:
         folder = Path(tempfile.gettempdir())
     except OSError as error:
-        return Finding("tmpdir", False, error.strerror or str(error), "Set TMPDIR to a folder that can be written.")
+        return Finding("tmpdir", False, error.strerror or str(error), "Set TMPDIR to a writable folder.")
     facts = {"path": str(folder), "noexec": False}
     try:
-        place = loading_place(folder)
+        native_folder = executable_folder(folder)
     except ServerError as error:
         return Finding("tmpdir", False, f"{folder}, mounted noexec", str(error), facts | {"noexec": True})
-    if place != folder:
-        found = f"{folder}, mounted noexec: `ganctl serve` loads TorchServe's native library from {place}"
+    if native_folder != folder:
+        found = f"{folder}, mounted noexec: `ganctl serve` loads TorchServe's native library from {native_folder}"
         return Finding("tmpdir", True, found, facts=facts | {"noexec": True})
     return Finding("tmpdir", True, str(folder), facts=facts)
 
@@ -147,32 +147,32 @@ def _disk(folder: Path) -> Finding:
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     writable = os.access(existing, os.W_OK)
-    found = f"{free / 1e9:.1f} GB free for {existing}" + ("" if writable else ", which cannot be written")
-    advice = f"A run with its checkpoints may take {_DISK_GB} GB: name a roomier, writable folder with --run-dir."
+    found = f"{free / 1e9:.1f} GB free for {existing}" + ("" if writable else ", not writable")
+    advice = f"A run may need {_MIN_DISK_GB} GB: name a writable folder with more space by --run-dir."
     return Finding(
-        "disk", writable and free > _DISK_GB * 1e9, found, advice, {"free_bytes": free, "writable": writable}
+        "disk", writable and free > _MIN_DISK_GB * 1e9, found, advice, {"free_bytes": free, "writable": writable}
     )
 
 
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Say what this machine has, and what to do about what it lacks."""
+    """Check this machine for missing requirements."""
     findings = []
-    for finding in examine(Path("runs")):
+    for finding in check_machine(Path("runs")):
         findings.append(finding)
         if not as_json:
-            click.echo(f"{'ok  ' if finding.good else 'LACK'}  {finding.name:<21} {finding.found}")
-            if not finding.good:
+            click.echo(f"{'ok  ' if finding.ok else 'LACK'}  {finding.name:<21} {finding.found}")
+            if not finding.ok:
                 click.echo(f"{'':<28}{finding.advice}")
     if as_json:
-        told = {
+        record = {
             each.name: {
-                "ok": each.good,
+                "ok": each.ok,
                 "found": each.found,
-                "advice": None if each.good else each.advice,
+                "advice": None if each.ok else each.advice,
                 **each.facts,
             }
             for each in findings
         }
-        emit({"ok": all(finding.good for finding in findings), "findings": told})
+        emit({"ok": all(finding.ok for finding in findings), "findings": record})

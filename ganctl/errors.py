@@ -1,7 +1,7 @@
-"""Every error as one message and an exit code (DESIGN 3.2).
+"""Reports every error as one message and an exit code.
 
-An exception that carries an integer `exit_code` is for the user; what the operating system refuses is told with its
-path and a remedy; anything else is a defect of ganctl, or of a user's code, and keeps its traceback.
+An exception with an integer `exit_code` is a user error. An error of the operating system is reported with its path and
+a remedy. Any other error is a defect of ganctl or of the user's code, and keeps its traceback.
 """
 
 import errno
@@ -21,7 +21,10 @@ from ganctl.streams import emit
 
 
 def report(error: BaseException) -> int:
-    """Tells `error` on stderr (with --json also as the one object on stdout) and gives the exit code of DESIGN 3.2."""
+    """Prints `error` on stderr (with --json also as the JSON object on stdout) and returns the exit code.
+
+    The exit codes are listed in docs/reference.md.
+    """
     stop_unwinding()
     if isinstance(error, SystemExit) and import_path.find_shadow(error) is None:
         if isinstance(error.code, str):
@@ -30,14 +33,14 @@ def report(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError) and error.filename == "stdout":
         return 1  # the reader has closed the pipe
     code, message = _describe(error)
-    told_later = getattr(error, "told_later", False)
-    with suppress(OSError):  # a stream that cannot be written leaves the other one, and the exit code
+    will_restart = getattr(error, "will_restart", False)
+    with suppress(OSError):  # if one stream fails, write the other one
         if isinstance(error, click.ClickException):
             error.show()
         elif message:
             click.echo(f"Error: {message}", err=True)
     with suppress(OSError):
-        if "--json" in sys.argv and not is_later_rank() and not told_later:  # of many ranks the first one tells it
+        if "--json" in sys.argv and not is_later_rank() and not will_restart:  # only the first rank prints JSON
             emit({"error": message, "exit_code": code})
     return code
 
@@ -50,23 +53,23 @@ def _describe(error: BaseException) -> tuple[int, str]:
     exit_code = getattr(error, "exit_code", None)
     if isinstance(exit_code, int):
         return exit_code, str(error)
-    place = _in_own_code(error)
-    if not (place and isinstance(error, OSError)) and (message := _outside(error)) is not None:
+    location = _user_code_location(error)
+    if not (location and isinstance(error, OSError)) and (message := _system_message(error)) is not None:
         return 1, message
     if (message := import_path.find_shadow(error)) is not None:
         return 1, message
-    absent = error.name or "" if isinstance(error, ModuleNotFoundError) else "ganctl"
-    if absent == "ganctl.benchmarks" or absent.partition(".")[0] != "ganctl":  # no image has the benchmarks
-        return 1, f"this installation lacks the package {absent}, which this command needs: install all of ganctl's"
+    missing = error.name or "" if isinstance(error, ModuleNotFoundError) else "ganctl"
+    if missing == "ganctl.benchmarks" or missing.partition(".")[0] != "ganctl":  # container images lack benchmarks
+        return 1, f"the package {missing} is missing. Install it, or reinstall ganctl."
     traceback.print_exception(error)
-    what = f"{type(error).__name__}: {error}"
-    if place:
-        return 1, f"{place}: {what} (your own code, which ganctl has called; the traceback shows how)"
-    return 1, f"unexpected {what} (a defect of ganctl; the traceback is for its developers)"
+    summary = f"{type(error).__name__}: {error}"
+    if location:
+        return 1, f"{location}: {summary} (in your code, which ganctl called; see the traceback)"
+    return 1, f"unexpected {summary} (a defect of ganctl; report it with the traceback)"
 
 
-def _outside(error: BaseException) -> str | None:
-    """A message for what the operating system refuses: files, memory, threads. None where `error` is something else."""
+def _system_message(error: BaseException) -> str | None:
+    """Returns a message for an error of the operating system (files, memory, threads); None for other errors."""
     chain: BaseException | None = error
     while chain is not None:
         if isinstance(chain, OSError) and not isinstance(chain, io.UnsupportedOperation):
@@ -79,7 +82,7 @@ def _outside(error: BaseException) -> str | None:
         if isinstance(chain, ImportError) and any(sign in text for sign in _LIBRARY_SIGNS):
             return f"{text}: cannot be loaded. Give the process more memory, mount its folder with exec, or install it."
         if "can't start new thread" in text:
-            return f"{text}: a limit of this machine. Raise the number of processes and threads (ulimit -u, pids.max)."
+            return f"{text}. Raise the limit of processes and threads (ulimit -u, pids.max)."
         loop = isinstance(chain, RuntimeError) and text.startswith("Symlink loop")  # Path.resolve, before Python 3.13
         chain = chain.__context__ if loop else chain.__cause__
     return None
@@ -89,32 +92,32 @@ def _os_message(error: OSError) -> str:
     import tempfile
 
     reason = error.strerror or str(error) or type(error).__name__
-    if "Original Traceback" in reason:  # raised in another process, which reads data
+    if "Original Traceback" in reason:  # raised in a data loading process
         reason = reason.strip().splitlines()[-1]
-    advice = _OS_ADVICE.get(error.errno or 0, "")
+    hint = _OS_HINTS.get(error.errno or 0, "")
     where = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
     if where is None:
-        advice = "Set TMPDIR to a folder that can be written." if "No usable temporary directory" in reason else advice
-        return f"{reason}. {advice}".rstrip()
+        hint = "Set TMPDIR to a folder that can be written." if "No usable temporary directory" in reason else hint
+        return f"{reason}. {hint}".rstrip()
     temporary = where == tempfile.tempdir or str(where).startswith(f"{tempfile.tempdir}/ganctl-")
     if temporary and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-        advice = "Free some space there, or set TMPDIR to another folder."
-    return f"{where}: {reason}. {advice or 'Look at this file system and how it is mounted.'}"
+        hint = "Free some space there, or set TMPDIR to another folder."
+    return f"{where}: {reason}. {hint or 'Check this file system and its mount options.'}"
 
 
-def _in_own_code(error: BaseException) -> str | None:
-    """File and line of a user's callback, network, loss or data set that raised `error`; None where none did."""
+def _user_code_location(error: BaseException) -> str | None:
+    """Returns file and line of the user's callback, network, loss or data set that raised `error`; None if none did."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.is_relative_to(import_path.PACKAGE):
-            return None  # ganctl's own code comes after (or without) any of the user's
+            return None  # ganctl's code raised it
         packaged = {"site-packages", "dist-packages"} & {*path.parts} or path.is_relative_to(Path(os.__file__).parent)
         if path.is_absolute() and path.exists() and not packaged:
             return f"{path}:{frame.lineno}"
     return None
 
 
-_OS_ADVICE = {
+_OS_HINTS = {
     errno.ENOSPC: "Free some space, or name another folder.",
     errno.EDQUOT: "The disk quota is used up: free some space, or name another folder.",
     errno.EROFS: "Name a folder that can be written.",
@@ -126,12 +129,12 @@ _OS_ADVICE = {
     errno.ENOTDIR: "Name a folder; something on this path is a file.",
     errno.EEXIST: "A file or a broken link has this name: name another path.",
     errno.EPERM: "Name a folder or file that this user may use.",
-    errno.EIO: "Look at the disk or the network mount (dmesg tells more), or name another folder.",
-    errno.ESTALE: "The network file system has lost this file: mount it anew, and start again.",
-    errno.EFBIG: "Raise the limit of a file's size (ulimit -f), or name another file system.",
+    errno.EIO: "Check the disk or the network mount (see dmesg), or name another folder.",
+    errno.ESTALE: "The network file system has lost this file: remount it, and start again.",
+    errno.EFBIG: "Raise the file size limit (ulimit -f), or name another file system.",
     errno.EMFILE: "Raise the limit of open files (ulimit -n).",
     errno.ENFILE: "This machine has too many open files: end other programs, or raise fs.file-max.",
-    errno.ELOOP: "A link on this path leads back to itself: mend it, or name another path.",
+    errno.ELOOP: "A link on this path leads back to itself: fix it, or name another path.",
     errno.EAGAIN: "Raise the limit of processes and threads (ulimit -u, pids.max of a container).",
     errno.ENOMEM: "Give the process more memory.",
     errno.EXDEV: "Name a path on one file system.",
@@ -143,7 +146,7 @@ _MEMORY_SIGNS = (
 _LIBRARY_SIGNS = ("failed to map segment", "cannot open shared object file", "cannot allocate memory")
 _SMALLER = {
     "train": "train.batch_size, model.base_channels or data.size, or give data.on_device=false",
-    "sample": "the order (--count, --per-class or --frames)",
-    "evaluate": "--n or --cas-images",
+    "sample": "the request (--count, --per-class or --frames)",
+    "evaluate": "--num-images or --cas-images",
     "serve": "--workers",
 }

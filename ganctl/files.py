@@ -1,7 +1,7 @@
-"""Files whole or not at all: a write goes to a temporary name beside its target, is flushed to the disk, then renamed.
+"""Writes files and folders atomically: a temporary name in the same folder, a flush to the disk, a rename.
 
-Every OSError that leaves this module names the target: a write, a flush or a close that fails has no file name of its
-own, and a temporary name means nothing to a user.
+Every OSError of this module names the target. A failed write, flush or close has no file name, and a temporary name
+would not help the user.
 """
 
 import contextlib
@@ -17,16 +17,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _TEMPORARY = re.compile(r"\.ganctl-\d+-[0-9a-f]{8}(\..*)?")
-# how file systems say that they cannot flush: network file systems and FUSE for folders, some for any file
-_CANNOT_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}
-_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EISDIR}  # a folder may be written to, yet not opened
+# errors of file systems without fsync: network file systems and FUSE for folders, some for any file
+_FSYNC_UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}
+_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EISDIR}  # a writable folder may not be readable
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Adds `path` to an OSError that has no file name, as those of write, flush and close have none.
+def add_path_to_errors(path: Path) -> Iterator[None]:
+    """Adds `path` to an OSError without a file name, such as one of write, flush and close.
 
-    Errors of connections stay as they are: `path` is not what failed. One without a number would lose its text.
+    Connection errors stay as they are, since `path` did not fail. So does an error without a number, which would lose
+    its text.
     """
     try:
         yield
@@ -39,26 +40,26 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def read_file(path: Path) -> bytes:
-    """A file's content.
+    """Reads a file.
 
     Raises:
-        OSError: it cannot be read; the error names `path`, also where the file was opened and reading fails.
+        OSError: it cannot be opened or read; the error names `path`.
     """
-    with naming(path):
+    with add_path_to_errors(path):
         return path.read_bytes()
 
 
 def write_file(path: Path, data: bytes | bytearray | str) -> None:
-    """Writes a file whole or not at all; text as UTF-8. A link's target is written, and a device directly.
+    """Writes a file atomically; text as UTF-8. A link's target is replaced, and a device is written directly.
 
     Raises:
-        OSError: it cannot be written, and `path` (named in the error) is as it was before.
+        OSError: it cannot be written. The error names `path`, which is unchanged.
     """
     content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
     target = Path(os.path.realpath(path))
-    with _telling(path), _parents(target):
+    with _name_target(path), _create_parents(target):
         if _is_device(path):
-            with path.open("wb") as device:  # a rename would put a file in its place
+            with path.open("wb") as device:  # a rename would replace the device by a file
                 device.write(content)
             return
         temporary = _temporary(target)
@@ -69,68 +70,68 @@ def write_file(path: Path, data: bytes | bytearray | str) -> None:
                 _flush(file.fileno())
             temporary.replace(target)
         finally:
-            with contextlib.suppress(OSError):  # the error that led here is the one to tell
+            with contextlib.suppress(OSError):  # keep the first error
                 temporary.unlink(missing_ok=True)
         flush_folder(target.parent)
 
 
 def link_file(target: Path, path: Path) -> None:
-    """Makes `path` a second name of the file `target`: a hard link, or a copy where the file system has no links.
+    """Makes `path` a hard link to `target`, or a copy where the file system has no links.
 
     Raises:
-        OSError: it cannot be made, and `path` (named in the error) is as it was before.
+        OSError: it cannot be made. The error names `path`, which is unchanged.
     """
     temporary = _temporary(path)
-    with _telling(path):
+    with _name_target(path):
         try:
             os.link(target, temporary)
-        except OSError:  # a real fault, such as a full disk, is the copy's too
+        except OSError:  # a real error, such as a full disk, fails the copy as well
             write_file(path, target.read_bytes())
             return
         try:
             temporary.replace(path)
         finally:
             with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)  # a rename between two links to one file does nothing
+                temporary.unlink(missing_ok=True)  # a rename between two links to one file keeps both
         flush_folder(path.parent)
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """An empty temporary folder that takes the place of `path` at the end, and is deleted after any exception.
+    """Yields an empty temporary folder that replaces `path` at the end, and is deleted after any exception.
 
-    What was at `path` before is deleted once the new folder is in its place; until then it stays whole.
+    The previous content of `path` stays until the new folder has its name; then it is deleted.
 
     Raises:
         OSError: it cannot be written; the error names the file below `path`.
     """
     target = Path(os.path.realpath(path))
-    temporary, before = _temporary(target), _temporary(target)
-    with _telling(path, temporary), _parents(target):
+    temporary, previous = _temporary(target), _temporary(target)
+    with _name_target(path, temporary), _create_parents(target):
         try:
             temporary.mkdir()
             yield temporary
             flush_folder(temporary)
             try:
                 if os.path.lexists(target):
-                    target.rename(before)
+                    target.rename(previous)
                 temporary.rename(target)
-            except BaseException:  # a signal, too
-                if os.path.lexists(before) and not os.path.lexists(target):
-                    before.rename(target)
+            except BaseException:  # including signals
+                if os.path.lexists(previous) and not os.path.lexists(target):
+                    previous.rename(target)
                 raise
             flush_folder(target.parent)
         finally:
-            for leftover in (temporary, before):
+            for leftover in (temporary, previous):
                 _delete(leftover)
 
 
 def flush_folder(folder: Path) -> None:
-    """Makes renames in a folder last through a power cut, where the file system can."""
+    """Flushes renames in a folder to the disk, where the file system supports it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        if error.errno in _NO_ACCESS | _CANNOT_FLUSH:
+        if error.errno in _NO_ACCESS | _FSYNC_UNSUPPORTED:
             return
         raise
     try:
@@ -140,21 +141,21 @@ def flush_folder(folder: Path) -> None:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file's name is one that this module gives; a killed process may leave such a file."""
+    """Returns whether a file name is a temporary one of this module, which a killed process may leave."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 def _temporary(target: Path) -> Path:
-    # short, since the target's name may be as long as names can be; with its suffix, which tells writers the format
+    # short, since the target's name may have the maximum length; with its suffix, from which writers take the format
     return target.with_name(f".ganctl-{os.getpid()}-{secrets.token_hex(4)}{target.suffix[:16]}")
 
 
 def _flush(descriptor: int) -> None:
-    """fsync, as far as the file system has it; a real error, such as EIO, is raised."""
+    """Calls fsync where the file system supports it; raises real errors, such as EIO."""
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _CANNOT_FLUSH:
+        if error.errno not in _FSYNC_UNSUPPORTED:
             raise
 
 
@@ -167,8 +168,8 @@ def _is_device(path: Path) -> bool:
 
 
 @contextmanager
-def _telling(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Has an OSError name `path`, or a file below it where it names one in the temporary folder."""
+def _name_target(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Makes an OSError name `path`, or the file below it instead of the one in the temporary folder."""
     try:
         yield
     except OSError as error:
@@ -182,21 +183,21 @@ def _telling(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def _parents(path: Path) -> Iterator[None]:
-    """Makes the folders above `path`; after an exception those that were not there before go again."""
-    made = [folder for folder in path.parents if not folder.exists()]
+def _create_parents(path: Path) -> Iterator[None]:
+    """Creates the parent folders of `path`; after an exception, deletes those that it created."""
+    created = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
-        for folder in made:
-            with contextlib.suppress(OSError):  # absent after all, or used by another process meanwhile
+        for folder in created:
+            with contextlib.suppress(OSError):  # missing, or used by another process
                 folder.rmdir()
         raise
 
 
 def _delete(path: Path) -> None:
-    """Deletes a file or folder, if it is there; goes on once where a signal ends the first attempt."""
+    """Deletes a file or folder if it exists; tries again once after a signal."""
     try:
         _rmtree(path)
     except BaseException:

@@ -1,13 +1,13 @@
-"""The import path of the commands: no file of the current folder, or of PYTHONPATH, may shadow another module silently.
+"""Cleans the import path of the commands, and reports modules that shadow other ones.
 
-Imported before everything else, and so imports next to nothing itself.
+Imported before everything else; therefore it imports almost nothing.
 """
 
 import os
 import sys
 from importlib.machinery import PathFinder
 
-TYPE_CHECKING = False  # typing's, without its import
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the import
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
@@ -16,32 +16,32 @@ PACKAGE = os.path.dirname(os.path.abspath(__file__))
 _STANDARD_LIBRARY = os.path.dirname(os.path.abspath(os.__file__))
 
 
-def arrange() -> None:
-    """Takes the current folder, and ganctl's own one, from the import path, where they would hide other modules.
+def remove_shadowing_entries() -> None:
+    """Removes the current folder and the package folder of ganctl from the import path.
 
-    `python -m` and an empty entry of PYTHONPATH put the current folder first; a folder that PYTHONPATH names stays.
-    `module:Name` is looked for in the current folder, after all others (`training/registry.py`).
+    `python -m` and an empty entry of PYTHONPATH put the current folder first. A folder that PYTHONPATH names stays.
+    `config/registry.py` looks for `module:Name` in the current folder, after all other entries.
     """
     try:
-        here = os.getcwd()
-    except FileNotFoundError:  # it has been deleted
-        here = ""
-    kept = _named()
+        current = os.getcwd()
+    except FileNotFoundError:  # deleted
+        current = ""
+    named = _pythonpath()
     sys.path[:] = [
-        entry for entry in sys.path if entry in kept or entry not in ("", here, PACKAGE) or _holds_packages(entry)
+        entry for entry in sys.path if entry in named or entry not in ("", current, PACKAGE) or _holds_packages(entry)
     ]
 
 
 def find_shadow(error: BaseException) -> str | None:
-    """A message, where `error` comes from a module that was imported in the place of another one of the same name."""
+    """Returns a message if `error` comes from a module that shadows another one; None otherwise."""
     for name, file in _suspects(error):
-        if (hidden := _hidden(name, file)) is not None:
-            return _message(name, file, hidden)
+        if (shadowed := _shadowed_file(name, file)) is not None:
+            return _message(name, file, shadowed)
     return None
 
 
 def excepthook(kind: type[BaseException], error: BaseException, trace: "Any") -> None:
-    """Tells an error as `find_shadow` does, where nothing else handles it."""
+    """Prints an unhandled error; reports a shadowing module without a traceback."""
     message = find_shadow(error)
     if message is None:
         sys.__excepthook__(kind, error, trace)
@@ -50,14 +50,14 @@ def excepthook(kind: type[BaseException], error: BaseException, trace: "Any") ->
 
 
 def _suspects(error: BaseException) -> "Iterator[tuple[str, str]]":
-    """Names and files of top-level modules that `error` may come from."""
+    """Yields names and files of top-level modules that may have caused `error`."""
     names: list[str] = []
     link: BaseException | None = error
     while link is not None:
         trace = link.__traceback__
         while trace is not None:
             code = trace.tb_frame.f_code
-            if code.co_name == "<module>" and code.co_filename.endswith(".py"):  # no longer in sys.modules
+            if code.co_name == "<module>" and code.co_filename.endswith(".py"):  # failed on import: not in sys.modules
                 folder, base = os.path.split(code.co_filename)
                 yield os.path.basename(folder) if base == "__init__.py" else base.partition(".")[0], code.co_filename
             trace = trace.tb_next
@@ -73,50 +73,50 @@ def _suspects(error: BaseException) -> "Iterator[tuple[str, str]]":
             yield name, file
 
 
-def _hidden(name: str, file: str) -> str | None:
-    """The file that `import name` would have taken, were the folder of `file` not on the path before it."""
+def _shadowed_file(name: str, file: str) -> str | None:
+    """Returns the file that `import name` would find without the folder of `file`; None if there is no other."""
     folder = _folder(file)
-    own = name in sys.stdlib_module_names and _is_pythons(folder)
-    if own or folder not in sys.path:
+    standard = name in sys.stdlib_module_names and _in_standard_library(folder)
+    if standard or folder not in sys.path:
         return None
-    later = [entry for entry in sys.path[sys.path.index(folder) + 1 :] if not _is_last_resort(entry)]
+    later = [entry for entry in sys.path[sys.path.index(folder) + 1 :] if not _is_fallback(entry)]
     found = PathFinder.find_spec(name, later)
     return None if found is None or found.origin == file else found.origin
 
 
-def _is_pythons(folder: str) -> bool:
-    """Checks for a folder of the standard library."""
+def _in_standard_library(folder: str) -> bool:
+    """Returns whether a folder belongs to the standard library."""
     return not _holds_packages(folder) and (folder + os.sep).startswith(_STANDARD_LIBRARY + os.sep)
 
 
 def _holds_packages(entry: str) -> bool:
-    """Checks for an entry of the import path that holds installed packages."""
+    """Returns whether an entry of the import path holds installed packages."""
     return entry.endswith(("site-packages", "dist-packages"))
 
 
-def _is_last_resort(entry: str) -> bool:
-    """Checks for the current folder, added to the import path for `module:Name` alone."""
+def _is_fallback(entry: str) -> bool:
+    """Returns whether an entry is the current folder, added to the import path for `module:Name`."""
     try:
-        return entry == os.getcwd() and entry not in _named() and not _holds_packages(entry)
+        return entry == os.getcwd() and entry not in _pythonpath() and not _holds_packages(entry)
     except FileNotFoundError:
         return False
 
 
 def _message(name: str, found: str, expected: str) -> str:
     folder = _folder(found)
-    if folder not in _named():
-        ways = f"Rename or uninstall the first: {folder} comes first on Python's import path."
+    if folder not in _pythonpath():
+        hint = f"Rename or uninstall the first: {folder} comes first on Python's import path."
     else:
-        ways = f"Rename the first, or take {folder} from PYTHONPATH."
-    return f"the Python module {name}: found {found}, expected {expected}. {ways}"
+        hint = f"Rename the first, or take {folder} from PYTHONPATH."
+    return f"the Python module {name}: found {found}, expected {expected}. {hint}"
 
 
 def _folder(file: str) -> str:
-    """The entry of the import path that a top-level module's file belongs to."""
+    """Returns the entry of the import path that contains a top-level module."""
     folder, base = os.path.split(os.path.abspath(file))
     return os.path.dirname(folder) if base.startswith("__init__.") or not base else folder
 
 
-def _named() -> list[str]:
-    """The folders that PYTHONPATH names."""
+def _pythonpath() -> list[str]:
+    """Returns the absolute folders in PYTHONPATH."""
     return [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]

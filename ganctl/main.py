@@ -1,6 +1,6 @@
-"""The front door: `ganctl COMMAND`. A lazy click group; importing this module imports click and nothing else.
+"""The command `ganctl COMMAND`: a click group that imports each command when it is used.
 
-Every command lives in a `cli` module of its room and is imported when it is named. Errors of all rooms end here.
+Importing this module imports click and nothing else. Commands are in `cli` modules. Errors of all commands end here.
 """
 
 import importlib
@@ -12,28 +12,28 @@ import click
 
 from ganctl import __version__
 from ganctl.errors import report
-from ganctl.processes import end
+from ganctl.processes import exit_process
 from ganctl.signals import unwind_on_signals
 from ganctl.streams import replace_stream
 
-# name → (module below ganctl, one line of help). The help stands here, so that `ganctl --help` imports no command.
+# name → (module below ganctl, help line). The help is here, so that `ganctl --help` imports no command.
 COMMANDS = {
-    "train": ("training.cli.train", "Train a GAN; leaves a run folder with checkpoints, samples and logs."),
+    "train": ("training.cli.train", "Train a GAN; write a run folder with checkpoints, samples and logs."),
     "evaluate": ("training.cli.evaluate", "Score a generator against real images: fidelity, variety, labels, copying."),
     "sample": ("training.cli.sample", "Draw images from a run, a checkpoint, an export or a server."),
-    "inspect": ("training.cli.inspect", "Say what a run, checkpoint, export or archive is."),
-    "export": ("exports.cli", "Turn the best checkpoint's generator into verified TorchScript and ONNX files."),
+    "inspect": ("training.cli.inspect", "Describe a run, checkpoint, export or archive."),
+    "export": ("exports.cli", "Export a generator as verified TorchScript and ONNX files."),
     "package": ("serving.cli.package", "Pack an export into a TorchServe archive (.mar)."),
     "serve": ("serving.cli.serve", "Serve an archive, an export or a run with TorchServe."),
-    "deploy": ("serving.cli.serve", "Put a new version into a running server, or go back to the one before."),
-    "demo": ("demo", "Train, evaluate, export, package, serve and ask for digits, in one go."),
-    "bench": ("benchmarks.cli", "Measure training, quality and serving, against peers where they are installed."),
-    "doctor": ("doctor", "Say what this machine has, and what to do about what it lacks."),
+    "deploy": ("serving.cli.serve", "Deploy a new version to a running server, or roll back."),
+    "demo": ("demo", "Train, evaluate, export, package and serve a generator in one command."),
+    "bench": ("benchmarks.cli", "Benchmark training, quality and serving, also against installed peers."),
+    "doctor": ("doctor", "Check this machine for missing requirements."),
 }
 
 
 class LazyGroup(click.Group):
-    """Imports a command's module only when that command runs, and turns every error into a message and an exit code."""
+    """A click group that imports a command when it runs, and turns every error into a message and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -69,16 +69,16 @@ class LazyGroup(click.Group):
             sys.stdout.flush()
         except BaseException as error:
             code = report(error)
-        return end(code if isinstance(code, int) else 0)
+        return exit_process(code if isinstance(code, int) else 0)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="ganctl")
 def cli() -> None:
-    """From a folder of small images to a verified image generator behind HTTP.
+    """Train, evaluate, export and serve generators of small images.
 
-    train → evaluate → export → package → serve → GET an image. SOURCE is a run's folder, a checkpoint, an export, an
-    archive or a server's URL, whatever the command can read.
+    train → evaluate → export → package → serve → GET an image. SOURCE is a run folder, a checkpoint, an export, an
+    archive or a server's URL, whichever the command can read.
     """
 
 
@@ -86,20 +86,20 @@ def main() -> NoReturn:
     _use_utf8_mode()
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     replace_stream("stderr")
-    replace_stream("stdout", lasting=command == "train")  # a training goes on after its terminal is closed
-    if command not in ("train", "serve"):  # these save, or drain, before they end
+    replace_stream("stdout", ignore_closed=command == "train")  # training continues after its terminal closes
+    if command not in ("train", "serve"):  # they handle signals: train saves, serve drains
         unwind_on_signals()
-    if command != "train":  # beside a training of several processes, each does its own
+    if command != "train":  # other commands are no ranks
         os.environ.pop("WORLD_SIZE", None)
     cli.main(prog_name="ganctl")
     raise AssertionError("click exits by itself")
 
 
 def _use_utf8_mode() -> None:
-    """Starts Python anew in its UTF-8 mode where the locale has another encoding.
+    """Restarts Python in its UTF-8 mode if the locale has another encoding.
 
-    torch, ONNX Runtime and Java take every path as UTF-8, and the name of a class must not depend on the locale. The
-    standard streams keep the locale's encoding.
+    torch, ONNX Runtime and Java read paths as UTF-8, and class names must not depend on the locale. The standard
+    streams keep the encoding of the locale.
     """
     if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
         return

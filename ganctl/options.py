@@ -1,4 +1,4 @@
-"""Types and options of the command line that several commands share."""
+"""Option types and options that several commands share."""
 
 import os
 import re
@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import click
 
-PRETRAINED = "pretrained"  # the name of the generator that comes with ganctl, wherever a source is asked for
+PRETRAINED = "pretrained"  # the SOURCE name of the generator that ganctl contains
 
 
 def expand_home(text: str) -> str:
-    """A path with the home folder in place of `~` or `~user` at its start, unless a file has that very name.
+    """Replaces `~` or `~user` at the start of a path by the home folder, unless a file has that name.
 
     A shell leaves `~` in `--out=~/x`, and a service manager starts commands without a shell.
 
@@ -29,22 +29,23 @@ def expand_home(text: str) -> str:
         ) from error
 
 
-# what is meant for the address of a server, also with too few slashes or without the scheme
+# the address of a server, also with one slash or without the scheme
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):(?://|/(?=[^/]))(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 _HOST_AND_PORT = re.compile(r"(?P<scheme>)(?P<rest>(?:\[[0-9a-f:.]+\]|[\w.-]+):\d{1,5}(?:/.*)?)$", re.IGNORECASE)
 
 
 class PathParam(click.Path):
-    """A file or folder; `~` and `~user` at the start mean a home folder."""
+    """A file or folder; `~` and `~user` at the start are home folders."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return super().convert(expand_home(os.fspath(value)), param, ctx)
 
 
 class SourceParam(click.ParamType[str]):
-    """A run, an export or the like, by its path; or `pretrained`, where nothing of that name lies in the way.
+    """The path of a run, an export or the like, or `pretrained` if no file has that name.
 
-    servers: whether the URL of a server will do, too.
+    Args:
+        servers: whether the URL of a server is accepted.
     """
 
     name = "path"
@@ -55,15 +56,15 @@ class SourceParam(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if (url := _URL.match(value) or _HOST_AND_PORT.match(value)) is not None and not Path(value).exists():
             scheme = (url["scheme"] or "http").lower()
-            meant = f"{scheme}://{url['rest']}"
+            url_text = f"{scheme}://{url['rest']}"
             if scheme not in ("http", "https"):
                 self.fail(f"{value}: found the scheme {scheme}, expected a path or a URL of http or https.", param, ctx)
             if not self._servers:
-                draw = f"`ganctl sample {meant} --out images.npz` draws from a server"
-                self.fail(f"{value}: found the address of a server, expected a path; {draw}.", param, ctx)
-            if meant.lower() != value.lower():
-                self.fail(f"{value}: found no file of this name. The URL of a server is spelt {meant}.", param, ctx)
-            return meant
+                hint = f"`ganctl sample {url_text} --out images.npz` draws from a server"
+                self.fail(f"{value}: found the address of a server, expected a path; {hint}.", param, ctx)
+            if url_text.lower() != value.lower():
+                self.fail(f"{value}: found no file of this name. Write a server's URL as {url_text}.", param, ctx)
+            return url_text
         if value == PRETRAINED and not Path(value).exists():
             return str(Path(__file__).parent / "exports" / PRETRAINED)
         return expand_home(str(value))
@@ -73,5 +74,5 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def json_option(function: Decorated) -> Decorated:
-    """The `--json` flag that every command takes."""
+    """Adds the `--json` flag, which every command has."""
     return click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")(function)

@@ -1,4 +1,4 @@
-"""Processes of ganctl: the command line of a child, the ranks that train together, and the end of a process."""
+"""Starts child commands, identifies ranks from environment variables, and exits a process."""
 
 import atexit
 import os
@@ -10,16 +10,19 @@ from ganctl import import_path
 from ganctl.signals import stop_unwinding
 
 
-def program(*words: str) -> list[str]:
-    """The command line of a `ganctl` command: this very ganctl, whatever the current folder holds."""
-    return [sys.executable, str(Path(import_path.PACKAGE) / "__main__.py"), *words]
+def ganctl_command(*arguments: str) -> list[str]:
+    """Returns the command line of a `ganctl` command of this installation, whatever the current folder holds."""
+    return [sys.executable, str(Path(import_path.PACKAGE) / "__main__.py"), *arguments]
 
 
-def end(code: int) -> NoReturn:
-    """Ends the process. One of several ranks skips the interpreter's own farewell: threads of gloo that are still at
-    work then abort the process at times, and torchrun would take a finished rank for a killed one."""
+def exit_process(code: int) -> NoReturn:
+    """Exits the process. One of several ranks skips the interpreter's shutdown.
+
+    During the shutdown, running gloo threads sometimes abort the process, and torchrun would take a finished rank for a
+    killed one.
+    """
     stop_unwinding()
-    if _number_of_ranks() <= 1:
+    if _world_size() <= 1:
         sys.exit(code)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -27,13 +30,13 @@ def end(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _number_of_ranks() -> int:
-    """Number of processes that train together, from WORLD_SIZE."""
+def _world_size() -> int:
+    """Returns the number of ranks, from WORLD_SIZE."""
     size = os.environ.get("WORLD_SIZE", "").strip()
     return int(size) if size.isascii() and size.isdigit() else 1
 
 
 def is_later_rank() -> bool:
-    """Checks for a rank above 0 among several. A RANK without WORLD_SIZE means nothing."""
+    """Returns whether this process is a rank above 0. RANK without WORLD_SIZE is ignored."""
     rank = os.environ.get("RANK", "").strip()
-    return rank.isascii() and rank.isdigit() and 0 < int(rank) < _number_of_ranks()
+    return rank.isascii() and rank.isdigit() and 0 < int(rank) < _world_size()

@@ -4,9 +4,10 @@ from ganctl import __version__
 
 
 def written_by(version: str | None) -> str:
-    """Which ganctl wrote a file, and which this is, to be put into a message; nothing where both are the same.
+    """Returns the text " written by VERSION, this is VERSION:" for a message; "" if both versions are equal.
 
-    None stands for a ganctl before 0.2.0, which noted no version.
+    Args:
+        version: the version that wrote the file; None for a version before 0.2.0, which files do not name.
     """
     writer = "a ganctl before 0.2.0" if version is None else f"ganctl {version}"
     return "" if version == __version__ else f" written by {writer}, this is ganctl {__version__}:"

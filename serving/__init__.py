@@ -1,1 +1,1 @@
-"""Serving: a verified export becomes a TorchServe archive, a running server, and a client that asks it for images."""
+"""Serving: TorchServe archives of verified exports, a server for them, and Python clients."""

@@ -1,4 +1,4 @@
-"""IP addresses: the meaning of `--host`, their spelling in a URL, and those that stay on this machine."""
+"""IP addresses: resolving `--host`, writing addresses in URLs, and detecting loopback."""
 
 import ipaddress
 import re
@@ -7,19 +7,19 @@ import socket
 from ganctl.serving.errors import HostError, ServerError
 
 _URL = re.compile(r"(?!unix:)[a-z][a-z0-9+.-]*://(\[.*?\]|[^/:]*)(:\d+)?(/.*)?", re.IGNORECASE)
-_REMEDY = "Give an address of this machine, such as 127.0.0.1 (for this machine alone) or 0.0.0.0 (for every network)."
+_REMEDY = "Give an address of this machine, such as 127.0.0.1 (this machine only) or 0.0.0.0 (every network)."
 
 
 def resolve(host: str) -> str:
-    """Finds the IP address that `--host` means: itself, or a name's first one, IPv4 before IPv6.
+    """Resolve `--host` to an IP address; a name gives its first address, IPv4 before IPv6.
 
     Raises:
-        HostError: this is not a host.
-        ServerError: no address is known for this name.
+        HostError: the value is not a host.
+        ServerError: the name has no address.
     """
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if (fault := _fault(bare)) is not None:
-        raise HostError(f"--host {host.strip() or repr(host)}: {fault}")
+    if (error := _syntax_error(bare)) is not None:
+        raise HostError(f"--host {host.strip() or repr(host)}: {error}")
     try:
         found = socket.getaddrinfo(bare, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -29,20 +29,20 @@ def resolve(host: str) -> str:
     return addresses[0]
 
 
-def _fault(host: str) -> str | None:
-    """Explains why `host` cannot be one; None where it can."""
+def _syntax_error(host: str) -> str | None:
+    """The message for a value that is not a host; None if it may be one."""
     if not host.strip():
         return f"found an empty text, expected an address. {_REMEDY}"
     if (url := _URL.fullmatch(host)) is not None:
         return f"found a URL, expected an address. Give --host {url[1]}{_port_flag(url[2])}."
     if host.startswith("unix:") or "/" in host:
-        return f"found a path; a server of ours listens on TCP, not on a Unix socket. {_REMEDY}"
+        return f"found a path, expected an address, as the server listens on TCP only. {_REMEDY}"
     if (pair := re.fullmatch(r"(\[.*\]|[^:]*)(:\d*)", host)) is not None:
         return f"found a port after the address. Give --host {pair[1] or '0.0.0.0'}{_port_flag(pair[2])}."
     if host.isascii() and host.isdigit():  # getaddrinfo takes 8080 for 0.0.31.144
         return f"found a number, expected an address. Give --host 0.0.0.0 --port {host}."
     if host == "*":
-        return "found no address; every network is 0.0.0.0, with IPv6 ::. Give --host 0.0.0.0."
+        return "found no address; 0.0.0.0 means every network, and :: means the same with IPv6. Give --host 0.0.0.0."
     return None
 
 
@@ -51,32 +51,34 @@ def _port_flag(port: str | None) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an IP address reaches this machine alone."""
+    """Returns whether an IP address can be reached only from this machine."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     mapped = getattr(ip, "ipv4_mapped", None)
     return (mapped or ip).is_loopback
 
 
-def reachable(address: str) -> str:
-    """The address to ask a server at that listens on `address`: loopback where that is every address."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+def connect_address(listen_address: str) -> str:
+    """The address at which to reach a server of this machine: loopback if it listens on all addresses."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen_address, listen_address)
 
 
-def in_url(address: str) -> str:
-    """The spelling of an IP address in a URL: IPv6 in brackets."""
+def url_host(address: str) -> str:
+    """An IP address as the host of a URL: IPv6 in brackets."""
     return f"[{address.replace('%', '%25')}]" if ":" in address else address
 
 
-def leads_to_loopback(host: str) -> bool:
-    """Whether the host of a URL is this machine's loopback: an address, `localhost`, or a name without a dot that has
-    no other address."""
+def resolves_to_loopback(host: str) -> bool:
+    """Returns whether the host of a URL is this machine's loopback.
+
+    True for a loopback address, for `localhost`, and for a name without a dot that resolves only to loopback.
+    """
     name = host.rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
-    is_a_short_name = "." not in name and ":" not in name and not name.isdecimal()
-    flags = 0 if is_a_short_name else socket.AI_NUMERICHOST  # no look-up of names of the internet
+    is_short_name = "." not in name and ":" not in name and not name.isdecimal()
+    flags = 0 if is_short_name else socket.AI_NUMERICHOST  # no DNS look-up of full domain names
     try:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=flags)
-    except (OSError, UnicodeError):  # a name, or an unknown one: only a proxy may know it
+    except (OSError, UnicodeError):  # a domain name, or an unknown one, which a proxy may be able to resolve
         return False
-    return all(is_loopback(reachable(str(address[0]))) for *_, address in found)
+    return all(is_loopback(connect_address(str(address[0]))) for *_, address in found)

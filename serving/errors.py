@@ -1,49 +1,49 @@
-"""The errors of the serving side: each is meant for a person, and knows the exit code that tells its kind."""
+"""Errors of the serving side, whose messages are meant for users, with their exit codes."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 class ServingError(Exception):
-    """What this package raises for its users; `exit_code` is the status that `ganctl` ends with."""
+    """Base class of all errors of this package; `exit_code` is the exit status of `ganctl`."""
 
     exit_code = 1
 
 
 class SettingError(ServingError):
-    """A variable of the environment has a value that it cannot have."""
+    """An environment variable has an invalid value."""
 
     exit_code = 3
 
 
 class PackageError(ServingError):
-    """An export or an archive is missing, damaged, or not what it says it is."""
+    """An export or an archive is missing, damaged, or not what it claims to be."""
 
     exit_code = 4
 
 
 class ServerError(ServingError):
-    """TorchServe cannot be started, did not become ready, or ended by itself."""
+    """TorchServe cannot be started, did not become ready, or has ended by itself."""
 
     exit_code = 6
 
 
 class HostError(ServingError):
-    """`--host` is given something else than a host."""
+    """The value of `--host` is not a host."""
 
     exit_code = 2
 
 
 class DeployError(ServingError):
-    """A new version is not fit to be served; the old one is served as before."""
+    """A new version cannot be served; the old one is still served."""
 
     exit_code = 5
 
 
 class RemoteError(ServingError):
-    """A server could not be reached, or refused a request.
+    """A server cannot be reached, or has refused a request.
 
-    `status` is the HTTP status (None where no answer came), `problem` the RFC 9457 object of the answer, if it had one.
+    `status` is the HTTP status; None if no reply came. `problem` is the reply's RFC 9457 object; {} if it has none.
     """
 
     exit_code = 6

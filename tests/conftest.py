@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from ganctl.training.loop.session import Session
+from tests.slowest import SlowestTable
 from tests.waiting import PATIENCE
 
 # no example is wrong because it took long
@@ -31,6 +32,15 @@ SHORT = (*SMALL, "train.batch_size=32", "train.duration=1600 images", "evaluatio
 PRESETS = ("conv", "lightning-basic-gan")  # the others differ from conv in numbers only
 
 Ganctl = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slowest", metavar="FILE", help="Write a table of the slowest tests and files to FILE.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--slowest") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(SlowestTable(Path(config.getoption("--slowest"))))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,3 +1,3 @@
-"""Servers that `ganctl bench serve` compares with, each written as its framework's own documents write theirs."""
+"""Peer servers for `ganctl bench serve`, each written as its framework's documentation recommends."""
 
-GENERATOR = "GANCTL_BENCH_GENERATOR"  # the variable of the environment that names generator.onnx
+GENERATOR = "GANCTL_BENCH_GENERATOR"  # environment variable with the path of generator.onnx

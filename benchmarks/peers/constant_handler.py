@@ -1,4 +1,4 @@
-"""The handler of the ceiling: the same bytes for every request, as fast as TorchServe can hand them out."""
+"""Handler of the ceiling: constant bytes for every request, to measure TorchServe alone."""
 
 import logging
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ _png: bytes | None = None
 
 
 def handle(data: Sequence[Any] | None, context: Any) -> list[bytes] | None:
-    """TorchServe's entry point: reads the file once, and answers every request of a batch with it."""
+    """TorchServe's entry point: reads the file once and returns its bytes for each request of a batch."""
     global _png
     if _png is None:
         _png = (Path(context.system_properties["model_dir"]) / "digit.png").read_bytes()
-        logging.getLogger().setLevel(logging.WARNING)  # as ours does: the worker would print lines for every batch
+        logging.getLogger().setLevel(logging.WARNING)  # as our handler does: the worker would log every batch
     return None if data is None else [_png] * len(data)

@@ -1,4 +1,4 @@
-"""What the peers' servers draw with: the export's generator.onnx by ONNX Runtime, and Pillow's PNG."""
+"""Image generation for the peer servers: the export's generator.onnx in ONNX Runtime, and PNG by Pillow."""
 
 import io
 import math
@@ -13,7 +13,7 @@ from ganctl.benchmarks.peers import GENERATOR
 
 
 class Generator:
-    """Draws digits on one thread: the workers share the cores."""
+    """Generates digits on one thread, because the workers share the cores."""
 
     def __init__(self) -> None:
         options = onnxruntime.SessionOptions()
@@ -21,23 +21,23 @@ class Generator:
         options.inter_op_num_threads = 1
         path = os.environ[GENERATOR]
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self._z_dim = self._session.get_inputs()[0].shape[1]
+        self._latent_dim = self._session.get_inputs()[0].shape[1]
         self._random = np.random.default_rng()
 
     def draw(self, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """One image for each label int64 [N], by one pass: uint8 [N, H, W]."""
-        z = self._random.standard_normal((len(labels), self._z_dim), dtype=np.float32)
+        """Generates an image for each label, int64 [N], in one pass: uint8 [N, H, W]."""
+        z = self._random.standard_normal((len(labels), self._latent_dim), dtype=np.float32)
         (images,) = self._session.run(None, {"z": z, "label": labels})
         pixels: NDArray[np.uint8] = (255 * images[:, 0] + 0.5).astype(np.uint8)
         return pixels
 
     def labels(self, digit: int | None, count: int) -> NDArray[np.int64]:
-        """What to draw for a request: the digit `count` times, or as many at random."""
+        """Returns the labels of a request, int64 [count]: the digit repeated, or random digits."""
         return self._random.integers(10, size=count) if digit is None else np.full(count, digit)
 
 
 def png(images: NDArray[np.uint8]) -> bytes:
-    """Images [N, H, W] as a square grid, or as the one picture where N is 1."""
+    """Encodes images, uint8 [N, H, W], as one PNG: a square grid, or the image itself if N is 1."""
     n, height, width = images.shape
     side = math.isqrt(n - 1) + 1
     cells = np.zeros((side * side, height, width), np.uint8)

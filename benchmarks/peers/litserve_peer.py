@@ -1,6 +1,6 @@
-"""The service by LitServe: `python -m benchmarks.peers.litserve_peer --port P --workers N --fast-queue`.
+"""Peer server with LitServe; runs one inference pass per batch of waiting requests. LitServe accepts POST only.
 
-Requests that wait together go through the generator in one pass. LitServe takes POST only.
+python -m ganctl.benchmarks.peers.litserve_peer --port P --workers N --fast-queue
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from ganctl.benchmarks.peers.drawing import Generator, png
 
 
 class Digits(litserve.LitAPI):
-    """setup, then for every batch: decode, predict, encode."""
+    """The API: decodes, predicts and encodes a batch."""
 
     def setup(self, device: str) -> None:
         self.generator = Generator()
@@ -24,7 +24,7 @@ class Digits(litserve.LitAPI):
         return self.generator.labels(request.get("digits"), request.get("count", 1))
 
     def batch(self, inputs: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-        return inputs  # of different lengths: LitServe's own would stack them
+        return inputs  # LitServe's default stacks them, which needs equal lengths
 
     def predict(self, batch: list[NDArray[np.int64]]) -> list[NDArray[np.uint8]]:
         images = self.generator.draw(np.concatenate(batch))
@@ -42,8 +42,8 @@ class Digits(litserve.LitAPI):
 @click.option("--workers", type=int, required=True)
 @click.option("--fast-queue/--no-fast-queue", required=True)
 def main(port: int, workers: int, fast_queue: bool) -> None:
-    """Serves on loopback; the generator is named by the environment."""
-    api = Digits(max_batch_size=64, api_path="/digits")  # whatever waits, at once: a time-out made it no faster
+    """Serve on loopback; $GANCTL_BENCH_GENERATOR names the generator."""
+    api = Digits(max_batch_size=64, api_path="/digits")  # no batch timeout: it brought no speed
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=workers, fast_queue=fast_queue)
     server.run(host="127.0.0.1", port=port, log_level="warning", generate_client_file=False)
 

@@ -1,1 +1,1 @@
-"""Quality per training time beside peers."""
+"""Image quality per training time, compared with peers."""

@@ -1,9 +1,9 @@
-"""Trains every system for the same time on this machine, scores all with one evaluator, and keeps what came out.
+"""Trains every system for the same time on this machine and scores all with one evaluator.
 
-The budget is wall clock of training, the same for all: from the first step on; start-up, evaluations, saves and copies
-of the generator are left out, loading of data is not. What is scored is the generator at the end (none is chosen), the
-averaged one where a system averages. Each run has a process of its own; seeds take turns (seed 0 of all systems, then
-seed 1 …), so that a drift of the machine's speed meets all. A run that is complete in the folder is not repeated.
+The budget is wall clock time from the first step on. It includes loading of data, but not start-up, evaluations, saves
+and copies of the generator. The final generator is scored (no selection of checkpoints), or its EMA if the system has
+one. Each run has a process of its own. The runs are interleaved (seed 0 of all systems, then seed 1, …), so that a
+drift of the machine's speed affects all systems. A complete run in the folder is reused.
 """
 
 import json
@@ -24,14 +24,14 @@ from ganctl.training.config.resolve import configure
 from ganctl.training.data.datasets import load_split
 from ganctl.training.evaluation.evaluator import Evaluator
 
-SAMPLES = 20  # images of a run that are kept for the picture
+SAMPLES = 20  # images of a run that are kept for the figure
 SCORES = ("fd_ratio", "label_accuracy", "precision", "recall", "density", "coverage")
 RATES = ("images_per_second", "seconds")
 Record = dict[str, Any]
 
 
-class Quality:
-    """A comparison in a folder: `runs/NAME-SEED.json` and `.npz` for each run that is complete."""
+class QualityBenchmark:
+    """A comparison in a folder: `runs/NAME-SEED.json` and `.npz` for each complete run."""
 
     def __init__(
         self,
@@ -43,28 +43,28 @@ class Quality:
         names: Sequence[str],
         announce: Callable[[str], None],
     ) -> None:
-        """Chooses the systems.
+        """Selects the systems.
 
         Args:
-            out: the folder of the results; made where it is absent.
+            out: the folder for the results; created if it is absent.
             seconds: the budget of each run.
-            seeds: how many runs each system has, with the seeds 0, 1 …
-            num_images: images that are compared, at most the 10,000 of the test split.
+            seeds: the number of runs of each system, with the seeds 0, 1, …
+            num_images: the number of images to score, at most the 10,000 of the test split.
             names: of the systems; empty for all.
-            announce: told how far it is.
+            announce: called with progress messages.
 
         Raises:
-            BenchUsageError: there is no such system.
-            BenchError: none of them can run here.
+            BenchUsageError: a system does not exist.
+            BenchError: no selected system can run here.
         """
         every = systems()
         unknown = [name for name in names if name not in {system.name for system in every}]
         if unknown:
             known = ", ".join(system.name for system in every)
-            raise BenchUsageError(f"--system {unknown[0]}: no such system; there are {known}")
-        wanted = [system for system in every if not names or system.name in names]
-        self.skipped = {system.name: why for system in wanted if (why := system.lacks())}
-        self.systems = [system for system in wanted if system.name not in self.skipped]
+            raise BenchUsageError(f"--system: found {unknown[0]}, expected one of {known}")
+        selected = [system for system in every if not names or system.name in names]
+        self.skipped = {system.name: why for system in selected if (why := system.unavailable())}
+        self.systems = [system for system in selected if system.name not in self.skipped]
         self._out, self._seconds, self._seeds, self._num_images, self._announce = (
             out,
             seconds,
@@ -81,32 +81,37 @@ class Quality:
         (out / "runs").mkdir(parents=True, exist_ok=True)
 
     def run(self) -> Record:
-        """Runs what is not complete yet.
+        """Runs all incomplete runs.
 
         Returns:
-            the results: how they were made, each system with its runs and their means, and what was skipped or failed.
+            the results: the conditions, each system's runs with their means, and the skipped and failed systems.
 
         Raises:
-            BenchError: a run in the folder was made with other settings.
+            BenchError: a run in the folder has other settings.
         """
         runs: dict[str, list[Record]] = {system.name: [] for system in self.systems}
-        for system in self.systems:  # before anything is trained
+        for system in self.systems:  # raises before anything is trained
             for seed in range(self._seeds):
-                self._complete(system, seed)
+                self._load(system, seed)
         for seed in range(self._seeds):
             for system in self.systems:
-                record = self._complete(system, seed) or self._train(system, seed)
+                record = self._load(system, seed) or self._train(system, seed)
                 if record is not None:
                     runs[system.name].append(record)
-                    times, rate = record["scores"]["fd_ratio"], record["images_per_second"]
-                    self._announce(f"{system.name}, seed {seed}: {times:.1f} × the floor, {rate:,.0f} images/s")
+                    fd_ratio, rate = record["scores"]["fd_ratio"], record["images_per_second"]
+                    self._announce(f"{system.name}, seed {seed}: {fd_ratio:.1f} × the floor, {rate:,.0f} images/s")
         return {
             "budget_seconds": self._seconds,
             "seeds": self._seeds,
             "num_images": self._num_images,
             "machine": machine(),
             "systems": [
-                {"name": system.name, "what": system.what, "runs": runs[system.name], **summary(runs[system.name])}
+                {
+                    "name": system.name,
+                    "what": system.description,
+                    "runs": runs[system.name],
+                    **summary(runs[system.name]),
+                }
                 for system in self.systems
                 if runs[system.name]
             ],
@@ -115,35 +120,34 @@ class Quality:
         }
 
     def samples(self, name: str, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Images of a complete run, uint8 [20, C, H, W]: the first of each digit, in order; without labels the first of
-        all."""
-        with np.load(self._path(name, seed).with_suffix(".npz")) as kept:
-            images: np.ndarray[Any, np.dtype[np.uint8]] = kept["samples"]
+        """Returns images of a complete run, uint8 [20, C, H, W]: digits 0 … 9 twice; without labels, the first 20."""
+        with np.load(self._path(name, seed).with_suffix(".npz")) as arrays:
+            images: np.ndarray[Any, np.dtype[np.uint8]] = arrays["samples"]
         return images
 
     def _path(self, name: str, seed: int) -> Path:
         return self._out / "runs" / f"{name}-{seed}.json"
 
-    def _facts(self, system: System, seed: int) -> Record:
-        """What a run must have in common with one that takes its place."""
+    def _fingerprint(self, system: System, seed: int) -> Record:
+        """The settings that a stored run must share with a new one to be reused."""
         config = system.settings(self._seconds, seed)
         return {"seconds": self._seconds, "num_images": self._num_images, "settings": config.flat() if config else None}
 
-    def _complete(self, system: System, seed: int) -> Record | None:
+    def _load(self, system: System, seed: int) -> Record | None:
         path = self._path(system.name, seed)
         if not path.exists():
             return None
         record: Record = json.loads(path.read_text("utf-8"))
-        if record["made_with"] != json.loads(json.dumps(self._facts(system, seed))):
+        if record["made_with"] != json.loads(json.dumps(self._fingerprint(system, seed))):
             raise BenchError(
-                f"--out {self._out}: {path.name} was made with other settings or another budget; name another folder,"
-                " or delete that file"
+                f"--out {self._out}: found {path.name} with other settings or another budget. Name another folder, or"
+                " delete that file."
             )
         return record
 
     def _train(self, system: System, seed: int) -> Record | None:
-        self._announce(f"{system.name}, seed {seed}: trains for {self._seconds:g} s")
-        words = [
+        self._announce(f"{system.name}, seed {seed}: training for {self._seconds:g} s")
+        arguments = [
             "--system",
             system.name,
             "--seed",
@@ -154,23 +158,23 @@ class Quality:
             str(self._num_images),
         ]
         with tempfile.TemporaryDirectory() as folder:
-            drawn = Path(folder) / "drawn.npz"
-            done = run_module(["ganctl.benchmarks.quality.one_run", *words, "--out", str(drawn)])
+            generated = Path(folder) / "generated.npz"
+            done = run_module(["ganctl.benchmarks.quality.one_run", *arguments, "--out", str(generated)])
             if done.returncode:
-                lines = done.stderr.strip().splitlines() or ["it said nothing"]
+                lines = done.stderr.strip().splitlines() or ["no message"]
                 self.failed[f"{system.name}-{seed}"] = f"exit code {done.returncode}: {lines[-1]}"
                 self._announce(f"{system.name}, seed {seed} failed:\n{done.stderr}")
                 return None
-            return self._score(system, seed, drawn)
+            return self._score(system, seed, generated)
 
-    def _score(self, system: System, seed: int, drawn: Path) -> Record:
-        """Scores every copy, the last one in full, and keeps the record."""
-        if self._evaluator is None:  # one judges all
+    def _score(self, system: System, seed: int, generated: Path) -> Record:
+        """Scores every copy (the last one with all metrics) and writes the record."""
+        if self._evaluator is None:  # the same for all runs
             self._evaluator = Evaluator(configure().data, "test", num_images=self._num_images)
-        with np.load(drawn) as found:
-            copies, seconds, seen = found["images"], found["seconds"].tolist(), found["seen"].tolist()
-            labels = torch.from_numpy(found["labels"]) if len(found["labels"]) else None
-            threads = int(found["threads"])
+        with np.load(generated) as arrays:
+            copies, seconds, seen = arrays["images"], arrays["seconds"].tolist(), arrays["seen"].tolist()
+            labels = torch.from_numpy(arrays["labels"]) if len(arrays["labels"]) else None
+            threads = int(arrays["threads"])
         curve, scores = [], {}
         for i, images in enumerate(copies):
             last = i == len(copies) - 1
@@ -184,20 +188,22 @@ class Quality:
             "threads": threads,
             "scores": scores,
             "curve": curve,
-            "made_with": self._facts(system, seed),
+            "made_with": self._fingerprint(system, seed),
         }
         path = self._path(system.name, seed)
-        shown = slice(SAMPLES) if labels is None else _in_turn(labels)
-        np.savez_compressed(path.with_suffix(".npz"), samples=copies[-1][shown])
-        unfinished = path.with_suffix(".part")
-        unfinished.write_text(json.dumps(record), "utf-8")
-        unfinished.replace(path)  # last: what has this name is complete
+        selection = slice(SAMPLES) if labels is None else _digits_in_order(labels)
+        np.savez_compressed(path.with_suffix(".npz"), samples=copies[-1][selection])
+        tmp = path.with_suffix(".part")
+        tmp.write_text(json.dumps(record), "utf-8")
+        tmp.replace(path)  # last, because this file marks the run as complete
         return record
 
 
 def summary(runs: Sequence[Record]) -> Record:
-    """mean and (of two runs or more) sample standard deviation of each score, None without labels; and the worst run's
-    Fréchet distance."""
+    """Returns mean and sample standard deviation of each score, and the worst run's Fréchet distance.
+
+    The mean is None for scores that need labels if there are none; the deviation is None for fewer than two runs.
+    """
     mean: Record = {}
     std: Record = {}
     for name in SCORES + RATES:
@@ -210,18 +216,18 @@ def summary(runs: Sequence[Record]) -> Record:
 
 
 def machine() -> Record:
-    """Where it ran, as far as it matters."""
+    """Returns the device, core count and versions that a result depends on."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return {"device": device, "cores": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version()}
 
 
 def real_samples() -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Test images to hold the others against, uint8 [20, C, H, W]: the first of each digit, in order."""
+    """Returns test images for comparison, uint8 [20, C, H, W]: digits 0 … 9 twice."""
     data = load_split(configure().data, "test")
-    images: np.ndarray[Any, np.dtype[np.uint8]] = data.images[_in_turn(data.labels)].numpy()
+    images: np.ndarray[Any, np.dtype[np.uint8]] = data.images[_digits_in_order(data.labels)].numpy()
     return images
 
 
-def _in_turn(labels: torch.Tensor) -> list[int]:
-    """The places of the first 0, the first 1 … the second 0 … among int64 labels [N]."""
+def _digits_in_order(labels: torch.Tensor) -> list[int]:
+    """Returns the indices of the first 0, the first 1, …, the second 0, … in labels, int64 [N]."""
     return [int((labels == i % 10).nonzero()[i // 10]) for i in range(SAMPLES)]

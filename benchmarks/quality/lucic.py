@@ -1,10 +1,11 @@
-"""The networks of Lucic et al. 2018, "Are GANs Created Equal? A Large-Scale Study" (arXiv:1711.10337, appendix): those
-of InfoGAN (Chen et al. 2016, arXiv:1606.03657), unconditional, for `configs/ns-gan.toml` and `configs/wgan-gp.toml`.
+"""Networks of Lucic et al. 2018, "Are GANs Created Equal? A Large-Scale Study" (arXiv:1711.10337, appendix).
 
-Details from the authors' code (google/compare_gan, `gans/abstract_gan.py`, `gans/ops.py`): leaky ReLU (0.2) in both
-networks, weights from N(0, 0.02²), biases at 0, z of length 64. Departures: images in [−1, 1] by tanh where they
-have [0, 1] by a sigmoid, since our trainer scales pixels so; z is normal, not uniform; batch normalisation has
-PyTorch's memory of ten batches, not their thousand, which would never fill in a short run.
+They are those of InfoGAN (Chen et al. 2016, arXiv:1606.03657), unconditional; `configs/ns-gan.toml` and
+`configs/wgan-gp.toml` use them. Details from the authors' code (google/compare_gan, `gans/abstract_gan.py`,
+`gans/ops.py`): leaky ReLU (0.2) in both networks, weights from N(0, 0.02²), biases 0, z of length 64. Departures: tanh
+images in [−1, 1] instead of sigmoid images in [0, 1], as our trainer scales pixels; z is normal, not uniform; the
+running statistics of batch normalization average about 10 batches (PyTorch's default) instead of 1000, because a short
+run is over before those settle.
 """
 
 from typing import cast
@@ -19,7 +20,7 @@ _LEAK = 0.2
 
 
 class Generator(models.Generator):
-    """z → 1024 → 128·7·7 → 64·14·14 → 1·28·28, batch normalised but for the last layer."""
+    """z → 1024 → 128·7·7 → 64·14·14 → 1·28·28, with batch normalization except after the last layer."""
 
     def __init__(self, settings: ModelSettings, shape: ImageShape, classes: int | None) -> None:
         super().__init__(settings.latent_dim, classes, shape)
@@ -31,36 +32,38 @@ class Generator(models.Generator):
             *(nn.ConvTranspose2d(128, 64, 4, stride=2, padding=1), nn.BatchNorm2d(64), nn.LeakyReLU(_LEAK)),
             *(nn.ConvTranspose2d(64, shape.channels, 4, stride=2, padding=1), nn.Tanh()),
         )
-        self.apply(_begin)
+        self.apply(_init_weights)
 
     def forward(self, z: Tensor) -> Tensor:
         return cast(Tensor, self.net(z))
 
 
 class Discriminator(nn.Module):
-    """1·28·28 → 64·14·14 → 128·7·7 → 1024 → logit. The option `batch_norm` normalises the middle layers; with a
-    gradient penalty there is no normalisation."""
+    """1·28·28 → 64·14·14 → 128·7·7 → 1024 → logit.
+
+    The option `batch_norm` adds batch normalization to the middle layers; do not combine it with a gradient penalty.
+    """
 
     def __init__(self, settings: ModelSettings, shape: ImageShape, classes: int | None) -> None:
         super().__init__()
-        normal = bool(settings.options.get("batch_norm", False))
+        batch_norm = bool(settings.options.get("batch_norm", False))
         size = 128 * (shape.height // 4) * (shape.width // 4)
         self.net = nn.Sequential(
             *(nn.Conv2d(shape.channels, 64, 4, stride=2, padding=1), nn.LeakyReLU(_LEAK)),
             nn.Conv2d(64, 128, 4, stride=2, padding=1),
-            *([nn.BatchNorm2d(128)] if normal else []),
+            *([nn.BatchNorm2d(128)] if batch_norm else []),
             *(nn.LeakyReLU(_LEAK), nn.Flatten(), nn.Linear(size, 1024)),
-            *([nn.BatchNorm1d(1024)] if normal else []),
+            *([nn.BatchNorm1d(1024)] if batch_norm else []),
             *(nn.LeakyReLU(_LEAK), nn.Linear(1024, 1), nn.Flatten(0)),
         )
-        self.apply(_begin)
+        self.apply(_init_weights)
 
     def forward(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.net(images))
 
 
-def _begin(layer: nn.Module) -> None:
+def _init_weights(layer: nn.Module) -> None:
     if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(layer.weight, std=0.02)
-        assert layer.bias is not None, "every layer here has one"
+        assert layer.bias is not None, "every layer here has a bias"
         nn.init.zeros_(layer.bias)

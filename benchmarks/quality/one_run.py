@@ -1,9 +1,10 @@
-"""One training of one system in a process of its own; leaves what its generator drew on the way. Started by `quality`.
+"""Trains one system and saves images that its generator drew during training; `ganctl bench quality` starts it.
 
-    python -m benchmarks.one_run --system conv --seed 0 --seconds 120 --num-images 10000 --out FILE.npz
+    python -m ganctl.benchmarks.quality.one_run --system conv --seed 0 --seconds 120 --num-images 10000 --out FILE.npz
 
-The file: `images` uint8 [S, n, 1, 28, 28] of S copies (all from the same latents), `labels` int64 [n] that were asked
-for (empty without labels), `seconds` float64 [S] of training and `seen` int64 [S] real images until each copy.
+The file: `images`, uint8 [S, n, 1, 28, 28], of S copies of the generator (all from the same latents); `labels`, int64
+[n], the requested labels (empty for an unconditional system); `seconds`, float64 [S], of training, and `seen`, int64
+[S], real images, at each copy; `threads`, the number of CPU threads.
 """
 
 import tempfile
@@ -16,10 +17,10 @@ import torch
 from ganctl.benchmarks.quality.own import train
 from ganctl.benchmarks.quality.recorder import Recorder
 from ganctl.benchmarks.systems import systems
-from ganctl.benchmarks.tutorial import AsShown, generator
+from ganctl.benchmarks.tutorial import DisplayedGenerator, generator
 from ganctl.training.config.resolve import configure
 from ganctl.training.data.datasets import load_split
-from ganctl.training.evaluation.reference_stats import some
+from ganctl.training.evaluation.reference_stats import subsample
 from ganctl.training.images.source import GeneratorSource
 from ganctl.training.models.base import Generator, ImageShape
 from ganctl.training.models.build import build_generator
@@ -34,27 +35,27 @@ LATENT_SEED = 2024
 @click.option("--num-images", type=int, required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(name: str, seed: int, seconds: float, num_images: int, out: Path) -> None:
-    """Trains, draws, saves."""
+    """Train a system, draw images, save them."""
     (system,) = (system for system in systems() if system.name == name)
     config, recorder = system.settings(seconds, seed), Recorder(seconds)
     data = load_split((config or configure()).data, "test")
     network: Generator
     with tempfile.TemporaryDirectory() as folder:
         if config is None:
-            from ganctl.benchmarks import tutorial_lightning  # of all systems only this one needs lightning
+            from ganctl.benchmarks import tutorial_lightning  # only this system needs lightning
 
             tutorial_lightning.train(seed, recorder, Path(folder))
-            network = AsShown(generator())
-            bare: torch.nn.Module = network.network
+            network = DisplayedGenerator(generator())
+            trained: torch.nn.Module = network.network
         else:
             train(config, recorder, Path(folder) / "run")
-            bare = network = build_generator(config.model, ImageShape(*data.shape), len(data.class_names))
+            trained = network = build_generator(config.model, ImageShape(*data.shape), len(data.class_names))
     source = GeneratorSource(network, data.class_names)
     z = torch.randn(num_images, source.latent_dim, generator=torch.Generator().manual_seed(LATENT_SEED))
-    labels = some(data.labels, num_images)  # the mix of the images that they are compared with
+    labels = subsample(data.labels, num_images)  # the same label frequencies as the real images
     images = []
     for snapshot in recorder.snapshots:
-        bare.load_state_dict(snapshot.weights)
+        trained.load_state_dict(snapshot.weights)
         images.append(source.draw(z, labels).numpy())
     np.savez(
         out,

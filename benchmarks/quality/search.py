@@ -1,20 +1,20 @@
-"""Searches for a recipe: trains many settings with the real trainer, and ranks them by their validation scores.
+"""Searches for a training recipe: trains many settings with our trainer and ranks them by validation scores.
 
-    python -m benchmarks.search TRIALS.toml [--images 600000 | --seconds 120] [--seeds 2] [--jobs 2] [--log FILE]
+    python -m ganctl.benchmarks.quality.search TRIALS.toml [--images 600000 | --seconds 120] [--seeds 2] [--jobs 2]
 
-Each trial has a process of its own with one thread, so that as many run side by side as there are cores; seeds take
-turns. A finished trial is a line of JSON in the log, and is not repeated unless its settings (a preset's, too) have
-changed since. Nothing here looks at the test split.
+Each trial runs in a process of its own with one thread, so that one trial per core can run at a time. All trials run
+with seed 0, then all with seed 1, … A finished trial is a line of JSON in the log; it is repeated only if its settings
+(or those of its preset) have changed. The test split is never used.
 TRIALS.toml:
 
-    preset = "conv"                            # of all trials that name none
+    preset = "conv"                            # default of all trials
     [[trial]]
     name = "wider"
     set = ["model.base_channels=48", "optimizer.lr=2e-3"]
     [[trial]]
     name = "own network"
-    config = "tiny.toml"                       # beside this file; its settings come before those of `set`
-    set = ["model.generator=my_module:Tiny"]   # looked for in the current folder, too
+    config = "tiny.toml"                       # relative to this file; `set` overrides its settings
+    set = ["model.generator=my_module:Tiny"]   # may be a module in the current folder
 """
 
 import json
@@ -53,75 +53,82 @@ SCORES = {
     "images_per_second": "images/s",
     "cpu_seconds": "CPU s",
 }
-WORST = {  # of all seeds
+WORST = {  # over all seeds
     "fd_ratio": (max, "worst FD"),
     "label_accuracy": (min, "worst label accuracy"),
-    "worst_class": (min, "of its worst class"),
+    "worst_class": (min, "worst class"),
 }
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: its name, what it sets, its seed and its length; together with the settings that come of them they
-    are what the log knows it by."""
+    """A training run: name, settings, seed and duration."""
 
     name: str
     preset: str
     config: str | None
     set: tuple[str, ...]
     seed: int
-    duration: str | None  # "600000 images" or "120s"; None: that of its settings
-    num_images: int  # validation images that are compared
+    duration: str | None  # "600000 images" or "120s"; None: that of the settings
+    num_images: int  # validation images to score
 
     def settings(self) -> Config:
-        """The settings of its training.
+        """Returns the resolved settings.
 
         Raises:
-            ConfigError: they have faults.
+            ConfigError: they are invalid.
         """
         own = [f"train.seed={self.seed}", *([f"train.duration={self.duration}"] if self.duration else [])]
         config_file = Path(self.config) if self.config else None
         assignments = [*QUIET, *self.set, *own]
         return resolve(preset=self.preset, config_file=config_file, assignments=assignments, environment={})[0]
 
-    def facts(self) -> dict[str, Any]:
-        """What the log knows it by: presets and config files change, too."""
+    def fingerprint(self) -> dict[str, Any]:
+        """Identifies the trial in the log; includes the resolved settings, as presets and config files may change."""
         return asdict(self) | {"settings": self.settings().flat()}
 
 
 def read_trials(path: Path, *, seeds: int, duration: str | None, num_images: int) -> list[Trial]:
-    """All trials of the file with seed 0, then all with seed 1 …
+    """Returns all trials of the file with seed 0, then all with seed 1, …
 
     Raises:
-        BenchUsageError: the file is none of trials, or settings have faults.
+        BenchUsageError: the file holds no trials, or settings are invalid.
     """
     try:
         tree = parse_toml(decode_text(read_file(path)))
         entries = [(entry["name"], entry.get("preset", tree.get("preset", "conv")), entry) for entry in tree["trial"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BenchUsageError(
-            f"{path}: {error!r}; expected TOML with tables [[trial]]: a name and, where wanted, preset, config and set"
+            f"{path}: {error!r}; expected TOML with tables [[trial]], each with a name and optional preset, config, set"
         ) from error
     for name, _, entry in entries:
         if unknown := entry.keys() - {"name", "preset", "config", "set"}:
-            known = "there are name, preset, config and set"
-            raise BenchUsageError(f"{path}: trial {name}: unknown {', '.join(unknown)}; {known}")
+            expected = "expected name, preset, config or set"
+            raise BenchUsageError(f"{path}: trial {name}: found {', '.join(unknown)}, {expected}")
     trials = [
-        Trial(name, preset, _beside(path, entry.get("config")), tuple(entry.get("set", ())), seed, duration, num_images)
+        Trial(
+            name,
+            preset,
+            _relative_to(path, entry.get("config")),
+            tuple(entry.get("set", ())),
+            seed,
+            duration,
+            num_images,
+        )
         for seed in range(seeds)
         for name, preset, entry in entries
     ]
-    faults = [f"{trial.name}: {fault}" for trial in trials if trial.seed == 0 for fault in _faults(trial)]
-    if faults:  # all of them, before anything is trained
-        raise BenchUsageError(f"{path}: the settings have faults:" + "".join(f"\n  - {fault}" for fault in faults))
+    errors = [f"{trial.name}: {error}" for trial in trials if trial.seed == 0 for error in _setting_errors(trial)]
+    if errors:  # report all of them before anything is trained
+        raise BenchUsageError(f"{path}: found invalid settings:" + "".join(f"\n  - {error}" for error in errors))
     return trials
 
 
-def _beside(path: Path, name: str | None) -> str | None:
+def _relative_to(path: Path, name: str | None) -> str | None:
     return None if name is None else str((path.parent / name).resolve())
 
 
-def _faults(trial: Trial) -> Sequence[str]:
+def _setting_errors(trial: Trial) -> Sequence[str]:
     try:
         trial.settings()
     except ConfigError as error:
@@ -130,17 +137,17 @@ def _faults(trial: Trial) -> Sequence[str]:
 
 
 def run_trial(trial: Trial) -> dict[str, Any]:
-    """Trains and scores; gives the trial's line in the log."""
-    recorder, began = Recorder(math.inf, snapshots=1), time.process_time()
+    """Trains and scores a trial; returns its record for the log."""
+    recorder, started = Recorder(math.inf, snapshots=1), time.process_time()
     config = trial.settings()
     with tempfile.TemporaryDirectory() as folder:
         trainer = train(config, recorder, Path(folder) / "run")
-    cpu_seconds, (end,) = time.process_time() - began, recorder.snapshots
+    cpu_seconds, (final,) = time.process_time() - started, recorder.snapshots
     scores = Evaluator(config.data, "val", num_images=trial.num_images).score(trainer.source)
-    return trial.facts() | {
-        "images": end.images,
-        "seconds": end.seconds,
-        "images_per_second": end.images / end.seconds,
+    return trial.fingerprint() | {
+        "images": final.images,
+        "seconds": final.seconds,
+        "images_per_second": final.images / final.seconds,
         "cpu_seconds": cpu_seconds,
         "fd_ratio": scores["fd_ratio"],
         **{name: scores[name] for name in ("label_accuracy", "precision", "recall", "density", "coverage")},
@@ -148,8 +155,8 @@ def run_trial(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _run_apart(trial: Trial) -> dict[str, Any] | str:
-    """In a process of its own: the record, or what made the trial fail, as text since not every error can travel."""
+def _run_in_subprocess(trial: Trial) -> dict[str, Any] | str:
+    """Returns the record or, if the trial fails, the error as text, because not every exception can be pickled."""
     torch.set_num_threads(1)
     try:
         return run_trial(trial)
@@ -158,37 +165,41 @@ def _run_apart(trial: Trial) -> dict[str, Any] | str:
 
 
 def run_all(trials: Sequence[Trial], jobs: int) -> Iterator[tuple[Trial, dict[str, Any] | str]]:
-    """Each trial's record, or what made it fail, as they finish.
+    """Yields each trial with its record, or with its error as text, as the trials finish.
 
     Raises:
         BenchError: a process was killed.
     """
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes to come
+    os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the new processes
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
-        waiting = {pool.submit(_run_apart, trial): trial for trial in trials}
+        waiting = {pool.submit(_run_in_subprocess, trial): trial for trial in trials}
         for future in as_completed(waiting):
             try:
                 yield waiting[future], future.result()
             except BrokenProcessPool as error:
-                raise BenchError("a trial's process was killed (is there memory for --jobs of them?); the finished ones"
-                                 " are in the log: run it again to go on") from error  # fmt: skip
+                raise BenchError(
+                    "a trial's process was killed, perhaps for lack of memory; finished trials are in the log."
+                    " Run the command again, with fewer --jobs."
+                ) from error
 
 
 def _key(record: Mapping[str, Any]) -> str:
-    """What the log knows a trial by, as text."""
+    """The fingerprint of a trial or of its record, as text."""
     names = [*(field.name for field in fields(Trial)), "settings"]
     return json.dumps({name: record.get(name) for name in names}, sort_keys=True)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of finished trials."""
+    """Returns the records of finished trials."""
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
-    """Markdown: each trial's means over its seeds, the least Fréchet distance first (trials without one last), and what
-    its worst seeds reach."""
+    """Returns a Markdown table of each trial's mean over its seeds, and its worst seed.
+
+    The lowest mean Fréchet distance comes first; trials without one come last.
+    """
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         groups.setdefault(f"{record['name']} ({record['duration'] or 'its own length'})", []).append(record)
@@ -203,42 +214,42 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _cell(of: Callable[[list[float]], float], values: Sequence[float | None]) -> str:
+def _cell(aggregate: Callable[[list[float]], float], values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
-    return f"{of(known):,.{3 if max(known) < 2 else 2 if max(known) < 10 else 1}f}" if known else "–"
+    return f"{aggregate(known):,.{3 if max(known) < 2 else 2 if max(known) < 10 else 1}f}" if known else "–"
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--images", type=click.IntRange(min=1), help="Length of each trial, in images.")
-@click.option("--seconds", type=click.FloatRange(min=1), help="Length of each trial, in seconds.")
+@click.option("--images", type=click.IntRange(min=1), help="Duration of each trial, in images.")
+@click.option("--seconds", type=click.FloatRange(min=1), help="Duration of each trial, in seconds.")
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1))
-@click.option("--jobs", default=2, show_default=True, type=click.IntRange(min=1), help="Trials side by side.")
+@click.option("--jobs", default=2, show_default=True, type=click.IntRange(min=1), help="Number of trials at a time.")
 @click.option(
-    "--num-images", default=5000, show_default=True, type=click.IntRange(200, 5000), help="Images to compare."
+    "--num-images", default=5000, show_default=True, type=click.IntRange(200, 5000), help="Number of images to score."
 )
 @click.option("--log", default=Path("search.jsonl"), show_default=True, type=click.Path(path_type=Path))
 def main(
     file: Path, images: int | None, seconds: float | None, seeds: int, jobs: int, num_images: int, log: Path
 ) -> None:
-    """Runs the trials of FILE that the log does not have, and prints a table of them all."""
+    """Run the trials of FILE that are not in the log yet, and print a table of all."""
     if images is not None and seconds is not None:
-        raise click.UsageError("give --images or --seconds, the length of each trial, or neither: then it is its own.")
+        raise click.UsageError("found --images and --seconds, expected at most one of them.")
     duration = f"{images} images" if images else f"{seconds:g}s" if seconds else None
     trials = read_trials(file, seeds=seeds, duration=duration, num_images=num_images)
-    keys = {_key(trial.facts()): trial for trial in trials}
+    keys = {_key(trial.fingerprint()): trial for trial in trials}
     done = {_key(record) for record in read_log(log)}
     failed = []
-    for trial, found in run_all([trial for key, trial in keys.items() if key not in done], jobs):
-        if isinstance(found, str):
-            failed.append(f"{trial.name}, seed {trial.seed}: {found}")
+    for trial, outcome in run_all([trial for key, trial in keys.items() if key not in done], jobs):
+        if isinstance(outcome, str):
+            failed.append(f"{trial.name}, seed {trial.seed}: {outcome}")
             click.echo(f"failed: {failed[-1]}", err=True)
             continue
         with log.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(found, ensure_ascii=False) + "\n")
-        times = found["fd_ratio"]
-        told = "no summary on this data" if times is None else f"{times:.1f} × the floor"
-        click.echo(f"{trial.name}, seed {trial.seed}: {told}", err=True)
+            lines.write(json.dumps(outcome, ensure_ascii=False) + "\n")
+        fd_ratio = outcome["fd_ratio"]
+        score = "no Fréchet distance for this data" if fd_ratio is None else f"{fd_ratio:.1f} × the floor"
+        click.echo(f"{trial.name}, seed {trial.seed}: {score}", err=True)
     click.echo(table([record for record in read_log(log) if _key(record) in keys]))
     if failed:
         raise BenchError(f"{len(failed)} of {len(trials)} trials failed: {'; '.join(failed)}")

@@ -1,1 +1,1 @@
-"""Load tests of servers."""
+"""Load tests of our server and its peers."""

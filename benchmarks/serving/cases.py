@@ -1,4 +1,4 @@
-"""What `ganctl bench serve` asks of every server: one image or 64, over 1 to 128 connections."""
+"""Requests that `ganctl bench serve` sends to every server: one image or 64, over 1 to 128 connections."""
 
 import io
 import json
@@ -14,12 +14,12 @@ from ganctl.benchmarks.errors import BenchError
 from ganctl.benchmarks.serving import load
 
 GRID = 64  # images
-SIZE = 28  # pixels, of an image's side
+SIZE = 28  # pixels, width and height of an image
 CONNECTIONS = {"GET": (1, 16, 64, 128), "POST": (1, 16, 64, 128), "JSON": (64,), "grid": (16,)}
-WHAT = {
+DESCRIPTIONS = {
     "GET": "one image, without a body",
-    "POST": 'one image, with {"digits": d}, d in turn 0 … 9',
-    "JSON": "the same as POST, as JSON by its Accept header",
+    "POST": 'one image, with {"digits": d}, d from 0 to 9 in turn',
+    "JSON": "the same as POST, with JSON in the Accept header",
     "grid": f'{GRID} images in one PNG, with {{"count": {GRID}}}',
 }
 _BODIES: Mapping[str, list[dict[str, int]]] = {"GET": [], "grid": [{"count": GRID}]}
@@ -28,42 +28,42 @@ _DIGITS = [{"digits": digit} for digit in range(10)]
 
 @dataclass(frozen=True)
 class Case:
-    """Requests of one kind (of `WHAT`), over so many connections."""
+    """Requests of one kind (a key of `DESCRIPTIONS`) over a number of connections."""
 
     kind: str
     connections: int
 
     @property
     def images(self) -> int:
-        """How many one request is for."""
+        """Images per request."""
         return GRID if self.kind == "grid" else 1
 
     def requests(self, path: str) -> list[bytes]:
-        """The bytes to send, in turn."""
+        """Returns the requests to send in turn, as bytes."""
         bodies = [json.dumps(body).encode() for body in self._bodies]
         return [load.post(path, body, self._accept) for body in bodies] or [load.get(path, self._accept)]
 
     def check(self, url: str) -> None:
-        """Asks once, and looks at the answer: what is measured must be images, not refusals.
+        """Sends one request and checks that the reply holds the requested images.
 
         Raises:
-            BenchError: they are not what was asked for.
+            BenchError: it does not.
         """
         body = self._bodies[0] if self._bodies else None
         reply = httpx.request(
             "POST" if body else "GET", url, json=body, headers={"Accept": self._accept}, timeout=30, trust_env=False
         )
-        told = f"{self.kind} {url} was answered {reply.status_code}"
+        source = f"{self.kind} {url}"
         if reply.status_code != 200:
-            raise BenchError(f"{told}: {reply.text[:200]}")
+            raise BenchError(f"{source}: found status {reply.status_code}, expected 200: {reply.text[:200]}")
         if self.kind == "JSON":
             if not _has_one_image(reply):
-                raise BenchError(f"{told}, with no image in its JSON: {reply.text[:200]}")
+                raise BenchError(f"{source}: expected one image in the JSON, found {reply.text[:200]}")
             return
         side = math.isqrt(self.images) * SIZE
         with Image.open(io.BytesIO(reply.content)) as image:
             if (image.format, *image.size) != ("PNG", side, side):
-                raise BenchError(f"{told} with {image.format}, {image.size}; expected a PNG of {side} × {side}")
+                raise BenchError(f"{source}: found {image.format}, {image.size}, expected a PNG of {side} × {side}")
 
     @property
     def _bodies(self) -> list[dict[str, int]]:
@@ -83,5 +83,5 @@ def _has_one_image(reply: httpx.Response) -> bool:
 
 
 def cases(kinds: Mapping[str, tuple[int, ...]] = CONNECTIONS) -> list[Case]:
-    """All of them, each kind over all of its numbers of connections."""
+    """Returns all cases: each kind with each of its numbers of connections."""
     return [Case(kind, connections) for kind, numbers in kinds.items() for connections in numbers]

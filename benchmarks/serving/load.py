@@ -1,7 +1,7 @@
-"""A load generator: many connections from one thread, each asking again as soon as it has been answered.
+"""Load generator: one thread with many connections, each of which sends its next request after each reply.
 
-It shares the machine with the server that it measures, so it does little for each request: ready-made bytes go out, of
-the reply only the status and the length are looked at.
+It shares the machine with the server under test, so it does little per request: it sends prepared bytes and reads only
+the status and the length of the reply.
 """
 
 import re
@@ -13,53 +13,53 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-_RECEIVE = 1 << 18
-_PATIENCE = 60.0  # seconds
+_RECEIVE_BYTES = 1 << 18
+_EXTRA_SECONDS = 60.0
 
 
 @dataclass
 class Result:
-    """What came back within `seconds`, the warm-up left out."""
+    """Replies within `seconds`, without the warm-up."""
 
     seconds: float
-    latencies: list[float]  # seconds, of the requests that were answered 200
+    latencies: list[float]  # seconds, of replies with status 200
     statuses: Counter[int]
-    failures: int  # connections that broke without an answer
+    failures: int  # connections that closed without a reply
 
     @property
     def rate(self) -> float:
-        """Good answers a second."""
+        """Replies with status 200 per second."""
         return len(self.latencies) / self.seconds
 
     def percentile(self, share: float) -> float:
-        """The latency in seconds that `share` of the good answers did not exceed."""
-        assert self.latencies, "nothing was answered"
+        """Returns the latency in seconds that a `share` (0 … 1) of the replies with status 200 did not exceed."""
+        assert self.latencies, "no reply with status 200"
         return sorted(self.latencies)[min(len(self.latencies) - 1, int(share * len(self.latencies)))]
 
     def summary(self) -> dict[str, float]:
-        """The rate, and latencies in milliseconds."""
+        """Returns the rate, and the 50th and 99th percentile latency in milliseconds."""
         percentiles = {f"p{percent}_ms": 1e3 * self.percentile(percent / 100) for percent in (50, 99)}
         return {"requests_per_second": self.rate, **percentiles}
 
 
 def get(path: str, accept: str = "image/png") -> bytes:
-    """A request without a body."""
+    """Returns the bytes of a GET request."""
     return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\n\r\n".encode()
 
 
 def post(path: str, body: bytes, accept: str = "image/png") -> bytes:
-    """A request with a JSON body."""
+    """Returns the bytes of a POST request with a JSON body."""
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 class _Connection:
-    __slots__ = ("began", "missing", "received", "socket")
+    __slots__ = ("bytes_left", "received", "sent_at", "socket")
 
     def __init__(self, address: tuple[str, int]) -> None:
         self.socket = socket.create_connection(address, timeout=10)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.received, self.missing, self.began = b"", 0, 0.0
+        self.received, self.bytes_left, self.sent_at = b"", 0, 0.0
 
 
 def load(
@@ -69,73 +69,78 @@ def load(
     connections: int,
     seconds: float,
     warm_up: float = 1.0,
-    least: int = 1,
+    min_replies: int = 1,
 ) -> Result:
-    """Asks for `requests` in turn over so many connections, and counts what is answered after the warm-up.
+    """Sends `requests` in turn over a number of connections and measures the replies after the warm-up.
 
-    Where fewer than `least` have been answered 200 within `seconds`, it goes on until they are, for a minute at most:
-    a rate or a latency of none says nothing.
+    Args:
+        address: host and port of the server.
+        requests: the bytes of each request.
+        connections: the number of connections.
+        seconds: the length of the measurement; up to a minute longer until `min_replies` requests have got status 200.
+        warm_up: seconds of load before the measurement.
+        min_replies: the minimum number of replies with status 200.
     """
     poll = select.epoll()
     open_: dict[int, _Connection] = {}
-    turn, many = 0, len(requests)
+    index = 0  # of the last request sent
 
     def connect() -> None:
         connection = _Connection(address)
         open_[connection.socket.fileno()] = connection
         poll.register(connection.socket, select.EPOLLIN)
-        ask(connection)
+        send(connection)
 
-    def ask(connection: _Connection) -> None:
-        nonlocal turn
-        turn = (turn + 1) % many
-        connection.received, connection.missing = b"", -1
-        connection.began = clock()
-        connection.socket.sendall(requests[turn])
+    def send(connection: _Connection) -> None:
+        nonlocal index
+        index = (index + 1) % len(requests)
+        connection.received, connection.bytes_left = b"", -1
+        connection.sent_at = clock()
+        connection.socket.sendall(requests[index])
 
     clock = time.perf_counter
     result = Result(seconds, [], Counter(), 0)
-    counts_from = clock() + warm_up
-    ends = counts_from + seconds
-    gives_up = ends + _PATIENCE
+    measure_from = clock() + warm_up
+    deadline = measure_from + seconds
+    extended_deadline = deadline + _EXTRA_SECONDS
     for _ in range(connections):
         connect()
-    while clock() < ends or (len(result.latencies) < least and clock() < gives_up):
+    while clock() < deadline or (len(result.latencies) < min_replies and clock() < extended_deadline):
         for number, _ in poll.poll(0.1):
             connection = open_[number]
             try:
-                data = connection.socket.recv(_RECEIVE)
+                data = connection.socket.recv(_RECEIVE_BYTES)
             except ConnectionError:
                 data = b""
             if not data:
-                result.failures += connection.missing != 0 and clock() > counts_from
+                result.failures += connection.bytes_left != 0 and clock() > measure_from
                 poll.unregister(number)
                 del open_[number]
                 connection.socket.close()
                 connect()
                 continue
-            if connection.missing < 0:
+            if connection.bytes_left < 0:
                 connection.received = data = connection.received + data
                 head = data.find(b"\r\n\r\n")
                 if head < 0:
                     continue
-                found = _LENGTH.search(data, 0, head)
-                connection.missing = head + 4 + int(found[1] if found else 0) - len(data)
+                length = _LENGTH.search(data, 0, head)
+                connection.bytes_left = head + 4 + int(length[1] if length else 0) - len(data)
             else:
-                connection.missing -= len(data)
-            if connection.missing > 0:
+                connection.bytes_left -= len(data)
+            if connection.bytes_left > 0:
                 continue
             now = clock()
-            if now >= counts_from:
+            if now >= measure_from:
                 status = int(connection.received[9:12])
                 result.statuses[status] += 1
                 if status == 200:
-                    result.latencies.append(now - connection.began)
+                    result.latencies.append(now - connection.sent_at)
             if b"\r\nconnection: close" in connection.received:
-                connection.missing = 0  # the server closes it; the next poll sees it
+                connection.bytes_left = 0  # no failure when the server closes the connection
             else:
-                ask(connection)
-    result.seconds = clock() - counts_from
+                send(connection)
+    result.seconds = clock() - measure_from
     for connection in open_.values():
         connection.socket.close()
     poll.close()

@@ -1,4 +1,4 @@
-"""A server that is measured: started in a folder and a session of its own, watched until ready, ended by its pids."""
+"""Runs a server under test: starts it in a folder and session of its own, waits until ready, ends all its processes."""
 
 import os
 import signal
@@ -12,43 +12,48 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ganctl.benchmarks.errors import BenchError
-from ganctl.serving.hosts.torchserve.private_folder import plain_name
+from ganctl.serving.hosts.torchserve.private_folder import ascii_alias
 
 _ROOT = Path(__file__).parents[3]
 _READY_SECONDS = 120.0
 _STOP_SECONDS = 20.0
-# Each server has as many threads as it chooses, and no settings but those that are told here.
-_LEFT_OUT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TEMP", "TS_", "JAVA_TOOL_", "_JAVA_", "JDK_JAVA_")
+# Each server chooses its number of threads, and gets no settings from the environment of the benchmark.
+_EXCLUDED_PREFIXES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TEMP", "TS_", "JAVA_TOOL_", "_JAVA_", "JDK_JAVA_")
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How a server is started. `ready` gives the URL to ask once every worker is up, from what the server has printed
-    or answers; None until then."""
+    """The command that starts a server.
+
+    `ready` takes the file with the server's stdout; it returns the URL for requests once every worker is ready, and
+    None before.
+    """
 
     command: Sequence[str]
-    ready: Callable[[Path], str | None]  # is given the file of its standard output
+    ready: Callable[[Path], str | None]
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Process(NamedTuple):
-    """A process, told from a later one of the same pid by when it began (clock ticks since the machine started)."""
+    """A process; the start time (clock ticks since boot) distinguishes it from a later one with the same pid."""
 
     pid: int
-    began: int
+    start_time: int
 
 
-class Started(NamedTuple):
+class RunningServer(NamedTuple):
     """A server that is ready."""
 
     url: str
     pid: int
-    seconds: float  # from the start to ready
+    seconds: float  # from start to ready
 
     def memory(self) -> dict[str, float]:
-        """In MB: `rss` and `pss` of the largest worker (neither the process that was started nor Java), `pss_all` of
-        all processes. RSS counts shared pages in every process, PSS each process's share of them."""
-        sizes = {process: _memory(process.pid) for process in family(self.pid)}
+        """Returns memory in MB: `rss` and `pss` of the largest worker, `pss_all` of all processes; and `workers`.
+
+        Workers are all processes except the first one and Java. RSS counts shared pages in full, PSS in proportion.
+        """
+        sizes = {process: _memory(process.pid) for process in process_tree(self.pid)}
         java = {process for process in sizes if _is_java(process.pid)}
         workers = [size for process, size in sizes.items() if process not in java and process.pid != self.pid]
         largest = max(workers, key=lambda size: size["Rss"])
@@ -57,22 +62,26 @@ class Started(NamedTuple):
 
 
 @contextmanager
-def started(name: str, prepare: Callable[[Path], Launch]) -> Iterator[Started]:
-    """Runs a server; `prepare` fills an empty folder and says how to start in it. Nothing is left of it afterwards.
+def run_server(name: str, prepare: Callable[[Path], Launch]) -> Iterator[RunningServer]:
+    """Runs a server, and ends all its processes and deletes its folder afterwards.
+
+    Args:
+        name: for error messages.
+        prepare: fills an empty folder and returns the command to start in it.
 
     Raises:
-        BenchError: it ended, or was not ready in time; with what it printed last.
+        BenchError: the server ended or was not ready in time; the message has its last lines of output.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="ganctl-bench-", ignore_cleanup_errors=True) as place,
-        plain_name(Path(place)) as folder,
+        tempfile.TemporaryDirectory(prefix="ganctl-bench-", ignore_cleanup_errors=True) as temporary,
+        ascii_alias(Path(temporary)) as folder,
     ):
         launch = prepare(folder)
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(_LEFT_OUT)}
-        environment |= {"LC_ALL": "C.UTF-8", "TMPDIR": str(folder)}  # Java reads names by the locale
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(_EXCLUDED_PREFIXES)}
+        environment |= {"LC_ALL": "C.UTF-8", "TMPDIR": str(folder)}  # Java decodes file names by the locale
         environment |= {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", **launch.environment}
-        began = time.perf_counter()
+        started = time.perf_counter()
         with (folder / "stdout").open("wb") as output, (folder / "stderr").open("wb") as errors:
             process = subprocess.Popen(
                 launch.command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=errors,
@@ -80,60 +89,60 @@ def started(name: str, prepare: Callable[[Path], Launch]) -> Iterator[Started]:
             )  # fmt: skip
         try:
             url = _wait(name, process, launch, folder)
-            yield Started(url, process.pid, time.perf_counter() - began)
+            yield RunningServer(url, process.pid, time.perf_counter() - started)
         finally:
             _end(process)
 
 
 def _wait(name: str, process: "subprocess.Popen[bytes]", launch: Launch, folder: Path) -> str:
-    ends = time.monotonic() + _READY_SECONDS
-    while time.monotonic() < ends:
+    deadline = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < deadline:
         if (url := launch.ready(folder / "stdout")) is not None:
             return url
         if process.poll() is not None:
-            raise BenchError(f"{name} ended with status {process.returncode} while starting.{_printed(folder)}")
+            raise BenchError(f"{name} ended with status {process.returncode} while starting.{_last_output(folder)}")
         time.sleep(0.02)
-    raise BenchError(f"{name} was not ready after {_READY_SECONDS:g} s.{_printed(folder)}")
+    raise BenchError(f"{name} was not ready after {_READY_SECONDS:g} s.{_last_output(folder)}")
 
 
-def _printed(folder: Path) -> str:
-    last = [
+def _last_output(folder: Path) -> str:
+    lines = [
         line for name in ("stdout", "stderr") for line in (folder / name).read_text("utf-8", "replace").splitlines()
     ]
-    return "".join(f"\n  {line}" for line in last[-20:])
+    return "".join(f"\n  {line}" for line in lines[-20:])
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Asks the server to end, and kills what is left of it: not every one takes its workers along."""
-    everybody = family(process.pid)
+    """Terminates the server, then kills its remaining processes: some servers leave their workers running."""
+    processes = process_tree(process.pid)
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)
-    for one in everybody:
-        if _stat(one.pid)[1:] == (one.began,):
+    for each in processes:
+        if _stat(each.pid)[1:] == (each.start_time,):
             with suppress(ProcessLookupError):
-                os.kill(one.pid, signal.SIGKILL)
+                os.kill(each.pid, signal.SIGKILL)
     process.wait()
 
 
-def family(pid: int) -> list[Process]:
-    """A process and all that descend from it, by /proc."""
+def process_tree(pid: int) -> list[Process]:
+    """Returns a process and all its descendants, from /proc."""
     children: dict[int, list[Process]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         if stat := _stat(int(folder.name)):
             children.setdefault(stat[0], []).append(Process(int(folder.name), stat[1]))
     stat = _stat(pid)
-    found = [Process(pid, stat[1])] if stat else []
-    for process in found:  # it grows on the way
-        found += children.get(process.pid, [])
-    return found
+    tree = [Process(pid, stat[1])] if stat else []
+    for process in tree:  # grows during the loop
+        tree += children.get(process.pid, [])
+    return tree
 
 
 def _stat(pid: int) -> tuple[int, int] | tuple[()]:
-    """The parent's pid, and when the process began; nothing where there is none."""
+    """Returns the parent's pid and the start time, or () if the process does not exist."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-    except OSError:  # gone meanwhile
+    except OSError:  # ended in the meantime
         return ()
     return int(fields[1]), int(fields[19])
 
@@ -146,7 +155,7 @@ def _is_java(pid: int) -> bool:
 
 
 def _memory(pid: int) -> dict[str, float]:
-    """Rss and Pss, in MB; zeros of a process that has ended meanwhile."""
+    """Returns Rss and Pss in MB, or zeros if the process has ended."""
     try:
         lines = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()[1:]]
     except OSError:

@@ -1,4 +1,4 @@
-"""The tables of `ganctl bench serve`, and where they stand in a document."""
+"""Results tables of `ganctl bench serve`, and their insertion into a Markdown file."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -6,26 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from ganctl.benchmarks.errors import BenchUsageError
-from ganctl.benchmarks.serving.cases import CONNECTIONS, WHAT
+from ganctl.benchmarks.serving.cases import CONNECTIONS, DESCRIPTIONS
 from ganctl.benchmarks.serving.systems import CEILING, LITSERVE
 from ganctl.benchmarks.speed.compare import ratio
 
 Record = dict[str, Any]
-BEGINS, ENDS = "<!-- ganctl bench serve: begins -->", "<!-- ganctl bench serve: ends -->"
-_MOST = max(CONNECTIONS["POST"])
+START_MARKER, END_MARKER = "<!-- ganctl bench serve: begins -->", "<!-- ganctl bench serve: ends -->"
+_MAX = max(CONNECTIONS["POST"])
 
 
 def serve_table(results: Record) -> str:
-    """The results in Markdown: rates, latencies, and what each server needs; medians over the repetitions."""
+    """Returns the results in Markdown: rates, latencies and memory; medians over the repetitions."""
     machine, systems = results["machine"], results["systems"]
     points = [(kind, number) for kind in ("GET", "POST") for number in CONNECTIONS[kind]]
     heads = [f"{kind} {number}" for kind, number in points]
     lines = [
-        f"Medians of {results['repetitions']} interleaved repetitions, each a fresh start of each server alone,"
-        f" {results['warm_up']:g} s of load that do not count, then {results['seconds']:g} s for each figure; the load"
-        f" generator on the same cores. {machine['device']}; cores: {machine['cores']}; Python {machine['python']}.",
+        f"Medians of {results['repetitions']} interleaved repetitions. Each starts one server at a time, warms it up"
+        f" for {results['warm_up']:g} s and measures each figure for {results['seconds']:g} s; the load generator runs"
+        f" on the same cores. {machine['device']}; cores: {machine['cores']}; Python {machine['python']}.",
         "",
-        "Requests/s, over so many connections (in brackets: the share that was refused):",
+        "Requests/s by number of connections (in brackets: the share of refused requests):",
         "",
         *_table(["system", *heads], systems, lambda system: [_rate(_case(system, *point)) for point in points]),
         "",
@@ -33,35 +33,37 @@ def serve_table(results: Record) -> str:
         "",
         *_table(["system", *heads], systems, lambda system: [_latency(_case(system, *point)) for point in points]),
         "",
-        f"The rest: rates over {_MOST} connections beside the ceiling's and LitServe's (medians of the ratios within"
-        f" repetitions); {_title('JSON')}; {_title('grid')}; start to ready; and the memory after all that, of the"
-        " largest worker and as PSS of all processes:",
+        f"Other figures: rates over {_MAX} connections relative to the ceiling and LitServe (medians of the"
+        f" repetitions' ratios); {_title('JSON')}; {_title('grid')}; time from start to ready; and the final memory:"
+        " RSS and PSS of the largest worker, and PSS of all processes:",
         "",
         *_table(
-            ["system", f"GET {_MOST}, × ceiling", f"POST {_MOST}, × ceiling", f"POST {_MOST}, × LitServe", "JSON, /s",
+            ["system", f"GET {_MAX}, × ceiling", f"POST {_MAX}, × ceiling", f"POST {_MAX}, × LitServe", "JSON, /s",
              "grids, images/s", "p99, ms", "ready, s", "RSS, MB", "PSS, MB", "all, MB"],
-            systems, lambda system: _rest(system, systems),
+            systems, lambda system: _other_cells(system, systems),
         ),
         "",
-        *(f"- {kind}: {what}" for kind, what in WHAT.items()),
+        *(f"- {kind}: {description}" for kind, description in DESCRIPTIONS.items()),
         *(f"- {system['name']}: {system['what']}" for system in systems),
-        *(f"- {name} was left out: {why}" for name, why in results["skipped"].items()),
+        *(f"- {name} was skipped: {why}" for name, why in results["skipped"].items()),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
 def replace_table(document: Path, table: str) -> None:
-    """Puts the table between the markers of a Markdown file.
+    """Replaces the text between the markers of a Markdown file by the table.
 
     Raises:
-        BenchUsageError: they are not there.
+        BenchUsageError: a marker is absent.
     """
     text = document.read_text("utf-8")
-    before, begins, rest = text.partition(BEGINS)
-    _, ends, after = rest.partition(ENDS)
-    if not begins or not ends:
-        raise BenchUsageError(f"--into {document}: has no two lines {BEGINS} and {ENDS}; write them where it belongs")
-    document.write_text(f"{before}{BEGINS}\n\n{table}\n{ENDS}{after}", "utf-8")
+    before, start, rest = text.partition(START_MARKER)
+    _, end, after = rest.partition(END_MARKER)
+    if not start or not end:
+        raise BenchUsageError(
+            f"--into {document}: expected the lines {START_MARKER} and {END_MARKER}. Add them where the table belongs."
+        )
+    document.write_text(f"{before}{START_MARKER}\n\n{table}\n{END_MARKER}{after}", "utf-8")
 
 
 def _table(heads: Sequence[str], systems: Sequence[Record], cells: Callable[[Record], list[str]]) -> list[str]:
@@ -70,11 +72,11 @@ def _table(heads: Sequence[str], systems: Sequence[Record], cells: Callable[[Rec
 
 
 def _case(system: Record | None, kind: str, connections: int) -> Record | None:
-    """The figures of one case; None where the system was not asked so."""
+    """Returns the figures of one case, or None if the system was not measured with it."""
     if system is None:
         return None
-    same = (case for case in system["cases"] if (case["kind"], case["connections"]) == (kind, connections))
-    return next(same, None)
+    matching = (case for case in system["cases"] if (case["kind"], case["connections"]) == (kind, connections))
+    return next(matching, None)
 
 
 def _rate(case: Record | None) -> str:
@@ -94,15 +96,15 @@ def _times(case: Record | None, other: Record | None) -> str:
     return "–" if case is None or other is None or case is other else f"{ratio(case, other):.2f}"
 
 
-def _rest(system: Record, systems: Sequence[Record]) -> list[str]:
-    named = {other["name"]: other for other in systems}
-    get, post = (_case(system, kind, _MOST) for kind in ("GET", "POST"))
+def _other_cells(system: Record, systems: Sequence[Record]) -> list[str]:
+    by_name = {other["name"]: other for other in systems}
+    get, post = (_case(system, kind, _MAX) for kind in ("GET", "POST"))
     grid = _case(system, "grid", *CONNECTIONS["grid"])
     memory = {name: statistics.median(each[name] for each in system["memory"]) for name in ("rss", "pss", "pss_all")}
     return [
-        _times(get, _case(named.get(CEILING), "GET", _MOST)),
-        _times(post, _case(named.get(CEILING), "POST", _MOST)),
-        _times(post, _case(named.get(LITSERVE), "POST", _MOST)),
+        _times(get, _case(by_name.get(CEILING), "GET", _MAX)),
+        _times(post, _case(by_name.get(CEILING), "POST", _MAX)),
+        _times(post, _case(by_name.get(LITSERVE), "POST", _MAX)),
         _rate(_case(system, "JSON", *CONNECTIONS["JSON"])),
         "–" if grid is None else f"{statistics.median(grid['rates']) * grid['images']:,.0f}",
         "–" if grid is None else f"{statistics.median(grid['p99_ms']):.1f}",

@@ -1,4 +1,4 @@
-"""The TorchServes beside ours, by its own `torchserve` script and with its own worker: stock, and the ceiling."""
+"""TorchServe with its own start script and worker, for comparison: default settings, and a constant reply."""
 
 import json
 import sys
@@ -22,10 +22,10 @@ PATH = f"/predictions/{MODEL_NAME}"
 
 
 def stock(mar: Path, folder: Path) -> Launch:
-    """Our archive as TorchServe serves one of which it is told nothing: no batches, two log lines and more a request.
+    """Prepares our archive for a TorchServe with default settings: no batches, at least two log lines per request.
 
-    Only its ports are chosen, so that it stands in nobody's way, its token is off, as ours is on loopback, and Java
-    leaves no /tmp/hsperfdata_USER behind.
+    The exceptions: its ports are free ones, its token is off, as for our server on loopback, and Java leaves no
+    /tmp/hsperfdata_USER behind.
     """
     ports = free_ports("127.0.0.1", 0)
     ports.release()
@@ -47,8 +47,10 @@ vmargs=-XX:-UsePerfData
 
 
 def ceiling(mar: Path, digit: bytes, workers: int, folder: Path) -> Launch:
-    """Constant bytes under our server's settings, Java's too, and our archive's: what is left of the rate without any
-    drawing."""
+    """Prepares a TorchServe that returns constant bytes, with our server's, Java's and archive's settings.
+
+    Its rate is the upper limit for a server without inference and encoding.
+    """
     ports = free_ports("127.0.0.1", 0)
     ports.release()
     (folder / "store").mkdir()
@@ -58,17 +60,17 @@ def ceiling(mar: Path, digit: bytes, workers: int, folder: Path) -> Launch:
     repack(mar, folder / "store" / f"{MODEL_NAME}.mar", files)
     (folder / "workflows").mkdir()
     (folder / "log4j2.xml").write_text(log4j2(folder), "utf-8")
-    # TorchServe's own worker wants a gauge of its own in there
+    # TorchServe's own worker needs this gauge
     gauge = "model_metrics:\n  gauge:\n    - {name: PredictionTime, unit: ms, dimensions: [ModelName, *level]}\n"
     (folder / "metrics.yaml").write_text(METRICS + gauge, "utf-8")
     properties = config_properties(folder, "127.0.0.1", ports, workers, token=False)
-    # it is asked whether it is ready as stock is; of a setting that is given twice, Java takes the last
+    # The readiness check needs a TCP address, as for stock. Of duplicate settings, Java uses the last.
     properties += f"management_address=http://127.0.0.1:{ports.management}\nvmargs={' '.join(JAVA_OPTIONS)}\n"
     return _torchserve(folder, ports, properties, ["--log-config", "log4j2.xml", "--ncs"])
 
 
 def repack(mar: Path, to: Path, files: Mapping[str, bytes]) -> None:
-    """Writes an archive with these files in the place of its own of the same names, or beside them."""
+    """Writes a copy of an archive in which these files are replaced or added."""
     with zipfile.ZipFile(mar) as old, zipfile.ZipFile(to, "w") as new:
         for name in old.namelist():
             if name not in files:
@@ -77,20 +79,20 @@ def repack(mar: Path, to: Path, files: Mapping[str, bytes]) -> None:
             new.writestr(name, content)
 
 
-def _torchserve(folder: Path, ports: Ports, properties: str, words: list[str]) -> Launch:
+def _torchserve(folder: Path, ports: Ports, properties: str, arguments: list[str]) -> Launch:
     (folder / "tmp").mkdir()
     (folder / "config.properties").write_text(properties, "utf-8")
     command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ts-config", "config.properties"]
-    # the sockets of its workers and the pid of the machine's only TorchServe lie in the temporary folder
+    # TorchServe keeps its workers' sockets and its pid file, one per machine, in the temporary folder
     environment = {"TEMP": str(folder / "tmp"), "TMPDIR": str(folder / "tmp")}
-    environment["JAVA_HOME"] = str(find_java().parent.parent)  # the one that ours runs with
+    environment["JAVA_HOME"] = str(find_java().parent.parent)  # the same as for our server
     management = f"http://127.0.0.1:{ports.management}/models/{MODEL_NAME}"
     url = f"http://127.0.0.1:{ports.inference}{PATH}"
-    return Launch([*command, *words], lambda _: url if _is_ready(management) else None, environment)
+    return Launch([*command, *arguments], lambda _: url if _is_ready(management) else None, environment)
 
 
 def _is_ready(management: str) -> bool:
-    """Whether every worker is."""
+    """Returns whether every worker is ready."""
     try:
         reply = httpx.get(management, timeout=5, trust_env=False)
     except httpx.TransportError:

@@ -1,1 +1,1 @@
-"""Training speed beside peers."""
+"""Training speed, compared with peers."""

@@ -1,10 +1,9 @@
-"""`ganctl bench train`: training loops side by side, each in a process of its own, in turns; medians and ratios.
+"""Measures training loops for `ganctl bench train`, each in a process of its own; medians and ratios.
 
-What is compared, for each preset and batch size: ours (the trainer with every default callback, each precision), a loop
-by hand around the same step, the peers (PyTorch Lightning's tutorial; a straightforward implementation of `conv`), and
-what this machine's matrix products alone would allow. The precision that `auto` takes stands beside the rates of all.
-Repetitions are interleaved, so that a drift of the machine's speed meets all; a ratio is the median of the
-repetitions' ratios.
+Compared for each preset and batch size: our trainer with every default callback, in each precision; a bare loop around
+the same step; the peers (PyTorch Lightning's tutorial; a straightforward implementation of `conv`); and the limit set
+by this machine's matrix products alone. The results include the precision that `auto` chooses. Repetitions are
+interleaved, so that a drift of the machine's speed affects all loops. A ratio is the median of the repetitions' ratios.
 """
 
 import importlib.util
@@ -24,17 +23,17 @@ from ganctl.benchmarks.errors import BenchError
 from ganctl.benchmarks.quality.compare import machine
 from ganctl.benchmarks.systems import INSTALL
 from ganctl.training.config.resolve import preset_names, resolve
-from ganctl.training.distributed.ranks import SOLO
+from ganctl.training.distributed.ranks import SINGLE_RANK
 from ganctl.training.loop.build import build_parts
 from ganctl.training.loop.precision_trial import FORMATS as CPU_PRECISIONS
 
 Record = dict[str, Any]
-_LARGEST_ON_CPU = 256  # images of a batch
+_MAX_CPU_BATCH = 256  # images
 
 
 @dataclass(frozen=True)
 class Case:
-    """One loop to measure: a system of `speed_run.py` with a preset's networks."""
+    """One loop to measure: a system of `one_run.py` with a preset's networks."""
 
     system: str
     preset: str
@@ -48,7 +47,7 @@ class Case:
 
 
 def comparison(*, cuda: bool) -> list[Case]:
-    """The loops that are compared on such a machine: each preset's trainer in every precision among them."""
+    """Returns the loops to compare on such a machine, including each preset's trainer in every precision."""
     cases = _on_cuda() if cuda else _on_cpu()
     precisions = ("fp32", "tf32", "bf16", "fp16") if cuda else CPU_PRECISIONS
     every = [
@@ -60,40 +59,40 @@ def comparison(*, cuda: bool) -> list[Case]:
 
 
 def preset_batches(*, cuda: bool) -> list[tuple[str, int]]:
-    """Each preset with its own batch on such a machine; the tutorial's networks also with a GPU's batch.
+    """Returns each preset with its batch size on such a machine; the tutorial's networks also with batch 256.
 
-    On a CPU a batch has 256 images at most: one of `gpu`'s steps with 4,096 takes half a minute there.
+    On a CPU, a batch has at most 256 images: a step of `gpu` with 4,096 images would take half a minute.
     """
-    found = []
+    batches = []
     for preset in preset_names():
         size = resolve(preset=preset, environment={})[0].train.batch_size
         batch = (256 if cuda else 64) if size == "auto" else int(size)
-        found.append((preset, batch if cuda else min(batch, _LARGEST_ON_CPU)))
-    return list(dict.fromkeys([*found, ("lightning-basic-gan", 256)]))
+        batches.append((preset, batch if cuda else min(batch, _MAX_CPU_BATCH)))
+    return list(dict.fromkeys([*batches, ("lightning-basic-gan", 256)]))
 
 
 def _on_cpu() -> list[Case]:
-    found = []
+    cases = []
     for batch in (64, 256):
-        found += [Case("lightning", "lightning-basic-gan", batch, "fp32")]
-        found += [Case(system, "lightning-basic-gan", batch, p) for p in CPU_PRECISIONS for system in ("bare", "ours")]
-    found += [Case("straightforward", "conv", 64, "fp32")]
-    return [*found, *(Case(system, "conv", 64, p) for p in CPU_PRECISIONS for system in ("step", "ours"))]
+        cases += [Case("lightning", "lightning-basic-gan", batch, "fp32")]
+        cases += [Case(system, "lightning-basic-gan", batch, p) for p in CPU_PRECISIONS for system in ("bare", "ours")]
+    cases += [Case("straightforward", "conv", 64, "fp32")]
+    return [*cases, *(Case(system, "conv", 64, p) for p in CPU_PRECISIONS for system in ("step", "ours"))]
 
 
 def _on_cuda() -> list[Case]:
-    """At the tutorial's batch for a GPU, and that of `gpu`."""
+    """Returns the cases for the tutorial's batch size on a GPU and that of the preset `gpu`."""
     tutorial, large = "lightning-basic-gan", int(resolve(preset="gpu", environment={})[0].train.batch_size)
     ours = ("ours", "tf32"), ("ours", "bf16")
     small = ("lightning", "fp32"), ("bare", "fp32"), ("ours-eager", "bf16"), ("step", "tf32"), *ours
-    found = [Case(system, tutorial, 256, precision) for system, precision in small]
-    found += [Case(system, tutorial, large, precision) for system, precision in (("lightning", "fp32"), *ours)]
+    cases = [Case(system, tutorial, 256, precision) for system, precision in small]
+    cases += [Case(system, tutorial, large, precision) for system, precision in (("lightning", "fp32"), *ours)]
     own = ("straightforward", "fp32"), ("ours-eager", "bf16"), ("step", "bf16"), *ours
-    return [*found, *(Case(system, "gpu", large, precision) for system, precision in own)]
+    return [*cases, *(Case(system, "gpu", large, precision) for system, precision in own)]
 
 
-def growth() -> list[Case]:
-    """The step of `conv` with more of everything, one at a time."""
+def growth_cases() -> list[Case]:
+    """Returns cases that vary batch size, latent size and width of `conv`, one at a time."""
     return [
         *(Case("step", "conv", batch, "fp32") for batch in (16, 64, 256, 1024)),
         *(Case("step", "conv", 64, "fp32", (f"model.latent_dim={latent_dim}",)) for latent_dim in (32, 512)),
@@ -101,63 +100,69 @@ def growth() -> list[Case]:
     ]
 
 
-def measure_all(*, seconds: float, repetitions: int, growing: bool, announce: Callable[[str], None]) -> Record:
-    """Everything that `ganctl bench train` tells.
+def measure_all(*, seconds: float, repetitions: int, growth: bool, announce: Callable[[str], None]) -> Record:
+    """Runs all measurements of `ganctl bench train` and returns its results.
 
     Raises:
         BenchError: a loop failed.
     """
     cuda = torch.cuda.is_available()
-    speed = Speed(seconds=seconds, repetitions=repetitions, announce=announce)
+    speed = SpeedBenchmark(seconds=seconds, repetitions=repetitions, announce=announce)
     results = speed.run(comparison(cuda=cuda), ["fp32", "tf32", "bf16"] if cuda else CPU_PRECISIONS)
     results["automatic"] = speed.automatic(preset_batches(cuda=cuda))
     results |= {"machine": machine(), "seconds": seconds, "repetitions": repetitions, "skipped": speed.skipped}
-    if growing:
-        results["growth"] = Speed(seconds=seconds, repetitions=1, announce=announce).run(growth(), ["fp32"])["cases"]
+    if growth:
+        results["growth"] = SpeedBenchmark(seconds=seconds, repetitions=1, announce=announce).run(
+            growth_cases(), ["fp32"]
+        )["cases"]
         results["run_length"] = speed.run_length()
     return results
 
 
-class Speed:
-    """Measures cases in turns."""
+class SpeedBenchmark:
+    """Measures cases, interleaved."""
 
     def __init__(self, *, seconds: float, repetitions: int, announce: Callable[[str], None]) -> None:
-        """Each case is measured for `seconds` in each repetition, after a warm-up."""
+        """Measures each case for `seconds` in each repetition, after a warm-up."""
         self._seconds, self._repetitions, self._announce = seconds, repetitions, announce
         self.skipped: dict[str, str] = {}
 
     def automatic(self, presets: Sequence[tuple[str, int]]) -> list[Record]:
-        """The precision that `auto` takes for each preset and batch, and its reason."""
-        found = []
+        """Returns the precision that `auto` chooses for each preset and batch size, and the reason."""
+        choices = []
         for preset, batch in presets:
-            words = ["--system", "automatic", "--preset", preset, "--batch", str(batch), "--precision", "auto"]
-            found.append({"preset": preset, "batch": batch} | self._measure(words))
-        return found
+            arguments = ["--system", "automatic", "--preset", preset, "--batch", str(batch), "--precision", "auto"]
+            choices.append({"preset": preset, "batch": batch} | self._measure(arguments))
+        return choices
 
     def run_length(self) -> Record:
-        """Whether a run's steps and memory stay as they are: see `run_length.py`."""
+        """Returns how step time and memory change during a long run: see `run_length.py`."""
         return self._start(["ganctl.benchmarks.speed.run_length"])
 
     def run(self, cases: Sequence[Case], precisions: Sequence[str]) -> Record:
-        """Measures all cases, and the machine's products, in each repetition anew.
+        """Measures all cases and the machine's matrix products in each repetition.
 
         Raises:
-            BenchError: one of them failed.
+            BenchError: a measurement failed.
         """
         if any(case.system == "lightning" for case in cases) and not importlib.util.find_spec("lightning"):
             self.skipped["lightning"] = f"it needs the package lightning: {INSTALL}"
             cases = [case for case in cases if case.system != "lightning"]
-        found: dict[str, list[Record]] = {case.name: [] for case in cases}
+        runs: dict[str, list[Record]] = {case.name: [] for case in cases}
         products: dict[str, list[float]] = {precision: [] for precision in precisions}
         for repetition in range(self._repetitions):
             measured = self._measure(["--system", "products", "--precision", ",".join(precisions)])
-            for precision, flops_a_second in measured["flops"].items():
-                products[precision].append(flops_a_second)
+            for precision, flops_per_second in measured["flops"].items():
+                products[precision].append(flops_per_second)
             for case in cases:
-                words = ["--system", case.system, "--preset", case.preset, "--batch", str(case.batch)]
-                words += ["--precision", case.precision, *(f"--set={assignment}" for assignment in case.assignments)]
-                measured = self._measure(words)
-                found[case.name].append(measured)
+                arguments = ["--system", case.system, "--preset", case.preset, "--batch", str(case.batch)]
+                arguments += [
+                    "--precision",
+                    case.precision,
+                    *(f"--set={assignment}" for assignment in case.assignments),
+                ]
+                measured = self._measure(arguments)
+                runs[case.name].append(measured)
                 self._announce(
                     f"{repetition + 1} of {self._repetitions}: {case.name}:"
                     f" {measured['images_per_second']:,.0f} images/s"
@@ -165,12 +170,12 @@ class Speed:
         flops = {precision: statistics.median(rates) for precision, rates in products.items()}
         return {
             "products_flops": flops,
-            "cases": [self._summary(case, found[case.name], flops) for case in cases],
+            "cases": [self._summary(case, runs[case.name], flops) for case in cases],
         }
 
     def _summary(self, case: Case, runs: list[Record], products: dict[str, float]) -> Record:
         rates = [run["images_per_second"] for run in runs]
-        needed = flops_per_image(case.preset, case.batch, case.assignments)
+        flops = flops_per_image(case.preset, case.batch, case.assignments)
         rate = statistics.median(rates)
         return {
             "system": case.system,
@@ -180,54 +185,53 @@ class Speed:
             "assignments": list(case.assignments),
             "images_per_second": rate,
             "rates": rates,
-            "flops_per_image": needed,
-            "share_of_products": rate * needed / products[case.precision] if case.precision in products else None,
+            "flops_per_image": flops,
+            "share_of_products": rate * flops / products[case.precision] if case.precision in products else None,
             "first_step_seconds": statistics.median(run["first_step_seconds"] for run in runs),
             "memory_bytes": statistics.median(run["memory_bytes"] for run in runs),
             "step_over_kernels": _over_kernels(runs, case.batch),
             "device_bytes": statistics.median(run.get("device_bytes", 0) for run in runs),
         }
 
-    def _measure(self, words: list[str]) -> Record:
+    def _measure(self, arguments: list[str]) -> Record:
         timed = ["--seconds", str(self._seconds), "--started", str(time.time())]
-        return self._start(["ganctl.benchmarks.speed.one_run", *words, *timed])
+        return self._start(["ganctl.benchmarks.speed.one_run", *arguments, *timed])
 
-    def _start(self, words: list[str]) -> Record:
-        done = run_module(words)
+    def _start(self, arguments: list[str]) -> Record:
+        done = run_module(arguments)
         if done.returncode:
-            raise BenchError(f"{' '.join(words)} failed with exit code {done.returncode}:\n{done.stderr.strip()}")
+            raise BenchError(f"{' '.join(arguments)} failed with exit code {done.returncode}:\n{done.stderr.strip()}")
         record: Record = json.loads(done.stdout.strip().splitlines()[-1])
         return record
 
 
 def _over_kernels(runs: list[Record], batch: int) -> float | None:
-    """A step's time as a multiple of its kernels' times; None where there are none, as on a CPU."""
+    """Returns the step time divided by the sum of its kernels' times, or None without kernels, as on a CPU."""
     if not all("kernel_seconds" in run for run in runs):
         return None
     return float(statistics.median(batch / run["images_per_second"] / run["kernel_seconds"] for run in runs))
 
 
 def ratio(one: Record, other: Record) -> float:
-    """How many times as fast `one` is as `other`: the median over the repetitions."""
+    """Returns the speed of `one` relative to `other`: the median of the repetitions' ratios."""
     return float(statistics.median(a / b for a, b in zip(one["rates"], other["rates"], strict=True)))
 
 
 def flops_per_image(preset: str, batch: int, assignments: Sequence[str] = ()) -> float:
-    """Floating point operations of the matrix products and convolutions of one step, for each image of its batch, as
-    our step does them."""
-    words = [f"train.batch_size={batch}", "train.device=cpu", "train.precision=fp32", *assignments]
-    config, _ = resolve(preset=preset, assignments=words, environment={})
-    parts = build_parts(config, SOLO)
-    with _Count() as count:
+    """Returns the floating point operations per image of our step, in matrix products and convolutions only."""
+    arguments = [f"train.batch_size={batch}", "train.device=cpu", "train.precision=fp32", *assignments]
+    config, _ = resolve(preset=preset, assignments=arguments, environment={})
+    parts = build_parts(config, SINGLE_RANK)
+    with _FlopCounter() as counter:
         parts.step(*parts.batches.at(0), step=0, progress=0.0)
-    return float(count.flops / batch)
+    return float(counter.flops / batch)
 
 
-class _Count(TorchDispatchMode):
-    """PyTorch's formulas, without the tracker of modules in FlopCounterMode, which cannot follow `autograd.grad`."""
+class _FlopCounter(TorchDispatchMode):
+    """Counts with PyTorch's formulas. FlopCounterMode cannot be used: its module tracker fails on `autograd.grad`."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch has given it no types
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in PyTorch
         self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

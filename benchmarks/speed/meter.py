@@ -1,4 +1,4 @@
-"""Measures a loop from within: seconds to its first step, its rate once it is warm, the memory that it took."""
+"""Measures a training loop from inside: time to the first step, images/s after a warm-up, peak memory."""
 
 import resource
 import sys
@@ -7,44 +7,44 @@ from typing import Any
 
 import torch
 
-from ganctl.benchmarks.quality.recorder import wait_for
+from ganctl.benchmarks.quality.recorder import synchronize
 
-WARM_UP = 20  # steps that say nothing about the rate
+WARM_UP = 20  # steps that do not count for the rate
 
 
 class Meter:
-    """Told of each step; says when it has seen enough."""
+    """Counts steps until the measurement is complete; `results` then holds it."""
 
     def __init__(self, *, seconds: float, started: float, device: torch.device) -> None:
-        """`seconds` is how long it measures, `started` when the process was started, as `time.time()`."""
+        """Sets the length of the measurement in seconds, and the start of the process as a `time.time()`."""
         self._seconds, self._started, self._device = seconds, started, device
         self._steps = self._images = 0
-        self._began = 0.0
-        self.found: dict[str, Any] = {}
+        self._measured_from = 0.0
+        self.results: dict[str, Any] = {}
 
     def tick(self, images: int) -> bool:
-        """After each step, with its number of images; True when the measurement is complete (`found`)."""
+        """Counts a step with its number of images; returns True when the measurement is complete."""
         self._steps += 1
         if self._steps == 1:
-            wait_for(self._device)
-            self.found["first_step_seconds"] = time.time() - self._started
+            synchronize(self._device)
+            self.results["first_step_seconds"] = time.time() - self._started
         if self._steps == WARM_UP:
-            wait_for(self._device)
-            self._began = time.perf_counter()
+            synchronize(self._device)
+            self._measured_from = time.perf_counter()
         if self._steps <= WARM_UP:
             return False
         self._images += images
-        if time.perf_counter() - self._began < self._seconds:
+        if time.perf_counter() - self._measured_from < self._seconds:
             return False
-        wait_for(self._device)
-        self.found["images_per_second"] = self._images / (time.perf_counter() - self._began)
-        self.found["memory_bytes"] = resident_peak()
+        synchronize(self._device)
+        self.results["images_per_second"] = self._images / (time.perf_counter() - self._measured_from)
+        self.results["memory_bytes"] = resident_peak()
         if self._device.type == "cuda":
-            self.found["device_bytes"] = torch.cuda.max_memory_allocated(self._device)
+            self.results["device_bytes"] = torch.cuda.max_memory_allocated(self._device)
         return True
 
 
 def resident_peak() -> int:
-    """The most memory that this process has held, in bytes."""
+    """Returns the peak resident memory of this process, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,6 +1,7 @@
-"""Measures one loop in a process of its own; tells one JSON object. Started by `speed.py`.
+"""Measures one training loop and prints one JSON object; `ganctl bench train` starts it.
 
-python -m benchmarks.speed_run --system ours --preset conv --batch 64 --precision fp32 --seconds 4 --started TIME
+    python -m ganctl.benchmarks.speed.one_run --system ours --preset conv --batch 64 --precision fp32 \\
+        --seconds 4 --started TIME
 """
 
 import itertools
@@ -16,7 +17,7 @@ import click
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from ganctl.benchmarks.quality.recorder import wait_for
+from ganctl.benchmarks.quality.recorder import synchronize
 from ganctl.benchmarks.speed.meter import Meter
 from ganctl.training.device.precision import set_tf32
 
@@ -40,7 +41,7 @@ def main(
     seconds: float,
     started: float,
 ) -> None:
-    """Runs, measures, tells."""
+    """Measure a loop and print the result as JSON."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if system == "products":
         print(json.dumps({"flops": {name: products(name, device, seconds) for name in precision.split(",")}}))
@@ -50,17 +51,17 @@ def main(
         return
     meter = Meter(seconds=seconds, started=started, device=device)
     if system == "lightning":
-        from ganctl.benchmarks import tutorial_lightning  # of all systems only this one needs lightning
+        from ganctl.benchmarks import tutorial_lightning  # only this system needs lightning
 
         with tempfile.TemporaryDirectory() as folder:
             tutorial_lightning.measure(meter, Path(folder), batch)
     else:
-        words = [f"train.batch_size={batch}", *_precision(precision), *assignments]
+        arguments = [f"train.batch_size={batch}", *_precision(precision), *assignments]
         if system == "ours-eager":
-            words.append("train.cuda_graph=false")
+            arguments.append("train.cuda_graph=false")
         train = _by_trainer if system.startswith("ours") else _by_hand
-        train(system, preset, words, meter)
-    print(json.dumps(meter.found))
+        train(system, preset, arguments, meter)
+    print(json.dumps(meter.results))
 
 
 def _precision(name: str) -> list[str]:
@@ -68,7 +69,7 @@ def _precision(name: str) -> list[str]:
 
 
 def automatic_precision(preset: str, batch: int) -> dict[str, str]:
-    """The precision that `auto` takes for a preset, with its reason; timed anew, whatever the cache holds."""
+    """Returns the precision that `auto` chooses for a preset, and the reason; ignores cached timings."""
     from ganctl.training.loop.session import Session
 
     with tempfile.TemporaryDirectory() as folder:
@@ -79,8 +80,7 @@ def automatic_precision(preset: str, batch: int) -> dict[str, str]:
 
 
 def products(precision: str, device: torch.device, seconds: float) -> float:
-    """Floating point operations a second of this machine's matrix products: the best of a few sizes, two for each
-    multiplication with its addition."""
+    """Returns the FLOP/s of this machine's matrix products: the best of several sizes, two per multiply-add."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     set_tf32(precision == "tf32")
     best = 0.0
@@ -88,20 +88,20 @@ def products(precision: str, device: torch.device, seconds: float) -> float:
     for n in sizes:
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
         a @ b
-        found, ends = [], time.perf_counter() + seconds / len(sizes)
-        while time.perf_counter() < ends:
-            wait_for(device)
-            began = time.perf_counter()
+        durations, deadline = [], time.perf_counter() + seconds / len(sizes)
+        while time.perf_counter() < deadline:
+            synchronize(device)
+            started = time.perf_counter()
             a @ b
-            wait_for(device)
-            found.append(time.perf_counter() - began)
-        found.sort()
-        best = max(best, 2 * n**3 / found[len(found) // 2])
+            synchronize(device)
+            durations.append(time.perf_counter() - started)
+        durations.sort()
+        best = max(best, 2 * n**3 / durations[len(durations) // 2])
     return best
 
 
-def _by_trainer(system: str, preset: str, words: list[str], meter: Meter) -> None:
-    """As `ganctl train` does, with every callback that it has by default."""
+def _by_trainer(system: str, preset: str, arguments: list[str], meter: Meter) -> None:
+    """Trains as `ganctl train` does, with every default callback."""
     from ganctl.training.callbacks.base import Callback, Run
     from ganctl.training.loop.session import Session
 
@@ -111,35 +111,35 @@ def _by_trainer(system: str, preset: str, words: list[str], meter: Meter) -> Non
                 run.request_stop("measured", evaluate=False)
 
     with tempfile.TemporaryDirectory() as folder:
-        # training steps are what is measured, and the meter ends it
-        words = [*words, "evaluation.every=1000000 epochs", "train.duration=1000000 epochs"]
-        Session(preset=preset, assignments=words, run_dir=Path(folder) / "run").build(callbacks=[Stop()]).fit()
+        # Only training steps are measured; the meter stops the run.
+        arguments = [*arguments, "evaluation.every=1000000 epochs", "train.duration=1000000 epochs"]
+        Session(preset=preset, assignments=arguments, run_dir=Path(folder) / "run").build(callbacks=[Stop()]).fit()
 
 
-def _by_hand(system: str, preset: str, words: list[str], meter: Meter) -> None:
-    """A loop around a step, and nothing else."""
+def _by_hand(system: str, preset: str, arguments: list[str], meter: Meter) -> None:
+    """Runs a bare loop around a step."""
     from ganctl.training.config.resolve import resolve
-    from ganctl.training.distributed.ranks import SOLO
+    from ganctl.training.distributed.ranks import SINGLE_RANK
     from ganctl.training.loop.build import build_parts
 
-    config, _ = resolve(preset=preset, assignments=words, environment={})
-    parts = build_parts(config, SOLO)
+    config, _ = resolve(preset=preset, assignments=arguments, environment={})
+    parts = build_parts(config, SINGLE_RANK)
     update = _update(system, parts)
     for step in itertools.count():
         update(step)
         if meter.tick(parts.batch_size):
             break
     if parts.device.type == "cuda":
-        meter.found["kernel_seconds"] = _kernel_seconds(lambda: update(step), steps=20)
+        meter.results["kernel_seconds"] = _kernel_seconds(lambda: update(step), steps=20)
 
 
 def _kernel_seconds(work: Callable[[], Any], *, steps: int) -> float:
-    """Seconds of the kernels of one step, added up: what the GPU computes, without the gaps."""
-    with profile(activities=[ProfilerActivity.CUDA]) as found:
+    """Returns the sum of the GPU kernels' times of one step in seconds, without gaps between kernels."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for _ in range(steps):
             work()
-        wait_for(torch.device("cuda"))
-    microseconds: float = sum(event.self_device_time_total for event in found.key_averages())
+        synchronize(torch.device("cuda"))
+    microseconds: float = sum(event.self_device_time_total for event in profiler.key_averages())
     return microseconds / steps / 1e6
 
 
@@ -149,7 +149,7 @@ def _update(system: str, parts: Any) -> Callable[[int], Any]:
 
     config, device, networks = parts.config, parts.device, (parts.step.generator, parts.step.discriminator)
     if system == "step":
-        return lambda step: parts.update(parts.batches.batch_ref(step), step=step, progress=0.0)
+        return lambda step: parts.step_runner(parts.batches.batch_ref(step), step=step, progress=0.0)
     if system == "bare":
         bare = BareStep(config, *networks, device, parts.precision.name)
         return lambda step: bare(*parts.batches.at(step), step=step)

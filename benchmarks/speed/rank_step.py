@@ -1,11 +1,11 @@
-"""What many ranks cost: a step with one flattened all-reduce per phase (ours) against DistributedDataParallel.
+"""Compares a step with one flattened all-reduce per phase (ours) with DistributedDataParallel.
 
-    torchrun --standalone --nproc-per-node 2 -m benchmarks.rank_step [--repetitions 5] [--steps 40]
+    torchrun --standalone --nproc-per-node 2 -m ganctl.benchmarks.speed.rank_step [--repetitions 5] [--steps 40]
 
-Both do the same update of the same networks with the same random numbers; only how gradients are averaged differs. The
-settings take turns within each repetition; medians are told, with the ratio of the paired ones. DistributedDataParallel
-gets the networks without batch normalisation, which it cannot train here: its buffers are written between the forward
-passes and the backward pass (pytorch#175024).
+Both apply the same update to the same networks with the same random numbers; only the averaging of gradients differs.
+The settings are interleaved within each repetition. The table gives medians, and the median of the repetitions' ratios.
+The networks have no batch normalization, which DistributedDataParallel cannot train here: its buffers are written
+between the forward passes and the backward pass (pytorch#175024).
 """
 
 import statistics
@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ganctl.training.config.resolve import resolve
 from ganctl.training.data.datasets import load_split
-from ganctl.training.distributed.ranks import SOLO, Ranks, choose_device
+from ganctl.training.distributed.ranks import SINGLE_RANK, Ranks, choose_device
 from ganctl.training.losses.backend import AutogradBackend, Batch
 from ganctl.training.losses.terms import LossResult
 from ganctl.training.models.base import ImageShape
@@ -34,64 +34,64 @@ CASES: dict[str, tuple[str, ...]] = {
 }
 
 
-class Wrapped(Phase):
-    """A phase whose gradients the wrapper's hooks average while the backward pass runs."""
+class DDPPhase(Phase):
+    """A phase whose gradients DistributedDataParallel averages during the backward pass."""
 
-    def step(self, scaler: torch.amp.GradScaler, ranks: Ranks = SOLO) -> None:
-        super().step(scaler)  # they are averaged already
+    def step(self, scaler: torch.amp.GradScaler, ranks: Ranks = SINGLE_RANK) -> None:
+        super().step(scaler)  # with a single rank: the gradients are averaged already
 
 
 @click.command()
 @click.option("--repetitions", default=5, show_default=True)
 @click.option("--steps", default=40, show_default=True)
-@click.option("--batch", default=64, show_default=True, help="Over all ranks.")
+@click.option("--batch", default=64, show_default=True, help="Batch size over all ranks.")
 def main(repetitions: int, steps: int, batch: int) -> None:
-    """Prints a table of milliseconds per step."""
+    """Print a table of milliseconds per step."""
     ranks = Ranks.join()
     device = choose_device("auto", ranks)
-    makers: dict[str, Callable[..., Step]] = {"ours": build, "DistributedDataParallel": build_wrapped}
-    found: dict[tuple[str, str], list[float]] = {}
+    builders: dict[str, Callable[..., Step]] = {"ours": build, "DistributedDataParallel": build_wrapped}
+    durations: dict[tuple[str, str], list[float]] = {}
     for _ in range(repetitions):
         for case, assignments in CASES.items():
-            for name, make in makers.items():
-                seconds = measure(make(assignments, ranks, device), ranks, steps, batch)
-                found.setdefault((case, name), []).append(1000 * seconds)
+            for name, builder in builders.items():
+                seconds = measure(builder(assignments, ranks, device), ranks, steps, batch)
+                durations.setdefault((case, name), []).append(1000 * seconds)
     if ranks.first:
         click.echo(f"{device}, {ranks.size} ranks of {torch.get_num_threads()} threads, batch {batch}")
         click.echo("| case | ours, ms per step | DistributedDataParallel | ratio of pairs |\n| --- | --- | --- | --- |")
         for case in CASES:
-            ours, wrapped = found[case, "ours"], found[case, "DistributedDataParallel"]
+            ours, wrapped = durations[case, "ours"], durations[case, "DistributedDataParallel"]
             ratio = statistics.median(b / a for a, b in zip(ours, wrapped, strict=True))
             click.echo(f"| {case} | {statistics.median(ours):.1f} | {statistics.median(wrapped):.1f} | {ratio:.2f} |")
     ranks.leave()
 
 
 def build(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> Step:
-    """Our step."""
-    # what a wrapped network can do as well
-    alike = [
+    """Builds our step."""
+    # without the features that DistributedDataParallel cannot train
+    common = [
         "train.reuse_fakes=false",
         "loss.classification=0.0",
         "loss.latent_reconstruction=0.0",
         "loss.feature_matching=0.0",
     ]
-    config, _ = resolve(preset="conv", assignments=[*alike, *assignments], environment={})
+    config, _ = resolve(preset="conv", assignments=[*common, *assignments], environment={})
     shape = ImageShape(1, 28, 28)
     torch.manual_seed(0)
     generator = build_generator(config.model, shape, 10).to(device)
     discriminator: Any = build_discriminator(config.model, shape, 10).to(device)
-    discriminator.classifier = discriminator.latent = None  # DistributedDataParallel wants every parameter used
-    # DistributedDataParallel's hooks wait for autograd
+    discriminator.classifier = discriminator.latent = None  # DistributedDataParallel needs every parameter to be used
+    # DistributedDataParallel averages in autograd hooks
     return Step(config, generator, discriminator, device, ranks=ranks, backend=AutogradBackend)
 
 
 def build_wrapped(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> Step:
-    """The same with each network in a DistributedDataParallel, which is called in its own network's phase alone."""
+    """Builds the same step with DistributedDataParallel around the network that the current phase trains."""
     step = build(assignments, ranks, device)
     backend = step.objective.backend
     bare: dict[str, Any] = {"generator": step.generator, "discriminator": step.discriminator}
     wrapped: dict[str, Any] = {name: DistributedDataParallel(network) for name, network in bare.items()}
-    wrapped["generator"].latent_dim = step.generator.latent_dim  # latents are drawn for it
+    wrapped["generator"].latent_dim = step.generator.latent_dim  # the phase samples latents of this size
 
     def in_phase(phase: Phase) -> Callable[[Batch], LossResult]:
         def inner(batch: Batch) -> LossResult:
@@ -101,23 +101,23 @@ def build_wrapped(assignments: tuple[str, ...], ranks: Ranks, device: torch.devi
 
         return inner
 
-    step.phases = [Wrapped(**vars(phase) | {"backward_loss": in_phase(phase)}) for phase in step.phases]
+    step.phases = [DDPPhase(**vars(phase) | {"backward_loss": in_phase(phase)}) for phase in step.phases]
     return step
 
 
 def measure(step: Step, ranks: Ranks, steps: int, batch: int) -> float:
-    """Seconds per step."""
+    """Returns the seconds per step."""
     data = load_split(resolve(environment={})[0].data, "train")
-    share = ranks.share(batch)
+    share = ranks.local_slice(batch)
     images, labels = data.images[:batch][share].to(step.device), data.labels[:batch][share].to(step.device)
     for n in range(WARM_UP):
         step(images, labels, step=n, progress=0.0)
-    step.read_stats()  # waits for device and ranks
-    began = time.perf_counter()
+    step.read_stats()  # synchronizes device and ranks
+    started = time.perf_counter()
     for n in range(steps):
         step(images, labels, step=WARM_UP + n, progress=0.0)
     step.read_stats()
-    return (time.perf_counter() - began) / steps
+    return (time.perf_counter() - started) / steps
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Whether a long run costs what a short one does: many small epochs, with everything that a run does on the way.
+"""Measures how step time and memory change over a long run of many small epochs.
 
-    python -m benchmarks.run_length [--epochs 600]
+    python -m ganctl.benchmarks.speed.run_length [--epochs 600]
 
-A tiny network and ten steps an epoch; an evaluation, pictures and a checkpoint every ten epochs. Tells the time of a
-step in the second and in the last quarter, and how much more memory the process holds in the last.
+A tiny network with ten steps per epoch; an evaluation, sample images and a checkpoint every ten epochs. Compares step
+time and memory of the last quarter of the run with those of the second quarter.
 """
 
 import json
@@ -20,7 +20,7 @@ from ganctl.training.data.base import ImageSet, Split
 from ganctl.training.data.datasets import load_split
 from ganctl.training.loop.session import Session
 
-_STEPS = 10  # an epoch
+_STEPS = 10  # per epoch
 _SETTINGS = (
     "data.name=ganctl.benchmarks.speed.run_length:few_images", "model.base_channels=4", "model.latent_dim=8",
     "train.batch_size=64", "evaluation.every=10 epochs", "evaluation.num_images=200", "log.every=10",
@@ -29,43 +29,43 @@ _SETTINGS = (
 
 
 def few_images(settings: DataSettings, split: Split) -> ImageSet:
-    """Ten batches of MNIST."""
+    """Returns ten batches of MNIST."""
     whole = load_split(settings.model_copy(update={"name": "mnist"}), split)
     return ImageSet(whole.images[: 64 * _STEPS], whole.labels[: 64 * _STEPS], whole.class_names)
 
 
-class Watch(Callback):
-    """When each step ended, and how much memory the process held after each epoch."""
+class StepRecorder(Callback):
+    """Records the end time of each step, and the resident memory in bytes after each epoch."""
 
     def __init__(self) -> None:
-        self.ends: list[float] = []
-        self.bytes: list[int] = []
+        self.end_times: list[float] = []
+        self.memory_bytes: list[int] = []
 
     def on_step(self, run: Run) -> None:
-        self.ends.append(time.perf_counter())
+        self.end_times.append(time.perf_counter())
         if run.step % _STEPS == 0:
-            self.bytes.append(int(Path("/proc/self/statm").read_text("ascii").split()[1]) * 4096)
+            self.memory_bytes.append(int(Path("/proc/self/statm").read_text("ascii").split()[1]) * 4096)
 
 
 @click.command()
 @click.option("--epochs", default=600, show_default=True, type=click.IntRange(min=8))
 def main(epochs: int) -> None:
-    """Prints one JSON object."""
-    watch = Watch()
+    """Print one JSON object."""
+    recorder = StepRecorder()
     with tempfile.TemporaryDirectory() as folder:
-        words = [*_SETTINGS, f"train.duration={epochs} epochs"]
-        Session(assignments=words, run_dir=Path(folder) / "run").build(callbacks=[watch]).fit()
-    steps = [b - a for a, b in zip(watch.ends, watch.ends[1:], strict=False)]
-    quarter, of_memory = len(steps) // 4, len(watch.bytes) // 4
-    found = {
-        "steps": len(watch.ends),
-        "second_quarter_step_seconds": statistics.median(steps[quarter : 2 * quarter]),
-        "last_quarter_step_seconds": statistics.median(steps[-quarter:]),
-        "memory_bytes": watch.bytes[-1],
-        "growth_bytes": statistics.median(watch.bytes[-of_memory:])
-        - statistics.median(watch.bytes[of_memory : 2 * of_memory]),
+        assignments = [*_SETTINGS, f"train.duration={epochs} epochs"]
+        Session(assignments=assignments, run_dir=Path(folder) / "run").build(callbacks=[recorder]).fit()
+    durations = [b - a for a, b in zip(recorder.end_times, recorder.end_times[1:], strict=False)]
+    quarter, memory_quarter = len(durations) // 4, len(recorder.memory_bytes) // 4
+    results = {
+        "steps": len(recorder.end_times),
+        "second_quarter_step_seconds": statistics.median(durations[quarter : 2 * quarter]),
+        "last_quarter_step_seconds": statistics.median(durations[-quarter:]),
+        "memory_bytes": recorder.memory_bytes[-1],
+        "growth_bytes": statistics.median(recorder.memory_bytes[-memory_quarter:])
+        - statistics.median(recorder.memory_bytes[memory_quarter : 2 * memory_quarter]),
     }
-    print(json.dumps(found))
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The update of the conditional presets as one would write it from its description, to measure what ours saves.
+"""Straightforward update of the conditional presets, the baseline for our optimized step.
 
-Separate passes for real and fake images, R1 and R2 by double backward, plain Adam, the average in a loop, memory as
-PyTorch lays it out. What is not in question is the same code: the networks, the loss, the statistics of feature
-matching, the layers' rates. Losses are those of `Step` with the same settings and random numbers.
+Separate passes for real and fake images, R1 and R2 by double backward, plain Adam, an EMA in a loop, PyTorch's default
+memory layout. Shared with our step: networks, loss, feature matching statistics, learning rates per layer. The losses
+equal those of `Step` with the same settings and random numbers.
 """
 
 import copy
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from ganctl.training.config.schema import Config
-from ganctl.training.distributed.ranks import SOLO
+from ganctl.training.distributed.ranks import SINGLE_RANK
 from ganctl.training.losses.adversarial import build_loss
 from ganctl.training.losses.feature_matching import FeatureMatching
 from ganctl.training.losses.gradient_penalty import squared_gradient_norm
@@ -23,12 +23,12 @@ from ganctl.training.optim.schedules import decay
 
 
 class StraightforwardStep:
-    """One update of both networks at each call; for discriminators of this project's kind, and labels."""
+    """Updates both networks once per call; needs labels and a discriminator of this project."""
 
     def __init__(
         self, config: Config, generator: Generator, discriminator: Discriminator, device: torch.device
     ) -> None:
-        """Takes the networks over."""
+        """Takes ownership of the networks: they are trained in place."""
         self.generator, self.discriminator = generator, discriminator
         for parameter in (*generator.parameters(), *discriminator.parameters()):
             parameter.data = parameter.data.contiguous()
@@ -38,8 +38,8 @@ class StraightforwardStep:
         self._weights = resolve_weights(config.loss, discriminator)
         width = discriminator.logit.in_features
         self._matching = (
-            FeatureMatching(self._weights.matching, generator.classes or 1, width, device)
-            if self._weights.matching
+            FeatureMatching(self._weights.feature_matching, generator.classes or 1, width, device)
+            if self._weights.feature_matching
             else None
         )
         self._rng = torch.Generator(device).manual_seed(config.train.seed)
@@ -49,7 +49,7 @@ class StraightforwardStep:
     def __call__(
         self, images: Tensor, labels: Tensor, *, step: int, progress: float, rate: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """As `Step`; gives the losses of discriminator and generator, adversarial part only."""
+        """Takes the arguments of `Step`; returns the adversarial losses of discriminator and generator."""
         real = to_float(images, self._dtype)
         shape = (len(real), self.generator.latent_dim)
         z = (
@@ -58,9 +58,9 @@ class StraightforwardStep:
         )
         fake = self.generator(z, labels)
         loss_d = self._train_discriminator(real, fake.detach(), labels, z, progress)
-        self._move(self._adam_d, rate)
+        self._optimizer_step(self._adam_d, rate)
         loss_g = self._train_generator(real, fake, labels, z)
-        self._move(self._adam_g, rate)
+        self._optimizer_step(self._adam_g, rate)
         decay_now = min(self._config.train.ema_decay, (1 + step) / (10 + step))
         with torch.no_grad():
             for average, current in zip(self.ema.parameters(), self.generator.parameters(), strict=True):
@@ -71,47 +71,53 @@ class StraightforwardStep:
         weights, when = self._config.loss, self._config.optimizer
         penalty = decay("cosine", progress, when.decay_start, weights.penalty_final_factor, when.decay_end)
         real, fake = real.clone().requires_grad_(), fake.clone().requires_grad_()
-        of_real, of_fake = self.discriminator.features(real), self.discriminator.features(fake)
-        real_logits, fake_logits = self._judge(of_real, labels), self._judge(of_fake, labels)
-        emphasis = self._emphasis(of_real, of_fake, labels)
-        adversarial = self._loss.discriminator(reweight(real_logits, emphasis), reweight(fake_logits, emphasis))
+        real_features, fake_features = self.discriminator.features(real), self.discriminator.features(fake)
+        real_logits, fake_logits = self._judge(real_features, labels), self._judge(fake_features, labels)
+        sample_weights = self._sample_weights(real_features, fake_features, labels)
+        adversarial = self._loss.discriminator(
+            reweight(real_logits, sample_weights), reweight(fake_logits, sample_weights)
+        )
         loss = adversarial + penalty / 2 * weights.r1 * squared_gradient_norm(real_logits, real).mean()
         loss = loss + penalty / 2 * weights.r2 * squared_gradient_norm(fake_logits, fake).mean()
         if self.discriminator.classifier is not None and self._weights.classification:
-            loss = loss + self._weights.classification * cross_entropy(self.discriminator.classifier(of_real), labels)
-        if self.discriminator.latent is not None and self._weights.latent:
-            loss = loss + mse_loss(self.discriminator.latent(of_fake.detach()), z)
+            loss = loss + self._weights.classification * cross_entropy(
+                self.discriminator.classifier(real_features), labels
+            )
+        if self.discriminator.latent is not None and self._weights.latent_reconstruction:
+            loss = loss + mse_loss(self.discriminator.latent(fake_features.detach()), z)
         self._adam_d.zero_grad()
         loss.backward()
         return adversarial
 
     def _train_generator(self, real: Tensor, fake: Tensor, labels: Tensor, z: Tensor) -> Tensor:
         with torch.no_grad():
-            of_real = self.discriminator.features(real)
-        of_fake = self.discriminator.features(fake)
-        emphasis = self._emphasis(of_real, of_fake, labels)
-        fake_logits = reweight(self._judge(of_fake, labels), emphasis)
-        adversarial = self._loss.generator(self._judge(of_real, labels), fake_logits)
+            real_features = self.discriminator.features(real)
+        fake_features = self.discriminator.features(fake)
+        sample_weights = self._sample_weights(real_features, fake_features, labels)
+        fake_logits = reweight(self._judge(fake_features, labels), sample_weights)
+        adversarial = self._loss.generator(self._judge(real_features, labels), fake_logits)
         loss = adversarial
         if self.discriminator.classifier is not None and self._weights.classification_generator:
-            read = cross_entropy(self.discriminator.classifier(of_fake), labels)
-            loss = loss + self._weights.classification_generator * read
-        if self.discriminator.latent is not None and self._weights.latent:
-            loss = loss + self._weights.latent * mse_loss(self.discriminator.latent(of_fake), z)
+            classification = cross_entropy(self.discriminator.classifier(fake_features), labels)
+            loss = loss + self._weights.classification_generator * classification
+        if self.discriminator.latent is not None and self._weights.latent_reconstruction:
+            loss = loss + self._weights.latent_reconstruction * mse_loss(self.discriminator.latent(fake_features), z)
         if self._matching:
-            loss = loss + self._matching.loss(of_real, of_fake, labels, SOLO)
+            loss = loss + self._matching.loss(real_features, fake_features, labels, SINGLE_RANK)
         self._adam_g.zero_grad()
         loss.backward()
         return adversarial
 
     def _judge(self, features: Tensor, labels: Tensor) -> Tensor:
-        return self.discriminator.judge(features, labels)
+        return self.discriminator.logits_from_features(features, labels)
 
-    def _emphasis(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor | None:
-        if self._matching is None or not self._weights.rarity:
+    def _sample_weights(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor | None:
+        if self._matching is None or not self._weights.rare_weight:
             return None
-        of_real, of_fake = (self._matching.sample_weight(seen, labels, self._weights.rarity) for seen in (real, fake))
-        return (of_real + of_fake) / 2
+        real_features, fake_features = (
+            self._matching.sample_weight(seen, labels, self._weights.rare_weight) for seen in (real, fake)
+        )
+        return (real_features + fake_features) / 2
 
     def _adam(self, network: nn.Module, *, lr_by_fan_in: bool = False) -> torch.optim.Adam:
         settings = self._config.optimizer
@@ -123,16 +129,16 @@ class StraightforwardStep:
             foreach=False,
         )
 
-    def _move(self, optimizer: torch.optim.Adam, rate: float) -> None:
+    def _optimizer_step(self, optimizer: torch.optim.Adam, rate: float) -> None:
         for group in optimizer.param_groups:
             group["lr"] = self._config.optimizer.lr * rate * group["scale"]
-        self._cut_to_history(optimizer)
+        self._clip_to_history(optimizer)
         optimizer.step()
 
     @torch.no_grad()
-    def _cut_to_history(self, optimizer: torch.optim.Adam) -> None:
+    def _clip_to_history(self, optimizer: torch.optim.Adam) -> None:
         for parameter, state in optimizer.state.items():  # empty before the first step
-            assert isinstance(parameter, Tensor), "as an optimizer's state is"
+            assert isinstance(parameter, Tensor), "the state is keyed by parameters"
             if parameter.grad is not None and self._config.optimizer.grad_clip_ratio:
                 mean = state["exp_avg_sq"].sum() / (1 - self._config.optimizer.beta2 ** state["step"])
                 factor = self._config.optimizer.grad_clip_ratio * mean.sqrt() / parameter.grad.norm()

@@ -1,4 +1,4 @@
-"""The table of `ganctl bench train`."""
+"""Results table of `ganctl bench train`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,19 +6,19 @@ from typing import Any
 from ganctl.benchmarks.speed.compare import ratio
 
 Record = dict[str, Any]
-WHAT = {
-    "ours": "the trainer with all of its callbacks, as `ganctl train`",
-    "ours-eager": "the same without a CUDA graph",
+DESCRIPTIONS = {
+    "ours": "the trainer with all default callbacks, as in `ganctl train`",
+    "ours-eager": "the trainer without a CUDA graph",
     "step": "a bare loop around the trainer's step",
-    "bare": "a bare loop written by hand: the same passes, losses and optimizers, nothing configurable",
-    "straightforward": "a bare loop around the update as one would write it first: separate passes, double backward",
+    "bare": "a hand-written bare loop: the same passes, losses and optimizers, no options",
+    "straightforward": "a bare loop around a straightforward update: separate passes, double backward",
     "lightning": "PyTorch Lightning's tutorial as published, by lightning",
 }
-_PEERS = ("lightning", "straightforward")  # what rates are told in multiples of
+_PEERS = ("lightning", "straightforward")  # the reference of relative rates
 
 
 def speed_table(results: Record) -> str:
-    """The results in Markdown, with how they were made."""
+    """Returns the results in Markdown, with the conditions."""
     machine, cases = results["machine"], results["cases"]
     limits = ", ".join(f"{flops / 1e9:,.0f} GFLOP/s {name}" for name, flops in results["products_flops"].items())
     lines = [
@@ -32,7 +32,14 @@ def speed_table(results: Record) -> str:
     for group in _groups(cases):
         peer = next((case for case in group if case["system"] in _PEERS), None)
         lines += [_row(case, peer) for case in group]
-    lines += ["", *(f"- {name}: {what}" for name, what in WHAT.items() if any(c["system"] == name for c in cases))]
+    lines += [
+        "",
+        *(
+            f"- {name}: {description}"
+            for name, description in DESCRIPTIONS.items()
+            if any(c["system"] == name for c in cases)
+        ),
+    ]
     lines += [
         f"- a step of `{case['preset']}`, {case['batch']}, {case['precision']}, in the loop {case['system']} takes"
         f" {case['step_over_kernels']:.2f} × the sum of its kernels' times"
@@ -45,33 +52,33 @@ def speed_table(results: Record) -> str:
     if results.get("growth"):
         lines += [
             "",
-            "| `conv`'s step with | images/s | µs an image | memory, MB |",
+            "| `conv`'s step with | images/s | µs per image | memory, MB |",
             "| --- | --- | --- | --- |",
             *(_growth_row(case) for case in results["growth"]),
         ]
     if length := results.get("run_length"):
         lines += [
             "",
-            f"{length['steps']:,} steps in small epochs, with evaluations, pictures and checkpoints: a step takes"
+            f"{length['steps']:,} steps in small epochs, with evaluations, sample images and checkpoints: a step takes"
             f" {1000 * length['second_quarter_step_seconds']:.2f} ms in the second quarter of the run and"
-            f" {1000 * length['last_quarter_step_seconds']:.2f} ms in the last, where the process holds"
-            f" {length['growth_bytes'] / 1e6:+.1f} MB more, of {length['memory_bytes'] / 1e6:,.0f} MB.",
+            f" {1000 * length['last_quarter_step_seconds']:.2f} ms in the last; memory grows by"
+            f" {length['growth_bytes'] / 1e6:+.1f} MB between them and ends at {length['memory_bytes'] / 1e6:,.0f} MB.",
         ]
     return "\n".join(lines) + "\n"
 
 
 def _groups(cases: list[Record]) -> Iterator[list[Record]]:
-    """Those of one preset and batch size together."""
+    """Groups the cases by preset and batch size."""
     keys = dict.fromkeys((case["preset"], case["batch"]) for case in cases)
     for key in keys:
         yield [case for case in cases if (case["preset"], case["batch"]) == key]
 
 
 def _precision_table(cases: list[Record], automatic: list[Record]) -> Iterator[str]:
-    """The trainer's rate in each precision, and the precision that `auto` takes."""
+    """Yields the table of the trainer's rate in each precision, and of the precision that `auto` chooses."""
     ours = [case for case in cases if case["system"] == "ours" and not case["assignments"]]
     names = list(dict.fromkeys(case["precision"] for case in ours))
-    yield f"| preset, batch | {' | '.join(f'{name}, images/s' for name in names)} | `auto` takes | since |"
+    yield f"| preset, batch | {' | '.join(f'{name}, images/s' for name in names)} | `auto` chooses | reason |"
     yield f"| --- | {' | '.join('---' for _ in names)} | --- | --- |"
     for chosen in automatic:
         key = chosen["preset"], chosen["batch"]
@@ -79,8 +86,8 @@ def _precision_table(cases: list[Record], automatic: list[Record]) -> Iterator[s
         base = rates[names[0]]
         cells = [f"{base['images_per_second']:,.0f}"]
         cells += [f"{rates[name]['images_per_second']:,.0f} ({ratio(rates[name], base):.2f} ×)" for name in names[1:]]
-        what = f"`{chosen['preset']}`, {chosen['batch']}"
-        yield f"| {what} | {' | '.join(cells)} | {chosen['precision']} | {chosen['reason']} |"
+        description = f"`{chosen['preset']}`, {chosen['batch']}"
+        yield f"| {description} | {' | '.join(cells)} | {chosen['precision']} | {chosen['reason']} |"
 
 
 def _row(case: Record, peer: Record | None) -> str:
@@ -100,6 +107,6 @@ def _row(case: Record, peer: Record | None) -> str:
 
 
 def _growth_row(case: Record) -> str:
-    what = ", ".join([f"batch {case['batch']}", *(word.removeprefix("model.") for word in case["assignments"])])
+    description = ", ".join([f"batch {case['batch']}", *(text.removeprefix("model.") for text in case["assignments"])])
     rate = case["images_per_second"]
-    return f"| {what} | {rate:,.0f} | {1e6 / rate:,.0f} | {case['memory_bytes'] / 1e6:,.0f} |"
+    return f"| {description} | {rate:,.0f} | {1e6 / rate:,.0f} | {case['memory_bytes'] / 1e6:,.0f} |"

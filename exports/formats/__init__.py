@@ -1,4 +1,4 @@
-"""Export formats: a row of FILES and a module of the same name each. Importing this package imports no torch."""
+"""Export formats: FILES and a module of the same name for each format. Importing this package does not import torch."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -9,24 +9,24 @@ if TYPE_CHECKING:
 
     from ganctl.training.models.base import Generator
 
-# name → file of an export, in the order in which a program that draws prefers them
+# format → file name, in order of preference for drawing
 FILES = {"onnx": "generator.onnx", "torchscript": "generator.ts", "pt2": "generator.pt2"}
 
 
 class Format(Protocol):
-    """The functions of a format's module.
+    """Interface of a format's module.
 
-    All formats take `z` float32 [N, latent_dim] and, where the generator is conditional, `label` int64 [N], and give
-    `image` float32 [N, C, H, W] in [0, 1]; N is free.
+    All files take `z` float32 [N, latent_dim] and, if the generator is conditional, `label` int64 [N], and return
+    `image` float32 [N, C, H, W] in [0, 1]. N is dynamic.
     """
 
-    def write(self, generator: "Generator", essentials: Mapping[str, str]) -> bytes:
-        """A generator in evaluation mode as the bytes of a file that holds the manifest's essentials."""
+    def write(self, generator: "Generator", metadata: Mapping[str, str]) -> bytes:
+        """Converts a generator in evaluation mode to the bytes of a file, which contains `metadata`."""
 
     def load(self, content: bytes) -> "Callable[..., Tensor]":
-        """The file as a function on tensors, z and where conditional label, in the runtime that its users have."""
+        """Loads the bytes of a file as a function of the tensors z and, if conditional, label, in the usual runtime."""
 
 
 def get_format(name: str) -> Format:
-    """The module of a format of FILES."""
+    """Imports the module of a format in FILES."""
     return cast(Format, importlib.import_module(f"{__name__}.{name}"))

@@ -1,4 +1,4 @@
-"""The exported network and its example inputs, which all formats share."""
+"""Network wrapper, example inputs and warning filter shared by the export formats."""
 
 import warnings
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from ganctl.training.models.base import Generator
 
 
 class UnitRangeGenerator(nn.Module):
-    """A generator whose images are in [0, 1], as users of an export expect them."""
+    """Wraps a generator to return images in [0, 1] in place of [−1, 1]."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
@@ -23,14 +23,14 @@ class UnitRangeGenerator(nn.Module):
 
 
 def example_inputs(generator: Generator, n: int, *, seed: int = 0) -> tuple[Tensor, ...]:
-    """z float32 [n, latent_dim], and label int64 [n] where the generator is conditional."""
+    """Random z, float32 [n, latent_dim], and label, int64 [n], if the generator is conditional."""
     rng = torch.Generator().manual_seed(seed)
     z = torch.randn(n, generator.latent_dim, generator=rng)
     return (z,) if generator.classes is None else (z, torch.randint(generator.classes, (n,), generator=rng))
 
 
 def export_program(generator: Generator) -> torch.export.ExportedProgram:
-    """The graph of a generator with a free batch size."""
+    """Exports the graph of a generator with a dynamic batch size."""
     network, n = UnitRangeGenerator(generator).eval(), torch.export.Dim("N", min=1)
     inputs = example_inputs(generator, 2)  # not 1: a size of 1 would become a constant
     shapes = {"z": {0: n}, "label": {0: n}} if len(inputs) == 2 else {"z": {0: n}}
@@ -39,10 +39,10 @@ def export_program(generator: Generator) -> torch.export.ExportedProgram:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hides warnings of the exporters about themselves.
+    """Hides known warnings of the exporters.
 
-    They are: TorchScript's deprecation (ONNX is its replacement), notes on operators of torchvision that no generator
-    uses, and doubts about channels-last weights (each written file is compared with the generator).
+    They concern the deprecation of TorchScript, torchvision operators that no generator uses, and channels-last weights
+    (harmless: each written file is compared with the generator).
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*")

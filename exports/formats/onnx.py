@@ -1,4 +1,4 @@
-"""ONNX: one file for ONNX Runtime, with the convolutional generator's upsampling rewritten for its kernels."""
+"""ONNX format: one file for ONNX Runtime, with the upsampling of the convolutional generator rewritten for speed."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,26 +9,26 @@ import torch
 from torch import Tensor
 
 from ganctl.exports.formats.base import export_program, quiet
-from ganctl.exports.formats.onnx_rewrite import on_coarse_grids
+from ganctl.exports.formats.onnx_rewrite import rewrite_upsampling
 from ganctl.training.models.base import Generator
 
 OPSET = 20
 
 
-def write(generator: Generator, essentials: Mapping[str, str]) -> bytes:
-    """The bytes of an ONNX model; see `Format`."""
+def write(generator: Generator, metadata: Mapping[str, str]) -> bytes:
+    """Writes an ONNX model; see `Format`."""
     with quiet():
         exported = torch.onnx.export(
-            export_program(on_coarse_grids(generator)),
+            export_program(rewrite_upsampling(generator)),
             input_names=["z", "label"] if generator.conditional else ["z"],
             output_names=["image"],
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
-        assert exported is not None, "dynamo=True gives a program"
+        assert exported is not None, "dynamo=True returns a program"
         model = exported.model_proto
-        for name, value in essentials.items():
+        for name, value in metadata.items():
             model.metadata_props.add(key=name, value=value)
         onnx.checker.check_model(model, full_check=True)
         content: bytes = model.SerializeToString(deterministic=True)
@@ -36,7 +36,7 @@ def write(generator: Generator, essentials: Mapping[str, str]) -> bytes:
 
 
 def load(content: bytes) -> Callable[..., Tensor]:
-    """The file in ONNX Runtime on the CPU; see `Format`."""
+    """Loads the file in ONNX Runtime on the CPU; see `Format`."""
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
 

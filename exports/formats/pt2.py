@@ -1,4 +1,4 @@
-"""PT2: the graph of torch.export, for AOTInductor and ExecuTorch."""
+"""PT2 format: the graph of torch.export, for AOTInductor and ExecuTorch."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -10,15 +10,15 @@ from ganctl.exports.formats.base import export_program, quiet
 from ganctl.training.models.base import Generator
 
 
-def write(generator: Generator, essentials: Mapping[str, str]) -> bytes:
-    """The bytes of a PT2 file; see `Format`."""
+def write(generator: Generator, metadata: Mapping[str, str]) -> bytes:
+    """Writes a PT2 file; see `Format`."""
     buffer = io.BytesIO()
     with quiet():
-        torch.export.save(export_program(generator), buffer, extra_files=dict(essentials))
+        torch.export.save(export_program(generator), buffer, extra_files=dict(metadata))
     return buffer.getvalue()
 
 
 def load(content: bytes) -> Callable[..., Tensor]:
-    """The file's graph in eager torch; see `Format`."""
+    """Loads the graph of the file in eager torch; see `Format`."""
     program: Callable[..., Tensor] = torch.export.load(io.BytesIO(content)).module()
     return program

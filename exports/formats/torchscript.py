@@ -1,4 +1,4 @@
-"""TorchScript: a traced and frozen module, for TorchServe and libtorch."""
+"""TorchScript format: a traced and frozen module, for TorchServe and libtorch."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -10,17 +10,20 @@ from ganctl.exports.formats.base import UnitRangeGenerator, example_inputs, quie
 from ganctl.training.models.base import Generator
 
 
-def write(generator: Generator, essentials: Mapping[str, str]) -> bytes:
-    """The bytes of a TorchScript file; see `Format`. In memory: torch's file writer hides why a disk refused a file."""
+def write(generator: Generator, metadata: Mapping[str, str]) -> bytes:
+    """Writes a TorchScript file; see `Format`.
+
+    In memory, because torch's file writer hides the cause of a failed write.
+    """
     buffer = io.BytesIO()
     with quiet():
         script = torch.jit.freeze(torch.jit.trace(UnitRangeGenerator(generator).eval(), example_inputs(generator, 2)))
-        torch.jit.save(script, buffer, _extra_files=dict(essentials))
+        torch.jit.save(script, buffer, _extra_files=dict(metadata))
     return buffer.getvalue()
 
 
 def load(content: bytes) -> Callable[..., Tensor]:
-    """The file in torch.jit; see `Format`."""
+    """Loads the file with torch.jit; see `Format`."""
     with quiet():
         script: Callable[..., Tensor] = torch.jit.load(io.BytesIO(content))
     return script

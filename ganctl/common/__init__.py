@@ -1,4 +1,4 @@
-"""Code that the handler of an archive and the training side share: NumPy and the standard library alone.
+"""NumPy code that training and the archive's handler share; it imports only NumPy and the standard library.
 
-The handler has this folder as its own (`serving/handler/common` is a link), and an archive packs it with the handler.
+`serving/handler/common` is a link to this folder, and an archive packs the folder with the handler.
 """

@@ -1,11 +1,11 @@
-"""Pixels as NumPy arrays: rounding to 8 bits, tiling, enlarging."""
+"""Rounding to 8 bits, tiling and enlarging of images in NumPy."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def to_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Float images in [0, 1], any shape → uint8, rounded to the nearest level."""
+    """Round images in [0, 1], float32 of any shape, to the nearest of 256 levels, uint8 of the same shape."""
     levels = images.clip(0.0, 1.0)
     levels *= np.float32(255.0)
     levels += np.float32(0.5)
@@ -13,7 +13,10 @@ def to_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
-    """uint8 [N, H, W, C] → one picture [rows·H, columns·W, C], filled row by row; cells left over are black."""
+    """Tile images, uint8 [N, H, W, C], row by row into one grid, uint8 [rows·H, columns·W, C].
+
+    Empty cells at the end are black.
+    """
     count, height, width, channels = images.shape
     rows = -(-count // columns)
     if rows * columns > count:
@@ -24,5 +27,5 @@ def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
 
 
 def enlarge(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """Repeats every pixel of [H, W, C] `scale` times in both directions."""
+    """Repeat each pixel of an image, uint8 [H, W, C], `scale` times in both directions."""
     return image if scale == 1 else image.repeat(scale, axis=0).repeat(scale, axis=1)

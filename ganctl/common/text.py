@@ -1,11 +1,11 @@
-"""Unicode forms of text."""
+"""Unicode normalization of class names."""
 
 import unicodedata
 
 
 def nfc(text: str) -> str:
-    """The text in Unicode's composed form (NFC), in which class names are kept and compared.
+    """Normalize text to NFC, the form in which class names are stored and compared.
 
-    The time for a text of combining marks grows with the square of its length: callers bound its length.
+    The time grows with the square of the length for a text of combining marks. Callers must bound the length.
     """
     return text if text.isascii() else unicodedata.normalize("NFC", text)

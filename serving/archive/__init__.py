@@ -1,1 +1,1 @@
-"""Archives (.mar): packing, digests, unpacking."""
+"""Packing, verification and copying of archives (.mar files)."""

@@ -1,8 +1,8 @@
-"""Whether an archive may be unpacked: each member is a plain file of the archive's folder and has the SHA-256 that was
-noted when it was packed, and all of them together have a bounded size.
+"""Verification of an archive before it is unpacked: member paths, member digests and total size.
 
-The list of digests lies in the archive, so it proves that nothing was damaged or exchanged on the way, not who made it:
-who can forge an archive can forge its list. Only the SHA-256 of the whole file, told by another way, does that.
+Each member must be a plain file in the archive's folder with the SHA-256 that was recorded when it was packed. The
+digests are in the archive itself, so they prove that nothing was damaged, not who made the archive: a forger can
+replace them too. Only the SHA-256 of the whole file, received over another channel, proves its origin.
 """
 
 import hashlib
@@ -16,17 +16,17 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from ganctl.files import naming
+from ganctl.files import add_path_to_errors
 from ganctl.serving.errors import PackageError
 
 DIGESTS = "digests.json"
-# What reading a damaged archive raises; RuntimeError stands for what is encrypted, or packed in a way unknown here.
-UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
+# Raised by reading a damaged archive. RuntimeError: a member is encrypted or uses an unknown compression method.
+READ_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
 
-_MOST_MEMBERS = 1_000
-_MOST_BYTES = 1 << 30  # all members, unpacked
-_BLOCK = 1 << 20  # bytes
-_MOST_TEXT = 1 << 20  # a member that is read as JSON or YAML
+_MAX_MEMBERS = 1_000
+_MAX_BYTES = 1 << 30  # of all members, unpacked
+_BLOCK_BYTES = 1 << 20
+_MAX_TEXT_BYTES = 1 << 20  # of a member that is parsed as JSON or YAML
 
 
 def digest_list(members: Mapping[str, bytes]) -> bytes:
@@ -36,49 +36,57 @@ def digest_list(members: Mapping[str, bytes]) -> bytes:
     ).encode()
 
 
-def verify(archive: zipfile.ZipFile, where: str) -> None:
-    """Reads every member. Raises PackageError, or one of UNREADABLE, where one is not as it should be."""
+def verify(archive: zipfile.ZipFile, source: str) -> None:
+    """Read and check every member.
+
+    Args:
+        archive: the open archive.
+        source: its path, for messages.
+
+    Raises:
+        PackageError: a member is unsafe, absent, or not the one that was packed.
+        READ_ERRORS: the archive is damaged.
+    """
     members = archive.infolist()
-    size = sum(member.file_size for member in members)  # a member that unpacks to more than it says is cut, and found
-    if len(members) > _MOST_MEMBERS or size > _MOST_BYTES:
+    size = sum(member.file_size for member in members)  # zipfile never unpacks more than file_size of a member
+    if len(members) > _MAX_MEMBERS or size > _MAX_BYTES:
         raise PackageError(
-            f"{where}: unpacks to {len(members):,} files with {size:,} bytes; {_MOST_MEMBERS:,} files with "
-            f"{_MOST_BYTES:,} bytes are the most that is unpacked."
+            f"{source}: unpacks to {len(members):,} files with {size:,} bytes, expected at most {_MAX_MEMBERS:,} files "
+            f"with {_MAX_BYTES:,} bytes."
         )
     for member in members:
-        if (fault := _fault(member)) is not None:
-            raise PackageError(f"{where}: holds {member.filename[:100]!r}, {fault}. It is not to be trusted.")
+        if (reason := _unsafe_reason(member)) is not None:
+            raise PackageError(f"{source}: found the member {member.filename[:100]!r}, {reason}. Do not use this file.")
     names = [member.filename for member in members]
     if len(names) > len(set(names)):
-        raise PackageError(f"{where}: holds two files of one name. It is not to be trusted.")
+        raise PackageError(f"{source}: found two members with the same name. Do not use this file.")
     if DIGESTS not in names:
-        raise PackageError(
-            f"{where}: is no archive of `ganctl package`, or of an older one: it has no {DIGESTS}. Package again."
-        )
-    listed, found = json.loads(archive.read(DIGESTS)), _digests(archive)
-    if not isinstance(listed, dict):
-        raise PackageError(f"{where}: {DIGESTS} in it is no list of digests. Package the export again.")
-    for name in sorted(listed.keys() | found.keys()):
+        raise PackageError(f"{source}: found no {DIGESTS}, expected an archive of `ganctl package`. Package again.")
+    recorded, found = json.loads(archive.read(DIGESTS)), _digests(archive)
+    if not isinstance(recorded, dict):
+        raise PackageError(f"{source}: its {DIGESTS} is no JSON object. Package the export again.")
+    for name in sorted(recorded.keys() | found.keys()):
         if name not in found:
-            raise PackageError(f"{where}: lacks {name}, which was packed into it. Package the export again.")
-        if listed.get(name) != found[name]:
-            raise PackageError(f"{where}: {name} in it is not the file that was packed. Package the export again.")
+            raise PackageError(f"{source}: lacks {name}, which was packed into it. Package the export again.")
+        if recorded.get(name) != found[name]:
+            raise PackageError(f"{source}: {name} in it is not the file that was packed. Package the export again.")
 
 
 def check_and_copy(mar: Path, into: Path, sha256: str | None = None) -> None:
-    """Writes the members of `mar`, once verified, into a new archive, `into`; that is the one to be served.
+    """Verify the archive `mar` and write its members into the new archive `into`, the only one to serve.
 
-    Nobody can exchange what was verified. And a forged file has no second face: TorchServe unpacks from the front and
-    believes the headers beside the members, where Python believes the directory at the end.
+    The copy cannot be exchanged after the verification. It also removes hidden members: TorchServe unpacks a zip file
+    from the front by its local headers, while Python reads the directory at the end.
 
-    Raises PackageError where `mar` is absent or damaged, or is not the file whose SHA-256 is given.
+    Raises:
+        PackageError: `mar` is absent or damaged, or does not have the SHA-256 `sha256`.
     """
     if not mar.is_file():
-        raise PackageError(f"{mar}: no such archive. `ganctl package EXPORT_DIR` makes one.")
+        raise PackageError(f"{mar}: no such archive. Make one with `ganctl package EXPORT_DIR`.")
     with tempfile.TemporaryFile() as private:
         with mar.open("rb") as original:
             _copy(original, mar, private)
-        with naming(mar):
+        with add_path_to_errors(mar):
             private.seek(0)
         found = hashlib.file_digest(private, "sha256").hexdigest()
         if sha256 is not None and found != sha256.lower():
@@ -86,25 +94,27 @@ def check_and_copy(mar: Path, into: Path, sha256: str | None = None) -> None:
         try:
             with zipfile.ZipFile(private) as archive:
                 verify(archive, str(mar))
-                with naming(into), zipfile.ZipFile(into, "x") as fresh:
+                with add_path_to_errors(into), zipfile.ZipFile(into, "x") as copy:
                     for name in archive.namelist():
-                        with archive.open(name) as source, fresh.open(name, "w") as target:
+                        with archive.open(name) as source, copy.open(name, "w") as target:
                             shutil.copyfileobj(source, target)
-        except UNREADABLE as error:
+        except READ_ERRORS as error:
             raise PackageError(f"{mar}: is damaged ({error}). Package the export again.") from error
 
 
 def _copy(original: IO[bytes], mar: Path, private: IO[bytes]) -> None:
+    """Copy a file so that an OSError names the side that failed: `mar` or the temporary folder."""
     while True:
-        with naming(mar):
-            block = original.read(_BLOCK)
-        with naming(Path(tempfile.gettempdir())):
+        with add_path_to_errors(mar):
+            block = original.read(_BLOCK_BYTES)
+        with add_path_to_errors(Path(tempfile.gettempdir())):
             private.write(block)
             if not block:
                 return private.flush()
 
 
 def _digests(archive: zipfile.ZipFile) -> dict[str, str]:
+    """The SHA-256 of each member except DIGESTS."""
     digests = {}
     for name in archive.namelist():
         if name != DIGESTS:
@@ -113,13 +123,14 @@ def _digests(archive: zipfile.ZipFile) -> dict[str, str]:
     return digests
 
 
-def _fault(member: zipfile.ZipInfo) -> str | None:
-    name, kind = member.filename, stat.S_IFMT(member.external_attr >> 16)
+def _unsafe_reason(member: zipfile.ZipInfo) -> str | None:
+    """The reason why a member must not be unpacked, as a relative clause; None if it is safe."""
+    name, file_type = member.filename, stat.S_IFMT(member.external_attr >> 16)
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or not name.isprintable():
         return "which would be unpacked outside its folder"
-    if str(path) != name or kind not in (0, stat.S_IFREG):
+    if str(path) != name or file_type not in (0, stat.S_IFREG):
         return "which is no plain file"
-    if name.endswith((".json", ".yaml")) and member.file_size > _MOST_TEXT:
-        return f"which has {member.file_size:,} bytes of text; {_MOST_TEXT:,} are allowed"
+    if name.endswith((".json", ".yaml")) and member.file_size > _MAX_TEXT_BYTES:
+        return f"which has {member.file_size:,} bytes of text; {_MAX_TEXT_BYTES:,} are allowed"
     return None

@@ -1,7 +1,7 @@
-"""Packs a verified export into a TorchServe archive, and says what is in one.
+"""Packs a verified export into a TorchServe archive and reads an archive's description.
 
 An archive holds the model file of one back-end, the export's manifest, a model-config.yaml, and the handler's code as
-the folder `ganctl_handler`; nothing of this project has to be installed where it is served.
+the folder `ganctl_handler`. The serving machine does not need ganctl.
 """
 
 import hashlib
@@ -17,8 +17,8 @@ from typing import Any, Literal
 import yaml
 
 from ganctl import __version__
-from ganctl.files import naming, read_file, write_file
-from ganctl.serving.archive.integrity import DIGESTS, UNREADABLE, digest_list, verify
+from ganctl.files import add_path_to_errors, read_file, write_file
+from ganctl.serving.archive.integrity import DIGESTS, READ_ERRORS, digest_list, verify
 from ganctl.serving.errors import PackageError
 from ganctl.serving.handler.model import Limits, Model
 
@@ -30,15 +30,15 @@ _MODEL_FILES: dict[BackendName, str] = {"onnx": "generator.onnx", "torchscript":
 _HANDLER = Path(__file__).parents[1] / "handler"
 _CONFIG_NAME = "model-config.yaml"
 
-# TorchServe imports the entry by name from the archive's root. It must stay this thin: an ImportError in here would be
-# taken for "no such file", and TorchServe would look for a handler of its own with this name.
+# TorchServe imports this module by name from the archive's root. It takes an ImportError for "no such file" and then
+# looks for a built-in handler of this name, so the module must contain nothing else.
 _ENTRY_NAME = "ganctl_entry.py"
 _ENTRY = "from ganctl_handler.service import handle  # noqa: F401 - TorchServe calls it\n"
 
 _CONFIG = """\
-# How TorchServe runs this model. The number of workers is the server's matter, not the archive's.
-batchSize: 64        # requests answered by one pass through the generator
-maxBatchDelay: 1     # milliseconds that a request waits for company; 0 would mean TorchServe's default, 100
+# TorchServe settings of this model. The number of workers is set by the server, not by the archive.
+batchSize: 64        # largest number of requests in a batch
+maxBatchDelay: 1     # milliseconds that a request waits for others; 0 would mean TorchServe's default, 100
 responseTimeout: 30  # seconds
 startupTimeout: 120  # seconds; importing torch takes long on a slow disk
 deviceType: cpu
@@ -47,10 +47,18 @@ handler:
 
 
 def package(export_dir: Path, out: Path | None = None, backend: BackendName = "onnx") -> Path:
-    """Writes `digits.mar` into the folder `out` (default: beside the export) and gives its path.
+    """Write `digits.mar`, atomically; an older one is replaced.
 
-    The file appears whole or not at all, and replaces an older one. Raises PackageError where the export is missing,
-    damaged, or lacks the file of `backend`.
+    Args:
+        export_dir: the folder that `ganctl export` wrote.
+        out: the folder for the archive (default: the export's parent).
+        backend: selects the model file.
+
+    Returns:
+        The archive's path.
+
+    Raises:
+        PackageError: the export is missing, damaged, or lacks the file of `backend`.
     """
     export_dir = export_dir.absolute()
     manifest = read_export(export_dir)
@@ -58,7 +66,7 @@ def package(export_dir: Path, out: Path | None = None, backend: BackendName = "o
     if model_file not in manifest["files"]:
         found = ", ".join(manifest["files"])
         raise PackageError(
-            f"{export_dir}: holds no {model_file}, which --backend {backend} needs, but {found}. "
+            f"{export_dir}: holds no {model_file}, which --backend {backend} needs; found {found}. "
             "Export again with that format, or choose the other back-end."
         )
     mar = (out or export_dir.parent).absolute() / f"{MODEL_NAME}.mar"
@@ -67,11 +75,15 @@ def package(export_dir: Path, out: Path | None = None, backend: BackendName = "o
 
 
 def read_export(export_dir: Path) -> dict[str, Any]:
-    """The manifest of a whole export: every file that it lists is there and has its size and SHA-256."""
+    """Read the manifest of an export and verify the size and SHA-256 of each file that it lists.
+
+    Raises:
+        PackageError: the manifest is missing or invalid, or a file is missing or damaged.
+    """
     path = export_dir / "manifest.json"
     if not path.is_file():
         raise PackageError(
-            f"{export_dir}: is no export, as it has no manifest.json. Name the folder that `ganctl export` wrote."
+            f"{export_dir}: is no export, as it has no manifest.json. Give the folder that `ganctl export` wrote."
         )
     manifest = _manifest(read_file(path), str(path))
     for name, entry in manifest["files"].items():
@@ -79,31 +91,38 @@ def read_export(export_dir: Path) -> dict[str, Any]:
         if not file.is_file():
             raise PackageError(f"{file}: is missing, though manifest.json lists it. Export again.")
         if file.stat().st_size != entry["bytes"] or _sha256(file) != entry["sha256"]:
-            raise PackageError(f"{file}: is damaged: it is not the file that manifest.json describes. Export again.")
+            raise PackageError(f"{file}: is damaged: its size or SHA-256 differs from manifest.json. Export again.")
     return manifest
 
 
-def describe(mar: Path) -> dict[str, Any]:
-    """What an archive is, for `ganctl inspect`. Reads it whole; PackageError where it is damaged or foreign."""
+def describe_archive(mar: Path) -> dict[str, Any]:
+    """Verify an archive and return its description, as `ganctl inspect` prints it.
+
+    Raises:
+        PackageError: the archive is absent, damaged, or not made by `ganctl package`.
+    """
     if not mar.is_file():
-        raise PackageError(f"{mar}: no such archive. `ganctl package EXPORT_DIR` makes one.")
-    sha256 = _sha256(mar)  # first: zipfile takes a file that cannot be read for a foreign one
+        raise PackageError(f"{mar}: no such archive. Make one with `ganctl package EXPORT_DIR`.")
+    sha256 = _sha256(mar)  # first, as zipfile reports an unreadable file as no zip file
     try:
-        with naming(mar), zipfile.ZipFile(mar) as archive:
+        with add_path_to_errors(mar), zipfile.ZipFile(mar) as archive:
             verify(archive, str(mar))
-            torchserve = json.loads(archive.read("MAR-INF/MANIFEST.json"))
+            torchserve_manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
             manifest = _manifest(archive.read("manifest.json"), f"{mar}, manifest.json")
-            config = _settings(archive.read(_CONFIG_NAME))
+            config = _parse_config(archive.read(_CONFIG_NAME))
             model_file = config["handler"]["model_file"]
             digest = hashlib.sha256(archive.read(model_file)).hexdigest()
-            name = torchserve["model"]["modelName"]
-    except (*UNREADABLE, KeyError, TypeError, yaml.YAMLError) as error:
+            name = torchserve_manifest["model"]["modelName"]
+    except (*READ_ERRORS, KeyError, TypeError, yaml.YAMLError) as error:
         raise PackageError(
-            f"{mar}: is no archive of `ganctl package`, or a damaged one ({error}). Package the export again."
+            f"{mar}: is no archive of `ganctl package`, or is damaged ({error}). Package the export again."
         ) from error
     if digest != manifest["files"].get(model_file, {}).get("sha256"):
         raise PackageError(f"{mar}: {model_file} in it is not the file that its manifest describes. Package again.")
-    shown = ("model_version", "preset", "data", "conditional", "class_names", "z", "image", "checkpoint", "versions")
+    copied = (
+        *("ganctl_version", "model_version", "preset", "data", "conditional"),
+        *("class_names", "z", "image", "checkpoint", "versions"),
+    )
     return {
         "kind": "archive",
         "path": str(mar.absolute()),
@@ -112,39 +131,41 @@ def describe(mar: Path) -> dict[str, Any]:
         "model_file": model_file,
         "bytes": mar.stat().st_size,
         "sha256": sha256,
-        **{key: manifest.get(key) for key in ("ganctl_version", *shown)},
+        **{key: manifest.get(key) for key in copied},
         "config": config,
     }
 
 
-def _manifest(data: bytes, where: str) -> dict[str, Any]:
+def _manifest(data: bytes, source: str) -> dict[str, Any]:
+    """Parse and check a manifest; `source` names it in messages."""
     try:
         manifest: dict[str, Any] = json.loads(data)
     except ValueError as error:
-        raise PackageError(f"{where}: {error}. Export again.") from error
+        raise PackageError(f"{source}: {error}. Export again.") from error
     try:
         Model.from_manifest(manifest)
     except ValueError as error:
         version = manifest.get("ganctl_version") if isinstance(manifest, dict) else __version__
         writer = "a ganctl before 0.2.0" if version is None else f"ganctl {version}"
         versions = "" if version == __version__ else f"written by {writer}, this is ganctl {__version__}: "
-        raise PackageError(f"{where}: {versions}{error}. Export again.") from error
+        raise PackageError(f"{source}: {versions}{error}. Export again.") from error
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
-        raise PackageError(f"{where}: files: must give bytes and sha256 for every file's name. Export again.")
+        raise PackageError(f"{source}: files: must give bytes and sha256 for each file name. Export again.")
     return manifest
 
 
-def _settings(text: bytes) -> Any:
+def _parse_config(text: bytes) -> Any:
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-        raise ValueError(f"{_CONFIG_NAME} repeats parts of itself")  # a few lines of which can stand for gigabytes
+        raise ValueError(f"{_CONFIG_NAME} contains YAML aliases")  # a few nested aliases can expand to gigabytes
     return yaml.safe_load(text)
 
 
 def _is_entry(name: str, entry: object) -> bool:
-    plain = Path(name).name == name  # a name with a folder in it could point anywhere
+    """Returns whether an entry of the manifest's `files` is valid."""
+    is_plain = Path(name).name == name  # a name with a folder could point anywhere
     return (
-        plain
+        is_plain
         and isinstance(entry, Mapping)
         and type(entry.get("bytes")) is int
         and isinstance(entry.get("sha256"), str)
@@ -152,19 +173,19 @@ def _is_entry(name: str, entry: object) -> bool:
 
 
 def _members(export_dir: Path, backend: BackendName) -> dict[str, bytes]:
-    """The files of an archive by name, as torch-model-archiver lays them out."""
+    """The contents of an archive's members by name, in the layout of torch-model-archiver."""
     model_file = _MODEL_FILES[backend]
-    handler = {"ganctl_version": __version__, "backend": backend, "model_file": model_file, **asdict(Limits())}
-    lines = [f"  {key}: {value}\n" for key, value in handler.items()]
-    lines.append("  page: true  # answer a browser with a page; the environment's GANCTL_PAGE=off has none anywhere\n")
+    settings = {"ganctl_version": __version__, "backend": backend, "model_file": model_file, **asdict(Limits())}
+    lines = [f"  {key}: {value}\n" for key, value in settings.items()]
+    lines.append("  page: true  # serve the page for browsers; the variable GANCTL_PAGE=off disables it\n")
     model = {"modelName": MODEL_NAME, "serializedFile": model_file, "handler": _ENTRY_NAME, "modelVersion": "1.0"}
-    about = {
+    torchserve_manifest = {
         "runtime": "python",
         "model": model | {"configFile": _CONFIG_NAME},
         "archiverVersion": f"ganctl {__version__}",
     }
     return {
-        "MAR-INF/MANIFEST.json": json.dumps(about, indent=2).encode(),
+        "MAR-INF/MANIFEST.json": json.dumps(torchserve_manifest, indent=2).encode(),
         _CONFIG_NAME: (_CONFIG + "".join(lines)).encode(),
         _ENTRY_NAME: _ENTRY.encode(),
         "manifest.json": read_file(export_dir / "manifest.json"),
@@ -177,16 +198,16 @@ def _members(export_dir: Path, backend: BackendName) -> dict[str, bytes]:
 
 
 def _zip(members: Mapping[str, bytes]) -> bytes:
-    """An archive of the members and their digests; the same members give the same bytes."""
+    """A zip file of the members and their digests, as bytes; equal members give equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in {**members, DIGESTS: digest_list(members)}.items():
-            entry = zipfile.ZipInfo(name)  # with the first date that a zip file can have
+            entry = zipfile.ZipInfo(name)  # its default date, 1980-01-01, is constant
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
             archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
 
 def _sha256(path: Path) -> str:
-    with naming(path), path.open("rb") as file:
+    with add_path_to_errors(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

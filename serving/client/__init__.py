@@ -1,1 +1,1 @@
-"""Python clients with retries."""
+"""Synchronous and asynchronous Python clients with retries."""

@@ -1,7 +1,7 @@
-"""Asks a server for images. For one image: `Client("http://127.0.0.1:8080").sample(digits=7).images[0]`.
+"""Synchronous and asynchronous clients of a server: `Client("http://127.0.0.1:8080").sample(digits=7).images[0]`.
 
-`AsyncClient` is the same with `async with` and `await`. Both ask again, more and more slowly and until their time is
-over, where a server says that it is busy, or loses a worker: every request may be repeated.
+`AsyncClient` has the same methods, to use with `async with` and `await`. If the server is busy or loses a worker, both
+repeat the request with growing delays until the timeout. A repetition is safe, since requests have no side effects.
 """
 
 import asyncio
@@ -12,16 +12,16 @@ from typing import Any, Unpack
 
 import httpx
 
-from ganctl.serving.client.core import Fields, RequestPlan, Sample, Turns
-from ganctl.serving.handler.request import DESCRIPTION
+from ganctl.serving.client.core import BaseClient, Fields, RequestFlow, Sample
+from ganctl.serving.handler.request import OPENAPI_TYPE
 
 __all__ = ["AsyncClient", "Client", "Sample"]
 
 
-class Client(RequestPlan):
-    """A connection to a server, reused from request to request; `with` closes it.
+class Client(BaseClient):
+    """A synchronous client whose connection is reused between requests; `with` closes it.
 
-    Every method raises RemoteError where no server answers or it refuses the request.
+    Every method that sends a request raises RemoteError if no server replies or the server refuses the request.
     """
 
     @cached_property
@@ -37,40 +37,47 @@ class Client(RequestPlan):
         self.close()
 
     def close(self) -> None:
+        """Close the connection."""
         self._http.close()
 
     def sample(self, **fields: Unpack[Fields]) -> Sample:
-        """Draws images one by one. `text` gives one image for each character."""
-        return self._sample(self._take(self._ask(fields, "application/json")))
+        """Draw single images. `text` gives one image for each character."""
+        return self._decode_sample(self._send(self._request_flow(fields, "application/json")))
 
     def picture(self, *, media: str = "image/png", **fields: Any) -> bytes:
-        """One picture of all images, or a film, as a file; `fields` as in the service: digits, text, count, scale …"""
-        return self._take(self._ask(fields, media)).content
+        """Draw one picture with all images, or a film, and return the file's bytes.
+
+        Args:
+            media: the media type of the file.
+            fields: the fields of the service: digits, text, count, scale, …
+        """
+        return self._send(self._request_flow(fields, media)).content
 
     def count_classes(self) -> int:
-        """How many classes the model knows; RemoteError where it knows none."""
-        return self._classes(self._take(self._ask({}, DESCRIPTION)))
+        """Return the model's number of classes. Raises RemoteError for an unconditional model."""
+        return self._decode_class_count(self._send(self._request_flow({}, OPENAPI_TYPE)))
 
-    def _take(self, turns: Turns) -> httpx.Response:
+    def _send(self, flow: RequestFlow) -> httpx.Response:
+        """Run the flow: send its requests and sleep."""
         outcome: httpx.Response | httpx.HTTPError | None = None
         try:
             while True:
-                turn = turns.send(outcome)
+                step = flow.send(outcome)
                 outcome = None
-                if isinstance(turn, float):
-                    time.sleep(turn)
+                if isinstance(step, float):
+                    time.sleep(step)
                     continue
                 try:
-                    outcome = self._http.send(turn)
+                    outcome = self._http.send(step)
                 except httpx.HTTPError as error:
                     outcome = error
-        except StopIteration as done:
-            found: httpx.Response = done.value
-            return found
+        except StopIteration as stop:
+            reply: httpx.Response = stop.value
+            return reply
 
 
-class AsyncClient(RequestPlan):
-    """The same for asyncio: `async with AsyncClient(url) as client: sample = await client.sample(digits=7)`."""
+class AsyncClient(BaseClient):
+    """An asyncio client: `async with AsyncClient(url) as client: sample = await client.sample(digits=7)`."""
 
     @cached_property
     def _http(self) -> httpx.AsyncClient:
@@ -85,33 +92,35 @@ class AsyncClient(RequestPlan):
         await self.close()
 
     async def close(self) -> None:
+        """See `Client.close`."""
         await self._http.aclose()
 
     async def sample(self, **fields: Unpack[Fields]) -> Sample:
-        """As `Client.sample`."""
-        return self._sample(await self._take(self._ask(fields, "application/json")))
+        """See `Client.sample`."""
+        return self._decode_sample(await self._send(self._request_flow(fields, "application/json")))
 
     async def picture(self, *, media: str = "image/png", **fields: Any) -> bytes:
-        """As `Client.picture`."""
-        return (await self._take(self._ask(fields, media))).content
+        """See `Client.picture`."""
+        return (await self._send(self._request_flow(fields, media))).content
 
     async def count_classes(self) -> int:
-        """As `Client.count_classes`."""
-        return self._classes(await self._take(self._ask({}, DESCRIPTION)))
+        """See `Client.count_classes`."""
+        return self._decode_class_count(await self._send(self._request_flow({}, OPENAPI_TYPE)))
 
-    async def _take(self, turns: Turns) -> httpx.Response:
+    async def _send(self, flow: RequestFlow) -> httpx.Response:
+        """Run the flow: send its requests and sleep."""
         outcome: httpx.Response | httpx.HTTPError | None = None
         try:
             while True:
-                turn = turns.send(outcome)
+                step = flow.send(outcome)
                 outcome = None
-                if isinstance(turn, float):
-                    await asyncio.sleep(turn)
+                if isinstance(step, float):
+                    await asyncio.sleep(step)
                     continue
                 try:
-                    outcome = await self._http.send(turn)
+                    outcome = await self._http.send(step)
                 except httpx.HTTPError as error:
                     outcome = error
-        except StopIteration as done:
-            found: httpx.Response = done.value
-            return found
+        except StopIteration as stop:
+            reply: httpx.Response = stop.value
+            return reply

@@ -1,4 +1,4 @@
-"""What asking a server comes to, whoever sends the requests: `client.py` does, waiting or awaiting."""
+"""I/O-free request and retry logic shared by both clients."""
 
 import base64
 import io
@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ganctl.serving.client.connections import parse_url, route_to
-from ganctl.serving.client.retry import pause
+from ganctl.serving.client.retry import backoff
 from ganctl.serving.client.tokens import Token
 from ganctl.serving.errors import RemoteError
 
 _PATH = "/predictions/digits"
 
-# What a client does next: send a request, or wait so many seconds. It is told the reply, or the error that came of it.
-Turns = Generator[httpx.Request | float, httpx.Response | httpx.HTTPError | None, httpx.Response]
+# Yields a request to send or a number of seconds to sleep, receives the reply or error (None after a sleep), and
+# returns the final reply.
+RequestFlow = Generator[httpx.Request | float, httpx.Response | httpx.HTTPError | None, httpx.Response]
 
 
 class Fields(TypedDict, total=False):
-    """The fields of a request for images one by one, as the service has them; None is as good as absent."""
+    """The fields of a request for single images, named as in the service; None means absent."""
 
     digits: int | Sequence[int] | None
     labels: str | Sequence[str] | None
@@ -35,19 +36,24 @@ class Fields(TypedDict, total=False):
 
 
 class Sample(NamedTuple):
-    """images: uint8 [N, H, W], or [N, H, W, 3] in colour; labels: int64 [N], -1 where the model knows none."""
+    """Images from a server.
+
+    images: uint8 [N, H, W], or [N, H, W, 3] for color.
+    labels: int64 [N]; -1 for an unconditional model.
+    seed: the seed that was used.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     seed: int
 
     def pictures(self) -> list[Image.Image]:
-        """The images as Pillow's."""
+        """The images as Pillow images."""
         return [Image.fromarray(image) for image in self.images]
 
 
-class RequestPlan:
-    """What both clients have in common: from fields to requests, from replies to images."""
+class BaseClient:
+    """Builds requests from fields and decodes replies, without I/O."""
 
     def __init__(
         self,
@@ -58,19 +64,19 @@ class RequestPlan:
         token_file: Path | None = None,
         management_url: str | None = None,
     ) -> None:
-        """Sends nothing yet.
+        """Prepare the connection; nothing is sent yet.
 
         Args:
             url: `http://host:port`, with or without `/predictions/digits`.
-            token: the inference key of the server's token file, where it asks for one.
-            timeout: seconds for a request with all its repetitions. Where half of them bring no answer, the server has
-                lost the request with a worker (TorchServe can, without a word), and is asked once more.
-            token_file: instead of the token; it is read again where the key in it is no longer the one.
-            management_url: where the file's keys are renewed once they are too old; None: nowhere.
+            token: the inference key of the server's token file, if the server needs one.
+            timeout: seconds for a request with all its retries. An attempt without a reply is given up after half of
+                the time left and retried once, since TorchServe can lose a request together with a worker.
+            token_file: replaces `token`; it is read again when the server rejects the key.
+            management_url: where an expired key of `token_file` is renewed; None to never renew it.
 
         Raises:
-            RemoteError: this is no address, or no token file, or a variable of the environment names a proxy or
-                certificates that cannot be used.
+            RemoteError: the URL or the token file is invalid, or an environment variable names an unusable proxy or
+                unusable certificates.
         """
         parsed = parse_url(url)
         base = str(parsed).rstrip("/")
@@ -78,100 +84,102 @@ class RequestPlan:
         self._route = route_to(parsed)
         self._token = Token(token, token_file, management_url)
         self._timeout = timeout
-        self._answered = False  # whether there is a server at all
+        self._server_seen = False  # True once the server has replied
 
-    def _ask(self, fields: Mapping[str, Any], media: str) -> Turns:
-        """Asks until there is an answer, or no time.
+    def _request_flow(self, fields: Mapping[str, Any], media: str) -> RequestFlow:
+        """Repeat a request until it succeeds or the time is over.
 
         Raises:
-            RemoteError: no server answers, or it refuses the request.
+            RemoteError: no server replies, or it refuses the request.
         """
-        given = {name: _plain(value) for name, value in fields.items() if value is not None}
-        attempt, renewed, ends = 0, False, time.monotonic() + self._timeout
-        patience = 0.5  # the share of the time that is left which one attempt gets
+        values = {name: _to_python(value) for name, value in fields.items() if value is not None}
+        attempt, renewed, deadline = 0, False, time.monotonic() + self._timeout
+        share = 0.5  # of the time left, for one attempt
         while True:
-            left = max(1e-3, patience * (ends - time.monotonic()))
+            timeout = max(1e-3, share * (deadline - time.monotonic()))
             headers = {"Accept": media} | self._token.header()
             request = httpx.Request(
-                "POST", self.url, json=given, headers=headers, extensions={"timeout": httpx.Timeout(left).as_dict()}
+                "POST", self.url, json=values, headers=headers, extensions={"timeout": httpx.Timeout(timeout).as_dict()}
             )
-            found = yield request
-            assert found is not None, "a request has an outcome"
-            if isinstance(found, httpx.ReadTimeout):
-                patience = 1.0
-            if isinstance(found, httpx.Response):
-                self._answered = True
-                if found.status_code == 200:
-                    return found
-                if not renewed and self._token.is_refused(found):
+            outcome = yield request
+            assert outcome is not None, "a request has an outcome"
+            if isinstance(outcome, httpx.ReadTimeout):
+                share = 1.0
+            if isinstance(outcome, httpx.Response):
+                self._server_seen = True
+                if outcome.status_code == 200:
+                    return outcome
+                if not renewed and self._token.is_rejected(outcome):
                     renewed = True
-                    if (renewal := self._token.renewal()) is not None:
+                    if (renewal := self._token.renewal_request()) is not None:
                         yield renewal
-                        self._token.renewed()
+                        self._token.reload()
                     continue
-            waited = pause(found, attempt, ends - time.monotonic(), known=self._answered)
-            if waited is None:
-                if isinstance(found, httpx.HTTPError):
-                    raise self._no_answer(found)
-                raise _refused(self.url, found, self._route.passed)
-            yield waited
+            delay = backoff(outcome, attempt, deadline - time.monotonic(), server_seen=self._server_seen)
+            if delay is None:
+                if isinstance(outcome, httpx.HTTPError):
+                    raise self._no_reply(outcome)
+                raise _refusal(self.url, outcome, self._route.proxy_hint)
+            yield delay
             attempt += 1
 
-    def _sample(self, reply: httpx.Response) -> Sample:
-        """Raises RemoteError where the reply is none of ours."""
+    def _decode_sample(self, reply: httpx.Response) -> Sample:
+        """Decode a JSON reply. Raises RemoteError if it has another structure."""
         try:
             record = reply.json()
-            images = np.stack([_pixels(image["png"]) for image in record["images"]])
-            drawn = [-1 if image["label"] is None else image["label"] for image in record["images"]]
-            return Sample(images, np.array(drawn, np.int64), int(record["seed"]))
+            images = np.stack([_decode_png(image["png"]) for image in record["images"]])
+            labels = [-1 if image["label"] is None else image["label"] for image in record["images"]]
+            return Sample(images, np.array(labels, np.int64), int(record["seed"]))
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise self._strange(reply, error) from error
+            raise self._unexpected_reply(reply, error) from error
 
-    def _classes(self, reply: httpx.Response) -> int:
-        """How many a description tells of; RemoteError where there are none, or it is no description of ours."""
+    def _decode_class_count(self, reply: httpx.Response) -> int:
+        """Read the number of classes from an OpenAPI document. Raises RemoteError if there are no classes."""
         try:
             fields = reply.json()["components"]["schemas"]["Request"]["properties"]
             if "digits" not in fields:
-                raise RemoteError(f"{self.url}: its model knows no labels", reply.status_code)
+                raise RemoteError(f"{self.url}: its model has no labels", reply.status_code)
             return int(fields["digits"]["oneOf"][0]["maximum"]) + 1
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise self._strange(reply, error) from error
+            raise self._unexpected_reply(reply, error) from error
 
-    def _strange(self, reply: httpx.Response, error: Exception) -> RemoteError:
-        told = f"{self.url}: answered what no server of ours answers ({error!r}). Check the address."
-        return RemoteError(told + self._route.passed, reply.status_code)
+    def _unexpected_reply(self, reply: httpx.Response, error: Exception) -> RemoteError:
+        message = f"{self.url}: found a reply that is not from a ganctl server ({error!r}). Check the address."
+        return RemoteError(message + self._route.proxy_hint, reply.status_code)
 
-    def _no_answer(self, error: httpx.HTTPError) -> RemoteError:
-        hint = " Is the server running there? `ganctl serve` starts one and tells its address."
+    def _no_reply(self, error: httpx.HTTPError) -> RemoteError:
+        hint = " Check that the server is running; `ganctl serve` starts one and prints its address."
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            hint = f" The certificates that are trusted are those of {self._route.trusted}; SSL_CERT_FILE names others."
-        return RemoteError(f"{self.url}: no answer ({error or type(error).__name__}).{self._route.passed or hint}")
+            hint = f" The trusted certificates are those of {self._route.ca_source}. Set SSL_CERT_FILE to use others."
+        return RemoteError(f"{self.url}: no reply ({error or type(error).__name__}).{self._route.proxy_hint or hint}")
 
 
-def _refused(url: str, reply: httpx.Response, passed: str) -> RemoteError:
+def _refusal(url: str, reply: httpx.Response, proxy_hint: str) -> RemoteError:
+    """The error for a reply with an error status."""
     try:
         problem = reply.json()
     except ValueError:
         problem = None
     problem = problem if isinstance(problem, dict) else {"detail": reply.text[:200]}
     errors = problem.get("errors")
-    if isinstance(errors, list):  # ours: every faulty field
-        told = "; ".join(f"{fault['field']}: {fault['detail']}" for fault in errors)
-    else:  # TorchServe's own
-        told = str(problem.get("message") or problem.get("detail") or "no reason given").strip()
-        if "token" in told.lower():
-            told += " (the key `inference` of the server's token file)"
-    message = f"{url}: refused the request ({reply.status_code}): {told.rstrip('.')}.{passed}"
+    if isinstance(errors, list):  # a problem of the handler: all faulty fields
+        reason = "; ".join(f"{error['field']}: {error['detail']}" for error in errors)
+    else:  # an error of TorchServe itself
+        reason = str(problem.get("message") or problem.get("detail") or "no reason given").strip()
+        if "token" in reason.lower():
+            reason += " (the key `inference` of the server's token file)"
+    message = f"{url}: refused the request ({reply.status_code}): {reason.rstrip('.')}.{proxy_hint}"
     return RemoteError(message, reply.status_code, problem)
 
 
-def _plain(value: Any) -> Any:
-    """NumPy's numbers and arrays as Python's, which JSON knows."""
+def _to_python(value: Any) -> Any:
+    """Convert NumPy numbers and arrays to Python objects, which `json` can encode."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
-    return [_plain(member) for member in value] if isinstance(value, list | tuple) else value
+    return [_to_python(member) for member in value] if isinstance(value, list | tuple) else value
 
 
-def _pixels(data: str) -> NDArray[np.uint8]:
+def _decode_png(data: str) -> NDArray[np.uint8]:
+    """An image, uint8 [H, W] or [H, W, 3], from a PNG file in Base64."""
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         return np.asarray(image, np.uint8)

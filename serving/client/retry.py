@@ -1,37 +1,39 @@
-"""When a client asks again, and when it gives up."""
+"""Retry policy of the clients: exponential backoff with jitter."""
 
 import random
 
 import httpx
 
-_BUSY = (429, 502, 503, 504, 507)  # TorchServe's full queue, or a proxy's way to say the same
-_FIRST, _LONGEST = 0.05, 2.0  # seconds
+_RETRY_STATUSES = (429, 502, 503, 504, 507)  # a full queue of TorchServe, or the same reported by a proxy
+_FIRST_DELAY, _MAX_DELAY = 0.05, 2.0  # seconds
 
 
-def pause(outcome: httpx.Response | httpx.HTTPError, attempt: int, left: float, *, known: bool) -> float | None:
-    """Seconds to wait before a request is repeated; None where that is no use, or there is no time.
+def backoff(
+    outcome: httpx.Response | httpx.HTTPError, attempt: int, time_left: float, *, server_seen: bool
+) -> float | None:
+    """Seconds to wait before a request is repeated; None if a repetition is useless or there is no time left.
 
     Args:
-        outcome: what came of it.
-        attempt: how often it was repeated already; each time the pause is twice as long, and random, so that clients
-            which were refused together do not come back together.
-        left: seconds until the deadline.
-        known: whether the server has answered before: else there may be none.
+        outcome: the reply to the last attempt, or its error.
+        attempt: number of repetitions so far. The delay doubles with each, and is random so that clients that were
+            refused together do not return together.
+        time_left: seconds until the deadline.
+        server_seen: whether the server has replied before; if not, a failed connection is not retried.
     """
     if isinstance(outcome, httpx.Response):
-        if outcome.status_code not in _BUSY and not _has_lost_its_worker(outcome):
+        if outcome.status_code not in _RETRY_STATUSES and not _worker_died(outcome):
             return None
-        wanted = outcome.headers.get("retry-after", "")
-        least = float(wanted) if wanted.isdecimal() else 0.0
+        retry_after = outcome.headers.get("retry-after", "")
+        least = float(retry_after) if retry_after.isdecimal() else 0.0
     else:
-        unreached = isinstance(outcome, httpx.ConnectError | httpx.ProxyError)
-        if not isinstance(outcome, httpx.TransportError) or (unreached and not known):
+        unreachable = isinstance(outcome, httpx.ConnectError | httpx.ProxyError)
+        if not isinstance(outcome, httpx.TransportError) or (unreachable and not server_seen):
             return None
         least = 0.0
-    seconds: float = max(least, min(_LONGEST, _FIRST * 2**attempt) * random.uniform(0.5, 1.0))
-    return seconds if seconds < left else None
+    delay: float = max(least, min(_MAX_DELAY, _FIRST_DELAY * 2**attempt) * random.uniform(0.5, 1.0))
+    return delay if delay < time_left else None
 
 
-def _has_lost_its_worker(reply: httpx.Response) -> bool:
-    """What TorchServe says of requests that a worker took with it; another one is started."""
+def _worker_died(reply: httpx.Response) -> bool:
+    """Returns whether TorchServe lost the request with its worker, which it then restarts."""
     return reply.status_code == 500 and "Worker died" in reply.text

@@ -1,1 +1,1 @@
-"""Messages from `ganctl deploy` to a running server."""
+"""Commands from `ganctl deploy` to a running server."""

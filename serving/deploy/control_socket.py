@@ -1,7 +1,7 @@
-"""How one command reaches another's server: `ganctl deploy` gives its order to the `ganctl serve` of a port.
+"""Control socket through which `ganctl deploy` sends a command to the `ganctl serve` of a port.
 
-Over a Unix socket in the abstract namespace: it has no file that could be left behind, and both ends ask the kernel who
-the other is, so that only the user who serves (or root) can give orders, and nobody can pose as his server.
+It is a Unix socket in the abstract namespace, so no file can be left behind. Both ends read the peer's user from the
+kernel: only the server's user (or root) can send commands, and no other user can impersonate the server.
 """
 
 import contextlib
@@ -17,16 +17,22 @@ from ganctl.serving.errors import ServerError, ServingError
 
 Message = Mapping[str, Any]
 
-_MOST_BYTES = 1 << 16
-_TO_READ, _TO_END = 5.0, 2.0  # seconds
+_MAX_BYTES = 1 << 16
+_READ_TIMEOUT, _CLOSE_TIMEOUT = 5.0, 2.0  # seconds
 _CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 
 
-class Control:
-    """Listens for orders to the server of a port, one at a time, until it is closed."""
+class ControlSocket:
+    """Receives commands for the server of a port, one at a time, until it is closed."""
 
     def __init__(self, port: int, handle: Callable[[Message], Message]) -> None:
-        self._obey = handle
+        """Start listening in a thread.
+
+        Args:
+            port: the server's inference port.
+            handle: executes a command and returns its result.
+        """
+        self._handle = handle
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(_address(port))
         self._listener.listen(1)
@@ -34,11 +40,11 @@ class Control:
         self._thread.start()
 
     def close(self) -> None:
-        """Takes no more orders."""
+        """Stop listening; a command in progress has a short time to finish."""
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RD)  # ends the wait for the next
+            self._listener.shutdown(socket.SHUT_RD)  # unblocks accept
         self._listener.close()
-        self._thread.join(_TO_END)  # the name is free again once it no longer waits there
+        self._thread.join(_CLOSE_TIMEOUT)  # the address is free once accept has returned
 
     def _listen(self) -> None:
         while True:
@@ -47,54 +53,60 @@ class Control:
             except OSError:
                 return  # closed
             with connection:
-                if _peer(connection) in (os.getuid(), 0):
-                    with contextlib.suppress(OSError):  # whoever asked has gone
-                        _send(connection, self._answer(connection))
+                if _peer_uid(connection) in (os.getuid(), 0):
+                    with contextlib.suppress(OSError):  # the client has disconnected
+                        _send(connection, self._execute(connection))
 
-    def _answer(self, connection: socket.socket) -> Message:
-        connection.settimeout(_TO_READ)
+    def _execute(self, connection: socket.socket) -> Message:
+        """Read and execute a command; returns its result, or its error with the exit code."""
+        connection.settimeout(_READ_TIMEOUT)
         try:
-            order = _receive(connection)
+            command = _receive(connection)
             connection.settimeout(None)
-            return {"done": self._obey(order)}
+            return {"done": self._handle(command)}
         except ServingError as error:
             return {"error": str(error), "exit_code": error.exit_code}
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            told = f"the server could not do it: {where}{error.strerror or error}. The old version is served."
-            return {"error": told, "exit_code": 1}
-        except Exception as error:  # whatever it is: who asked is told, and the next order finds someone who listens
-            return {"error": f"the server could not do it: {error!r}", "exit_code": 1}
+            path = f"{error.filename}: " if error.filename else ""
+            message = f"the server failed: {path}{error.strerror or error}. The old version is served."
+            return {"error": message, "exit_code": 1}
+        except Exception as error:  # any defect is reported to the client, and the thread goes on
+            return {"error": f"the server failed: {error!r}", "exit_code": 1}
 
 
-def give(port: int, order: Message) -> Message:
-    """Has the server of a port handle. Raises ServerError where there is none, or what it says is wrong."""
+def send_command(port: int, command: Message) -> Message:
+    """Send a command to the server of a port and return its result.
+
+    Raises:
+        ServerError: no server listens, it belongs to another user, or the command failed. In the last case the
+            exception has the message and the exit code of the failure.
+    """
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.connect(_address(port))
         except OSError as error:
             raise ServerError(
                 f"--port {port}: no `ganctl serve` of this user answers on this machine for that port ({error}). "
-                "Start one, or name the port that it printed."
+                "Start one, or give the port that it printed."
             ) from error
-        if _peer(connection) not in (os.getuid(), 0):
-            raise ServerError(f"--port {port}: the server there is another user's; its user can give it orders.")
-        _send(connection, order)
+        if _peer_uid(connection) not in (os.getuid(), 0):
+            raise ServerError(f"--port {port}: the server there is another user's. Deploy as that user.")
+        _send(connection, command)
         answer = _receive(connection)
     if "error" in answer:
-        refusal = ServerError(answer["error"])
-        refusal.exit_code = answer["exit_code"]
-        raise refusal
-    done: Message = answer["done"]
-    return done
+        failure = ServerError(answer["error"])
+        failure.exit_code = answer["exit_code"]
+        raise failure
+    result: Message = answer["done"]
+    return result
 
 
 def _address(port: int) -> str:
     return f"\0ganctl-serve-{port}"
 
 
-def _peer(connection: socket.socket) -> int:
-    """The user at the other end."""
+def _peer_uid(connection: socket.socket) -> int:
+    """The user id of the process at the other end."""
     option = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return int(_CREDENTIALS.unpack(option)[1])
 
@@ -106,9 +118,9 @@ def _send(connection: socket.socket, message: Message) -> None:
 def _receive(connection: socket.socket) -> Message:
     data = b""
     while not data.endswith(b"\n"):
-        more = connection.recv(_MOST_BYTES)
-        if not more or len(data) > _MOST_BYTES:
-            raise ValueError(f"expected a line of JSON, found {data[:80]!r}")
-        data += more
+        block = connection.recv(_MAX_BYTES)
+        if not block or len(data) > _MAX_BYTES:
+            raise ValueError(f"control socket: found {data[:80]!r}, expected a line of JSON")
+        data += block
     message: Message = json.loads(data)
     return message

@@ -1,7 +1,8 @@
-"""Reads the fields of a request out of what TorchServe hands over: a JSON body, a query, a form.
+"""Parsing of a request's fields from a JSON body, a query or a form.
 
-JSON keeps its types, which are checked strictly later. Queries and forms know only text, which is parsed by field. A
-list is a field given several times, or text with commas; text that is a label's name as a whole is that label.
+JSON values keep their types; `request.py` checks them strictly. Queries and forms hold only text, which is converted
+to the type of its field. A list is a repeated field or a text with commas. A text that equals a label's name is that
+label, even if it contains commas.
 """
 
 import difflib
@@ -12,111 +13,119 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .model import Model
-from .problem import SHOWN, FieldError
+from .problem import MAX_ERRORS, FieldError
 
-_LISTS = ("digits", "labels")  # fields that may be given several times in a query or a form
 FIELDS = ("digits", "labels", "text", "count", "seed", "truncation", "scale", "layout", "frames")
+_REPEATABLE = ("digits", "labels")  # may occur several times in a query or a form
 
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_JSON_ADVICE = "JSON needs the header Content-Type: application/json"
-_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+_JSON_HINT = "JSON needs the header Content-Type: application/json"
+_FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
-def read(
-    given: Sequence[tuple[str, bytes]], headers: Mapping[str, Any], model: Model, faults: list[FieldError]
+def read_fields(
+    inputs: Sequence[tuple[str, bytes]], headers: Mapping[str, Any], model: Model, errors: list[FieldError]
 ) -> dict[str, Any]:
-    """Gathers the fields of body, query and form by name; text is turned into what its field expects."""
-    if sum(len(name) + len(value) for name, value in given) > model.limits.max_body:
-        faults.append(FieldError("body", f"is larger than {model.limits.max_body:,} bytes", 413))
+    """Collect the known fields of body, query and form; text is converted to the type of its field.
+
+    Args:
+        inputs: names and values as TorchServe passes them; `body` is the raw body.
+        headers: header names in lower case, with values.
+        model: gives the limits and the class names.
+        errors: receives the errors that are found.
+    """
+    if sum(len(name) + len(value) for name, value in inputs) > model.limits.max_body:
+        errors.append(FieldError("body", f"is larger than {model.limits.max_body:,} bytes", 413))
         return {}
-    is_form = str(headers.get("content-type", "")).split(";")[0].strip().lower() in _FORMS
-    if is_form and not given and headers.get("content-length", "0") != "0":
-        # TorchServe drops what has no "=" in it; `curl -d '{"digits": 7}'` comes like this.
-        faults.append(FieldError("body", f"was sent as a form, and has no field of one; {_JSON_ADVICE}"))
+    is_form = str(headers.get("content-type", "")).split(";")[0].strip().lower() in _FORM_TYPES
+    if is_form and not inputs and headers.get("content-length", "0") != "0":
+        # TorchServe drops form parts without "=". `curl -d '{"digits": 7}'` sends such a part.
+        errors.append(FieldError("body", f"was sent as a form, but holds no form field; {_JSON_HINT}"))
     body = b""
     texts: dict[str, list[str]] = {}
-    for name, value in given:
+    for name, value in inputs:
         if name != "body" or is_form:
             texts.setdefault(name, []).append(value.decode("utf-8", "replace"))
         elif body:
-            faults.append(FieldError("body", "is given more than once: give it once"))
+            errors.append(FieldError("body", "is given more than once: give it once"))
         else:
             body = value
-    fields = _json_fields(body, faults) if body.strip() else {}
+    fields = _parse_json(body, errors) if body.strip() else {}
     for name, values in texts.items():
         if name in fields:
-            faults.append(FieldError(name, "is given in the query and in the body: give it once"))
-        elif len(values) > 1 and name in FIELDS and name not in _LISTS:
-            faults.append(FieldError(name, "is given more than once: give it once"))
+            errors.append(FieldError(name, "is given in the query and in the body: give it once"))
+        elif len(values) > 1 and name in FIELDS and name not in _REPEATABLE:
+            errors.append(FieldError(name, "is given more than once: give it once"))
         else:
-            fields[name] = _from_text(name, values, model)
+            fields[name] = _parse_text(name, values, model)
     unknown = [name for name in fields if name not in FIELDS]
-    for place, name in enumerate(unknown):
-        near = difflib.get_close_matches(name[:30], FIELDS, n=1) if place < SHOWN else []
-        advice = f"did you mean {near[0]}?" if near else f"the fields are {', '.join(FIELDS)}"
+    for index, name in enumerate(unknown):
+        similar = difflib.get_close_matches(name[:30], FIELDS, n=1) if index < MAX_ERRORS else []
+        hint = f"did you mean {similar[0]}?" if similar else f"the fields are {', '.join(FIELDS)}"
         if is_form and name.lstrip().startswith("{"):
-            advice = _JSON_ADVICE
+            hint = _JSON_HINT
         elif any(f";{name}" in label for label in model.class_names):
-            advice = "in a query a ';' ends a field, and one that belongs to a label's name is written %3B"
-        faults.append(FieldError(name, f"unknown field; {advice}"))
+            hint = "in a query, ';' ends a field; write %3B for a ';' in a label's name"
+        errors.append(FieldError(name, f"unknown field; {hint}"))
     return {name: value for name, value in fields.items() if name in FIELDS}
 
 
-def _json_fields(body: bytes, faults: list[FieldError]) -> dict[str, Any]:
-    repeated: list[str] = []
+def _parse_json(body: bytes, errors: list[FieldError]) -> dict[str, Any]:
+    """The members of a JSON object; {} with an error if the body is anything else."""
+    duplicates: list[str] = []
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def note_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         record = dict(pairs)
         if len(record) < len(pairs):
-            repeated.extend(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+            duplicates.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         return record
 
-    def constant(name: str) -> Any:
+    def reject_constant(name: str) -> Any:
         raise ValueError(f"{name} is not JSON")
 
     try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=once, parse_constant=constant)
+        value = json.loads(body.decode("utf-8"), object_pairs_hook=note_duplicates, parse_constant=reject_constant)
     except (ValueError, RecursionError) as error:  # ValueError: also bad UTF-8 and numbers of thousands of digits
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
-        faults.append(FieldError("body", f"must be a JSON object: {reason}"))
+        errors.append(FieldError("body", f"must be a JSON object: {reason}"))
         return {}
     if not isinstance(value, dict):
-        faults.append(FieldError("body", f"must be a JSON object, found {show(value)}"))
+        errors.append(FieldError("body", f"must be a JSON object, found {format_value(value)}"))
         return {}
-    faults.extend(FieldError(name, "is given more than once") for name in dict.fromkeys(repeated))
+    errors.extend(FieldError(name, "is given more than once") for name in dict.fromkeys(duplicates))
     return value
 
 
-def _from_text(name: str, texts: list[str], model: Model) -> object:
-    """The meaning of a field's texts; text that means nothing stays text, and is found faulty as such."""
+def _parse_text(name: str, texts: list[str], model: Model) -> object:
+    """Convert a field's texts to its type. Malformed text stays text, which `request.py` then refuses."""
     if name == "labels":
-        members: list[object] = [part for text in texts for part in _names(text, model)]
+        members: list[object] = [part for text in texts for part in _split_names(text, model)]
         return members if len(members) > 1 else members[0]
     if name == "digits":
-        members = [_integer(part.strip()) for text in texts for part in text.split(",")]
+        members = [_parse_integer(part.strip()) for text in texts for part in text.split(",")]
         return members if len(members) > 1 else members[0]
     if name in ("count", "seed", "scale", "frames"):
-        return _integer(texts[0])
+        return _parse_integer(texts[0])
     if name == "truncation" and _NUMBER.fullmatch(texts[0]):
         return float(texts[0])
     return texts[0]
 
 
-def _names(text: str, model: Model) -> list[str]:
-    """The label that `text` names as a whole, or else the members of a list with commas."""
-    if model.number(text) is not None:
+def _split_names(text: str, model: Model) -> list[str]:
+    """The whole text if it is a label's name, else its parts between commas."""
+    if model.label_of(text) is not None:
         return [text]
-    return [part if model.number(part) is not None else part.strip() for part in text.split(",")]
+    return [part if model.label_of(part) is not None else part.strip() for part in text.split(",")]
 
 
-def _integer(text: str) -> int | str:
+def _parse_integer(text: str) -> int | str:
     return int(text) if _INTEGER.fullmatch(text) else text
 
 
-def show(value: object) -> str:
-    """A value as JSON for a message; containers are only named, as they may be deep and long."""
+def format_value(value: object) -> str:
+    """A value as short JSON for an error message. Containers are only named, as they may be deep and long."""
     if isinstance(value, list | dict):
         return "an array" if isinstance(value, list) else "an object"
-    shown = json.dumps(value)
-    return shown if len(shown) <= 40 else shown[:40] + "…"
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:40] + "…"

@@ -1,25 +1,31 @@
-"""The description of this very service, OpenAPI 3.1: what fields there are, their limits, and what comes back."""
+"""OpenAPI 3.1 document of a service: its fields with their limits, and its replies."""
 
 import json
 from typing import Any
 
 from .common.latents import MAX_SEED
 from .model import Model
-from .problem import MEDIA_TYPE as PROBLEM
-from .request import DESCRIPTION, FILMS, LAYOUTS, MEDIA_TYPES, PAGE, STOPS
+from .problem import MEDIA_TYPE as PROBLEM_TYPE
+from .request import DEFAULT_KEYFRAMES, FILM_TYPES, HTML_TYPE, LAYOUTS, MEDIA_TYPES, OPENAPI_TYPE
 
 Record = dict[str, Any]
 
 
-def describe(model: Model, page: bool = False, name: str = "digits") -> bytes:
-    """The document, as JSON, of the service that answers for the model `name`; `page` says whether it has one."""
+def build_openapi(model: Model, page: bool = False, name: str = "digits") -> bytes:
+    """The OpenAPI document as JSON.
+
+    Args:
+        model: gives the fields and their limits.
+        page: whether the service has a page for browsers.
+        name: the model's name in the URLs.
+    """
     fields = _fields(model)
     replies = _replies(page)
-    tags = {"tags": ["generator"], "responses": replies}
+    common = {"tags": ["generator"], "responses": replies}
     parameters = [{"$ref": "#/components/parameters/accept"}]
     queries = [*parameters, *(_query(field, schema, model) for field, schema in fields.items())]
     body = {"schema": {"$ref": "#/components/schemas/Request"}}
-    form = {"schema": {"type": "object", "properties": dict.fromkeys(fields, _TEXT), "additionalProperties": False}}
+    form = {"schema": {"type": "object", "properties": dict.fromkeys(fields, _STRING), "additionalProperties": False}}
     content = {"application/json": body, "application/x-www-form-urlencoded": form}
     record = {
         "openapi": "3.1.0",
@@ -27,26 +33,26 @@ def describe(model: Model, page: bool = False, name: str = "digits") -> bytes:
             "title": "ganctl",
             "version": model.version,
             "summary": "Draws images from a generator.",
-            "description": "Where a seed is given, the same request has the same bytes for as long as the version is"
-            " the same, and `ETag` and `If-None-Match` spare them.",
+            "description": "A request with a seed gets the same bytes for as long as the version is the same. A client"
+            " that sends the reply's `ETag` as `If-None-Match` then gets 304 without a body.",
         },
         "paths": {
             f"/predictions/{name}": {
-                "get": {"operationId": "draw", "summary": "An image.", "parameters": parameters, **tags},
+                "get": {"operationId": "draw", "summary": "Draws one image.", "parameters": parameters, **common},
                 "post": {
                     "operationId": "drawFields",
-                    "summary": "Images, by the fields of the body.",
+                    "summary": "Draws images; the body holds the fields.",
                     "parameters": parameters,
                     "requestBody": {"content": content},
-                    **tags,
+                    **common,
                 },
             },
             f"/{name}/predict": {
                 "get": {
                     "operationId": "drawQuery",
-                    "summary": "Images, by the fields of the query.",
+                    "summary": "Draws images; the query holds the fields.",
                     "parameters": queries,
-                    **tags,
+                    **common,
                 }
             },
         },
@@ -65,15 +71,16 @@ def describe(model: Model, page: bool = False, name: str = "digits") -> bytes:
 
 
 def _fields(model: Model) -> dict[str, Record]:
+    """The JSON schema of each field that this model accepts."""
     limits = model.limits
-    whole = {"type": "integer"}
+    integer = {"type": "integer"}
     fields: dict[str, Record] = {}
     if model.conditional:
-        label = whole | {"minimum": 0, "maximum": len(model.class_names) - 1}
+        label = integer | {"minimum": 0, "maximum": len(model.class_names) - 1}
         names = {"type": "string", "enum": list(model.class_names)}
-        for field, one, what in (("digits", label, "Labels by number"), ("labels", names, "Labels by name")):
+        for field, one, summary in (("digits", label, "Labels by number"), ("labels", names, "Labels by name")):
             several = {"type": "array", "items": one, "minItems": 1, "maxItems": limits.max_count}
-            fields[field] = {"oneOf": [one, several], "description": f"{what}; repeated in turn up to `count`."}
+            fields[field] = {"oneOf": [one, several], "description": f"{summary}; the list repeats up to `count`."}
         fields["labels"]["description"] += _NAMES
         letters = [name for name in model.class_names if len(name) == 1]
         if letters:
@@ -81,52 +88,60 @@ def _fields(model: Model) -> dict[str, Record]:
                 "type": "string",
                 "minLength": 1,
                 "maxLength": limits.max_text,
-                "pattern": f"^[{''.join(_escaped(letter) for letter in letters)}]+$",
-                "description": "Labels of one character each, drawn side by side in one handwriting.",
+                "pattern": f"^[{''.join(_escape(letter) for letter in letters)}]+$",
+                "description": "Labels of one character each, drawn side by side from one latent.",
             }
     fields |= {
-        "count": whole | {"minimum": 1, "maximum": limits.max_count, "description": _COUNT},
-        "seed": whole | {"minimum": 0, "maximum": MAX_SEED, "description": "Drawn and told where it is not given."},
+        "count": integer | {"minimum": 1, "maximum": limits.max_count, "description": _COUNT},
+        "seed": integer | {"minimum": 0, "maximum": MAX_SEED, "description": _SEED},
         "truncation": {"type": "number", "minimum": 0, "maximum": 1, "default": 1, "description": _TRUNCATION},
-        "scale": whole | {"minimum": 1, "maximum": limits.max_scale, "default": 1, "description": "Enlargement."},
+        "scale": integer | {"minimum": 1, "maximum": limits.max_scale, "default": 1, "description": _SCALE},
         "layout": {"type": "string", "enum": list(LAYOUTS), "default": LAYOUTS[0]},
-        "frames": whole | {"minimum": 2, "maximum": limits.max_frames, "description": _FRAMES},
+        "frames": integer | {"minimum": 2, "maximum": limits.max_frames, "description": _FRAMES},
     }
     return fields
 
 
-def _escaped(letter: str) -> str:
+def _escape(letter: str) -> str:
+    """Escape a letter for a character class of a regular expression."""
     return "\\" + letter if letter in "\\]^-" else letter
 
 
 def _query(name: str, schema: Record, model: Model) -> Record:
-    told = {key: value for key, value in schema.items() if key != "description"}
-    commas = any("," in label for label in model.class_names)
-    explode = name == "labels" and commas  # a list of such names needs a parameter for each
-    parameter = {"name": name, "in": "query", "schema": told, "style": "form", "explode": explode}
+    """A field as a query parameter."""
+    without_description = {key: value for key, value in schema.items() if key != "description"}
+    has_comma = any("," in label for label in model.class_names)
+    explode = name == "labels" and has_comma  # then each name in the list needs a parameter of its own
+    parameter = {"name": name, "in": "query", "schema": without_description, "style": "form", "explode": explode}
     return parameter | ({"description": schema["description"]} if "description" in schema else {})
 
 
 def _replies(page: bool) -> Record:
-    binary: Record = {media: {} for media in MEDIA_TYPES if media != "application/json"}
-    binary["application/json"] = {"schema": {"$ref": "#/components/schemas/Images"}}
+    """The replies of every operation, by status."""
+    types: Record = {media: {} for media in MEDIA_TYPES if media != "application/json"}
+    types["application/json"] = {"schema": {"$ref": "#/components/schemas/Images"}}
     if page:
-        binary[PAGE] = {"schema": {"type": "string", "description": _PAGE}}
+        types[HTML_TYPE] = {"schema": {"type": "string", "description": _PAGE}}
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
-    problem = {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    problem = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     refusal = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
-    faults = {"400": "A field is faulty.", "406": "No type of this service is allowed.", "413": "Too much at once."}
-    faults["429"] = "Too many large requests at the same time: ask again."
+    errors = {
+        "400": "A field is faulty.",
+        "406": "`Accept` allows no media type of this service.",
+        "413": "The request is too large.",
+        "429": "Too many large requests at the same time; try again later.",
+    }
     return {
-        "200": {"description": "Images.", "headers": headers, "content": binary},
-        "304": {"description": "Those that are known already, by `If-None-Match`."},
-        **{status: {"description": told, "content": problem | refusal} for status, told in faults.items()},
-        "503": {"description": "Too many requests wait already: ask again.", "content": refusal},
+        "200": {"description": "Images.", "headers": headers, "content": types},
+        "304": {"description": "Not modified: `If-None-Match` matches the `ETag`."},
+        **{status: {"description": text, "content": problem | refusal} for status, text in errors.items()},
+        "503": {"description": "Too many requests are waiting; try again later.", "content": refusal},
         "default": {"description": "The request does not reach the generator.", "content": refusal},
     }
 
 
 def _images(model: Model) -> Record:
+    """The JSON schema of an application/json reply."""
     last = len(model.class_names) - 1
     label: Record = {"type": "integer", "minimum": 0, "maximum": last} if model.conditional else {"type": "null"}
     image = {
@@ -145,37 +160,42 @@ def _images(model: Model) -> Record:
     }
 
 
-_COUNT = f"Images; strips with `text`; stops of the walk with `frames` ({STOPS} where none are given)."
+_COUNT = (
+    f"Number of images; of strips with `text`; of keyframes with `frames` ({DEFAULT_KEYFRAMES}, or `frames` if that is"
+    " less, by default)."
+)
+_SEED = "Seed of latents and labels. If it is omitted, a random one is drawn and returned as `X-Seed`."
 _NAMES = (
-    " Compared in Unicode's form NFC. In a query or a form, a value that is a label's name is that label, commas or"
-    " not; any other value is a list with commas, and a repeated field adds to the list."
+    " Names are compared in Unicode form NFC. In a query or a form, a value that equals a label's name is that label,"
+    " even with commas. Any other value is a list with commas. A repeated field extends the list."
 )
-_TRUNCATION = "Pulls towards the mean: 0 is the mean itself."
+_TRUNCATION = "Scales the latents towards their mean; 0 is the mean."
+_SCALE = "Enlarges each pixel to `scale` × `scale` pixels."
 _FRAMES = (
-    f"A film of so many frames ({' or '.join(FILMS)}): a closed walk through `count` handwritings of a label, a list of"
-    " labels side by side, or a text."
+    f"Number of frames of a film ({' or '.join(FILM_TYPES)}): a closed walk through `count` latents. Each frame shows"
+    " one label, a list of labels side by side, or a text."
 )
-_PAGE = "A page for people; only where no field is given, and for who names this type."
+_PAGE = "A page for browsers, if no field is given and `Accept` lists this type."
 _ACCEPT = {
     "name": "Accept",
     "in": "header",
-    "description": f"What to answer with: {', '.join(MEDIA_TYPES)}; `{DESCRIPTION}` is this description.",
+    "description": f"Media type of the reply: {', '.join(MEDIA_TYPES)}; `{OPENAPI_TYPE}` is this document.",
     "schema": {"type": "string", "default": MEDIA_TYPES[0]},
 }
 _HEADERS: Record = {
-    "X-Seed": {"description": "The seed that was drawn from.", "schema": {"type": "integer"}},
-    "X-Model-Version": {"description": "The model that has drawn.", "schema": {"type": "string"}},
-    "ETag": {"description": "Where a seed was given: names these bytes.", "schema": {"type": "string"}},
+    "X-Seed": {"description": "Seed of the latents and labels.", "schema": {"type": "integer"}},
+    "X-Model-Version": {"description": "Version of the model.", "schema": {"type": "string"}},
+    "ETag": {"description": "Entity tag of the bytes, if the request has a seed.", "schema": {"type": "string"}},
 }
-_TEXT: Record = {"type": "string"}
+_STRING: Record = {"type": "string"}
 _REFUSAL: Record = {
-    "description": "What TorchServe itself says.",
+    "description": "An error reply of TorchServe itself.",
     "type": "object",
-    "properties": {"code": {"type": "integer"}, "type": _TEXT, "message": _TEXT},
+    "properties": {"code": {"type": "integer"}, "type": _STRING, "message": _STRING},
     "required": ["code", "type"],
 }
 _PROBLEM: Record = {
-    "description": "RFC 9457; `errors` names every faulty field at once.",
+    "description": "An RFC 9457 problem; `errors` lists all faulty fields.",
     "type": "object",
     "properties": {
         "type": {"type": "string"},

@@ -1,4 +1,4 @@
-"""What is wrong with a request, told as `application/problem+json` (RFC 9457)."""
+"""Error replies as `application/problem+json` (RFC 9457)."""
 
 import json
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from http import HTTPStatus
 
 MEDIA_TYPE = "application/problem+json"
 
-SHOWN = 50  # a body of 64 KiB can hold ten thousand unknown fields; nobody reads that many faults
+MAX_ERRORS = 50  # a body of 64 KiB can hold ten thousand unknown fields
 
 
 @dataclass(frozen=True)
 class FieldError:
-    """One faulty field: `detail` says what was found and what is expected."""
+    """An error of one field: `detail` says what was found and what is expected; `status` is the HTTP status."""
 
     field: str
     detail: str
@@ -20,26 +20,28 @@ class FieldError:
 
 
 class BadRequest(Exception):
-    """A request that cannot be answered, with everything that is wrong with it."""
+    """A request that cannot be answered, with the errors of all its fields."""
 
-    def __init__(self, faults: Sequence[FieldError]) -> None:
-        super().__init__("; ".join(f"{fault.field}: {fault.detail}" for fault in faults[:SHOWN]))
-        self.faults = tuple(faults)
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__("; ".join(f"{error.field}: {error.detail}" for error in errors[:MAX_ERRORS]))
+        self.errors = tuple(errors)
 
     @property
     def status(self) -> int:
-        """400 where a field is faulty, else the status of the first fault (406 for a type, 413 for a size)."""
-        statuses = [fault.status for fault in self.faults]
+        """400 if any error has it, else the status of the first error (406 for a media type, 413 for a size)."""
+        statuses = [error.status for error in self.errors]
         return 400 if 400 in statuses else statuses[0]
 
     def body(self) -> bytes:
-        errors = [{"field": fault.field[:100], "detail": fault.detail} for fault in self.faults[:SHOWN]]
-        if len(self.faults) > SHOWN:
-            errors.append({"field": "", "detail": f"and {len(self.faults) - SHOWN} more faults"})
-        return problem(self.status, "The request has faults; `errors` names every one of them.", errors)
+        """The reply's body; it lists at most MAX_ERRORS errors."""
+        errors = [{"field": error.field[:100], "detail": error.detail} for error in self.errors[:MAX_ERRORS]]
+        if len(self.errors) > MAX_ERRORS:
+            errors.append({"field": "", "detail": f"and {len(self.errors) - MAX_ERRORS} more errors"})
+        return problem(self.status, "The request has faulty fields; `errors` lists all of them.", errors)
 
 
 def problem(status: int, detail: str, errors: Sequence[dict[str, str]] = ()) -> bytes:
+    """An RFC 9457 problem as JSON; `errors` is an extension member."""
     record: dict[str, object] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
     record["detail"] = detail
     if errors:

@@ -1,4 +1,4 @@
-"""What a request's images look like as a reply's body, by media type."""
+"""Encoders of a request's images, one for each media type."""
 
 import base64
 import io
@@ -15,13 +15,13 @@ from .common.pixels import enlarge, tile
 from .model import Model
 from .request import Request
 
-_FRAME_MS = 50  # a film's pace: 20 frames a second
+_FRAME_MS = 50  # duration of a film's frame: 20 frames per second
 
 Pixels = NDArray[np.uint8]
 
 
 def encode(request: Request, images: Pixels, model: Model) -> bytes:
-    """uint8 [N, H, W, C] → the body that `request.media` names."""
+    """Encode images, uint8 [N, H, W, C], as a body of the type `request.media`."""
     return _ENCODERS[request.media](request, images, model)
 
 
@@ -38,8 +38,10 @@ def _json(request: Request, images: Pixels, model: Model) -> bytes:
 
 
 def _npz(request: Request, images: Pixels, model: Model) -> bytes:
-    """`images` uint8 [N, H, W] or [N, H, W, 3] and, where the model knows any, `labels` int64 [N], as `ganctl sample`
-    writes them; `seed` and `model_version` beside."""
+    """The arrays that `ganctl sample` writes, with `seed` and `model_version`.
+
+    `images` is uint8 [N, H, W] or [N, H, W, 3]. A conditional model has `labels`, int64 [N].
+    """
     large = images.repeat(request.scale, axis=1).repeat(request.scale, axis=2)
     arrays: dict[str, Any] = {"images": large[..., 0] if model.channels == 1 else large}
     if request.labels is not None:
@@ -50,7 +52,7 @@ def _npz(request: Request, images: Pixels, model: Model) -> bytes:
 
 
 def _webp(request: Request, images: Pixels, model: Model) -> bytes:
-    # lossless, at the least effort: more of it takes ten times the time for a tenth of the bytes
+    # lossless at the lowest effort: a higher one takes ten times as long and saves a tenth of the bytes
     return _pillow(request, images, "WEBP", lossless=True, quality=0, method=0)
 
 
@@ -58,16 +60,16 @@ def _gif(request: Request, images: Pixels, model: Model) -> bytes:
     return _pillow(request, images, "GIF")
 
 
-def _pillow(request: Request, images: Pixels, kind: str, **options: object) -> bytes:
-    """A picture, or with `request.frames` a film that begins again at its end."""
+def _pillow(request: Request, images: Pixels, file_format: str, **options: object) -> bytes:
+    """One picture, or an endlessly looping film if the request has `frames`."""
     pictures = [
-        Image.fromarray(np.squeeze(enlarge(tile(each, request.columns), request.scale)))
-        for each in np.split(images, request.frames or 1)
+        Image.fromarray(np.squeeze(enlarge(tile(frame, request.columns), request.scale)))
+        for frame in np.split(images, request.frames or 1)
     ]
     if request.frames:
         options |= {"save_all": True, "append_images": pictures[1:], "duration": _FRAME_MS, "loop": 0}
     file = io.BytesIO()
-    pictures[0].save(file, kind, **options)
+    pictures[0].save(file, file_format, **options)
     return file.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""From the fields that were given to a checked request, or to the list of everything that is wrong with them."""
+"""Validation of a request's fields: gives a checked request, or the list of all its errors."""
 
 import functools
 import math
@@ -6,37 +6,37 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .accept import choose, names
+from .accept import choose, lists_exactly
 from .common.latents import MAX_SEED, label_tuple
 from .common.text import nfc
-from .fields import read, show
+from .fields import format_value, read_fields
 from .model import Model
 from .problem import BadRequest, FieldError
 
-FILMS = ("image/gif", "image/webp")
-DESCRIPTION = "application/openapi+json"
-PAGE = "text/html"
-MEDIA_TYPES = ("image/png", "application/json", "image/webp", "image/gif", "application/x-npz", DESCRIPTION)
-LONGEST_SIDE = {"image/webp": 16_383, "image/gif": 65_535}  # pixels, where a format ends
-STOPS = 8  # of a walk whose `count` nobody gives
+FILM_TYPES = ("image/gif", "image/webp")
+OPENAPI_TYPE = "application/openapi+json"
+HTML_TYPE = "text/html"
+MEDIA_TYPES = ("image/png", "application/json", "image/webp", "image/gif", "application/x-npz", OPENAPI_TYPE)
+MAX_SIDE = {"image/webp": 16_383, "image/gif": 65_535}  # pixels; limits of the file formats
+DEFAULT_KEYFRAMES = 8  # of a film without `count`
 LAYOUTS = ("grid", "strip")
 
-_HEADERS = ("accept", "content-type", "content-length")  # all that a request's meaning depends on
-_LONGEST_FORM = 4  # characters of the decomposed form for one of the composed
-_KNOWN = 1024  # bytes of a request that is remembered
+_HEADERS = ("accept", "content-type", "content-length")  # all headers that change the meaning of a request
+_MAX_NFD_RATIO = 4  # characters of the decomposed form (NFD) for one of the composed form (NFC)
+_MAX_CACHED_BYTES = 1024  # larger requests are not cached
 
 
 class Request(NamedTuple):
-    """A request that will be answered: `draws` latents, each used for `repeat` images, in rows of `columns` images.
+    """A valid request: `draws` latents, each used for `repeat` images, tiled in rows of `columns` images.
 
-    With `frames` it is a film of as many pictures: a closed walk through the latents, each frame drawing `repeat`
-    images of one.
+    With `frames` it is a film of that many pictures: a closed walk through the latents as keyframes, where a frame has
+    `repeat` images of one latent.
     """
 
     media: str
     seed: int
-    seeded: bool  # whether the seed was given: then another such request has the same answer
-    labels: tuple[int, ...] | None  # one for each image; None where the model is unconditional
+    seeded: bool  # True if the client gave the seed: an equal request then has the same reply
+    labels: tuple[int, ...] | None  # one for each image; None for an unconditional model
     draws: int
     repeat: int
     columns: int
@@ -46,109 +46,117 @@ class Request(NamedTuple):
 
     @property
     def images(self) -> int:
+        """Number of images to generate."""
         return (self.frames or self.draws) * self.repeat
 
 
 class Parser:
-    """Reads requests to a model. What it has read lately it knows again: most clients ask for the same again and again.
+    """Parses requests to a model, with a cache, since most clients repeat the same request.
 
-    With `page` there is text/html, too, for who names it and gives no field. So a browser, which names pictures as
-    well, gets the page first and then pictures, and a program that takes anything (`*/*`) gets a picture.
+    With `page`, text/html is offered to a request without fields whose `Accept` lists it. A browser, which accepts
+    images too, thus gets the page first and images after that. A client that accepts anything (`*/*`) gets an image.
     """
 
     def __init__(self, model: Model, page: bool = False) -> None:
         self._model = model
         self._page = page
-        self._known = functools.lru_cache(maxsize=256)(self._plan)
+        self._cached = functools.lru_cache(maxsize=256)(self._parse_uncached)
 
     def parse(self, inputs: Mapping[str, Any], headers: Mapping[str, str]) -> Request:
-        """Reads one request: `inputs` as TorchServe gives them (`body`, and the fields of query and form, as bytes),
-        and the headers with their names in small letters. Our own workers give a list for a field that is given several
-        times, of which a stock worker keeps the last.
+        """Parse one request.
 
-        Raises BadRequest with all faults at once.
+        Args:
+            inputs: as TorchServe passes them: `body` and the fields of query and form, as bytes. For a repeated field,
+                ganctl's own workers pass a list; a stock worker passes the last value.
+            headers: header names in lower case, with values.
+
+        Raises:
+            BadRequest: the request has errors; it lists all of them.
         """
-        given = tuple(
-            (name, bytes(each))
+        pairs = tuple(
+            (name, bytes(member))
             for name, value in inputs.items()
-            for each in (value if type(value) is list else (value,))
+            for member in (value if type(value) is list else (value,))
         )
-        read = tuple(headers.get(name, "") for name in _HEADERS)
-        size = sum(len(name) + len(value) for name, value in given) + sum(map(len, read))
-        return _drawn((self._known if size <= _KNOWN else self._plan)(given, read), self._model)
+        relevant = tuple(headers.get(name, "") for name in _HEADERS)
+        size = sum(len(name) + len(value) for name, value in pairs) + sum(map(len, relevant))
+        parse = self._cached if size <= _MAX_CACHED_BYTES else self._parse_uncached
+        return _fill_in_random(parse(pairs, relevant), self._model)
 
-    def _plan(self, given: tuple[tuple[str, bytes], ...], read: tuple[str, ...]) -> Request:
-        headers = {name: value for name, value in zip(_HEADERS, read, strict=True) if value}
-        return _planned(given, headers, self._model, self._page)
+    def _parse_uncached(self, pairs: tuple[tuple[str, bytes], ...], relevant: tuple[str, ...]) -> Request:
+        headers = {name: value for name, value in zip(_HEADERS, relevant, strict=True) if value}
+        return _parse_deterministic(pairs, headers, self._model, self._page)
 
 
-def _planned(given: Sequence[tuple[str, bytes]], headers: Mapping[str, str], model: Model, page: bool) -> Request:
-    """All of a request that is not drawn: a seed that nobody gave is 0, and labels that nobody chose are none."""
-    faults: list[FieldError] = []
-    fields = _Fields(read(given, headers, model, faults), faults)
+def _parse_deterministic(
+    pairs: Sequence[tuple[str, bytes]], headers: Mapping[str, str], model: Model, page: bool
+) -> Request:
+    """Parse all except the random parts: an omitted seed is 0, and omitted labels are the empty tuple."""
+    errors: list[FieldError] = []
+    fields = _FieldReader(read_fields(pairs, headers, model, errors), errors)
     accept = headers.get("accept")
-    offered: tuple[str, ...] = FILMS if "frames" in fields.values else MEDIA_TYPES
-    if page and accept and not fields.values and names(accept, PAGE):
-        offered = (PAGE, *MEDIA_TYPES)
+    offered: tuple[str, ...] = FILM_TYPES if "frames" in fields.values else MEDIA_TYPES
+    if page and accept and not fields.values and lists_exactly(accept, HTML_TYPE):
+        offered = (HTML_TYPE, *MEDIA_TYPES)
     media = choose(accept, offered)
     if media is None:
-        what = "a film is" if offered is FILMS else "the types of this service are"
-        also = f", and {PAGE} where no field is given" if page else ""
-        faults.append(FieldError("Accept", f"allows none of what there is: {what} {', '.join(offered)}{also}", 406))
+        subject = "a film" if offered is FILM_TYPES else "this service"
+        html = f", and {HTML_TYPE} where no field is given" if page else ""
+        errors.append(FieldError("Accept", f"allows no type of {subject}: expected {', '.join(offered)}{html}", 406))
     request = _build(fields, media or offered[0], model)
-    if faults:
-        raise BadRequest(faults)
+    if errors:
+        raise BadRequest(errors)
     return request
 
 
-def _build(fields: "_Fields", media: str, model: Model) -> Request:
+def _build(fields: "_FieldReader", media: str, model: Model) -> Request:
     limits = model.limits
-    chosen = fields.labels(model)
+    labels = fields.labels(model)
     text = fields.text(model)
     given = [name for name in ("digits", "labels", "text") if name in fields.values]
     if len(given) > 1:
-        fields.fault(given[-1], f"not together with {' and '.join(given[:-1])}: give one of them")
+        fields.add_error(given[-1], f"not together with {' and '.join(given[:-1])}: give one of them")
     frames = fields.integer("frames", 2, limits.max_frames) or 0
-    sequence = text or chosen
-    row = max(1, len(sequence) if frames else len(text))  # images of one latent
+    sequence = text or labels
+    repeat = max(1, len(sequence) if frames else len(text))
     count = fields.integer("count", 2 if frames else 1, limits.max_count)
     if count is None:
-        count = min(STOPS, frames) if frames else max(1, len(chosen)) if not text else 1
+        count = min(DEFAULT_KEYFRAMES, frames) if frames else max(1, len(labels)) if not text else 1
     elif 0 < frames < count:
-        fields.fault("frames", f"must be as many as the {count} stops that the walk passes, or more; found {frames}")
+        fields.add_error("frames", f"must be at least `count`, the {count} keyframes of the film; found {frames}")
     seed, seeded = fields.integer("seed", 0, MAX_SEED), "seed" in fields.values
     truncation = fields.number("truncation", 0.0, 1.0)
     scale = fields.integer("scale", 1, limits.max_scale) or 1
     strip = fields.choice("layout", LAYOUTS) == "strip"
 
     pictures = frames or 1
-    images = (frames or count) * row
+    images = (frames or count) * repeat
+    size_field = "frames" if frames else "count"
     if images * model.values > limits.max_values:
-        fields.fault(
-            _fewer(frames), f"asks for {images} images; at most {limits.max_values // model.values} at once", 413
-        )
+        most = limits.max_values // model.values
+        fields.add_error(size_field, f"gives {images} images, expected at most {most}", 413)
     if images * model.height * model.width * scale**2 > limits.max_pixels:
-        fields.fault("scale", f"gives more than {limits.max_pixels:,} pixels; lower {_fewer(frames)} or scale", 413)
+        fields.add_error("scale", f"gives more than {limits.max_pixels:,} pixels; lower {size_field} or scale", 413)
     if frames or text:
-        columns = row  # a strip a row
-    elif 1 < len(chosen) < count:
-        columns = len(chosen)  # the list repeats, so each column keeps its label
+        columns = repeat  # one strip for each row
+    elif 1 < len(labels) < count:
+        columns = len(labels)  # the list repeats, so each column has one label
     else:
         columns = math.isqrt(images - 1) + 1
     if strip:
         columns = images // pictures
     rows = -(-images // pictures // columns)
     side = scale * max(columns * model.width, rows * model.height)
-    if side > LONGEST_SIDE.get(media, side):
-        fields.fault("scale", f"gives {side:,} pixels in a row; {media} ends at {LONGEST_SIDE[media]:,}", 413)
+    if side > MAX_SIDE.get(media, side):
+        fields.add_error("scale", f"gives a side of {side:,} pixels; {media} allows {MAX_SIDE[media]:,}", 413)
 
     return Request(
         media=media,
         seed=seed or 0,
         seeded=seeded,
-        labels=(() if fields.faults else _repeated(sequence, images)) if model.conditional else None,
+        labels=(() if fields.errors else _cycle(sequence, images)) if model.conditional else None,
         draws=count,
-        repeat=row,
+        repeat=repeat,
         columns=columns,
         truncation=1.0 if truncation is None else truncation,
         scale=scale,
@@ -156,39 +164,37 @@ def _build(fields: "_Fields", media: str, model: Model) -> Request:
     )
 
 
-def _drawn(plan: Request, model: Model) -> Request:
-    seed = plan.seed if plan.seeded else int.from_bytes(os.urandom(8)) & MAX_SEED
-    labels = plan.labels
+def _fill_in_random(request: Request, model: Model) -> Request:
+    """Draw the seed and the labels that the client omitted."""
+    seed = request.seed if request.seeded else int.from_bytes(os.urandom(8)) & MAX_SEED
+    labels = request.labels
     if labels == ():
-        drawn = label_tuple(seed, 1 if plan.frames else plan.draws, len(model.class_names))
-        labels = _repeated(drawn, plan.images) if plan.frames else drawn
-    return plan._replace(seed=seed, labels=labels)
+        drawn = label_tuple(seed, 1 if request.frames else request.draws, len(model.class_names))
+        labels = _cycle(drawn, request.images) if request.frames else drawn
+    return request._replace(seed=seed, labels=labels)
 
 
-def _repeated(labels: tuple[int, ...], images: int) -> tuple[int, ...]:
-    return (labels * -(-images // len(labels)))[:images] if labels else ()
+def _cycle(labels: tuple[int, ...], length: int) -> tuple[int, ...]:
+    """Repeat a list of labels up to a length."""
+    return (labels * -(-length // len(labels)))[:length] if labels else ()
 
 
-def _fewer(frames: int) -> str:
-    return "frames" if frames else "count"
+class _FieldReader:
+    """Typed access to a request's fields; a field with a wrong value is added to `errors` and reads as absent."""
 
-
-class _Fields:
-    """The fields that were given, read one by one; what is wrong with them is noted in `faults`."""
-
-    def __init__(self, values: Mapping[str, Any], faults: list[FieldError]) -> None:
+    def __init__(self, values: Mapping[str, Any], errors: list[FieldError]) -> None:
         self.values = values
-        self.faults = faults
+        self.errors = errors
 
-    def fault(self, name: str, detail: str, status: int = 400) -> None:
-        self.faults.append(FieldError(name, detail, status))
+    def add_error(self, name: str, detail: str, status: int = 400) -> None:
+        self.errors.append(FieldError(name, detail, status))
 
     def integer(self, name: str, low: int, high: int) -> int | None:
         if name not in self.values:
             return None
         value = self.values[name]
         if type(value) is not int or not low <= value <= high:
-            self.fault(name, f"must be a whole number from {low} to {high}, found {show(value)}")
+            self.add_error(name, f"must be a whole number from {low} to {high}, found {format_value(value)}")
             return None
         return value
 
@@ -197,7 +203,7 @@ class _Fields:
             return None
         value = self.values[name]
         if type(value) not in (int, float) or not low <= value <= high:
-            self.fault(name, f"must be a number from {low:g} to {high:g}, found {show(value)}")
+            self.add_error(name, f"must be a number from {low:g} to {high:g}, found {format_value(value)}")
             return None
         return float(value)
 
@@ -206,64 +212,65 @@ class _Fields:
             return None
         value = self.values[name]
         if value not in choices:
-            self.fault(name, f"must be {' or '.join(choices)}, found {show(value)}")
+            self.add_error(name, f"must be {' or '.join(choices)}, found {format_value(value)}")
             return None
         return str(value)
 
     def labels(self, model: Model) -> tuple[int, ...]:
-        """The labels that `digits` (numbers) or `labels` (names) ask for; empty where neither does."""
-        chosen: list[int] = []
+        """The labels in `digits` (numbers) or `labels` (names); empty if both are absent."""
+        labels: list[int] = []
         for name in ("digits", "labels"):
-            if name not in self.values or not self._conditional(name, model):
+            if name not in self.values or not self._check_conditional(name, model):
                 continue
             value = self.values[name]
             members = value if isinstance(value, list) else [value]
             if not 1 <= len(members) <= model.limits.max_count:
-                self.fault(name, f"must have 1 to {model.limits.max_count} members, found {len(members)}")
+                self.add_error(name, f"must have 1 to {model.limits.max_count} members, found {len(members)}")
                 continue
-            for place, member in enumerate(members):
-                where = f"{name}[{place}]" if isinstance(value, list) else name
+            for index, member in enumerate(members):
+                path = f"{name}[{index}]" if isinstance(value, list) else name
                 if name == "labels":
-                    chosen.extend(self._named(where, member, model))
+                    labels.extend(self._label_of(path, member, model))
                 elif type(member) is int and 0 <= member < len(model.class_names):
-                    chosen.append(member)
+                    labels.append(member)
                 else:
                     last = len(model.class_names) - 1
-                    self.fault(where, f"must be a whole number from 0 to {last}, found {show(member)}")
-        return tuple(chosen)
+                    self.add_error(path, f"must be a whole number from 0 to {last}, found {format_value(member)}")
+        return tuple(labels)
 
     def text(self, model: Model) -> tuple[int, ...]:
-        """The labels of the characters of `text`; empty where it was not given."""
-        if "text" not in self.values or not self._conditional("text", model):
+        """The labels of the characters in `text`; empty if it is absent."""
+        if "text" not in self.values or not self._check_conditional("text", model):
             return ()
         value, longest = self.values["text"], model.limits.max_text
-        if isinstance(value, str) and len(value) <= _LONGEST_FORM * longest:
+        if isinstance(value, str) and len(value) <= _MAX_NFD_RATIO * longest:
             value = nfc(value)
         if not isinstance(value, str) or not 1 <= len(value) <= longest:
-            found = f"{len(value)} characters" if isinstance(value, str) else show(value)
-            self.fault("text", f"must be a string of 1 to {longest} characters, found {found}")
+            found = f"{len(value)} characters" if isinstance(value, str) else format_value(value)
+            self.add_error("text", f"must be a string of 1 to {longest} characters, found {found}")
             return ()
-        labels = [model.number(character) for character in value]
+        labels = [model.label_of(character) for character in value]
         known = tuple(label for label in labels if label is not None)
         if len(known) < len(labels):
             letters = "".join(name for name in model.class_names if len(name) == 1)
-            foreign = sorted({value[i] for i, label in enumerate(labels) if label is None})
-            expected = letters or "nothing (no label is one character)"
-            self.fault("text", f"may hold {expected}; found {show(''.join(foreign))}")
+            unknown = sorted({value[i] for i, label in enumerate(labels) if label is None})
+            allowed = letters or "nothing (no label is one character)"
+            self.add_error("text", f"may hold {allowed}; found {format_value(''.join(unknown))}")
             return ()
         return known
 
-    def _named(self, where: str, name: object, model: Model) -> list[int]:
-        label = model.number(name) if isinstance(name, str) else None
+    def _label_of(self, path: str, name: object, model: Model) -> list[int]:
+        """The label of a name as a list of one; empty, with an error, if the model has no such label."""
+        label = model.label_of(name) if isinstance(name, str) else None
         if label is not None:
             return [label]
         names = ", ".join(model.class_names[:20]) + (", …" if len(model.class_names) > 20 else "")
-        commas = any("," in name for name in model.class_names)
-        advice = "; in a query, repeat `labels=` for each name that has a comma" if commas else ""
-        self.fault(where, f"must be one of {names}; found {show(name)}{advice}")
+        has_comma = any("," in name for name in model.class_names)
+        hint = "; in a query, repeat `labels=` for each name that has a comma" if has_comma else ""
+        self.add_error(path, f"must be one of {names}; found {format_value(name)}{hint}")
         return []
 
-    def _conditional(self, name: str, model: Model) -> bool:
+    def _check_conditional(self, name: str, model: Model) -> bool:
         if not model.conditional:
-            self.fault(name, "this model knows no labels: leave the field out")
+            self.add_error(name, "this model has no labels: leave the field out")
         return model.conditional

@@ -1,6 +1,6 @@
-"""Answers a batch of requests: all are checked, one pass through the generator draws for all, each gets its reply.
+"""Answers a batch of requests with one pass through the generator.
 
-`handle` is TorchServe's entry point; `Service` is the same without TorchServe's ways.
+`handle` is TorchServe's entry point. `Service` does the work and does not depend on TorchServe.
 """
 
 import hashlib
@@ -18,23 +18,23 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .batch_budget import BatchBudget
 from .common.interpolation import walk
-from .common.latents import latents_of
+from .common.latents import batched_latents
 from .engine import BACKENDS, Engine
 from .fields import FIELDS
 from .model import Model
-from .openapi import describe
-from .page import build
-from .problem import MEDIA_TYPE, SHOWN, BadRequest, FieldError, problem
+from .openapi import build_openapi
+from .page import build_page
+from .problem import MAX_ERRORS, MEDIA_TYPE, BadRequest, FieldError, problem
 from .replies import encode
-from .request import DESCRIPTION, PAGE, Parser, Request
-from .room import Room
+from .request import HTML_TYPE, OPENAPI_TYPE, Parser, Request
 
 log = logging.getLogger(__name__)
 
 
 class Context(Protocol):
-    """What is used of TorchServe's context."""
+    """The part of TorchServe's context that `handle` uses."""
 
     model_yaml_config: dict[str, Any]
 
@@ -47,106 +47,118 @@ class Context(Protocol):
 
 @dataclass(frozen=True)
 class Reply:
+    """The HTTP reply to one request."""
+
     status: int
     media: str
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
-    faults: tuple[str, ...] = ()  # the fields that are wrong, as far as they are known ones
+    faults: tuple[str, ...] = ()  # names of the faulty fields; "unknown" for a name that is no field
 
 
 class Observation(NamedTuple):
-    """What is to be known of a batch afterwards."""
+    """Measurements of one batch."""
 
     images: int
     inference_seconds: float
     encode_seconds: float
-    faults: Counter[str]  # by the field that is faulty
+    faults: Counter[str]  # errors by field
 
 
-_BUSY = Reply(
+_TOO_MANY = Reply(
     429,
     MEDIA_TYPE,
-    problem(429, "Too many large requests at the same time; ask again."),
+    problem(429, "Too many large requests at the same time; try again later."),
     {"Retry-After": "1"},
 )
 
 
 class Service:
-    """A model and its engine, ready to answer."""
+    """A loaded model that answers batches of requests."""
 
     def __init__(self, model: Model, engine: Engine, identity: str, page: bool = False) -> None:
-        """`identity` tells models, back-ends and codes apart that answer the same request with other bytes."""
+        """Prepare the page and the OpenAPI document.
+
+        Args:
+            model: the generator's interface and the limits.
+            engine: runs the generator.
+            identity: differs between models, back-ends and code versions that give other bytes for the same request.
+            page: whether a browser gets the page.
+        """
         self.model = model
         self._engine = engine
         self._identity = identity
-        self._page = build(model) if page else None
+        self._page = build_page(model) if page else None
         self._parser = Parser(model, page)
-        self._description = describe(model, page)
+        self._openapi = build_openapi(model, page)
         self.observation = Observation(0, 0.0, 0.0, Counter())  # of the last batch
 
     @classmethod
     def load(cls, folder: Path, config: Mapping[str, Any]) -> "Service":
-        """Loads an unpacked archive; `config` is the part `handler` of its model-config.yaml."""
+        """Load an unpacked archive; `config` is the section `handler` of its model-config.yaml."""
         model = Model.load(folder, config)
         engine = Engine(BACKENDS[config["backend"]](folder / config["model_file"]), model)
-        codes = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("**/*.py")))
-        identity = f"{model.version} {config['backend']} {hashlib.sha256(codes).hexdigest()}"
-        return cls(model, engine, identity, _page_is_on(config))
+        code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("**/*.py")))
+        identity = f"{model.version} {config['backend']} {hashlib.sha256(code).hexdigest()}"
+        return cls(model, engine, identity, _page_enabled(config))
 
     def answer(self, batch: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[Reply]:
-        """Answers requests given as (inputs, headers); a faulty one never touches its neighbours."""
-        parsed = [self._guarded(self._parse, inputs, headers) for inputs, headers in batch]
-        room = Room(self.model.limits.max_batch)
-        parsed = [_BUSY if isinstance(each, Request) and not room.takes(self._share(each)) else each for each in parsed]
-        good = [request for request in parsed if isinstance(request, Request)]
-        began = time.perf_counter()
-        images = self._draw(good) if good else []
-        drawn = time.perf_counter()
-        of_request = iter(images)
-        room, replies = Room(self.model.limits.max_batch * self.model.limits.max_reply), []
-        for each in parsed:
-            reply = self._guarded(self._encode, each, next(of_request)) if isinstance(each, Request) else each
-            replies.append(_BUSY if reply.status == 200 and not room.takes(len(reply.body)) else reply)
-        faults = Counter(field for reply in replies for field in reply.faults)
-        self.observation = Observation(sum(map(len, images)), drawn - began, time.perf_counter() - drawn, faults)
+        """Answer requests given as (inputs, headers). A faulty request does not affect the others."""
+        limits = self.model.limits
+        parsed = [self._catch_errors(self._parse, inputs, headers) for inputs, headers in batch]
+        work = BatchBudget(limits.max_batch)
+        parsed = [_TOO_MANY if isinstance(p, Request) and not work.try_reserve(self._cost(p)) else p for p in parsed]
+        requests = [request for request in parsed if isinstance(request, Request)]
+        started = time.perf_counter()
+        images = self._generate(requests) if requests else []
+        generated = time.perf_counter()
+        remaining = iter(images)
+        reply_bytes, replies = BatchBudget(limits.max_batch * limits.max_reply), []
+        for p in parsed:
+            reply = self._catch_errors(self._encode, p, next(remaining)) if isinstance(p, Request) else p
+            fits = reply.status != 200 or reply_bytes.try_reserve(len(reply.body))
+            replies.append(reply if fits else _TOO_MANY)
+        faults = Counter(name for reply in replies for name in reply.faults)
+        encode_seconds = time.perf_counter() - generated
+        self.observation = Observation(sum(map(len, images)), generated - started, encode_seconds, faults)
         return replies
 
     def _parse(self, inputs: Mapping[str, Any], headers: Mapping[str, Any]) -> Request | Reply:
-        """What is to be drawn, or the reply where nothing is."""
-        # The names of headers know no case. A query's parameter leaves a header of its own name, which is no string.
+        """The request to draw, or the reply if nothing has to be drawn."""
+        # TorchServe adds a parameter's content type to the headers, under the parameter's name, as a dictionary.
         texts = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
         request = self._parser.parse(inputs, texts)
-        if request.media == DESCRIPTION:
-            return Reply(200, DESCRIPTION, self._description)
-        known = texts.get("if-none-match")
-        if request.media == PAGE:
-            assert self._page is not None, "text/html is offered only where there is a page"
-            if known and matches(known, self._page.headers["ETag"]):
-                return Reply(304, PAGE, b"", self._page.headers)
-            return Reply(200, f"{PAGE}; charset=utf-8", self._page.body, self._page.headers)
-        if known and request.seeded and matches(known, self._tag(request)):
+        if request.media == OPENAPI_TYPE:
+            return Reply(200, OPENAPI_TYPE, self._openapi)
+        if_none_match = texts.get("if-none-match")
+        if request.media == HTML_TYPE:
+            assert self._page is not None, "text/html is offered only if there is a page"
+            if if_none_match and etag_matches(if_none_match, self._page.headers["ETag"]):
+                return Reply(304, HTML_TYPE, b"", self._page.headers)
+            return Reply(200, f"{HTML_TYPE}; charset=utf-8", self._page.body, self._page.headers)
+        if if_none_match and request.seeded and etag_matches(if_none_match, self._etag(request)):
             return Reply(304, request.media, b"", self._headers(request))
         return request
 
-    def _share(self, request: Request) -> float:
-        """How much of what one request may take this one takes, 0 to 1."""
+    def _cost(self, request: Request) -> float:
+        """The request's size as a fraction of the largest allowed request, 0 to 1."""
         model, limits = self.model, self.model.limits
         pixels = model.height * model.width * request.scale**2
         return request.images * max(model.values / limits.max_values, pixels / limits.max_pixels)
 
-    def _draw(self, requests: Sequence[Request]) -> list[NDArray[np.uint8]]:
-        """All images of all requests in one pass; gives each request its own, uint8 [N, H, W, C]."""
-        z = latents_of([(request.seed, request.draws) for request in requests], self.model.latent_dim)
-        draws = [request.draws for request in requests]
-        # What would change nothing is left out: each of these steps takes microseconds, however little there is to do.
+    def _generate(self, requests: Sequence[Request]) -> list[NDArray[np.uint8]]:
+        """Generate the images of all requests in one pass, uint8 [N, H, W, C] for each request."""
+        z = batched_latents([(request.seed, request.draws) for request in requests], self.model.latent_dim)
+        counts = [request.draws for request in requests]
+        # Steps without effect are skipped: each takes microseconds even for one image.
         if any(request.truncation != 1.0 for request in requests):
-            z *= np.repeat(np.array([request.truncation for request in requests], np.float32), draws)[:, None]
+            z *= np.repeat(np.array([request.truncation for request in requests], np.float32), counts)[:, None]
         if any(request.frames for request in requests):
-            stops = np.split(z, np.cumsum(draws)[:-1])
-            walks = [walk(of, each.frames) if each.frames else of for each, of in zip(requests, stops, strict=True)]
-            z, draws = np.concatenate(walks), [len(each) for each in walks]
+            latents = np.split(z, np.cumsum(counts)[:-1])
+            latents = [walk(z, r.frames) if r.frames else z for r, z in zip(requests, latents, strict=True)]
+            z, counts = np.concatenate(latents), [len(part) for part in latents]
         if any(request.repeat > 1 for request in requests):
-            z = np.repeat(z, np.repeat([request.repeat for request in requests], draws), axis=0)
+            z = np.repeat(z, np.repeat([request.repeat for request in requests], counts), axis=0)
         label = None
         if self.model.conditional:
             label = np.array([label for request in requests for label in request.labels or ()], np.int64)
@@ -163,41 +175,41 @@ class Service:
         return Reply(200, request.media, body, self._headers(request))
 
     def _headers(self, request: Request) -> dict[str, str]:
-        # no Cache-Control: TorchServe puts its own in the place of any
-        return {"X-Seed": str(request.seed)} | ({"ETag": self._tag(request)} if request.seeded else {})
+        # no Cache-Control: TorchServe replaces it by its own
+        return {"X-Seed": str(request.seed)} | ({"ETag": self._etag(request)} if request.seeded else {})
 
-    def _tag(self, request: Request) -> str:
-        """Equal where the bytes are (RFC 9110, section 8.8.3): made from all that they are made from."""
+    def _etag(self, request: Request) -> str:
+        """An entity tag (RFC 9110, section 8.8.3): a hash of everything that determines the reply's bytes."""
         return f'"{hashlib.sha256(f"{self._identity} {request}".encode()).hexdigest()[:32]}"'
 
-    def _guarded(self, step: Any, *arguments: Any) -> Any:
-        """Turns what a step says about its own request, even a defect of ours, into the reply to that request alone."""
+    def _catch_errors(self, step: Any, *arguments: Any) -> Any:
+        """Run a step for one request and turn an exception, even from a defect, into that request's reply."""
         try:
             return step(*arguments)
         except BadRequest as bad:
-            return Reply(
-                bad.status, MEDIA_TYPE, bad.body(), faults=tuple(_known(fault) for fault in bad.faults[:SHOWN])
-            )
+            faults = tuple(_metric_name(error) for error in bad.errors[:MAX_ERRORS])
+            return Reply(bad.status, MEDIA_TYPE, bad.body(), faults=faults)
         except Exception:
-            log.exception("a defect in the handler, met by one request")
-            return Reply(500, MEDIA_TYPE, problem(500, "The service has a defect; its log says more."))
+            log.exception("a defect in the handler made one request fail")
+            return Reply(500, MEDIA_TYPE, problem(500, "A defect in the service; see its log."))
 
 
-def _known(fault: FieldError) -> str:
-    name = fault.field.partition("[")[0]
+def _metric_name(error: FieldError) -> str:
+    """The field's name for the metrics; all names that clients invent become "unknown"."""
+    name = error.field.partition("[")[0]
     return name if name in (*FIELDS, "body", "Accept") else "unknown"
 
 
-def matches(header: str, tag: str) -> bool:
-    """Whether an `If-None-Match` names the tag (RFC 9110, section 13.1.2)."""
-    return any(member.strip().removeprefix("W/") in (tag, "*") for member in header.split(","))
+def etag_matches(header: str, etag: str) -> bool:
+    """Returns whether an `If-None-Match` header matches the entity tag (RFC 9110, section 13.1.2)."""
+    return any(member.strip().removeprefix("W/") in (etag, "*") for member in header.split(","))
 
 
-def _page_is_on(config: Mapping[str, Any]) -> bool:
-    """What `page` says in model-config.yaml, unless the variable GANCTL_PAGE turns all pages off.
+def _page_enabled(config: Mapping[str, Any]) -> bool:
+    """Returns whether model-config.yaml has `page: true` and the variable GANCTL_PAGE is not off.
 
     Raises:
-        ValueError: one of them has a value that it cannot have.
+        ValueError: one of the two has another value than those allowed.
     """
     page = config.get("page", False)
     if type(page) is not bool:
@@ -212,17 +224,17 @@ _service: Service | None = None
 
 
 def handle(data: Sequence[Mapping[str, Any]] | None, context: Context) -> list[bytes] | None:
-    """TorchServe's entry point: without data it loads the model, with a batch it answers."""
+    """TorchServe's entry point: loads the model if `data` is None, else answers the batch `data`."""
     global _service
     if _service is None or data is None:
-        os.environ["TS_DECODE_INPUT_REQUEST"] = "false"  # or repeated JSON keys and NaN are lost before we see them
+        os.environ["TS_DECODE_INPUT_REQUEST"] = "false"  # TorchServe's decoding would lose repeated JSON keys and NaN
         config = context.model_yaml_config["handler"]
         _service = Service.load(Path(context.system_properties["model_dir"]), config)
-        logging.getLogger().setLevel(logging.WARNING)  # the worker would print several lines for every batch
+        logging.getLogger().setLevel(logging.WARNING)  # the worker logs several lines for each batch at INFO
     if data is None:
         return None
     replies = _service.answer([(inputs, context.get_all_request_header(i)) for i, inputs in enumerate(data)])
-    if (observe := getattr(context, "observe", None)) is not None:  # the context of our own workers has it
+    if (observe := getattr(context, "observe", None)) is not None:  # only ganctl's own workers have it
         observe(_service.observation)
     for i, reply in enumerate(replies):
         context.set_response_status(code=reply.status, phrase=HTTPStatus(reply.status).phrase, idx=i)

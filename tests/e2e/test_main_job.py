@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from ganctl.training.config.schema import DataSettings
-from ganctl.training.evaluation.classifier import judge, load_classifier
+from ganctl.training.evaluation.classifier import classify, load_classifier
 from tests import http
 from tests.e2e.elsewhere import PLACE, environment
 from tests.waiting import PATIENCE
@@ -83,7 +83,7 @@ def test_the_trained_digits_are_read_as_what_was_asked_for(served: Served) -> No
     images = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))[:, None]
     labels = torch.tensor([entry["label"] for entry in record["images"]])
     assert labels.tolist() == list(range(10)) * 20
-    accuracy = (judge(load_classifier(DataSettings()), images).predictions == labels).float().mean().item()
+    accuracy = (classify(load_classifier(DataSettings()), images).predictions == labels).float().mean().item()
     assert accuracy >= 0.7  # the demo trains ten times longer; chance is 0.1
 
 

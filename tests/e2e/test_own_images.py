@@ -59,7 +59,7 @@ def scores(folder: Path) -> dict[str, Any]:
     assert not (folder / "run").exists()
 
     trained, told = ganctl(folder, "train", *data, *length, "--set", "data.skip_corrupt=true", "--run-dir", "run")
-    assert "leaves out what cannot be read as images (1)" in told
+    assert "skips files that cannot be read as images (1)" in told
     assert trained["metrics"]["class_accuracy"].keys() == COLOURS.keys()
     assert "training the classifier that scores folder" in told
     assert "the classifier reads 100.0% of the test images right" in told
@@ -74,7 +74,7 @@ def test_a_run_its_export_and_its_images_are_scored_wherever_the_data_lie(folder
     ganctl(folder, "sample", "run", "--per-class", 60, "--seed", 8, "--out", "drawn.npz")
     (folder / "discs").rename(folder / "moved")
     _, told = ganctl(folder, "evaluate", "run", code=4)
-    assert f"{folder / 'discs'} is no folder" in told
+    assert f"{folder / 'discs'} does not exist" in told
     again, told = ganctl(folder, "evaluate", "run", GANCTL_DATA__ROOT="moved")
     assert "training the classifier" not in told, "the images are the same"
     assert {**again, "seconds": 0} == {**scores, "seconds": 0}

@@ -33,7 +33,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def check(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number, err
-    assert f"Error: ended by {number.name}; nothing half-written is left" in err
+    assert f"Error: ended by {number.name}; no partial file is left" in err
     assert one_object(out)["exit_code"] == 128 + number
     assert "Traceback" not in err
 

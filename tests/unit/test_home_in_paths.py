@@ -79,7 +79,7 @@ def test_a_file_of_that_very_name_is_meant_where_there_is_one(tmp_path: Path) ->
     (tmp_path / "~run").mkdir()
     done = run("inspect", "~run")
     assert done.exit_code == 4
-    assert "~run: neither a run" in done.output
+    assert "~run: found neither checkpoints/ nor manifest.json" in done.output
 
 
 def path_parameters(command: click.Command, name: str) -> list[tuple[str, click.ParamType[object]]]:

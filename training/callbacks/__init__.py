@@ -1,4 +1,4 @@
-"""The callbacks that come with ganctl, and the set that `ganctl train` uses."""
+"""The callbacks of ganctl, and the list that `ganctl train` uses."""
 
 from ganctl.training.callbacks.base import Callback
 from ganctl.training.callbacks.checkpoints import Checkpoint
@@ -31,10 +31,15 @@ __all__ = [
 
 
 def default_callbacks(config: Config, *, max_seconds: float | None = None) -> list[Callback]:
-    """What a run of the command line has, in the order in which they run."""
+    """Returns the callbacks of `ganctl train`, in the order in which they run.
+
+    Args:
+        config: the settings, which enable TensorBoard, the profiler and early stopping.
+        max_seconds: adds a time limit, in seconds.
+    """
     callbacks: list[Callback] = [SignalHandler(), Progress(), NonFinite(), StatsLog(), SampleGrid(), Timelapse()]
     if config.log.tensorboard:
-        callbacks.append(TensorBoard())  # after Timelapse, whose film it shows
+        callbacks.append(TensorBoard())  # after Timelapse: it shows the GIF
     if config.log.profile:
         callbacks.append(Profiler())
     if config.early_stopping.patience or config.early_stopping.stopping_threshold is not None:

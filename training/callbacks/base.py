@@ -1,8 +1,8 @@
-"""The callback protocol: what an observer of a training run may override, read and ask for.
+"""The callback protocol: the hooks of a training run, and what a callback may read and request.
 
-Callbacks run in the order in which they were given; `close` runs in reverse order, whatever happened. Exceptions go
-through: a callback that fails ends the run. A hook that is not overridden costs nothing. Where many ranks train, a
-callback runs on the first one alone, unless its class says `every_rank = True`.
+Callbacks run in the order in which they were given; `close` runs in reverse order, also after an error. An exception in
+a callback ends the run. A hook that is not overridden costs nothing. With several ranks, a callback runs on the first
+one only, unless its class sets `every_rank = True`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ from ganctl.training.device.timing import ThroughputTimer
 from ganctl.training.images.source import Source
 from ganctl.training.models.base import Generator
 
-FINISHED = ("completed", "early-stopping", "goal")  # reasons after which a run is complete, not merely stopped
+FINISHED = ("completed", "early-stopping", "goal")  # stop reasons after which a run is complete
 
 
 class Run(Protocol):
-    """What a callback sees of the trainer."""
+    """The view of the trainer that callbacks get."""
 
     @property
     def config(self) -> Config: ...
@@ -34,19 +34,19 @@ class Run(Protocol):
     def class_names(self) -> tuple[str, ...]: ...
     @property
     def step(self) -> int:
-        """Updates done."""
+        """Training steps done."""
 
     @property
     def images(self) -> int:
-        """Real images seen."""
+        """Real images trained on, over all ranks."""
 
     @property
     def batch_size(self) -> int:
-        """Images of a step, over all ranks."""
+        """Images per step, over all ranks."""
 
     @property
     def epoch_images(self) -> int:
-        """Images that make an epoch."""
+        """Images per epoch."""
 
     @property
     def duration_images(self) -> int | None:
@@ -54,88 +54,103 @@ class Run(Protocol):
 
     @property
     def progress(self) -> float:
-        """Share of the duration that is behind us, 0 … 1; 0 until the duration is known."""
+        """Completed share of the duration, 0 … 1; 0 until the duration is known."""
 
     @property
     def clock(self) -> ThroughputTimer:
-        """Seconds since this process's first step, and images per second of the training steps alone."""
+        """Seconds since this process's first step, and images per second of training steps alone."""
 
     @property
     def generator(self) -> Generator:
-        """The averaged generator, which is what is scored, kept and exported; in evaluation mode."""
+        """The EMA generator, which is scored, saved and exported; in evaluation mode."""
 
     @property
     def source(self) -> Source:
-        """The same as a source of uint8 images."""
+        """The EMA generator as a source of uint8 images."""
 
-    def broken(self) -> str | None:
-        """The name of a weight that is no finite number any more, None where all are. Waits for the device."""
+    def first_nonfinite(self) -> str | None:
+        """Names the first tensor that became NaN or inf, None if all are finite. Synchronizes the device."""
 
     def draw(self, z: Tensor, label: Tensor) -> Tensor:
-        """Images of the averaged generator, uint8 [N, C, H, W], for z [N, latent_dim] and labels [N] (unused where
-        unconditional)."""
+        """Draws images of the EMA generator.
+
+        Args:
+            z: latents, float [N, latent_dim].
+            label: class indices, int64 [N]; unused by an unconditional generator.
+
+        Returns:
+            Images, uint8 [N, C, H, W].
+        """
 
     def request_stop(self, reason: str, *, evaluate: bool = True) -> None:
-        """Ends the run after this step; without evaluation where there is no time for one."""
+        """Ends the run after this step; `evaluate=False` skips the last evaluation."""
 
     def request_evaluation(self) -> None:
-        """Has the generator scored after this step. In `on_evaluation` and `on_checkpoint` it asks for nothing."""
+        """Evaluates and saves after this step. No effect in `on_evaluation` and `on_checkpoint`."""
 
     def request_checkpoint(self) -> None:
-        """Has the state saved after this step. In `on_evaluation` and `on_checkpoint` it asks for nothing."""
+        """Saves the state after this step. No effect in `on_evaluation` and `on_checkpoint`."""
 
 
 class Callback:
-    """Base of all callbacks. Override what you need; a misspelt `on_…` method is an error at once."""
+    """Base class of all callbacks. Override hooks as needed; a misspelled `on_…` method raises TypeError."""
 
-    key: str = ""  # names the callback's state in checkpoints; the class's name by default
-    every_rank: ClassVar[bool] = False  # whether it runs on each rank, not on the first alone
-    produces: tuple[str, ...] = ()  # names of the scores that `on_measure` gives always, for others to watch
-    watches: tuple[str, ...] = ()  # names of the scores that it needs; told at once where nobody produces them
+    key: str = ""  # key of the callback's state in checkpoints; default: the class name
+    every_rank: ClassVar[bool] = False  # True: runs on every rank; False: on the first only
+    produces: tuple[str, ...] = ()  # scores that `on_measure` always returns
+    watches: tuple[str, ...] = ()  # scores that it reads; checked before the run starts
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.key = cls.__dict__.get("key") or cls.__name__
         unknown = [name for name in cls.__dict__ if name.startswith("on_") and name not in HOOKS]
         if unknown:
-            raise TypeError(f"{cls.__name__}.{unknown[0]} is no hook; there are {', '.join(HOOKS)}")
+            raise TypeError(
+                f"{cls.__name__}: found {unknown[0]}, expected hooks among {', '.join(HOOKS)}. Rename the method."
+            )
 
     def on_start(self, run: Run) -> None:
-        """Before the first step; after the state was restored, where the run resumes."""
+        """Called before the first step, after the state of a resumed run is restored."""
 
     def on_step(self, run: Run) -> None:
-        """After each step."""
+        """Called after each step."""
 
     def on_schedule(self, run: Run) -> float:
-        """Before each step: a factor of the learning rates. A function of `run.progress` and `run.images` alone, or
-        ranks and resumes would differ; needs `every_rank = True`."""
+        """Called before each step; returns a factor of the learning rates.
+
+        It must depend on `run.progress` and `run.images` alone, or ranks and resumed runs would differ. It needs
+        `every_rank = True`.
+        """
         return 1.0
 
     def on_log(self, run: Run, stats: Mapping[str, float]) -> None:
-        """Every `log.every` steps, with the means of the losses since the last time."""
+        """Called every `log.every` steps, with the mean losses since the last call."""
 
     def on_measure(self, run: Run, source: Source, split: Split) -> Mapping[str, Any]:
-        """At each evaluation (val), and of the best checkpoint when the run is complete (test): scores of `source`."""
+        """Returns scores of `source`.
+
+        Called at each evaluation (`split` "val"), and for the best checkpoint of a complete run (`split` "test").
+        """
         return {}
 
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
-        """After a scoring on the validation split, with everybody's scores."""
+        """Called after an evaluation on the validation split, with the scores of all callbacks."""
 
     def on_checkpoint(self, run: Run, path: Path) -> None:
-        """After a checkpoint was written."""
+        """Called after a checkpoint was written to `path`."""
 
     def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
-        """After the last step's evaluation and checkpoint, with the scores that are reported; not after an error."""
+        """Called after the last evaluation and checkpoint, with the reported scores; not called after an error."""
 
     def close(self) -> None:
-        """Always, last: give back files, screens, signal handlers."""
+        """Always called last; releases files, terminals and signal handlers."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive a resume: JSON values and tensors."""
+        """Returns the state to save in checkpoints: JSON values and tensors."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes `state_dict`'s value up again."""
+        """Restores a value of `state_dict`."""
 
 
 HOOKS = (
@@ -143,8 +158,8 @@ HOOKS = (
 )  # fmt: skip
 
 
-def overriding(callbacks: Sequence[Callback]) -> dict[str, list[Callback]]:
-    """For each hook the callbacks that do something in it, in their order."""
+def overrides_by_hook(callbacks: Sequence[Callback]) -> dict[str, list[Callback]]:
+    """Returns, for each hook, the callbacks that override it, in their order."""
     return {
         hook: [callback for callback in callbacks if getattr(type(callback), hook) is not getattr(Callback, hook)]
         for hook in HOOKS

@@ -1,4 +1,4 @@
-"""Evaluate: when the averaged generator is scored, and against what."""
+"""The callback Evaluate: schedules evaluations and scores the EMA generator against real images."""
 
 import logging
 from collections.abc import Mapping
@@ -17,10 +17,16 @@ _log = logging.getLogger(__name__)
 
 
 class Evaluate(Callback):
-    """Asks for an evaluation every so often, and gives the scores of `evaluator.py` against real images."""
+    """Requests an evaluation at a fixed interval, and returns the scores of `training.evaluation.evaluator`."""
 
     def __init__(self, *, every: str | Duration = "2 epochs", num_images: int = 5000, conditional: bool = True) -> None:
-        """The arguments are those of the settings `evaluation.…`; without `conditional` there is no score by label."""
+        """Sets the interval and the size of an evaluation.
+
+        Args:
+            every: the interval, as the setting `evaluation.every`.
+            num_images: images per evaluation, as the setting `evaluation.num_images`.
+            conditional: False leaves out the scores that need labels.
+        """
         self._settings = EvaluationSettings.model_validate({"every": every, "num_images": num_images})
         distances = ("fd", "fd_floor", "fd_ratio")
         self.produces = (*distances, "label_accuracy") if conditional else distances
@@ -33,26 +39,26 @@ class Evaluate(Callback):
         self._every = ResolvedDuration(self._settings.every, epoch_images=run.epoch_images)
         if self._every_state is not None:
             self._every.load_state_dict(self._every_state)
-        # at the start: for other data than MNIST it may have to be trained, while there is nothing to lose yet; and the
-        # real images are judged once for all evaluations
+        # at the start: data other than MNIST may need a classifier training, which should fail before the run does;
+        # the real images are scored once for all evaluations
         self._classifier = load_classifier(run.config.data, _log.warning)
-        self._evaluator = self._against(run, "val", self._settings.num_images)
+        self._evaluator = self._evaluator_of(run, "val", self._settings.num_images)
         if self._evaluator.no_summary:
             _log.warning("no summary on these images: %s", self._evaluator.no_summary)
 
     def on_step(self, run: Run) -> None:
-        assert self._every is not None, "on_start comes first"
+        assert self._every is not None, "on_start runs first"
         self._every.update(run.clock)
         if self._every.crossed(run.images, run.batch_size):
             run.request_evaluation()
 
     def on_measure(self, run: Run, source: Source, split: Split) -> Mapping[str, Any]:
         if split != "val":
-            return self._against(run, split, _TEST_IMAGES).score(source)
-        assert self._evaluator is not None, "on_start comes first"
+            return self._evaluator_of(run, split, _TEST_IMAGES).score(source)
+        assert self._evaluator is not None, "on_start runs first"
         return self._evaluator.score(source, full=False)
 
-    def _against(self, run: Run, split: Split, num_images: int) -> Evaluator:
+    def _evaluator_of(self, run: Run, split: Split, num_images: int) -> Evaluator:
         return Evaluator(run.config.data, split, num_images=num_images, device=run.device, classifier=self._classifier)
 
     def state_dict(self) -> dict[str, Any]:

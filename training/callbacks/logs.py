@@ -1,18 +1,18 @@
-"""StatsLog: how a run goes, as `stats.jsonl`."""
+"""The callback StatsLog: writes losses and scores to `stats.jsonl`."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from ganctl.files import naming, write_file
+from ganctl.files import add_path_to_errors, write_file
 from ganctl.training.callbacks.base import Callback, Run
 
 
 class StatsLog(Callback):
     """Appends one JSON object for each log interval and each evaluation to `stats.jsonl`.
 
-    A resumed run first drops the lines that were written after its checkpoint: no step stands there twice.
+    A resumed run first deletes the lines that were written after its checkpoint, so that no step appears twice.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class StatsLog(Callback):
         path = run.run_dir / "stats.jsonl"
         kept = path.read_text("utf-8").splitlines(keepends=True)[: self._lines] if path.exists() else []
         write_file(path, "".join(kept))
-        self._lines = len(kept)  # none, where the run goes on in another folder
+        self._lines = len(kept)  # 0 if the run resumes in a new folder
         self._file = path.open("a", encoding="utf-8")
 
     def on_log(self, run: Run, stats: Mapping[str, float]) -> None:
@@ -34,7 +34,7 @@ class StatsLog(Callback):
 
     def close(self) -> None:
         if self._file is not None:
-            with naming(Path(self._file.name)):
+            with add_path_to_errors(Path(self._file.name)):
                 self._file.close()
 
     def state_dict(self) -> dict[str, Any]:
@@ -44,9 +44,9 @@ class StatsLog(Callback):
         self._lines = state["lines"]
 
     def _write(self, run: Run, record: Mapping[str, Any]) -> None:
-        assert self._file is not None, "on_start comes first"
-        where = {"step": run.step, "images": run.images, "seconds": round(run.clock.seconds, 3)}
-        with naming(Path(self._file.name)):
-            self._file.write(json.dumps(where | dict(record)) + "\n")
+        assert self._file is not None, "on_start runs first"
+        position = {"step": run.step, "images": run.images, "seconds": round(run.clock.seconds, 3)}
+        with add_path_to_errors(Path(self._file.name)):
+            self._file.write(json.dumps(position | dict(record)) + "\n")
             self._file.flush()
         self._lines += 1

@@ -1,4 +1,4 @@
-"""What is looked at at each evaluation: always the same latents, drawn by the generator as it is by then."""
+"""Preview images from fixed latents, drawn by the current EMA generator."""
 
 import math
 
@@ -11,14 +11,14 @@ from ganctl.training.callbacks.base import Run
 from ganctl.training.images.interpolation import walk_latents
 from ganctl.training.images.pictures import tile
 
-STYLES = 8  # rows of the grid: one latent each
+STYLES = 8  # rows of the grid, one latent each (conditional)
 _SEED, _CLASS_SEED, _WALK_SEED = 7, 8, 9
-_MOST_OF_A_CLASS, _LEAST_OF_A_CLASS, _OF_ALL_CLASSES = 25, 4, 500
-_WALK_FRAMES, _WALK_STOPS, _WALK_COLUMNS = 32, 4, 10
+_MAX_PER_CLASS, _MIN_PER_CLASS, _MAX_IN_ALL = 25, 4, 500
+_WALK_FRAMES, _WALK_KEYFRAMES, _WALK_COLUMNS = 32, 4, 10
 
 
 def fixed_grid(run: Run) -> NDArray[np.uint8]:
-    """The fixed latents as one picture, uint8 [H, W, C]: a row for each style, a column for each class."""
+    """Returns the grid of fixed latents, uint8 [H, W, C]: a row per style, a column per class."""
     classes = len(run.class_names)
     if run.config.model.conditional:
         z = _latents(run, STYLES, _SEED).repeat_interleave(classes, dim=0)
@@ -28,31 +28,38 @@ def fixed_grid(run: Run) -> NDArray[np.uint8]:
 
 
 def class_grids(run: Run) -> dict[str, NDArray[np.uint8]]:
-    """For each class (none, where the generator is unconditional) a square picture of it, uint8 [H, W, C], of up to 25
-    latents; the same place has the same latent in all of them."""
+    """Returns a square grid for each class, uint8 [H, W, C], of up to 25 fixed latents; {} if unconditional.
+
+    The same position has the same latent in all grids.
+    """
     if not run.config.model.conditional:
         return {}
     classes = len(run.class_names)
-    each = max(_LEAST_OF_A_CLASS, min(_MOST_OF_A_CLASS, _OF_ALL_CLASSES // classes))
-    z = _latents(run, each, _CLASS_SEED).repeat(classes, 1)
-    images = run.draw(z, torch.arange(classes).repeat_interleave(each)).numpy()
-    columns = math.isqrt(each - 1) + 1
-    return {name: tile(images[i * each : (i + 1) * each], columns=columns) for i, name in enumerate(run.class_names)}
+    per_class = max(_MIN_PER_CLASS, min(_MAX_PER_CLASS, _MAX_IN_ALL // classes))
+    z = _latents(run, per_class, _CLASS_SEED).repeat(classes, 1)
+    images = run.draw(z, torch.arange(classes).repeat_interleave(per_class)).numpy()
+    columns = math.isqrt(per_class - 1) + 1
+    return {
+        name: tile(images[i * per_class : (i + 1) * per_class], columns=columns)
+        for i, name in enumerate(run.class_names)
+    }
 
 
 def walk(run: Run) -> list[NDArray[np.uint8]]:
-    """A closed walk through latent space, as pictures uint8 [H, W, C] in a row: up to ten classes side by side, all in
-    the one handwriting that changes; where the generator is unconditional, ten walks of their own."""
+    """Returns the frames of a closed walk through latent space, uint8 [H, W, C] each, as a row of images.
+
+    Conditional: up to ten classes, all with the same latent. Unconditional: ten different walks.
+    """
     conditional = run.config.model.conditional
     columns = min(len(run.class_names), _WALK_COLUMNS) if conditional else _WALK_COLUMNS
     walks = 1 if conditional else columns
-    stops = _latents(run, walks * _WALK_STOPS, _WALK_SEED).view(walks, _WALK_STOPS, -1)
-    paths = torch.stack([walk_latents(each, _WALK_FRAMES) for each in stops], dim=1)  # [frames, walks, D]
+    keyframes = _latents(run, walks * _WALK_KEYFRAMES, _WALK_SEED).view(walks, _WALK_KEYFRAMES, -1)
+    paths = torch.stack([walk_latents(latents, _WALK_FRAMES) for latents in keyframes], dim=1)  # [frames, walks, D]
     z = paths.expand(-1, columns, -1).flatten(0, 1)
     images = run.draw(z, torch.arange(columns).repeat(_WALK_FRAMES)).numpy()
     return [tile(row, columns=columns) for row in np.split(images, _WALK_FRAMES)]
 
 
 def _latents(run: Run, n: int, seed: int) -> Tensor:
-    """Standard normal latents [n, latent_dim] of a stream of their own: a look never uses up the training's numbers."""
+    """Draws standard normal latents [n, latent_dim]; the random state of training does not change."""
     return torch.randn(n, run.generator.latent_dim, generator=torch.Generator().manual_seed(seed))

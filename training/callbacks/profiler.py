@@ -1,4 +1,4 @@
-"""Profiler: where the time of a step goes, as a trace for TensorBoard's profiler page or Perfetto."""
+"""The callback Profiler: traces training steps for TensorBoard's profiler page or Perfetto."""
 
 from contextlib import ExitStack
 
@@ -7,11 +7,11 @@ from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trac
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.callbacks.tensorboard import utf8_alias
 
-_WAIT, _WARM_UP = 10, 5  # steps that are not like the others, and steps in which the profiler itself warms up
+_WAIT, _WARM_UP = 10, 5  # unusual first steps, and warm-up steps of the profiler
 
 
 class Profiler(Callback):
-    """Records `steps` steps, soon after this process's first, into `profile/` in the run's folder."""
+    """Traces `steps` steps, soon after the process starts, into `profile/` in the run folder."""
 
     def __init__(self, steps: int = 10) -> None:
         self._steps = steps

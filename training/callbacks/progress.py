@@ -1,4 +1,4 @@
-"""The progress of a run for a person: a bar with rate, losses and time left on a terminal, plain lines elsewhere."""
+"""The callback Progress: a progress bar on a terminal, plain lines elsewhere, and the log file."""
 
 import logging
 import sys
@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from ganctl.files import naming
+from ganctl.files import add_path_to_errors
 from ganctl.training.callbacks.base import Callback, Run
 
-_LINES_EVERY = 10.0  # seconds between two plain lines
+_LINE_INTERVAL = 10.0  # seconds between plain lines
 
 
 class Progress(Callback):
-    """Writes to stderr and, line by line, to the run's `log.txt`."""
+    """Writes to stderr, and line by line to `log.txt` in the run folder."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
@@ -26,7 +26,7 @@ class Progress(Callback):
         self._task: Any = None
         self._losses = ""
         self._next_refresh = self._next_line = 0.0
-        self._log = logging.Logger("ganctl.train")  # of this run alone: never in the global tree
+        self._log = logging.Logger("ganctl.train")  # separate from the global logger tree
 
     def on_start(self, run: Run) -> None:
         handler = _LogFile(run.run_dir / "log.txt", encoding="utf-8", errors="backslashreplace")
@@ -60,18 +60,18 @@ class Progress(Callback):
         line = f"step {run.step}  {_share(run)}  {rate}{self._losses}{_time_left(run)}"
         self._log.info(line)
         if self._bar is None and time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + _LINES_EVERY
+            self._next_line = time.monotonic() + _LINE_INTERVAL
             self._print(line)
 
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
-        told, labels = "no scores", scores["label_accuracy"]
+        summary, labels = "no scores", scores["label_accuracy"]
         if scores["fd"] is not None:
-            told = f"FD {scores['fd']:.2f}"
-            told += "" if scores.get("no_summary") else f" ({scores['fd'] / scores['fd_floor']:.1f} × floor)"
-        told += f", label accuracy {labels:.3f}" if labels is not None else ""
-        reads = scores.get("scorer_accuracy")
-        told += f" (real images {reads:.3f})" if reads is not None else ""
-        line = f"step {run.step}  validation: {told}"
+            summary = f"FD {scores['fd']:.2f}"
+            summary += "" if scores.get("no_summary") else f" ({scores['fd'] / scores['fd_floor']:.1f} × floor)"
+        summary += f", label accuracy {labels:.3f}" if labels is not None else ""
+        accuracy = scores.get("scorer_accuracy")
+        summary += f" (real images {accuracy:.3f})" if accuracy is not None else ""
+        line = f"step {run.step}  validation: {summary}"
         self._log.info(line)
         self._print(line)
 
@@ -88,21 +88,21 @@ class Progress(Callback):
         self._log.handlers.clear()
 
     def _print(self, text: str) -> None:
-        """Prints text as it is: brackets and colons of a path are neither markup nor emoji."""
+        """Prints plain text: brackets and colons of a path are neither markup nor emoji."""
         self._console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that raises an error of the disk, where logging's own handlers print a traceback and go on."""
+    """A log file that raises disk errors; logging's own handlers print a traceback and continue."""
 
     def close(self) -> None:
-        with naming(Path(self.baseFilename)):
+        with add_path_to_errors(Path(self.baseFilename)):
             super().close()
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - name of logging.Handler
         error = sys.exception()
         if isinstance(error, OSError):
-            with naming(Path(self.baseFilename)):
+            with add_path_to_errors(Path(self.baseFilename)):
                 raise error
         super().handleError(record)
 

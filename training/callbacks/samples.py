@@ -1,4 +1,4 @@
-"""Callbacks that draw: a grid of the fixed latents at each evaluation, and the film of these grids."""
+"""The callbacks SampleGrid and Timelapse: a preview grid per evaluation, and a GIF of these grids."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,15 +11,15 @@ from ganctl.training.callbacks.previews import fixed_grid
 from ganctl.training.images.pictures import ENLARGEMENT, encode, encode_film, to_picture
 
 TIMELAPSE = "timelapse.gif"
-_OURS = "[0-9]" * 8 + ".png"
+_FILE_PATTERN = "[0-9]" * 8 + ".png"
 _FRAME_MS, _LAST_FRAME_MS = 250, 2000
 
 
 class SampleGrid(Callback):
     """Writes `samples/STEP.png` at each evaluation.
 
-    A resumed run first deletes the pictures that its checkpoint does not know of: those of a run that went further,
-    and of a look that a limit made off the schedule.
+    A resumed run first deletes the images that its checkpoint does not list: those of later steps, and of an extra
+    evaluation after a limit.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class SampleGrid(Callback):
     def on_start(self, run: Run) -> None:
         folder = run.run_dir / "samples"
         folder.mkdir(exist_ok=True)
-        for path in folder.glob(_OURS):
+        for path in folder.glob(_FILE_PATTERN):
             if int(path.stem) not in self._steps:
                 path.unlink()
 
@@ -45,13 +45,13 @@ class SampleGrid(Callback):
 
 
 class Timelapse(Callback):
-    """Joins the pictures in `samples/` to `timelapse.gif` when the run ends.
+    """Joins the images in `samples/` to `timelapse.gif` at the end of a run.
 
-    They are SampleGrid's, which a run with this callback has in any case (see `essentials.py`).
+    `with_defaults` adds the SampleGrid that writes them.
     """
 
     def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
-        frames = [Image.open(path).convert("P") for path in sorted((run.run_dir / "samples").glob(_OURS))]
+        frames = [Image.open(path).convert("P") for path in sorted((run.run_dir / "samples").glob(_FILE_PATTERN))]
         if frames:
             durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
             write_file(run.run_dir / TIMELAPSE, encode_film(frames, durations=durations))

@@ -1,4 +1,4 @@
-"""Callbacks that end a run before its duration."""
+"""Callbacks that end a run before its duration: early stopping, limits, NaN losses and signals."""
 
 import math
 import os
@@ -11,16 +11,16 @@ from types import FrameType
 from typing import Any, ClassVar
 
 from ganctl.training.callbacks.base import Callback, Run
-from ganctl.training.config.schema import finite, sign_of
+from ganctl.training.config.schema import finite_or_none, monitor_sign
 from ganctl.training.errors import TrainingError
 
-_ECHO = 2.0  # seconds in which a signal comes once more: a scheduler sends it to every process, torchrun passes it on
+_REPEAT_WINDOW = 2.0  # seconds of repeats: a scheduler signals every process, and torchrun forwards it
 
 
 class EarlyStopping(Callback):
-    """Stops when a score has not improved by `min_delta` for `patience` evaluations, or is as good as `stop_at`.
+    """Stops after `patience` evaluations without an improvement by `min_delta`, or at `stopping_threshold`.
 
-    An evaluation whose score is None (it has no meaning) or not finite does not count.
+    An evaluation whose score is None or not finite does not count.
     """
 
     def __init__(
@@ -30,28 +30,35 @@ class EarlyStopping(Callback):
         mode: str = "auto",
         patience: int = 3,
         min_delta: float = 0.0,
-        stop_at: float | None = None,
+        stopping_threshold: float | None = None,
     ) -> None:
-        """The arguments are those of the settings `early_stopping.…`; a patience of 0 waits for ever."""
-        self._monitor, self._patience, self._min_delta, self._stop_at = monitor, patience, min_delta, stop_at
-        self._sign = sign_of(monitor, mode)
+        """The arguments are the settings `early_stopping.…`; a patience of 0 never stops early."""
+        self._monitor, self._patience, self._min_delta, self._stopping_threshold = (
+            monitor,
+            patience,
+            min_delta,
+            stopping_threshold,
+        )
+        self._sign = monitor_sign(monitor, mode)
         self.watches = (monitor,)
         self._best: float | None = None
         self._waited, self._reached = 0, False
 
     def on_start(self, run: Run) -> None:
-        self._decide(run)  # it may have stopped before: resuming it must not train on
+        self._request_stop(run)  # a run that stopped early must not train further when resumed
 
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
-        score = finite(scores[self._monitor])
+        score = finite_or_none(scores[self._monitor])
         if score is None:
             return
         if self._best is None or self._sign * (self._best - score) > self._min_delta:
             self._best, self._waited = score, 0
         else:
             self._waited += 1
-        self._reached = self._reached or (self._stop_at is not None and self._sign * (self._stop_at - score) >= 0)
-        self._decide(run)
+        self._reached = self._reached or (
+            self._stopping_threshold is not None and self._sign * (self._stopping_threshold - score) >= 0
+        )
+        self._request_stop(run)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best, "waited": self._waited, "reached": self._reached}
@@ -59,7 +66,7 @@ class EarlyStopping(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._best, self._waited, self._reached = state["best"], state["waited"], state["reached"]
 
-    def _decide(self, run: Run) -> None:
+    def _request_stop(self, run: Run) -> None:
         if self._reached:
             run.request_stop("goal")
         elif self._patience and self._waited >= self._patience:
@@ -67,7 +74,7 @@ class EarlyStopping(Callback):
 
 
 class TimeLimit(Callback):
-    """Stops after so many seconds since the first step, evaluations included."""
+    """Stops after a number of seconds since the first step, evaluations included."""
 
     def __init__(self, seconds: float) -> None:
         self._limit = seconds
@@ -78,52 +85,54 @@ class TimeLimit(Callback):
 
 
 class NonFinite(Callback):
-    """Ends the run with an error when a loss is no longer a number; the last good checkpoint stays."""
+    """Ends the run with an error when a loss becomes NaN or inf; the last checkpoint stays."""
 
     def on_log(self, run: Run, stats: Mapping[str, float]) -> None:
-        broken = [name for name, value in stats.items() if not math.isfinite(value)]
-        if broken:
-            weight = run.broken()
-            where = f"{weight} is no finite number any more" if weight else "all weights are still finite"
+        nonfinite = [name for name, value in stats.items() if not math.isfinite(value)]
+        if nonfinite:
+            tensor = run.first_nonfinite()
+            origin = f"{tensor} is NaN or inf" if tensor else "all weights are finite"
             raise TrainingError(
-                f"{', '.join(broken)} became {stats[broken[0]]} before step {run.step}; {where}; the last checkpoint is"
-                " untouched. Lower optimizer.lr, or raise loss.r1 and loss.r2"
+                f"{', '.join(nonfinite)} became {stats[nonfinite[0]]} before step {run.step}; {origin}; the last"
+                " checkpoint is intact. Lower optimizer.lr, or raise loss.r1 and loss.r2."
             )
 
 
 class SignalHandler(Callback):
-    """Saves on SIGTERM, SIGINT and SIGHUP: the step (or the evaluation, or the save) is finished, the state is saved,
-    and the run ends as interrupted. A second signal ends the process at once. A signal that the process was started to
-    ignore (nohup, `&` in a script) stays ignored."""
+    """Saves the state and ends the run on SIGTERM, SIGINT or SIGHUP.
+
+    The step, evaluation or save in progress is finished first. A second signal ends the process at once. A signal that
+    was ignored when the process started (nohup, `&` in a script) stays ignored.
+    """
 
     SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
     every_rank: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
-        self._since = 0.0
+        self._received_at = 0.0
         self._previous: dict[signal.Signals, Any] = {}
 
     def on_start(self, run: Run) -> None:
         self._received = None
         if threading.current_thread() is not threading.main_thread():
-            return  # Python gives signals to the main thread alone: whoever trains in another one minds them himself
+            return  # Python handles signals in the main thread only
         for number in self.SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._receive)
 
     def on_step(self, run: Run) -> None:
-        self._pass_on(run)
+        self._forward(run)
 
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
-        self._pass_on(run)
+        self._forward(run)
 
     def on_checkpoint(self, run: Run, path: Path) -> None:
-        self._pass_on(run)
+        self._forward(run)
 
-    def _pass_on(self, run: Run) -> None:
+    def _forward(self, run: Run) -> None:
         if self._received is not None:
-            run.request_stop(self._received.name, evaluate=False)  # whoever sends a signal does not wait for scores
+            run.request_stop(self._received.name, evaluate=False)  # a scheduler does not wait for scores
 
     def close(self) -> None:
         for number, handler in self._previous.items():
@@ -133,7 +142,7 @@ class SignalHandler(Callback):
     def _receive(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self._received is None:
-            self._received, self._since = signal.Signals(number), now
-        elif now - self._since > _ECHO:  # whoever sends another one means it
+            self._received, self._received_at = signal.Signals(number), now
+        elif now - self._received_at > _REPEAT_WINDOW:  # a second, separate signal
             signal.signal(number, self._previous[signal.Signals(number)])
             os.kill(os.getpid(), number)

@@ -1,1 +1,1 @@
-"""Checkpoint files and run folders."""
+"""Checkpoint files, run folders and their locks."""

@@ -1,4 +1,4 @@
-"""The command `evaluate`: images of a generator, or of a file, against real ones."""
+"""The command `evaluate`: scores generated images against real ones."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from ganctl.training.evaluation.cache import TensorCache
     from ganctl.training.evaluation.evaluator import Evaluator
     from ganctl.training.evaluation.inception import Inception
-    from ganctl.training.sampling.inspection import Opened
+    from ganctl.training.sampling.inspection import OpenedSource
 
 
 class FeaturesParam(click.ParamType[Path | None]):
-    """`classifier` (None), or `inception=FILE` (the file)."""
+    """Parses `--features`: `classifier` (None) or `inception=FILE` (the path)."""
 
     name = "features"
 
@@ -28,21 +28,46 @@ class FeaturesParam(click.ParamType[Path | None]):
         if kind == "classifier" and not equals:
             return None
         if kind != "inception" or not file:
-            self.fail(f"{value!r}: expected 'classifier' or 'inception=FILE'", param, ctx)
+            self.fail(f"found {value!r}, expected 'classifier' or 'inception=FILE'", param, ctx)
         return Path(expand_home(file))
 
 
 @click.command()
 @click.argument("source", type=SourceParam())
 @click.option(
-    "--num-images", default=10_000, show_default=True, type=click.IntRange(100, 60_000), help="Images to compare."
+    "--num-images",
+    default=10_000,
+    show_default=True,
+    type=click.IntRange(100, 60_000),
+    help="Number of generated images to compare.",
 )
-@click.option("--split", type=click.Choice(["test", "val", "train"]), default="test", show_default=True)
-@click.option("--draws", default=1, show_default=True, type=click.IntRange(1, 100), help="Draws of latents to score.")
-@click.option("--features", type=FeaturesParam(), metavar="inception=FILE", help="Compare by an Inception network.")
-@click.option("--cas", is_flag=True, help="Also train a classifier on generated images only; takes minutes.")
-@click.option("--cas-images", default=60_000, show_default=True, type=click.IntRange(100, 1_000_000))
-@click.option("--set", "assignments", multiple=True, metavar="data.KEY=VALUE", help="Other data than SOURCE says.")
+@click.option(
+    "--split",
+    type=click.Choice(["test", "val", "train"]),
+    default="test",
+    show_default=True,
+    help="Real images to use.",
+)
+@click.option(
+    "--draws", default=1, show_default=True, type=click.IntRange(1, 100), help="Number of independent draws of latents."
+)
+@click.option(
+    "--features",
+    type=FeaturesParam(),
+    metavar="inception=FILE",
+    help="Compare in the features of an Inception network.",
+)
+@click.option("--cas", is_flag=True, help="Also train a classifier on generated images; takes minutes.")
+@click.option(
+    "--cas-images",
+    default=60_000,
+    show_default=True,
+    type=click.IntRange(100, 1_000_000),
+    help="Number of generated images that --cas trains on.",
+)
+@click.option(
+    "--set", "assignments", multiple=True, metavar="data.KEY=VALUE", help="Override a data setting of SOURCE."
+)
 @json_option
 def evaluate(
     source: str,
@@ -55,18 +80,19 @@ def evaluate(
     assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Score a generator against real images. SOURCE is a run, a checkpoint, an export, or the .npz of `sample`.
+    """Score a generator against real images. SOURCE is a run, a checkpoint, an export, or a .npz of `sample`.
 
-    Where the images have moved, and for an export or a .npz of one's own images, --set data.root=FOLDER says where they
-    are; a .npz of other images than MNIST's needs data.name (and data.size, data.channels) as well.
+    --set data.root=FOLDER names the real images, for an export, for a .npz of other images, or when the images have
+    moved. A .npz of images other than MNIST also needs data.name (and data.size, data.channels).
 
-    fd is the Fréchet distance in the features of a digit classifier (128 numbers after the ReLU of its hidden layer; it
-    reads 99.59 % of MNIST's test images right); fd_floor is what as many real training images get. --draws K gives the
-    means of K draws with their standard deviations. --features takes NVIDIA's inception-2015-12-05.pt or
-    torch-fidelity's pt_inception-2015-12-05-6726825d.pth; labels stay the classifier's.
-    --cas tells how well a classifier that has seen only generated images reads real ones. Scores that have no meaning
-    (too few images, or data whose classes the classifier cannot tell apart) are left out, with the reason.
-    docs/evaluation.md explains every number.
+    fd is the Fréchet distance in the features of a digit classifier (128 numbers after the ReLU of its hidden layer;
+    its accuracy on MNIST's test images is 99.59 %). fd_floor is the distance of as many real training images. --draws K
+    reports means and standard deviations of K draws. --features takes NVIDIA's inception-2015-12-05.pt or
+    torch-fidelity's pt_inception-2015-12-05-6726825d.pth; the classifier still reads the labels.
+
+    --cas reports the accuracy on real images of a classifier trained on generated images alone. Scores without a
+    meaning (too few images, or classes that the classifier cannot separate) are left out, with the reason.
+    docs/evaluation.md explains every score.
     """
     import time
 
@@ -75,44 +101,44 @@ def evaluate(
     from ganctl.training.evaluation.cache import TensorCache
     from ganctl.training.evaluation.evaluator import Evaluator
     from ganctl.training.evaluation.inception import Inception
-    from ganctl.training.sampling.inspection import check_fit, lay_over
+    from ganctl.training.sampling.inspection import check_fit, override_data_settings
 
-    began = time.monotonic()
+    start = time.monotonic()
     path = Path(source)
     opened = _open_images(path) if path.suffix == ".npz" else open_source(path)
     if draws > 1 and opened.images is not None:
-        raise click.UsageError(f"--draws {draws}: the images of {source} are one draw; leave --draws out.")
-    if cas and not _labelled(opened):
-        raise click.UsageError(f"--cas: a classifier needs labels to learn from, and {source} has none; leave it out.")
-    data = lay_over(opened, assignments)
-    check_fit(opened, load_split(data, split), path)  # before a classifier is trained for minutes
+        raise click.UsageError(f"--draws {draws}: found one draw in {source}. Leave --draws out.")
+    if cas and not _has_labels(opened):
+        raise click.UsageError(f"--cas: {source} has no labels to train a classifier on. Leave --cas out.")
+    data = override_data_settings(opened, assignments)
+    check_fit(opened, load_split(data, split), path)  # before the classifier is trained, which takes minutes
     network = Inception(features, note) if features else None
-    store = TensorCache(note)
-    wanted = num_images if opened.images is None else min(num_images, len(opened.images))
-    evaluator = Evaluator(data, split, num_images=wanted, announce=note, features=network, store=store)
+    cache = TensorCache(note)
+    count = num_images if opened.images is None else min(num_images, len(opened.images))
+    evaluator = Evaluator(data, split, num_images=count, announce=note, features=network, cache=cache)
     if cas and evaluator.scorer.fault:
-        raise DataError(f"--cas: {evaluator.scorer.fault}; leave --cas out")
-    scores = _score(opened, evaluator, data, store, draws)
+        raise DataError(f"--cas: {evaluator.scorer.fault}. Leave --cas out.")
+    scores = _score(opened, evaluator, data, cache, draws)
     if cas:
-        scores |= _use(opened, data, store, cas_images)
+        scores |= _cas_scores(opened, data, cache, cas_images)
     record = {"source": str(path.resolve()), **opened.facts, "split": split, **scores, "draws": draws}
-    record |= _networks(evaluator, network) | {"seconds": round(time.monotonic() - began, 2)}
+    record |= _feature_networks(evaluator, network) | {"seconds": round(time.monotonic() - start, 2)}
     if as_json:
         emit(record)
     else:
-        _tell(record)
+        _print_scores(record)
 
 
 def _score(
-    opened: "Opened", evaluator: "Evaluator", data: "DataSettings", store: "TensorCache", draws: int
+    opened: "OpenedSource", evaluator: "Evaluator", data: "DataSettings", cache: "TensorCache", draws: int
 ) -> dict[str, Any]:
-    """All scores of the images, or of so many draws of a generator."""
+    """Returns all scores of the images, or their means over several draws of a generator."""
     from ganctl.training.data.datasets import load_split
     from ganctl.training.evaluation.aggregate import mean_and_deviation
-    from ganctl.training.evaluation.neighbors import Memorisation
+    from ganctl.training.evaluation.neighbors import MemorizationDetector
 
-    memorisation = Memorisation(load_split(data, "train"), load_split(data, "test"), store)
-    found = []
+    detector = MemorizationDetector(load_split(data, "train"), load_split(data, "test"), cache)
+    results = []
     for draw in range(draws):
         if opened.images is None:
             assert opened.source is not None
@@ -121,21 +147,21 @@ def _score(
             images = opened.images[: evaluator.num_images]
             labels = None if opened.labels is None else opened.labels[: evaluator.num_images]
         scores = evaluator.score_images(images, labels)
-        found.append(scores | {"memorisation": memorisation.check(images)})
+        results.append(scores | {"memorisation": detector.check(images)})
         if draws > 1 and scores["fd"] is not None:
             note(f"draw {draw + 1} of {draws}: fd {scores['fd']:.3f}")
     if draws == 1:
-        return found[0]
-    mean, deviation = mean_and_deviation(found)
+        return results[0]
+    mean, deviation = mean_and_deviation(results)
     return mean | {"std": deviation}
 
 
-def _labelled(opened: "Opened") -> bool:
+def _has_labels(opened: "OpenedSource") -> bool:
     return opened.labels is not None if opened.source is None else opened.source.conditional
 
 
-def _use(opened: "Opened", data: "DataSettings", store: "TensorCache", n: int) -> dict[str, Any]:
-    """The classification accuracy score: of a file's images, or of as many as are wanted of each class."""
+def _cas_scores(opened: "OpenedSource", data: "DataSettings", cache: "TensorCache", n: int) -> dict[str, Any]:
+    """Returns the classification accuracy score of the images of a file, or of `n` generated ones in equal classes."""
     import torch
 
     from ganctl.training.data.base import ImageSet
@@ -148,38 +174,38 @@ def _use(opened: "Opened", data: "DataSettings", store: "TensorCache", n: int) -
         fakes = ImageSet(opened.images[:n], opened.labels[:n], names)
     else:
         assert opened.source is not None
-        note(f"drawing {n:,} images to learn from")
+        note(f"drawing {n:,} training images for the classifier")
         labels = torch.arange(n) % len(names)
         z = torch.randn(n, opened.source.latent_dim, generator=torch.Generator().manual_seed(LATENTS_SEED))
         fakes = ImageSet(opened.source.draw(z, labels), labels, names)
-    return classification_accuracy(fakes, data, store=store, announce=note)
+    return classification_accuracy(fakes, data, cache=cache, announce=note)
 
 
-def _networks(evaluator: "Evaluator", inception: "Inception | None") -> dict[str, Any]:
-    """What the scores are made of."""
+def _feature_networks(evaluator: "Evaluator", inception: "Inception | None") -> dict[str, Any]:
+    """Returns the networks that the scores depend on, with their digests."""
     from ganctl.training.checkpoint.format import weights_digest
     from ganctl.training.evaluation.classifier import FEATURES
 
     classifier = evaluator.classifier
-    judge = {
-        "accuracy": float(classifier.notes["test_accuracy"]),
+    facts = {
+        "accuracy": float(classifier.metadata["test_accuracy"]),
         "features": FEATURES,
         "layer": "after the ReLU of the hidden layer",
         "sha256": weights_digest(classifier.state_dict()),
     }
-    told: dict[str, Any] = {"features": "inception" if inception else "classifier", "classifier": judge}
-    return told | ({"inception_sha256": inception.digest} if inception else {})
+    record: dict[str, Any] = {"features": "inception" if inception else "classifier", "classifier": facts}
+    return record | ({"inception_sha256": inception.digest} if inception else {})
 
 
-def _tell(record: dict[str, Any]) -> None:
-    """The scores as a table: of the images, their deviation where there is one, and of real images where known."""
+def _print_scores(record: dict[str, Any]) -> None:
+    """Prints the scores as a table, with standard deviations and the scores of real images where known."""
     if record["features"] == "inception":
         click.echo("in the features of the Inception network:")
     click.echo(score_line(record))
     if record["no_summary"]:
         click.echo(f"no summary: {record['no_summary']}")
     elif record["scorer_fault"]:
-        click.echo(f"no readings: {record['scorer_fault']}")
+        click.echo(f"no label scores: {record['scorer_fault']}")
     real = {"fd": "fd_floor", "class_balance": "class_balance_real", "inception_score": "inception_score_real"}
     real["cas"] = "cas_real"
     names = ("fd", "label_accuracy", "precision", "recall", "density", "coverage", "class_balance", "inception_score")
@@ -187,20 +213,20 @@ def _tell(record: dict[str, Any]) -> None:
         line = f"{name:18} {'–' if record[name] is None else format(record[name], '.4f'):>9}"
         if (deviation := record.get("std", {}).get(name)) is not None:
             line += f" ± {deviation:.4f}"
-        beside = record[real[name]] if name in real else None
-        click.echo(line + ("" if beside is None else f"   real images: {beside:.4f}"))
+        reference = record[real[name]] if name in real else None
+        click.echo(line + ("" if reference is None else f"   real images: {reference:.4f}"))
     copies = record["memorisation"]
     if copies["ratio"] is None:
         click.echo(f"{'memorisation':18} {'–':>9}")
     else:
         line = f"{'memorisation':18} {copies['ratio']:9.4f}   times the distance of test images to the nearest training"
-        click.echo(f"{line} image; {copies['share_closer']:.1%} are nearer than 99 % of those")
+        click.echo(f"{line} image; {copies['share_closer']:.1%} are nearer than 99 % of the test images")
     if copies["flagged"]:
-        click.echo("                   as many near copies as that are suspect: see docs/evaluation.md")
+        click.echo("                   so many near copies suggest memorization: see docs/evaluation.md")
     click.echo(f"{'num_images':18} {record['num_images']:9}\n{'seconds':18} {record['seconds']:9}")
 
 
-def _open_images(path: Path) -> "Opened":
+def _open_images(path: Path) -> "OpenedSource":
     from ganctl.training.sampling import open_images
 
     return open_images(path)

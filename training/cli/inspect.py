@@ -1,7 +1,7 @@
-"""The command `inspect`, and what other commands share with it. Only in the `cli` modules are things put together, and
-only there printed.
+"""The command `inspect`, and helpers shared by the other commands.
 
-torch and the rest are imported by the command that runs, so that `ganctl --help` needs none of it.
+Only `cli` modules combine rooms and print. A command imports torch and the like when it runs, so that `ganctl --help`
+needs none of them.
 """
 
 from pathlib import Path
@@ -14,41 +14,41 @@ from ganctl.streams import emit
 
 
 def note(text: str) -> None:
-    """Tells a person something on stderr."""
+    """Prints a message for the user on stderr."""
     click.echo(text, err=True)
 
 
 def score_line(scores: dict[str, Any]) -> str:
-    """Scores in a sentence, with the accuracy of the classifier that they come from."""
-    told = []
+    """Summarizes scores in a sentence, with the accuracy of the scoring classifier."""
+    parts = []
     if scores["fd"] is None:
-        told.append("no scores")
+        parts.append("no scores")
     elif scores.get("no_summary"):
-        told.append(f"Fréchet distance {scores['fd']:.2f}")
+        parts.append(f"Fréchet distance {scores['fd']:.2f}")
     else:
-        times = f"{scores['fd'] / scores['fd_floor']:.1f} × the floor of {scores['fd_floor']:.2f}"
-        told.append(f"Fréchet distance {scores['fd']:.2f}, {times} that real images have")
+        times = f"{scores['fd'] / scores['fd_floor']:.1f} × the floor {scores['fd_floor']:.2f}"
+        parts.append(f"Fréchet distance {scores['fd']:.2f}, {times} of real images")
     if scores["label_accuracy"] is not None:
-        told.append(f"{scores['label_accuracy']:.1%} of the images are read as what was asked for")
-    if (accuracy := scores.get("scorer_accuracy")) is not None:  # scores of an earlier version lack it
-        told.append(f"the scoring classifier reads {accuracy:.2%} of held-out images right")
-    return f"on the {scores['split']} images: {'; '.join(told)}"
+        parts.append(f"label accuracy {scores['label_accuracy']:.1%}")
+    if (accuracy := scores.get("scorer_accuracy")) is not None:  # missing in scores of an earlier version
+        parts.append(f"the scoring classifier reads {accuracy:.2%} of held-out images right")
+    return f"on the {scores['split']} images: {'; '.join(parts)}"
 
 
 @click.command()
 @click.argument("source", metavar="PATH", type=SourceParam())
 @json_option
 def inspect(source: str, as_json: bool) -> None:
-    """Say what a run, checkpoint, export or archive is: step, metrics, digests."""
+    """Describe a run, checkpoint, export or archive: step, metrics, digests."""
     from ganctl.training.errors import CheckpointError
 
     path = Path(source)
     if not path.exists():
         raise CheckpointError(
-            f"{path}: there is nothing of this name; expected a run, a checkpoint, an export or a .mar"
+            f"{path}: found no file, expected a run, a checkpoint, an export or a .mar. Check the path."
         )
     if path.suffix == ".mar":
-        from ganctl.serving.archive.mar import describe as describe_archive
+        from ganctl.serving.archive.mar import describe_archive
 
         record = describe_archive(path)
     elif (path / "manifest.json").exists():
@@ -67,7 +67,7 @@ def inspect(source: str, as_json: bool) -> None:
 
 
 def open_source(path: Path) -> Any:
-    """An export where the folder has a manifest, else a run's best checkpoint or a checkpoint."""
+    """Opens an export (a folder with a manifest), a run's best checkpoint, or a checkpoint."""
     if (path / "manifest.json").exists():
         from ganctl.exports.runtime import open_export
 

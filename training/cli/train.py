@@ -1,4 +1,4 @@
-"""The command `train`: its words become a launch, here or as ranks of this machine, and its result is told."""
+"""The command `train`: runs a training in this process or as ranks, and prints its result."""
 
 import codecs
 import os
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ganctl.options import PathParam, json_option
-from ganctl.processes import program
+from ganctl.processes import ganctl_command
 from ganctl.streams import emit
 from ganctl.training.cli.inspect import note, score_line
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 
 class Duration(click.ParamType[float]):
-    """120s, 15m or 1h; seconds as a float."""
+    """Parses a duration such as 120s, 15m or 1h; returns seconds."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)?", str(value))
-        if found is None:
-            self.fail(f"{value!r} is no duration, expected one such as 120s, 15m or 1h", param, ctx)
-        return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2] or "s"]
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)?", str(value))
+        if match is None:
+            self.fail(f"found {value!r}, expected a duration such as 120s, 15m or 1h", param, ctx)
+        return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
 
 
-_CLASSES_SHOWN = 12  # classes in a line
+_CLASSES_SHOWN = 12  # in one line of output
 
-_FLAGS = {  # flag → the setting that it sets
+_FLAGS = {  # parameter → (flag, setting)
     "batch_size": ("--batch-size", "train.batch_size"),
     "device": ("--device", "train.device"),
     "seed": ("--seed", "train.seed"),
@@ -48,27 +48,36 @@ _FLAGS = {  # flag → the setting that it sets
 
 
 @click.command()
-@click.option("--preset", metavar="NAME", help="Settings to start from [default: conv].")
-@click.option("--config", "config_file", type=PathParam(path_type=Path), metavar="FILE", help="Settings in TOML.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; may be repeated.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Length of the run; schedules follow it.")
-@click.option("--max-steps", type=click.IntRange(min=1), help="Stop after so many steps; changes no schedule.")
-@click.option("--max-time", type=Duration(), help="Stop after a time such as 120s; changes no schedule.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Images per step, over all ranks.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Number format of the passes.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
-@click.option("--nproc", metavar="N|auto", help="Ranks on this machine, through torchrun; auto: one for each GPU.")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.")
-@click.option("--run-dir", type=PathParam(file_okay=False, path_type=Path), help="The run's folder [default: runs/…].")
+@click.option("--preset", metavar="NAME", help="Start from these settings [default: conv].")
 @click.option(
-    "--resume", type=PathParam(), metavar="auto|PATH", help="Continue: the newest checkpoint of --run-dir, or a file."
+    "--config", "config_file", type=PathParam(path_type=Path), metavar="FILE", help="Read settings from a TOML file."
 )
-@click.option("--init-from", metavar="PATH", help="Begin with the networks of another run or checkpoint.")
-@click.option("--callback", "callbacks", multiple=True, metavar="MODULE:NAME", help="A callback of your own.")
-@click.option("--allow-changes", is_flag=True, help="Resume although settings differ.")
-@click.option("--print-config", is_flag=True, help="Print all settings, with their origin, as a --config file.")
-@click.option("--dry-run", is_flag=True, help="Build everything, say what would be trained; train nothing.")
-@click.option("--restarted", is_flag=True, hidden=True, help="Go on from the last checkpoint: a rank was killed.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set one setting; repeatable.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Set the duration, which schedules follow.")
+@click.option("--max-steps", type=click.IntRange(min=1), help="Stop after this many steps; changes no schedule.")
+@click.option("--max-time", type=Duration(), help="Stop after this time, such as 120s; changes no schedule.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Set the number of images per step, over all ranks.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Set the number format.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Set the device.")
+@click.option("--nproc", metavar="N|auto", help="Start this many ranks on this machine; auto: one per GPU.")
+@click.option("--seed", type=click.IntRange(min=0), help="Set the seed of all random numbers.")
+@click.option(
+    "--run-dir", type=PathParam(file_okay=False, path_type=Path), help="Set the run folder [default: runs/…]."
+)
+@click.option(
+    "--resume",
+    type=PathParam(),
+    metavar="auto|PATH",
+    help="Resume the newest checkpoint of --run-dir (auto), of a run, or a checkpoint file.",
+)
+@click.option("--init-from", metavar="PATH", help="Start with the networks of another run or checkpoint.")
+@click.option("--callback", "callbacks", multiple=True, metavar="MODULE:NAME", help="Add a callback; repeatable.")
+@click.option("--allow-changes", is_flag=True, help="Resume with changed settings.")
+@click.option(
+    "--print-config", is_flag=True, help="Print all settings and their sources as a --config file; do not train."
+)
+@click.option("--dry-run", is_flag=True, help="Build everything and describe the run; do not train.")
+@click.option("--restarted", is_flag=True, hidden=True, help="Resume from the last checkpoint after a killed rank.")
 @json_option
 def train(
     preset: str | None,
@@ -87,15 +96,15 @@ def train(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Train a GAN on MNIST or a data set of the same form; leaves a run folder with checkpoints, samples and logs."""
+    """Train a GAN on MNIST or your own images; write a run folder with checkpoints, samples and logs."""
     from ganctl.training.distributed.ranks import Ranks
 
     if flags["epochs"] is not None:
         flags["epochs"] = f"{flags['epochs']} epochs"
-    given = {setting: (flag, flags[name]) for name, (flag, setting) in _FLAGS.items() if flags[name] is not None}
+    overrides = {setting: (flag, flags[name]) for name, (flag, setting) in _FLAGS.items() if flags[name] is not None}
     try:
         _train(
-            given,
+            overrides,
             limits={"max_steps": max_steps, "max_seconds": max_time},
             callbacks=callbacks,
             nproc=nproc,
@@ -115,7 +124,7 @@ def train(
 
 
 def _train(
-    given: dict[str, tuple[str, Any]],
+    overrides: dict[str, tuple[str, Any]],
     *,
     limits: dict[str, Any],
     callbacks: tuple[str, ...],
@@ -123,51 +132,52 @@ def _train(
     print_config: bool,
     dry_run: bool,
     as_json: bool,
-    **start: Any,
+    **session_options: Any,
 ) -> None:
     from ganctl.training.callbacks.stopping import SignalHandler
     from ganctl.training.distributed.rank_environment import read_rank_environment
     from ganctl.training.errors import ConfigError
     from ganctl.training.loop.session import Session
 
-    place = read_rank_environment(os.environ)
-    if place is not None and not place.torchrun:
-        if _wanted_ranks(nproc) > 1:
+    environment = read_rank_environment(os.environ)
+    if environment is not None and not environment.torchrun:
+        if _count_ranks(nproc) > 1:
             raise ConfigError(
-                [f"--nproc {nproc}: this process is one of WORLD_SIZE = {place.size} already; leave --nproc out, or"
-                 " start several ranks on each machine by torchrun (docs/ranks.md)."]
+                [f"--nproc {nproc}: this process is one of WORLD_SIZE = {environment.size} already. Leave --nproc out,"
+                 " or start several ranks per machine with torchrun (docs/ranks.md)."]
             )  # fmt: skip
-        note(f"rank {place.rank} of {place.size} (RANK, WORLD_SIZE): connects to rank 0 at {place.address}")
-    launch = Session(flags=given, announce=note, dry=dry_run or print_config, **start)
-    first = launch.ranks.first  # it speaks for all
+        rank = f"rank {environment.rank} of {environment.size} (RANK, WORLD_SIZE)"
+        note(f"{rank}: connects to rank 0 at {environment.address}")
+    session = Session(flags=overrides, announce=note, dry=dry_run or print_config, **session_options)
+    first = session.ranks.first  # the rank that prints
     if print_config:
         if first:
-            _print_config(launch.config, launch.sources, as_json)
+            _print_config(session.config, session.sources, as_json)
         return
-    if launch.ranks.alone and (ranks := _wanted_ranks(nproc)) > 1:
-        _train_ranks(launch, ranks, callbacks, as_json)
-    trainer = launch.build(**limits, callbacks=callbacks)
+    if session.ranks.alone and (ranks := _count_ranks(nproc)) > 1:
+        _train_ranks(session, ranks, callbacks, as_json)
+    trainer = session.build(**limits, callbacks=callbacks)
     if dry_run:
         if first:
             _print_facts(trainer.describe() | trainer.estimate_memory(), as_json)
         return
-    result = _fit(trainer, launch.config.preset)
+    result = _fit(trainer, session.config.preset)
     if result.stop_reason.startswith("SIG"):
-        for number in SignalHandler.SIGNALS:  # an echo of the signal must not end what tells the result
+        for number in SignalHandler.SIGNALS:  # a repeated signal must not interrupt the printing of the result
             signal.signal(number, signal.SIG_IGN)
     if first:
-        emit(_result_record(result)) if as_json else _print_result(result, launch.config)
+        emit(_result_record(result)) if as_json else _print_result(result, session.config)
     if result.stop_reason.startswith("SIG"):
         if first:
             note(
-                f"training was interrupted by {result.stop_reason} and saved at step {result.steps}; continue with"
+                f"training was interrupted by {result.stop_reason} and saved at step {result.steps}. Continue with"
                 f" 'ganctl train --run-dir {shlex.quote(str(result.run_dir))} --resume auto'"
             )
-        raise SystemExit(130)  # the one object is out already
+        raise SystemExit(130)  # after the JSON object
 
 
-def _wanted_ranks(nproc: str | None) -> int:
-    """The number of ranks that `--nproc` asks for."""
+def _count_ranks(nproc: str | None) -> int:
+    """Returns the number of ranks that `--nproc` starts."""
     if nproc is None:
         return 1
     from ganctl.training.loop.torchrun import count_ranks
@@ -175,27 +185,27 @@ def _wanted_ranks(nproc: str | None) -> int:
     return count_ranks(nproc)
 
 
-def _train_ranks(launch: "Session", ranks: int, callbacks: tuple[str, ...], as_json: bool) -> NoReturn:
-    """The same command as so many processes; what the first of them tells is what this one tells."""
+def _train_ranks(session: "Session", ranks: int, callbacks: tuple[str, ...], as_json: bool) -> NoReturn:
+    """Runs this command as several ranks, and prints the output of the first one."""
     from ganctl.training.loop.build import check_ranks
     from ganctl.training.loop.session import load_callback
     from ganctl.training.loop.torchrun import run_ranks
 
-    check_ranks(launch.config, ranks)
+    check_ranks(session.config, ranks)
     for name in callbacks:
         load_callback(name)
-    with launch.reserved() as run_dir:
+    with session.reserved() as run_dir:
         arguments = _train_arguments(click.get_current_context(), run_dir=run_dir)
-        ended = run_ranks(program(*arguments), ranks=ranks, run_dir=run_dir, announce=note)
-    click.echo(ended.stdout, nl=False)
-    if ended.exit_code and not ended.stdout.strip():
-        error = "a rank failed before the first one could tell the result"
-        if ended.signal:
-            error = f"ended by {ended.signal} before there was anything to save"
+        result = run_ranks(ganctl_command(*arguments), ranks=ranks, run_dir=run_dir, announce=note)
+    click.echo(result.stdout, nl=False)
+    if result.exit_code and not result.stdout.strip():
+        error = "a rank failed before the first rank printed a result"
+        if result.signal:
+            error = f"ended by {result.signal} before the first save"
             note(f"Error: {error}")
         if as_json:
-            emit({"error": error, "exit_code": ended.exit_code})
-    raise SystemExit(ended.exit_code)
+            emit({"error": error, "exit_code": result.exit_code})
+    raise SystemExit(result.exit_code)
 
 
 def _fit(trainer: "Trainer", preset: str) -> "Result":
@@ -210,13 +220,13 @@ def _fit(trainer: "Trainer", preset: str) -> "Result":
         note(f"{facts['training_images']:,} training images: {_class_line(facts['classes'])}")
         note(f"precision {facts['precision']}: {facts['precision_reason']}")
         if facts["device"].startswith("cuda"):
-            way = "as one CUDA graph" if facts["cuda_graph"] else "eagerly"
-            note(f"each step runs {way}: {facts['cuda_graph_reason']}")
+            mode = "as one CUDA graph" if facts["cuda_graph"] else "eagerly"
+            note(f"each step runs {mode}: {facts['cuda_graph_reason']}")
     return trainer.fit()
 
 
 def _train_arguments(context: click.Context, *, run_dir: Path) -> list[str]:
-    """The words of this `train` again, for each rank: all options as given, but for --nproc, and with the folder."""
+    """Rebuilds the arguments of this command for a rank: all options but --nproc, and the run folder."""
     arguments = ["train", "--run-dir", str(run_dir)]
     for option in context.command.params:
         value = context.params[option.name or ""]
@@ -231,15 +241,15 @@ def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         emit(facts)
     else:
-        told = facts | {"classes": _class_line(facts["classes"])}
-        click.echo("\n".join(f"{name:24} {value}" for name, value in told.items()))
+        values = facts | {"classes": _class_line(facts["classes"])}
+        click.echo("\n".join(f"{name:24} {value}" for name, value in values.items()))
 
 
 def _class_line(classes: list[dict[str, Any]]) -> str:
-    """The classes with their training images: "2 classes: cat (24), dog (24)"; of many the first and the last."""
-    from ganctl.training.data.folder_tree import shown
+    """Lists classes with their training images: "2 classes: cat (24), dog (24)"; shortens a long list."""
+    from ganctl.training.data.folder_tree import printable
 
-    listed = [f"{shown(item['name'])} ({item['images']})" for item in classes]
+    listed = [f"{printable(item['name'])} ({item['images']})" for item in classes]
     if len(listed) > _CLASSES_SHOWN:
         sizes = sorted({item["images"] for item in classes})
         extremes = " to ".join(map(str, sizes[:: max(1, len(sizes) - 1)])) + " image" + "s" * (sizes != [1])
@@ -255,8 +265,8 @@ def _print_config(config: "Config", sources: dict[str, str], as_json: bool) -> N
         emit({name: {"value": values[name], "source": sources[name]} for name in values})
         return
     text = config_toml(config, sources)
-    if codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8":  # TOML is UTF-8, which ASCII with escapes is, too
-        text = re.sub(r"[^\x00-\x7f]", lambda found: f"\\U{ord(found[0]):08x}", text)
+    if codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8":  # TOML is UTF-8; escaped ASCII is valid UTF-8
+        text = re.sub(r"[^\x00-\x7f]", lambda match: f"\\U{ord(match[0]):08x}", text)
     click.echo(text, nl=False)
 
 
@@ -288,18 +298,18 @@ def _print_result(result: "Result", config: "Config") -> None:
         click.echo(score_line(result.metrics))
         click.echo(summary(result.metrics))
     if result.best is None:
-        click.echo("best checkpoint: none yet, since nothing was scored")
+        click.echo("best checkpoint: none yet, no evaluation was done")
     else:
         best = read_checkpoint(result.best)
         fd, monitor = best.metrics.get("fd"), config.checkpoint.monitor
         scored = "" if fd is None else f", validation FD {fd:.2f}"
         if monitor in best.metrics and best.metrics[monitor] is None:
-            scored += f", the latest one, as {monitor} has no meaning on these images"
-        click.echo(f"best checkpoint: that of step {best.step:,}{scored}; {result.best}")
+            scored += f" (the latest, since {monitor} has no meaning on these images)"
+        click.echo(f"best checkpoint: step {best.step:,}{scored}; {result.best}")
         click.echo(f"next: ganctl sample {run_dir} --out digits.png")
     if result.stop_reason not in FINISHED:
-        click.echo(f"go on to the end ({config.train.duration}): ganctl train --run-dir {run_dir} --resume auto")
+        click.echo(f"continue to the end ({config.train.duration}): ganctl train --run-dir {run_dir} --resume auto")
     elif result.stop_reason == "completed" and needs_more_training(result.metrics):
         longer = config.train.duration.model_copy(update={"value": 2 * config.train.duration.value})
-        words = f"--run-dir {run_dir} --resume auto --set train.duration='{longer}'"
-        click.echo(f"train longer, towards the floor: ganctl train {words}")
+        arguments = f"--run-dir {run_dir} --resume auto --set train.duration='{longer}'"
+        click.echo(f"train longer, to lower the distance: ganctl train {arguments}")

@@ -1,8 +1,7 @@
-"""The user's cache: files that save time, and that no command needs.
+"""Cache folder of the user: reads and writes files that only save time.
 
-It is `$XDG_CACHE_HOME/ganctl`, else `~/.cache/ganctl`; any file in it may be deleted at any time. There may be no such
-folder (no home), it may belong to another user, be read-only or full, and its files may be damaged: then a result is
-computed again.
+The folder is `$XDG_CACHE_HOME/ganctl`, else `~/.cache/ganctl`. Any file in it may be deleted at any time. If the folder
+is absent, foreign, read-only or full, or a file is damaged, the result is computed again.
 """
 
 import logging
@@ -19,10 +18,10 @@ _log = logging.getLogger(__name__)
 
 
 def cache_dir() -> Path | None:
-    """The folder of the cache, which may not exist yet; None where the user has no place for one.
+    """Returns the cache folder, which may not exist yet; None if there is neither a home nor an XDG_CACHE_HOME.
 
-    The XDG Base Directory Specification ignores an XDG_CACHE_HOME that is empty or relative. Use `read_cached` and
-    `write_cached`: a path does not promise that its folder can be read or written.
+    An empty or relative XDG_CACHE_HOME is ignored (XDG Base Directory Specification). The folder may be unreadable:
+    use `read_cached` and `write_cached`.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if base.is_absolute():
@@ -30,7 +29,7 @@ def cache_dir() -> Path | None:
     try:
         home = Path.home()
         usable = home.is_absolute() and home.is_dir() and os.environ.get("HOME") != ""
-    except (RuntimeError, OSError):  # HOME is unset and the system does not list this user; or it is out of reach
+    except (RuntimeError, OSError):  # HOME is unset and the user is unknown to the system, or it cannot be accessed
         return None
     return home / ".cache" / "ganctl" if usable else None
 
@@ -38,12 +37,12 @@ def cache_dir() -> Path | None:
 def read_cached(
     path: Path | None, read: Callable[[Path], T], announce: Callable[[str], None] = _log.warning
 ) -> T | None:
-    """`read(path)`; None where there is no cache, no such file, or no sound one.
+    """Returns `read(path)`; None if there is no cache, or the file is absent or damaged.
 
     Args:
-        path: a file below `cache_dir()`; None where there is no cache.
-        read: raises OSError where the file cannot be read, any other exception where its content is damaged.
-        announce: told of a damaged file.
+        path: a file below `cache_dir()`; None if there is no cache.
+        read: raises OSError if the file cannot be read, any other exception if its content is damaged.
+        announce: receives a message about a damaged file.
     """
     if path is None:
         return None
@@ -51,19 +50,19 @@ def read_cached(
         return read(path)
     except OSError as error:
         _log.debug("%s: %s", path, error.strerror or error)
-    except Exception as error:  # a damaged file may raise anything, and is never needed
-        announce(f"{path} is damaged ({error}): it is computed again")
+    except Exception as error:  # a damaged file may raise any error, and the result can be computed again
+        announce(f"{path} is damaged ({error}). It is computed again")
     return None
 
 
 def write_cached(path: Path | None, content: bytes) -> str | None:
-    """Writes a file of the cache, whole or not at all.
+    """Writes a file of the cache atomically.
 
     Returns:
-        The reason why the file could not be written; None where it was.
+        The reason if the file could not be written, else None.
     """
     if path is None:
-        return "no folder for a cache: HOME names no home, and XDG_CACHE_HOME is no absolute path"
+        return "no cache folder: HOME is no folder, and XDG_CACHE_HOME is no absolute path"
     try:
         write_file(path, content)
     except OSError as error:

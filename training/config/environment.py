@@ -1,8 +1,8 @@
 """Settings from environment variables: `GANCTL_TRAIN__BATCH_SIZE` sets `train.batch_size`.
 
-Other variables begin with GANCTL_ too: Kubernetes and Docker set `GANCTL_PORT` and the like for a service called
-`ganctl`, other parts of ganctl have theirs, and people name their own. A variable is read, is told as a misspelt
-setting, or is passed over.
+Not every variable that begins with GANCTL_ is a setting. Kubernetes and Docker set `GANCTL_PORT` and similar ones for a
+service called `ganctl`, other parts of ganctl read their own, and users define theirs. Each variable is read as a
+setting, reported as a misspelled setting, or ignored.
 """
 
 import difflib
@@ -15,17 +15,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ganctl.training.config.schema import Config, setting_names, text_settings
+from ganctl.training.config.schema import Config, setting_descriptions, text_settings
 
 PREFIX = "GANCTL_"
-OWN = ("PRESET", "PAGE", "HEALTH_URL")  # variables of ganctl that are no settings
+_NOT_SETTINGS = ("PRESET", "PAGE", "HEALTH_URL")  # other variables of ganctl
 
-# What Kubernetes (service links) and Docker (links) set, whatever the service's or container's name is.
+# Kubernetes (service links) and Docker (links) set these for a service or container of any name.
 _PORT = r"PORT(_\d+_[A-Z]+(_(ADDR|PORT|PROTO|START|END))?)?"
 _SERVICE = re.compile(rf"(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|{_PORT}|ENV_.+)")
 _LINK_NAME = re.compile(r"/[^/]+/[^/]+")  # Docker's value of NAME
-_CLOSE = 0.85  # difflib's ratio of a misspelt name; train_dir and train_device have 0.76
-_CLOSE_SECTION = 0.75  # `__` says that a setting is meant; trian and train have 0.8
+_MIN_RATIO = 0.85  # difflib's ratio of a misspelled name; train_dir and train_device have 0.76
+_MIN_SECTION_RATIO = 0.75  # lower, because `__` marks a setting; trian and train have 0.8
 
 _log = logging.getLogger(__name__)
 
@@ -35,40 +35,40 @@ def read_environment(environment: Mapping[str, str], faults: list[str]) -> Itera
 
     Args:
         environment: all variables; an empty one sets nothing.
-        faults: gets a message for each variable that is a misspelt setting.
+        faults: receives a message for each variable that is a misspelled setting.
     """
-    passed_over = []
+    ignored = []
     for variable, text in sorted(environment.items()):
         if not variable.startswith(PREFIX) or not text.strip():
             continue
         name = variable.removeprefix(PREFIX)
-        if name in OWN:
+        if name in _NOT_SETTINGS:
             continue
         section, underscores, key = name.lower().partition("__")
         if _is_service_link(name, text):
-            passed_over.append(variable)
-        elif underscores and _means_a_setting(section, key):
+            ignored.append(variable)
+        elif underscores and _resembles_setting(section, key):
             yield variable, f"{section}.{key}", text
-        elif not underscores and (meant := _misspelt(name, text)):
-            faults.append(f"{variable}: no setting has this name. Did you mean {' or '.join(meant)}?")
+        elif not underscores and (suggestions := _suggest_variables(name, text)):
+            faults.append(f"{variable}: no setting has this name. Did you mean {' or '.join(suggestions)}?")
         else:
-            passed_over.append(variable)
-    _note(tuple(passed_over))
+            ignored.append(variable)
+    _log_ignored(tuple(ignored))
 
 
-def of_section(section: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that set, or may be meant to set, the settings of one section."""
-    chosen = {}
+def section_variables(section: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the variables that set a setting of one section, misspelled ones included."""
+    variables = {}
     for variable, text in environment.items():
         head, underscores, _ = variable.removeprefix(PREFIX).lower().partition("__")
-        meant = _close_section(head) == [section] if underscores else head.startswith(section)
-        if variable.startswith(PREFIX) and meant:
-            chosen[variable] = text
-    return chosen
+        matches = _close_section(head) == [section] if underscores else head.startswith(section)
+        if variable.startswith(PREFIX) and matches:
+            variables[variable] = text
+    return variables
 
 
 def parse_value(name: str, text: str) -> Any:
-    """The value of a setting given as text: TOML, the text itself where it is no TOML, None where it is empty."""
+    """Parses the text of a setting as TOML; returns the text itself if it is not TOML, None if it is empty."""
     if not text.strip():
         return None
     try:
@@ -79,33 +79,35 @@ def parse_value(name: str, text: str) -> Any:
 
 
 def _is_service_link(name: str, text: str) -> bool:
-    linked = name == "NAME" or name.endswith("_NAME")
-    return _SERVICE.fullmatch(name) is not None or (linked and _LINK_NAME.fullmatch(text) is not None)
+    is_name = name == "NAME" or name.endswith("_NAME")
+    return _SERVICE.fullmatch(name) is not None or (is_name and _LINK_NAME.fullmatch(text) is not None)
 
 
-def _means_a_setting(section: str, key: str) -> bool:
+def _resembles_setting(section: str, key: str) -> bool:
     return bool(
         _close_section(section)
-        or difflib.get_close_matches(f"{section}.{key}", _names(), n=1, cutoff=_CLOSE)
-        or key in _keys_of_one_section()
+        or difflib.get_close_matches(f"{section}.{key}", _setting_names(), n=1, cutoff=_MIN_RATIO)
+        or key in _unique_keys()
     )
 
 
 def _close_section(section: str) -> list[str]:
-    return difflib.get_close_matches(section, {name.partition(".")[0] for name in _names()}, 1, _CLOSE_SECTION)
+    sections = {name.partition(".")[0] for name in _setting_names()}
+    return difflib.get_close_matches(section, sections, 1, _MIN_SECTION_RATIO)
 
 
-def _misspelt(name: str, text: str) -> Sequence[str]:
-    """The variables that a name without `__` may have been meant for.
+def _suggest_variables(name: str, text: str) -> Sequence[str]:
+    """Returns the variables that resemble a name without `__`.
 
-    A key alone is no uncommon word (GANCTL_SIZE, GANCTL_PROFILE): it counts where the setting could have this value.
+    A key without its section may be a common word (GANCTL_SIZE, GANCTL_PROFILE). It counts as misspelled only if the
+    setting accepts the value.
     """
-    word = name.lower().strip("_")
-    single = {setting.replace(".", "_"): _variable(setting) for setting in _names()}
-    single |= {own.lower(): f"{PREFIX}{own}" for own in OWN}
-    if setting := _keys_of_one_section().get(word):  # GANCTL_SEED
+    lower = name.lower().strip("_")
+    variables = {setting.replace(".", "_"): _variable(setting) for setting in _setting_names()}
+    variables |= {other.lower(): f"{PREFIX}{other}" for other in _NOT_SETTINGS}
+    if setting := _unique_keys().get(lower):  # GANCTL_SEED
         return [_variable(setting)] if _is_valid(setting, text) else []
-    return [single[close] for close in difflib.get_close_matches(word, single, n=2, cutoff=_CLOSE)]
+    return [variables[close] for close in difflib.get_close_matches(lower, variables, n=2, cutoff=_MIN_RATIO)]
 
 
 def _is_valid(setting: str, text: str) -> bool:
@@ -118,15 +120,15 @@ def _is_valid(setting: str, text: str) -> bool:
 
 
 @cache
-def _names() -> tuple[str, ...]:
-    return tuple(name for name, _ in setting_names())
+def _setting_names() -> tuple[str, ...]:
+    return tuple(name for name, _ in setting_descriptions())
 
 
 @cache
-def _keys_of_one_section() -> Mapping[str, str]:
-    """key → `section.key`, for the keys that one section alone has."""
-    keys = [name.partition(".")[2] for name in _names()]
-    return {key: name for key, name in zip(keys, _names(), strict=True) if keys.count(key) == 1}
+def _unique_keys() -> Mapping[str, str]:
+    """Maps key → `section.key` for the keys that occur in one section only."""
+    keys = [name.partition(".")[2] for name in _setting_names()]
+    return {key: name for key, name in zip(keys, _setting_names(), strict=True) if keys.count(key) == 1}
 
 
 def _variable(setting: str) -> str:
@@ -134,7 +136,7 @@ def _variable(setting: str) -> str:
 
 
 @cache
-def _note(variables: tuple[str, ...]) -> None:
-    """Logs the variables that are passed over, once."""
+def _log_ignored(variables: tuple[str, ...]) -> None:
+    """Logs the ignored variables; the cache suppresses repetitions."""
     if variables:
-        _log.debug("passed over, as they are no settings: %s", ", ".join(variables))
+        _log.debug("ignored, because they are no settings: %s", ", ".join(variables))

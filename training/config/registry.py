@@ -1,7 +1,7 @@
-"""Registries of what a setting may name: built-in entries, entries of a script, and `package.module:Name`.
+"""Registries of data sets, networks and losses by name: built-in entries, entries of a script, `package.module:Name`.
 
-The registries are declared here and filled by the modules that define the entries, which a lookup imports: settings are
-checked without importing a network.
+The registries are declared here. A lookup imports the modules that fill them, so that settings can be read without
+importing a network.
 """
 
 import difflib
@@ -30,31 +30,37 @@ class Registry(Generic[T]):
     """Entries of one kind by name, for one setting."""
 
     def __init__(self, kind: str, setting: str, package: str) -> None:
-        """The modules of `package` register the built-in entries when they are imported."""
+        """Creates an empty registry.
+
+        Args:
+            kind: noun for messages, such as "generator".
+            setting: the setting that names an entry, such as "model.generator".
+            package: the package whose modules register the built-in entries when they are imported.
+        """
         self.kind, self.setting, self._package = kind, setting, package
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
-        """A decorator that registers an entry as `name`.
+        """Returns a decorator that registers an entry as `name`.
 
         Raises:
-            ValueError: the name has another entry already.
+            ValueError: another entry has this name.
         """
 
-        def keep(entry: Entry) -> Entry:
+        def decorator(entry: Entry) -> Entry:
             if not _is_builtin(entry):
                 self._load()
-            taken = self._entries.get(name)
-            if taken is not None and _place(taken) != _place(entry):  # a notebook's cell may run twice
-                raise ValueError(f"{self.kind} '{name}' is taken by {taken!r}: choose another name")
+            existing = self._entries.get(name)
+            if existing is not None and _origin(existing) != _origin(entry):  # a notebook cell may run twice
+                raise ValueError(f"{self.kind} '{name}' is taken by {existing!r}. Choose another name")
             self._entries[name] = cast(T, entry)
             return entry
 
-        return keep
+        return decorator
 
     @contextmanager
     def registered(self, name: str, entry: T) -> Iterator[None]:
-        """Registers an entry as `name` within a `with` block, also in the place of another one."""
+        """Registers an entry as `name` within a `with` block; it may replace another entry."""
         self._load()
         before = dict(self._entries)
         self._entries[name] = entry
@@ -64,21 +70,21 @@ class Registry(Generic[T]):
             self._entries = before
 
     def names(self) -> list[str]:
-        """The names of all entries so far, sorted."""
+        """Returns the names of all entries, sorted."""
         self._load()
         return sorted(self._entries)
 
     def accepts(self, name: str) -> bool:
-        """Whether `name` has an entry, or has the form `module:Name`."""
+        """Returns whether `name` has an entry or the form `module:Name`."""
         return ":" in name or name in self.names()
 
     def is_builtin(self, name: str) -> bool:
-        """Whether the entry of `name` comes with ganctl."""
+        """Returns whether the entry of `name` is part of ganctl."""
         self._load()
         return name in self._entries and _is_builtin(self._entries[name])
 
     def get(self, name: str) -> T:
-        """The entry of `name`, imported where it is `module:Name`.
+        """Returns the entry of `name`; `module:Name` is imported.
 
         Raises:
             ConfigError: there is no such entry.
@@ -87,16 +93,18 @@ class Registry(Generic[T]):
         if name in self._entries:
             return self._entries[name]
         if ":" in name:
-            found: T = load_object(name, f"{self.setting} =")
-            if not callable(found) and self.kind != "loss":
-                raise ConfigError([f"{self.setting} = '{name}': found {found!r}, expected something to call."])
-            return found
+            entry: T = load_object(name, f"{self.setting} =")
+            if not callable(entry) and self.kind != "loss":
+                raise ConfigError([f"{self.setting} = '{name}': found {entry!r}, expected a function or class."])
+            return entry
         close = difflib.get_close_matches(name, self._entries, n=2)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         raise ConfigError(
-            [f"{self.setting} = '{name}': no such {self.kind}; there are {', '.join(self.names())}, and module:Name for"
-             f" your own (a name that only a script registers is unknown to other commands).{hint}"]
-        )  # fmt: skip
+            [
+                f"{self.setting} = '{name}': unknown {self.kind}, expected {', '.join(self.names())} or module:Name"
+                f" (a name that a script registers exists only in that script).{hint}"
+            ]
+        )
 
     def _load(self) -> None:
         package = importlib.import_module(self._package)
@@ -108,30 +116,34 @@ def _is_builtin(entry: object) -> bool:
     return str(getattr(entry, "__module__", "")).startswith("ganctl.")
 
 
-def _place(entry: object) -> tuple[object, object]:
-    """Where something was defined."""
+def _origin(entry: object) -> tuple[object, object]:
+    """Module and qualified name of an entry's definition."""
     return getattr(entry, "__module__", None), getattr(entry, "__qualname__", entry)
 
 
 def load_object(name: str, setting: str) -> Any:
-    """What `package.module:Name` means. Modules are looked for in the current folder, too, after all other places.
+    """Imports the object `package.module:Name`. The current folder is searched after all other places.
+
+    Args:
+        name: module and attribute.
+        setting: prefix of the error messages, such as "--callback".
 
     Raises:
-        ConfigError: there is no such module or no such name in it, or its import fails.
+        ConfigError: the module or the attribute does not exist, or the import fails.
     """
     module_name, colon, attribute = name.partition(":")
     if not (colon and module_name and attribute):
         raise ConfigError([f"{setting} {name}: expected module:Name, such as my_package.my_module:MyClass."])
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
+    current_folder = str(Path.cwd())
+    if current_folder not in sys.path:
+        sys.path.append(current_folder)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ConfigError(
             [
-                f"{setting} {name}: no module {error.name!r} in {here} or installed{_taken(module_name)}; check the"
-                " name, or PYTHONPATH."
+                f"{setting} {name}: no module {error.name!r} in {current_folder} or installed"
+                f"{_imported_package(module_name)}. Check the name or PYTHONPATH."
             ]
         ) from error
     except Exception as error:
@@ -143,11 +155,11 @@ def load_object(name: str, setting: str) -> Any:
     return getattr(module, attribute)
 
 
-def _taken(module_name: str) -> str:
-    """Where the package of a module that was not found comes from, if there is such a package."""
+def _imported_package(module_name: str) -> str:
+    """Names the file of the imported package that lacks a module, for a message; empty if there is no such package."""
     package = sys.modules.get(module_name.partition(".")[0])
-    place = getattr(package, "__file__", None) or next(iter(getattr(package, "__path__", [])), None)
-    return f" ({package.__name__} is {place})" if package is not None and place is not None else ""
+    file = getattr(package, "__file__", None) or next(iter(getattr(package, "__path__", [])), None)
+    return f" ({package.__name__} is {file})" if package is not None and file is not None else ""
 
 
 DATASETS: Registry["Callable[[DataSettings, Split], ImageSet]"] = Registry(

@@ -1,4 +1,4 @@
-"""A split of a data set in memory, and its checks."""
+"""Image set: one split of a data set in memory, its checks and a fixed permutation."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ Split = Literal["train", "val", "test"]
 
 @dataclass(frozen=True)
 class ImageSet:
-    """One split of a data set, in memory."""
+    """One split of a data set in memory."""
 
     images: Tensor  # uint8 [N, C, H, W]
     labels: Tensor  # int64 [N]
@@ -30,32 +30,35 @@ class ImageSet:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
+        """Shape (C, H, W) of one image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
     def digest(self) -> str:
-        """SHA-256 of shape, class names, labels and each image's sum of pixels: tells another set from this one in a
-        moment, though not one whose images keep their sums."""
+        """SHA-256 of shape, class names, labels and the sum of each image's pixels, as hexadecimal digits.
+
+        A fast check: sets that differ only within images of equal sums have the same digest.
+        """
         digest = hashlib.sha256(json.dumps([self.images.shape, self.class_names]).encode())
         for numbers in (self.labels, self.images.flatten(1).sum(dim=1, dtype=torch.int64)):
             digest.update(numbers.numpy().tobytes())
         return digest.hexdigest()
 
 
-def shuffled(n: int) -> Tensor:
-    """The numbers 0 … n − 1 in an order that is the same for everybody and forever, int64 [n].
+def fixed_permutation(n: int) -> Tensor:
+    """Permutation of 0 … n − 1 that is the same on every machine and in every version, int64 [n].
 
-    From the raw words of a counter-based generator, which NumPy promises never to change.
+    It sorts raw output of the counter-based generator Philox, which NumPy guarantees to keep.
     """
     return torch.from_numpy(np.argsort(np.random.Philox(key=12).random_raw(n), kind="stable"))
 
 
-def check_images(data: ImageSet, what: str) -> ImageSet:
-    """The data set with its class names in NFC.
+def check_images(data: ImageSet, name: str) -> ImageSet:
+    """Checks a data set and returns it with class names in Unicode form NFC.
 
     Args:
-        what: names the data set in the error.
+        data: the output of a reader, which may be the user's own.
+        name: name of the data set for the error.
 
     Raises:
         DataError: types, shapes, labels or class names are not those of an ImageSet.
@@ -67,25 +70,22 @@ def check_images(data: ImageSet, what: str) -> ImageSet:
             f"images are {images.dtype} {tuple(images.shape)}, expected uint8 [N, C, H, W] with pixels 0 … 255"
         )
     elif len(images) < 2:
-        faults.append(f"{len(images)} in all, expected 2 or more (the scores need their covariance); add images")
+        faults.append(f"found {len(images)} images, expected 2 or more (the scores need a covariance). Add images")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         faults.append(f"labels are {labels.dtype} {tuple(labels.shape)}, expected int64 [{len(images)}]")
     elif len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        faults.append(f"labels go from {int(labels.min())} to {int(labels.max())}, expected 0 to {classes - 1}")
-    names = tuple(map(nfc, data.class_names))
-    if fault := _fault_of_names(names):
+        faults.append(f"labels range from {int(labels.min())} to {int(labels.max())}, expected 0 to {classes - 1}")
+    class_names = tuple(map(nfc, data.class_names))
+    if fault := _class_names_fault(class_names):
         faults.append(fault)
     if faults:
-        raise DataError(f"{what}: {'; '.join(faults)}")
-    return data if names == data.class_names else replace(data, class_names=names)
+        raise DataError(f"{name}: {'. '.join(faults)}")
+    return data if class_names == data.class_names else replace(data, class_names=class_names)
 
 
-def _fault_of_names(names: Sequence[str]) -> str | None:
-    """What is wrong with class names in NFC, None where nothing is."""
-    name, times = Counter(names).most_common(1)[0] if names else ("", 0)
-    if times > 1:
-        return (
-            f"the class name {name!r} is given to {times} classes (compared in Unicode's form NFC), expected a name of"
-            " its own for each; rename one"
-        )
-    return "a class name is empty, expected a name for each class; give it one" if "" in names else None
+def _class_names_fault(names: Sequence[str]) -> str | None:
+    """Returns a message about empty or repeated class names (in NFC); None if they are valid."""
+    name, count = Counter(names).most_common(1)[0] if names else ("", 0)
+    if count > 1:
+        return f"found the class name {name!r} {count} times (compared in Unicode form NFC), expected once. Rename one"
+    return "found an empty class name, expected text. Give the class a name" if "" in names else None

@@ -1,10 +1,10 @@
-"""Finds the class folders below a root, and their image files with classes and splits; no image is opened here.
+"""Class folders below a root: lists their image files with classes and splits; opens no image.
 
-Links are followed. Names that begin with a dot and files and folders of operating systems are passed over, and so are
-empty folders. A chain of single folders (an unpacked archive) is followed down to the folder that holds the classes.
-Where it is uncertain which folders are the classes, the error names the paths that can be given instead.
+Links are followed. Empty folders, files of operating systems and names that begin with a dot are ignored. Single nested
+folders, as in an unpacked archive, are followed down to the folder of the classes. If the class folders are ambiguous,
+the error names the paths to choose from.
 
-Class names are kept in Unicode's composed form (NFC); on a disk from macOS the folder's own name is decomposed.
+Class names are in Unicode's composed form NFC; folder names on a macOS disk are decomposed.
 """
 
 import hashlib
@@ -18,237 +18,242 @@ from pathlib import Path
 from ganctl.common.text import nfc
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import Split
-from ganctl.training.data.file_kinds import advice_for_file, file_kind, list_names
+from ganctl.training.data.file_kinds import conversion_hint, file_kind, list_names
 from ganctl.training.data.folder_tree import (
     TABLES,
-    Content,
-    Tree,
+    FolderContent,
+    FolderTree,
+    bad_file_lines,
+    bullet_list,
     companions,
-    counts,
+    format_counts,
     is_image_name,
     is_train,
-    lines,
     may_be_image,
-    shown,
-    told,
+    printable,
 )
 from ganctl.training.errors import ConfigError, DataError
 
-_VERSION = 3  # of the decoding and of the cached files; a new number makes caches be computed again
+_VERSION = 3  # of decoding and cache files; a new number invalidates all caches
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-_FEWEST = 3  # images of a class: one for each split
-_SHOWN = 8  # files of which an error names the kind
-_TEXTS = ("readme", "license", "licence", "copying", "notice", "changelog", "citation", "requirements")  # do not
+_MIN_CLASS_IMAGES = 3  # one for each split
+_MAX_FILES_SHOWN = 8  # files whose kind an error names
+_TEXT_PREFIXES = ("readme", "license", "licence", "copying", "notice", "changelog", "citation", "requirements")
 
 
 @dataclass(frozen=True)
-class File:
-    """A file that may be an image."""
+class ListedFile:
+    """File that may be an image."""
 
     path: Path
-    name: str  # below the root, with slashes, in NFC
+    name: str  # relative to the root, with slashes, in NFC
     label: int
     split: Split
-    state: tuple[int, int]  # size and time of change
+    size_and_mtime: tuple[int, int]  # bytes, nanoseconds
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The files below a root. Two listings are equal if their digests are."""
+    """Files below a root. Two listings are equal if their digests are."""
 
     digest: str
-    root: Path = field(compare=False)  # the folder that holds the class folders, or the splits
+    root: Path = field(compare=False)  # the folder that holds the class folders or the splits
     class_names: tuple[str, ...] = field(compare=False)
-    files: tuple[File, ...] = field(compare=False)
+    files: tuple[ListedFile, ...] = field(compare=False)
     bad: dict[Path, str] = field(compare=False)  # entries that cannot be opened, with the reason
-    companions: tuple[Path, ...] = field(compare=False)  # captions and the like, beside images of the same name
-    notes: tuple[str, ...] = field(compare=False)  # what was passed over or seen through, a line each
+    companions: tuple[Path, ...] = field(compare=False)  # captions and the like, with the name of an image
+    notes: tuple[str, ...] = field(compare=False)  # log lines about ignored entries and chosen folders
 
 
 def list_folder(settings: DataSettings) -> Listing:
     """Lists the files below `data.root` with their classes and splits.
 
     Raises:
-        ConfigError: no `data.root` is given.
-        DataError: it is no folder of class folders, or a class has too few files.
+        ConfigError: `data.root` is unset.
+        DataError: `data.root` has no class folders, or a class has too few files.
     """
     root = settings.root
     if root is None:
-        raise ConfigError(["data.root: data.name = 'folder' needs it, a folder of class folders of images."])
+        raise ConfigError(["data.root is unset, expected a folder of class folders for data.name = 'folder'. Set it."])
     if not root.is_dir():
-        raise DataError(_no_folder(root))
-    tree = Tree()
-    levels = tree.chain(root)
+        raise DataError(_not_a_folder(root))
+    tree = FolderTree()
+    levels = tree.descend(root)
     base = levels[-1]
-    parts = _parts(tree, base)
-    chains = {part: tree.chain(folder) for part, folder in parts.items()}
-    levels += [level for chain in chains.values() for level in chain if level not in levels]
-    classes = _classes(tree, {part: chain[-1] for part, chain in chains.items()})
+    parts = _split_folders(tree, base)
+    part_levels = {part: tree.descend(folder) for part, folder in parts.items()}
+    levels += [level for chain in part_levels.values() for level in chain if level not in levels]
+    classes = _class_folders(tree, {part: chain[-1] for part, chain in part_levels.items()})
     bad = {path: reason for level in levels for path, reason in tree.content(level).bad.items()}
-    files: list[File] = []
+    files: list[ListedFile] = []
     nested: Counter[str] = Counter()
-    beside: list[Path] = []
+    all_companions: list[Path] = []
     for part, folders in classes.items():
         for label, folder in enumerate(folders.values()):
-            found = _gather(tree, folder, above=levels)
-            bad |= found.bad
-            for path in companions(found.files):
-                del found.files[path]
-                beside.append(path)
-            _check_count(folder, found, _FEWEST if part in ("all", "train") else 1)
-            for inner, content in tree.below(folder, above=levels):
-                if inner != folder and (images := content.candidates()):
-                    nested[shown(inner.relative_to(base))] += images
-            files += _assign(part, parts.keys(), base, found.files, label)
+            content = _merged_content(tree, folder, exclude=levels)
+            bad |= content.bad
+            for path in companions(content.files):
+                del content.files[path]
+                all_companions.append(path)
+            _check_count(folder, content, _MIN_CLASS_IMAGES if part in ("all", "train") else 1)
+            for inner, inner_content in tree.walk(folder, exclude=levels):
+                if inner != folder and (images := inner_content.count_candidates()):
+                    nested[printable(inner.relative_to(base))] += images
+            files += _assign_splits(part, parts.keys(), base, content.files, label)
     names = tuple(next(iter(classes.values())))
-    ends = [chain[-1] for chain in chains.values()]
-    notes = _notes(tree, levels, nested, ends=[] if base == root and ends == [*parts.values()] else ends)
-    digest = _digest(settings, base, names, files, [*told(bad), *map(shown, beside)])
-    return Listing(digest, base, names, tuple(files), bad, tuple(beside), tuple(notes))
+    ends = [chain[-1] for chain in part_levels.values()]
+    chosen = [] if base == root and ends == [*parts.values()] else ends
+    notes = _notes(tree, levels, nested, chosen=chosen)
+    digest = _digest(settings, base, names, files, [*bad_file_lines(bad), *map(printable, all_companions)])
+    return Listing(digest, base, names, tuple(files), bad, tuple(all_companions), tuple(notes))
 
 
 def _digest(
-    settings: DataSettings, root: Path, class_names: tuple[str, ...], files: list[File], left_out: list[str]
+    settings: DataSettings, root: Path, class_names: tuple[str, ...], files: list[ListedFile], left_out: list[str]
 ) -> str:
-    """Digest of all that the tensors depend on and that is known without reading the files; 32 letters."""
-    what = [_VERSION, settings.size, settings.channels, settings.skip_corrupt, class_names]
-    digest = hashlib.sha256(json.dumps(what).encode())
+    """Digest, 32 hexadecimal digits, of everything that determines the tensors and is known without reading files."""
+    header = [_VERSION, settings.size, settings.channels, settings.skip_corrupt, class_names]
+    digest = hashlib.sha256(json.dumps(header).encode())
     digest.update(os.fsencode(root.resolve()))  # another folder may have the same names, sizes and times
     for file in files:
-        digest.update(os.fsencode(f"\0{file.split}/{file.name}\0{file.state}"))
+        digest.update(os.fsencode(f"\0{file.split}/{file.name}\0{file.size_and_mtime}"))
     for line in left_out:
         digest.update(f"\0{line}".encode())
     return digest.hexdigest()[:32]
 
 
-def _parts(tree: Tree, root: Path) -> dict[str, Path]:
-    """The folders with class folders in them: one for each split, or the root itself for all."""
-    names = {folder.name for folder in tree.folders(root)}
+def _split_folders(tree: FolderTree, root: Path) -> dict[str, Path]:
+    """Returns the folders that hold class folders: one for each split, or `root` under the key "all"."""
+    names = {folder.name for folder in tree.subfolders(root)}
     if "train" in names and len(names) > 1 and names <= set(SPLITS):
         return {split: root / split for split in SPLITS if split in names}
-    for folder in tree.folders(root):
-        within = tree.content(folder)
-        if is_train(folder) and (len(names) > 1 or (tree.folders(folder) and not within.images())):
-            raise DataError(  # else a class that is called so
-                f"data.root: {shown(root)} has the folders {', '.join(shown(name) for name in sorted(names))};"
-                " expected train beside val, test or both (in these letters) and nothing else, with one folder for"
-                " each class in each of them; or the class folders alone, none of them called train. Rename the"
-                f" folders, or give data.root={shown(folder)} to take its images for all splits"
+    for folder in tree.subfolders(root):
+        content = tree.content(folder)
+        # a folder called train that holds images only is a class, if there are no other folders
+        if is_train(folder) and (len(names) > 1 or (tree.subfolders(folder) and not content.count_images())):
+            raise DataError(
+                f"data.root: {printable(root)} has the folders {', '.join(printable(name) for name in sorted(names))},"
+                " expected train with val, test or both (in lowercase, no other folders), each with one folder for each"
+                " class; or the class folders alone, with no class called train. Rename the folders, or give"
+                f" data.root={printable(folder)} to use its images for all splits"
             )
     return {"all": root}
 
 
-def _classes(tree: Tree, parts: dict[str, Path]) -> dict[str, dict[str, Path]]:
-    """The class folders of each part by their names, in the order of the labels: by number where all are numbers."""
+def _class_folders(tree: FolderTree, parts: dict[str, Path]) -> dict[str, dict[str, Path]]:
+    """Maps part → class name → folder, in the order of the labels: numeric if all names are numbers."""
     classes: dict[str, dict[str, Path]] = {}
     for part, folder in parts.items():
-        inner = tree.folders(folder)
+        inner = tree.subfolders(folder)
         if not inner:
-            raise DataError(_no_classes(tree, folder))
+            raise DataError(_no_class_folders(tree, folder))
         _check_depth(tree, folder, inner)
-        named: dict[str, Path] = {}
+        by_name: dict[str, Path] = {}
         for path in inner:
-            if not _is_utf_8(path.name):  # pictures, manifests and pages could not name it
-                raise DataError(f"data.root: the name of the class folder {shown(path)} is not UTF-8; rename it")
+            if not _is_utf_8(path.name):  # JSON, HTML and file names of samples cannot hold it
+                raise DataError(f"data.root: the name of the class folder {printable(path)} is not UTF-8. Rename it")
             name = nfc(path.name)
-            if name in named:
+            if name in by_name:
                 raise DataError(
-                    f"data.root: {shown(folder)} has two folders called {name}, {named[name].name!a} and"
-                    f" {path.name!a} (two Unicode forms of one name); expected one folder for each class. Rename"
-                    " one of them, or put their images together"
+                    f"data.root: {printable(folder)} has two folders called {name}, {by_name[name].name!a} and"
+                    f" {path.name!a} (two Unicode forms of one name), expected one folder for each class. Rename"
+                    " one of them, or move their images into one folder"
                 )
-            named[name] = path
-        numbered = all(name.isascii() and name.isdigit() for name in named)
-        order = sorted(named, key=lambda name: (int(name) if numbered else 0, name))
-        classes[part] = {name: named[name] for name in order}
-    wanted = next(iter(classes.values()))
-    for part, found in classes.items():
-        if differing := sorted(found.keys() ^ wanted.keys()):
-            empty = sorted(shown(path) for path in tree.empty)
+            by_name[name] = path
+        numeric = all(name.isascii() and name.isdigit() for name in by_name)
+        order = sorted(by_name, key=lambda name: (int(name) if numeric else 0, name))
+        classes[part] = {name: by_name[name] for name in order}
+    expected = next(iter(classes.values()))
+    for part, folders in classes.items():
+        if differing := sorted(folders.keys() ^ expected.keys()):
+            empty = sorted(printable(path) for path in tree.empty)
             raise DataError(
-                f"data.root: the classes of {shown(parts[part])} are not those of the other splits:"
+                f"data.root: {printable(parts[part])} has other classes than the other splits:"
                 f" {list_names(differing)}" + (f" (empty: {list_names(empty)})" if empty else "")
             )
     return classes
 
 
-def _check_depth(tree: Tree, folder: Path, inner: list[Path]) -> None:
-    """Refuses folders of which none holds images itself, and some hold several folders of images."""
+def _check_depth(tree: FolderTree, folder: Path, inner: list[Path]) -> None:
+    """Raises a DataError if no folder holds images itself and some hold several folders of images."""
     if any(map(tree.is_class, inner)):
         return
-    deep = [path for path in inner if sum(content.candidates() > 0 for _, content in tree.below(path)) > 1]
+    deep = [path for path in inner if sum(content.count_candidates() > 0 for _, content in tree.walk(path)) > 1]
     if deep:
-        ways = " or ".join(f"data.root={shown(tree.chain(path)[-1])}" for path in deep[:3])
+        choices = " or ".join(f"data.root={printable(tree.descend(path)[-1])}" for path in deep[:3])
         raise DataError(
-            f"data.root: {shown(folder)} has the folders {list_names([shown(path.name) for path in inner])}, which hold"
-            f" folders of images instead of images; expected one folder of images for each class. Give {ways}"
-            f"{' or another one' if len(deep) > 3 else ''}; or call them train, val and test, if they are splits; or"
-            " move the images of each class into one folder"
+            f"data.root: {printable(folder)} has the folders {list_names([printable(path.name) for path in inner])},"
+            " which hold folders of images instead of images, expected one folder of images for each class. Give"
+            f" {choices}{' or another one' if len(deep) > 3 else ''}; or rename them train, val and test, if they are"
+            " splits; or move the images of each class into one folder"
         )
 
 
-def _check_count(folder: Path, found: Content, fewest: int) -> None:
-    if len(found.files) >= fewest and any(map(may_be_image, found.files)):
+def _check_count(folder: Path, content: FolderContent, minimum: int) -> None:
+    if len(content.files) >= minimum and any(map(may_be_image, content.files)):
         return
-    images = [path for path in found.files if is_image_name(path) or not path.suffix]
-    others = Counter(path.suffix.lower() for path in found.files if path not in images)
+    images = [path for path in content.files if is_image_name(path) or not path.suffix]
+    suffixes = Counter(path.suffix.lower() for path in content.files if path not in images)
     raise DataError(
-        f"data.root: {shown(folder)} has {len(images)} images{f' and {counts(others)}' if others else ''}, expected"
-        f" {fewest} or more of each class. Add images, or move the folder elsewhere{lines(told(found.bad))}"
+        f"data.root: {printable(folder)} has {len(images)} images"
+        f"{f' and {format_counts(suffixes)}' if suffixes else ''}, expected {minimum} or more of each class."
+        f" Add images, or move the folder elsewhere{bullet_list(bad_file_lines(content.bad))}"
     )
 
 
-def _no_folder(root: Path) -> str:
-    """The error for a root that is absent or a file."""
-    expected = "expected one folder of images for each class in it"
+def _not_a_folder(root: Path) -> str:
+    """Message about a root that is absent or a file."""
+    expected = "expected a folder with one folder of images for each class"
     if not root.exists():
-        return f"data.root: {shown(root)} is no folder; {expected}. Check the path"
+        return f"data.root: {printable(root)} does not exist, {expected}. Check the path"
     if not root.is_file():
-        return f"data.root: {shown(root)} is no folder; {expected}"
-    return f"data.root: {shown(root)} is no folder but {file_kind(root)}; {expected}. {advice_for_file(root)}"
+        return f"data.root: {printable(root)} is neither a file nor a folder, {expected}. Check the path"
+    return f"data.root: {printable(root)} is {file_kind(root)}, {expected}. {conversion_hint(root)}"
 
 
-def _no_classes(tree: Tree, folder: Path) -> str:
-    """The error for a folder without class folders; names its content."""
+def _no_class_folders(tree: FolderTree, folder: Path) -> str:
+    """Message about a folder without class folders; names its content."""
     content = tree.content(folder)
-    expected = "expected one for each class, with its images in it"
-    if images := content.images():
+    expected = "expected one folder of images for each class"
+    if images := content.count_images():
         return (
-            f"data.root: {shown(folder)} has {images} images and no class folders; {expected}. To take all of them as"
-            f" one class, move them into a folder within, such as {shown(folder / 'images')}{lines(told(content.bad))}"
+            f"data.root: {printable(folder)} has {images} images and no class folders, {expected}. To use all of them"
+            f" as one class, move them into a subfolder such as {printable(folder / 'images')}"
+            f"{bullet_list(bad_file_lines(content.bad))}"
         )
-    empty = " that hold anything" if content.folders else ""
-    files = list(content.files)[:_SHOWN]
-    held = [f"{shown(path.name)} is {file_kind(path)}" for path in files]
-    advice = "".join(f". {text}" for text in dict.fromkeys(map(advice_for_file, files))).rstrip(".")
+    found = "no class folders with files" if content.folders else "no class folders"
+    files = list(content.files)[:_MAX_FILES_SHOWN]
+    kinds = [f"{printable(path.name)} is {file_kind(path)}" for path in files]
+    hints = "".join(f". {hint}" for hint in dict.fromkeys(map(conversion_hint, files))).rstrip(".")
     return (
-        f"data.root: {shown(folder)} has no class folders{empty}; {expected}{advice}{lines(told(content.bad) + held)}"
+        f"data.root: {printable(folder)} has {found}, {expected}{hints}"
+        f"{bullet_list(bad_file_lines(content.bad) + kinds)}"
     )
 
 
-def _notes(tree: Tree, levels: list[Path], nested: Mapping[str, int], *, ends: list[Path]) -> Iterator[str]:
-    """One line for each kind of entry that was passed over or seen through."""
-    if ends:
-        yield f"data.root: the class folders are those of {' and '.join(map(shown, ends))}"
+def _notes(tree: FolderTree, levels: list[Path], nested: Mapping[str, int], *, chosen: list[Path]) -> Iterator[str]:
+    """Yields one log line for each kind of ignored entry, and one for folders chosen below the root."""
+    if chosen:
+        yield f"data.root: uses the class folders of {' and '.join(map(printable, chosen))}"
     if tree.system_files:
         yield (
-            "data.root: files and folders of operating systems and programs are passed over"
-            f" ({tree.system_files.total()}): {counts(tree.system_files)}"
+            "data.root: files and folders of operating systems and programs are ignored"
+            f" ({tree.system_files.total()}): {format_counts(tree.system_files)}"
         )
-    if empty := sorted(shown(path) for path in tree.empty):
-        yield f"data.root: empty folders are passed over ({len(empty)}): {list_names(empty)}"
+    if empty := sorted(printable(path) for path in tree.empty):
+        yield f"data.root: empty folders are ignored ({len(empty)}): {list_names(empty)}"
     if nested:
         yield (
-            f"data.root: images in folders below the class folders count as images of these classes"
-            f" ({sum(nested.values())}): {counts(Counter(nested))}"
+            f"data.root: images in subfolders of a class folder count as images of that class ({sum(nested.values())}):"
+            f" {format_counts(Counter(nested))}"
         )
     for level in levels:
         content = tree.content(level)
-        if images := content.images():
-            yield f"{shown(level)}: {images} images lie beside the class folders and are left out"
-        tables = [shown(path.name) for path in content.files if _may_hold_labels(path)]
+        if images := content.count_images():
+            yield f"{printable(level)}: {images} images outside the class folders are ignored"
+        tables = [printable(path.name) for path in content.files if _may_hold_labels(path)]
         if tables:
-            yield f"{shown(level)}: labels are taken from the class folders alone; not read: {list_names(tables)}"
+            yield f"{printable(level)}: labels come from the class folders alone; not read: {list_names(tables)}"
 
 
 def _is_utf_8(name: str) -> bool:
@@ -256,30 +261,32 @@ def _is_utf_8(name: str) -> bool:
 
 
 def _may_hold_labels(path: Path) -> bool:
-    return path.suffix.lower() in TABLES and not path.name.lower().startswith(_TEXTS)
+    return path.suffix.lower() in TABLES and not path.name.lower().startswith(_TEXT_PREFIXES)
 
 
-def _gather(tree: Tree, folder: Path, above: Collection[Path]) -> Content:
-    """The files in a folder and in all folders below it."""
-    gathered = Content()
-    for _, content in tree.below(folder, above=above):
-        gathered.files |= content.files
-        gathered.bad |= content.bad
-    return gathered
+def _merged_content(tree: FolderTree, folder: Path, exclude: Collection[Path]) -> FolderContent:
+    """Merges the files of a folder and of all folders below it."""
+    merged = FolderContent()
+    for _, content in tree.walk(folder, exclude=exclude):
+        merged.files |= content.files
+        merged.bad |= content.bad
+    return merged
 
 
-def _assign(
-    part: str, parts: Collection[str], root: Path, found: dict[Path, os.stat_result], label: int
-) -> Iterator[File]:
-    """The files of one class folder, each with its split."""
-    names = {path: nfc(path.relative_to(root).as_posix()) for path in sorted(found)}
+def _assign_splits(
+    part: str, parts: Collection[str], root: Path, files: dict[Path, os.stat_result], label: int
+) -> Iterator[ListedFile]:
+    """Yields the files of one class folder with their splits.
+
+    A shuffle that depends on the names alone takes a tenth of the images for each of val and test that has no folder.
+    """
+    names = {path: nfc(path.relative_to(root).as_posix()) for path in sorted(files)}
     order, val, test = list(names), 0, 0
     if part in ("all", "train"):
-        # a shuffle that depends on the names alone; where a split has a folder of its own, nothing is taken for it
         order.sort(key=lambda path: hashlib.sha256(os.fsencode(names[path])).digest())
         tenth = max(1, len(order) // 10)
         val, test = (0 if split in parts else tenth for split in ("val", "test"))
+    rest: Split = "val" if part == "val" else "test" if part == "test" else "train"
     for i, path in enumerate(order):
-        own: Split = "val" if part == "val" else "test" if part == "test" else "train"
-        split: Split = "val" if i < val else "test" if i < val + test else own
-        yield File(path, names[path], label, split, (found[path].st_size, found[path].st_mtime_ns))
+        split: Split = "val" if i < val else "test" if i < val + test else rest
+        yield ListedFile(path, names[path], label, split, (files[path].st_size, files[path].st_mtime_ns))

@@ -1,7 +1,7 @@
-"""Data sets by name: `load_split` reads one split of what `data.name` names.
+"""Data sets by name: `load_split` reads one split of the data set in `data.name`.
 
-A data set of one's own is a function (settings, split) that returns an ImageSet: registered by
-`@DATASETS.register("name")`, or named as `data.name = "module:function"`.
+A custom data set is a function (settings, split) → ImageSet. Register it with `@DATASETS.register("name")`, or set
+`data.name = "module:function"`.
 """
 
 import hashlib
@@ -18,21 +18,21 @@ for _name in mnist.NAMES:
 
 
 def load_split(settings: DataSettings, split: Split) -> ImageSet:
-    """Reads one split of the data set that `settings` names.
+    """Reads one split of the data set `settings.name`.
 
     Raises:
-        DataError: a file is absent (and cannot be downloaded), truncated, foreign or damaged; or what somebody's own
-            function gave is no set of images.
+        DataError: a file is absent (and cannot be downloaded), truncated, damaged or of another format; or a custom
+            function returned an invalid ImageSet.
     """
     return check_images(DATASETS.get(settings.name)(settings, split), f"data.name = '{settings.name}', {split} images")
 
 
 def data_digest(settings: DataSettings) -> str:
-    """What tells this data set from others, for the names of files that are cached by it."""
+    """Returns a name of the data set for cache files: its own name if built in, else name and SHA-256 prefix."""
     if settings.name in mnist.NAMES:
         return settings.name
     data = load_split(settings, "train")
     digest = hashlib.sha256(json.dumps([data.images.shape, data.class_names]).encode())
-    for numbers in (data.images, data.labels):
-        digest.update(numbers.numpy().tobytes())
+    for tensor in (data.images, data.labels):
+        digest.update(tensor.numpy().tobytes())
     return f"{settings.name.replace(':', '.')}-{digest.hexdigest()[:16]}"

@@ -1,4 +1,4 @@
-"""Names the kind of a file that was given where a folder of images was expected, and says how to use its content."""
+"""File kinds by their first bytes, for errors about a file where a folder of images is expected."""
 
 import zipfile
 import zlib
@@ -21,14 +21,14 @@ _SIGNATURES = (
     (b"\x93NUMPY", "an .npy file"),
     (b"SQLite format 3", "an SQLite database"),
 )
-# what zipfile and NumPy raise for damaged, encrypted or unusually compressed arrays
-UNREADABLE = (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-_TAR = (257, b"ustar")  # its mark, and where it stands
-_SHOWN = 8  # names in a list
+# errors of zipfile and NumPy for damaged, encrypted or unusually compressed arrays
+ARRAY_FILE_ERRORS = (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_TAR_OFFSET, _TAR_MAGIC = 257, b"ustar"
+_MAX_NAMES = 8
 
 
 def file_kind(path: Path) -> str:
-    """The kind of a file by its first bytes, such as "a ZIP archive"; of arrays also their names, types and shapes.
+    """Describes a file by its first bytes, such as "a ZIP archive"; for .npz with names, types and shapes of arrays.
 
     Raises:
         OSError: the file cannot be read.
@@ -40,12 +40,12 @@ def file_kind(path: Path) -> str:
     if path.suffix == ".npz":
         try:
             return f"an .npz file with {describe_arrays(path)}"
-        except UNREADABLE as error:
+        except ARRAY_FILE_ERRORS as error:
             return f"a damaged .npz file ({error})"
     if head[:3] == b"\0\0\x08" and 1 <= head[3] <= 4:
         shape = [int.from_bytes(head[4 + 4 * i : 8 + 4 * i], "big") for i in range(head[3])]
         return f"an IDX file of {' × '.join(map(str, shape))} bytes"
-    if head[_TAR[0] :].startswith(_TAR[1]):
+    if head[_TAR_OFFSET:].startswith(_TAR_MAGIC):
         return "a tar archive"
     for signature, kind in _SIGNATURES:
         if head.startswith(signature):
@@ -57,11 +57,11 @@ def file_kind(path: Path) -> str:
         return "a file of another kind"
 
 
-def advice_for_file(path: Path) -> str:
-    """The way to make a folder of images of a file."""
+def conversion_hint(path: Path) -> str:
+    """Returns an instruction for turning a file into a folder of images."""
     kind = file_kind(path)
     if kind.endswith("archive"):
-        return "Unpack it, and give the folder."
+        return "Unpack it and give the folder."
     if kind.startswith("one image"):
         return "Give the folder that holds the class folders."
     if kind.startswith("an IDX file"):
@@ -73,16 +73,16 @@ def advice_for_file(path: Path) -> str:
 
 
 def describe_arrays(path: Path) -> str:
-    """The arrays of an .npz file: "images uint8 (500, 28, 28), labels int64 (500,)"; only their headers are read.
+    """Lists the arrays of an .npz file, "images uint8 (500, 28, 28), labels int64 (500,)", from their headers.
 
     Raises:
-        OSError, or one of UNREADABLE: the file is damaged.
+        OSError, or one of ARRAY_FILE_ERRORS: the file cannot be read.
     """
     described = []
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             if not name.endswith(".npy"):
-                described.append(f"{name}, which is no array")
+                described.append(f"{name}, which is not an array")
                 continue
             with archive.open(name) as file:
                 version = np.lib.format.read_magic(file)
@@ -93,6 +93,6 @@ def describe_arrays(path: Path) -> str:
 
 
 def list_names(names: Sequence[str]) -> str:
-    """Names with commas between them, shortened where they are many."""
-    shown = ", ".join(names[:_SHOWN])
-    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
+    """Joins names with commas; of many names the first ones and a count."""
+    shown = ", ".join(names[:_MAX_NAMES])
+    return f"{shown} and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else shown

@@ -1,7 +1,7 @@
-"""Lists folders of images: each folder once, without what operating systems leave there; no image is opened.
+"""Folder listing for image data sets: lists each folder once, without files of operating systems; opens no image.
 
-Links are followed. Names that begin with a dot are passed over; all else that is no file to open is kept as bad, with
-the reason.
+Links are followed. Names that begin with a dot are ignored. Any other entry that cannot be opened is recorded as bad,
+with the reason.
 """
 
 import os
@@ -18,155 +18,156 @@ from ganctl.training.data.file_kinds import list_names
 from ganctl.training.data.system_files import system_name
 
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".xml", ".mat", ".npy", ".npz")  # may hold labels
-_NO_PIXELS = ("BUFR", "GRIB", "HDF5", "MPEG")  # Pillow recognizes these formats, no more
+_UNREADABLE_FORMATS = ("BUFR", "GRIB", "HDF5", "MPEG")  # Pillow recognizes them, but cannot decode them
 
 
 @dataclass
-class Content:
-    """The content of one folder, sorted by name; links count as the file or folder that they lead to."""
+class FolderContent:
+    """Content of one folder, sorted by name; a link counts as its target."""
 
     folders: list[Path] = field(default_factory=list)
     files: dict[Path, os.stat_result] = field(default_factory=dict)
-    bad: dict[Path, str] = field(default_factory=dict)
+    bad: dict[Path, str] = field(default_factory=dict)  # entries that cannot be opened, with the reason
 
-    def images(self) -> int:
-        """Number of files that are named like images."""
+    def count_images(self) -> int:
+        """Counts the files that have the name of an image."""
         return sum(map(is_image_name, self.files))
 
-    def candidates(self) -> int:
-        """Number of files that may be images, under any name."""
+    def count_candidates(self) -> int:
+        """Counts the files that may be images, under any name."""
         return sum(map(may_be_image, self.files))
 
 
-class Tree:
-    """Folders, each listed once, without the files and folders of systems, which are counted."""
+class FolderTree:
+    """Cache of folder listings; counts the files of operating systems that it leaves out."""
 
     def __init__(self) -> None:
-        self._contents: dict[Path, Content] = {}
+        self._contents: dict[Path, FolderContent] = {}
         self.system_files: Counter[str] = Counter()
         self.empty: set[Path] = set()
 
-    def content(self, folder: Path) -> Content:
-        """Lists one folder; entries that cannot be read are bad, and raise no error."""
+    def content(self, folder: Path) -> FolderContent:
+        """Lists one folder; an entry that cannot be read is bad and raises no error."""
         if folder not in self._contents:
             self._contents[folder] = self._list(folder)
         return self._contents[folder]
 
-    def below(self, folder: Path, *, above: Collection[Path] = ()) -> Iterator[tuple[Path, Content]]:
-        """Walks a folder and all folders below it, each place once, whatever links lead there; `above` is left out."""
-        waiting, seen = [folder], {os.path.realpath(path) for path in above}
-        while waiting:
-            folder = waiting.pop()
-            place = os.path.realpath(folder)
-            if place not in seen:
-                seen.add(place)
+    def walk(self, folder: Path, *, exclude: Collection[Path] = ()) -> Iterator[tuple[Path, FolderContent]]:
+        """Walks a folder and all folders below it, each real path once; `exclude` is left out."""
+        stack, visited = [folder], {os.path.realpath(path) for path in exclude}
+        while stack:
+            folder = stack.pop()
+            real_path = os.path.realpath(folder)
+            if real_path not in visited:
+                visited.add(real_path)
                 content = self.content(folder)
                 yield folder, content
-                waiting += reversed(content.folders)
+                stack += reversed(content.folders)
 
-    def folders(self, folder: Path) -> list[Path]:
-        """The folders within that can be listed and are not empty all the way down."""
+    def subfolders(self, folder: Path) -> list[Path]:
+        """Returns the subfolders that can be listed and hold a file at any depth."""
         kept = []
         for inner in self.content(folder).folders:
             if inner in self.content(inner).bad:
                 self.content(folder).bad[inner] = self.content(inner).bad[inner]
-            elif any(content.files or content.bad for _, content in self.below(inner)):
+            elif any(content.files or content.bad for _, content in self.walk(inner)):
                 kept.append(inner)
             else:
                 self.empty.add(inner)
         return kept
 
     def has_images(self, folder: Path) -> bool:
-        """True if any file in a folder or below it is named like an image."""
-        return any(content.images() for _, content in self.below(folder))
+        """Returns whether any file in a folder or below it has the name of an image."""
+        return any(content.count_images() for _, content in self.walk(folder))
 
     def is_class(self, folder: Path) -> bool:
-        """True if a folder holds images itself, rather than folders of images."""
+        """Returns whether a folder holds images itself, rather than folders of images."""
         content = self.content(folder)
-        if content.images() or any(map(self.has_images, content.folders)):
-            return content.images() > 0
-        return content.candidates() > 0
+        if content.count_images() or any(map(self.has_images, content.folders)):
+            return content.count_images() > 0
+        return content.count_candidates() > 0
 
-    def chain(self, folder: Path) -> list[Path]:
-        """The folder, and the single folders within it, down to the one that holds the class folders or splits."""
-        chain, places = [folder], {os.path.realpath(folder)}
+    def descend(self, folder: Path) -> list[Path]:
+        """Follows single subfolders; returns the path from `folder` to the folder of the classes or splits."""
+        levels, visited = [folder], {os.path.realpath(folder)}
         while True:
-            inner = self.folders(folder)
-            if len(inner) != 1 or self.content(folder).images() or is_train(inner[0]):
-                return chain
+            inner = self.subfolders(folder)
+            if len(inner) != 1 or self.content(folder).count_images() or is_train(inner[0]):
+                return levels
             [folder] = inner
-            if self.is_class(folder) or os.path.realpath(folder) in places:
-                return chain
-            places.add(os.path.realpath(folder))
-            chain.append(folder)
+            if self.is_class(folder) or os.path.realpath(folder) in visited:
+                return levels
+            visited.add(os.path.realpath(folder))
+            levels.append(folder)
 
-    def _list(self, folder: Path) -> Content:
-        found = Content()
+    def _list(self, folder: Path) -> FolderContent:
+        content = FolderContent()
         try:
             paths = sorted(folder.iterdir())
         except OSError as error:
-            found.bad[folder] = f"a folder that cannot be listed ({error.strerror})"
-            return found
+            content.bad[folder] = f"a folder that cannot be listed ({error.strerror})"
+            return content
         for path in paths:
-            if (known := system_name(path.name)) is not None:
-                self.system_files[known] += 1
+            if (pattern := system_name(path.name)) is not None:
+                self.system_files[pattern] += 1
                 continue
             if path.name.startswith("."):
                 continue
             try:
-                facts = path.stat()
+                status = path.stat()
             except OSError as error:
-                found.bad[path] = f"{'a broken link' if path.is_symlink() else 'out of reach'} ({error.strerror})"
+                kind = "a broken link" if path.is_symlink() else "a path that cannot be accessed"
+                content.bad[path] = f"{kind} ({error.strerror})"
                 continue
-            if stat.S_ISDIR(facts.st_mode):
-                found.folders.append(path)
-            elif stat.S_ISREG(facts.st_mode):
-                found.files[path] = facts
+            if stat.S_ISDIR(status.st_mode):
+                content.folders.append(path)
+            elif stat.S_ISREG(status.st_mode):
+                content.files[path] = status
             else:
-                found.bad[path] = "neither a file nor a folder"
-        return found
+                content.bad[path] = "neither a file nor a folder"
+        return content
 
 
 def is_image_name(path: Path) -> bool:
-    """True if a file is named like an image that Pillow can read."""
-    form = Image.registered_extensions().get(path.suffix.lower())
-    return form in Image.OPEN and form not in _NO_PIXELS
+    """Returns whether the suffix of a file is that of a format that Pillow can read."""
+    image_format = Image.registered_extensions().get(path.suffix.lower())
+    return image_format in Image.OPEN and image_format not in _UNREADABLE_FORMATS
 
 
 def may_be_image(path: Path) -> bool:
-    """True unless the name is that of a table: files of unknown or no suffix are opened as well."""
+    """Returns whether a file must be opened to decide: true unless its suffix is that of a table."""
     return path.suffix.lower() not in TABLES
 
 
 def companions(files: Collection[Path]) -> list[Path]:
-    """Files that accompany an image of the same name, such as captions, and are not named like images."""
+    """Returns the files, such as captions, that share their name with an image and are not named like one."""
     images = {path for path in files if is_image_name(path)}
     stems = {path.with_suffix("") for path in images}
-    others = (path for path in files if path.suffix and path not in images)
-    return [path for path in others if path.with_suffix("") in stems or path.with_suffix("") in images]
+    no_images = (path for path in files if path.suffix and path not in images)
+    return [path for path in no_images if path.with_suffix("") in stems or path.with_suffix("") in images]
 
 
 def is_train(folder: Path) -> bool:
-    """True if a folder is named like the training split of a data set."""
+    """Returns whether a folder has the name of a training split, in any letter case."""
     return folder.name.lower() in ("train", "training")
 
 
-def told(bad: Mapping[Path, str]) -> list[str]:
-    """One line for each bad file, sorted by name."""
-    return [f"{shown(path)}: {bad[path]}" for path in sorted(bad)]
+def bad_file_lines(bad: Mapping[Path, str]) -> list[str]:
+    """Formats one line `path: reason` for each bad file, sorted by path."""
+    return [f"{printable(path)}: {bad[path]}" for path in sorted(bad)]
 
 
-def lines(listed: list[str]) -> str:
-    """The end of a message that lists something."""
-    return "".join(f"\n  - {line}" for line in listed)
+def bullet_list(items: list[str]) -> str:
+    """Formats items as a list that can be appended to a message."""
+    return "".join(f"\n  - {item}" for item in items)
 
 
-def counts(counter: Counter[str]) -> str:
-    """Names with their counts, the most frequent first."""
-    return list_names([f"{shown(name) or 'no suffix'} ({n})" for name, n in counter.most_common()])
+def format_counts(counter: Counter[str]) -> str:
+    """Formats names with their counts, the most frequent first."""
+    return list_names([f"{printable(name) or 'no suffix'} ({n})" for name, n in counter.most_common()])
 
 
-def shown(path: Path | str) -> str:
-    """A path as text that can be written anywhere, even if its name is no UTF-8 or holds control characters."""
+def printable(path: Path | str) -> str:
+    """Escapes control characters and bytes that are not UTF-8, so that a path can be printed anywhere."""
     text = str(path).encode("utf-8", "backslashreplace").decode()
     return "".join(f"\\x{ord(letter):02x}" if unicodedata.category(letter) == "Cc" else letter for letter in text)

@@ -1,8 +1,7 @@
-"""Batches of a data set, shuffled anew for each epoch: an exact function of (seed, epoch, position).
+"""Shuffled batches of a data set: a deterministic function of (seed, epoch, position).
 
-The images live where the compute is, as one uint8 tensor, and a batch is one gather. Where they do not fit there, they
-stay in the host's memory, and a DataLoader's processes gather ahead of the steps; the batches are the same. The step's
-number is all that a resume needs.
+The images are one uint8 tensor in device memory, and a batch is one gather. If they do not fit there, they stay in host
+memory, and the worker processes of a DataLoader prefetch the same batches. A resumed run needs only the step number.
 """
 
 import hashlib
@@ -15,14 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from ganctl.training.data.base import ImageSet
 
-_SHARE_OF_FREE = 0.5  # of a device's memory that the images may take
-_AHEAD = 4  # batches that each process of a loader keeps ready
+_MAX_MEMORY_FRACTION = 0.5  # of a device's free memory that the images may take
+_PREFETCH_FACTOR = 4  # batches that each worker prepares in advance
 
-Pair = tuple[Tensor, Tensor]
+ImagesAndLabels = tuple[Tensor, Tensor]  # images uint8 [B/P, C, H, W] and labels int64 [B/P] on one of P ranks
 
 
 class Batches:
-    """This rank's share of each batch of a split; an incomplete last batch of an epoch is left out."""
+    """This rank's part of each batch of a split; an incomplete last batch of an epoch is dropped."""
 
     def __init__(
         self,
@@ -33,106 +32,126 @@ class Batches:
         device: torch.device,
         rank: int = 0,
         ranks: int = 1,
-        resident: bool | str = "auto",
+        on_device: bool | str = "auto",
         workers: int = 1,
     ) -> None:
-        """`batch_size` counts over all ranks; `workers` is the number of a loader's processes, where one is needed."""
-        assert batch_size <= len(data), "checked by whoever assembles a run"
-        assert batch_size % ranks == 0, "likewise"
-        self._device, self._workers = device, workers
-        self.resident = _fits(data, device) if resident == "auto" else bool(resident)
-        self.resident_bytes = data.images.nbytes if self.resident else 0
-        place = device if self.resident else torch.device("cpu")
-        self._order = _Order(len(data), batch_size=batch_size, seed=seed, rank=rank, ranks=ranks, device=place)
-        self.size, self.per_epoch = len(data), self._order.per_epoch
-        self._images, self._labels = data.images.to(place), data.labels.to(place)
-        self._ahead: tuple[int, Iterator[Pair]] | None = None  # the loader, and the step that it gives next
+        """Places the images.
 
-    def at(self, step: int) -> Pair:
-        """Images uint8 [B/P, C, H, W] and labels int64 [B/P] of step 0, 1, … on the device."""
+        Args:
+            data: the split.
+            batch_size: images per step over all ranks; a multiple of `ranks`, at most `len(data)`.
+            seed: seed of the shuffles.
+            device: device of the batches.
+            rank: index of this rank.
+            ranks: number of ranks.
+            on_device: keep the images in device memory; "auto": if they fit.
+            workers: worker processes of the DataLoader, if the images are not on the device.
+        """
+        assert batch_size <= len(data), "the caller checks this"
+        assert batch_size % ranks == 0, "the caller checks this"
+        self._device, self._workers = device, workers
+        self.on_device = _fits_on_device(data, device) if on_device == "auto" else bool(on_device)
+        self.device_bytes = data.images.nbytes if self.on_device else 0
+        storage = device if self.on_device else torch.device("cpu")
+        self._indices = _BatchIndices(
+            len(data), batch_size=batch_size, seed=seed, rank=rank, ranks=ranks, device=storage
+        )
+        self.size, self.per_epoch = len(data), self._indices.per_epoch
+        self._images, self._labels = data.images.to(storage), data.labels.to(storage)
+        self._prefetch: tuple[int, Iterator[ImagesAndLabels]] | None = (
+            None  # next step of the DataLoader, and its iterator
+        )
+
+    def at(self, step: int) -> ImagesAndLabels:
+        """Returns the batch of step 0, 1, … on the device."""
         return self.gather(*self.batch_ref(step))
 
-    def gather(self, *named: Tensor) -> Pair:
-        """Images and labels of what `named` has given."""
-        if len(named) == 1:
-            return self._images.index_select(0, named[0]), self._labels.index_select(0, named[0])
-        images, labels = named
+    def gather(self, *batch_ref: Tensor) -> ImagesAndLabels:
+        """Returns the batch that `batch_ref` refers to."""
+        if len(batch_ref) == 1:
+            return self._images.index_select(0, batch_ref[0]), self._labels.index_select(0, batch_ref[0])
+        images, labels = batch_ref
         return images, labels
 
     def batch_ref(self, step: int) -> tuple[Tensor, ...]:
-        """What tells `gather` the batch of a step, on the device: numbers of images where these are resident, else the
-        images and labels themselves."""
-        if self.resident:
-            return (self._order.at(step),)
-        if self._ahead is None or self._ahead[0] != step:
-            self._ahead = (step, self._loader(step))
-        images, labels = next(self._ahead[1])
-        self._ahead = (step + 1, self._ahead[1])
+        """Returns the input of `gather` for a step, on the device.
+
+        It is the image indices, int64 [B/P], if the images are on the device; else the batch itself.
+        """
+        if self.on_device:
+            return (self._indices.at(step),)
+        if self._prefetch is None or self._prefetch[0] != step:
+            self._prefetch = (step, self._start_loader(step))
+        images, labels = next(self._prefetch[1])
+        self._prefetch = (step + 1, self._prefetch[1])
         return images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
 
     def close(self) -> None:
-        """Ends the loader's processes."""
-        self._ahead = None
+        """Stops the worker processes."""
+        self._prefetch = None
 
-    def _loader(self, step: int) -> Iterator[Pair]:
-        dataset = _Steps(self._images, self._labels, self._order)
+    def _start_loader(self, step: int) -> Iterator[ImagesAndLabels]:
+        dataset = _BatchDataset(self._images, self._labels, self._indices)
         return iter(
             DataLoader(
                 dataset,
                 batch_size=None,
-                sampler=range(step, 1 << 62),  # without an end
+                sampler=range(step, 1 << 62),  # practically endless
                 num_workers=self._workers,
-                prefetch_factor=_AHEAD if self._workers else None,
+                prefetch_factor=_PREFETCH_FACTOR if self._workers else None,
                 pin_memory=self._device.type == "cuda",
-                generator=torch.Generator(),  # or it would use up the random numbers of the training
-                worker_init_fn=leave_signals_to_the_parent,
+                generator=torch.Generator(),  # the default would consume random numbers of the training
+                worker_init_fn=_ignore_signals,
             )
         )
 
 
-def leave_signals_to_the_parent(worker: int) -> None:
-    """A signal to the whole process group (Ctrl-C, `timeout`, a closed terminal, a scheduler) must not end a loader's
-    process: whoever reads from it finishes the step and closes it."""
+def _ignore_signals(worker: int) -> None:
+    """Ignores signals in a worker process, so that the parent can finish its step and stop the workers.
+
+    Ctrl-C, `timeout`, a closed terminal and schedulers signal the whole process group.
+    """
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-class _Order:
-    """Which images a step sees."""
+class _BatchIndices:
+    """Image indices of each step on one rank, shuffled anew for each epoch."""
 
     def __init__(self, size: int, *, batch_size: int, seed: int, rank: int, ranks: int, device: torch.device) -> None:
         self._size, self._batch_size, self._seed, self._device = size, batch_size, seed, device
         self.per_epoch = size // batch_size
-        share = batch_size // ranks
-        self._share = slice(rank * share, (rank + 1) * share)
-        self._epoch: tuple[int, Tensor] = (-1, torch.empty(0))
+        rank_size = batch_size // ranks
+        self._rank_slice = slice(rank * rank_size, (rank + 1) * rank_size)
+        self._epoch: tuple[int, Tensor] = (-1, torch.empty(0))  # number and permutation of the current epoch
 
     def at(self, step: int) -> Tensor:
+        """Returns the indices of a step, int64 [B/P]."""
         epoch, position = divmod(step, self.per_epoch)
         if self._epoch[0] != epoch:
-            self._epoch = (epoch, self._shuffled(epoch))
-        return self._epoch[1][position * self._batch_size : (position + 1) * self._batch_size][self._share]
+            self._epoch = (epoch, self._permutation(epoch))
+        return self._epoch[1][position * self._batch_size : (position + 1) * self._batch_size][self._rank_slice]
 
-    def _shuffled(self, epoch: int) -> Tensor:
-        # hashed: seeds that differ by one must not share epochs
+    def _permutation(self, epoch: int) -> Tensor:
+        # a hash, because seeds that differ by one must not share epochs
         seed = int.from_bytes(hashlib.sha256(f"{self._seed}/{epoch}".encode()).digest()[:7], "big")
         return torch.randperm(self._size, generator=torch.Generator().manual_seed(seed)).to(self._device)
 
 
-class _Steps(Dataset[Pair]):
-    """Step i as a batch, gathered in the host's memory (which a loader's processes share)."""
+class _BatchDataset(Dataset[ImagesAndLabels]):
+    """Batches by step, gathered in host memory that the worker processes share."""
 
-    def __init__(self, images: Tensor, labels: Tensor, order: _Order) -> None:
-        self._images, self._labels, self._order = images, labels, order
+    def __init__(self, images: Tensor, labels: Tensor, indices: _BatchIndices) -> None:
+        self._images, self._labels, self._indices = images, labels, indices
 
-    def __getitem__(self, step: int) -> Pair:
-        index = self._order.at(step)
-        return self._images.index_select(0, index), self._labels.index_select(0, index)
+    def __getitem__(self, step: int) -> ImagesAndLabels:
+        indices = self._indices.at(step)
+        return self._images.index_select(0, indices), self._labels.index_select(0, indices)
 
 
-def _fits(data: ImageSet, device: torch.device) -> bool:
+def _fits_on_device(data: ImageSet, device: torch.device) -> bool:
     if device.type != "cuda":
-        return True  # the host's memory is where they are
+        return True  # the images are in host memory already
     free, _ = torch.cuda.mem_get_info(device)
-    return data.images.nbytes <= _SHARE_OF_FREE * free
+    return data.images.nbytes <= _MAX_MEMORY_FRACTION * free

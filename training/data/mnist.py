@@ -1,7 +1,7 @@
-"""MNIST, Fashion-MNIST and KMNIST from IDX files. Images are uint8 [N, 1, 28, 28], labels int64 [N].
+"""MNIST, Fashion-MNIST and KMNIST from IDX files: images uint8 [N, 1, 28, 28], labels int64 [N].
 
-MNIST's four files come with the package, the others are downloaded. Every file is checked (magic number, sizes, digest
-where one is known). The 60,000 training images are split 55,000 / 5,000 by a fixed shuffle.
+The package contains MNIST's four files; the others are downloaded. Each file is checked: magic number, sizes and, for
+MNIST, digest. A fixed permutation splits the 60,000 training images into 55,000 / 5,000.
 """
 
 import os
@@ -12,7 +12,7 @@ import torch
 
 from ganctl.training.config.cache_dir import cache_dir
 from ganctl.training.config.schema import DataSettings, absolute_path
-from ganctl.training.data.base import ImageSet, Split, shuffled
+from ganctl.training.data.base import ImageSet, Split, fixed_permutation
 from ganctl.training.data.idx import read_idx
 from ganctl.training.errors import ConfigError, DataError
 
@@ -39,10 +39,10 @@ NAMES = tuple(_CLASS_NAMES)
 
 
 def load_mnist(settings: DataSettings, split: Split) -> ImageSet:
-    """One split of MNIST, Fashion-MNIST or KMNIST.
+    """Reads one split of MNIST, Fashion-MNIST or KMNIST.
 
     Raises:
-        DataError: a file is absent and cannot be downloaded, or is truncated, foreign or damaged.
+        DataError: a file is absent and cannot be downloaded, or is truncated, damaged or of another format.
     """
     return _load(settings.name, _folder(settings), split)
 
@@ -50,57 +50,57 @@ def load_mnist(settings: DataSettings, split: Split) -> ImageSet:
 @lru_cache(maxsize=4)
 def _load(name: str, folder: Path, split: Split) -> ImageSet:
     prefix = _FILES[split]
-    known = _SHA256 if name == "mnist" else {}
+    sha256 = _SHA256 if name == "mnist" else {}
     files = [_find(folder, f"{prefix}-{content}-ubyte") for content in ("images-idx3", "labels-idx1")]
-    pixels = read_idx(files[0], dimensions=3, shape=(_COUNTS[prefix], 28, 28), sha256=known)
-    labels = read_idx(files[1], dimensions=1, shape=(_COUNTS[prefix],), sha256=known)
+    pixels = read_idx(files[0], dimensions=3, shape=(_COUNTS[prefix], 28, 28), sha256=sha256)
+    labels = read_idx(files[1], dimensions=1, shape=(_COUNTS[prefix],), sha256=sha256)
     images, targets = torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels).long()
     if split != "test":
-        order = shuffled(len(images))
+        order = fixed_permutation(len(images))
         keep = (order[:_VALIDATION] if split == "val" else order[_VALIDATION:]).sort().values
         images, targets = images[keep], targets[keep]
     return ImageSet(images, targets, _CLASS_NAMES[name])
 
 
 def _folder(settings: DataSettings) -> Path:
-    """The folder that holds the IDX files, downloaded first where they are absent and the network allows it."""
-    setting, named = _named_root(settings)
+    """Returns the folder of the IDX files; downloads absent files first."""
+    setting, configured = _configured_root(settings)
     torchvision_name = _TORCHVISION[settings.name]
     try:
-        for folder in [named, named / torchvision_name / "raw"] if named else []:
+        for folder in [configured, configured / torchvision_name / "raw"] if configured else []:
             if any(_present(folder, prefix) for prefix in _COUNTS):
                 return folder
         if settings.name == "mnist" and settings.root is None:
             return EMBEDDED
         cache = cache_dir()
-        root = named or (cache / "datasets" if cache else None)
+        root = configured or (cache / "datasets" if cache else None)
         if root is None:
             raise DataError(
-                f"data.root: {settings.name} is no part of ganctl, and there is no folder to download it to: HOME names"
-                f" none. {_NAME_A_FOLDER}"
+                f"data.root: {settings.name} is not included in ganctl, and there is no cache folder to download it to"
+                f" (HOME is unset or no folder). {_SET_A_FOLDER}"
             )
         folder = root / torchvision_name / "raw"
         if all(_present(folder, prefix) for prefix in _COUNTS):
             return folder
         _refuse_other_content(setting, root, settings.name)
-        absent = [each for each in (folder, *folder.parents) if not each.exists()]
+        absent = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if named:
-            raise DataError(f"{setting}: {error.filename}: {error.strerror}. {_NAME_A_FOLDER}") from error
+        if configured:
+            raise DataError(f"{setting}: {error.filename}: {error.strerror}. {_SET_A_FOLDER}") from error
         raise DataError(
-            f"data.root: {settings.name} is no part of ganctl, and cannot be kept in the cache ({error.filename}:"
-            f" {error.strerror}). {_NAME_A_FOLDER}"
+            f"data.root: {settings.name} is not included in ganctl, and cannot be stored in the cache"
+            f" ({error.filename}: {error.strerror}). {_SET_A_FOLDER}"
         ) from error
     _download(torchvision_name, root, settings.name, absent)
     return folder
 
 
-_NAME_A_FOLDER = "Set data.root or PATH_DATASETS to a folder that holds the files, or that this user may write."
+_SET_A_FOLDER = "Set data.root or PATH_DATASETS to a folder that holds the files or is writable."
 
 
-def _named_root(settings: DataSettings) -> tuple[str, Path | None]:
-    """The setting or variable that names the folder of data sets, and that folder."""
+def _configured_root(settings: DataSettings) -> tuple[str, Path | None]:
+    """Returns the setting or variable that sets the folder of data sets, and the folder; None if it is unset."""
     if settings.root is not None:
         return "data.root", settings.root
     variable = "PATH_DATASETS"
@@ -112,22 +112,22 @@ def _named_root(settings: DataSettings) -> tuple[str, Path | None]:
 
 
 def _refuse_other_content(setting: str, root: Path, name: str) -> None:
-    """Refuses to download into a file, or MNIST into a folder of images, which is meant to be the data set."""
-    from ganctl.training.data.file_kinds import advice_for_file, file_kind  # these need Pillow
-    from ganctl.training.data.folder_tree import Tree, shown
+    """Raises a DataError if `root` is a file, or a folder of images where MNIST is expected."""
+    from ganctl.training.data.file_kinds import conversion_hint, file_kind  # these need Pillow
+    from ganctl.training.data.folder_tree import FolderTree, printable
 
     if root.is_file():
         raise DataError(
-            f"{setting}: {shown(root)} is no folder but {file_kind(root)}; expected a folder with the files of {name}."
-            f" {advice_for_file(root)}"
+            f"{setting}: {printable(root)} is {file_kind(root)}, expected a folder with the files of {name}."
+            f" {conversion_hint(root)}"
         )
     if name != "mnist":
         return
-    images = next((folder for folder, content in Tree().below(root) if content.images()), None)
+    images = next((folder for folder, content in FolderTree().walk(root) if content.count_images()), None)
     if images is not None:
         raise DataError(
-            f"{setting}: {shown(root)} has no files of mnist, but images in {shown(images)}; {_expected_files()}. To"
-            " train on the images, add data.name=folder (--set data.name=folder)"
+            f"{setting}: {printable(root)} has no files of mnist, but images in {printable(images)};"
+            f" {_expected_files()}. To train on the images, add data.name=folder (--set data.name=folder)"
         )
 
 
@@ -143,17 +143,17 @@ def _find(folder: Path, name: str) -> Path:
 
 
 def _download(torchvision_name: str, root: Path, name: str, absent: list[Path]) -> None:
-    """Downloads a data set into `root`; removes what it leaves empty of the folders that were `absent` before."""
+    """Downloads a data set into `root`; after a failure removes the `absent` folders that are still empty."""
     from torchvision import datasets
 
     try:
         getattr(datasets, torchvision_name)(root=str(root), download=True)
-    except (OSError, RuntimeError) as error:  # torchvision raises both, whatever kept it from the files
+    except (OSError, RuntimeError) as error:  # torchvision raises both for any failed download
         for folder in absent:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         raise DataError(
-            f"data.root: {name} is neither in {root} nor could it be downloaded ({error}). Put the files into"
+            f"data.root: {name} is not in {root}, and the download failed ({error}). Put the files into"
             f" {root / torchvision_name / 'raw'}; {_expected_files()}"
         ) from error
 

@@ -1,8 +1,8 @@
-"""Names of files and folders that operating systems, file managers and storage devices leave among images."""
+"""Names of files and folders that operating systems, file managers and storage devices create among images."""
 
 import re
 
-# compared without regard to letter case, as Windows, macOS and most network shares compare names
+# compared case-insensitively, as on Windows, macOS and most network shares
 _NAMES = frozenset(
     name.casefold()
     for name in (
@@ -23,26 +23,26 @@ _NAMES = frozenset(
         "pspbrwse.jbf",
     )
 )  # fmt: skip
-_FORMS = re.compile(
+_PATTERNS = re.compile(
     r"""
-    (?P<apple>\._.*)                     # macOS: what a foreign file system cannot keep of a file
+    (?P<apple>\._.*)                     # macOS: metadata of a file on a foreign file system
     | (?P<trash>\.trash-\d+)             # Linux: the trash of one user
-    | (?P<found>found\.\d{3})            # Windows: what chkdsk has found
+    | (?P<found>found\.\d{3})            # Windows: fragments recovered by chkdsk
     | .*(?P<stream>:(zone\.identifier|encryptable|\$data|afp_afpinfo|afp_resource|com\.\S+)
-                  | @syno(eastream|resource))  # a second stream of a file, copied as a file of its own
+                  | @syno(eastream|resource))  # alternate stream, copied as a separate file
     """,
     re.VERBOSE | re.DOTALL,
 )
 
 
 def system_name(name: str) -> str | None:
-    """The known name, or pattern of names, that a name of a file or folder matches; None for all others."""
+    """Returns the known name, or the pattern of names, that a file or folder name matches; None if there is none."""
     folded = name.casefold()
     if folded in _NAMES:
         return name
-    form = _FORMS.fullmatch(folded)
-    if form is None:
+    match = _PATTERNS.fullmatch(folded)
+    if match is None:
         return None
-    if form["apple"]:
+    if match["apple"]:
         return "._*"
-    return f"*{form['stream']}" if form["stream"] else name
+    return f"*{match['stream']}" if match["stream"] else name

@@ -1,7 +1,7 @@
-"""The number format of the passes: fp32, or bf16 and fp16 with fp32's sums, and why.
+"""The number format of forward and backward passes: fp32, or bf16 or fp16 with fp32 accumulation.
 
-Weights, optimizers, averages and losses are fp32 always. Gradient penalties are bf16 where they come by `piecewise.py`,
-whose passes are products of two such numbers like any other; by double backward, and under fp16, they are fp32.
+Weights, optimizers, the EMA and losses are always fp32. Under bf16, gradient penalties are bf16 with the analytic
+backend and fp32 with double backward. Under fp16 they are always fp32.
 """
 
 from collections.abc import Callable
@@ -13,78 +13,81 @@ import torch
 from ganctl.training.config.schema import Config
 from ganctl.training.errors import ConfigError
 
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Precision:
-    """A number format on a kind of device, and the reason for it."""
+    """A number format for a device type, and the reason for the choice."""
 
     name: str
     device_type: str
     reason: str
 
     def autocast(self, *, enabled: bool = True) -> AbstractContextManager[None]:
-        """Passes within run in this format; with `enabled=False` in fp32."""
+        """Runs passes in this format; in fp32 if `enabled` is False."""
         enabled = enabled and self.name != "fp32"
         if not enabled and not torch.is_autocast_enabled(self.device_type):
-            return nullcontext()  # to switch off what is off takes 30 µs
-        return torch.autocast(self.device_type, dtype=self._autocast_type, enabled=enabled)
+            return nullcontext()  # disabling autocast that is not active would cost 30 µs
+        return torch.autocast(self.device_type, dtype=self._autocast_dtype, enabled=enabled)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Keeps fp16's gradients from vanishing; does nothing in the other formats, whose exponents are fp32's."""
+        """A gradient scaler against underflow in fp16; disabled for the other formats, which have fp32's exponents."""
         return torch.amp.GradScaler(self.device_type, enabled=self.name == "fp16")
 
     @property
-    def of_passes(self) -> torch.dtype | None:
-        """The format of passes without autocast; None: the parameters'."""
-        return None if self.name == "fp32" else _TYPES[self.name]
+    def pass_dtype(self) -> torch.dtype | None:
+        """The dtype of passes without autocast; None for the parameters' dtype."""
+        return None if self.name == "fp32" else _DTYPES[self.name]
 
     @property
-    def of_penalties(self) -> torch.dtype | None:
-        """The format of penalties without double backward; None: the parameters'. bf16 has fp32's exponents, while
-        gradients of gradients may leave fp16's."""
+    def penalty_dtype(self) -> torch.dtype | None:
+        """The dtype of analytic gradient penalties; None for the parameters' dtype. fp16's exponents are too small for
+        second derivatives."""
         return torch.bfloat16 if self.name == "bf16" else None
 
     @property
-    def _autocast_type(self) -> torch.dtype:
-        return torch.bfloat16 if self.name == "fp32" else _TYPES[self.name]
+    def _autocast_dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.name == "fp32" else _DTYPES[self.name]
 
 
 def check_precision(config: Config, device: torch.device) -> None:
-    """Refuses a format that the device does not have.
+    """Checks that the device supports `train.precision`.
 
     Raises:
-        ConfigError: the device cannot do what was asked for.
+        ConfigError: it does not.
     """
-    asked = config.train.precision
-    if asked == "fp16" and device.type == "cpu":
+    setting = config.train.precision
+    if setting == "fp16" and device.type == "cpu":
         raise ConfigError(
-            ["train.precision = 'fp16': a CPU has no fp16 worth training with; use 'bf16', 'fp32' or 'auto'."]
+            ["train.precision = 'fp16': CPUs have no fast fp16, expected a GPU. Set it to 'bf16', 'fp32' or 'auto'."]
         )
-    if asked == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if setting == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ConfigError(
-            ["train.precision = 'bf16': this GPU has no bf16 (it came with Ampere); use 'fp16', 'fp32' or 'auto'."]
-        )
+            ["train.precision = 'bf16': this GPU has no bf16, expected Ampere or newer. Set it to 'fp16', 'fp32' or"
+             " 'auto'."]
+        )  # fmt: skip
 
 
 def choose_precision(config: Config, device: torch.device, *, fastest_on_cpu: Callable[[], Precision]) -> Precision:
-    """The format that `train.precision` means on this device; `auto` takes the fastest sound one.
+    """The format of `train.precision` on this device; `auto` means the fastest one that trains reliably.
 
     Args:
-        fastest_on_cpu: times steps on this CPU; called where `auto` is to decide for one.
+        config: the settings.
+        device: the device of training.
+        fastest_on_cpu: times steps on this CPU; called only for `auto` on a CPU.
 
     Raises:
-        ConfigError: the device cannot do what was asked for.
+        ConfigError: the device does not support the format.
     """
     check_precision(config, device)
     if config.train.precision != "auto":
-        return Precision(config.train.precision, device.type, "asked for")
+        return Precision(config.train.precision, device.type, "set by train.precision")
     return _fastest_on_cuda(device) if device.type == "cuda" else fastest_on_cpu()
 
 
 def set_tf32(allowed: bool) -> None:
-    """Lets fp32 products on CUDA round their factors to 10 bits of mantissa (TF32, from Ampere on), or not."""
+    """Sets whether fp32 products on CUDA may use TF32, which rounds factors to 10 mantissa bits (Ampere and newer)."""
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
 

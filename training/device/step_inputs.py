@@ -1,26 +1,31 @@
-"""What is set from outside at every step: the learning rates' factor, the penalties' weight, the average's.
+"""Per-step scalars that a captured CUDA graph can read: factors of learning rates and penalties, and the EMA weight.
 
-An eager step takes them as Python numbers. A captured one (`graph.py`) repeats exactly what it was captured with, so
-there they are numbers in the device's memory, written before each step without waiting for it.
+An eager step takes them as Python floats. A captured step (`step/cuda_graph.py`) repeats its recorded operations, so it
+reads them from device memory. They are written there before each step, without waiting for the device.
 """
 
 import torch
 from torch import Tensor
 
 Number = float | Tensor
-_NAMES = ("rate", "penalty", "renewal")
+_NAMES = ("lr_factor", "penalty_factor", "ema_weight")
 
 
 class StepInputs:
-    """`rate`, the factor of the learning rates; `penalty`, that of the gradient penalties; `renewal`, the share of the
-    generator's weights that enters their average."""
+    """The scalars of the current step.
 
-    rate: Number = 1.0
-    penalty: Number = 1.0
-    renewal: Number = 1.0
+    Attributes:
+        lr_factor: factor of the learning rates.
+        penalty_factor: factor of the gradient penalties.
+        ema_weight: 1 − decay of the EMA: the weight of the current generator.
+    """
+
+    lr_factor: Number = 1.0
+    penalty_factor: Number = 1.0
+    ema_weight: Number = 1.0
 
     def __init__(self, device: torch.device, *, on_device: bool = False) -> None:
-        """`on_device`: scalar tensors of float32 there, the same ones for good; else Python's floats."""
+        """Stores the scalars as float32 tensors on `device`, at fixed addresses, if `on_device`; else as floats."""
         self._written: dict[str, float] = {}
         self._on_device = on_device
         if on_device:
@@ -28,7 +33,7 @@ class StepInputs:
                 setattr(self, name, number)
 
     def set(self, **numbers: float) -> None:
-        """Writes what has changed; a number is an argument of the kernel that writes it, so nobody waits."""
+        """Writes the scalars that changed; `fill_` passes the value as a kernel argument and does not wait."""
         for name, number in numbers.items():
             assert name in _NAMES, name
             if not self._on_device:

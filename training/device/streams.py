@@ -1,8 +1,8 @@
-"""Kernels side by side: a graph runs what does not depend on each other at the same time, where a stream is a queue.
+"""Side streams let independent kernels of a captured graph overlap.
 
-Small networks' kernels leave most of a GPU idle. What runs in a stream begins when the main stream has come so far, and
-the main stream goes on without it until it `join`s. A stream's work may read what the main stream reads, must not write
-what that touches, and keeps what it allocates to itself.
+The kernels of small networks leave most of a GPU idle. Work in a side stream starts after the earlier work of the main
+stream, which continues until it calls `join`. Work in a side stream must not write memory that the main stream reads or
+writes, and must keep its own allocations alive until `join`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,65 +11,72 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor
 
-_PIECE = 16_384  # numbers: PyTorch's kernels for lists of tensors give up to 65,536 to one block, and a layer of a
-# million to sixteen of a GPU's 132 multiprocessors
-Columns = list[list[Tensor]]
+# elements of a chunk: PyTorch's kernels for tensor lists give up to 65,536 elements to one block, so a layer of a
+# million elements would use only 16 of a GPU's 132 multiprocessors
+_CHUNK = 16_384
+TensorLists = list[list[Tensor]]
 
 
 class StreamPool:
-    """A number of them beside the main stream; without a CUDA device there are none, and work runs in line."""
+    """`count` side streams; on other devices than CUDA there are no streams, and work runs inline."""
 
     def __init__(self, device: torch.device, count: int) -> None:
         self._streams = [torch.cuda.Stream(device) for _ in range(count)] if device.type == "cuda" else []
-        self._open: list[torch.cuda.Stream] = []
-        self._turn = 0
+        self._to_join: list[torch.cuda.Stream] = []
+        self._next = 0
 
     @property
     def count(self) -> int:
         return len(self._streams)
 
     @contextmanager
-    def stream(self, number: int) -> Iterator[None]:
-        """What is launched within runs beside the main stream."""
+    def stream(self, index: int) -> Iterator[None]:
+        """Launches kernels in one side stream, after the earlier work of the main stream."""
         if not self._streams:
             yield
             return
-        stream = self._streams[number]
+        stream = self._streams[index]
         stream.wait_stream(torch.cuda.current_stream())
-        self._open.append(stream)
+        self._to_join.append(stream)
         with torch.cuda.stream(stream):
             yield
 
     def next(self) -> AbstractContextManager[None]:
-        """The streams in turn."""
-        self._turn += 1
-        return self.stream(self._turn % max(1, self.count))
+        """Like `stream`, with the side streams in round-robin order."""
+        self._next += 1
+        return self.stream(self._next % max(1, self.count))
 
-    def split(self, columns: Columns) -> Iterator[Columns]:
-        """Lists of tensors, row by row of one shape or scalars, as a share for each stream, large tensors in pieces of
-        the same memory. Without streams one share of all."""
+    def split(self, lists: TensorLists) -> Iterator[TensorLists]:
+        """Splits parallel lists of tensors into one share for each stream; large tensors are split into chunks (views).
+
+        Args:
+            lists: the i-th tensors of all lists must have the same shape or be scalars.
+
+        Yields:
+            The lists of a share; without streams, one share that holds everything.
+        """
         if not self._streams:
-            yield columns
+            yield lists
             return
-        rows = [row for tensors in zip(*columns, strict=True) for row in _pieces(tensors)]
+        rows = [row for tensors in zip(*lists, strict=True) for row in _chunks(tensors)]
         for stream in range(min(self.count, len(rows))):
-            yield [list(column) for column in zip(*rows[stream :: self.count], strict=True)]
+            yield [list(share) for share in zip(*rows[stream :: self.count], strict=True)]
 
     def join(self) -> None:
-        """The main stream waits for the streams."""
-        for stream in self._open:
+        """Makes the main stream wait for the side streams."""
+        for stream in self._to_join:
             torch.cuda.current_stream().wait_stream(stream)
-        self._open.clear()
+        self._to_join.clear()
 
 
-def _pieces(tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    """A row of tensors as rows of pieces."""
-    if not all(tensor.is_contiguous() for tensor in tensors):  # channels are last: such layers are small
+def _chunks(tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """Splits corresponding tensors into corresponding chunks; scalars are repeated."""
+    if not all(tensor.is_contiguous() for tensor in tensors):  # channels-last layers are small: not split
         yield tuple(tensors)
         return
-    flat = [tensor.view(-1).split(_PIECE) for tensor in tensors]
+    flat = [tensor.view(-1).split(_CHUNK) for tensor in tensors]
     count = max(map(len, flat))
-    yield from zip(*(pieces * (count // len(pieces)) for pieces in flat), strict=True)
+    yield from zip(*(chunks * (count // len(chunks)) for chunks in flat), strict=True)
 
 
 NO_STREAMS = StreamPool(torch.device("cpu"), 0)

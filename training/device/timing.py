@@ -1,7 +1,7 @@
-"""How fast a run goes, and how long its lengths are: lengths given in seconds or epochs become images here.
+"""Measures throughput; converts durations in seconds or epochs to image counts.
 
-Schedules are functions of images, so that a run repeats itself whatever the machine's mood. A length given as a time
-becomes images once, from the rate of its first fifth, and is kept in the checkpoint.
+Schedules are functions of the image count, so that a run is reproducible at any machine speed. A duration in seconds is
+converted once, by the throughput of its first fifth, and the image count is stored in the checkpoint.
 """
 
 import time
@@ -13,105 +13,116 @@ import torch
 
 from ganctl.training.config.schema import Duration
 
-_WARM_UP = 20  # steps that say nothing about the rate: caches fill, kernels are chosen
-_SHARE = 0.2  # of a time that is measured before it becomes images; the decays of the presets begin no earlier
+_WARMUP_STEPS = 20  # not measured: caches fill, and libraries choose their kernels
+_MEASURED_FRACTION = 0.2  # of a duration in seconds, before its conversion; decays of the presets start later
 
 
 class ThroughputTimer:
-    """The time of one process's part of a run, and its rate."""
+    """Measures the time and throughput of training in this process."""
 
     def __init__(self, *, batch_size: int, device: torch.device) -> None:
         self._batch_size, self._device = batch_size, device
-        self._began = self._paused = self._warm_at = 0.0
+        self._started_at = self._paused_seconds = self._warmup_seconds = 0.0
         self._steps = 0
 
     @property
     def seconds(self) -> float:
-        """Seconds since the first step, evaluations and saves included; 0 before it."""
-        return time.monotonic() - self._began if self._began else 0.0
+        """Seconds since `start`, evaluations and saves included; 0 before it."""
+        return time.monotonic() - self._started_at if self._started_at else 0.0
 
     @property
     def images_per_second(self) -> float:
-        """Rate of the training steps alone, without evaluations and saves."""
-        return self._steps * self._batch_size / self._training if self._began and self._training > 0 else 0.0
+        """Throughput of the training steps, without evaluations and saves."""
+        running = self._started_at and self._training_seconds > 0
+        return self._steps * self._batch_size / self._training_seconds if running else 0.0
 
     def start(self) -> None:
-        """Begins to count, right before the first step."""
-        self._began, self._paused, self._steps = time.monotonic(), 0.0, 0
+        """Starts the timer, immediately before the first step."""
+        self._started_at, self._paused_seconds, self._steps = time.monotonic(), 0.0, 0
 
     def count(self) -> None:
         """Counts a step."""
         self._steps += 1
-        if self._steps == _WARM_UP:
-            self._wait()
-            self._warm_at = self._training
+        if self._steps == _WARMUP_STEPS:
+            self._synchronize()
+            self._warmup_seconds = self._training_seconds
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Keeps what runs within out of the rate."""
-        self._wait()  # steps that the device still owes belong to the training
-        began = time.monotonic()
+        """Excludes the time of the context from the throughput."""
+        self._synchronize()  # steps still queued on the device count as training
+        paused_at = time.monotonic()
         try:
             yield
         finally:
-            self._paused += time.monotonic() - began
+            self._paused_seconds += time.monotonic() - paused_at
 
-    def measured(self, *, wait: bool = False) -> tuple[float, int]:
-        """Seconds of training and the images seen in them, the warm-up aside; with `wait` the device has done them."""
-        if self._steps <= _WARM_UP:
+    def measurement(self, *, synchronize: bool = False) -> tuple[float, int]:
+        """Seconds of training and number of images since the warm-up.
+
+        Args:
+            synchronize: whether to wait until the device has done all steps.
+        """
+        if self._steps <= _WARMUP_STEPS:
             return 0.0, 0
-        if wait:
-            self._wait()
-        return self._training - self._warm_at, (self._steps - _WARM_UP) * self._batch_size
+        if synchronize:
+            self._synchronize()
+        return self._training_seconds - self._warmup_seconds, (self._steps - _WARMUP_STEPS) * self._batch_size
 
     @property
-    def _training(self) -> float:
-        return self.seconds - self._paused
+    def _training_seconds(self) -> float:
+        return self.seconds - self._paused_seconds
 
-    def _wait(self) -> None:
+    def _synchronize(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
 
 class ResolvedDuration:
-    """A span as a number of images: at once for epochs and images, after its first fifth for a time."""
+    """A duration as an image count: known at once for epochs and images, after its first fifth for seconds.
 
-    def __init__(self, span: Duration, *, epoch_images: int) -> None:
-        self._span, self._epoch_images = span, epoch_images
-        self._before = self._now = (0.0, 0)  # seconds and images that earlier processes measured, and this one
-        self.images = None if span.unit == "seconds" else span.images(epoch_images)
+    Attributes:
+        images: the image count; None until it is known.
+    """
 
-    def update(self, clock: ThroughputTimer) -> None:
-        """Looks whether the rate is known by now."""
+    def __init__(self, duration: Duration, *, epoch_images: int) -> None:
+        self._duration, self._epoch_images = duration, epoch_images
+        # seconds and images, measured by earlier processes and by this one
+        self._earlier = self._current = (0.0, 0)
+        self.images = None if duration.unit == "seconds" else duration.images(epoch_images)
+
+    def update(self, timer: ThroughputTimer) -> None:
+        """Converts the duration to images once its first fifth is measured."""
         if self.images is not None:
             return
-        self._now = clock.measured()
-        if self._seconds >= _SHARE * self._span.value:
-            self._now = clock.measured(wait=True)
-            self.images = self._span.images(self._epoch_images, (self._before[1] + self._now[1]) / self._seconds)
+        self._current = timer.measurement()
+        if self._seconds >= _MEASURED_FRACTION * self._duration.value:
+            self._current = timer.measurement(synchronize=True)
+            images_per_second = (self._earlier[1] + self._current[1]) / self._seconds
+            self.images = self._duration.images(self._epoch_images, images_per_second)
 
     def progress(self, images: int) -> float:
-        """Share of the span that `images` make; 0 until it is measured."""
+        """The completed fraction of the duration after `images` images, 0 … 1; 0 until the image count is known."""
         return min(1.0, images / self.images) if self.images else 0.0
 
     def crossed(self, images: int, batch_size: int) -> bool:
-        """Whether the step that ended at `images` crossed a multiple of the span."""
+        """Returns whether the step that ended at `images` images crossed a multiple of the duration."""
         return self.images is not None and images // self.images > (images - batch_size) // self.images
 
     def state_dict(self) -> dict[str, Any]:
-        """The span as given and as images, and what has been measured on the way there."""
+        """The duration as given, its image count, and the measurement so far."""
         return {
-            "span": str(self._span),
+            "span": str(self._duration),
             "images": self.images,
-            "measured": [self._seconds, self._before[1] + self._now[1]],
+            "measured": [self._seconds, self._earlier[1] + self._current[1]],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes up what was measured of the same span; a new one is measured anew."""
-        if state["span"] == str(self._span):
+        """Restores the measurement if the duration is the same; a changed duration is measured again."""
+        if state["span"] == str(self._duration):
             self.images = state["images"]
-            self._before, self._now = (state["measured"][0], state["measured"][1]), (0.0, 0)
+            self._earlier, self._current = (state["measured"][0], state["measured"][1]), (0.0, 0)
 
     @property
     def _seconds(self) -> float:
-        return self._before[0] + self._now[0]
+        return self._earlier[0] + self._current[0]

@@ -1,1 +1,1 @@
-"""Several ranks that train one model."""
+"""Distributed training: several ranks train one model."""

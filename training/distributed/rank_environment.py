@@ -1,7 +1,7 @@
-"""The variables that make a process one of several ranks: torchrun's, or RANK and WORLD_SIZE from another launcher.
+"""Reads a process's rank from the environment variables that torchrun or another launcher sets.
 
-Kubeflow's PyTorchJob, and scripts for SLURM or MPI, start the processes themselves and set RANK, WORLD_SIZE,
-MASTER_ADDR and MASTER_PORT. WORLD_SIZE decides: without it, or where it is 1, a process trains alone.
+Kubeflow's PyTorchJob and scripts for SLURM or MPI start the processes themselves and set RANK, WORLD_SIZE, MASTER_ADDR
+and MASTER_PORT. A process trains alone if WORLD_SIZE is not set, or if it is 1 outside torchrun.
 """
 
 from collections.abc import Mapping
@@ -12,55 +12,58 @@ from ganctl.training.errors import ConfigError
 
 @dataclass(frozen=True)
 class RankEnvironment:
-    """One process's place, as its launcher has set it."""
+    """The rank variables of one process."""
 
     rank: int
     size: int
-    address: str  # where the first rank listens
-    torchrun: bool
-    local_rank: int | None  # among the ranks of this machine; None where the launcher has not set it
+    address: str  # host:port on which rank 0 listens; empty for one rank
+    torchrun: bool  # whether torchrun started the process
+    local_rank: int | None  # among the ranks of this machine; None if the launcher did not set it
     local_size: int | None
-    restarts: int
+    restarts: int  # how often torchrun restarted the ranks
 
 
 def read_rank_environment(variables: Mapping[str, str]) -> RankEnvironment | None:
-    """This process's place among the ranks; None where it trains alone.
+    """The rank variables of this process, None if it trains alone.
+
+    Args:
+        variables: environment variables by name.
 
     Raises:
-        ConfigError: the variables contradict each other, or one has no sound value; each fault names its variable.
+        ConfigError: a variable is missing or has an invalid value; each fault names its variable.
     """
     if not variables.get("WORLD_SIZE", "").strip():
         return None
     faults: list[str] = []
 
-    def number(name: str, least: int, most: int | None = None, *, advice: str, optional: bool = False) -> int | None:
+    def number(name: str, low: int, high: int | None = None, *, hint: str, optional: bool = False) -> int | None:
         text = variables.get(name, "").strip()
         if not text and optional:
             return None
-        if text.isascii() and text.isdigit() and least <= int(text) and (most is None or int(text) <= most):
+        if text.isascii() and text.isdigit() and low <= int(text) and (high is None or int(text) <= high):
             return int(text)
-        span = f"a number from {least}" + ("" if most is None else f" to {most}")
-        faults.append(f"{name}{f' = {text!r}' if text else ' is not set'}: expected {span}, {advice}.")
+        expected = f"a number from {low}" + ("" if high is None else f" to {high}")
+        faults.append(f"{name}{f' = {text!r}' if text else ' is not set'}: expected {expected}, {hint}.")
         return None
 
     torchrun = "TORCHELASTIC_RUN_ID" in variables
-    alone = "or unset WORLD_SIZE to train in one process"
-    size = number("WORLD_SIZE", 1, advice=f"the processes that train together; correct it, {alone}")
+    unset = "or unset WORLD_SIZE to train in one process"
+    size = number("WORLD_SIZE", 1, hint=f"the number of processes. Correct it, {unset}")
     if size is None:
         raise ConfigError(faults)
-    own = f"another one in each of the {size} processes (WORLD_SIZE); set it, {alone}"
-    rank = number("RANK", 0, size - 1, advice=own, optional=size == 1)
+    rank_hint = f"a different one in each of the {size} processes (WORLD_SIZE). Set it, {unset}"
+    rank = number("RANK", 0, size - 1, hint=rank_hint, optional=size == 1)
     host = variables.get("MASTER_ADDR", "").strip()
     if size > 1:
         if not host:
-            faults.append(f"MASTER_ADDR is not set: expected the host of the process of RANK 0; set it, {alone}.")
-        port = number("MASTER_PORT", 1, 65535, advice=f"the port of the process of RANK 0; set it, {alone}")
+            faults.append(f"MASTER_ADDR is not set: expected the host of the process with RANK 0. Set it, {unset}.")
+        port = number("MASTER_PORT", 1, 65535, hint=f"the port of the process with RANK 0. Set it, {unset}")
     elif not faults and not torchrun:
         return None
-    launcher = "as the launcher of the processes sets it; correct it, or unset it"
-    local_rank = number("LOCAL_RANK", 0, advice=launcher, optional=True)
-    local_size = number("LOCAL_WORLD_SIZE", 1, size, advice=launcher, optional=True)
-    restarts = number("TORCHELASTIC_RESTART_COUNT", 0, advice=launcher, optional=True)
+    launcher_hint = "set by the launcher of the processes. Correct it, or unset it"
+    local_rank = number("LOCAL_RANK", 0, hint=launcher_hint, optional=True)
+    local_size = number("LOCAL_WORLD_SIZE", 1, size, hint=launcher_hint, optional=True)
+    restarts = number("TORCHELASTIC_RESTART_COUNT", 0, hint=launcher_hint, optional=True)
     if faults:
         raise ConfigError(faults)
     address = f"{host}:{port}" if size > 1 else ""

@@ -1,10 +1,9 @@
-"""Many ranks that train as one: what crosses between the processes, and when.
+"""Collective operations between the ranks that train one model, and per-rank device and random state.
 
-P ranks take equal shares of every batch. Gradients, statistics and the batch statistics of normalisation layers are
-those of the whole batch, so that the ranks' weights stay equal and are those that one rank would have. With one rank
-everything here does nothing. Launched by torchrun, by `ganctl train --nproc` (`launch_ranks.py`), or by whatever sets
-the same variables (`rank_environment.py`). Tensors on
-CPUs go through gloo, tensors on GPUs through NCCL.
+Each of P ranks takes an equal share of every batch. Gradients, statistics and batch normalization are computed over the
+whole batch, so all ranks have the same weights, which equal those of a run with one rank. With one rank, the collective
+operations do nothing. Ranks are started by torchrun, by `ganctl train --nproc`, or by another launcher that sets the
+same variables (`rank_environment.py`). CPU tensors are sent by gloo, GPU tensors by NCCL.
 """
 
 import datetime
@@ -29,110 +28,112 @@ from ganctl.training.distributed.start_token import agree_on_start_token
 from ganctl.training.errors import ConfigError, RankLostError, TrainingError
 
 T = TypeVar("T")
-_PATIENCE = datetime.timedelta(minutes=30)  # of the ranks that wait while the first one evaluates
+_TIMEOUT = datetime.timedelta(minutes=30)  # long enough for an evaluation on rank 0, while the others wait
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among those that train together."""
+    """This process's rank, and the collective operations of all ranks."""
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0  # on this machine: which of its GPUs is ours
-    restarts: int = 0  # how often torchrun has started this group anew
-    alone: bool = True  # whether no launcher has started this process as a rank
+    local_rank: int = 0  # on this machine: the index of this rank's GPU
+    restarts: int = 0  # how often torchrun restarted the ranks
+    alone: bool = True  # whether the process was started without rank variables
 
     @staticmethod
     def join() -> "Ranks":
-        """Takes the place that the launcher's variables give, and meets the other ranks; alone without them.
+        """Joins the other ranks, by the launcher's variables; returns a single rank if there are none.
 
         Raises:
-            ConfigError: the variables contradict each other.
-            TrainingError: the other ranks do not come.
+            ConfigError: the variables are invalid.
+            TrainingError: the other ranks do not join in time.
         """
-        if (place := read_rank_environment(os.environ)) is None:
+        if (environment := read_rank_environment(os.environ)) is None:
             return Ranks()
-        if place.size > 1 and not dist.is_initialized():
-            _meet(place)
-        ranks = Ranks(place.rank, place.size, 0, place.restarts, alone=False)
-        here = [rank for rank, host in enumerate(ranks.gather(platform.node())) if host == platform.node()]
-        local_rank = here.index(place.rank) if place.local_rank is None else place.local_rank
-        return replace(ranks, local_rank=local_rank)
+        if environment.size > 1 and not dist.is_initialized():
+            _init_process_group(environment)
+        ranks = Ranks(environment.rank, environment.size, 0, environment.restarts, alone=False)
+        nodes = ranks.all_gather_object(platform.node())
+        local_ranks = [rank for rank, node in enumerate(nodes) if node == platform.node()]
+        local_rank = environment.local_rank
+        return replace(ranks, local_rank=local_ranks.index(environment.rank) if local_rank is None else local_rank)
 
     @staticmethod
     def leave() -> None:
-        """Parts from the other ranks, without waiting for them; a process that ends without it may be aborted."""
+        """Leaves the process group, without waiting for other ranks; a process that ends without it may abort."""
         _nccl.cache_clear()
         if dist.is_initialized():
             dist.destroy_process_group()
 
     def __deepcopy__(self, memo: object) -> "Ranks":
-        return self  # the copy of a network that asks other ranks asks the same ones
+        return self  # copies of a network use the same process group
 
     @property
     def first(self) -> bool:
-        """Whether this rank is the one that evaluates, writes and speaks."""
+        """True on rank 0, which evaluates, writes files and logs."""
         return self.rank == 0
 
-    def share(self, n: int) -> slice:
-        """This rank's part of n things."""
-        assert n % self.size == 0, "the batch size was checked"
-        each = n // self.size
-        return slice(self.rank * each, (self.rank + 1) * each)
+    def local_slice(self, n: int) -> slice:
+        """This rank's slice of n items."""
+        assert n % self.size == 0, "the config check requires a batch size that is divisible by the number of ranks"
+        count = n // self.size
+        return slice(self.rank * count, (self.rank + 1) * count)
 
     def all_reduce_mean(self, tensors: Sequence[Tensor]) -> None:
-        """Replaces tensors of one type and device by their means over the ranks: flattened, in one all-reduce."""
+        """Replaces tensors of one dtype and device by their means over the ranks, in one all-reduce."""
         if self.size == 1:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        with _company():
+        with _detect_lost_rank():
             dist.all_reduce(flat, group=_group(flat.device))
         flat /= self.size
         parts = flat.split([tensor.numel() for tensor in tensors])
         torch._foreach_copy_(list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
 
-    def stack(self, x: Tensor) -> Tensor:
-        """x of each rank, [ranks, ...] in their order, on every rank: some thousand numbers."""
+    def all_gather(self, x: Tensor) -> Tensor:
+        """Stacks x of all ranks, [ranks, ...]; for small tensors."""
         if self.size == 1:
             return x.unsqueeze(0)
-        each = [torch.empty_like(x) for _ in range(self.size)]
-        with _company():
-            dist.all_gather(each, x.contiguous(), group=_group(x.device))
-        return torch.stack(each)
+        gathered = [torch.empty_like(x) for _ in range(self.size)]
+        with _detect_lost_rank():
+            dist.all_gather(gathered, x.contiguous(), group=_group(x.device))
+        return torch.stack(gathered)
 
     def all_reduce_max(self, values: Sequence[int]) -> list[int]:
-        """The largest of each value over the ranks. Hosts only: no device is waited for."""
+        """The maximum of each value over the ranks; does not wait for a device."""
         if self.size == 1:
             return list(values)
-        agreed = torch.tensor(values, dtype=torch.int64)
-        with _company():
-            dist.all_reduce(agreed, dist.ReduceOp.MAX)
-        return [int(value) for value in agreed]
+        maxima = torch.tensor(values, dtype=torch.int64)
+        with _detect_lost_rank():
+            dist.all_reduce(maxima, dist.ReduceOp.MAX)
+        return [int(value) for value in maxima]
 
-    def gather(self, value: T) -> list[T]:
-        """What each rank has, in the ranks' order, on every rank."""
+    def all_gather_object(self, value: T) -> list[T]:
+        """The values of all ranks, in rank order."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        with _company():
+        with _detect_lost_rank():
             dist.all_gather_object(values, value)
         return values
 
     def broadcast(self, value: T) -> T:
-        """What the first rank has, on every rank."""
+        """Rank 0's value, on every rank."""
         if self.size == 1:
             return value
         values: list[Any] = [value]
-        with _company():
+        with _detect_lost_rank():
             dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         received: T = values[0]
         return received
 
     def on_first(self, work: Callable[[], T]) -> T:
-        """Does `work` on the first rank and gives every rank its result.
+        """Runs `work` on rank 0 and returns its result on every rank.
 
         Raises:
-            Exception: what `work` raised, on the first rank; the others end quietly with its exit code.
+            Exception: rank 0 only: the exception of `work`.
+            SystemExit: other ranks, if `work` raised: without a message, with the exception's exit code.
         """
         if self.size == 1:
             return work()
@@ -150,44 +151,49 @@ class Ranks:
             raise SystemExit(code)
         return cast(T, result)
 
-    def assert_equal_across_ranks(self, what: str, value: object) -> None:
-        """Ends the run where ranks differ in what must be the same on all.
+    def assert_equal_across_ranks(self, name: str, value: object) -> None:
+        """Checks that all ranks have the same value.
+
+        Args:
+            name: of the value, for the error message.
+            value: of this rank; compared with ==.
 
         Raises:
-            TrainingError: they do; it names the ranks.
+            TrainingError: a rank's value differs from rank 0's.
         """
-        values = self.gather(value)
-        others = [str(rank) for rank, other in enumerate(values) if other != values[0]]
-        if others:
+        values = self.all_gather_object(value)
+        different = [str(rank) for rank, other in enumerate(values) if other != values[0]]
+        if different:
             raise TrainingError(
-                f"{what}: rank {', '.join(others)} of {self.size} has another than rank 0; give every rank the same"
-                " command, settings, data and version of ganctl"
+                f"{name}: rank {', '.join(different)} of {self.size} differs from rank 0, expected equal values. Give"
+                " every rank the same command, settings, data and version of ganctl."
             )
 
 
-SOLO = Ranks()
+SINGLE_RANK = Ranks()
 
 
-def _meet(place: RankEnvironment) -> None:
-    """Waits for the other ranks, and makes the group of all."""
+def _init_process_group(environment: RankEnvironment) -> None:
+    """Waits for the other ranks and creates the process group."""
+    rank, size = environment.rank, environment.size
     try:
         with _interruptible():
-            store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
-            word = agree_on_start_token(store, rank=place.rank, size=place.size, patience=_PATIENCE)
-            # gloo carries agreements between the hosts; NCCL comes when something on a GPU is to be shared
+            store, _, _ = next(rendezvous("env://", timeout=_TIMEOUT))
+            token = agree_on_start_token(store, rank=rank, size=size, timeout=_TIMEOUT)
+            # gloo for values on the host; the NCCL group is created at the first collective on GPUs
             dist.init_process_group(
-                "gloo", store=PrefixStore(word, store), rank=place.rank, world_size=place.size, timeout=_PATIENCE
+                "gloo", store=PrefixStore(token, store), rank=rank, world_size=size, timeout=_TIMEOUT
             )
-    except (RuntimeError, TimeoutError) as error:  # torch's errors of its stores and of the network are the former
+    except (RuntimeError, TimeoutError) as error:  # torch raises RuntimeError for store and network errors
         raise TrainingError(
-            f"rank {place.rank} of {place.size} has not met the others at MASTER_ADDR:MASTER_PORT {place.address}"
-            f" ({str(error).splitlines()[0]}); start all {place.size} of them, RANK 0 where that address is"
+            f"rank {rank} of {size}: cannot join the other ranks at MASTER_ADDR:MASTER_PORT {environment.address}"
+            f" ({str(error).splitlines()[0]}). Start all {size} ranks, with RANK 0 at that address."
         ) from error
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Lets Ctrl-C end the process at once: while torch waits for other ranks, Python handles no signal."""
+    """Makes Ctrl-C end the process at once: Python handles no signal while torch waits for other ranks."""
     handled = threading.current_thread() is threading.main_thread()
     if not handled or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
@@ -200,74 +206,86 @@ def _interruptible() -> Iterator[None]:
 
 
 def _group(device: torch.device) -> "dist.ProcessGroup | None":
-    """What carries tensors of this device: NCCL on GPUs, else gloo, the default."""
+    """The process group for tensors on a device: NCCL for GPUs; None, the default gloo group, for CPUs."""
     return _nccl() if device.type == "cuda" else None
 
 
 @cache
 def _nccl() -> "dist.ProcessGroup":
-    """All ranks come here at the same step, once each knows its GPU."""
-    group = dist.new_group(backend="nccl", timeout=_PATIENCE)
-    assert isinstance(group, dist.ProcessGroup), "every rank is in it"
+    """Creates the NCCL group; all ranks must call it at the same step, after each has set its GPU."""
+    group = dist.new_group(backend="nccl", timeout=_TIMEOUT)
+    assert isinstance(group, dist.ProcessGroup), "every rank is a member"
     return group
 
 
 @contextmanager
-def _company() -> Iterator[None]:
-    """Says in our words that a rank went away while another waited for it."""
+def _detect_lost_rank() -> Iterator[None]:
+    """Turns torch's error about a rank that ended into a RankLostError."""
     try:
         yield
     except RuntimeError as error:
         raise RankLostError(
-            f"another rank went away ({str(error).splitlines()[0]}); what the one that ended first said tells why"
+            f"another rank ended while this one waited for it ({str(error).splitlines()[0]}). Read the error of the"
+            " rank that ended first."
         ) from error
 
 
-def choose_device(name: str, ranks: Ranks = SOLO) -> torch.device:
-    """The device that `train.device` means for this rank; auto takes CUDA where there is one.
+def choose_device(name: str, ranks: Ranks = SINGLE_RANK) -> torch.device:
+    """The device for this rank: "auto" means CUDA if available, else the CPU.
+
+    Args:
+        name: the value of `train.device`.
+        ranks: the ranks that train together; each needs its own GPU.
 
     Raises:
-        ConfigError: there is no such device, or there are more ranks on this machine than GPUs.
+        ConfigError: there is no CUDA device, or this machine has more ranks than GPUs.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise ConfigError(
-            ["train.device = 'cuda': torch sees no CUDA device; use 'cpu' or 'auto', or see 'ganctl doctor'."]
+            ["train.device = 'cuda': torch found no CUDA device. Set it to 'cpu' or 'auto', or run 'ganctl doctor'."]
         )
     if name == "cpu" or not available:
         return torch.device("cpu")
     if ranks.local_rank >= (count := torch.cuda.device_count()):
         raise ConfigError(
-            [f"--nproc: rank {ranks.local_rank} of this machine has no GPU of its own, {count} are visible; start"
-             f" {count} ranks here, or set train.device to 'cpu'."]
+            [f"--nproc: found {count} GPUs on this machine, expected one for each rank, up to local rank"
+             f" {ranks.local_rank}. Start {count} ranks here, or set train.device to 'cpu'."]
         )  # fmt: skip
     return torch.device("cuda", ranks.local_rank)
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> list[float]:
-    """Two sums over all elements that differ where a weight differs, for `Ranks.assert_equal_across_ranks`."""
+    """Sum and sum of squares of all elements, to compare weights by `Ranks.assert_equal_across_ranks`."""
     flat = torch.cat([tensor.detach().double().reshape(-1) for tensor in tensors])
     return [flat.sum().item(), flat.square().sum().item()]
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:
-    """This process's global random states: what networks of one's own (dropout, say) draw from."""
+    """This process's global random states, which custom networks may use (for dropout, for example)."""
     states = {"cpu": torch.get_rng_state()}
     return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
 @contextmanager
-def kept_random_states(device: torch.device) -> Iterator[None]:
-    """What is drawn within leaves no trace in the global random states."""
+def preserve_random_states(device: torch.device) -> Iterator[None]:
+    """Restores the global random states on exit."""
     before = random_states(device)
     try:
         yield
     finally:
-        set_random_states([before], SOLO, device)
+        set_random_states([before], SINGLE_RANK, device)
 
 
 def set_random_states(states: Sequence[Mapping[str, Tensor]], ranks: Ranks, device: torch.device) -> None:
-    """Takes up each rank's states. A rank or a kind of device that the run did not have before keeps its fresh ones."""
+    """Restores this rank's global random states.
+
+    Args:
+        states: of each rank, as `random_states` returns them; a rank or device type without an entry keeps its current
+            state.
+        ranks: selects the entry.
+        device: the device of training.
+    """
     own = states[ranks.rank] if ranks.rank < len(states) else {}
     if "cpu" in own:
         torch.set_rng_state(own["cpu"])

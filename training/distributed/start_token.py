@@ -1,8 +1,8 @@
-"""Where the ranks of one start find each other, whatever an earlier start has left in the store.
+"""Lets the ranks of one start agree on a token, so that leftovers of earlier starts in the store cannot mislead them.
 
-torchrun's agent keeps one store for all its restarts (pytorch#135712): the addresses that killed ranks wrote there are
-still in it when the next ones come, and whoever reads them waits for the dead. So the ranks first agree on a word that
-no earlier start can know; what they tell each other afterwards stands under it.
+torchrun's agent keeps one store for all restarts (pytorch#135712). Addresses that killed ranks wrote are still there
+after a restart, and a rank that reads one waits for a dead process. So the ranks first agree on a random start token,
+and then use it as the prefix of all further keys.
 """
 
 import datetime
@@ -11,35 +11,41 @@ import time
 
 from torch.distributed.distributed_c10d import Store
 
-_LOOK_EVERY = 0.02  # seconds
+_POLL_INTERVAL = 0.02  # seconds
 
 
-def agree_on_start_token(store: Store, *, rank: int, size: int, patience: datetime.timedelta) -> str:
-    """A word that all ranks of this start share, and none of an earlier one does.
+def agree_on_start_token(store: Store, *, rank: int, size: int, timeout: datetime.timedelta) -> str:
+    """Returns a random token that is the same on all ranks of this start and new for each start.
 
-    The first rank chooses it and gives it to whoever asks with a question of his own; questions that earlier starts
-    left are answered, too, but nobody is there to hear it. It goes on once every rank has said that it knows the word.
+    Every other rank writes a nonce. Rank 0 answers each nonce with the start token, and returns after every rank's ack.
+    Rank 0 also answers stale nonces of earlier starts, which is harmless.
+
+    Args:
+        store: shared by all ranks.
+        rank: this process's rank.
+        size: number of ranks.
+        timeout: the longest wait for the other ranks.
 
     Raises:
-        TimeoutError: a rank has not come within `patience`.
+        TimeoutError: a rank did not join within `timeout`.
     """
     if rank > 0:
-        question = secrets.token_hex(8)
-        store.set(f"question/{rank}", question)
-        store.wait([f"answer/{question}"], patience)
-        word = store.get(f"answer/{question}").decode()
-        store.set(f"heard/{word}/{rank}", "")
-        return word
-    word = secrets.token_hex(8)
+        nonce = secrets.token_hex(8)
+        store.set(f"nonce/{rank}", nonce)
+        store.wait([f"start_token/{nonce}"], timeout)
+        token = store.get(f"start_token/{nonce}").decode()
+        store.set(f"ack/{token}/{rank}", "")
+        return token
+    token = secrets.token_hex(8)
     missing = set(range(1, size))
-    deadline = time.monotonic() + patience.total_seconds()
+    deadline = time.monotonic() + timeout.total_seconds()
     while missing:
         for other in list(missing):
-            if store.check([f"heard/{word}/{other}"]):
+            if store.check([f"ack/{token}/{other}"]):
                 missing.remove(other)
-            elif store.check([f"question/{other}"]):
-                store.set(f"answer/{store.get(f'question/{other}').decode()}", word)
+            elif store.check([f"nonce/{other}"]):
+                store.set(f"start_token/{store.get(f'nonce/{other}').decode()}", token)
         if time.monotonic() > deadline:
-            raise TimeoutError(f"rank {', '.join(map(str, sorted(missing)))} of {size} did not come within {patience}")
-        time.sleep(_LOOK_EVERY)
-    return word
+            raise TimeoutError(f"rank {', '.join(map(str, sorted(missing)))} of {size} did not join within {timeout}")
+        time.sleep(_POLL_INTERVAL)
+    return token

@@ -1,1 +1,1 @@
-"""Evaluation: how close generated images are to real ones, in the feature space of a digit classifier."""
+"""Scores of generated images: distances to real images in the feature space of a digit classifier."""

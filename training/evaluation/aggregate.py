@@ -1,4 +1,4 @@
-"""Scores of several draws of latents as one: their mean, and how much they vary."""
+"""Combines the scores of several draws of latents into their mean and standard deviation."""
 
 from collections.abc import Sequence
 from statistics import fmean, stdev
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def mean_and_deviation(draws: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The mean of each score over two or more draws, and its standard deviation (that of a sample, over K − 1).
+    """Returns the mean of each score over two or more draws, and its sample standard deviation (over K − 1).
 
-    Objects of scores are gone through. Whole numbers and what is None are the same in all draws, and have no deviation;
-    a flag is raised where any draw raises it.
+    Nested dicts are averaged recursively. Integers, strings and None are equal in all draws: the first is taken, and
+    they have no deviation. A bool is True if it is True in any draw.
     """
     mean: dict[str, Any] = {}
     deviation: dict[str, Any] = {}

@@ -1,11 +1,11 @@
-"""What generated images are good for: how well a classifier that has seen nothing else reads real ones.
+"""Classification accuracy score: the test accuracy of a classifier that is trained on generated images alone.
 
-The classification accuracy score of Ravuri and Vinyals 2019 (arXiv:1905.10887): train a classifier on labelled images
-of the generator alone, test it on real test images, and compare with the same training on real images. A generator that
-lacks kinds of images, or mixes classes up, loses here what the Fréchet distance may not show.
+Ravuri and Vinyals 2019 (arXiv:1905.10887): train a classifier on labeled generated images, test it on real test images,
+and compare with the same training on real images. The score drops if a generator misses kinds of images or mixes up
+classes, which the Fréchet distance may not show.
 
-The network is that of the scoring classifier, from fresh weights. It is trained for less time and without augmentation,
-which would make up for variety that the generator lacks.
+The network is that of the scoring classifier, from fresh weights. It is trained for fewer epochs and without
+augmentation, which would compensate for missing variety of the generator.
 """
 
 from collections.abc import Callable
@@ -19,50 +19,50 @@ from ganctl.training.data.base import ImageSet
 from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
 from ganctl.training.evaluation.cache import TensorCache, images_digest
-from ganctl.training.evaluation.classifier import judge
+from ganctl.training.evaluation.classifier import classify
 from ganctl.training.evaluation.train_classifier import train_classifier
 
 IMAGES = 60_000
 EPOCHS = 2
-LATENTS_SEED = 1905  # of the images to learn from: others than those that are scored
+LATENTS_SEED = 1905  # of the training images, which must differ from the scored images
 _SEED = 0
 RECIPE = f"train_classifier, {EPOCHS} epochs, no augmentation, seed {_SEED}"
 
 
 def classification_accuracy(
-    fakes: ImageSet, data: DataSettings, *, store: TensorCache, announce: Callable[[str], None] = lambda text: None
+    fakes: ImageSet, data: DataSettings, *, cache: TensorCache, announce: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
-    """Trains on generated images, and on the real training images where `store` does not know the outcome yet.
+    """Trains one classifier on generated images and, unless its result is cached, one on the real training images.
 
     Args:
-        fakes: generated images with the labels that were asked for.
-        data: whose training images are the comparison, and whose test images are the test.
-        store: keeps the real side's accuracy.
-        announce: told what takes long.
+        fakes: generated images with the labels that they were conditioned on.
+        data: the data set of the real training images and of the test images.
+        cache: stores the accuracy of the classifier trained on real images.
+        announce: receives progress messages.
 
     Returns:
-        cas and cas_real (shares of the test images read right), cas_gap (how much less cas is), cas_n and cas_n_real
-        (images that each learnt from).
+        cas and cas_real (test accuracy, 0 to 1, after training on generated and on real images), cas_gap (cas_real −
+        cas), cas_n and cas_n_real (numbers of training images).
 
     Raises:
         DataError: a class has no image among the fakes.
     """
     absent = [name for i, name in enumerate(fakes.class_names) if not (fakes.labels == i).any()]
     if absent:
-        raise DataError(f"--cas: no images of the classes {', '.join(absent)}; expected some of each, to learn from")
+        raise DataError(f"--cas: found no images of the classes {', '.join(absent)}, expected images of each class")
     test = load_split(data, "test")
     announce(f"training a classifier on {len(fakes):,} generated images")
-    score = learnt(fakes, test, announce)
+    score = train_and_score(fakes, test, announce)
     train = load_split(data, "train")
 
     def compute() -> dict[str, Tensor]:
         announce(f"training it on {len(train):,} real images, once for this data set")
-        return {"accuracy": torch.tensor(learnt(train, test, announce), dtype=torch.float64)}
+        return {"accuracy": torch.tensor(train_and_score(train, test, announce), dtype=torch.float64)}
 
-    facts = {"what": "classification accuracy", "recipe": RECIPE}
+    inputs = {"what": "classification accuracy", "recipe": RECIPE}
     for split, real in (("train", train), ("test", test)):
-        facts |= {f"{split} images": images_digest(real.images), f"{split} labels": images_digest(real.labels)}
-    real_score = float(store.get_or_compute(facts, compute)["accuracy"])
+        inputs |= {f"{split} images": images_digest(real.images), f"{split} labels": images_digest(real.labels)}
+    real_score = float(cache.get_or_compute(inputs, compute)["accuracy"])
     return {
         "cas": score,
         "cas_real": real_score,
@@ -72,8 +72,8 @@ def classification_accuracy(
     }
 
 
-def learnt(images: ImageSet, test: ImageSet, announce: Callable[[str], None]) -> float:
-    """The share of `test` that a fresh classifier reads right after training on `images` alone."""
+def train_and_score(train: ImageSet, test: ImageSet, announce: Callable[[str], None]) -> float:
+    """Accuracy on `test`, 0 to 1, of a fresh classifier trained on `train`."""
     with torch.random.fork_rng():
-        classifier = train_classifier(images, epochs=EPOCHS, seed=_SEED, augment=False, announce=announce)
-    return (judge(classifier, test.images).predictions == test.labels).float().mean().item()
+        classifier = train_classifier(train, epochs=EPOCHS, seed=_SEED, augment=False, announce=announce)
+    return (classify(classifier, test.images).predictions == test.labels).float().mean().item()

@@ -1,7 +1,7 @@
-"""The classifier whose features and labels the scores are made of, and where its weights come from.
+"""The classifier that provides the features and label predictions for scoring, and the loading of its weights.
 
-MNIST's weights are in the package (`train_classifier.py` made them, `classifier.safetensors` holds its accuracy). For
-another data set the same network is trained on that set's training split once and kept in the user's cache.
+The weights for MNIST are part of the package (`classifier.safetensors`, made by `train_classifier.py`; its metadata
+hold the test accuracy). For another data set the network is trained once on its training split and cached.
 """
 
 from collections.abc import Callable
@@ -22,19 +22,20 @@ from ganctl.training.errors import DataError
 from ganctl.training.models.base import to_float
 
 FEATURES = 128
-COMMITTED = Path(__file__).parent / "classifier.safetensors"
-DIGEST_NOTE = "weights_sha256"  # in the metadata of a kept classifier
-_CHUNK = 100  # images; larger ones fall out of the caches
-_MNIST_TEST = {"test_images": "10000", "test_majority": "0.1135"}  # the committed file was written without these notes
+MNIST_CLASSIFIER = Path(__file__).parent / "classifier.safetensors"
+DIGEST_KEY = "weights_sha256"  # in the metadata of a cached classifier
+_CHUNK = 100  # images; larger chunks do not fit into a CPU's caches
+_MNIST_TEST = {"test_images": "10000", "test_majority": "0.1135"}  # metadata that the packaged file lacks
 
 
 class Classifier(nn.Module):
-    """Four 3 × 3 convolutions, two of them with stride 2, then 128 features (after ReLU) and the classes' logits.
+    """Four 3 × 3 convolutions (two with stride 2), a linear layer to 128 features (after ReLU), and a linear head.
 
-    `places` is the number of places that the convolutions leave: see `places_of`.
+    `positions` is the number of spatial positions after the convolutions; see `spatial_positions`. `metadata` describes
+    a trained classifier: data set, test accuracy, training recipe.
     """
 
-    def __init__(self, channels: int = 1, classes: int = 10, places: int = 49) -> None:
+    def __init__(self, channels: int = 1, classes: int = 10, positions: int = 49) -> None:
         super().__init__()
 
         def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
@@ -43,10 +44,10 @@ class Classifier(nn.Module):
 
         self.body = nn.Sequential(
             *block(channels, 32, 1), *block(32, 32, 2), *block(32, 64, 1), *block(64, 64, 2), nn.Flatten(),
-            nn.Linear(64 * places, FEATURES), nn.ReLU(),
+            nn.Linear(64 * positions, FEATURES), nn.ReLU(),
         )  # fmt: skip
         self.head = nn.Linear(FEATURES, classes)
-        self.notes: dict[str, str] = {}  # how it came about, once it is trained: data set, test accuracy, recipe
+        self.metadata: dict[str, str] = {}
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images in [−1, 1] [N, C, H, W] → features [N, 128] and logits [N, classes]."""
@@ -54,41 +55,43 @@ class Classifier(nn.Module):
         return features, self.head(features)
 
 
-def places_of(height: int, width: int) -> int:
-    """How many places two strides of 2 leave of an image."""
+def spatial_positions(height: int, width: int) -> int:
+    """Number of spatial positions of an image after two strides of 2."""
     return -(-height // 4) * -(-width // 4)
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What the classifier makes of N images, on the CPU."""
+class ClassifierOutput:
+    """Features and logits of N images, on the CPU."""
 
-    features: Tensor  # float32 [N, F]; the classifier's own are 128
+    features: Tensor  # float32 [N, F]; F is 128, or that of another feature extractor
     logits: Tensor  # float32 [N, classes]
 
     @property
     def predictions(self) -> Tensor:
-        """The likeliest classes, int64 [N]."""
+        """The most likely classes, int64 [N]."""
         return self.logits.argmax(dim=1)
 
 
 @torch.inference_mode()
-def judge(classifier: Classifier, images: Tensor) -> Judged:
-    """Features and logits of uint8 images [N, C, H, W] by a classifier in evaluation mode; computed where that is."""
+def classify(classifier: Classifier, images: Tensor) -> ClassifierOutput:
+    """Computes features and logits of uint8 images [N, C, H, W] on the device of the classifier.
+
+    The classifier must be in evaluation mode.
+    """
     device = next(classifier.parameters()).device
-    body = _folded(classifier.body)
-    features, logits = [], []
+    body = _fuse_batch_norm(classifier.body)
+    all_features, logits = [], []
     for chunk in images.split(_CHUNK):
         # channels last: convolutions of few channels run several times faster on a CPU
-        seen = body(to_float(chunk.to(device)).to(memory_format=torch.channels_last))
-        features.append(seen.cpu())
-        logits.append(classifier.head(seen).cpu())
-    return Judged(torch.cat(features), torch.cat(logits))
+        features = body(to_float(chunk.to(device)).to(memory_format=torch.channels_last))
+        all_features.append(features.cpu())
+        logits.append(classifier.head(features).cpu())
+    return ClassifierOutput(torch.cat(all_features), torch.cat(logits))
 
 
-def _folded(body: nn.Sequential) -> nn.Sequential:
-    """The same function with the normalisations multiplied into the convolutions before them: half the time on a CPU,
-    which spends it on reading and writing activations."""
+def _fuse_batch_norm(body: nn.Sequential) -> nn.Sequential:
+    """Folds each batch normalization into its convolution: half the time on a CPU, which is bound by memory traffic."""
     layers: list[nn.Module] = []
     for layer in body:
         if isinstance(layer, nn.BatchNorm2d):
@@ -100,61 +103,65 @@ def _folded(body: nn.Sequential) -> nn.Sequential:
 
 
 def load_classifier(data: DataSettings, announce: Callable[[str], None] = lambda text: None) -> Classifier:
-    """The classifier of a data set, in evaluation mode on the CPU.
+    """Loads the classifier of a data set, in evaluation mode on the CPU.
 
     Args:
-        data: the data set; for others than MNIST the first call trains for some minutes. For a single class nothing
-            is trained: its loss is zero from the start.
-        announce: told when that happens.
+        data: the data set. For a data set other than MNIST the first call trains the classifier, which takes minutes.
+            With a single class it keeps its fresh weights: the loss is zero from the start.
+        announce: receives progress messages.
 
     Raises:
-        DataError: the weights are damaged, or the training data is not there.
+        DataError: the weights are damaged, or the training data are absent.
     """
     if data.name == "mnist":
-        classifier = read_classifier(COMMITTED)
-        classifier.notes = _MNIST_TEST | classifier.notes
+        classifier = read_classifier(MNIST_CLASSIFIER)
+        classifier.metadata = _MNIST_TEST | classifier.metadata
         return classifier
-    from ganctl.training.evaluation.train_classifier import measured, to_bytes, train_and_test
+    from ganctl.training.evaluation.train_classifier import accuracy_metadata, serialize_classifier, train_and_test
 
     cache = cache_dir()
     path = cache / "classifiers" / f"{data_digest(data)}.safetensors" if cache else None
-    if (kept := read_cached(path, read_classifier, announce)) is not None:
-        if "test_majority" not in kept.notes:  # an earlier version wrote the file
-            kept.notes |= measured(kept, load_split(data, "test"))
-        return kept
+    if (cached := read_cached(path, read_classifier, announce)) is not None:
+        if "test_majority" not in cached.metadata:  # written by an earlier version
+            cached.metadata |= accuracy_metadata(cached, load_split(data, "test"))
+        return cached
     if len(load_split(data, "train").class_names) == 1:
         with torch.random.fork_rng():
             return train_and_test(data)[0].to(memory_format=torch.channels_last)
-    place = f", once; it will be kept in {path}" if path else ""
-    announce(f"training the classifier that scores {data.name}{place}")
-    with torch.random.fork_rng():  # a training run that asks for it must not notice
-        classifier, notes = train_and_test(data, announce=announce)
-    accuracy = float(notes["test_accuracy"])
-    announce(f"the classifier reads {accuracy:.1%} of the test images right; the scores are as good as that")
-    if (reason := write_cached(path, to_bytes(classifier, notes))) is not None:
-        announce(f"{reason}; the classifier cannot be kept, and the next run trains it again")
+    destination = f", once; it is cached in {path}" if path else ""
+    announce(f"training the classifier that scores {data.name}{destination}")
+    with torch.random.fork_rng():  # keeps the random state of a surrounding training run
+        classifier, metadata = train_and_test(data, announce=announce)
+    accuracy = float(metadata["test_accuracy"])
+    announce(f"the test accuracy of the classifier is {accuracy:.1%}; it limits the accuracy of the scores")
+    if (reason := write_cached(path, serialize_classifier(classifier, metadata))) is not None:
+        announce(f"{reason}; the classifier is not cached: the next run trains it again")
     return classifier.to(memory_format=torch.channels_last)
 
 
 def read_classifier(path: Path) -> Classifier:
-    """Reads weights that `train_classifier.save` wrote."""
+    """Reads a classifier that `train_classifier.save_classifier` wrote, in evaluation mode on the CPU.
+
+    Raises:
+        DataError: the file is damaged, or holds other weights.
+    """
     try:
-        weights, notes = load_file(path), classifier_notes(path)
+        weights, metadata = load_file(path), read_classifier_metadata(path)
         classes, inputs = weights["head.weight"].shape[0], weights["body.13.weight"].shape[1]
-        with torch.random.fork_rng(devices=[]):  # fresh weights must not use up the random numbers of a training run
+        with torch.random.fork_rng(devices=[]):  # keeps the random state of a surrounding training run
             classifier = Classifier(weights["body.0.weight"].shape[1], classes, inputs // 64)
         classifier.load_state_dict(weights)
-        if (expected := notes.get(DIGEST_NOTE)) not in (None, found := weights_digest(weights)):
-            raise ValueError(f"the weights have the SHA-256 {found}, expected {expected}")
+        if (expected := metadata.get(DIGEST_KEY)) not in (None, found := weights_digest(weights)):
+            raise ValueError(f"SHA-256 of the weights: found {found}, expected {expected}")
     except (SafetensorError, RuntimeError, KeyError, IndexError, ValueError) as error:
         raise DataError(
-            f"{path}: not the weights of the scoring classifier ({error}); delete it or reinstall"
+            f"{path}: expected the weights of the scoring classifier ({error}). Delete the file, or reinstall ganctl"
         ) from error
-    classifier.notes = notes
+    classifier.metadata = metadata
     return classifier.eval().to(memory_format=torch.channels_last)
 
 
-def classifier_notes(path: Path = COMMITTED) -> dict[str, str]:
-    """What is written beside the weights: data set, test accuracy, recipe."""
+def read_classifier_metadata(path: Path = MNIST_CLASSIFIER) -> dict[str, str]:
+    """Reads the metadata of a classifier file: data set, test accuracy, training recipe."""
     with safe_open(path, "pt") as file:
         return dict(file.metadata() or {})

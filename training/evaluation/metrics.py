@@ -1,11 +1,12 @@
-"""Distances between two sets of feature vectors, and the spread of one set's classes; float32 [N, F] in, plain numbers
-out. Nothing here knows of images.
+"""Metrics on feature vectors, logits and predicted classes: distances between two sets, and the spread of classes.
 
-- Fréchet distance: Heusel et al. 2017 (arXiv:1706.08500), eq. 6, here in the features of our own classifier.
+Features are float32 [N, F]; the scores are Python floats.
+
+- Fréchet distance: Heusel et al. 2017 (arXiv:1706.08500), eq. 6, with the features of the scoring classifier.
 - precision, recall: Kynkäänniemi et al. 2019 (arXiv:1904.06991), eqs. 1-3, k = 3.
 - density, coverage: Naeem et al. 2020 (arXiv:2002.09797), eqs. 4 and 6, k = 5.
-- Inception Score: Salimans et al. 2016 (arXiv:1606.03498), section 4, with the softmax of our own classifier.
-- class balance: Pielou's evenness (J. Theoretical Biology 13, 1966), the entropy of the classes' shares over ln K.
+- Inception Score: Salimans et al. 2016 (arXiv:1606.03498), section 4, with the softmax of the scoring classifier.
+- class balance: Pielou's evenness (J. Theoretical Biology 13, 1966), the entropy of the class shares over ln K.
 """
 
 import math
@@ -16,7 +17,7 @@ from torch import Tensor
 
 PRECISION_RECALL_K = 3
 DENSITY_COVERAGE_K = 5
-_ROWS = 500  # of a distance matrix held at a time: 500 × 10,000 float32 are 20 MB, and stay in a CPU's caches
+_ROWS = 500  # per block of the distance matrix: 500 × 10,000 float32 are 20 MB and fit into a CPU's caches
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,16 @@ class Gaussian:
 
     @staticmethod
     def fit(features: Tensor) -> "Gaussian":
-        """The Gaussian of features [N, F], N ≥ 2."""
+        """Fits a Gaussian to features [N, F], N ≥ 2."""
         values = features.double()
         return Gaussian(values.mean(dim=0), torch.cov(values.T))
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½).
+    """Fréchet distance of two Gaussians: ‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½).
 
-    The trace of the root is the sum of the roots of the eigenvalues of Σ_a^½ Σ_b Σ_a^½, which is symmetric and
-    positive semi-definite: no complex square root is needed, and no correction of one.
+    The trace of the matrix root is the sum of the square roots of the eigenvalues of Σ_a^½ Σ_b Σ_a^½. That matrix is
+    symmetric and positive semi-definite, so that no complex square root is needed.
     """
     values, vectors = torch.linalg.eigh(a.covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
@@ -47,50 +48,50 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 @dataclass(frozen=True)
-class Neighbourhoods:
-    """How far the k-th nearest neighbour of each real sample within its own set is, [N] for both k in use."""
+class NeighborRadii:
+    """Distance of each sample to its k-th nearest neighbor in its own set, [N] for each of the two values of k."""
 
     precision_recall: Tensor
     density_coverage: Tensor
 
     @staticmethod
-    def of(features: Tensor) -> "Neighbourhoods":
-        """Radii of the balls around each of the samples [N, F]; with fewer than k others, to the farthest of them."""
+    def of(features: Tensor) -> "NeighborRadii":
+        """Computes the radii for samples [N, F]; with N ≤ k, the distance to the farthest sample."""
         k = min(DENSITY_COVERAGE_K, len(features) - 1)
         smallest = torch.cat(
             [torch.cdist(rows, features).topk(k + 1, largest=False).values for rows in features.split(_ROWS)]
-        )  # the first is the sample itself, at 0
-        return Neighbourhoods(smallest[:, min(PRECISION_RECALL_K, k)], smallest[:, k])
+        )  # column 0 is the sample itself, at distance 0
+        return NeighborRadii(smallest[:, min(PRECISION_RECALL_K, k)], smallest[:, k])
 
 
-def manifold_scores(real: Tensor, balls: Neighbourhoods, fake: Tensor) -> dict[str, float]:
-    """precision, recall, density and coverage of `fake` [M, F] against `real` [N, F] with its neighbourhoods."""
-    fake_radii = Neighbourhoods.of(fake).precision_recall
-    inside = torch.zeros(len(fake), dtype=torch.bool)  # fakes within any real ball (k = 3)
-    balls_hit = torch.zeros(len(fake))  # real balls (k = 5) that each fake is within
+def manifold_scores(real: Tensor, radii: NeighborRadii, fake: Tensor) -> dict[str, float]:
+    """Computes precision, recall, density and coverage of `fake` [M, F] against `real` [N, F] with its radii."""
+    fake_radii = NeighborRadii.of(fake).precision_recall
+    inside = torch.zeros(len(fake), dtype=torch.bool)  # fakes within the radius of any real sample (k = 3)
+    num_containing = torch.zeros(len(fake))  # per fake: real samples whose radius (k = 5) contains it
     recalled, covered = [], []
     for start in range(0, len(real), _ROWS):
         rows = slice(start, start + _ROWS)
         distances = torch.cdist(real[rows], fake)
-        inside |= (distances <= balls.precision_recall[rows, None]).any(dim=0)
-        within = distances <= balls.density_coverage[rows, None]
-        balls_hit += within.float().sum(dim=0)  # sums of bool are slower
+        inside |= (distances <= radii.precision_recall[rows, None]).any(dim=0)
+        within = distances <= radii.density_coverage[rows, None]
+        num_containing += within.float().sum(dim=0)  # sums of bool are slower
         covered.append(within.any(dim=1))
         recalled.append((distances <= fake_radii).any(dim=1))
     return {
         "precision": inside.float().mean().item(),
         "recall": torch.cat(recalled).float().mean().item(),
-        "density": (balls_hit.mean() / DENSITY_COVERAGE_K).item(),
+        "density": (num_containing.mean() / DENSITY_COVERAGE_K).item(),
         "coverage": torch.cat(covered).float().mean().item(),
     }
 
 
 def inception_score(logits: Tensor) -> float:
-    """exp(E KL(p(y|x) ‖ p(y))) of logits [N, K], over all N at once: from 1 (every image is read alike) to K (every
-    image is read without doubt, and all classes are as frequent).
+    """Inception Score exp(E KL(p(y|x) ‖ p(y))) of logits [N, K], over all N at once.
 
-    The paper means over ten parts of 5,000 images each; smaller parts bias the score, so there is one here, as Barratt
-    and Sharma advise (arXiv:1801.01973).
+    It ranges from 1 (all images get the same prediction) to K (all predictions are certain, all classes equally
+    frequent). The paper averages over ten parts of 5,000 images. Smaller parts bias the score, so there is a single
+    part here, as Barratt and Sharma advise (arXiv:1801.01973).
     """
     log_p = logits.double().log_softmax(dim=1)
     log_marginal = log_p.logsumexp(dim=0) - math.log(len(logits))
@@ -98,8 +99,10 @@ def inception_score(logits: Tensor) -> float:
 
 
 def class_balance(predictions: Tensor, classes: int) -> float:
-    """How evenly predicted classes, int64 [N], spread over all K: the entropy of their shares over ln K, from 0 (one
-    class alone) to 1 (all as often). With a single class there is nothing to spread over: 1."""
+    """Evenness of predicted classes, int64 [N]: the entropy of their shares over ln K.
+
+    It ranges from 0 (a single class is predicted) to 1 (all K classes equally often). It is 1 if K is 1.
+    """
     if classes == 1:
         return 1.0
     shares = torch.bincount(predictions, minlength=classes).double() / len(predictions)

@@ -1,10 +1,8 @@
-"""Whether a generator repeats its training images: how near its images are to them, against how near images are that
-have never been trained on.
+"""Memorization check: compares the distances of generated and of held-out images to the nearest training images.
 
-The distance is the Euclidean one of pixels, to the nearest of all training images. Test images set the measure: a
-generator that has learnt the distribution is about as far away as they are, one that copies is far nearer. Nearest
-training neighbours as such a test: Meehan, Chaudhuri and Dasgupta 2020 (arXiv:2004.05675), who compare the ranks of the
-same two sets of distances.
+The distance is Euclidean, in pixels. A generator that has learned the distribution is about as far from its training
+images as test images are; one that copies them is much closer. Meehan, Chaudhuri and Dasgupta 2020 (arXiv:2004.05675)
+test the same two sets of distances by their ranks.
 """
 
 from typing import Any
@@ -14,66 +12,69 @@ from torch import Tensor
 
 from ganctl.training.data.base import ImageSet
 from ganctl.training.evaluation.cache import TensorCache, images_digest
-from ganctl.training.evaluation.reference_stats import different, some
-from ganctl.training.evaluation.validity import few_images
+from ganctl.training.evaluation.reference_stats import count_distinct, subsample
+from ganctl.training.evaluation.validity import too_few_images
 
-SAMPLE = 1000  # images of each side: 1,000 × 55,000 distances are a second's work
+SAMPLE = 1000  # images of each set: 1,000 × 55,000 distances take about a second
 QUANTILE = 0.01
-SUSPECT = 0.05  # of images nearer than that quantile: five times as many as of test images
-_ROWS = 5000  # training images at a time
+SUSPECT = 0.05  # share of generated images closer than that quantile: five times the share of test images
+_ROWS = 5000  # training images per block
 
 
-class Memorisation:
-    """Compares fakes with the training images; see `check`."""
+class MemorizationDetector:
+    """Compares generated images with the training images; see `check`."""
 
-    def __init__(self, train: ImageSet, held_out: ImageSet, store: TensorCache | None = None) -> None:
-        """`train` is what generators learnt from, `held_out` what they have not seen; `store` keeps its distances."""
+    def __init__(self, train: ImageSet, held_out: ImageSet, cache: TensorCache | None = None) -> None:
+        """`held_out` images are the reference for images not trained on; `cache` stores their distances."""
         self._train = train.images
-        reference = some(held_out.images, SAMPLE)
-        self._variety = different(reference)
+        reference = subsample(held_out.images, SAMPLE)
+        self._distinct_images = count_distinct(reference)
 
         def compute() -> dict[str, Tensor]:
-            return {"distances": nearest(reference, self._train)}
+            return {"distances": nearest_distances(reference, self._train)}
 
-        if store is None:
+        if cache is None:
             self._expected = compute()["distances"]
         else:
-            facts = {"what": "memorisation", "train": images_digest(self._train), "held_out": images_digest(reference)}
-            self._expected = store.get_or_compute(facts, compute)["distances"]
+            inputs = {"what": "memorisation", "train": images_digest(self._train), "held_out": images_digest(reference)}
+            self._expected = cache.get_or_compute(inputs, compute)["distances"]
 
     def check(self, fakes: Tensor) -> dict[str, Any]:
-        """Compares generated images, uint8 [N, C, H, W], of which a sample is taken.
+        """Compares up to SAMPLE of the generated images, uint8 [N, C, H, W], with the training images.
 
         Returns:
-            Of fewer than 200 fakes or different held-out images all but n is None: one near image would decide.
-            ratio: median distance of the fakes over that of test images; 0 for copies, about 1 for new images.
-            share_closer: how many of the fakes are nearer than 99 % of the test images are.
-            flagged: whether that share is 5 % or more.
-            n: how many fakes were looked at.
+            ratio: median distance of the generated images over that of the test images; 0 for copies, about 1 for new
+                images.
+            share_closer: share of generated images that are closer than 99 % of the test images.
+            flagged: True if share_closer is 5 % or more.
+            num_images: number of compared images.
+
+            With fewer than 200 generated or distinct held-out images a single close image would decide: all values
+            but num_images are then None.
         """
-        fakes = some(fakes, SAMPLE)
-        if few_images(len(fakes), self._variety):
+        fakes = subsample(fakes, SAMPLE)
+        if too_few_images(len(fakes), self._distinct_images):
             return {"ratio": None, "share_closer": None, "flagged": None, "num_images": len(fakes)}
-        distances = nearest(fakes, self._train)
+        distances = nearest_distances(fakes, self._train)
         limit = self._expected.quantile(QUANTILE)
         share = (distances <= limit).float().mean().item()
-        # repeated images in the data may leave nothing to divide by
+        # the median is 0 if most held-out images are also training images
         ratio = (distances.median() / self._expected.median().clamp(min=1e-6)).item()
         return {"ratio": ratio, "share_closer": share, "flagged": share >= SUSPECT, "num_images": len(distances)}
 
 
-def nearest(images: Tensor, among: Tensor) -> Tensor:
-    """The distance of each of the uint8 images [N, C, H, W] to the nearest of `among` [M, C, H, W]; float32 [N].
+def nearest_distances(images: Tensor, candidates: Tensor) -> Tensor:
+    """Euclidean distance of each uint8 image [N, C, H, W] to the nearest of `candidates` [M, C, H, W], float32 [N].
 
-    The nearest is found with ‖a‖² + ‖b‖² − 2 a·b, whose rounding is harmless for the search; its distance is then
-    computed from the differences, so that a copy is at 0.
+    The search uses ‖a‖² + ‖b‖² − 2 a·b, whose rounding does not matter there. The distance to the image found is
+    computed from the differences, so that a copy has a distance of exactly 0.
     """
-    wanted = images.flatten(1).float()
-    least = torch.full((len(wanted),), torch.inf)
-    where = torch.zeros(len(wanted), dtype=torch.int64)
-    for start in range(0, len(among), _ROWS):
-        rows = among[start : start + _ROWS].flatten(1).float()
-        values, places = torch.addmm(rows.square().sum(dim=1)[None], wanted, rows.T, alpha=-2).min(dim=1)
-        where = torch.where(values < least, places + start, where)
-        least = torch.minimum(values, least)
-    return (wanted - among[where].flatten(1).float()).square().sum(dim=1).sqrt()
+    queries = images.flatten(1).float()
+    smallest = torch.full((len(queries),), torch.inf)
+    nearest = torch.zeros(len(queries), dtype=torch.int64)
+    for start in range(0, len(candidates), _ROWS):
+        rows = candidates[start : start + _ROWS].flatten(1).float()
+        values, indices = torch.addmm(rows.square().sum(dim=1)[None], queries, rows.T, alpha=-2).min(dim=1)
+        nearest = torch.where(values < smallest, indices + start, nearest)
+        smallest = torch.minimum(values, smallest)
+    return (queries - candidates[nearest].flatten(1).float()).square().sum(dim=1).sqrt()

@@ -1,1 +1,1 @@
-"""Generated images: sources, interpolation, pictures."""
+"""Generated images: the sources that draw them, interpolation of latents and labels, and picture files."""

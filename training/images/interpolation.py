@@ -7,18 +7,21 @@ from ganctl.common.interpolation import segments, walk
 
 
 def walk_latents(keyframes: Tensor, frames: int) -> Tensor:
-    """Latents of a closed walk through `keyframes` float32 [K, D]: float32 [frames, D]."""
+    """Interpolates a closed walk through the latents `keyframes`, float32 [K, D]: float32 [frames, D]."""
     return torch.from_numpy(walk(keyframes.numpy(), frames))
 
 
 def walk_labels(keyframes: Tensor, classes: int, frames: int) -> Tensor:
-    """Shares of the classes along a closed walk through the labels `keyframes`, int64 [K]: float32 [frames, classes].
+    """Interpolates class weights along a closed walk through the labels `keyframes`, int64 [K].
 
-    A label becomes the next one as a mixture of both.
+    Between two keyframes the weights are a linear mixture of both labels.
+
+    Returns:
+        float32 [frames, classes]; each row sums to 1.
     """
-    origin, share = map(torch.from_numpy, segments(len(keyframes), frames))
-    shares = torch.zeros(frames, classes)
+    origin, progress = map(torch.from_numpy, segments(len(keyframes), frames))
+    weights = torch.zeros(frames, classes)
     rows = torch.arange(frames)
-    shares[rows, keyframes[origin]] = (1 - share).float()
-    shares[rows, keyframes[(origin + 1) % len(keyframes)]] += share.float()
-    return shares
+    weights[rows, keyframes[origin]] = (1 - progress).float()
+    weights[rows, keyframes[(origin + 1) % len(keyframes)]] += progress.float()
+    return weights

@@ -1,4 +1,4 @@
-"""Images as pictures: tiles of a grid, pixels enlarged to squares that a person sees, and films of pictures."""
+"""Converts image arrays into picture and film files: tiles, enlarges and encodes them."""
 
 import io
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ ENLARGEMENT = 2
 
 
 def tile(images: NDArray[np.uint8], *, columns: int) -> NDArray[np.uint8]:
-    """Images [N, C, H, W] row by row as one picture [rows · H, columns · W, C]; a last row may end in black."""
+    """Arranges images [N, C, H, W] row by row in one picture [rows · H, columns · W, C]; empty tiles are black."""
     return pixels.tile(images.transpose(0, 2, 3, 1), columns)
 
 
 def to_picture(image: NDArray[np.uint8], enlargement: int = 1) -> Image.Image:
-    """A Pillow image of pixels [H, W, C] with one or three channels, each pixel `enlargement` wide and high."""
+    """Converts pixels [H, W, 1 or 3] to a Pillow image; each pixel becomes a square of `enlargement` pixels."""
     image = pixels.enlarge(image, enlargement)
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
 def encode(picture: Image.Image, kind: str) -> bytes:
-    """A picture as the bytes of a PNG or a lossless WebP file.
+    """Encodes a picture as a PNG or a lossless WebP file.
 
-    In memory: Pillow's own writing to a file does not say why the disk refused it.
+    In memory, because Pillow hides the cause of a failed write to a file.
     """
     buffer = io.BytesIO()
     options: dict[str, Any] = {"lossless": True} if kind.upper() == "WEBP" else {}
@@ -36,15 +36,15 @@ def encode(picture: Image.Image, kind: str) -> bytes:
 
 
 def encode_film(frames: Sequence[Image.Image], *, kind: str = "GIF", durations: int | list[int]) -> bytes:
-    """Pictures of one size as the bytes of a film that begins anew for ever.
+    """Encodes pictures of one size as an endlessly repeated film.
 
     Args:
-        frames: one or more; a GIF has 256 colours a frame (greys stay exact), a WebP is lossless.
+        frames: one or more pictures; a GIF has 256 colors per frame (grays stay exact), a WebP is lossless.
         kind: GIF or WEBP.
-        durations: milliseconds of each frame, or of all.
+        durations: milliseconds of each frame, or of all frames.
     """
     options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
-    first, *others = frames
+    first, *rest = frames
     buffer = io.BytesIO()
-    first.save(buffer, kind, save_all=True, append_images=others, duration=durations, loop=0, **options)
+    first.save(buffer, kind, save_all=True, append_images=rest, duration=durations, loop=0, **options)
     return buffer.getvalue()

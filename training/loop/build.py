@@ -1,4 +1,4 @@
-"""From settings to the parts of a run: device, number format, data, networks, step. `trainer.py` moves them."""
+"""Builds the parts of a run from its settings: device, number format, data, networks, step."""
 
 import copy
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ from ganctl.training.errors import ConfigError
 from ganctl.training.loop.precision_trial import fastest_on_cpu
 from ganctl.training.models.base import ImageShape
 from ganctl.training.models.build import build_discriminator, build_generator
-from ganctl.training.step.cuda_graph import StepRunner, why_eager
+from ganctl.training.step.cuda_graph import StepRunner, find_eager_reason
 from ganctl.training.step.step import Step
 
-_BATCH_ON_CUDA, _BATCH_ON_CPU = 256, 64  # what `auto` means, as in the tutorial
+_BATCH_ON_CUDA, _BATCH_ON_CPU = 256, 64  # the batch size `auto`, as in the tutorial
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a run. In `config` every `auto` that decides what is computed has become a value."""
+    """The parts of a run. In `config` every `auto` that affects the computation is resolved to a value."""
 
     config: Config
     device: torch.device
@@ -34,23 +34,23 @@ class Parts:
     class_names: tuple[str, ...]
     class_images: tuple[int, ...]  # training images of each class
     shape: ImageShape
-    data: dict[str, Any]  # what tells the data from other data, as JSON
+    data_identity: dict[str, Any]  # class names, image shape and digest of the training data, as JSON
     batch_size: int  # over all ranks
     batches: Batches
     step: Step
-    update: StepRunner
+    step_runner: StepRunner
 
     def describe(self, ranks: Ranks) -> dict[str, Any]:
-        """What is going to be trained, in numbers."""
+        """Returns the numbers of the planned run, and the reason of each automatic choice."""
         parameters = _parameter_counts(self.step)
         return {
             "device": str(self.device),
             "precision": self.precision.name,
             "precision_reason": self.precision.reason,
-            "cuda_graph": self.update.eager is None,
-            "cuda_graph_reason": self.update.eager or "a replay costs less than launching each kernel",
+            "cuda_graph": self.step_runner.eager_reason is None,
+            "cuda_graph_reason": self.step_runner.eager_reason or "a replay costs less than launching each kernel",
             "gradients": type(self.step.objective.backend).__name__,
-            "gradients_reason": self.step.objective.reason or "hand-derived gradients take fewer passes",
+            "gradients_reason": self.step.objective.autograd_reason or "hand-derived gradients take fewer passes",
             "ranks": ranks.size,
             "generator_parameters": parameters["generator"],
             "discriminator_parameters": parameters["discriminator"],
@@ -65,12 +65,12 @@ class Parts:
         }
 
     def estimate_memory(self, ranks: Ranks) -> dict[str, int]:
-        """An estimate of one rank's memory, in bytes; it runs both networks once."""
+        """Estimates the memory of one rank, in bytes; runs both networks once."""
         parameters = _parameter_counts(self.step)
-        # weights, gradients and two moments of both networks, and the average
+        # float32: weights, gradients and two Adam moments of both networks, and the EMA
         weights = 4 * (4 * sum(parameters.values()) + parameters["generator"])
-        data = self.batches.resident_bytes
-        # what the larger phase keeps for its backward pass
+        data = self.batches.device_bytes
+        # saved by the larger phase for its backward pass
         activations = self.batch_size // ranks.size * _activation_bytes(self.step, self.shape)
         return {
             "state_bytes": weights,
@@ -81,21 +81,23 @@ class Parts:
 
 
 def build_parts(config: Config, ranks: Ranks) -> Parts:
-    """Builds everything that a run needs. Networks begin with the same weights on every rank.
+    """Builds all parts of a run. The networks start with the same weights on every rank.
 
     Raises:
         ConfigError, DataError: the settings do not fit the data, the ranks or this machine.
     """
     device = choose_device(config.train.device, ranks)
     if device.type == "cuda" and ranks.size > 1:
-        torch.cuda.set_device(device)  # where NCCL, and what names no device, is to be
+        torch.cuda.set_device(device)  # for NCCL, and for tensors on plain "cuda"
     check_precision(config, device)
     set_tf32(config.train.tf32)
-    ranks.on_first(lambda: len(load_split(config.data, "train")))  # where it must be fetched or read, once
+    ranks.on_first(
+        lambda: len(load_split(config.data, "train"))
+    )  # the first rank downloads or decodes it into the cache
     data = load_split(config.data, "train")
-    facts = {"class_names": list(data.class_names), "shape": list(data.shape), "digest": data.digest()}
-    if ranks.size > 1:  # machines may differ in what is on their disks, and in their GPUs
-        ranks.assert_equal_across_ranks("the training images", facts)
+    identity = {"class_names": list(data.class_names), "shape": list(data.shape), "digest": data.digest()}
+    if ranks.size > 1:  # machines may differ in their files and their GPUs
+        ranks.assert_equal_across_ranks("the training images", identity)
     batch_size = _batch_size(config, device, ranks, len(data))
     precision = choose_precision(
         config, device, fastest_on_cpu=lambda: fastest_on_cpu(config, data, batch=batch_size // ranks.size, ranks=ranks)
@@ -109,12 +111,12 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
     generator = build_generator(config.model, shape, classes).to(device)
     discriminator = build_discriminator(config.model, shape, classes).to(device)
     if batch_size == 1 and any(isinstance(m, _BatchNorm) for net in (generator, discriminator) for m in net.modules()):
-        raise ConfigError(["train.batch_size = 1: batch normalisation needs two images or more at a time."])
+        raise ConfigError(["train.batch_size = 1: batch normalization needs two images or more. Raise it."])
     if ranks.size > 1:
         ranks.assert_equal_across_ranks(
             "the first weights", [fingerprint(n.state_dict().values()) for n in (generator, discriminator)]
         )
-    torch.manual_seed(seed + ranks.rank)  # what a network of one's own draws by itself differs from rank to rank
+    torch.manual_seed(seed + ranks.rank)  # random numbers that a custom network draws differ between ranks
     batches = Batches(
         data,
         batch_size=batch_size,
@@ -122,21 +124,21 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
         device=device,
         rank=ranks.rank,
         ranks=ranks.size,
-        resident=config.data.on_device,
+        on_device=config.data.on_device,
         workers=worker_count(config.data),
     )
-    eager = why_eager(config, device, ranks)
+    eager = find_eager_reason(config, device, ranks)
     step = Step(
         config, generator, discriminator, device, precision=precision, ranks=ranks, capturable=eager is None
     )  # fmt: skip
-    update = StepRunner(step, batches.gather, eager=eager)
+    step_runner = StepRunner(step, batches.gather, eager_reason=eager)
     counts = tuple(torch.bincount(data.labels, minlength=classes).tolist())
     names = data.class_names
-    return Parts(config, device, precision, names, counts, shape, facts, batch_size, batches, step, update)
+    return Parts(config, device, precision, names, counts, shape, identity, batch_size, batches, step, step_runner)
 
 
 def check_ranks(config: Config, ranks: int) -> None:
-    """Tells before so many ranks of this machine are started what they would stumble over.
+    """Checks the settings for a number of ranks on this machine, before the ranks are started.
 
     Raises:
         ConfigError, DataError: as `build_parts`.
@@ -147,17 +149,17 @@ def check_ranks(config: Config, ranks: int) -> None:
 
 
 def _batch_size(config: Config, device: torch.device, ranks: Ranks, images: int) -> int:
-    asked = config.train.batch_size
+    setting = config.train.batch_size
     automatic = (_BATCH_ON_CUDA if device.type == "cuda" else _BATCH_ON_CPU) // ranks.size * ranks.size
-    size = max(ranks.size, automatic) if asked == "auto" else asked
+    size = max(ranks.size, automatic) if setting == "auto" else setting
     if size > images:
-        advice = f"Give --batch-size {images}, or add images."
-        raise ConfigError([f"train.batch_size = {size}: there are only {images} training images. {advice}"])
+        hint = f"Give --batch-size {images}, or add images."
+        raise ConfigError([f"train.batch_size = {size}: there are only {images} training images. {hint}"])
     if size % ranks.size:
-        below = size // ranks.size * ranks.size
-        near = " or ".join(str(n) for n in (below, below + ranks.size) if n)
+        lower = size // ranks.size * ranks.size
+        multiples = " or ".join(str(n) for n in (lower, lower + ranks.size) if n)
         raise ConfigError(
-            [f"train.batch_size = {size}: {ranks.size} ranks cannot share it equally; take {near}, or other ranks."]
+            [f"train.batch_size = {size}: expected a multiple of the {ranks.size} ranks. Give {multiples}."]
         )
     return size
 
@@ -167,25 +169,27 @@ def _parameter_counts(step: Step) -> dict[str, int]:
 
 
 def _activation_bytes(step: Step, shape: ImageShape) -> int:
-    """What autograd keeps of a discriminator's pass over an image and its pair and of a generator's over one, the
-    larger; a second derivative keeps about as much again. By trying copies of the networks: without storage, on "meta",
-    that would take no memory, but import PyTorch's compiler, a second of start-up."""
-    # a normalisation that trains would ask other ranks
+    """Returns the bytes per image that autograd saves in the larger phase; a second derivative doubles them.
+
+    Measured on copies of the networks: a discriminator pass over two images, a generator pass over one image. The
+    device "meta" would need no memory, but it imports PyTorch's compiler, which adds a second of start-up.
+    """
+    # eval: batch normalization in training mode would communicate with other ranks
     generator, discriminator = (copy.deepcopy(net).eval() for net in (step.generator, step.discriminator))
     weights = {tensor.data_ptr() for net in (generator, discriminator) for tensor in net.state_dict().values()}
-    device, kept = step.device, 0
+    device, saved = step.device, 0
 
     def count(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        kept += 0 if tensor.data_ptr() in weights else tensor.nbytes
+        nonlocal saved
+        saved += 0 if tensor.data_ptr() in weights else tensor.nbytes
         return tensor
 
     labels = (torch.zeros(1, dtype=torch.int64, device=device),) if step.generator.conditional else ()
-    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with forked, torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    random_fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with random_fork, torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         discriminator(torch.zeros(2, *shape, device=device), *(label.repeat(2) for label in labels))
-        discriminators = kept * (2 if step.penalised else 1)
-        kept = 0
+        discriminator_bytes = saved * (2 if step.has_gradient_penalty else 1)
+        saved = 0
         images = generator(torch.zeros(1, step.generator.latent_dim, device=device), *labels)
         discriminator(images, *labels)
-    return max(discriminators, kept)
+    return max(discriminator_bytes, saved)

@@ -1,4 +1,4 @@
-"""What callbacks have asked the loop for, and what ended a run."""
+"""Holds the open requests of callbacks, and the result of a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from ganctl.training.distributed.ranks import Ranks
 
 @dataclass
 class LoopControl:
-    """Open requests of this rank's callbacks; after `agree`, those of all ranks."""
+    """Stop, evaluation and checkpoint requests: of this rank; after `agree`, of all ranks."""
 
     stop: str = ""  # the reason
     evaluate_at_stop: bool = True
@@ -18,31 +18,36 @@ class LoopControl:
     checkpoint: bool = False
 
     def request_stop(self, reason: str, *, evaluate: bool) -> None:
-        """The first reason counts; one that cannot wait for an evaluation (a signal) outweighs those that can."""
+        """Requests a stop. The first reason counts, unless a later one (a signal) needs no evaluation."""
         if not self.stop or (self.evaluate_at_stop and not evaluate):
             self.stop, self.evaluate_at_stop = reason, evaluate
 
     def agree(self, ranks: Ranks, duration: ResolvedDuration) -> None:
-        """Makes every rank want what any rank wants: none may leave the loop, or wait, alone. The first rank's
-        measurement of the duration becomes everybody's."""
+        """Combines the requests of all ranks, so that no rank leaves the loop or waits alone.
+
+        The first rank's measured duration, in images, becomes that of every rank.
+        """
         if ranks.size == 1:
             return
-        wanted = [bool(self.stop), self.evaluation, self.checkpoint, duration.images or 0]
-        stop, evaluation, checkpoint, images = ranks.all_reduce_max(wanted)
+        requested = [bool(self.stop), self.evaluation, self.checkpoint, duration.images or 0]
+        stop, evaluation, checkpoint, images = ranks.all_reduce_max(requested)
         self.evaluation, self.checkpoint, duration.images = bool(evaluation), bool(checkpoint), images or None
         if stop:
-            asked = ranks.gather((self.stop, self.evaluate_at_stop))
+            stops = ranks.all_gather_object((self.stop, self.evaluate_at_stop))
             self.stop, self.evaluate_at_stop = "", True
-            for reason, evaluate in asked:
+            for reason, evaluate in stops:
                 if reason:
                     self.request_stop(reason, evaluate=evaluate)
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended. `metrics` are the scores on the split that `metrics["split"]` names: of the best checkpoint on
-    the test set where the run is complete, of the last evaluation on the validation split where a limit stopped it.
-    Only the first rank has the files and the test scores."""
+    """The result of a run.
+
+    `metrics` are scores on the split `metrics["split"]`. A complete run has the scores of its best checkpoint on the
+    test split; a limited run has those of its last evaluation on the validation split. Only the first rank has the
+    files and the test scores.
+    """
 
     run_dir: Path
     steps: int

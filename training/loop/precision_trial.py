@@ -1,8 +1,8 @@
 """Chooses fp32 or bf16 on a CPU, for `train.precision = "auto"`, by timing a few training steps in each format.
 
 A list of instruction sets is no substitute: bf16 is faster on a CPU with AMX, on some with AVX-512 BF16, and for some
-networks only. The steps run in turns on networks of their own, so that nothing of the run changes. The result is kept
-in the user's cache by machine and step, and later runs take it from there.
+networks only. The steps alternate between the formats and use separate networks, so that the run does not change. The
+result is cached by machine and step, and later runs reuse it.
 """
 
 import hashlib
@@ -21,20 +21,20 @@ from ganctl.training.config.cache_dir import cache_dir, read_cached, write_cache
 from ganctl.training.config.schema import Config
 from ganctl.training.data.base import ImageSet
 from ganctl.training.device.precision import Precision
-from ganctl.training.distributed.ranks import Ranks, kept_random_states
+from ganctl.training.distributed.ranks import Ranks, preserve_random_states
 from ganctl.training.models.base import ImageShape
 from ganctl.training.models.build import build_discriminator, build_generator
 from ganctl.training.step.step import Step
 
 FORMATS = ("fp32", "bf16")
 GAIN = 1.1  # bf16 must be this many times as fast: less may be noise, and fp32 rounds less
-_SECONDS = 0.6  # for all steps after the first ones
-_FEWEST = 4  # images of the first steps
-_GROWTH = 4  # from one number of images to the next
+_SECONDS = 0.6  # for all timed steps
+_FIRST_IMAGES = 4  # images per step at first
+_GROWTH = 4  # factor from one number of images per step to the next
 _STEADY = 1.25  # the median step takes at most this many times the fastest one, unless the machine is busy
-_TRAIN_SETTINGS = ("first", "n_critic", "reuse_fakes")  # of the section `train`, those that change a step
+_TRAIN_SETTINGS = ("first_update", "n_critic", "reuse_fakes")  # settings of `train` that change a step
 
-RunStep = Callable[[str, int], None]  # one step in a format, on so many images
+RunStep = Callable[[str, int], None]  # runs one step: (format, number of images)
 
 
 @dataclass(frozen=True)
@@ -46,57 +46,56 @@ class Trial:
 
     @property
     def gain(self) -> float:
-        """How many times as fast as fp32 a step in bf16 is."""
+        """The speed of a bf16 step relative to fp32."""
         return self.seconds["fp32"] / self.seconds["bf16"]
 
     @property
     def fastest(self) -> str:
-        """bf16 where it wins by more than noise, else fp32."""
+        """The faster format: bf16 where it wins by more than noise, else fp32."""
         return "bf16" if self.gain >= GAIN else "fp32"
 
     @property
     def reason(self) -> str:
-        """Why the format is taken, for a person."""
+        """The measured times, as the reason of the choice."""
         times = " and ".join(f"{1000 * self.seconds[name]:.3g} ms in {name}" for name in FORMATS)
-        told = f"a trial step on {self.images} images takes a thread {times}"
-        return f"{told}: {self.gain:.2f} times as fast" + ("" if self.gain >= GAIN else f", below {GAIN:g}")
+        measured = f"a trial step on {self.images} images takes one thread {times}"
+        return f"{measured}: {self.gain:.2f} times as fast" + ("" if self.gain >= GAIN else f", below {GAIN:g}")
 
 
 def fastest_on_cpu(config: Config, data: ImageSet, *, batch: int, ranks: Ranks) -> Precision:
-    """The format in which a CPU trains fastest: bf16 from `GAIN` on, else fp32. All ranks take the same one.
+    """Returns the fastest format of this CPU, the same on all ranks: bf16 from a gain of `GAIN` on, else fp32.
 
     Args:
-        config: the settings, `train.precision` aside.
+        config: the settings; `train.precision` is not read.
         data: the training images; the steps use the first ones.
-        batch: images of this rank's share of a batch.
-        ranks: the processes that train together; each times its own steps, and the slowest decides.
+        batch: images per step on this rank.
+        ranks: the training processes. Each times its own steps, and the slowest decides.
     """
     path = _file(config, data, batch, ranks)
-    if (kept := ranks.broadcast(read_cached(path, _read) if ranks.first else None)) is not None:
-        return Precision(kept.fastest, "cpu", f"{kept.reason} (timed by an earlier run)")
+    if (cached := ranks.broadcast(read_cached(path, _read) if ranks.first else None)) is not None:
+        return Precision(cached.fastest, "cpu", f"{cached.reason} (timed by an earlier run)")
     trial, steady, failure = None, False, None
     try:
         trial, steady = time_step(_steps(config, data), batch)
-    except Exception as error:  # whatever a network of one's own raises in bf16; what it raises in fp32 comes again
+    except Exception as error:  # a custom network may raise anything in bf16; an fp32 error recurs in training
         failure = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    trials, steadys, failures = zip(*ranks.gather((trial, steady, failure)), strict=True)
+    trials, steady_flags, failures = zip(*ranks.all_gather_object((trial, steady, failure)), strict=True)
     if any(failures):
         return Precision("fp32", "cpu", f"a trial step fails: {next(filter(None, failures))}")
     slowest: Trial = max(trials, key=lambda trial: trial.seconds["fp32"] / trial.images)
-    if ranks.first and all(steadys):  # what a busy machine shows is not kept
+    if ranks.first and all(steady_flags):  # times of a busy machine are not cached
         write_cached(path, json.dumps(asdict(slowest)).encode())
     return Precision(slowest.fastest, "cpu", slowest.reason)
 
 
 def time_step(run: RunStep, batch: int) -> tuple[Trial, bool]:
-    """Times `run(format, images)` in each format, in turns, for less than a second (two steps of each where a single
-    step takes longer).
+    """Times `run(format, images)` in each format, in turns, for less than a second, or two slow steps of each.
 
     The time is the CPU time of a single thread. Other processes change it little, while they may slow a step of several
     threads ten times, now in one format, now in the other.
 
     Args:
-        run: does one step in a format, on a number of images.
+        run: runs one step in a format on a number of images.
         batch: images of a training step.
 
     Returns:
@@ -111,43 +110,46 @@ def time_step(run: RunStep, batch: int) -> tuple[Trial, bool]:
 
 
 def _time_in_turns(run: RunStep, batch: int) -> tuple[Trial, bool]:
-    """As `time_step`. The number of images grows to `batch` as far as the time allows, since formats differ less on few
-    images. The first step on each number is not counted: libraries prepare their kernels in it."""
-    _time_each(run, min(batch, _FEWEST))  # the first one loads libraries, and counts for nothing
-    ends = time.thread_time() + _SECONDS
-    images, found = 0, {name: [0.0] for name in FORMATS}
+    """Implements `time_step` on one thread.
+
+    The number of images grows towards `batch` while time allows, since formats differ less on few images. The first
+    step on each number of images is not counted: libraries prepare their kernels in it.
+    """
+    _time_each(run, min(batch, _FIRST_IMAGES))  # not counted: the first step loads libraries
+    deadline = time.thread_time() + _SECONDS
+    images, timings = 0, {name: [0.0] for name in FORMATS}
     while images < batch:
-        larger = min(batch, max(_FEWEST, images * _GROWTH))
-        expected = sum(times[0] for times in found.values()) * larger / max(1, images)  # at most
-        if time.thread_time() + 2 * expected > ends:
+        larger = min(batch, max(_FIRST_IMAGES, images * _GROWTH))
+        expected = sum(times[0] for times in timings.values()) * larger / max(1, images)  # an upper bound
+        if time.thread_time() + 2 * expected > deadline:
             break
         images = larger
-        if images > _FEWEST:
+        if images > _FIRST_IMAGES:
             _time_each(run, images)
-        found = {name: [seconds] for name, seconds in _time_each(run, images).items()}
-    while time.thread_time() + sum(times[-1] for times in found.values()) < ends:
+        timings = {name: [seconds] for name, seconds in _time_each(run, images).items()}
+    while time.thread_time() + sum(times[-1] for times in timings.values()) < deadline:
         for name, seconds in _time_each(run, images).items():
-            found[name].append(seconds)
-    steady = all(statistics.median(times) <= _STEADY * min(times) for times in found.values())
-    return Trial({name: min(times) for name, times in found.items()}, images), steady
+            timings[name].append(seconds)
+    steady = all(statistics.median(times) <= _STEADY * min(times) for times in timings.values())
+    return Trial({name: min(times) for name, times in timings.items()}, images), steady
 
 
 def _time_each(run: RunStep, images: int) -> dict[str, float]:
-    """The CPU seconds of one step in each format."""
+    """Returns the CPU seconds of one step in each format."""
     seconds = {}
     for name in FORMATS:
-        began = time.thread_time()
+        start = time.thread_time()
         run(name, images)
-        seconds[name] = time.thread_time() - began
+        seconds[name] = time.thread_time() - start
     return seconds
 
 
 def _steps(config: Config, data: ImageSet) -> RunStep:
-    """Steps of networks that are like the run's; the global random states stay as they are."""
+    """Builds networks like those of the run and returns a function that steps them; keeps the global random state."""
     device, shape = torch.device("cpu"), ImageShape(*data.shape)
 
     def build(name: str) -> Step:
-        with kept_random_states(device):
+        with preserve_random_states(device):
             torch.manual_seed(config.train.seed)
             generator = build_generator(config.model, shape, len(data.class_names))
             discriminator = build_discriminator(config.model, shape, len(data.class_names))
@@ -156,7 +158,7 @@ def _steps(config: Config, data: ImageSet) -> RunStep:
     steps = {name: build(name) for name in FORMATS}
 
     def run(name: str, images: int) -> None:
-        with kept_random_states(device):  # networks with dropout, say
+        with preserve_random_states(device):  # dropout draws random numbers
             for step in range(config.train.n_critic):  # the generator is updated in the last of them
                 steps[name](data.images[:images], data.labels[:images], step=step, progress=0.0)
 
@@ -164,14 +166,14 @@ def _steps(config: Config, data: ImageSet) -> RunStep:
 
 
 def _file(config: Config, data: ImageSet, batch: int, ranks: Ranks) -> Path | None:
-    """The cache's file for this step on this machine; None where there is no cache."""
+    """Returns the cache file of this step on this machine; None without a cache."""
     if (folder := cache_dir()) is None:
         return None
     settings = config.model_dump(mode="json", include={"model", "loss", "optimizer", "train"})
     step = {name: value for name, value in settings["train"].items() if name in _TRAIN_SETTINGS}
     machine = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else platform.processor()
     facts = [
-        "1",  # to be raised where the meaning of a trial changes
+        "1",  # cache version: raise it when the meaning of a trial changes
         {name: settings[name] for name in ("model", "loss", "optimizer")} | step,
         [batch, ranks.size, data.shape, len(data.class_names)],
         [dict(machine) if isinstance(machine, Mapping) else machine, torch.get_num_threads(), torch.__version__],
@@ -180,8 +182,8 @@ def _file(config: Config, data: ImageSet, batch: int, ranks: Ranks) -> Path | No
 
 
 def _read(path: Path) -> Trial:
-    kept = json.loads(path.read_bytes())
-    trial = Trial({name: float(kept["seconds"][name]) for name in FORMATS}, int(kept["images"]))
+    stored = json.loads(path.read_bytes())
+    trial = Trial({name: float(stored["seconds"][name]) for name in FORMATS}, int(stored["images"]))
     if not all(0 < seconds < math.inf for seconds in trial.seconds.values()):
-        raise ValueError(f"its times are {trial.seconds}")
+        raise ValueError(f"times: found {trial.seconds}, expected finite positive seconds")
     return trial

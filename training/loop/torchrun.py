@@ -1,8 +1,7 @@
-"""`--nproc`: the same command as several processes of this machine, under torchrun's elastic agent.
+"""Runs `train --nproc` as several ranks of this machine, under torchrun's elastic agent.
 
-The agent watches the ranks: where one dies, it ends the others. A rank that was killed (out of memory, a lost node)
-has all of them started again from the run's last checkpoint; one that ended with an error of its own would only do so
-again, and ends the run.
+When a rank dies, the agent ends the others. A killed rank (out of memory, a lost node) restarts all ranks from the last
+checkpoint of the run. A rank that exits with an error would fail again, so it ends the run.
 """
 
 import fcntl
@@ -29,65 +28,65 @@ from ganctl.training.errors import ConfigError, TrainingError
 
 _RESTARTS = 3
 _INTERRUPTED = 130
-_SHUTDOWN = "600"  # seconds that ranks have to save after a signal: one may be in the middle of an evaluation
-_SIGTERM = -15  # the agent's own way to end ranks: no failure by itself
-_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")  # that the agent sends on to the ranks, as torchrun does
-_ECHO = 2.0  # seconds in which a signal may come again without meaning more (see callbacks/stopping.py)
+_SHUTDOWN = "600"  # seconds for ranks to save after a signal; an evaluation in progress finishes first
+_SIGTERM = -15  # sent by the agent to end ranks; not a failure
+_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")  # forwarded to the ranks, as by torchrun
+_REPEAT_WINDOW = 2.0  # seconds in which a repeated signal counts as the same one (see callbacks/stopping.py)
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How the ranks ended: the exit code, the first rank's stdout, and the signal that ended them, if any."""
+class RanksResult:
+    """The exit code of the ranks, the first rank's stdout, and the name of the signal that ended them, if any."""
 
     exit_code: int
     stdout: str
     signal: str = ""
 
 
-def count_ranks(asked: str) -> int:
-    """What `--nproc` means: a number, or with `auto` one rank for each visible GPU (without any, one on the CPU).
+def count_ranks(nproc: str) -> int:
+    """Parses `--nproc`: a number, or `auto` for one rank per visible GPU (one rank without GPUs).
 
     Raises:
-        ConfigError: it is no such thing.
+        ConfigError: the value is neither.
     """
-    if asked == "auto":
+    if nproc == "auto":
         return max(1, torch.cuda.device_count())
-    if not (asked.isascii() and asked.isdigit()) or int(asked) < 1:
-        raise ConfigError([f"--nproc {asked}: expected a number of ranks above 0, or auto."])
-    return int(asked)
+    if not (nproc.isascii() and nproc.isdigit()) or int(nproc) < 1:
+        raise ConfigError([f"--nproc {nproc}: expected a number of ranks above 0, or auto."])
+    return int(nproc)
 
 
-def run_ranks(command: Sequence[str], *, ranks: int, run_dir: Path, announce: Callable[[str], None]) -> Ended:
-    """Runs a command as so many ranks and waits for their end.
+def run_ranks(command: Sequence[str], *, ranks: int, run_dir: Path, announce: Callable[[str], None]) -> RanksResult:
+    """Runs a command as several ranks and waits until they end.
 
     Args:
-        command: `ganctl train` with its arguments; they must name `run_dir`, from which killed ranks go on.
-        ranks: how many processes; without OMP_NUM_THREADS they share the cores equally.
-        run_dir: the run's folder.
-        announce: told of restarts.
+        command: `ganctl train` with its arguments, which must name `run_dir`.
+        ranks: the number of processes; without OMP_NUM_THREADS they share the cores equally.
+        run_dir: the run folder, whose last checkpoint killed ranks resume from.
+        announce: called with a message at each restart.
 
     Raises:
-        TrainingError: ranks were killed more often than it pays to start them again.
+        TrainingError: ranks were killed at every one of four starts.
     """
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks tell what there is to tell
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks report their own errors
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // ranks)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _SHUTDOWN)
     for attempt in range(_RESTARTS + 1):
-        again = ["--restarted"] if attempt else []
+        extra = ["--restarted"] if attempt else []
         with _logs(run_dir) as logs:
-            ended = _launch([*command, *again], ranks, logs)
-        if ended is not None:
-            return ended
+            result = _launch([*command, *extra], ranks, logs)
+        if result is not None:
+            return result
         if attempt < _RESTARTS:
-            announce(f"a rank was killed: all {ranks} start again from the last checkpoint in {run_dir}")
+            announce(f"a rank was killed: all {ranks} ranks restart from the last checkpoint in {run_dir}")
     raise TrainingError(
-        f"{run_dir}: ranks were killed {_RESTARTS + 1} times (out of memory?); the last checkpoint is whole: continue"
-        " with --resume auto, perhaps with a smaller --batch-size"
+        f"{run_dir}: ranks were killed {_RESTARTS + 1} times (out of memory?); the last checkpoint is intact. Continue"
+        " with --resume auto and a smaller --batch-size."
     )
 
 
-def _launch(command: Sequence[str], ranks: int, logs: Path) -> Ended | None:
-    """One start of all ranks to their end; None where one was killed."""
+def _launch(command: Sequence[str], ranks: int, logs: Path) -> RanksResult | None:
+    """Starts all ranks once and waits until they end; returns None if one was killed."""
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -98,88 +97,88 @@ def _launch(command: Sequence[str], ranks: int, logs: Path) -> Ended | None:
         max_restarts=0,
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.OUT),
-        signals_to_handle="",  # torch's handlers would end a run on what nohup ignores, and on each echo again
+        signals_to_handle="",  # torch's handlers would end a run under nohup, and again on each repeated signal
     )
     try:
         with _signals_as_exceptions():
             elastic_launch(config, command[0])(*command[1:])
-    except SignalException as error:  # the agent has passed it on and waited for the ranks
+    except SignalException as error:  # the agent has forwarded it and waited for the ranks
         stdout = _stdout(logs)
-        return Ended(_INTERRUPTED if _tells_result(stdout) else 128 + error.sigval, stdout, error.sigval.name)
+        return RanksResult(_INTERRUPTED if _has_result(stdout) else 128 + error.sigval, stdout, error.sigval.name)
     except ChildFailedError as error:
         codes = [failure.exitcode for failure in error.failures.values()]
         if any(code < 0 and code != _SIGTERM for code in codes):
             return None
-        return Ended(max(1, *codes), _stdout(logs))
-    return Ended(0, _stdout(logs))
+        return RanksResult(max(1, *codes), _stdout(logs))
+    return RanksResult(0, _stdout(logs))
 
 
 @contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
     """Raises torch's SignalException in the agent, which then ends the ranks with that signal.
 
-    Signals that this process was started to ignore (nohup, `&` in a script) stay ignored. After the first signal its
-    echoes are: a closed terminal sends SIGHUP twice, a scheduler signals every process.
+    Signals that were ignored when this process started (nohup, `&` in a script) stay ignored. Repeats of the first
+    signal are ignored as well: a closed terminal sends SIGHUP twice, a scheduler signals every process.
     """
-    since = -_ECHO
+    first_signal = -_REPEAT_WINDOW
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal since
-        if time.monotonic() - since >= _ECHO:
-            since = time.monotonic()
+        nonlocal first_signal
+        if time.monotonic() - first_signal >= _REPEAT_WINDOW:
+            first_signal = time.monotonic()
             raise SignalException(f"got {signal.Signals(number).name}", signal.Signals(number))
 
     numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    handled = [number for number in numbers if before[number] is not signal.SIG_IGN]
+    previous = {number: signal.getsignal(number) for number in numbers}
+    handled = [number for number in numbers if previous[number] is not signal.SIG_IGN]
     for number in handled:
         signal.signal(number, stop)
     try:
         yield
     except SignalException:
-        before = dict.fromkeys(handled, signal.SIG_IGN)  # the ranks have ended; their result must still be told
+        previous = dict.fromkeys(handled, signal.SIG_IGN)  # the ranks have ended; their result must still be printed
         raise
     finally:
         for number in handled:
-            signal.signal(number, before[number])
+            signal.signal(number, previous[number])
 
 
 @contextmanager
 def _logs(run_dir: Path) -> Iterator[Path]:
-    """A folder for the ranks' output in the run's own; afterwards it goes, with all that nothing was put in.
+    """Yields a folder for the ranks' output inside the run folder; deletes it, and empty parents it made, at the end.
 
-    It is locked, so that the next one may delete what a parent that was killed has left: only what is not locked.
+    The folder is locked. The next start deletes unlocked ones, which a killed parent process left.
     """
     root = run_dir / LOGS
-    made = [folder for folder in root.parents if not folder.exists()]
+    created = [folder for folder in root.parents if not folder.exists()]
     root.mkdir(parents=True, exist_ok=True)
     logs = root / uuid.uuid4().hex
     with ExitStack() as stack:
         with _locked(root, wait=True):
-            for left in root.iterdir():
-                with _locked(left) as free:
-                    if free:
-                        shutil.rmtree(left)
+            for leftover in root.iterdir():
+                with _locked(leftover) as unused:
+                    if unused:
+                        shutil.rmtree(leftover)
             logs.mkdir()
             stack.enter_context(_locked(logs))
         try:
             yield logs
         finally:
             shutil.rmtree(logs)
-            for folder in (root, *made):
-                with suppress(OSError):  # something is in it
+            for folder in (root, *created):
+                with suppress(OSError):  # not empty
                     folder.rmdir()
 
 
 @contextmanager
 def _locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Locks a folder, as far as its file system can; gives whether it is locked by us."""
+    """Locks a folder where its file system can, and yields whether this process holds the lock."""
     file = os.open(folder, os.O_RDONLY)
     try:
         locked = True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError:  # by another process, or not possible here (NFS locks no folders)
+        except OSError:  # locked by another process, or unsupported (NFS locks no folders)
             locked = False
         yield locked
     finally:
@@ -187,13 +186,13 @@ def _locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
 
 
 def _stdout(logs: Path) -> str:
-    """Stdout of the first rank; ranks write in the encoding of this process's own stdout."""
+    """Reads the first rank's stdout; ranks write in the encoding of this process's stdout."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return "".join(path.read_text(encoding) for path in sorted(logs.glob("**/0/stdout.log")))
 
 
-def _tells_result(stdout: str) -> bool:
-    """Whether the first rank came to tell how the run ended, which it does once everything is saved."""
+def _has_result(stdout: str) -> bool:
+    """Returns whether the first rank printed its result, which it does after everything is saved."""
     return bool(stdout.strip()) and not stdout.startswith('{"error"')
 
 

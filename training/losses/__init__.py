@@ -1,1 +1,1 @@
-"""Losses of both networks and the backends that carry their gradients."""
+"""Losses of both networks, and the backends that compute their gradients."""

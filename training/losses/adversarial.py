@@ -1,7 +1,7 @@
-"""Adversarial losses. Logits are [N]; every loss is a mean over the batch, so that equal shares of it may be averaged.
+"""Adversarial losses on logits [N]; each is a mean over the batch, so that the losses of equal shares can be averaged.
 
-One's own loss is a class (or an object) with the same members: registered with `@LOSSES.register("name")`, or named as
-`loss.name = "module:Name"`.
+A custom loss is a class or an object with the members of `AdversarialLoss`. It is registered by
+`@LOSSES.register("name")` or set as `loss.name = "module:Name"`.
 """
 
 from typing import Protocol, cast
@@ -19,19 +19,19 @@ class AdversarialLoss(Protocol):
     """A pair of losses over the logits of real and fake images."""
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        """What the discriminator minimises; a scalar."""
+        """The discriminator's loss, a scalar."""
         ...
 
     def generator(self, real: Tensor | None, fake: Tensor) -> Tensor:
-        """What the generator minimises; a scalar. `real` is given where `needs_real` says so."""
+        """The generator's loss, a scalar; `real` is None unless `needs_real`."""
         ...
 
-    needs_real: bool  # whether the generator's loss looks at the real images' logits
+    needs_real: bool  # whether the generator's loss reads the logits of real images
 
 
 @LOSSES.register("relativistic")
 class Relativistic:
-    """Each fake is judged against the real image beside it, softplus(−(D(x) − D(G(z)))).
+    """Relativistic pairing loss, softplus(−(D(x) − D(G(z)))), on pairs of a real and a generated image.
 
     Jolicoeur-Martineau 2018, arXiv:1807.00734; with R1 and R2: Huang et al. 2024, arXiv:2501.05441, eq. 2.
     """
@@ -42,13 +42,13 @@ class Relativistic:
         return softplus(fake - real).mean()
 
     def generator(self, real: Tensor | None, fake: Tensor) -> Tensor:
-        assert real is not None, "the pairing loss needs the real images' logits"
+        assert real is not None, "the relativistic loss needs the real images' logits"
         return softplus(real - fake).mean()
 
 
 @LOSSES.register("non-saturating")
 class NonSaturating:
-    """Binary cross-entropy on logits; the generator maximises log D instead of minimising log(1 − D).
+    """Binary cross-entropy on logits; the generator maximizes log D instead of minimizing log(1 − D).
 
     Goodfellow et al. 2014, arXiv:1406.2661, section 3.
     """
@@ -64,7 +64,7 @@ class NonSaturating:
 
 @LOSSES.register("hinge")
 class Hinge:
-    """max(0, 1 − D(x)) + max(0, 1 + D(G(z))) against −D(G(z)).
+    """Hinge loss: max(0, 1 − D(x)) + max(0, 1 + D(G(z))) against −D(G(z)).
 
     Lim & Ye 2017, arXiv:1705.02894; as in Miyato et al. 2018, arXiv:1802.05957, eq. 16 and 17.
     """
@@ -80,7 +80,10 @@ class Hinge:
 
 @LOSSES.register("least-squares")
 class LeastSquares:
-    """½(D(x) − 1)² + ½D(G(z))² against ½(D(G(z)) − 1)²: Mao et al. 2017, arXiv:1611.04076, eq. 9."""
+    """Least-squares loss: ½(D(x) − 1)² + ½D(G(z))² against ½(D(G(z)) − 1)².
+
+    Mao et al. 2017, arXiv:1611.04076, eq. 9.
+    """
 
     needs_real = False
 
@@ -93,8 +96,11 @@ class LeastSquares:
 
 @LOSSES.register("wasserstein")
 class Wasserstein:
-    """D(G(z)) − D(x) against −D(G(z)): Arjovsky et al. 2017, arXiv:1701.07875, eq. 2. The critic must be kept smooth:
-    by `loss.wgan_gp`, or `model.spectral_norm`."""
+    """Wasserstein loss: D(G(z)) − D(x) against −D(G(z)).
+
+    Arjovsky et al. 2017, arXiv:1701.07875, eq. 2. The critic must be Lipschitz: set `loss.wgan_gp` or
+    `model.spectral_norm`.
+    """
 
     needs_real = False
 
@@ -106,21 +112,26 @@ class Wasserstein:
 
 
 def build_loss(settings: LossSettings) -> AdversarialLoss:
-    """The loss that the settings name.
+    """Builds the adversarial loss of the settings, and checks a custom one on two logits.
 
     Raises:
-        ConfigError: there is no such loss, or it lacks a member.
+        ConfigError: the loss is unknown, lacks a member, or does not return scalars.
     """
-    found = LOSSES.get(settings.name)
-    loss = found() if isinstance(found, type) else found
-    lacking = [name for name in ("discriminator", "generator", "needs_real") if not hasattr(loss, name)]
-    if lacking:
-        raise ConfigError([f"loss.name = '{settings.name}': {found!r} lacks {', '.join(lacking)}; a loss has these."])
+    entry = LOSSES.get(settings.name)
+    instance = entry() if isinstance(entry, type) else entry
+    members = ("discriminator", "generator", "needs_real")
+    if missing := [name for name in members if not hasattr(instance, name)]:
+        raise ConfigError(
+            [f"loss.name = '{settings.name}': {entry!r} has no {', '.join(missing)}, expected {', '.join(members)}. Add"
+             " the missing ones."]
+        )  # fmt: skip
     logits = torch.zeros(2)
-    tried = cast(AdversarialLoss, loss)
-    for value in (tried.discriminator(logits, logits), tried.generator(logits if tried.needs_real else None, logits)):
+    loss = cast(AdversarialLoss, instance)
+    for value in (loss.discriminator(logits, logits), loss.generator(logits if loss.needs_real else None, logits)):
         if not isinstance(value, Tensor) or value.shape != ():
-            what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ConfigError([f"loss.name = '{settings.name}': of two logits it makes {what}, expected a scalar tensor"
-                               " (such as .mean())."])  # fmt: skip
-    return tried
+            returned = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ConfigError(
+                [f"loss.name = '{settings.name}': for two logits it returned {returned}, expected a scalar tensor."
+                 " Reduce it, for example by .mean()."]
+            )  # fmt: skip
+    return loss

@@ -1,13 +1,13 @@
-"""Terms of both networks' losses, as functions of what the discriminator computed of a batch.
+"""Loss terms of both networks, as functions of the discriminator's outputs for a batch.
 
-A term is written once, here. A backend (`backend.py`, `analytic/backend.py`) computes the inputs that it names and
-carries its gradient to the weights.
+Each term is written once, here. A backend (`backend.py`, `analytic/backend.py`) computes the outputs that a term reads,
+and its gradient.
 
-- Classification (auxiliary classifier, Odena et al. 2017, arXiv:1610.09585): the discriminator reads the class of real
-  images; the generator is trained so that its images are read as the class that was asked for.
-- Latent reconstruction (InfoGAN, Chen et al. 2016, arXiv:1606.03657): a head reads z from features, which do not learn
-  by it; the generator is trained to keep z readable, so that different z give different images.
-- Gradient penalties and feature matching: see `gradient_penalty.py`, `feature_matching.py`.
+- Classification (auxiliary classifier, Odena et al. 2017, arXiv:1610.09585): the discriminator learns the class of real
+  images; the generator learns to generate images that are classified as their label.
+- Latent reconstruction (InfoGAN, Chen et al. 2016, arXiv:1606.03657): a linear head predicts z from the features, which
+  are not trained by it; the generator learns to keep z predictable, so that different z give different images.
+- Gradient penalties: `gradient_penalty.py`. Feature matching: `feature_matching.py`.
 """
 
 import functools
@@ -27,20 +27,20 @@ from ganctl.training.errors import ConfigError
 from ganctl.training.losses.adversarial import AdversarialLoss, build_loss
 from ganctl.training.losses.feature_matching import FeatureMatching
 from ganctl.training.losses.gradient_penalty import distance_from_unit_norm
-from ganctl.training.models.base import Discriminator, Generator, judges_features
+from ganctl.training.models.base import Discriminator, Generator, exposes_features
 
-# the weights that `auto` means; see docs/recipe.md
+# weights for `auto`; see docs/recipe.md
 _CLASSIFICATION = 1.0
-_GENERATOR_SHARE = 0.1  # of the discriminator's weight of classification
-_LATENT = 2.0
-_MATCHING = 2.0
+_GENERATOR_CLASSIFICATION = 0.1  # relative to the discriminator's classification weight
+_LATENT_RECONSTRUCTION = 2.0
+_FEATURE_MATCHING = 2.0
 
 Input = Literal["features", "grad_norms", "mixed_grad_norms"]
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the discriminator computed of N images; None where no term reads it."""
+    """The discriminator's outputs for N images; None if no term reads them."""
 
     logits: Tensor  # [N]
     features: Tensor | None = None  # [N, F]
@@ -48,43 +48,51 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What the discriminator computed of a batch."""
+class BatchOutputs:
+    """The discriminator's outputs for a batch, and the batch's labels and latents."""
 
-    real: Outputs | None  # None where the generator's terms do not read it
+    real: Outputs | None  # None if no term of the generator reads it
     fake: Outputs
     labels: Tensor  # int64 [N], shared by real and generated images
     latents: Tensor  # [N, latent_dim] of the generated images
-    sample_weights: Tensor | None = None  # [N], how much each pair of images counts; None: all alike
+    sample_weights: Tensor | None = None  # [N], by pair of a real and a generated image; None: all 1
     mixed_grad_norms: Tensor | None = None  # ‖∇ₓ logit‖² [N] at images between real and generated ones
 
 
 class LossResult(NamedTuple):
-    """The sum of the weighted terms, a scalar, and the values that are recorded, by name."""
+    """The weighted sum of the terms, a scalar, and the values to record, by name."""
 
     loss: Tensor
     stats: dict[str, Tensor]
 
 
 class Term(ABC):
-    """One term: `weight` times what a call gives; `inputs` are the fields that it reads beside the logits."""
+    """A loss term; the loss is the sum of `weight` times the value of each term.
+
+    Attributes:
+        inputs: outputs that the term reads, besides the logits.
+        needs_real: whether the term reads the outputs for real images.
+        scheduled: whether the weight follows the schedule of the penalties.
+        stat: name under which the value is recorded; None to record nothing.
+        parameters: of heads that only this term trains.
+    """
 
     inputs: frozenset[Input] = frozenset()
-    needs_real = True  # whether it reads the discriminator's outputs for real images
-    scheduled = False  # whether its weight follows the schedule of the penalties
-    stat: str | None = None  # the name by which its value is recorded
-    parameters: tuple[nn.Parameter, ...] = ()  # of heads that learn by this term alone
+    needs_real = True
+    scheduled = False
+    stat: str | None = None
+    parameters: tuple[nn.Parameter, ...] = ()
 
     def __init__(self, weight: float = 1.0) -> None:
         self.weight = weight
 
     @abstractmethod
-    def __call__(self, judged: Judged) -> Tensor:
-        """The unweighted term: a scalar, a mean over the batch."""
+    def __call__(self, outputs: BatchOutputs) -> Tensor:
+        """The unweighted value: a scalar, a mean over the batch."""
 
 
 class DiscriminatorAdversarial(Term):
-    """The discriminator's side of the adversarial loss."""
+    """The discriminator's adversarial loss."""
 
     stat = "loss_d"
 
@@ -92,14 +100,14 @@ class DiscriminatorAdversarial(Term):
         super().__init__()
         self._loss = loss
 
-    def __call__(self, judged: Judged) -> Tensor:
-        assert judged.real is not None
-        logits = (outputs.logits for outputs in (judged.real, judged.fake))
-        return self._loss.discriminator(*(reweight(each, judged.sample_weights) for each in logits))
+    def __call__(self, outputs: BatchOutputs) -> Tensor:
+        assert outputs.real is not None
+        logits = (each.logits for each in (outputs.real, outputs.fake))
+        return self._loss.discriminator(*(reweight(values, outputs.sample_weights) for values in logits))
 
 
 class GeneratorAdversarial(Term):
-    """The generator's side of the adversarial loss."""
+    """The generator's adversarial loss."""
 
     stat = "loss_g"
 
@@ -107,9 +115,9 @@ class GeneratorAdversarial(Term):
         super().__init__()
         self._loss, self.needs_real = loss, loss.needs_real
 
-    def __call__(self, judged: Judged) -> Tensor:
-        real = judged.real.logits if judged.real else None
-        return self._loss.generator(real, reweight(judged.fake.logits, judged.sample_weights))
+    def __call__(self, outputs: BatchOutputs) -> Tensor:
+        real = outputs.real.logits if outputs.real else None
+        return self._loss.generator(real, reweight(outputs.fake.logits, outputs.sample_weights))
 
 
 class GradientNorm(Term):
@@ -122,25 +130,25 @@ class GradientNorm(Term):
         super().__init__(gamma / 2)
         self._side, self.stat = side, {"real": "r1", "fake": "r2"}[side]
 
-    def __call__(self, judged: Judged) -> Tensor:
-        norms: Tensor = getattr(judged, self._side).grad_norms
+    def __call__(self, outputs: BatchOutputs) -> Tensor:
+        norms: Tensor = getattr(outputs, self._side).grad_norms
         return norms.mean()
 
 
 class WganGp(Term):
-    """E(‖∇D(x̂)‖₂ − 1)² between real and generated images (Gulrajani et al. 2017, arXiv:1704.00028, eq. 3)."""
+    """WGAN-GP, E(‖∇D(x̂)‖₂ − 1)² between real and generated images (Gulrajani et al. 2017, arXiv:1704.00028, eq. 3)."""
 
     inputs = frozenset({"mixed_grad_norms"})
     scheduled = True
     stat = "wgan_gp"
 
-    def __call__(self, judged: Judged) -> Tensor:
-        assert judged.mixed_grad_norms is not None
-        return distance_from_unit_norm(judged.mixed_grad_norms).mean()
+    def __call__(self, outputs: BatchOutputs) -> Tensor:
+        assert outputs.mixed_grad_norms is not None
+        return distance_from_unit_norm(outputs.mixed_grad_norms).mean()
 
 
 class Classification(Term):
-    """Cross-entropy of the classes that the classifier reads, of real images or of generated ones."""
+    """Cross-entropy of the classifier head on real or on generated images."""
 
     inputs = frozenset({"features"})
 
@@ -150,62 +158,69 @@ class Classification(Term):
         if side == "real":
             self.stat, self.parameters = "classification", tuple(classifier.parameters())
 
-    def __call__(self, judged: Judged) -> Tensor:
-        return cross_entropy(self._classifier(getattr(judged, self._side).features), judged.labels)
+    def __call__(self, outputs: BatchOutputs) -> Tensor:
+        return cross_entropy(self._classifier(getattr(outputs, self._side).features), outputs.labels)
 
 
 class LatentReconstruction(Term):
-    """Mean squared error of the latents that the reader reads; by `train_reader` it learns, and the features do not."""
+    """Mean squared error of the predicted latents; with `train_head`, it trains the head and not the features."""
 
     inputs = frozenset({"features"})
     needs_real = False
 
-    def __init__(self, reader: nn.Linear, weight: float, *, train_reader: bool) -> None:
+    def __init__(self, head: nn.Linear, weight: float, *, train_head: bool) -> None:
         super().__init__(weight)
-        self._reader, self._train_reader = reader, train_reader
-        if train_reader:
-            self.stat, self.parameters = "latent_reconstruction", tuple(reader.parameters())
+        self._head, self._train_head = head, train_head
+        if train_head:
+            self.stat, self.parameters = "latent_reconstruction", tuple(head.parameters())
 
-    def __call__(self, judged: Judged) -> Tensor:
-        features = judged.fake.features
+    def __call__(self, outputs: BatchOutputs) -> Tensor:
+        features = outputs.fake.features
         assert features is not None
-        return mse_loss(self._reader(features.detach() if self._train_reader else features), judged.latents)
+        return mse_loss(self._head(features.detach() if self._train_head else features), outputs.latents)
 
 
-class Matching(Term):
-    """The distance between running statistics of real and generated features."""
+class FeatureMatchingTerm(Term):
+    """Feature matching: the distance between running statistics of real and generated features."""
 
     inputs = frozenset({"features"})
     stat = "feature_matching"
 
-    def __init__(self, matching: FeatureMatching, ranks: Ranks, *, conditional: bool) -> None:
+    def __init__(self, feature_matching: FeatureMatching, ranks: Ranks, *, conditional: bool) -> None:
         super().__init__()
-        self._matching, self._ranks, self._conditional = matching, ranks, conditional
+        self._feature_matching, self._ranks, self._conditional = feature_matching, ranks, conditional
 
-    def __call__(self, judged: Judged) -> Tensor:
-        real = judged.real.features if judged.real else None
+    def __call__(self, outputs: BatchOutputs) -> Tensor:
+        real = outputs.real.features if outputs.real else None
         assert real is not None
-        assert judged.fake.features is not None
-        groups = feature_groups(judged.labels, conditional=self._conditional)
-        return self._matching.loss(real, judged.fake.features, groups, self._ranks)
+        assert outputs.fake.features is not None
+        groups = group_by_class(outputs.labels, conditional=self._conditional)
+        return self._feature_matching.loss(real, outputs.fake.features, groups, self._ranks)
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms of both networks, the statistics of feature matching, and the exponent of the sample weights."""
+    """The loss terms of both networks.
+
+    Attributes:
+        discriminator: the discriminator's terms.
+        generator: the generator's terms.
+        feature_matching: statistics of the features; None without feature matching.
+        rare_weight: exponent of the sample weights; 0 for no weights.
+    """
 
     discriminator: Sequence[Term]
     generator: Sequence[Term]
-    matching: FeatureMatching | None
-    rarity: float
+    feature_matching: FeatureMatching | None
+    rare_weight: float
 
-    def sum(self, terms: Iterable[Term], judged: Judged, penalty: Number) -> LossResult:
-        """The weighted sum of terms; `penalty` is the present factor of the scheduled ones."""
+    def sum(self, terms: Iterable[Term], outputs: BatchOutputs, penalty_factor: Number) -> LossResult:
+        """The weighted sum of terms; `penalty_factor` is the current factor of the scheduled ones."""
         stats: dict[str, Tensor] = {}
         total: list[Tensor] = []
         for term in terms:
-            value = term(judged)
-            weight = term.weight * penalty if term.scheduled else term.weight
+            value = term(outputs)
+            weight = term.weight * penalty_factor if term.scheduled else term.weight
             total.append(weight * value)
             if term.stat:
                 stats[term.stat] = value
@@ -213,85 +228,91 @@ class Terms:
 
 
 def inputs_of(terms: Iterable[Term]) -> frozenset[Input]:
-    """The fields that some of the terms read."""
+    """The outputs that any of the terms reads, besides the logits."""
     return frozenset[Input]().union(*(term.inputs for term in terms))
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of the terms that read features, with every `auto` resolved."""
+    """Weights of the terms on features, with every `auto` resolved."""
 
     classification: float
     classification_generator: float
-    latent: float
-    matching: float
-    rarity: float
+    latent_reconstruction: float
+    feature_matching: float
+    rare_weight: float
 
 
 def resolve_weights(settings: LossSettings, discriminator: nn.Module) -> Weights:
-    """The weights for this discriminator: `auto` is 0 where it lacks the head.
+    """Resolves the weights for a discriminator; `auto` means 0 if it lacks the head.
 
     Raises:
-        ConfigError: a term needs a head that the discriminator does not have, or another term.
+        ConfigError: a term needs a head that the discriminator lacks, or another term.
     """
-    classifier = reader = logit = None
-    if judges_features(discriminator):  # a `classifier` of another network may be anything
-        classifier, reader, logit = discriminator.classifier, discriminator.latent, discriminator.logit
+    classifier = latent_head = logit = None
+    if exposes_features(discriminator):  # attributes of other networks may mean anything
+        classifier, latent_head, logit = discriminator.classifier, discriminator.latent, discriminator.logit
     classification = _weight("classification", settings.classification, _CLASSIFICATION, classifier)
-    of_generator = _weight(
-        "classification_generator", settings.classification_generator, _GENERATOR_SHARE * classification, classifier
+    classification_generator = _weight(
+        "classification_generator",
+        settings.classification_generator,
+        _GENERATOR_CLASSIFICATION * classification,
+        classifier,
     )
-    if of_generator and not classification:
+    if classification_generator and not classification:
         raise ConfigError(
-            [f"loss.classification_generator = {of_generator}: with loss.classification = 0 the discriminator never"
-             " learns to"
-             " tell classes; set it above 0 too, or both to 0."]
+            [f"loss.classification_generator = {classification_generator}: found loss.classification = 0, expected a"
+             " weight above 0, which trains the classifier. Set it above 0, or both to 0."]
         )  # fmt: skip
-    latent = _weight("latent_reconstruction", settings.latent_reconstruction, _LATENT, reader)
-    matching = _weight("feature_matching", settings.feature_matching, _MATCHING, logit)
-    rarity = (1.0 if matching else 0.0) if settings.rare_weight == "auto" else float(settings.rare_weight)
-    if rarity and not matching:
+    latent_reconstruction = _weight(
+        "latent_reconstruction", settings.latent_reconstruction, _LATENT_RECONSTRUCTION, latent_head
+    )
+    feature_matching = _weight("feature_matching", settings.feature_matching, _FEATURE_MATCHING, logit)
+    auto = settings.rare_weight == "auto"
+    rare_weight = (1.0 if feature_matching else 0.0) if auto else float(settings.rare_weight)
+    if rare_weight and not feature_matching:
         raise ConfigError(
-            [f"loss.rare_weight = {settings.rare_weight}: what is rare is told by the statistics of"
-             " loss.feature_matching; set that"
-             " above 0 too, or loss.rare_weight to 0."]
+            [f"loss.rare_weight = {settings.rare_weight}: found loss.feature_matching = 0, expected a weight above 0,"
+             " since the statistics of feature matching show which images are rare. Set it above 0, or loss.rare_weight"
+             " to 0."]
         )  # fmt: skip
-    return Weights(classification, of_generator, latent, matching, rarity)
+    return Weights(classification, classification_generator, latent_reconstruction, feature_matching, rare_weight)
 
 
 def build_terms(settings: LossSettings, generator: Generator, discriminator: nn.Module, ranks: Ranks) -> Terms:
-    """The terms that the settings ask for, those of weight 0 left out.
+    """Builds the loss terms of the settings, without those of weight 0.
 
     Raises:
-        ConfigError: a term needs a head that the discriminator does not have, or another term.
+        ConfigError: a term needs a head that the discriminator lacks, or another term.
     """
     weights = resolve_weights(settings, discriminator)
     loss = build_loss(settings)
-    discriminators: list[Term] = [DiscriminatorAdversarial(loss)]
-    generators: list[Term] = [GeneratorAdversarial(loss)]
+    discriminator_terms: list[Term] = [DiscriminatorAdversarial(loss)]
+    generator_terms: list[Term] = [GeneratorAdversarial(loss)]
     if settings.r1:
-        discriminators.append(GradientNorm("real", settings.r1))
+        discriminator_terms.append(GradientNorm("real", settings.r1))
     if settings.r2:
-        discriminators.append(GradientNorm("fake", settings.r2))
+        discriminator_terms.append(GradientNorm("fake", settings.r2))
     if settings.wgan_gp:
-        discriminators.append(WganGp(settings.wgan_gp))
-    heads, matching = cast(Discriminator, discriminator), None
-    if weights.classification:
-        discriminators.append(Classification("real", cast(nn.Linear, heads.classifier), weights.classification))
-    if weights.classification_generator:
-        generators.append(Classification("fake", cast(nn.Linear, heads.classifier), weights.classification_generator))
-    if weights.latent:
-        discriminators.append(LatentReconstruction(cast(nn.Linear, heads.latent), 1.0, train_reader=True))
-        generators.append(LatentReconstruction(cast(nn.Linear, heads.latent), weights.latent, train_reader=False))
-    if weights.matching:
+        discriminator_terms.append(WganGp(settings.wgan_gp))
+    heads, feature_matching = cast(Discriminator, discriminator), None
+    if weight := weights.classification:
+        discriminator_terms.append(Classification("real", cast(nn.Linear, heads.classifier), weight))
+    if weight := weights.classification_generator:
+        generator_terms.append(Classification("fake", cast(nn.Linear, heads.classifier), weight))
+    if weight := weights.latent_reconstruction:
+        latent_head = cast(nn.Linear, heads.latent)
+        discriminator_terms.append(LatentReconstruction(latent_head, 1.0, train_head=True))
+        generator_terms.append(LatentReconstruction(latent_head, weight, train_head=False))
+    if weight := weights.feature_matching:
         device = next(generator.parameters()).device
-        matching = FeatureMatching(weights.matching, generator.classes or 1, heads.logit.in_features, device)
-        generators.append(Matching(matching, ranks, conditional=generator.conditional))
-    return Terms(discriminators, generators, matching, weights.rarity)
+        feature_matching = FeatureMatching(weight, generator.classes or 1, heads.logit.in_features, device)
+        generator_terms.append(FeatureMatchingTerm(feature_matching, ranks, conditional=generator.conditional))
+    return Terms(discriminator_terms, generator_terms, feature_matching, weights.rare_weight)
 
 
-def feature_groups(labels: Tensor, *, conditional: bool) -> Tensor:
-    """The classes whose features have means of their own, int64 [N]: all one class without conditioning."""
+def group_by_class(labels: Tensor, *, conditional: bool) -> Tensor:
+    """The class of each image for feature matching, int64 [N]; without conditioning all images are in class 0."""
     return labels if conditional else torch.zeros_like(labels)
 
 
@@ -308,24 +329,24 @@ class _Reweight(torch.autograd.Function):
 
 
 def reweight(values: Tensor, weights: Tensor | None) -> Tensor:
-    """The same values [N], whose gradients become `weights` [N] times as large; None: as they are."""
+    """Multiplies the gradients of `values` [N] by `weights` [N], and keeps the values; None: keeps both."""
     if weights is None:
         return values
     scaled: Tensor = _Reweight.apply(values, weights)
     return scaled
 
 
-def _weight(name: str, asked: float | str, default: float, head: nn.Linear | None) -> float:
+def _weight(name: str, setting: float | str, default: float, head: nn.Linear | None) -> float:
     if head is None:
-        if asked != "auto" and asked:
-            what = {
-                "latent_reconstruction": "tell latents",
-                "feature_matching": "show features of images alone",
-            }.get(name, "tell classes")
+        if setting != "auto" and setting:
+            output = {
+                "latent_reconstruction": "latent head",
+                "feature_matching": "features of the images alone",
+            }.get(name, "classifier")
             raise ConfigError(
-                [f"loss.{name} = {asked}: this discriminator cannot {what}. That needs 'conv' and, for classes,"
-                 " model.conditional with labels by projection; one's own must be a"
-                 " ganctl.Discriminator with that head, and its forward. Or take 'auto', or 0."]
+                [f"loss.{name} = {setting}: this discriminator has no {output}. Set model.discriminator to 'conv' (a"
+                 " classifier also needs model.conditional and conditioning by projection), or a ganctl.Discriminator"
+                 " that has it and overrides neither forward nor logits_from_features; or set this to 'auto' or 0."]
             )  # fmt: skip
         return 0.0
-    return default if asked == "auto" else float(asked)
+    return default if setting == "auto" else float(setting)

@@ -1,1 +1,1 @@
-"""Networks: generators and discriminators."""
+"""Generator and discriminator networks, one file a family."""

@@ -1,7 +1,7 @@
-"""What all networks share: image shapes, base classes, pixel conversion.
+"""Base classes of generators and discriminators, image shapes, and pixel conversion.
 
-A generator maps z [N, latent_dim] (and labels [N]) to images [N, C, H, W] in [−1, 1]; a discriminator maps images (and
-labels) to logits [N].
+A generator maps z [N, latent_dim] (and labels, int64 [N]) to images [N, C, H, W] in [−1, 1]. A discriminator maps
+images (and labels) to logits [N].
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeGuard
 import torch
 from torch import Tensor, nn
 
-HIDDEN = 256  # features of the built-in discriminators
+HIDDEN = 256  # number of features of the built-in discriminators
 
 
 class ImageShape(NamedTuple):
@@ -26,7 +26,13 @@ class ImageShape(NamedTuple):
 
 
 class Generator(nn.Module):
-    """What every generator has in common."""
+    """Base class of all generators.
+
+    Attributes:
+        latent_dim: size of a latent.
+        classes: number of classes; None without conditioning.
+        shape: of the images.
+    """
 
     def __init__(self, latent_dim: int, classes: int | None, shape: ImageShape) -> None:
         super().__init__()
@@ -38,14 +44,22 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """logitᵢ = ⟨logit.weight + projection(labelᵢ), features(xᵢ)⟩ + logit.bias; without classes no projection.
+    """A discriminator with linear heads on its features.
 
-    Two further heads read the features: `classifier` the class (for `loss.classification`), `latent` what z an image
-    was generated from (for `loss.latent_reconstruction`); None where there is nothing to read.
+    logitᵢ = ⟨logit.weight + projection(labelᵢ), features(xᵢ)⟩ + logit.bias; without classes there is no projection.
+    Two optional heads predict the class (`classifier`, for `loss.classification`) and the latent of a generated image
+    (`latent`, for `loss.latent_reconstruction`).
     """
 
     def __init__(self, features: nn.Sequential, width: int, classes: int | None, latent_dim: int | None = None) -> None:
-        """`features` maps images [N, C, H, W] to [N, width]."""
+        """Creates the heads.
+
+        Args:
+            features: maps images [N, C, H, W] to features [N, width].
+            width: number of features.
+            classes: number of classes, for the projection and `classifier`; None for neither.
+            latent_dim: size of a latent, for the head `latent`; None for no such head.
+        """
         super().__init__()
         self.features = features
         self.logit = nn.Linear(width, 1)
@@ -56,42 +70,54 @@ class Discriminator(nn.Module):
         self.latent = nn.Linear(width, latent_dim) if latent_dim else None
 
     def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.judge(self.features(images), label)
+        return self.logits_from_features(self.features(images), label)
 
-    def judge(self, features: Tensor, label: Tensor | None = None) -> Tensor:
-        """Logits [N] of images of which the features [N, width] are known."""
+    def logits_from_features(self, features: Tensor, label: Tensor | None = None) -> Tensor:
+        """Logits [N] from features [N, width] and labels, int64 [N]."""
         logits: Tensor = self.logit(features).squeeze(1)
         if self.projection is not None:
             logits = logits + (self.projection(label) * features).sum(dim=1)
         return logits
 
 
-def judges_features(network: nn.Module) -> TypeGuard[Discriminator]:
-    """Whether a network's logits are `judge` of its `features`, which see the images alone: it is a Discriminator, or a
-    kind of it that changes neither."""
+def exposes_features(network: nn.Module) -> TypeGuard[Discriminator]:
+    """Returns whether a network is a Discriminator that overrides neither `forward` nor `logits_from_features`.
+
+    Then its logits are `logits_from_features` of its `features`, which depend on the images alone.
+    """
     if not isinstance(network, Discriminator):
         return False
-    return type(network).forward is Discriminator.forward and type(network).judge is Discriminator.judge
+    kind = type(network)
+    overridden = kind.logits_from_features is not Discriminator.logits_from_features
+    return kind.forward is Discriminator.forward and not overridden
 
 
 class EmbeddingDiscriminator(Discriminator):
-    """Sees the label as numbers beside the pixels: of the shape `beside`, learnt for each class."""
+    """A discriminator whose input is the image and an embedding of the label."""
 
-    def __init__(self, features: nn.Sequential, width: int, classes: int, beside: tuple[int, ...]) -> None:
+    def __init__(self, features: nn.Sequential, width: int, classes: int, embedding_shape: tuple[int, ...]) -> None:
+        """Creates the embedding and the logit head.
+
+        Args:
+            features: maps images joined with the embedding to features [N, width].
+            width: number of features.
+            classes: number of classes.
+            embedding_shape: (E,) to append E numbers to the flat image; (1, H, W) to add a channel.
+        """
         super().__init__(features, width, None)
-        self.embedding, self._beside = nn.Embedding(classes, math.prod(beside)), beside
+        self.embedding, self._embedding_shape = nn.Embedding(classes, math.prod(embedding_shape)), embedding_shape
 
     def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
-        numbers = self.embedding(label).unflatten(1, self._beside)
-        # beside flat pixels, or as a further channel
-        return super().forward(torch.cat([images if len(self._beside) > 1 else images.flatten(1), numbers], dim=1))
+        embedded = self.embedding(label).unflatten(1, self._embedding_shape)
+        images = images if len(self._embedding_shape) > 1 else images.flatten(1)
+        return super().forward(torch.cat([images, embedded], dim=1))
 
 
 def to_float(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 pixels 0 … 255 → numbers in [−1, 1], the range of the generators' tanh."""
+    """Converts uint8 pixels 0 … 255 to floats in [−1, 1], the range of the generators' tanh."""
     return images.mul(torch.tensor(1 / 127.5, dtype=dtype)).sub_(1)
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Images in [−1, 1] → uint8 pixels 0 … 255, rounded."""
+    """Converts images in [−1, 1] to uint8 pixels 0 … 255, rounded."""
     return images.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)

@@ -1,14 +1,14 @@
-"""Batch normalisation that does not count its batches: nothing here reads the count, and each is a kernel."""
+"""Batch normalization without a batch counter, which would cost a kernel per pass and is not read."""
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 
 class BatchNorm1d(nn.BatchNorm1d):
-    """PyTorch's with a fixed momentum, its state by the same names; `num_batches_tracked` stays as it is."""
+    """PyTorch's BatchNorm1d with a fixed momentum; `num_batches_tracked` is in the state dict but stays unchanged."""
 
     def forward(self, x: Tensor) -> Tensor:
-        assert self.momentum is not None, "a mean over all batches would need the count"
+        assert self.momentum is not None, "a cumulative average would need the batch counter"
         return functional.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
         )

@@ -1,7 +1,8 @@
-"""Builds the networks that the settings name, and checks networks of one's own.
+"""Builds the generator and the discriminator of the settings, and checks custom ones.
 
-A network of one's own is registered by `@GENERATORS.register("name")` or named as `model.generator = "module:Name"`: a
-callable (settings, shape, classes) that returns it. Without conditioning, classes is None and it gets no label.
+A custom network is a callable (settings, shape, classes) that returns a module. It is registered by
+`@GENERATORS.register("name")` or set as `model.generator = "module:Name"`. Without conditioning, `classes` is None and
+the network is called without labels.
 """
 
 import torch
@@ -16,32 +17,33 @@ from ganctl.training.models.base import Generator, ImageShape
 
 
 class SpectralNorm(_SpectralNorm):
-    """PyTorch's, kept out of autocast: on CUDA its power iteration would run with few bits."""
+    """PyTorch's spectral normalization without autocast, which would reduce the precision of its power iteration."""
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.autocast(weight.device.type, enabled=False):
-            normal: Tensor = super().forward(weight)
-        return normal
+            normalized: Tensor = super().forward(weight)
+        return normalized
 
 
 def build_generator(settings: ModelSettings, shape: ImageShape, classes: int) -> Generator:
-    """The generator that the settings name, with fresh weights.
+    """Builds the generator of the settings, with new weights.
 
     Raises:
-        ConfigError: there is no such network, the images' size does not suit it, or it does not do what one must.
+        ConfigError: the network is unknown, does not support the image size, or failed the check.
     """
     network = GENERATORS.get(settings.generator)(settings, shape, classes if settings.conditional else None)
     if not GENERATORS.is_builtin(settings.generator):
-        _try_generator(network, settings, shape)
+        _check_generator(network, settings, shape)
     return network
 
 
 def build_discriminator(settings: ModelSettings, shape: ImageShape, classes: int) -> nn.Module:
-    """The discriminator that the settings name, with fresh weights; under spectral normalisation (Miyato et al. 2018,
-    arXiv:1802.05957) where `model.spectral_norm` asks for it.
+    """Builds the discriminator of the settings, with new weights.
+
+    With `model.spectral_norm`, its layers have spectral normalization (Miyato et al. 2018, arXiv:1802.05957).
 
     Raises:
-        ConfigError: there is no such network, the images' size does not suit it, or it does not do what one must.
+        ConfigError: the network is unknown, does not support the image size, or failed the check.
     """
     network = DISCRIMINATORS.get(settings.discriminator)(settings, shape, classes if settings.conditional else None)
     if settings.spectral_norm:
@@ -49,38 +51,42 @@ def build_discriminator(settings: ModelSettings, shape: ImageShape, classes: int
             if isinstance(layer, nn.Linear | nn.Conv2d | nn.Embedding):
                 register_parametrization(layer, "weight", SpectralNorm(layer.weight))
     if not DISCRIMINATORS.is_builtin(settings.discriminator):
-        _try_discriminator(network, settings, shape)
+        _check_discriminator(network, settings, shape)
     return network
 
 
 @torch.no_grad()
-def _try_generator(network: object, settings: ModelSettings, shape: ImageShape) -> None:
-    """Two images from somebody's own generator: is it one?"""
-    where = f"model.generator = '{settings.generator}'"
+def _check_generator(network: object, settings: ModelSettings, shape: ImageShape) -> None:
+    """Checks the type of a custom generator, and the shape and range of two images."""
+    setting = f"model.generator = '{settings.generator}'"
     if not isinstance(network, Generator):
-        raise ConfigError([f"{where}: it gives {type(network).__name__}, expected a ganctl.Generator."])
-    with torch.random.fork_rng(devices=[]):  # a trial must not use up the random numbers of the training
+        raise ConfigError(
+            [f"{setting}: found {type(network).__name__}, expected a ganctl.Generator. Return one from the callable."]
+        )
+    with torch.random.fork_rng(devices=[]):  # keeps the global random state of the training
         images = network.eval()(torch.randn(2, network.latent_dim), *_labels(settings))
     network.train()
     if tuple(images.shape) != (2, *shape) or images.abs().max() > 1:
         raise ConfigError(
-            [f"{where}: two images have shape {tuple(images.shape)} and values up to {images.abs().max():.2f}, expected"
-             f" {(2, *shape)} within [-1, 1]; end it in tanh."]
+            [f"{setting}: two images have shape {tuple(images.shape)} and values up to {images.abs().max():.2f},"
+             f" expected {(2, *shape)} within [-1, 1]. End it in tanh."]
         )  # fmt: skip
 
 
 @torch.no_grad()
-def _try_discriminator(network: object, settings: ModelSettings, shape: ImageShape) -> None:
-    """Two logits from somebody's own discriminator: is it one?"""
-    where = f"model.discriminator = '{settings.discriminator}'"
+def _check_discriminator(network: object, settings: ModelSettings, shape: ImageShape) -> None:
+    """Checks the type of a custom discriminator, and the shape of two logits."""
+    setting = f"model.discriminator = '{settings.discriminator}'"
     if not isinstance(network, nn.Module):
-        raise ConfigError([f"{where}: it gives {type(network).__name__}, expected a torch.nn.Module."])
+        raise ConfigError(
+            [f"{setting}: found {type(network).__name__}, expected a torch.nn.Module. Return one from the callable."]
+        )
     with torch.random.fork_rng(devices=[]):
         logits = network.eval()(torch.zeros(2, *shape), *_labels(settings))
     network.train()
     if tuple(logits.shape) != (2,):
         raise ConfigError(
-            [f"{where}: two logits have shape {tuple(logits.shape)}, expected (2,); squeeze the last axis."]
+            [f"{setting}: two logits have shape {tuple(logits.shape)}, expected (2,). Squeeze the last axis."]
         )
 
 

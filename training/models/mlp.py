@@ -1,4 +1,4 @@
-"""The mlp networks: those of the PyTorch Lightning tutorial "basic GAN", without the discriminator's final sigmoid."""
+"""MLP networks of the PyTorch Lightning tutorial "basic GAN", without the discriminator's final sigmoid."""
 
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ from ganctl.training.models.batch_norm import BatchNorm1d
 
 
 class MlpGenerator(Generator):
-    """The tutorial's: z → 128 → 256 → 512 → 1024 → C·H·W, batch normalisation from the second layer on."""
+    """The tutorial's generator: z → 128 → 256 → 512 → 1024 → C·H·W, batch normalization from the second layer on."""
 
     def __init__(self, latent_dim: int, classes: int | None, shape: ImageShape) -> None:
         super().__init__(latent_dim, classes, shape)
@@ -22,7 +22,7 @@ class MlpGenerator(Generator):
         for i, (inputs, outputs) in enumerate(pairwise(widths)):
             layers.append(nn.Linear(inputs, outputs))
             if i > 0:
-                layers.append(BatchNorm1d(outputs, 0.8))  # 0.8 is eps, as published
+                layers.append(BatchNorm1d(outputs, 0.8))  # 0.8 is eps, as in the tutorial
             layers.append(nn.LeakyReLU(0.2))
         self.net = nn.Sequential(*layers, nn.Linear(widths[-1], shape.size), nn.Tanh(), nn.Unflatten(1, shape))
 
@@ -34,7 +34,7 @@ class MlpGenerator(Generator):
 
 
 def _mlp_features(inputs: int) -> nn.Sequential:
-    """The tutorial's: C·H·W → 512 → 256."""
+    """The tutorial's hidden layers: C·H·W → 512 → 256."""
     layers = [nn.Linear(inputs, 512), nn.LeakyReLU(0.2), nn.Linear(512, 256), nn.LeakyReLU(0.2)]
     return nn.Sequential(nn.Flatten(), *layers)
 

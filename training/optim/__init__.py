@@ -1,1 +1,1 @@
-"""Optimizer, gradient clipping, schedules, EMA."""
+"""Optimizer, parameter groups, gradient clipping, schedules and EMA."""

@@ -1,7 +1,7 @@
-"""Adam by PyTorch's fused kernel, without the hooks and checks of `torch.optim`.
+"""Adam with PyTorch's fused kernel, without the hooks and checks of `torch.optim`.
 
-For small networks the hooks cost half as much as the arithmetic, and a `torch.optim` optimizer imports PyTorch's
-compiler when it is constructed: a second of start-up.
+For small networks, the hooks cost half as much as the arithmetic. Besides, constructing a `torch.optim` optimizer
+imports PyTorch's compiler, which takes a second.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganctl.training.device.streams import NO_STREAMS, Columns, StreamPool
+from ganctl.training.device.streams import NO_STREAMS, StreamPool, TensorLists
 
 
 class FusedAdam:
     """Adam (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1) on fp32 parameters.
 
-    `param_groups`, `state` and the state dict have the layout of `torch.optim.Adam`, and `torch.amp.GradScaler` takes
-    it as an optimizer.
+    `param_groups`, `state` and the state dict have the layout of `torch.optim.Adam`. `torch.amp.GradScaler` accepts it
+    as an optimizer.
     """
 
-    # GradScaler sets both for one step: the kernel unscales gradients and skips an update with inf, without waiting for
-    # the device
+    # GradScaler sets `grad_scale` and `found_inf` for one step: the kernel unscales gradients and skips updates with
+    # inf, without waiting for the device
     _step_supports_amp_scaling = True
     grad_scale: Tensor | None
     found_inf: Tensor
@@ -35,7 +35,15 @@ class FusedAdam:
         eps: float,
         streams: StreamPool = NO_STREAMS,
     ) -> None:
-        """`groups`: dicts with `params` and any further keys; kernels run side by side in the `streams`."""
+        """Creates the optimizer; moments are allocated at a parameter's first gradient.
+
+        Args:
+            groups: dicts with `params` and optional further keys, which override the defaults below.
+            lr: learning rate.
+            betas: β₁ and β₂, decay rates of the moments.
+            eps: added to the root of the second moment.
+            streams: side streams for the kernels.
+        """
         self.param_groups: list[dict[str, Any]] = [
             {"lr": lr, "betas": betas, "eps": eps, **group, "params": list(group["params"])} for group in groups
         ]
@@ -46,8 +54,8 @@ class FusedAdam:
     def step(self) -> None:
         """Updates every parameter that has a gradient.
 
-        With β₁ = 0 the mean of the gradients is the last gradient, which takes its place: `exp_avg` stays as it is, and
-        a quarter less memory moves.
+        With β₁ = 0 the first moment is the gradient itself. The kernel gets the gradient instead of `exp_avg`, which
+        stays unchanged; this saves a quarter of the memory traffic.
         """
         updated = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
         for parameter in (parameter for parameters in updated for parameter in parameters):
@@ -69,28 +77,28 @@ class FusedAdam:
                 parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The layout of `torch.optim.Adam.state_dict`: parameters by their number; learning rates as floats."""
+        """The layout of `torch.optim.Adam.state_dict`: parameters by index, learning rates as floats."""
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        number = {parameter: i for i, parameter in enumerate(parameters)}
+        index = {parameter: i for i, parameter in enumerate(parameters)}
         return {
-            "state": {number[parameter]: dict(state) for parameter, state in self.state.items()},
+            "state": {index[parameter]: dict(state) for parameter, state in self.state.items()},
             "param_groups": [
-                group | {"lr": float(group["lr"]), "params": [number[p] for p in group["params"]]}
+                group | {"lr": float(group["lr"]), "params": [index[p] for p in group["params"]]}
                 for group in self.param_groups
             ],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Loads moments and step counts; the hyperparameters stay, since a resumed run may change them on purpose."""
+        """Loads moments and step counts, but no hyperparameters: a resumed run may change them."""
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        numbers = [number for group in state["param_groups"] for number in group["params"]]
-        by_number = dict(zip(numbers, parameters, strict=True))
+        indices = [index for group in state["param_groups"] for index in group["params"]]
+        by_index = dict(zip(indices, parameters, strict=True))
         self.state = {
-            by_number[number]: {
-                name: _like(by_number[number], value) if value.dim() else value.to(by_number[number].device, copy=True)
+            by_index[index]: {
+                name: _like(by_index[index], value) if value.dim() else value.to(by_index[index].device, copy=True)
                 for name, value in moments.items()
             }
-            for number, moments in state["state"].items()
+            for index, moments in state["state"].items()
         }
 
     def _update(self, group: Mapping[str, Any], parameters: list[Tensor]) -> None:
@@ -98,8 +106,8 @@ class FusedAdam:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         means = [state["exp_avg"] for state in states] if group["betas"][0] else gradients
         squares, counts = ([state[name] for state in states] for name in ("exp_avg_sq", "step"))
-        columns: Columns = [parameters, gradients, means, squares, counts]
-        for stream, (weights, grads, first, second, steps) in enumerate(self._streams.split(columns)):
+        lists: TensorLists = [parameters, gradients, means, squares, counts]
+        for stream, (weights, grads, first, second, steps) in enumerate(self._streams.split(lists)):
             with self._streams.stream(stream):
                 torch._fused_adam_(
                     weights,
@@ -129,5 +137,5 @@ def _initial_state(parameter: Tensor) -> dict[str, Tensor]:
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """The values in the parameter's memory layout, in which the fused kernel reads both; a file has the usual one."""
+    """Copies loaded values, which are contiguous, into the parameter's memory layout, which the kernel expects."""
     return torch.empty_like(parameter).copy_(value)

@@ -1,4 +1,4 @@
-"""The running average of the generator, the network that is evaluated, exported and served."""
+"""Exponential moving average (EMA) of the generator, the network that is evaluated, exported and served."""
 
 from copy import deepcopy
 from typing import Generic, TypeVar
@@ -13,34 +13,42 @@ N = TypeVar("N", bound=nn.Module)
 
 
 class EMA(Generic[N]):
-    """`network` is the average of all weights that `current` has had, lately ones counting more."""
+    """Keeps the EMA of a network's weights.
+
+    Attributes:
+        network: a copy of the network with the averaged weights, in evaluation mode.
+    """
 
     def __init__(self, current: N, streams: StreamPool = NO_STREAMS) -> None:
-        """Starts as a copy."""
+        """Starts as a copy of `current`; `streams` run the update's kernels."""
         self.network = deepcopy(current)
         self.network.requires_grad_(False).eval()
         self._streams = streams
-        self._weights: list[list[Tensor]] = [list(network.parameters()) for network in (self.network, current)]
+        self._parameters: list[list[Tensor]] = [list(network.parameters()) for network in (self.network, current)]
         self._buffers = [
-            [[b for b in network.buffers() if b.is_floating_point() == real] for network in (self.network, current)]
-            for real in (True, False)  # apart: copied together, each would be by itself
+            [[b for b in network.buffers() if b.is_floating_point() == floating] for network in (self.network, current)]
+            for floating in (True, False)  # separate lists: a list of mixed dtypes would be copied one by one
         ]
 
     @torch.no_grad()
-    def update(self, renewal: Number) -> None:
-        """network ← network + renewal · (current − network)."""
-        if isinstance(renewal, float):
-            torch._foreach_lerp_(self._weights[0], self._weights[1], renewal)
+    def update(self, weight: Number) -> None:
+        """Updates the average: network ← network + weight · (current − network).
+
+        Args:
+            weight: 1 − decay; a float, or a scalar tensor on the device.
+        """
+        if isinstance(weight, float):
+            torch._foreach_lerp_(self._parameters[0], self._parameters[1], weight)
             return
-        # of a weight on the device there is no such kernel, but descent on ½‖network − current‖² is the same: its slope
-        # is 1 · network − current
-        for stream, (averages, currents) in enumerate(self._streams.split(self._weights)):
+        # lerp has no kernel for a weight on the device. SGD on ½‖network − current‖² computes the same: with weight
+        # decay 1 and `maximize`, its step is lr · (current − network)
+        for stream, (averages, currents) in enumerate(self._streams.split(self._parameters)):
             with self._streams.stream(stream):
                 torch._fused_sgd_(
                     averages,
                     currents,
                     [],
-                    lr=renewal,
+                    lr=weight,
                     weight_decay=1.0,
                     maximize=True,
                     momentum=0.0,
@@ -51,7 +59,7 @@ class EMA(Generic[N]):
 
     @torch.no_grad()
     def copy_buffers(self) -> None:
-        """What normalisation layers remember is not averaged, but as it is now."""
-        for ours, others in self._buffers:
-            if ours:
-                torch._foreach_copy_(ours, others)
+        """Copies the current buffers (running statistics of normalization layers), which are not averaged."""
+        for averages, currents in self._buffers:
+            if averages:
+                torch._foreach_copy_(averages, currents)

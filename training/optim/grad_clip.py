@@ -1,9 +1,10 @@
-"""Keeps one large gradient from becoming ten large steps.
+"""Clips the gradient norm of each parameter to a multiple of its running RMS.
 
-Adam with β₁ = 0 divides a gradient by its running norm. When both networks have been calm for long and one gradient is
-three times as large, the step is three times as long, the next gradient larger still: within four steps weights move by
-1/√(1 − β₂) = 10 rates each, and training begins anew. So a gradient beyond its history is cut before Adam sees it, by
-layer: the update clipping of Adafactor (Shazeer & Stern 2018, arXiv:1804.04235, section 6) as a matter of norms.
+Adam with β₁ = 0 divides a gradient by its running RMS. After a long stable phase, a gradient of three times the usual
+norm makes a step of three times the usual length, and the next gradient is larger still. Within four steps, weights
+move by 1/√(1 − β₂) = 10 learning rates, and training restarts from scratch. So each parameter's gradient is clipped
+before Adam uses it. This is the update clipping of Adafactor (Shazeer & Stern 2018, arXiv:1804.04235, section 6),
+applied to gradient norms.
 """
 
 import math
@@ -16,58 +17,64 @@ from ganctl.training.optim.adam import FusedAdam
 
 
 class GradientClip:
-    """Scales gradients to ‖g‖ ≤ limit · √(Σ v̂), v̂ being Adam's bias-corrected mean of g²; never waits for a device.
+    """Scales gradients to ‖g‖ ≤ limit · √(Σ v̂), where v̂ is Adam's bias-corrected running mean of g².
 
-    Σ v of a parameter is the running mean of ‖g‖², one number, so it is kept here instead of summed over all v.
-    A parameter that has had no gradient yet keeps its first one whole.
+    Σ v of a parameter equals the running mean of ‖g‖², a scalar, which is stored here. The first gradient of a
+    parameter is not clipped.
     """
 
     def __init__(self, optimizer: FusedAdam, limit: float, *, allow_sync: bool = False) -> None:
-        """`allow_sync`: whether the host may read numbers to skip work; else every call runs the same operations."""
+        """Clips the gradients of the optimizer's parameters.
+
+        Args:
+            optimizer: all its groups must have the same β₂.
+            limit: the largest allowed ratio of a gradient's norm to its running RMS.
+            allow_sync: whether the host may read device values to skip work; if False, every call runs the same
+                operations and never waits for the device.
+        """
         self._optimizer, self._limit, self._allow_sync = optimizer, limit, allow_sync
         self._parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
         self._beta = optimizer.param_groups[0]["betas"][1]
-        place = self._parameters[0].device
-        self._indices: dict[tuple[int, ...], Tensor] = {}
-        self._means = torch.zeros(len(self._parameters), device=place)  # Σ v of each
-        self._steps = torch.zeros(len(self._parameters), device=place)  # gradients of which it has come
-        self._one = torch.ones((), device=place)
+        device = self._parameters[0].device
+        self._index_tensors: dict[tuple[int, ...], Tensor] = {}
+        self._means = torch.zeros(len(self._parameters), device=device)  # Σ v, by parameter
+        self._steps = torch.zeros(len(self._parameters), device=device)  # number of gradients, by parameter
+        self._one = torch.ones((), device=device)
 
     @torch.no_grad()
     def __call__(self) -> None:
-        """Cuts the gradients as they are, and takes them into their history."""
-        places = [i for i, parameter in enumerate(self._parameters) if parameter.grad is not None]
-        gradients = [gradient for i in places if (gradient := self._parameters[i].grad) is not None]
+        """Clips the current gradients in place and adds them to the running means."""
+        indices = [i for i, parameter in enumerate(self._parameters) if parameter.grad is not None]
+        gradients = [gradient for i in indices if (gradient := self._parameters[i].grad) is not None]
         squares = _squares(gradients).to(self._means.dtype)
-        index = None if len(places) == len(self._parameters) else self._on_device(tuple(places))
-        means, steps = (all_ if index is None else all_[index] for all_ in (self._means, self._steps))
-        history = means / (1 - self._beta**steps)
-        factors = torch.where(history > 0, (history / squares).sqrt_() * self._limit, self._one).clamp_(max=1.0)
-        sound = squares < math.inf  # fp16 may overflow: such an update is left out
-        means.copy_(torch.where(sound, means.lerp(factors.square() * squares, 1 - self._beta), means))
-        steps.add_(sound)
+        index = None if len(indices) == len(self._parameters) else self._to_index(tuple(indices))
+        means, steps = (values if index is None else values[index] for values in (self._means, self._steps))
+        mean_square = means / (1 - self._beta**steps)
+        factors = torch.where(mean_square > 0, (mean_square / squares).sqrt_() * self._limit, self._one).clamp_(max=1.0)
+        finite = squares < math.inf  # gradients that overflowed in fp16 are not counted: GradScaler skips the update
+        means.copy_(torch.where(finite, means.lerp(factors.square() * squares, 1 - self._beta), means))
+        steps.add_(finite)
         if index is not None:
             self._means.index_copy_(0, index, means)
             self._steps.index_copy_(0, index, steps)
         if not self._allow_sync:
-            each: list[Tensor] = list(factors.to(gradients[0].dtype).unbind())
-            torch._foreach_mul_(gradients, each)
+            torch._foreach_mul_(gradients, list(factors.to(gradients[0].dtype).unbind()))
             return
         for gradient, factor in zip(gradients, factors.tolist(), strict=True):
-            if factor != 1.0:  # else a pass over all of it is saved
+            if factor != 1.0:  # skips a pass over unclipped gradients
                 gradient.mul_(factor)
 
-    def _on_device(self, places: tuple[int, ...]) -> Tensor:
-        """Made once: to copy something from the host is nothing that a graph could repeat."""
-        if places not in self._indices:
-            self._indices[places] = torch.tensor(places, device=self._means.device)
-        return self._indices[places]
+    def _to_index(self, indices: tuple[int, ...]) -> Tensor:
+        """The indices as a tensor, cached: a CUDA graph cannot repeat a copy from the host."""
+        if indices not in self._index_tensors:
+            self._index_tensors[indices] = torch.tensor(indices, device=self._means.device)
+        return self._index_tensors[indices]
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"means": self._means, "steps": self._steps}
 
     def load_state_dict(self, state: Mapping[str, Tensor] | None) -> None:
-        """Takes up a history; without one, that of the optimizer."""
+        """Restores the running means; if `state` is None, derives them from the optimizer's second moments."""
         if state is not None:
             self._means.copy_(state["means"])
             self._steps.copy_(state["steps"])
@@ -78,9 +85,8 @@ class GradientClip:
 
 
 def _squares(gradients: list[Tensor]) -> Tensor:
-    """‖g‖² of each. A CPU takes half as long for dot products of flat tensors as for norms, a GPU is faster with few
-    kernels."""
+    """‖g‖² of each gradient. On a CPU, dot products take half the time of norms; a GPU is faster with few kernels."""
     if not gradients[0].is_cpu:
         return torch.stack(torch._foreach_norm(gradients)).square()
-    rows = [gradient.as_strided((gradient.numel(),), (1,)) for gradient in gradients]  # in their order in memory
+    rows = [gradient.as_strided((gradient.numel(),), (1,)) for gradient in gradients]  # flat views in memory order
     return torch.stack([row.dot(row) for row in rows])

@@ -1,33 +1,40 @@
-"""Learning rates by layer: Adam moves every weight by about the same distance per step, whatever its size, while a
-layer's weights are the larger the fewer inputs it has."""
+"""Parameter groups with learning rates by fan-in.
+
+Adam moves every weight by about the same distance per step, whatever its size. Layers with fewer inputs have larger
+weights, so at one learning rate they change relatively more slowly.
+"""
 
 from typing import Any
 
 from torch import nn
 
-_INPUTS = 512  # of the layer that has the rate itself
+_REFERENCE_FAN_IN = 512  # a layer with this fan-in has scale 1
 
 
 def param_groups(network: nn.Module, *, lr_by_fan_in: bool) -> list[dict[str, Any]]:
-    """The network's parameters as an optimizer's groups, each with the factor `scale` of its learning rate.
+    """Groups the network's parameters by `scale`, a factor of their learning rate.
 
-    With `lr_by_fan_in` weights of linear and convolutional layers have √(512 / inputs), so that layers change by like
-    shares per step: the effect of "equalized learning rate" (Karras et al. 2018, arXiv:1710.10196, section 4.1) without
-    other weights. Everything else has 1.
+    With `lr_by_fan_in`, weights of linear and convolutional layers have scale √(512 / fan_in), so that all layers
+    change at similar relative rates. This has the effect of the "equalized learning rate" (Karras et al. 2018,
+    arXiv:1710.10196, section 4.1) without a change of the weights. All other parameters have scale 1.
+
+    Returns:
+        Dicts with `params` and `scale`, in order of `scale`.
     """
-    scales: dict[float, list[nn.Parameter]] = {}
-    known: set[nn.Parameter] = set()
+    groups: dict[float, list[nn.Parameter]] = {}
+    grouped: set[nn.Parameter] = set()
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            scale = (_INPUTS / _fan_in(module)) ** 0.5 if lr_by_fan_in and name == "weight" and _fan_in(module) else 1.0
-            if parameter not in known:
-                scales.setdefault(scale, []).append(parameter)
-                known.add(parameter)
-    return [{"params": parameters, "scale": scale} for scale, parameters in sorted(scales.items())]
+            fan_in = _fan_in(module) if lr_by_fan_in and name == "weight" else 0.0
+            scale = (_REFERENCE_FAN_IN / fan_in) ** 0.5 if fan_in else 1.0
+            if parameter not in grouped:
+                groups.setdefault(scale, []).append(parameter)
+                grouped.add(parameter)
+    return [{"params": parameters, "scale": scale} for scale, parameters in sorted(groups.items())]
 
 
 def _fan_in(module: nn.Module) -> float:
-    """How many inputs one of a layer's outputs is a sum of; 0 for what is no such layer."""
+    """Number of inputs that one output of a linear or convolutional layer sums; 0 for other modules."""
     if isinstance(module, nn.ConvTranspose2d):
         return module.weight[:, 0].numel() / (module.stride[0] * module.stride[1])
     if isinstance(module, nn.Linear | nn.Conv2d):

@@ -1,25 +1,25 @@
-"""`ganctl sample`: what was ordered, drawn from a source or a server, and saved as a picture, an array or a film.
+"""The work of `ganctl sample`: requests, samplers (local or a server), rejection of misread images, and output files.
 
-Seeds mean here what they mean to the service: with the same model, seed and order both draw the same images.
+A seed means the same as for the service: with the same model, seed and request both draw the same images.
 """
 
 from ganctl.training.sampling.films import draw_walk
-from ganctl.training.sampling.rejection import MisreadError, Reader, draw_accepted
-from ganctl.training.sampling.request import Film, OrderError, SampleRequest, SampleResult
+from ganctl.training.sampling.rejection import LabelPredictor, MisreadError, draw_accepted
+from ganctl.training.sampling.request import Film, SampleRequest, SampleRequestError, SampleResult
 from ganctl.training.sampling.samplers import LocalSampler, Sampler, ServerSampler, draw
-from ganctl.training.sampling.writers import check_name, open_images, save, save_walk
+from ganctl.training.sampling.writers import check_output_path, open_images, save, save_walk
 
 __all__ = [
     "Film",
+    "LabelPredictor",
     "LocalSampler",
     "MisreadError",
-    "OrderError",
-    "Reader",
     "SampleRequest",
+    "SampleRequestError",
     "SampleResult",
     "Sampler",
     "ServerSampler",
-    "check_name",
+    "check_output_path",
     "draw",
     "draw_accepted",
     "draw_walk",

@@ -1,4 +1,4 @@
-"""The order of a walk: its stops are the ordered images, and what lies between them is drawn as well."""
+"""Draws a film: a closed walk through latent space with the requested images as keyframes."""
 
 import numpy as np
 import torch
@@ -6,68 +6,73 @@ from torch import Tensor
 
 from ganctl.training.images.interpolation import walk_labels, walk_latents
 from ganctl.training.images.source import GeneratorSource
-from ganctl.training.sampling.request import Film, OrderError, SampleRequest
+from ganctl.training.sampling.request import Film, SampleRequest, SampleRequestError
 from ganctl.training.sampling.samplers import LocalSampler
 
-_PACE = 24  # frames from stop to stop
-_LONGEST = 1200  # frames of a walk whose length nobody has named
-_STOPS = 8  # of a walk for which only one image is ordered
+_FRAMES_PER_KEYFRAME = 24
+_MAX_FRAMES = 1200  # of a film without --frames
+_DEFAULT_KEYFRAMES = 8  # if a single image is requested
 
 
-def draw_walk(order: SampleRequest, sampler: LocalSampler, frames: int | None) -> Film:
-    """A closed walk through the ordered images.
+def draw_walk(request: SampleRequest, sampler: LocalSampler, frames: int | None) -> Film:
+    """Draws a closed walk through the requested images.
 
-    A list of digits (or all classes, or a text) keeps one latent: the walk goes from digit to digit in one handwriting,
-    and with each repeat of the list in another one. `frames` counts all of the film; None: 24 from stop to stop.
+    A list of classes (labels, all classes, or a text) keeps one latent: the walk goes from class to class in one
+    style, and each repetition of the list has another one.
+
+    Args:
+        request: the keyframes.
+        sampler: draws the images.
+        frames: number of frames of the whole film; None: 24 per keyframe.
 
     Raises:
-        OrderError: there is nothing to walk between, too few frames, or a source that knows nothing between labels.
+        SampleRequestError: all keyframes are equal, there are too few frames, or the source cannot interpolate labels.
     """
-    sampler.check(order)
+    sampler.check(request)
     source = sampler.source
-    names = range(sampler.count_classes()) if order.per_class else order.names
-    turn = torch.tensor([sampler.number(name) for name in names], dtype=torch.int64)
-    if not len(turn):
-        z, labels, seed = _free_stops(order, sampler)
+    names = range(sampler.count_classes()) if request.per_class else request.class_names
+    classes = torch.tensor([sampler.class_index(name) for name in names], dtype=torch.int64)
+    if not len(classes):
+        z, labels, seed = _seeded_keyframes(request, sampler)
     else:
-        z, labels, seed = _stops_in_turn(order, sampler, turn)
+        z, labels, seed = _class_keyframes(request, sampler, classes)
     if (z == z[0]).all() and (labels == labels[0]).all():
-        raise OrderError(
-            "--out: a film walks from image to image, and all that are ordered are the same; name different digits, or"
-            " a --count (2 or more), or a --truncation above 0"
+        raise SampleRequestError(
+            "--out: a film walks from image to image: found equal images only, expected two different ones. Name"
+            " different digits, a --count of 2 or more, or a --truncation above 0"
         )
-    frames = frames or max(len(z), min(_PACE * len(z), _LONGEST))
+    frames = frames or max(len(z), min(_FRAMES_PER_KEYFRAME * len(z), _MAX_FRAMES))
     if frames < len(z):
-        raise OrderError(f"--frames {frames}: the walk passes {len(z)} images; expected as many frames or more")
+        raise SampleRequestError(f"--frames {frames}: the walk passes {len(z)} images, expected as many frames or more")
     path = walk_latents(z, frames)
     if not source.conditional or (labels == labels.roll(-1)).all():
         images = source.draw(path, labels[:1].expand(frames))
-    elif isinstance(source, GeneratorSource) and source.mixes_labels:
+    elif isinstance(source, GeneratorSource) and source.can_mix_labels:
         images = source.draw_mixed(path, walk_labels(labels, sampler.count_classes(), frames))
     else:
-        raise OrderError(
-            f"{order.flag or '--out'}: a walk from one digit to another needs a run or a checkpoint whose generator has"
-            " an `embedding`: an exported file takes whole labels, and there is nothing between them. Name the run, or"
-            " one --label alone to walk through its handwritings"
+        raise SampleRequestError(
+            f"{request.class_flag or '--out'}: found a source that takes whole labels only, such as an exported file,"
+            " expected a run or a checkpoint whose generator has an `embedding`. Name the run, or a single --label to"
+            " walk through its styles"
         )
     return Film(images.permute(0, 2, 3, 1).numpy(), seed, len(z))
 
 
-def _free_stops(order: SampleRequest, sampler: LocalSampler) -> tuple[Tensor, Tensor, int]:
-    """Stops with a latent each, and the labels that the seed decides."""
-    requests = order.requests(order.count or _STOPS)
-    z = torch.cat([sampler.latents(seed, draws, order.truncation) for seed, draws in requests])
-    labels = torch.from_numpy(np.concatenate([sampler.labels(seed, draws) for seed, draws in requests]))
-    return z, labels, requests[0][0]
+def _seeded_keyframes(request: SampleRequest, sampler: LocalSampler) -> tuple[Tensor, Tensor, int]:
+    """Keyframes with a latent each, whose labels follow from the seed: latents [K, D], labels [K], first seed."""
+    seeds = request.seeds(request.count or _DEFAULT_KEYFRAMES)
+    z = torch.cat([sampler.latents(seed, count, request.truncation) for seed, count in seeds])
+    labels = torch.from_numpy(np.concatenate([sampler.labels(seed, count) for seed, count in seeds]))
+    return z, labels, seeds[0][0]
 
 
-def _stops_in_turn(order: SampleRequest, sampler: LocalSampler, turn: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Stops that share a latent for each turn through the classes."""
-    if order.text or order.per_class:
-        stops = (order.count or order.per_class or 1) * len(turn)
+def _class_keyframes(request: SampleRequest, sampler: LocalSampler, classes: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Keyframes that repeat `classes`, with one latent per repetition: latents [K, D], labels [K], first seed."""
+    if request.text or request.per_class:
+        keyframes = (request.count or request.per_class or 1) * len(classes)
     else:
-        stops = order.count or (len(turn) if len(turn) > 1 else _STOPS)
-    requests = order.requests(-(-stops // len(turn)))
-    z = torch.cat([sampler.latents(seed, draws, order.truncation) for seed, draws in requests])
-    places = torch.arange(stops)
-    return z[places // len(turn)], turn[places % len(turn)], requests[0][0]
+        keyframes = request.count or (len(classes) if len(classes) > 1 else _DEFAULT_KEYFRAMES)
+    seeds = request.seeds(-(-keyframes // len(classes)))
+    z = torch.cat([sampler.latents(seed, count, request.truncation) for seed, count in seeds])
+    indices = torch.arange(keyframes)
+    return z[indices // len(classes)], classes[indices % len(classes)], seeds[0][0]

@@ -1,4 +1,4 @@
-"""What a run or a checkpoint is, for `ganctl inspect` and for every command that takes one as SOURCE."""
+"""Opens and describes runs and checkpoints, for `ganctl inspect` and for the SOURCE argument of other commands."""
 
 import os
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from torch import Tensor
 from ganctl.common.text import nfc
 from ganctl.training.checkpoint.format import read_checkpoint, weights_digest
 from ganctl.training.checkpoint.run_dir import CHECKPOINTS, find_checkpoint
-from ganctl.training.checkpoint.stored_config import data_settings, understood
-from ganctl.training.config.environment import PREFIX, of_section
+from ganctl.training.checkpoint.stored_config import data_settings, version_errors
+from ganctl.training.config.environment import PREFIX, section_variables
 from ganctl.training.config.resolve import resolve
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet
@@ -22,38 +22,38 @@ from ganctl.training.images.source import GeneratorSource, Source, load_generato
 
 
 @dataclass(frozen=True)
-class Opened:
-    """Something images can be had from: a source that draws, or images that were drawn before."""
+class OpenedSource:
+    """An opened SOURCE argument: either a source that draws images, or images from a file."""
 
     data: DataSettings
     source: Source | None = None
-    fault: Exception | None = None  # why `data` may be other images than those it was trained on
+    fault: Exception | None = None  # the reason why `data` may not be the training data
     images: Tensor | None = None  # uint8 [N, C, H, W]
     labels: Tensor | None = None  # int64 [N]
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def open_checkpoint(path: Path) -> Opened:
-    """The averaged generator of a checkpoint, or of a run's best one."""
+def open_checkpoint(path: Path) -> OpenedSource:
+    """Opens the EMA generator of a checkpoint, or of a run's best checkpoint."""
     generator, checkpoint = load_generator(find_checkpoint(path))
     data, fault = data_settings(checkpoint)
     names = tuple(map(nfc, checkpoint.state["data"]["class_names"]))
     facts = {"checkpoint": str(checkpoint.path.resolve()), "step": checkpoint.step}
-    return Opened(data, GeneratorSource(generator, names), fault, facts=facts)
+    return OpenedSource(data, GeneratorSource(generator, names), fault, facts=facts)
 
 
-def lay_over(opened: Opened, assignments: Sequence[str]) -> DataSettings:
-    """What a source says of its data, under the variables GANCTL_DATA__… and the `data.key=value` given to --set.
+def override_data_settings(opened: OpenedSource, assignments: Sequence[str]) -> DataSettings:
+    """Returns the data settings of a source, overridden by GANCTL_DATA__… variables and then by --set `assignments`.
 
     Raises:
-        Exception: the `fault` of what was opened, unless data.name is given.
-        ConfigError: a fault of these, or a setting of another section: a source's own are as it was trained.
+        Exception: `opened.fault`, unless data.name is given.
+        ConfigError: a setting is invalid, or of a section other than data.
     """
     section = "data."
-    others = [assignment for assignment in assignments if not assignment.strip().startswith(section)]
-    if others:
-        raise ConfigError([f"--set {other}: expected a setting of the data, such as data.root=…" for other in others])
-    config, sources = resolve(assignments=assignments, environment=of_section("data", os.environ))
+    foreign = [assignment for assignment in assignments if not assignment.strip().startswith(section)]
+    if foreign:
+        raise ConfigError([f"--set {each}: expected a setting of the data, such as data.root=…" for each in foreign])
+    config, sources = resolve(assignments=assignments, environment=section_variables("data", os.environ))
     given = {name for name, source in sources.items() if source == "--set" or source.startswith(PREFIX)}
     if opened.fault is not None and "data.name" not in given:
         raise opened.fault
@@ -61,24 +61,33 @@ def lay_over(opened: Opened, assignments: Sequence[str]) -> DataSettings:
     return opened.data.model_copy(update={key: getattr(config.data, key) for key in keys})
 
 
-def check_fit(opened: Opened, real: ImageSet, path: Path) -> None:
-    """Raises DataError where images from `path` cannot be scored against real ones: other sizes, or other classes."""
+def check_fit(opened: OpenedSource, real: ImageSet, path: Path) -> None:
+    """Checks that the images of a source can be scored against real images.
+
+    Args:
+        opened: the source.
+        real: the real images.
+        path: the path of the source, for the error.
+
+    Raises:
+        DataError: the image sizes or the classes differ.
+    """
     images, source = opened.images, opened.source
     if images is None:
         assert source is not None
         images = source.draw(torch.zeros(1, source.latent_dim), torch.zeros(1, dtype=torch.int64))
     faults = []
     if (found := tuple(images.shape[1:])) != real.shape:
-        faults.append(f"its images are {_by(found)} (channels, height, width), the real ones {_by(real.shape)}")
+        faults.append(f"found images {_by(found)} (channels, height, width), expected {_by(real.shape)}")
     if source is not None and source.conditional and source.class_names != real.class_names:
-        faults.append(f"it draws the classes {_some(source.class_names)}, the real ones are {_some(real.class_names)}")
+        faults.append(f"found the classes {_listed(source.class_names)}, expected {_listed(real.class_names)}")
     if opened.labels is not None and not 0 <= opened.labels.min() <= opened.labels.max() < len(real.class_names):
-        numbers = f"{opened.labels.min()} to {opened.labels.max()}"
-        faults.append(f"its labels go from {numbers}, those of the real images from 0 to {len(real.class_names) - 1}")
+        label_range = f"{opened.labels.min()} to {opened.labels.max()}"
+        faults.append(f"found labels from {label_range}, expected labels from 0 to {len(real.class_names) - 1}")
     if faults:
         raise DataError(
-            f"{path}: does not fit the data set: {'; '.join(faults)}. Name the data that it was trained on, by --set"
-            " data.name=…, data.root=…, data.size=… or data.channels=…"
+            f"{path}: does not fit the data set: {'; '.join(faults)}. Name its training data by --set data.name=…,"
+            " data.root=…, data.size=… or data.channels=…"
         )
 
 
@@ -86,22 +95,22 @@ def _by(shape: Sequence[int]) -> str:
     return " × ".join(map(str, shape))
 
 
-def _some(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """A run's checkpoints, or one checkpoint's contents.
+    """Describes the checkpoints of a run, or the contents of one checkpoint.
 
     Raises:
-        CheckpointError: `path` is neither, or is damaged.
+        CheckpointError: `path` is neither a run nor a checkpoint, or is damaged.
     """
     if path.is_file():
         return {"kind": "checkpoint", **_describe_checkpoint(path)}
     folder = path / CHECKPOINTS
     if not folder.is_dir():
         raise CheckpointError(
-            f"{path}: neither a run (no {CHECKPOINTS}/), an export (no manifest.json) nor a checkpoint file"
+            f"{path}: found neither {CHECKPOINTS}/ nor manifest.json, expected a run, an export or a checkpoint file"
         )
     names = sorted(entry.stem for entry in folder.glob("*.safetensors"))
     record: dict[str, Any] = {"kind": "run", "path": str(path.resolve()), "checkpoints": names}
@@ -114,7 +123,7 @@ def describe(path: Path) -> dict[str, Any]:
 def _describe_checkpoint(path: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(path)
     state = checkpoint.state
-    with understood(checkpoint):
+    with version_errors(checkpoint):
         return {
             "path": str(path.resolve()),
             "step": checkpoint.step,

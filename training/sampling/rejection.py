@@ -1,9 +1,8 @@
-"""`--reject-misread`: only images that the data set's classifier reads as what was asked for, as data with sound
-labels.
+"""Rejection sampling for `--reject-misread`: keeps only images that the classifier of the data set reads as requested.
 
-A rejected image (a strip of a text: one is enough) is drawn anew from seeds of its own, which follow from the order's
-seed alone. So an image that is not rejected is the one that comes without --reject-misread, and image i still does not
-depend on how many are ordered.
+A rejected image (or strip of a text, if one of its digits is rejected) is drawn again from other seeds, which follow
+from the seed of the request alone. So an accepted image equals the one drawn without --reject-misread, and image i does
+not depend on the number of requested images.
 """
 
 import hashlib
@@ -13,30 +12,30 @@ import torch
 from numpy.typing import NDArray
 
 from ganctl.training.errors import DataError, TrainingError
-from ganctl.training.evaluation.classifier import Classifier, judge, places_of
+from ganctl.training.evaluation.classifier import Classifier, classify, spatial_positions
 from ganctl.training.evaluation.validity import ScorerAccuracy
-from ganctl.training.sampling.request import OrderError, Part, SampleRequest, SampleResult
+from ganctl.training.sampling.request import SampleBatch, SampleRequest, SampleRequestError, SampleResult
 from ganctl.training.sampling.samplers import Labels, Pixels, Sampler, draw
 
-PATIENCE = 500  # images of a class, or strips, that may be rejected in a row
+MAX_REJECTIONS = 500  # consecutive rejections of a class, in images or strips
 
 
 class MisreadError(TrainingError):
-    """A generator that does not draw what it is asked for."""
+    """The classifier rejects all images of a class."""
 
     exit_code = 5
 
 
-class Reader:
-    """Reads images [N, H, W, C] as classes, int64 [N].
+class LabelPredictor:
+    """Predicts the labels, int64 [N], of images, uint8 [N, H, W, C], with the classifier of a data set.
 
     Raises:
-        DataError: the classifier has learnt nothing, or the images are not of the size that it has learnt from.
+        DataError: the classifier has learned nothing, or was trained on images of another size.
     """
 
     def __init__(self, classifier: Classifier, data_name: str) -> None:
-        if fault := ScorerAccuracy.of(classifier.notes, classifier.head.out_features).fault:
-            raise DataError(f"--reject-misread: {fault}; leave --reject-misread out")
+        if fault := ScorerAccuracy.of(classifier.metadata, classifier.head.out_features).fault:
+            raise DataError(f"--reject-misread: {fault}. Leave --reject-misread out")
         self._classifier, self._data_name = classifier, data_name
         self.classes = classifier.head.out_features
 
@@ -45,87 +44,88 @@ class Reader:
         assert isinstance(first, torch.nn.Conv2d)
         assert isinstance(features, torch.nn.Linear)
         _, height, width, channels = images.shape
-        if (channels, 64 * places_of(height, width)) != (first.in_channels, features.in_features):
+        if (channels, 64 * spatial_positions(height, width)) != (first.in_channels, features.in_features):
             raise DataError(
-                f"--reject-misread: the classifier of {self._data_name} cannot read images of {height} × {width} ×"
-                f" {channels}"
-                " (height, width, channels); name the data that the generator was trained on, by --set data.name=…,"
-                " data.root=…, data.size=… or data.channels=…"
+                f"--reject-misread: found images of {height} × {width} × {channels} (height, width, channels), expected"
+                f" those of {self._data_name}, on which the classifier was trained. Name the generator's training data"
+                " by --set data.name=…, data.root=…, data.size=… or data.channels=…"
             )
-        return judge(self._classifier, torch.from_numpy(images).permute(0, 3, 1, 2)).predictions.numpy()
+        return classify(self._classifier, torch.from_numpy(images).permute(0, 3, 1, 2)).predictions.numpy()
 
 
-def draw_accepted(order: SampleRequest, sampler: Sampler, reader: Reader) -> SampleResult:
-    """Fills an order with images that are read as asked; `drawn` counts all, rejected ones included.
+def draw_accepted(request: SampleRequest, sampler: Sampler, predictor: LabelPredictor) -> SampleResult:
+    """Draws images until the predictor reads all of them as requested; `total_drawn` includes the rejected ones.
 
     Raises:
-        OrderError: the generator is unconditional: it is not asked for anything.
-        MisreadError: one class was misread PATIENCE times in a row.
-        DataError: see Reader.
+        SampleRequestError: the generator is unconditional.
+        MisreadError: MAX_REJECTIONS consecutive images of a class were rejected.
+        DataError: see LabelPredictor.
     """
-    first = draw(order, sampler)
-    if first.labels is None:
-        raise OrderError(
-            "--reject-misread: this generator is unconditional, so that there is no label to verify; leave it out"
+    result = draw(request, sampler)
+    if result.labels is None:
+        raise SampleRequestError(
+            "--reject-misread: this generator is unconditional, expected a conditional one. Leave the flag out"
         )
-    images, labels, each = first.images, first.labels, len(order.text or " ")
-    if labels.max() >= reader.classes:
+    images, labels, unit_size = result.images, result.labels, len(request.text or " ")
+    if labels.max() >= predictor.classes:
         raise DataError(
-            f"--reject-misread: the generator draws class {labels.max()}, the classifier knows 0 to"
-            f" {reader.classes - 1};"
-            " name the data that the generator was trained on, by --set data.name=…"
+            f"--reject-misread: the generator draws class {labels.max()}, expected a class from 0 to"
+            f" {predictor.classes - 1}, on which the classifier was trained. Name the generator's training data by"
+            " --set data.name=…"
         )
-    tally = _Tally(order, sampler)
-    units = np.arange(len(images) // each)  # images, or strips
-    drawn, attempt = len(images), 0
+    counter = _RejectionCounter(request, sampler)
+    units = np.arange(len(images) // unit_size)  # indices of the pending images, or strips
+    total_drawn, attempt = len(images), 0
     while True:
-        rows = (units[:, None] * each + np.arange(each)).ravel()
-        sound = (reader(images[rows]) == labels[rows]).reshape(-1, each).all(axis=1)
-        tally.count(labels[units * each], sound)
-        units = units[~sound]
+        rows = (units[:, None] * unit_size + np.arange(unit_size)).ravel()
+        accepted = (predictor(images[rows]) == labels[rows]).reshape(-1, unit_size).all(axis=1)
+        counter.update(labels[units * unit_size], accepted)
+        units = units[~accepted]
         if not len(units):
-            return order.drawn(images, labels, first.seed, drawn)
+            return request.result(images, labels, result.seed, total_drawn)
         attempt += 1
-        rows = (units[:, None] * each + np.arange(each)).ravel()
-        images[rows] = _again(order, sampler, labels[units * each], _seed(first.seed, attempt))
-        drawn += len(rows)
+        rows = (units[:, None] * unit_size + np.arange(unit_size)).ravel()
+        images[rows] = _redraw(request, sampler, labels[units * unit_size], _attempt_seed(result.seed, attempt))
+        total_drawn += len(rows)
 
 
-def _again(order: SampleRequest, sampler: Sampler, labels: Labels, seed: int) -> Pixels:
-    """One more try for images of these labels, or for as many strips."""
-    parts, most = [], order.most_draws
-    for i, start in enumerate(range(0, len(labels), most)):
-        some = labels[start : start + most].tolist()
-        parts.append(Part(seed + i, len(some), () if order.text else some, order.text))
-    return np.concatenate([sampler.draw(part, order.truncation)[0] for part in parts])
+def _redraw(request: SampleRequest, sampler: Sampler, labels: Labels, seed: int) -> Pixels:
+    """Draws one image per label again, or as many strips of the text."""
+    batches, limit = [], request.max_latents
+    for i, start in enumerate(range(0, len(labels), limit)):
+        batch_labels = labels[start : start + limit].tolist()
+        classes = () if request.text else batch_labels
+        batches.append(SampleBatch(seed + i, len(batch_labels), classes, request.text))
+    return np.concatenate([sampler.draw(batch, request.truncation)[0] for batch in batches])
 
 
-def _seed(seed: int, attempt: int) -> int:
-    """A seed that no other order and attempt come to; 2^32 further ones follow it below 2^53."""
+def _attempt_seed(seed: int, attempt: int) -> int:
+    """A seed that differs between requests and attempts; at least 2^32 seeds below 2^53 follow it."""
     digest = hashlib.sha256(f"ganctl sample --verified {seed} {attempt}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % (2**53 - 2**32)
 
 
-class _Tally:
-    """How many images of each class were rejected since one was accepted."""
+class _RejectionCounter:
+    """Counts the consecutive rejections of each class."""
 
-    def __init__(self, order: SampleRequest, sampler: Sampler) -> None:
-        self._order, self._drawer = order, sampler
+    def __init__(self, request: SampleRequest, sampler: Sampler) -> None:
+        self._request, self._sampler = request, sampler
         self._streaks: dict[int, int] = {}
 
-    def count(self, labels: Labels, sound: NDArray[np.bool_]) -> None:
+    def update(self, labels: Labels, accepted: NDArray[np.bool_]) -> None:
+        """Counts a round of images; raises MisreadError after MAX_REJECTIONS consecutive rejections of a class."""
         for label in np.unique(labels).tolist():
-            hits = sound[labels == label]
-            since = (
-                len(hits) - 1 - int(np.flatnonzero(hits)[-1]) if hits.any() else self._streaks.get(label, 0) + len(hits)
-            )
-            self._streaks[label] = since
-            if since >= PATIENCE:
-                what = repr(self._order.text) if self._order.text else f"class {self._drawer.name(label)}"
+            hits = accepted[labels == label]
+            if hits.any():
+                streak = len(hits) - 1 - int(np.flatnonzero(hits)[-1])
+            else:
+                streak = self._streaks.get(label, 0) + len(hits)
+            self._streaks[label] = streak
+            if streak >= MAX_REJECTIONS:
+                name = repr(self._request.text) if self._request.text else f"class {self._sampler.class_name(label)}"
                 raise MisreadError(
-                    f"--reject-misread: of {what} the last {since} images drawn are all read as something else, so the"
-                    " order"
-                    " cannot be filled. Train the generator longer, lower --truncation, or leave --reject-misread out;"
-                    " where"
-                    " it was trained on other data than the classifier, name them by --set data.name=…"
+                    f"--reject-misread: of {name} the last {streak} images drawn were all rejected, expected some that"
+                    " the classifier reads as requested. Train the generator longer, lower --truncation, or leave"
+                    " --reject-misread out. If the classifier was trained on other data, name the generator's by --set"
+                    " data.name=…"
                 )

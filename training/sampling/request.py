@@ -1,4 +1,4 @@
-"""An order of images, as the requests that a source or a server answers."""
+"""Sample requests and results, and the split of a request into batches that a source or a server can answer."""
 
 import secrets
 from collections.abc import Sequence
@@ -11,55 +11,58 @@ from ganctl.common.text import nfc
 from ganctl.training.errors import TrainingError
 
 _GRID_COLUMNS = 10
-REPLY_LIMIT = 256  # images, as the service has it
+BATCH_LIMIT = 256  # images per batch; the service has the same limit per reply
 
 
-class OrderError(TrainingError, ValueError):
-    """An order that the source cannot fill; names the flag."""
+class SampleRequestError(TrainingError, ValueError):
+    """A request that the source cannot fulfill; the message names the flag."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class SampleResult:
-    """What came of an order."""
+    """The images of a request."""
 
     images: NDArray[np.uint8]  # [N, H, W, C]
     labels: NDArray[np.int64] | None  # [N]
     seed: int
-    columns: int  # of a picture
-    drawn: int | None = None  # images in all, where some were rejected
+    columns: int  # of the grid in a picture file
+    total_drawn: int | None = None  # number of drawn images, including rejected ones; None without rejection
 
 
 @dataclass(frozen=True)
 class Film:
-    """What came of the order of a walk."""
+    """The frames of a walk."""
 
     frames: NDArray[np.uint8]  # [F, H, W, C]
     seed: int
-    stops: int  # ordered images that it passes
+    keyframes: int  # number of requested images that the walk passes
 
 
 @dataclass(frozen=True)
-class Part:
-    """What fits into one request: `draws` latents from `seed`. The classes, by number or by name, come in turn; a text
-    is drawn whole for each latent; where there is neither the seed decides."""
+class SampleBatch:
+    """A part of a request that fits into one reply: `count` latents from `seed`.
+
+    `classes` (indices or names) are repeated over the latents. A text is drawn whole for each latent. Without either,
+    the labels follow from the seed.
+    """
 
     seed: int
-    draws: int
+    count: int
     classes: Sequence[int | str] = ()
     text: str | None = None
 
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """What to draw; see the flags of `ganctl sample`. Class names and text are kept in NFC, whatever form they come in.
+    """The images to draw; the fields are the flags of `ganctl sample`. Class names and text are normalized to NFC.
+
+    A request that exceeds the limit of one reply is split into batches with consecutive seeds, for a server and for a
+    local source alike, so that both draw the same images.
 
     Raises:
-        OrderError: a class name or the text is not UTF-8.
-
-    Beyond what the service gives in one reply the seed counts on, one for each further reply; a local source does the
-    same, so that both draw the same images.
+        SampleRequestError: a class name or the text is not UTF-8.
     """
 
     labels: tuple[str, ...] = ()
@@ -74,19 +77,19 @@ class SampleRequest:
         for flag, text in (*(("--label", name) for name in self.labels), ("--text", self.text or "")):
             try:
                 text.encode()
-            except UnicodeEncodeError:  # from bytes of another encoding on the command line
-                raise OrderError(f"{flag} {text!r}: it is not UTF-8, expected names of classes in UTF-8") from None
+            except UnicodeEncodeError:  # bytes of another encoding on the command line
+                raise SampleRequestError(f"{flag} {text!r}: it is not UTF-8, expected class names in UTF-8") from None
         object.__setattr__(self, "labels", tuple(map(nfc, self.labels)))
         object.__setattr__(self, "text", None if self.text is None else nfc(self.text))
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The classes that were named, in turn."""
+    def class_names(self) -> tuple[str, ...]:
+        """The requested classes in order, from the labels or the text."""
         return self.labels or tuple(self.text or "")
 
     @property
-    def flag(self) -> str | None:
-        """The flag for which the generator must know classes."""
+    def class_flag(self) -> str | None:
+        """The first given flag that needs a conditional generator, or None."""
         given = {
             "--label": self.labels,
             "--text": self.text,
@@ -96,41 +99,44 @@ class SampleRequest:
         return next((flag for flag, value in given.items() if value), None)
 
     @property
-    def most_draws(self) -> int:
-        """Latents of one request."""
-        return max(1, REPLY_LIMIT // len(self.text)) if self.text else REPLY_LIMIT
+    def max_latents(self) -> int:
+        """Maximum number of latents per batch."""
+        return max(1, BATCH_LIMIT // len(self.text)) if self.text else BATCH_LIMIT
 
-    def parts(self, classes: int) -> list[Part]:
-        """The order as requests; of `classes` classes all are wanted with `per_class`.
-
-        Raises:
-            OrderError: the seed is too large to count on from.
-        """
-        wanted: Sequence[int | str] = range(classes) if self.per_class else self.labels
-        total = self.per_class * len(wanted) if self.per_class else self.count or len(wanted) or 1
-        parts, done = [], 0
-        for seed, draws in self.requests(total):
-            turn = [wanted[(done + i) % len(wanted)] for i in range(min(draws, len(wanted)))]
-            parts.append(Part(seed, draws, turn, self.text))
-            done += draws
-        return parts
-
-    def requests(self, total: int) -> list[tuple[int, int]]:
-        """The seed and the number of latents of each request, for so many latents.
+    def batches(self, num_classes: int) -> list[SampleBatch]:
+        """Splits the request into batches; with `per_class` it covers all `num_classes` classes.
 
         Raises:
-            OrderError: the seed is too large to count on from.
+            SampleRequestError: a seed of a batch would exceed 2^53 − 1.
         """
-        # the room left for counting on keeps every seed below 2^53
+        classes: Sequence[int | str] = range(num_classes) if self.per_class else self.labels
+        total = self.per_class * len(classes) if self.per_class else self.count or len(classes) or 1
+        batches, done = [], 0
+        for seed, count in self.seeds(total):
+            rotated = [classes[(done + i) % len(classes)] for i in range(min(count, len(classes)))]
+            batches.append(SampleBatch(seed, count, rotated, self.text))
+            done += count
+        return batches
+
+    def seeds(self, total: int) -> list[tuple[int, int]]:
+        """Splits `total` latents into batches; returns the seed and the number of latents of each.
+
+        Raises:
+            SampleRequestError: a seed of a batch would exceed 2^53 − 1.
+        """
+        # random seeds below 2^52 leave room for the consecutive seeds of further batches
         seed = secrets.randbelow(2**52) if self.seed is None else self.seed
-        limit = self.most_draws
+        limit = self.max_latents
         if seed + (total - 1) // limit >= 2**53:
-            raise OrderError(f"--seed {seed}: for {total} images it counts on beyond 2^53 - 1; take a smaller one")
+            raise SampleRequestError(
+                f"--seed {seed}: the last of the consecutive seeds for {total} images exceeds 2^53 - 1. Take a smaller"
+                " seed"
+            )
         return [(seed + i, min(limit, total - start)) for i, start in enumerate(range(0, total, limit))]
 
-    def drawn(
-        self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, seed: int, drawn: int | None = None
+    def result(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, seed: int, total_drawn: int | None = None
     ) -> SampleResult:
-        """Images as what came of this order."""
+        """Makes the result of this request from images [N, H, W, C] and labels [N]."""
         columns = len(self.text) if self.text else min(len(images), _GRID_COLUMNS)
-        return SampleResult(images, labels, seed, columns, drawn)
+        return SampleResult(images, labels, seed, columns, total_drawn)

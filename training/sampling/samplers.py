@@ -1,4 +1,4 @@
-"""Who fills an order: a source of images here, or a server."""
+"""Samplers: draw the images of a request from a local source or a server."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from ganctl.common.latents import draw_labels, latents
 from ganctl.training.images.source import Source
-from ganctl.training.sampling.request import OrderError, Part, SampleRequest, SampleResult
+from ganctl.training.sampling.request import SampleBatch, SampleRequest, SampleRequestError, SampleResult
 
 Pixels = NDArray[np.uint8]  # [N, H, W, C]
 Labels = NDArray[np.int64]  # [N]
 
 
 class Client(Protocol):
-    """A server's client, as far as drawing needs it."""
+    """The methods of a server's client that sampling needs."""
 
     def count_classes(self) -> int: ...
     def sample(
@@ -32,107 +32,116 @@ class Client(Protocol):
 
 
 class Sampler(Protocol):
-    """Draws what fits into one request."""
+    """Draws the batches of a request."""
 
-    def check(self, order: SampleRequest) -> None:
-        """Raises OrderError where it cannot fill the order and knows that before it draws."""
+    def check(self, request: SampleRequest) -> None:
+        """Raises SampleRequestError if the sampler cannot fulfill the request, as far as that is known in advance."""
 
     def count_classes(self) -> int: ...
-    def name(self, label: int) -> str:
-        """What a class is called, as far as that is known."""
+    def class_name(self, label: int) -> str:
+        """Name of a class for messages."""
 
-    def draw(self, part: Part, truncation: float) -> tuple[Pixels, Labels | None]:
-        """The images of a part, and their labels where the generator knows any."""
+    def draw(self, batch: SampleBatch, truncation: float) -> tuple[Pixels, Labels | None]:
+        """Draws the images of a batch; returns them with their labels (None if the generator is unconditional)."""
 
 
 class LocalSampler:
-    """Draws from a source, with the latents and labels that the service draws for the same seed."""
+    """Draws from a source, with the same latents and labels as the service for the same seed."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
 
-    def check(self, order: SampleRequest) -> None:
-        flag, names = order.flag, self.source.class_names
+    def check(self, request: SampleRequest) -> None:
+        """Raises SampleRequestError if the generator is unconditional or lacks a class."""
+        flag, names = request.class_flag, self.source.class_names
         if flag and not self.source.conditional:
-            raise OrderError(f"{flag}: this generator is unconditional and draws what it likes; leave {flag} out")
-        unknown = [name for name in order.names if name not in names]
+            raise SampleRequestError(
+                f"{flag}: this generator is unconditional, expected a conditional one. Leave {flag} out"
+            )
+        unknown = [name for name in request.class_names if name not in names]
         if unknown:
-            raise OrderError(f"{flag} {unknown[0]!r}: expected one of {', '.join(names)}")
+            raise SampleRequestError(f"{flag} {unknown[0]!r}: expected one of {', '.join(names)}")
 
     def count_classes(self) -> int:
+        """Number of classes."""
         return len(self.source.class_names)
 
-    def name(self, label: int) -> str:
+    def class_name(self, label: int) -> str:
+        """Name of a class."""
         return self.source.class_names[label]
 
-    def number(self, wanted: int | str) -> int:
-        """A class's number."""
-        return wanted if isinstance(wanted, int) else self.source.class_names.index(wanted)
+    def class_index(self, cls: int | str) -> int:
+        """Index of a class that is given by its index or its name."""
+        return cls if isinstance(cls, int) else self.source.class_names.index(cls)
 
-    def draw(self, part: Part, truncation: float) -> tuple[Pixels, Labels | None]:
-        classes = np.array([self.number(name) for name in part.text or part.classes], np.int64)
-        if part.text:
-            label = np.tile(classes, part.draws)
+    def draw(self, batch: SampleBatch, truncation: float) -> tuple[Pixels, Labels | None]:
+        """Draws the images of a batch; see `Sampler.draw`."""
+        classes = np.array([self.class_index(cls) for cls in batch.text or batch.classes], np.int64)
+        if batch.text:
+            label = np.tile(classes, batch.count)
         elif len(classes):
-            label = np.resize(classes, part.draws)
+            label = np.resize(classes, batch.count)
         else:
-            label = self.labels(part.seed, part.draws)
-        z = self.latents(part.seed, part.draws, truncation)
-        z = z.repeat_interleave(len(label) // part.draws, dim=0)
+            label = self.labels(batch.seed, batch.count)
+        z = self.latents(batch.seed, batch.count, truncation)
+        z = z.repeat_interleave(len(label) // batch.count, dim=0)
         images = self.source.draw(z, torch.from_numpy(label)).permute(0, 2, 3, 1).numpy()
         return images, label if self.source.conditional else None
 
-    def latents(self, seed: int, draws: int, truncation: float) -> torch.Tensor:
-        """float32 [draws, latent_dim], pulled to their mean."""
-        return torch.from_numpy(latents(seed, draws, self.source.latent_dim) * np.float32(truncation))
+    def latents(self, seed: int, count: int, truncation: float) -> torch.Tensor:
+        """Latents of a seed, multiplied by `truncation`: float32 [count, latent_dim]."""
+        return torch.from_numpy(latents(seed, count, self.source.latent_dim) * np.float32(truncation))
 
-    def labels(self, seed: int, draws: int) -> Labels:
-        """What the seed decides where no class is asked for."""
-        return draw_labels(seed, draws, len(self.source.class_names))
+    def labels(self, seed: int, count: int) -> Labels:
+        """Random labels of a seed, int64 [count]."""
+        return draw_labels(seed, count, len(self.source.class_names))
 
 
 class ServerSampler:
-    """Draws from a server, which says itself what it cannot draw.
+    """Draws from a server, which checks the request itself.
 
-    Classes go by their names, as a local source takes them: a class called 2 need not be number 2.
+    Classes are sent by name: a class that is named 2 need not have the index 2.
     """
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def check(self, order: SampleRequest) -> None:
-        """It is the server that knows."""
+    def check(self, request: SampleRequest) -> None:
+        """Does nothing: the server checks the request."""
 
     def count_classes(self) -> int:
+        """Number of classes of the server's model."""
         return self._client.count_classes()
 
-    def name(self, label: int) -> str:
+    def class_name(self, label: int) -> str:
+        """Name of a class for messages; the client knows only its index."""
         return f"number {label}"
 
-    def draw(self, part: Part, truncation: float) -> tuple[Pixels, Labels | None]:
-        numbers = [wanted for wanted in part.classes if isinstance(wanted, int)]
-        names = [wanted for wanted in part.classes if isinstance(wanted, str)]
+    def draw(self, batch: SampleBatch, truncation: float) -> tuple[Pixels, Labels | None]:
+        """Draws the images of a batch; see `Sampler.draw`."""
+        indices = [cls for cls in batch.classes if isinstance(cls, int)]
+        names = [cls for cls in batch.classes if isinstance(cls, str)]
         images, labels, _ = self._client.sample(
-            digits=numbers or None,
+            digits=indices or None,
             labels=names or None,
-            text=part.text,
-            count=part.draws,
-            seed=part.seed,
+            text=batch.text,
+            count=batch.count,
+            seed=batch.seed,
             truncation=truncation,
         )
         return images if images.ndim == 4 else images[..., None], None if (labels < 0).any() else labels
 
 
-def draw(order: SampleRequest, sampler: Sampler) -> SampleResult:
-    """Fills an order.
+def draw(request: SampleRequest, sampler: Sampler) -> SampleResult:
+    """Draws the images of a request.
 
     Raises:
-        OrderError: a class that the source does not know, or any class of an unconditional one.
+        SampleRequestError: the request names an unknown class, or any class of an unconditional generator.
     """
-    sampler.check(order)
-    parts = order.parts(sampler.count_classes() if order.per_class else 0)
-    drawn = [sampler.draw(part, order.truncation) for part in parts]
-    labels = [label for _, label in drawn if label is not None]
-    return order.drawn(
-        np.concatenate([images for images, _ in drawn]), np.concatenate(labels) if labels else None, parts[0].seed
+    sampler.check(request)
+    batches = request.batches(sampler.count_classes() if request.per_class else 0)
+    replies = [sampler.draw(batch, request.truncation) for batch in batches]
+    labels = [label for _, label in replies if label is not None]
+    return request.result(
+        np.concatenate([images for images, _ in replies]), np.concatenate(labels) if labels else None, batches[0].seed
     )

@@ -1,4 +1,4 @@
-"""Where images go: a picture, an array, a folder or a film; and back from an array."""
+"""Output files of `ganctl sample`: pictures, arrays, folders and films; and the reading of arrays."""
 
 import csv
 import io
@@ -10,108 +10,113 @@ import numpy as np
 import torch
 
 from ganctl import __version__
-from ganctl.files import naming, new_folder, write_file
+from ganctl.files import add_path_to_errors, new_folder, write_file
 from ganctl.training.config.schema import DataSettings
-from ganctl.training.data.file_kinds import UNREADABLE, file_kind
+from ganctl.training.data.file_kinds import ARRAY_FILE_ERRORS, file_kind
 from ganctl.training.errors import DataError
 from ganctl.training.images.pictures import ENLARGEMENT, encode, encode_film, tile, to_picture
-from ganctl.training.sampling.inspection import Opened
-from ganctl.training.sampling.request import Film, OrderError, SampleResult
+from ganctl.training.sampling.inspection import OpenedSource
+from ganctl.training.sampling.request import Film, SampleRequestError, SampleResult
 
-_LEAST = 10  # images that can be scored at all
-_CHANNELS = (1, 3, 4)  # of an image
+_MIN_IMAGES = 10  # fewer cannot be scored
+_CHANNELS = (1, 3, 4)  # possible numbers of channels
 _EXPECTED_ARRAYS = "expected `images` and `labels` as 'ganctl sample --out FILE.npz' writes them"
 _SUFFIXES = (".png", ".webp", ".gif", ".npz", "")
-_FILM_ENLARGEMENT = 4  # one image alone is small
+_FILM_ENLARGEMENT = 4  # a frame is a single image, which is small
 _FRAME_MS = 50
-_WEBP_SIDE = 16_383  # pixels, which that format ends at
+_WEBP_SIDE = 16_383  # pixels; limit of the format
 
 
-def check_name(out: Path, *, frames: int | None = None) -> bool:
-    """Whether `out` is to be a film: a .gif, or a .webp with a number of frames.
+def check_output_path(out: Path, *, frames: int | None = None) -> bool:
+    """Checks the path of --out; returns True if it is a film: a .gif, or a .webp with a number of frames.
 
     Raises:
-        OrderError: nothing can be written to `out`, or no frames.
+        SampleRequestError: `out` has an unknown suffix or cannot be written, or `frames` is given for no film.
     """
     if out.suffix not in _SUFFIXES:
-        raise OrderError(
+        raise SampleRequestError(
             f"--out {out}: expected a name ending in .png, .webp, .gif or .npz, or a folder's name without a suffix"
         )
     if frames is not None and out.suffix not in (".gif", ".webp"):
-        raise OrderError(f"--frames {frames}: --out {out} is no film; expected a name ending in .gif or .webp")
+        raise SampleRequestError(f"--frames {frames}: --out {out} is no film, expected a name ending in .gif or .webp")
     if out.suffix and out.is_dir():
-        raise OrderError(f"--out {out}: it is a folder, expected a file")
+        raise SampleRequestError(f"--out {out}: found a folder, expected a file")
     if not out.suffix and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OrderError(f"--out {out}: it is there already and is not an empty folder; name another one")
+        raise SampleRequestError(f"--out {out}: it exists already, expected a new or an empty folder. Name another one")
     return out.suffix == ".gif" or frames is not None
 
 
-def save(drawn: SampleResult, out: Path) -> None:
-    """Writes images to `out`: .png or .webp (one picture, lossless), .npz (`images` uint8, `labels` int64), or a folder
-    of PNG files with `labels.csv`. Whatever fails, nothing half-written stays under that name.
+def save(result: SampleResult, out: Path) -> None:
+    """Writes images to `out` atomically.
+
+    The suffix gives the format: .png or .webp (one lossless picture), .npz (`images` uint8, `labels` int64), or none (a
+    folder of PNG files with `labels.csv`).
 
     Raises:
-        OrderError: a suffix that is none of these, or a picture too large for WebP.
+        SampleRequestError: another suffix, or a picture too large for WebP.
     """
-    check_name(out)
+    check_output_path(out)
     if out.suffix in (".png", ".webp"):
-        pixels = tile(drawn.images.transpose(0, 3, 1, 2), columns=drawn.columns)
+        pixels = tile(result.images.transpose(0, 3, 1, 2), columns=result.columns)
         if out.suffix == ".webp" and (side := max(pixels.shape[:2]) * ENLARGEMENT) > _WEBP_SIDE:
-            raise OrderError(
-                f"--out {out}: the picture would be {side:,} pixels long, and a WebP ends at {_WEBP_SIDE:,}; name a"
-                " .png, or order fewer images"
+            raise SampleRequestError(
+                f"--out {out}: the picture would be {side:,} pixels long, expected at most {_WEBP_SIDE:,} for a WebP."
+                " Name a .png, or request fewer images"
             )
         write_file(out, encode(to_picture(pixels, ENLARGEMENT), out.suffix[1:]))
     elif out.suffix == ".npz":
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **_arrays(drawn))
+        np.savez_compressed(buffer, **_arrays(result))
         with zipfile.ZipFile(buffer, "a") as archive:
             archive.comment = f"ganctl {__version__}".encode()
         write_file(out, buffer.getvalue())
     else:
-        assert not out.suffix, "a film is save_walk's"
+        assert not out.suffix, "films are written by save_walk"
         with new_folder(out) as folder:
-            _save_folder(drawn, folder)
-            check_name(out)  # nobody has put anything there meanwhile, which would be deleted
+            _save_folder(result, folder)
+            check_output_path(out)  # again: files written to it in the meantime would be deleted
 
 
 def save_walk(film: Film, out: Path) -> None:
-    """Writes a film to `out`, .gif or .webp, at 20 frames a second; whole or not at all."""
+    """Writes a film to `out`, .gif or .webp, atomically, at 20 frames per second."""
     frames = [to_picture(frame, _FILM_ENLARGEMENT) for frame in film.frames]
     write_file(out, encode_film(frames, kind=out.suffix[1:].upper(), durations=_FRAME_MS))
 
 
-def open_images(path: Path) -> Opened:
-    """The images and labels of a .npz that `save` wrote; it does not say what data set they are like: MNIST, if nobody
-    says otherwise.
+def open_images(path: Path) -> OpenedSource:
+    """Opens the images and labels of a .npz file that `save` wrote.
+
+    The file does not name a data set: the data settings are the defaults, MNIST.
 
     Raises:
-        DataError: the file is absent, damaged or holds something else.
+        DataError: the file is absent, damaged or of another kind.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays.get("labels")
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
+        raise DataError(f"{path}: no such file") from None
     except KeyError:
         raise DataError(f"{path}: found {file_kind(path)}; {_EXPECTED_ARRAYS}") from None
-    except (*UNREADABLE, TypeError, AttributeError, IsADirectoryError) as error:
+    except (*ARRAY_FILE_ERRORS, TypeError, AttributeError, IsADirectoryError) as error:
         raise DataError(f"{path}: {error}; {_EXPECTED_ARRAYS}") from error
     if (fault := _fault_of_images(images) or _fault_of_labels(labels, len(images))) is not None:
         raise DataError(f"{path}: {fault}")
     facts = {"images_in_file": len(images)}
-    known = None if labels is None else torch.from_numpy(labels)
+    label_tensor = None if labels is None else torch.from_numpy(labels)
     pixels = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2)
-    return Opened(DataSettings(), images=pixels, labels=known, facts=facts)
+    return OpenedSource(DataSettings(), images=pixels, labels=label_tensor, facts=facts)
 
 
 def _fault_of_images(images: np.ndarray) -> str | None:
-    found, expected = f"images {images.dtype} {images.shape}", "uint8 [N, H, W] or [N, H, W, C]"
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) < _LEAST:
-        floats = ". Images from 0 to 1: (images * 255).round().astype('uint8')" if images.dtype.kind == "f" else ""
-        return f"{found}, expected {expected} with at least {_LEAST} images{floats}"
+    found, expected = f"found images {images.dtype} {images.shape}", "uint8 [N, H, W] or [N, H, W, C]"
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) < _MIN_IMAGES:
+        hint = (
+            ". Convert images in [0, 1] by (images * 255).round().astype('uint8')" if images.dtype.kind == "f" else ""
+        )
+        return f"{found}, expected {expected} with at least {_MIN_IMAGES} images{hint}"
     if images.ndim == 4 and images.shape[1] in _CHANNELS and images.shape[3] not in _CHANNELS:
-        return f"{found} have their channels first, [N, C, H, W], expected {expected}: images.transpose(0, 2, 3, 1)"
+        return f"{found} with channels first, expected {expected}. Convert them by images.transpose(0, 2, 3, 1)"
     return None
 
 
@@ -119,21 +124,25 @@ def _fault_of_labels(labels: np.ndarray | None, n: int) -> str | None:
     if labels is None or (labels.dtype == np.int64 and labels.shape == (n,)):
         return None
     column = "[:, 0]" if labels.shape == (n, 1) else ""
-    way = f": labels{column}.astype('int64')" if labels.dtype.kind in "iu" and labels.shape in ((n,), (n, 1)) else ""
-    return f"labels {labels.dtype} {labels.shape}, expected int64 ({n},){way}"
+    hint = (
+        f". Convert them by labels{column}.astype('int64')"
+        if labels.dtype.kind in "iu" and labels.shape in ((n,), (n, 1))
+        else ""
+    )
+    return f"found labels {labels.dtype} {labels.shape}, expected int64 ({n},){hint}"
 
 
-def _arrays(drawn: SampleResult) -> dict[str, Any]:
-    images = drawn.images[..., 0] if drawn.images.shape[-1] == 1 else drawn.images
-    return {"images": images} | ({} if drawn.labels is None else {"labels": drawn.labels})
+def _arrays(result: SampleResult) -> dict[str, Any]:
+    images = result.images[..., 0] if result.images.shape[-1] == 1 else result.images
+    return {"images": images} | ({} if result.labels is None else {"labels": result.labels})
 
 
-def _save_folder(drawn: SampleResult, folder: Path) -> None:
+def _save_folder(result: SampleResult, folder: Path) -> None:
     rows = [("file", "label")]
-    for i, image in enumerate(drawn.images):
-        label = "" if drawn.labels is None else str(drawn.labels[i])
+    for i, image in enumerate(result.images):
+        label = "" if result.labels is None else str(result.labels[i])
         name = f"{i:06d}{'-' if label else ''}{label}.png"
-        with naming(folder / name):
+        with add_path_to_errors(folder / name):
             (folder / name).write_bytes(encode(to_picture(image), "png"))
         rows.append((name, label))
     table = io.StringIO(newline="")

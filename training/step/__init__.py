@@ -1,1 +1,1 @@
-"""One update of both networks, eager or as a CUDA graph."""
+"""The training step: updates both networks once, eagerly or as a CUDA graph."""

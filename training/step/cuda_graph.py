@@ -1,11 +1,11 @@
-"""The whole step as one CUDA graph: gather, random numbers, both phases, penalties, optimizers and average.
+"""Runs the whole training step as one CUDA graph: gather, random numbers, both phases, optimizers and EMA.
 
-A small network's kernels take a few microseconds each, Python takes longer to launch them. A graph is launched once
-and runs them all. It repeats the very operations that it was captured with, on the same memory: a step's inputs are
-copied to where it reads them, its numbers from the host are on `step_inputs.py`, nothing else may depend on the host.
+The kernels of a small network take a few microseconds each, and Python takes longer to launch them. A graph launches
+all of them at once. It repeats the captured operations on the same memory. So a step's inputs are copied into fixed
+buffers, per-step scalars are in `StepInputs` (`device/step_inputs.py`), and nothing else may depend on the host.
 
-The first steps run eagerly (optimizers make their state, libraries choose their kernels); the next is captured, which
-runs nothing, and from there on each step is one replay.
+The first steps run eagerly: optimizers create their state, and libraries choose their kernels. The next step is
+captured, which runs no kernel. From then on each step is one replay.
 """
 
 import logging
@@ -16,32 +16,32 @@ from torch import Tensor
 
 from ganctl.training.config.registry import DISCRIMINATORS, GENERATORS, LOSSES
 from ganctl.training.config.schema import Config
-from ganctl.training.data.loader import Pair
+from ganctl.training.data.loader import ImagesAndLabels
 from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import ConfigError
 from ganctl.training.step.step import Step
 
-EAGER_STEPS = 3  # of each kind, before its capture
+WARMUP_STEPS = 3  # eager steps before a capture, for each combination of due phases
 Replay = Callable[[], None]
 _log = logging.getLogger(__name__)
 
 
-def why_eager(config: Config, device: torch.device, ranks: Ranks) -> str | None:
-    """Why a step is not captured; None where it is.
+def find_eager_reason(config: Config, device: torch.device, ranks: Ranks) -> str | None:
+    """The reason why steps run eagerly; None if they are to be captured.
 
     Raises:
-        ConfigError: it is asked for where it cannot be.
+        ConfigError: `train.cuda_graph` is true, but a step cannot be captured.
     """
-    asked, reason = config.train.cuda_graph, None
+    setting, reason = config.train.cuda_graph, None
     if device.type != "cuda":
-        reason = "graphs are for CUDA devices"
+        reason = "CUDA graphs need a CUDA device"
     elif ranks.size > 1:
-        reason = "several ranks meet between a step's phases"
-    if reason is not None and asked is True:
-        raise ConfigError([f"train.cuda_graph = true: {reason}; use 'auto'."])
-    if reason is not None or asked is False:
+        reason = "ranks exchange gradients between the phases of a step"
+    if reason is not None and setting is True:
+        raise ConfigError([f"train.cuda_graph = true: {reason}. Set it to 'auto'."])
+    if reason is not None or setting is False:
         return reason or "train.cuda_graph is false"
-    own = [
+    custom = [
         registry.setting
         for registry, name in (
             (GENERATORS, config.model.generator),
@@ -50,20 +50,24 @@ def why_eager(config: Config, device: torch.device, ranks: Ranks) -> str | None:
         )
         if not registry.is_builtin(name)
     ]
-    if own and asked == "auto":
-        return f"{own[0]} is one's own, and may look at numbers on the host; if it does not, set train.cuda_graph=true"
+    if custom and setting == "auto":
+        return f"{custom[0]} is custom and may read tensors on the host; if it does not, set train.cuda_graph=true"
     return None
 
 
 def capture_on_cuda(work: Callable[[], None], rng: torch.Generator) -> Replay:
-    """Records what `work` asks of the device, random numbers of `rng` included, without doing it.
+    """Captures the device operations of `work`, without running them.
+
+    Args:
+        work: the operations; those on `rng` draw new numbers at each replay.
+        rng: a generator on the device.
 
     Raises:
-        RuntimeError: something in it waits for the device, or cannot be repeated.
+        RuntimeError: `work` waits for the device or does something that a graph cannot repeat.
     """
     graph = torch.cuda.CUDAGraph()
     graph.register_generator_state(rng)
-    # what other threads do (a loader's that pins memory) is no part of it, and must not end it
+    # CUDA calls of other threads (a loader's pinning, for example) must not break the capture
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         work()
     replay: Replay = graph.replay
@@ -71,70 +75,77 @@ def capture_on_cuda(work: Callable[[], None], rng: torch.Generator) -> Replay:
 
 
 class StepRunner:
-    """A step as the loop calls it: what names a batch goes in, both networks are updated. Eagerly, or by replays."""
+    """Runs training steps from batch references, eagerly or by graph replays."""
 
     def __init__(
         self,
         step: Step,
-        gather: Callable[..., Pair],
+        gather: Callable[..., ImagesAndLabels],
         *,
-        eager: str | None = None,
+        eager_reason: str | None = None,
         capture: Callable[[Callable[[], None], torch.Generator], Replay] = capture_on_cuda,
     ) -> None:
-        """`gather` makes images and labels of what names a batch; `eager` says why nothing is to be captured (else the
-        step must be capturable); `capture` records work and gives what repeats it."""
-        self._step, self._gather, self.eager, self._capture = step, gather, eager, capture
-        self._inputs: tuple[Tensor, ...] = ()
-        self._replays: dict[tuple[str, ...], Replay] = {}  # by the phases that are due
-        self._seen: dict[tuple[str, ...], int] = {}
+        """Wraps a step.
 
-    def __call__(self, named: Sequence[Tensor], *, step: int, progress: float, rate: float = 1.0) -> None:
-        """As `Step`, with what names a batch in the place of images and labels."""
-        due = self._step.prepare(step=step, progress=progress, rate=rate)
-        if self.eager is not None:
-            self._step.update(*self._gather(*named), due)
+        Args:
+            step: must be capturable if `eager_reason` is None.
+            gather: turns the tensors of a batch reference into images and labels.
+            eager_reason: why steps are not captured; None to capture them.
+            capture: captures a callable and returns its replay.
+        """
+        self._step, self._gather, self.eager_reason, self._capture = step, gather, eager_reason, capture
+        self._inputs: tuple[Tensor, ...] = ()
+        self._replays: dict[tuple[str, ...], Replay] = {}  # by the due phases
+        self._warmup_counts: dict[tuple[str, ...], int] = {}
+
+    def __call__(self, batch_ref: Sequence[Tensor], *, step: int, progress: float, lr_factor: float = 1.0) -> None:
+        """Runs `Step` on the batch that `batch_ref` refers to; the other arguments are those of `Step`."""
+        due = self._step.prepare(step=step, progress=progress, lr_factor=lr_factor)
+        if self.eager_reason is not None:
+            self._step.update(*self._gather(*batch_ref), due)
             return
-        if due not in self._replays and self._seen.get(due, 0) < EAGER_STEPS:
-            self._seen[due] = self._seen.get(due, 0) + 1
-            self._on_warmup_stream(named, due)
+        if due not in self._replays and self._warmup_counts.get(due, 0) < WARMUP_STEPS:
+            self._warmup_counts[due] = self._warmup_counts.get(due, 0) + 1
+            self._run_on_warmup_stream(batch_ref, due)
             return
         if not self._inputs:
-            self._inputs = tuple(tensor.clone() for tensor in named)
-        for place, tensor in zip(self._inputs, named, strict=True):
-            place.copy_(tensor)
-        replay = self._replays.get(due) or self._try_to_capture(due)
+            self._inputs = tuple(tensor.clone() for tensor in batch_ref)
+        for buffer, tensor in zip(self._inputs, batch_ref, strict=True):
+            buffer.copy_(tensor)
+        replay = self._replays.get(due) or self._try_capture(due)
         if replay is None:
-            self._step.update(*self._gather(*named), due)
+            self._step.update(*self._gather(*batch_ref), due)
         else:
             replay()
 
     def invalidate(self) -> None:
-        """Captures anew: the step's state has moved to other memory."""
+        """Drops all graphs, after the step's state moved to other memory; the next steps warm up and capture again."""
         self._inputs = ()
         self._replays.clear()
-        self._seen.clear()
+        self._warmup_counts.clear()
 
-    def _on_warmup_stream(self, named: Sequence[Tensor], due: tuple[str, ...]) -> None:
-        """Eagerly, but on another stream than the default one: what autograd keeps of a step must not bind its capture
-        to a stream that cannot be captured."""
+    def _run_on_warmup_stream(self, batch_ref: Sequence[Tensor], due: tuple[str, ...]) -> None:
+        """Runs a step eagerly on a side stream: state that autograd keeps would bind a capture to the default stream,
+        which cannot be captured."""
         if self._step.device.type != "cuda":
-            self._step.update(*self._gather(*named), due)
+            self._step.update(*self._gather(*batch_ref), due)
             return
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._step.update(*self._gather(*named), due)
-        torch.cuda.current_stream().wait_stream(stream)
+        warmup_stream = torch.cuda.Stream()
+        warmup_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(warmup_stream):
+            self._step.update(*self._gather(*batch_ref), due)
+        torch.cuda.current_stream().wait_stream(warmup_stream)
 
-    def _try_to_capture(self, due: tuple[str, ...]) -> Replay | None:
-        rng = self._step.rng.get_state()
+    def _try_capture(self, due: tuple[str, ...]) -> Replay | None:
+        """Captures a step; after a failure, restores the state and switches to eager steps."""
+        rng_state = self._step.rng.get_state()
         try:
             replay = self._capture(lambda: self._step.update(*self._gather(*self._inputs), due), self._step.rng)
-        except RuntimeError as error:  # as CUDA says it
-            self.eager = f"it could not be captured: {str(error).splitlines()[0]}"
-            _log.warning("the step runs eagerly: %s", self.eager)
+        except RuntimeError as error:  # CUDA's errors have this type
+            self.eager_reason = f"the capture failed: {str(error).splitlines()[0]}"
+            _log.warning("steps run eagerly: %s", self.eager_reason)
             self.invalidate()
-            self._step.recover(rng)
+            self._step.recover(rng_state)
             return None
         self._replays[due] = replay
         return replay

@@ -1,4 +1,4 @@
-"""Which tensor was the first to hold a number that is none: some steps later all of them do."""
+"""Finds the first tensor that became NaN or inf."""
 
 import math
 from collections.abc import Mapping
@@ -8,30 +8,38 @@ from torch import Tensor
 
 
 class NonFiniteDetector:
-    """Remembers, on the device, which of some tensors were broken when the first ones were."""
+    """Records, on the device, which tensors were non-finite at the first check that found one.
+
+    NaN spreads to all tensors within a few steps, so later checks do not overwrite the record.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
-        """`tensors` by name: where several broke since the last look, the one that stands first was first."""
+        """Watches `tensors`, by name; if one check finds several, the first in this order is reported."""
         self.tensors = dict(tensors)
-        self._broken = torch.zeros(len(tensors), dtype=torch.bool, device=device)
+        self._first_nonfinite = torch.zeros(len(tensors), dtype=torch.bool, device=device)
 
     def check(self) -> None:
-        """Never waits for the device."""
-        broken = _not_finite(list(self.tensors.values()))
-        self._broken.copy_(torch.where(self._broken.any(), self._broken, broken))
+        """Checks the tensors, without waiting for the device."""
+        nonfinite = _find_nonfinite(list(self.tensors.values()))
+        self._first_nonfinite.copy_(torch.where(self._first_nonfinite.any(), self._first_nonfinite, nonfinite))
 
     def reset(self) -> None:
-        """The tensors have been replaced."""
-        self._broken.zero_()
+        """Clears the record, after the tensors got new values."""
+        self._first_nonfinite.zero_()
 
-    def name(self, others: Mapping[str, Tensor]) -> str | None:
-        """The first that broke, of the tensors or else of these `others`; None where all are sound. Waits."""
-        everything = self.tensors | {key: value for key, value in others.items() if value.is_floating_point()}
-        broken = self._broken if self._broken.any() else _not_finite(list(everything.values()))
-        return list(everything)[int(broken.nonzero()[0])] if broken.any() else None
+    def first_nonfinite(self, extra: Mapping[str, Tensor]) -> str | None:
+        """The name of the first non-finite tensor, None if all are finite. Waits for the device.
+
+        Args:
+            extra: further tensors by name, checked now, after the watched ones.
+        """
+        tensors = self.tensors | {key: value for key, value in extra.items() if value.is_floating_point()}
+        recorded = self._first_nonfinite.any()
+        nonfinite = self._first_nonfinite if recorded else _find_nonfinite(list(tensors.values()))
+        return list(tensors)[int(nonfinite.nonzero()[0])] if nonfinite.any() else None
 
 
 @torch.no_grad()
-def _not_finite(tensors: list[Tensor]) -> Tensor:
-    """bool [len(tensors)]: which of them hold a number that is none."""
+def _find_nonfinite(tensors: list[Tensor]) -> Tensor:
+    """bool [len(tensors)]: True for tensors that contain NaN or inf."""
     return (torch.stack(torch._foreach_norm(tensors, ord=math.inf)) < math.inf).logical_not()

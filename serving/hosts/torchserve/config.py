@@ -1,5 +1,4 @@
-"""TorchServe's settings: the options of its Java, and the config.properties, the log4j2.xml and the environment that a
-server of ours runs with."""
+"""Settings of a TorchServe server: Java options, config.properties, log4j2.xml, metrics.yaml and the environment."""
 
 import socket
 from collections.abc import Mapping
@@ -8,37 +7,45 @@ from pathlib import Path
 from ganctl.serving.archive.mar import MODEL_NAME
 from ganctl.serving.errors import SettingError
 from ganctl.serving.hosts.torchserve.ports import Ports
-from ganctl.serving.hosts.torchserve.workers import MOST_WORKERS
+from ganctl.serving.hosts.torchserve.workers import MAX_WORKERS
 
-# TorchServe takes no IPv6 address in its settings, but a name, which Java looks up in a file of ours.
+# TorchServe's settings accept no IPv6 address, only a name; Java resolves this name with our file `hosts`.
 _IPV6_NAME = "ipv6-address"
 
 JAVA_OPTIONS = (
     "-XX:-UsePerfData",  # no /tmp/hsperfdata_USER is left behind
-    # Java would take a quarter of the machine for its heap, and as much again for replies that nobody reads; and netty
-    # 17 MB of it for each of the threads that write to workers, who write little and can share them.
+    # By default, the heap may grow to a quarter of the machine's memory, and so may the buffers of unread replies.
+    # netty reserves 17 MB for each thread that writes to a worker; these write little and can share one arena.
     "-Xmx1g",
     "-XX:MaxDirectMemorySize=1g",
     "-Dio.netty.allocator.numHeapArenas=1",
-    # Little lives long in that heap: the collector without threads of its own leaves the cores to the workers.
+    # Few objects live long: a collector without its own threads leaves the cores to the workers.
     "-XX:+UseSerialGC",
-    # With fewer than three cores Java would start a thread for each batch, to send it: a pool of one is not used.
-    f"-Djava.util.concurrent.ForkJoinPool.common.parallelism={MOST_WORKERS}",
+    # With fewer than three cores, Java's common pool would not be used, and each batch would start a thread.
+    f"-Djava.util.concurrent.ForkJoinPool.common.parallelism={MAX_WORKERS}",
 )
 
-# All that TorchServe and its workers see of the environment around them. Keys and passwords stay outside, and proxies,
-# whose addresses may hold both (nothing is fetched), and what Java or TorchServe prefer to our settings: JAVA_…, TS_….
-_PASSED = ("HOME", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "TZ", "USER", "VIRTUAL_ENV")
-_PASSED_FAMILIES = ("CUDA_", "KMP_", "MKL_", "OMP_", "ORT_", "PYTHON")
-# Java decodes arguments, variables and the names of files by the locale; ours are UTF-8, as what workers print.
+# The only variables that TorchServe and its workers inherit. Left out: keys and passwords; proxies, whose URLs may hold
+# passwords (nothing is downloaded); JAVA_… and TS_…, which override our settings.
+_INHERITED = ("HOME", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "TZ", "USER", "VIRTUAL_ENV")
+_INHERITED_PREFIXES = ("CUDA_", "KMP_", "MKL_", "OMP_", "ORT_", "PYTHON")
+# Java decodes arguments, variables and file names by the locale. Ours are UTF-8, and so is the workers' output.
 _UTF8 = {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
 
 
 def config_properties(folder: Path, address: str, ports: Ports, workers: int, token: bool) -> str:
-    """The text of config.properties. Each setting departs from TorchServe's own for the reason beside it."""
+    """Returns the text of config.properties; its comments give the reason for each departure from the defaults.
+
+    Args:
+        folder: the server's private folder.
+        address: the IP address of the inference port.
+        ports: the server's ports.
+        workers: the number of workers.
+        token: whether TorchServe demands a token.
+    """
     return f"""\
-# Only inference leaves this machine. Who reaches management can stop workers and, were the model API on, load code: it
-# listens in our folder, as do metrics, and what others may know of both is passed on (management.py, metrics.py).
+# Only inference is reachable from other machines. The management API can stop workers and, with the model API enabled,
+# load code. It listens in the private folder, as do the metrics; management.py and metrics.py pass on the safe part.
 inference_address=http://{_IPV6_NAME if ":" in address else address}:{ports.inference}
 management_address=unix:{folder / "management.sock"}
 metrics_address=unix:{folder / "metrics.sock"}
@@ -47,9 +54,9 @@ grpc_management_address=127.0.0.1
 grpc_inference_port={ports.grpc}
 grpc_management_port={ports.grpc_management}
 
-# One archive, and nothing else: no registering of models, no archives by URL, no installing of packages. No URL at all
-# is allowed, as TorchServe looks for ".." in a workflow's only after it has copied what is there into the store; and
-# workflows, which no setting switches off, have a store of their own, which stays empty.
+# One archive: no registration of models, no archives by URL, no installation of packages. Every URL is refused, because
+# TorchServe copies a workflow's file into the store before it checks the name for "..". No setting disables workflows;
+# their store is a separate, empty folder.
 model_store={folder / "store"}
 workflow_store={folder / "workflows"}
 load_models={MODEL_NAME}={MODEL_NAME}.mar
@@ -58,14 +65,14 @@ enable_model_api=false
 install_py_dep_per_model=false
 disable_token_authorization={str(not token).lower()}
 
-# One thread a worker, and as many workers as cores: several threads for one small image only wait for each other.
+# One thread per worker, one worker per core: threads that share one small image mostly wait for each other.
 default_workers_per_model={workers}
 number_of_gpu=0
 
-# Requests that wait for a worker; the next one gets a 503. TorchServe's 100 are fewer than a busy proxy's connections.
+# Requests that may wait for a worker; further ones get 503. TorchServe's default, 100, is too few for a busy proxy.
 job_queue_size=1024
 
-# A request of ours is a few hundred bytes. Replies are limited by the handler, which can say so.
+# A request has a few hundred bytes. The handler has a lower limit for replies, with a clear error.
 max_request_size=1048576
 max_response_size=33554432
 
@@ -76,17 +83,17 @@ disable_system_metrics=true
 
 
 def java_options(folder: Path, address: str) -> tuple[str, ...]:
-    """The options of Java for a server on an IP address: with one of IPv6, names are looked up in the file `hosts`."""
+    """Returns the Java options for a server on an IP address; for IPv6, Java resolves names with the file `hosts`."""
     return (*JAVA_OPTIONS, f"-Djdk.net.hosts.file={folder / 'hosts'}") if ":" in address else JAVA_OPTIONS
 
 
 def hosts(address: str) -> str:
-    """The text of the file `hosts`. TorchServe looks this machine's own name up, too."""
+    """Returns the text of the file `hosts`; it includes this machine's name, which TorchServe also resolves."""
     return f"{address} {_IPV6_NAME}\n127.0.0.1 localhost {socket.gethostname()}\n"
 
 
-def page_is_wanted(given: Mapping[str, str]) -> bool:
-    """Whether the variable GANCTL_PAGE leaves the page on.
+def page_enabled(given: Mapping[str, str]) -> bool:
+    """Returns whether the variable GANCTL_PAGE leaves the page enabled.
 
     Raises:
         SettingError: its value is neither `on` nor `off`.
@@ -100,24 +107,32 @@ def page_is_wanted(given: Mapping[str, str]) -> bool:
 def environment(
     given: Mapping[str, str], folder: Path, *, page: bool = True, access_log: Path | None = None
 ) -> dict[str, str]:
-    """The environment of Java, and so of its workers; everything that they write goes into `folder`, but for the access
-    log."""
-    passed = {name: value for name, value in given.items() if name in _PASSED or name.startswith(_PASSED_FAMILIES)}
+    """Returns the environment of Java and its workers, which write to `folder` only, except for the access log.
+
+    Args:
+        given: the environment of this process.
+        folder: the server's private folder.
+        page: whether a browser gets the page.
+        access_log: folder of the access log, or None.
+    """
+    variables = {
+        name: value for name, value in given.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+    }
     logs = str(folder / "logs")
-    passed |= _UTF8
-    passed |= {"TMPDIR": str(folder / "tmp"), "LOG_LOCATION": logs, "METRICS_LOCATION": logs}
-    # Weights in large pages: a worker that has waited finds nothing in its caches, and draws its image in a fifth less.
-    passed["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-    passed |= {"GANCTL_STATE": str(folder / "state"), "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics")}
+    variables |= _UTF8
+    variables |= {"TMPDIR": str(folder / "tmp"), "LOG_LOCATION": logs, "METRICS_LOCATION": logs}
+    # Weights in huge pages: a worker with cold caches after a pause then needs a fifth less time for an image.
+    variables["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+    variables |= {"GANCTL_STATE": str(folder / "state"), "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics")}
     if not page:
-        passed["GANCTL_PAGE"] = "off"
+        variables["GANCTL_PAGE"] = "off"
     if access_log is not None:
-        passed["GANCTL_ACCESS_LOG"] = str(access_log.absolute())
-    return passed
+        variables["GANCTL_ACCESS_LOG"] = str(access_log.absolute())
+    return variables
 
 
 def log4j2(folder: Path) -> str:
-    """The text of log4j2.xml: warnings of the server, and what the workers print, each in a rolling file of its own."""
+    """Returns the text of log4j2.xml: the server's warnings and the workers' output, each in a rolling file."""
     return f"""\
 <?xml version="1.0" encoding="UTF-8"?>
 <Configuration status="ERROR">
@@ -126,11 +141,11 @@ def log4j2(folder: Path) -> str:
 {_rolling("workers", folder)}
   </Appenders>
   <Loggers>
-    <!-- The access log costs a line for every request, the metrics three; both have better places. -->
+    <!-- One line per request for the access log and three for the metrics; ganctl writes both elsewhere. -->
     <Logger name="ACCESS_LOG" level="off"/>
     <Logger name="TS_METRICS" level="off"/>
     <Logger name="MODEL_METRICS" level="off"/>
-    <!-- Workers print the traceback of a failed start at INFO. Once loaded, our handler silences all below WARN. -->
+    <!-- INFO, because workers print the traceback of a failed start. A loaded handler logs only WARN and above. -->
     <Logger name="MODEL_LOG" level="info" additivity="false"><AppenderRef ref="workers"/></Logger>
     <Root level="warn"><AppenderRef ref="server"/></Root>
   </Loggers>

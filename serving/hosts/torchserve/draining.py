@@ -1,8 +1,11 @@
-"""Ends a server's work so that nobody notices: no new connections, every request in hand answered, all within a time.
+"""Drains a TorchServe: no new connections, and a reply to every accepted request, within a time limit.
 
-TorchServe has no such end. So its listening socket is shut from outside; a request of our own, behind all that wait,
-tells when they have been taken; then the workers refuse what still comes over open connections, with a 503 after which
-the front end closes them; and when no worker draws and no reply is on its way, the server may end.
+TorchServe cannot drain, so this is done from outside:
+
+1. The listening socket of the front end is shut down, so that the kernel refuses new connections.
+2. A marker request is queued behind all waiting requests. Its reply shows that workers have taken them all.
+3. The workers answer later requests on open connections with 503, after which the front end closes the connection.
+4. Draining ends when no worker is busy and no reply waits to be sent.
 """
 
 import contextlib
@@ -17,14 +20,14 @@ from pathlib import Path
 
 import httpx
 
-from ganctl.serving.client.connections import direct
+from ganctl.serving.client.connections import local_client
 from ganctl.serving.hosts.torchserve.worker.commands import DRAINING
 
 _log = logging.getLogger(__name__)
 _PIDFD_GETFD = 438  # the same number on every architecture
 _LISTENING = "0A"  # in /proc/net/tcp
-_LOOK_EVERY = 0.05  # seconds
-_QUIET_LOOKS = 5  # more than the workers need to see the order
+_POLL_SECONDS = 0.05
+_IDLE_POLLS = 5  # in a row; they take longer than the workers' own poll of the draining flag
 
 
 def drain(
@@ -35,49 +38,56 @@ def drain(
     *,
     busy: Callable[[], bool],
     seconds: float,
-    hurry: threading.Event,
+    abort: threading.Event,
 ) -> bool:
-    """Drains the front end `pid` that answers at `url`. Gives whether all was answered before the time was over.
+    """Drains the front end `pid` that answers at `url`, and returns whether all requests were answered in time.
 
-    state: the folder of the workers' orders. busy: whether a worker draws. hurry: set when there is no time any more.
+    Args:
+        pid: process id of the front end.
+        url: base URL of the inference port.
+        authorization: headers with the token, if the server demands one.
+        state: the folder of the workers' commands.
+        busy: returns whether a worker is answering a batch.
+        seconds: the time limit.
+        abort: ends the wait at once when it is set.
     """
-    ends = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     port = int(url.rpartition(":")[2])
 
-    def left() -> float:
-        return max(0.1, ends - time.monotonic())
+    def remaining() -> float:
+        return max(0.1, deadline - time.monotonic())
 
-    with direct(base_url=url, headers=dict(authorization)) as client:
+    with local_client(base_url=url, headers=dict(authorization)) as client:
         with contextlib.suppress(httpx.TransportError):
-            client.get("/ping", timeout=left())  # opens the connection, while that is possible
-        shut(pid, port)
+            client.get("/ping", timeout=remaining())  # opens the connection before new ones are refused
+        stop_listening(pid, port)
         with contextlib.suppress(httpx.TransportError):
-            # Behind all that wait. Whatever is the answer, those before it have been taken by then.
+            # Any reply will do: it shows that all requests before this one have been taken.
             marker = {"Accept": "application/openapi+json"}
-            client.get("/predictions/digits", headers=marker, timeout=left())
+            client.get("/predictions/digits", headers=marker, timeout=remaining())
     try:
         (state / DRAINING).touch()
-    except OSError as error:  # a full disk: the workers still answer what comes over open connections
-        _log.warning("%s: %s; the workers are not told that the server ends", state, error.strerror)
-    quiet = 0
-    while quiet < _QUIET_LOOKS:
-        if hurry.wait(_LOOK_EVERY) or time.monotonic() > ends:
+    except OSError as error:  # on a full disk the workers go on answering requests of open connections
+        _log.warning("%s: %s; cannot set the draining flag of the workers", state, error.strerror)
+    idle_polls = 0
+    while idle_polls < _IDLE_POLLS:
+        if abort.wait(_POLL_SECONDS) or time.monotonic() > deadline:
             return False
-        quiet = 0 if busy() or _unsent(port) else quiet + 1
+        idle_polls = 0 if busy() or _has_unsent_bytes(port) else idle_polls + 1
     return True
 
 
-def shut(pid: int, port: int) -> bool:
-    """Has the kernel refuse new connections to a port that the process listens on; open ones stay.
+def stop_listening(pid: int, port: int) -> bool:
+    """Makes the kernel refuse new connections to a port that the process listens on; open connections stay.
 
-    Gives False where the kernel does not let us, as in a container without the right to trace its own processes: then
-    new connections are still taken, and refused by the workers.
+    Returns False if the kernel does not allow it, as in a container without the right to trace its own processes. New
+    connections are then accepted, and the workers answer them with 503.
     """
     try:
         with contextlib.ExitStack() as stack:
             process = os.pidfd_open(pid)
             stack.callback(os.close, process)
-            for number in _listening(pid, port):
+            for number in _listening_descriptors(pid, port):
                 copied = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, process, number, 0)
                 if copied < 0:
                     return False
@@ -87,29 +97,28 @@ def shut(pid: int, port: int) -> bool:
     return True
 
 
-def _listening(pid: int, port: int) -> list[int]:
-    """The file descriptors by which a process listens on a port."""
-    inodes = {f"socket:[{inode}]" for state, local, _, inode in _sockets() if state == _LISTENING and local == port}
-    found = []
+def _listening_descriptors(pid: int, port: int) -> list[int]:
+    inodes = {f"socket:[{inode}]" for state, local, _, inode in _tcp_sockets() if state == _LISTENING and local == port}
+    descriptors = []
     for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+        with contextlib.suppress(FileNotFoundError):  # closed in the meantime
             if str(entry.readlink()) in inodes:
-                found.append(int(entry.name))
-    return found
+                descriptors.append(int(entry.name))
+    return descriptors
 
 
-def _unsent(port: int) -> bool:
-    """Whether bytes of replies wait to be sent, or to be acknowledged."""
-    return any(local == port and waiting for state, local, waiting, _ in _sockets() if state != _LISTENING)
+def _has_unsent_bytes(port: int) -> bool:
+    """Returns whether bytes of replies wait to be sent or acknowledged."""
+    return any(local == port and unsent for state, local, unsent, _ in _tcp_sockets() if state != _LISTENING)
 
 
-def _sockets() -> list[tuple[str, int, int, str]]:
-    """Of every TCP socket: state, local port, bytes that wait to be sent, inode."""
-    found = []
+def _tcp_sockets() -> list[tuple[str, int, int, str]]:
+    """State, local port, unsent bytes and inode of every TCP socket."""
+    sockets = []
     for table in ("tcp", "tcp6"):
         path = Path("/proc/net") / table
         for line in path.read_text("ascii").splitlines()[1:] if path.exists() else ():
             fields = line.split()
             port = int(fields[1].rpartition(":")[2], 16)
-            found.append((fields[3], port, int(fields[4].partition(":")[0], 16), fields[9]))
-    return found
+            sockets.append((fields[3], port, int(fields[4].partition(":")[0], 16), fields[9]))
+    return sockets

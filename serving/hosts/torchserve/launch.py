@@ -1,7 +1,7 @@
-"""Starts TorchServe's front end in a private folder of its own, which holds all that it reads and writes.
+"""Starts TorchServe's front end in a private folder, which holds every file that it reads or writes.
 
-Java is launched directly, not through the `torchserve` script: that keeps one pid file for the whole machine, starts in
-the background, and passes no signal on.
+Java is started directly. The `torchserve` script has one pid file for the whole machine, starts Java in the background,
+and forwards no signals.
 """
 
 import ctypes
@@ -20,9 +20,9 @@ from ganctl.serving.hosts.torchserve.private_folder import PrivateFolder
 _PR_SET_PDEATHSIG = 1
 _PR_SET_TIMERSLACK = 29
 
-_NETTIES = ("io.netty", "io.grpc.netty.shaded.io.netty")  # TorchServe's own copy, and that of gRPC
+_NETTY_PACKAGES = ("io.netty", "io.grpc.netty.shaded.io.netty")  # TorchServe's copy of netty, and gRPC's
 
-# What the front end starts for each worker.
+# The script that the front end starts for each worker.
 _WORKER = f"""\
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[4])!a})
@@ -34,17 +34,20 @@ main()
 def launch(
     java: Path, folder: PrivateFolder, environment: dict[str, str], options: Sequence[str] = JAVA_OPTIONS
 ) -> "subprocess.Popen[bytes]":
-    """Runs Java with the settings in `folder`, as the leader of a session of its own, so that a Ctrl-C in the terminal
-    reaches us alone. Raises ServerError where TorchServe is not installed."""
+    """Starts Java with the settings in `folder`, in a session of its own: a Ctrl-C in the terminal reaches only us.
+
+    Raises:
+        ServerError: TorchServe is not installed.
+    """
     package = importlib.util.find_spec("ts")
     if package is None or package.origin is None:
-        raise ServerError("TorchServe is not installed: `pip install torchserve`.")
+        raise ServerError("TorchServe is not installed. Run `pip install torchserve`.")
     torchserve = Path(package.origin).parent
     _write_home(folder.path / "home", torchserve)
     alias = folder.alias
     command = [str(java), *options]
     command += [f"-Dmodel_server_home={alias / 'home'}", f"-Djava.io.tmpdir={alias / 'tmp'}"]
-    command += [f"-D{netty}.native.workdir={folder.natives}" for netty in _NETTIES]
+    command += [f"-D{netty}.native.workdir={folder.native_libraries}" for netty in _NETTY_PACKAGES]
     command += [f"-Dlog4j.configurationFile=file://{alias / 'log4j2.xml'}", "-cp", f"{alias / 'home' / 'frontend'}/*"]
     command += ["org.pytorch.serve.ModelServer", "--python", sys.executable]
     command += ["-f", str(alias / "config.properties"), "-s", str(alias / "store"), "-ncs"]
@@ -52,10 +55,10 @@ def launch(
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
     def die_with_parent() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal: Java would end at once, we drain
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # when the terminal closes, we drain; Java would exit at once
         if libc is not None:
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            libc.prctl(_PR_SET_TIMERSLACK, 1)  # ns: batches wait 1 ms for company, not the 50 us more of Linux's habit
+            libc.prctl(_PR_SET_TIMERSLACK, 1)  # ns: a batch waits 1 ms for requests; Linux's default would add 50 µs
             if os.getppid() != parent:
                 os._exit(1)
 
@@ -73,7 +76,7 @@ def launch(
 
 
 def _write_home(home: Path, torchserve: Path) -> None:
-    """Writes TorchServe's home: its classes, and as the program of its workers ours (ADR 14)."""
+    """Writes TorchServe's home folder: links to its classes, and our script in the place of its worker's (ADR 14)."""
     (home / "ts").mkdir(parents=True)
     (home / "frontend").symlink_to(torchserve / "frontend")
     (home / "ts" / "version.txt").symlink_to(torchserve / "version.txt")

@@ -1,4 +1,4 @@
-"""What the logs of a server tell of a failure."""
+"""Reads a failed server's logs: finds dead workers, their traceback and errors of the operating system."""
 
 import errno
 import os
@@ -6,51 +6,55 @@ import shutil
 import time
 from pathlib import Path
 
-_START = "[PID]"  # a worker's first words
+_START = "[PID]"  # start of the first line of a worker
 _TRACEBACK = "Traceback"
-_LOOK_EVERY, _WITHOUT_TRACEBACK = 0.1, 1.0  # seconds
+_POLL_SECONDS, _NO_TRACEBACK_SECONDS = 0.1, 1.0
 _DEATHS = ("Backend worker process died", "backend worker process died", "Failed to load model")
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE)
-_LEAST_ROOM = 1 << 16  # bytes
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE)
+_MIN_FREE_BYTES = 1 << 16
 
 
 class Logs:
-    """The logs in a folder: `server.log` of the front end, `workers.log`, and `java.log` of what comes before both."""
+    """The logs in a folder: `server.log` of the front end, `workers.log`, and `java.log` with Java's own output."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def tell_of_a_death(self) -> bool:
-        """Whether a worker could not load its model, or died."""
+    def worker_died(self) -> bool:
+        """Returns whether a worker died or failed to load its model."""
         return any(death in self._text("workers") + self._text("server") for death in _DEATHS)
 
     def wait_for_traceback(self, seconds: float = 10.0) -> None:
-        """Returns once a worker's traceback is there to its last line, none has come for a while, or the time is over.
+        """Waits until a worker's traceback is complete, for at most `seconds`; stops early if none appears.
 
-        TorchServe copies what workers print line by line, which takes as long as the machine is busy.
+        TorchServe copies a worker's output line by line, which takes longer on a busy machine.
         """
-        began = time.monotonic()
+        started = time.monotonic()
         before: list[str] = []
-        while (waited := time.monotonic() - began) < seconds:
-            found = self._traceback()
-            if (not found and waited > _WITHOUT_TRACEBACK) or (found and found == before and _is_complete(found)):
+        while (waited := time.monotonic() - started) < seconds:
+            traceback = self._traceback()
+            if not traceback and waited > _NO_TRACEBACK_SECONDS:
                 return
-            before = found
-            time.sleep(_LOOK_EVERY)
+            if traceback and traceback == before and _is_complete(traceback):
+                return
+            before = traceback
+            time.sleep(_POLL_SECONDS)
 
     def system_error(self) -> OSError | None:
-        """The reason of the operating system why a server does not start, where Java has met one."""
+        """Returns the error of the operating system that kept Java from starting, or None."""
         if os.strerror(errno.EMFILE) in self._text("java"):
             return OSError(errno.EMFILE, os.strerror(errno.EMFILE), "TorchServe")
-        number = next((each for each in _DISK if f"IOException: {os.strerror(each)}" in self._text("java")), None)
-        if number is None and shutil.disk_usage(self._folder).free < _LEAST_ROOM:
+        number = next(
+            (each for each in _DISK_ERRORS if f"IOException: {os.strerror(each)}" in self._text("java")), None
+        )
+        if number is None and shutil.disk_usage(self._folder).free < _MIN_FREE_BYTES:
             number = errno.ENOSPC
         return None if number is None else OSError(number, os.strerror(number), str(self._folder))
 
-    def told(self) -> str:
-        """What to tell of them: a worker's traceback where there is one, else the last lines of each."""
+    def message(self) -> str:
+        """The part of the logs that belongs in an error message: a worker's traceback, else each log's last lines."""
         if traceback := self._traceback():
-            return "\nThe worker's own words:\n" + "\n".join(traceback[:60])
+            return "\nThe worker's traceback:\n" + "\n".join(traceback[:60])
         parts = []
         for name in ("server", "workers", "java"):
             last = self._text(name).splitlines()[-15:]
@@ -59,13 +63,13 @@ class Logs:
         return "".join(parts)
 
     def _traceback(self) -> list[str]:
-        """The first traceback of a worker, as far as it is there; it ends where the next worker's first line stands."""
+        """The lines of the first traceback in `workers.log`, up to the first line of a restarted worker."""
         lines = [line.partition(" - ") for line in self._text("workers").splitlines()]
-        for place, (head, _, message) in enumerate(lines):
+        for index, (head, _, message) in enumerate(lines):
             if message.startswith(_TRACEBACK):
                 thread = head.split(" ", 3)[-1]
-                told = [message for head, _, message in lines[place:] if head.endswith(thread)]
-                return told[: next((i for i, message in enumerate(told) if message.startswith(_START)), None)]
+                messages = [message for head, _, message in lines[index:] if head.endswith(thread)]
+                return messages[: next((i for i, message in enumerate(messages) if message.startswith(_START)), None)]
         return []
 
     def _text(self, name: str) -> str:
@@ -74,5 +78,5 @@ class Logs:
 
 
 def _is_complete(traceback: list[str]) -> bool:
-    """Whether the line that names the error has come."""
+    """Returns whether the last line is the one that names the exception."""
     return not traceback[-1].startswith((" ", _TRACEBACK))

@@ -1,7 +1,7 @@
-"""What may be asked of TorchServe's management from outside its private folder: to read, and to renew a key.
+"""Read-only proxy of TorchServe's management API on the management port; it also passes token renewals on.
 
-TorchServe listens at a Unix socket in that folder, as whoever reaches its management can stop workers by `PUT`, which
-no setting forbids. On the management port we answer ourselves, and pass on what changes nothing.
+TorchServe's own API listens on a Unix socket in the server's private folder, because no setting forbids `PUT`, which
+can stop workers. The proxy forwards GET requests only.
 """
 
 import threading
@@ -11,31 +11,36 @@ from pathlib import Path
 
 import httpx
 
-from ganctl.serving.client.connections import direct, without_tls
+from ganctl.serving.client.connections import empty_ssl_context, local_client
 from ganctl.serving.handler.problem import MEDIA_TYPE, problem
 
-_NAMES = ("127.0.0.1", "localhost")  # any other in `Host` is a web page's, whose name was bound to loopback
+_HOSTS = ("127.0.0.1", "localhost")  # any other `Host` comes from a web page whose name resolves to loopback
 
 
-def front_end(path: Path) -> httpx.Client:
-    """A client for what listens at a Unix socket; its addresses begin with `http://front-end`."""
-    transport = httpx.HTTPTransport(uds=str(path), verify=without_tls(), trust_env=False)
-    return direct(transport=transport, base_url="http://front-end", timeout=10.0)
+def front_end_client(path: Path) -> httpx.Client:
+    """An HTTP client for the Unix socket `path`; its base URL is `http://front-end`."""
+    transport = httpx.HTTPTransport(uds=str(path), verify=empty_ssl_context(), trust_env=False)
+    return local_client(transport=transport, base_url="http://front-end", timeout=10.0)
 
 
 class Management:
-    """Answers on the management port, on loopback, until it is closed."""
+    """Answers on the management port, on loopback, until it is closed.
+
+    Args:
+        port: the port.
+        path: the Unix socket of TorchServe's management API.
+    """
 
     def __init__(self, port: int, path: Path) -> None:
         class Handler(_Handler):
-            torchserve = front_end(path)
+            torchserve = front_end_client(path)
 
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="management", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Answers no more."""
+        """Closes the port."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -48,32 +53,32 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 10.0  # seconds for a request to arrive
 
     def do_GET(self) -> None:
-        if self.headers.get("Host", "").partition(":")[0] not in _NAMES:
-            return self._refuse(HTTPStatus.MISDIRECTED_REQUEST, f"Host must be one of {', '.join(_NAMES)}.")
-        passed = {name: self.headers[name] for name in ("Authorization",) if name in self.headers}
+        if self.headers.get("Host", "").partition(":")[0] not in _HOSTS:
+            return self._refuse(HTTPStatus.MISDIRECTED_REQUEST, f"Host must be one of {', '.join(_HOSTS)}.")
+        headers = {name: self.headers[name] for name in ("Authorization",) if name in self.headers}
         try:
-            reply = self.torchserve.get(self.path, headers=passed)
+            reply = self.torchserve.get(self.path, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return self._refuse(HTTPStatus.BAD_GATEWAY, f"TorchServe does not answer: {error!r}")
         return self._send(reply.status_code, reply.headers.get("content-type", "application/json"), reply.content)
 
-    def _refuse_to_change(self) -> None:
-        self.close_connection = True  # a body may follow
-        self._refuse(HTTPStatus.METHOD_NOT_ALLOWED, "Only GET: `ganctl deploy` changes what is served.")
+    def _refuse_method(self) -> None:
+        self.close_connection = True  # the request may have a body, which is not read
+        self._refuse(HTTPStatus.METHOD_NOT_ALLOWED, "Only GET: `ganctl deploy` changes the served version.")
 
-    do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_HEAD = _refuse_to_change  # noqa: N815 - by their names
+    do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_HEAD = _refuse_method  # noqa: N815 - the base class's names
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         self._send(status, MEDIA_TYPE, problem(status, detail))
 
-    def _send(self, status: int, media: str, body: bytes) -> None:
+    def _send(self, status: int, media_type: str, body: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", media)
+        self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(body)))
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             self.send_header("Allow", "GET")
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - as it is called
-        """Nothing: the standard error is for people."""
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class's name
+        """Logs nothing: stderr is for the user of the command."""

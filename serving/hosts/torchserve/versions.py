@@ -1,7 +1,7 @@
-"""The versions of the model that a server has: the one that is served, and the one before it, to go back to.
+"""Versions of the model on a server: the active one, and the previous one for a rollback.
 
-A new version is verified, unpacked, tried by a process of its own (`worker/canary.py`), and only then named to the
-workers, which load it beside the old one and exchange the two between one batch and the next: no request fails.
+A new archive is verified, unpacked and tried by a process of its own (`worker/canary.py`). Only then does the link
+`current` point to it. The workers load it while the old model answers and switch between batches: no request fails.
 """
 
 import importlib.util
@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ganctl.files import naming
+from ganctl.files import add_path_to_errors
 from ganctl.serving.archive.integrity import check_and_copy
-from ganctl.serving.archive.mar import MODEL_NAME, describe
+from ganctl.serving.archive.mar import MODEL_NAME, describe_archive
 from ganctl.serving.errors import DeployError, PackageError
 from ganctl.serving.hosts.torchserve.worker.commands import CURRENT
 
@@ -35,33 +35,48 @@ class Version(NamedTuple):
 
 
 class Versions:
-    """The versions in a server's private folder."""
+    """The versions in a server's private folder.
+
+    Args:
+        folder: the private folder.
+        environment: environment variables of the workers, and so of the smoke test.
+    """
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._folder = folder
         self._state = folder / "state"
         self._environment = environment
         self._numbers = itertools.count(1)
-        self.served: Version | None = None
+        self.active: Version | None = None
         self.previous: Version | None = None
 
-    def begin(self, mar: Path, sha256: str | None) -> None:
-        """Takes the first version in, before there are workers, and puts it where the front end loads it from.
+    def start(self, mar: Path, sha256: str | None) -> None:
+        """Unpacks the first version, before there are workers, into the store that the front end loads from.
 
-        Raises PackageError where it is damaged, or another one than the digest says.
+        Args:
+            mar: the archive.
+            sha256: the expected digest, or None.
+
+        Raises:
+            PackageError: the archive is damaged, has another digest, or needs a package that is not installed.
         """
-        self.served = self._take(mar, self._folder / "store" / f"{MODEL_NAME}.mar", sha256)
-        self._name(self.served)
+        self.active = self._unpack(mar, self._folder / "store" / f"{MODEL_NAME}.mar", sha256)
+        self._activate(self.active)
 
     def deploy(self, mar: Path, sha256: str | None) -> Version:
-        """Serves a new version. Raises PackageError (see `begin`), or DeployError; then the old one is served."""
+        """Makes a new version active. On an error the old version stays active.
+
+        Raises:
+            PackageError: as for `start`.
+            DeployError: the smoke test failed, or a worker could not load the version.
+        """
         archive = self._folder / "versions" / "new.mar"
         try:
-            new = self._take(mar, archive, sha256)
+            new = self._unpack(mar, archive, sha256)
         finally:
             archive.unlink(missing_ok=True)
         try:
-            self._try(new)
+            self._test(new)
             self._switch(new)
         except DeployError:
             shutil.rmtree(new.folder)
@@ -69,35 +84,37 @@ class Versions:
         return new
 
     def roll_back(self) -> Version:
-        """Serves the version before again, and keeps the one after it in the same way.
+        """Makes the previous version active; the one that was active becomes the previous version.
 
-        Raises DeployError where there is none, or a worker cannot load it.
+        Raises:
+            DeployError: there is no previous version, or a worker could not load it.
         """
         if self.previous is None:
-            raise DeployError("--rollback: there is no version before the one that is served. Nothing was changed.")
+            raise DeployError("--rollback: found no previous version. Nothing was changed.")
         self._switch(self.previous)
-        assert self.served is not None
-        return self.served
+        assert self.active is not None
+        return self.active
 
-    def _take(self, mar: Path, archive: Path, sha256: str | None) -> Version:
+    def _unpack(self, mar: Path, archive: Path, sha256: str | None) -> Version:
         check_and_copy(mar, archive, sha256)
-        described = describe(archive)
-        if described["backend"] == "torchscript" and importlib.util.find_spec("torch") is None:
+        description = describe_archive(archive)
+        if description["backend"] == "torchscript" and importlib.util.find_spec("torch") is None:
             raise PackageError(
-                f"{mar}: draws by TorchScript, which needs the package torch: install it, or package anew."
+                f"{mar}: found a TorchScript generator, which needs the package torch. Install torch, or package the"
+                " export again for the back-end onnx."
             )
-        model_version = str(described["model_version"])
+        model_version = str(description["model_version"])
         folder = self._folder / "versions" / f"{next(self._numbers)}-{model_version}"
         try:
-            with naming(folder), zipfile.ZipFile(archive) as members:
+            with add_path_to_errors(folder), zipfile.ZipFile(archive) as members:
                 members.extractall(folder)
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return Version(folder, model_version)
 
-    def _try(self, version: Version) -> None:
-        """Has a process of its own draw from it; what is wrong with it then hurts no worker."""
+    def _test(self, version: Version) -> None:
+        """Generates an image in a process of its own, so that a broken version cannot harm a worker."""
         command = [sys.executable, "-P", "-m", "ganctl.serving.hosts.torchserve.worker.canary", str(version.folder)]
         environment = {**self._environment, "PYTHONPATH": str(Path(__file__).parents[4])}
         environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
@@ -113,56 +130,58 @@ class Versions:
             )
         except subprocess.TimeoutExpired as error:
             raise DeployError(
-                f"the new version drew nothing within {_CANARY_SECONDS:g} s. It is not served."
+                f"the new version's smoke test took longer than {_CANARY_SECONDS:g} s. It was not deployed."
             ) from error
         if done.returncode != 0:
             raise DeployError(
-                f"the new version draws nothing, so it is not served. Its own words:\n{done.stderr[-2000:]}"
+                f"the new version failed its smoke test and was not deployed. Its stderr:\n{done.stderr[-2000:]}"
             )
 
     def _switch(self, new: Version) -> None:
-        old = self.served
+        old = self.active
         assert old is not None
-        self._name(new)
+        self._activate(new)
         try:
             self._wait_for_workers(new)
         except DeployError:
-            self._name(old)
+            self._activate(old)
             raise
-        forgotten = self.previous
-        self.served, self.previous = new, old
-        if forgotten is not None and forgotten != new:
-            shutil.rmtree(forgotten.folder)
+        obsolete = self.previous
+        self.active, self.previous = new, old
+        if obsolete is not None and obsolete != new:
+            shutil.rmtree(obsolete.folder)
 
-    def _name(self, version: Version) -> None:
-        """Tells the workers, in one move."""
-        aside = self._state / "next"
-        aside.unlink(missing_ok=True)  # of a change that could not be told
-        aside.symlink_to(version.folder)
-        aside.replace(self._state / CURRENT)
+    def _activate(self, version: Version) -> None:
+        """Points the link `current`, which the workers poll, to the version; atomic."""
+        tmp = self._state / "next"
+        tmp.unlink(missing_ok=True)  # left by an attempt that failed
+        tmp.symlink_to(version.folder)
+        tmp.replace(self._state / CURRENT)
 
     def _wait_for_workers(self, version: Version) -> None:
         deadline = time.monotonic() + _SWITCH_SECONDS
         while time.monotonic() < deadline:
-            told = self._told()
-            errors = [each["error"] for each in told if each["error"]]
+            reports = self._worker_reports()
+            errors = [report["error"] for report in reports if report["error"]]
             if errors:
-                raise DeployError(f"a worker could not load the new version ({errors[0]}). The old one is served.")
-            if told and all(each["version"] == version.folder.name for each in told):
+                raise DeployError(f"a worker could not load the new version ({errors[0]}). The old one stays active.")
+            if reports and all(report["version"] == version.folder.name for report in reports):
                 return
             time.sleep(0.02)
-        raise DeployError(f"the workers had not all loaded it after {_SWITCH_SECONDS:g} s. The old one is served.")
+        raise DeployError(
+            f"not all workers loaded the new version within {_SWITCH_SECONDS:g} s. The old one stays active."
+        )
 
-    def _told(self) -> list[dict[str, Any]]:
-        """What the living workers say."""
-        told = []
+    def _worker_reports(self) -> list[dict[str, Any]]:
+        """The reports of the living workers: `version` and `error` of each."""
+        reports = []
         for path in self._state.glob("worker-*"):
-            if path.suffix == "" and _lives(int(path.name.partition("-")[2])):
-                told.append(json.loads(path.read_text(encoding="utf-8")))
-        return told
+            if path.suffix == "" and _is_alive(int(path.name.partition("-")[2])):
+                reports.append(json.loads(path.read_text(encoding="utf-8")))
+        return reports
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

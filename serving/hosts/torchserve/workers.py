@@ -1,20 +1,21 @@
-"""How many workers a machine has use for."""
+"""Default number of workers for this machine or container."""
 
 import math
 import os
 from pathlib import Path
 
-MOST_WORKERS = 8  # beside the front end, which uses about half as much of the machine
+MAX_WORKERS = 8  # the front end needs about half as much CPU time again
 
 
 def default_workers(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """One for each core that this process may use, also by the limit of its container (`quota`), at most eight.
+    """One worker for each core that this process may use, at most eight; each worker runs one inference thread.
 
-    A worker draws on one thread: more of them would only wait for each other.
+    Args:
+        quota: the file with the CPU limit of the container; may be absent.
     """
     cores = len(os.sched_getaffinity(0))
     if quota.is_file():
-        most, period = quota.read_text("ascii").split()
-        if most != "max":
-            cores = min(cores, math.ceil(int(most) / int(period)))
-    return max(1, min(MOST_WORKERS, cores))
+        limit, period = quota.read_text("ascii").split()
+        if limit != "max":
+            cores = min(cores, math.ceil(int(limit) / int(period)))
+    return max(1, min(MAX_WORKERS, cores))

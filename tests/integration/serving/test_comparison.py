@@ -16,14 +16,14 @@ from ganctl.benchmarks.cli import bench
 from ganctl.benchmarks.errors import BenchError, BenchUsageError
 from ganctl.benchmarks.serving.cases import Case
 from ganctl.benchmarks.serving.models import prepare
-from ganctl.benchmarks.serving.process import started
-from ganctl.benchmarks.serving.run import Serving, measure_all
+from ganctl.benchmarks.serving.process import run_server
+from ganctl.benchmarks.serving.run import ServingBenchmark, measure_all
 from ganctl.benchmarks.serving.systems import CEILING, LITSERVE, Models, System, systems
 from ganctl.benchmarks.serving.table import serve_table
 from tests import http
 from tests.unit.serving.small_export import seen_label, write_export
 
-SHORT = Serving(seconds=0.2, repetitions=1, warm_up=0, announce=lambda text: None)
+SHORT = ServingBenchmark(seconds=0.2, repetitions=1, warm_up=0, announce=lambda text: None)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_ours_and_the_ceiling_are_measured_side_by_side(every: dict[str, System]
 
 
 def test_the_ceiling_answers_everything_with_the_same_digit(models: Models, every: dict[str, System]) -> None:
-    with started(CEILING, every[CEILING].prepare) as server:
+    with run_server(CEILING, every[CEILING].prepare) as server:
         for body in ({"digits": 1}, {"digits": 2}):
             assert http.post(server.url, json=body).content == models.digit
 
@@ -68,7 +68,7 @@ def test_a_stock_torchserve_gets_our_archive_and_none_of_our_settings(every: dic
     with zipfile.ZipFile(tmp_path / "store" / "digits.mar") as archive:
         assert yaml.safe_load(archive.read("model-config.yaml")).keys() == {"handler"}
         assert len(archive.namelist()) == len(set(archive.namelist()))
-    with started("stock", every["stock"].prepare) as server:
+    with run_server("stock", every["stock"].prepare) as server:
         assert seen_label(drawn(server.url, {"digits": 7})) == 7
         model = http.get(management_of(server.pid)).json()[0]
         assert (model["batchSize"], model["maxBatchDelay"]) == (1, 100)
@@ -85,7 +85,7 @@ def management_of(pid: int) -> str:
 def test_a_peer_draws_the_digits_that_it_is_asked_for(every: dict[str, System], name: str, package: str) -> None:
     pytest.importorskip(package, reason=f"the package {package} is not installed: 'make bench' installs it")
     system = every[name]
-    with started(name, system.prepare) as server:
+    with run_server(name, system.prepare) as server:
         for kind in system.kinds:
             Case(kind, 1).check(server.url)
         for digit in (3, 7):
@@ -109,7 +109,7 @@ def test_where_nothing_can_be_measured_the_reason_is_told(export: Path, tmp_path
 
 def test_a_source_that_draws_no_digits_is_refused_before_anything_is_started(tmp_path: Path) -> None:
     coloured = write_export(tmp_path / "export", channels=3)
-    with pytest.raises(BenchUsageError, match=r"--source .*export: draws \{'channels': 3"):
+    with pytest.raises(BenchUsageError, match=r"--source .*export: found images \{'channels': 3"):
         prepare(coloured, tmp_path, print)
 
 

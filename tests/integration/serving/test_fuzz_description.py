@@ -10,7 +10,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi import checks
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
-from ganctl.serving.handler.request import DESCRIPTION, MEDIA_TYPES
+from ganctl.serving.handler.request import MEDIA_TYPES, OPENAPI_TYPE
 from tests import http
 from tests.integration.serving.conftest import Running
 from tests.integration.serving.known_failures import is_known
@@ -21,7 +21,7 @@ BEYOND_A_DESCRIPTION = [checks.positive_data_acceptance, checks.unsupported_meth
 
 @pytest.fixture(scope="session")
 def description(served: Running) -> OpenApiSchema:
-    told = http.get(f"{served.url}/predictions/digits", headers={"Accept": DESCRIPTION}).json()
+    told = http.get(f"{served.url}/predictions/digits", headers={"Accept": OPENAPI_TYPE}).json()
     schema = schemathesis.openapi.from_dict(told)
     schema.config.update(base_url=served.url)
     schema.config.checks.negative_data_rejection.expected_statuses = ["400", "406", "413"]

@@ -67,7 +67,7 @@ def test_where_no_place_is_left_the_cause_and_the_remedy_are_told(temporary: Pat
     server = without_exec(SERVE, Path("/tmp"), *everywhere)
     _, err = server.communicate(timeout=PATIENCE)
     assert server.returncode == 6
-    assert "/tmp: its file system is mounted noexec" in err
+    assert "/tmp: found a file system mounted noexec" in err
     assert "Set TMPDIR to a folder on a file system without noexec" in err
 
 

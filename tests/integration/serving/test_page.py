@@ -78,34 +78,34 @@ def test_the_page_draws_by_whichever_address_it_was_opened(
     served: Running, browse: Callable[[str], str], path: str
 ) -> None:
     document = browse(f"{served.url}{path}#{urlencode(FIELDS)}")
-    assert element(document, "told").startswith("168 × 168 pixels")
+    assert element(document, "status").startswith("168 × 168 pixels")
     link = element(document, "link")
     picture = http.get(link)
     assert (picture.headers["content-type"], picture.headers["x-seed"]) == ("image/png", "5")
     assert picture.content == http.get(f"{served.url}/digits/predict?{urlencode(FIELDS)}").content
     assert element(document, "curl") == f"curl -o 31-5.png '{link}'"
     assert element(document, "download") == "Download 31-5.png"
-    assert element(document, "fault") == ""
+    assert element(document, "error") == ""
 
 
 @in_chromium
 def test_without_settings_the_page_draws_at_once_and_a_film_where_asked(
     served: Running, browse: Callable[[str], str]
 ) -> None:
-    assert element(browse(f"{served.url}/digits/predict"), "told").startswith("448 × 448 pixels")
+    assert element(browse(f"{served.url}/digits/predict"), "status").startswith("448 × 448 pixels")
     film = browse(f"{served.url}/digits/predict#text=2026&count=3&seed=5&scale=1&frames=12")
-    assert element(film, "told").startswith("112 × 28 pixels")
+    assert element(film, "status").startswith("112 × 28 pixels")
     assert "-H 'Accept: image/webp'" in element(film, "curl")
-    assert element(film, "count-label") == "Handwritings on the way"
+    assert element(film, "count-label") == "Keyframes"
 
 
 @in_chromium
 def test_faults_stand_beside_their_fields(served: Running, browse: Callable[[str], str]) -> None:
     document = browse(f"{served.url}/digits/predict#text=12a&count=300&seed=5")
-    assert element(document, "fault-text") == 'may hold 0123456789; found "a"'
-    assert element(document, "fault-count").startswith("must be a whole number from 1 to 256")
-    assert [element(document, f"fault-{name}") for name in ("seed", "scale", "truncation")] == [""] * 3
-    assert element(document, "fault").startswith("Nothing drawn")
+    assert element(document, "error-text") == 'may hold 0123456789; found "a"'
+    assert element(document, "error-count").startswith("must be a whole number from 1 to 256")
+    assert [element(document, f"error-{name}") for name in ("seed", "scale", "truncation")] == [""] * 3
+    assert element(document, "error").startswith("Nothing was drawn")
     assert document.count('aria-invalid="true"') == 2
 
 
@@ -117,6 +117,6 @@ def test_labels_with_hostile_names_are_only_names(tmp_path: Path, browse: Callab
     (export / "manifest.json").write_text(json.dumps(manifest))
     with Server(package(export), port=0, workers=1) as server:
         document = browse(f"{server.url}/predictions/digits#digits=0,3&count=4&seed=5&scale=1")
-    assert "<title>Pictures from a network</title>" in document
-    assert element(document, "told").startswith("56 × 56 pixels")
+    assert "<title>Pictures from a neural network</title>" in document
+    assert element(document, "status").startswith("56 × 56 pixels")
     assert element(document, "link").endswith("/digits/predict?digits=0,3&seed=5&count=4&scale=1")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ganctl.benchmarks.serving.process import started
+from ganctl.benchmarks.serving.process import run_server
 from ganctl.benchmarks.serving.torchserve import stock
 from ganctl.serving.archive.mar import package
 from tests import http
@@ -36,5 +36,5 @@ def test_a_stock_torchserve_tells_the_same_faults(stock_url: str, served: Runnin
 @pytest.fixture(scope="module")
 def stock_url(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     mar = package(export, tmp_path_factory.mktemp("mar"))
-    with started("stock", lambda folder: stock(mar, folder)) as server:
+    with run_server("stock", lambda folder: stock(mar, folder)) as server:
         yield server.url

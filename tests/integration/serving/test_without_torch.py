@@ -43,5 +43,5 @@ def test_an_archive_of_torchscript_is_refused_with_the_reason(export: Path, tmp_
     command = [sys.executable, "-m", "ganctl", "serve", str(mar), "--port", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 6
-    assert "draws by TorchScript, which needs the package torch" in done.stderr
+    assert "TorchScript generator, which needs the package torch" in done.stderr
     assert "Traceback" not in done.stderr

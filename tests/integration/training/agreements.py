@@ -11,7 +11,7 @@ from ganctl.training.device.timing import ResolvedDuration
 from ganctl.training.distributed.ranks import Ranks, choose_device, random_states, set_random_states
 from ganctl.training.errors import CheckpointError, ConfigError, TrainingError
 from ganctl.training.loop.control import LoopControl
-from ganctl.training.models.sync_batch_norm import share_batch_statistics
+from ganctl.training.models.sync_batch_norm import convert_sync_batch_norm
 
 CPU = torch.device("cpu")
 
@@ -44,8 +44,8 @@ def agree(ranks: Ranks) -> None:
 
 
 def agree_on_numbers(ranks: Ranks) -> None:
-    assert ranks.share(8) == (slice(0, 4) if ranks.first else slice(4, 8))
-    assert ranks.gather(ranks.rank) == [0, 1]
+    assert ranks.local_slice(8) == (slice(0, 4) if ranks.first else slice(4, 8))
+    assert ranks.all_gather_object(ranks.rank) == [0, 1]
     assert ranks.broadcast(ranks.rank) == 0
     assert ranks.on_first(lambda: f"by {ranks.rank}") == "by 0"
     assert ranks.all_reduce_max([ranks.rank, -ranks.rank]) == [1, 0]
@@ -54,7 +54,7 @@ def agree_on_numbers(ranks: Ranks) -> None:
     ranks.all_reduce_mean(tensors)
     assert torch.equal(tensors[0], torch.full((3,), 0.5))
     assert torch.equal(tensors[1], torch.full((2, 2), 5.0))
-    stacked = ranks.stack(torch.tensor([[1.0, 2.0]]) + ranks.rank)
+    stacked = ranks.all_gather(torch.tensor([[1.0, 2.0]]) + ranks.rank)
     assert torch.equal(stacked, torch.tensor([[[1.0, 2.0]], [[2.0, 3.0]]]))
 
 
@@ -82,16 +82,16 @@ def requests_of_one_become_those_of_all(ranks: Ranks) -> None:
 
 def each_rank_has_random_numbers_of_its_own(ranks: Ranks) -> None:
     torch.manual_seed(5 + ranks.rank)
-    states = ranks.gather(random_states(CPU))
+    states = ranks.all_gather_object(random_states(CPU))
     expected = torch.rand(3)
     set_random_states(states, ranks, CPU)
     assert torch.equal(torch.rand(3), expected)
-    others = ranks.gather(expected)
+    others = ranks.all_gather_object(expected)
     assert not torch.equal(others[0], others[1])
 
 
 def batch_statistics_are_those_of_all_samples(ranks: Ranks) -> None:
-    """First and second derivatives, too."""
+    """The gradient, too."""
     for network, shape, options in (
         (nn.BatchNorm1d(3), (8, 3), {}),
         (nn.BatchNorm2d(3), (8, 3, 5, 5), {}),
@@ -103,14 +103,13 @@ def batch_statistics_are_those_of_all_samples(ranks: Ranks) -> None:
         results = []
         for mine in (Ranks(), ranks):
             parent = nn.Sequential(type(network)(3, **options)).double()
-            share_batch_statistics(parent, mine)
-            x = everything[mine.share(8)].clone().requires_grad_(True)
-            weights = torch.arange(x.numel() * mine.size, dtype=torch.float64).view(shape)[mine.share(8)].sin()
-            (first,) = torch.autograd.grad((parent(x) * weights).sum(), x, create_graph=True)
-            (second,) = torch.autograd.grad(first.square().sum(), x)
-            results.append([parent(x).detach(), first.detach(), second, *parent.state_dict().values()])
+            convert_sync_batch_norm(parent, mine)
+            x = everything[mine.local_slice(8)].clone().requires_grad_(True)
+            weights = torch.arange(x.numel() * mine.size, dtype=torch.float64).view(shape)[mine.local_slice(8)].sin()
+            (gradient,) = torch.autograd.grad((parent(x) * weights).sum(), x)
+            results.append([parent(x).detach(), gradient, *parent.state_dict().values()])
         for whole, share in zip(*results, strict=True):
-            expected = whole[ranks.share(8)] if whole.shape == torch.Size(shape) else whole
+            expected = whole[ranks.local_slice(8)] if whole.shape == torch.Size(shape) else whole
             torch.testing.assert_close(share, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -119,7 +118,7 @@ def other_kinds_of_batch_normalisation_are_refused(ranks: Ranks) -> None:
 
     for kind in (Own, nn.BatchNorm3d):
         with pytest.raises(ConfigError, match=f"is a {kind.__name__}"):
-            share_batch_statistics(nn.Sequential(kind(3)), ranks)
+            convert_sync_batch_norm(nn.Sequential(kind(3)), ranks)
 
 
 def fail() -> None:

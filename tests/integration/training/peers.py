@@ -21,10 +21,10 @@ def main() -> None:
             )  # every gradient is cut
             bare = step.discriminator
             for number in range(STEPS):
-                share = ranks.share(BATCH)
+                share = ranks.local_slice(BATCH)
                 images, labels = data.images[:BATCH][share], data.labels[:BATCH][share]
                 # small rates: what rounds otherwise must not grow
-                step(images, labels, step=number, progress=0.0, rate=1e-3)
+                step(images, labels, step=number, progress=0.0, lr_factor=1e-3)
             weights.append(torch.cat([parameter.detach().flatten() for parameter in bare.parameters()]))
             clip = step.phases[0].clip
             assert clip is not None

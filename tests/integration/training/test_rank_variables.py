@@ -52,7 +52,7 @@ def test_a_rank_that_waits_for_the_others_is_ended_by_ctrl_c(rank: str, tmp_path
         ({"WORLD_SIZE": "1", "RANK": "1"}, "RANK = '1': expected a number from 0 to 0"),
         (GROUP | {"WORLD_SIZE": "two"}, "WORLD_SIZE = 'two': expected a number from 1"),
         (GROUP | {"WORLD_SIZE": "0"}, "WORLD_SIZE = '0': expected a number from 1"),
-        (GROUP | {"MASTER_ADDR": ""}, "MASTER_ADDR is not set: expected the host of the process of RANK 0"),
+        (GROUP | {"MASTER_ADDR": ""}, "MASTER_ADDR is not set: expected the host of the process with RANK 0"),
         (GROUP | {"MASTER_PORT": "tcp://10.0.0.1:80"}, "MASTER_PORT = 'tcp://10.0.0.1:80': expected a number from 1"),
         (GROUP | {"LOCAL_RANK": "first"}, "LOCAL_RANK = 'first': expected a number from 0"),
     ],
@@ -90,7 +90,7 @@ def test_variables_that_name_no_group_of_several_are_passed_over(
 def test_a_process_with_a_rank_starts_no_further_ones(ganctl: Ganctl) -> None:
     done = ganctl("train", "--nproc", "2", "--json", env=os.environ | GROUP)
     assert done.returncode == 3
-    assert "--nproc 2: this process is one of WORLD_SIZE = 2 already; leave --nproc out" in done.stderr
+    assert "--nproc 2: this process is one of WORLD_SIZE = 2 already. Leave --nproc out" in done.stderr
     assert json.loads(done.stdout)["exit_code"] == 3
 
 

@@ -99,7 +99,7 @@ def test_nproc_starts_ranks_again_when_one_was_killed_and_they_end_as_if_it_had_
     hold.release()
     stdout, stderr = finish(process)
     assert process.returncode == 0, stderr
-    assert "a rank was killed: all 2 start again" in stderr
+    assert "a rank was killed: all 2 ranks restart" in stderr
     assert json.loads(stdout)["steps"] == STEPS
     assert_same_run(undisturbed["lightning-basic-gan"], run_dir)
 
@@ -213,8 +213,8 @@ def data(settings, split):
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ("model.discriminator='unequal:judge'", "the first weights: rank 1 of 2 has another than rank 0"),
-        ("data.name='unequal:data'", "before the first one could tell the result|another rank went away"),
+        ("model.discriminator='unequal:judge'", "the first weights: rank 1 of 2 differs from rank 0"),
+        ("data.name='unequal:data'", "before the first rank printed a result|another rank ended while"),
     ],
 )
 def test_ranks_that_differ_or_fail_alone_end_the_run_with_one_object_that_says_so(

@@ -15,13 +15,13 @@ from PIL import Image, ImageSequence
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.evaluation.classifier import load_classifier
 from ganctl.training.evaluation.evaluator import Evaluator
-from ganctl.training.images.source import Truncated
+from ganctl.training.images.source import TruncatedSource
 from ganctl.training.sampling import (
+    LabelPredictor,
     LocalSampler,
     MisreadError,
-    OrderError,
-    Reader,
     SampleRequest,
+    SampleRequestError,
     draw,
     draw_accepted,
     draw_walk,
@@ -66,8 +66,8 @@ def drawer(run: Path) -> LocalSampler:
 
 
 @pytest.fixture(scope="module")
-def reader() -> Reader:
-    return Reader(load_classifier(DataSettings()), "mnist")
+def reader() -> LabelPredictor:
+    return LabelPredictor(load_classifier(DataSettings()), "mnist")
 
 
 def style(images: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -137,20 +137,20 @@ def test_a_walk_passes_the_digits_in_one_handwriting_and_returns(drawer: LocalSa
 
 
 def test_a_walk_that_cannot_be_is_told(drawer: LocalSampler) -> None:
-    with pytest.raises(OrderError, match=r"--frames 3: the walk passes 10 images"):
+    with pytest.raises(SampleRequestError, match=r"--frames 3: the walk passes 10 images"):
         draw_walk(SampleRequest(per_class=1), drawer, 3)
     for order in (
         SampleRequest(text="22"),
         SampleRequest(labels=("7",), count=1),
         SampleRequest(labels=("7",), truncation=0.0),
     ):
-        with pytest.raises(OrderError, match="all that are ordered are the same"):
+        with pytest.raises(SampleRequestError, match="found equal images only"):
             draw_walk(order, drawer, None)
 
 
 def test_truncation_trades_recall_for_precision(run: Path, drawer: LocalSampler) -> None:
     evaluator = Evaluator(open_checkpoint(run).data, "test", num_images=1000)
-    scores = [evaluator.score(Truncated(drawer.source, value)) for value in (1.0, 0.7, 0.4)]
+    scores = [evaluator.score(TruncatedSource(drawer.source, value)) for value in (1.0, 0.7, 0.4)]
     for more, less in pairwise(scores):
         assert less["precision"] > more["precision"] + 0.02
         assert less["recall"] < 0.6 * more["recall"]  # so short a training has little of it
@@ -159,7 +159,7 @@ def test_truncation_trades_recall_for_precision(run: Path, drawer: LocalSampler)
 
 
 def rows_of(
-    order: SampleRequest, drawer: LocalSampler, reader: Reader
+    order: SampleRequest, drawer: LocalSampler, reader: LabelPredictor
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Any]:
     plain, verified = draw(order, drawer), draw_accepted(order, drawer, reader)
     assert plain.labels is not None
@@ -178,7 +178,7 @@ def rows_of(
     ],
 )
 def test_verified_digits_are_read_as_asked_and_only_misread_ones_are_drawn_anew(
-    order: SampleRequest, drawer: LocalSampler, reader: Reader
+    order: SampleRequest, drawer: LocalSampler, reader: LabelPredictor
 ) -> None:
     plain, verified, sound = rows_of(order, drawer, reader)
     assert 0 < (~sound).sum() < len(sound)
@@ -187,7 +187,7 @@ def test_verified_digits_are_read_as_asked_and_only_misread_ones_are_drawn_anew(
 
 
 def test_a_verified_text_keeps_one_handwriting_and_is_drawn_anew_as_a_whole(
-    drawer: LocalSampler, reader: Reader
+    drawer: LocalSampler, reader: LabelPredictor
 ) -> None:
     plain, verified, sound = rows_of(SampleRequest(text="4958", count=30, seed=4), drawer, reader)
     whole = sound.reshape(30, 4).all(axis=1)
@@ -197,14 +197,14 @@ def test_a_verified_text_keeps_one_handwriting_and_is_drawn_anew_as_a_whole(
     assert np.array_equal(changed.any(axis=1), ~whole)
 
 
-def test_a_verified_image_depends_on_the_seed_and_not_on_the_count(drawer: LocalSampler, reader: Reader) -> None:
+def test_a_verified_image_depends_on_the_seed_and_not_on_the_count(drawer: LocalSampler, reader: LabelPredictor) -> None:
     few, many, again = (draw_accepted(SampleRequest(count=n, seed=6), drawer, reader).images for n in (90, 300, 90))
     assert np.array_equal(few, again)
     assert np.abs(few.astype(int) - many[:90]).max() <= 1
 
 
-def test_each_try_for_an_image_is_another_one(drawer: LocalSampler, reader: Reader) -> None:
-    class Strict(Reader):
+def test_each_try_for_an_image_is_another_one(drawer: LocalSampler, reader: LabelPredictor) -> None:
+    class Strict(LabelPredictor):
         """Calls three tries wrong."""
 
         def __init__(self) -> None:
@@ -216,15 +216,15 @@ def test_each_try_for_an_image_is_another_one(drawer: LocalSampler, reader: Read
 
     strict = Strict()
     drawn = draw_accepted(SampleRequest(labels=("9",), seed=4), drawer, strict)
-    assert drawn.drawn == 4
+    assert drawn.total_drawn == 4
     assert len({images.tobytes() for images in strict.seen}) == 4
     assert np.array_equal(drawn.images, strict.seen[-1])
 
 
 def test_a_class_that_never_comes_right_ends_with_an_error_that_names_the_flag(
-    drawer: LocalSampler, reader: Reader
+    drawer: LocalSampler, reader: LabelPredictor
 ) -> None:
-    class Blind(Reader):
+    class Blind(LabelPredictor):
         def __init__(self) -> None:
             self.classes = 10
 

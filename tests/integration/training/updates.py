@@ -69,8 +69,8 @@ def main(target: str, cases: dict[str, list[str]]) -> None:
             for number in range(STEPS):
                 images = torch.randint(256, (BATCH, *SHAPE), generator=rng, dtype=torch.uint8)
                 labels = torch.randint(10, (BATCH,), generator=rng)
-                share = ranks.share(BATCH)
-                step(images[share], labels[share], step=number, progress=0.0, rate=0.1)
+                share = ranks.local_slice(BATCH)
+                step(images[share], labels[share], step=number, progress=0.0, lr_factor=0.1)
                 if number == 0:
                     found |= {f"{name}/{dtype}/gradient/{key}": gradient for key, gradient in gradients.items()}
             for network in ("generator", "discriminator", "ema"):

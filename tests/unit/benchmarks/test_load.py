@@ -61,7 +61,7 @@ def address() -> Iterator[tuple[str, int]]:
 
 def test_latencies_are_those_of_whole_answers(address: tuple[str, int]) -> None:
     began = time.perf_counter()
-    result = load(address, [get("/")], connections=4, seconds=0.2, warm_up=0.1, least=40)
+    result = load(address, [get("/")], connections=4, seconds=0.2, warm_up=0.1, min_replies=40)
     wall = time.perf_counter() - began
     assert set(result.statuses) == {200}
     assert len(result.latencies) >= 40
@@ -72,7 +72,9 @@ def test_latencies_are_those_of_whole_answers(address: tuple[str, int]) -> None:
 
 
 def test_refusals_are_counted_apart_and_do_not_end_it(address: tuple[str, int]) -> None:
-    result = load(address, [post("/", b"yes"), post("/", b"no")], connections=3, seconds=0.1, warm_up=0.0, least=40)
+    result = load(
+        address, [post("/", b"yes"), post("/", b"no")], connections=3, seconds=0.1, warm_up=0.0, min_replies=40
+    )
     assert set(result.statuses) == {200, 400}
     assert len(result.latencies) == result.statuses[200] >= 40
     assert abs(result.statuses[400] - result.statuses[200]) <= 3, "every other one, but for those on their way"

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ganctl.benchmarks.errors import BenchError, BenchUsageError
-from ganctl.benchmarks.quality.compare import Quality, summary
+from ganctl.benchmarks.quality.compare import QualityBenchmark, summary
 from ganctl.benchmarks.systems import System
 from ganctl.benchmarks.table import table
 from ganctl.training.evaluation.evaluator import Evaluator
@@ -20,9 +20,9 @@ from tests.conftest import Ganctl
 NAMES = ("tutorial-sound", "conv")
 
 
-def quality(out: Path, told: list[str] | None = None, **changes: Any) -> Quality:
+def quality(out: Path, told: list[str] | None = None, **changes: Any) -> QualityBenchmark:
     wanted: dict[str, Any] = {"seconds": 3.0, "seeds": 1, "num_images": 200, "names": NAMES}
-    return Quality(out, **wanted | changes, announce=(told if told is not None else []).append)
+    return QualityBenchmark(out, **wanted | changes, announce=(told if told is not None else []).append)
 
 
 class Blank:
@@ -101,12 +101,12 @@ def test_what_is_complete_is_not_repeated(finished: Finished) -> None:
     told: list[str] = []
     again = quality(finished.out, told).run()
     assert again == finished.results
-    assert not any("trains" in text for text in told)
+    assert not any("training" in text for text in told)
 
 
 def test_a_folder_of_other_runs_is_refused_before_anything_is_trained(finished: Finished) -> None:
     told: list[str] = []
-    with pytest.raises(BenchError, match=r"--out .*another budget; name another folder"):
+    with pytest.raises(BenchError, match=r"--out .*another budget"):
         quality(finished.out, told, seconds=4.0, seeds=2).run()
     assert not told
 
@@ -129,11 +129,11 @@ def test_the_pictures_can_be_read(finished: Finished, tmp_path: Path) -> None:
 def test_seeds_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
 
-    def train(self: Quality, system: System, seed: int) -> dict[str, Any]:
+    def train(self: QualityBenchmark, system: System, seed: int) -> dict[str, Any]:
         order.append((seed, system.name))
         return {"seed": seed, **dict.fromkeys(("images_per_second", "seconds"), 1.0), "scores": scores(seed)}
 
-    monkeypatch.setattr(Quality, "_train", train)
+    monkeypatch.setattr(QualityBenchmark, "_train", train)
     results = quality(tmp_path, seeds=3).run()
     assert order == [(seed, name) for seed in range(3) for name in NAMES]
     assert results["systems"][0]["worst_fd_times_floor"] == 2
@@ -167,7 +167,7 @@ def test_a_run_that_fails_is_told_and_can_be_repeated(tmp_path: Path, monkeypatc
 
 
 def test_what_cannot_be_compared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BenchUsageError, match="--system best: no such system; there are tutorial,"):
+    with pytest.raises(BenchUsageError, match="--system: found best, expected one of tutorial,"):
         quality(tmp_path, names=["best"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     told: list[str] = []

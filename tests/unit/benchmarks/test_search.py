@@ -59,7 +59,7 @@ def test_a_trial_whose_settings_have_changed_since_is_another_one(tmp_path: Path
     for width in (8, 8, 16):
         config.write_text(f"[model]\nbase_channels = {width}\n")
         (trial,) = read_trials(path, seeds=1, duration="640 images", num_images=100)
-        keys.append(ganctl.benchmarks.quality.search._key(json.loads(json.dumps(trial.facts()))))
+        keys.append(ganctl.benchmarks.quality.search._key(json.loads(json.dumps(trial.fingerprint()))))
     assert keys[0] == keys[1] != keys[2]
 
 
@@ -86,7 +86,7 @@ def test_all_faults_of_the_file_are_told_before_anything_is_trained(tmp_path: Pa
     assert str(told.value).count("\n  - ") == 2
     assert "a: --set: unknown setting 'optimiser.lr'" in str(told.value)
     path.write_text('[[trial]]\nname = "a"\nsets = []\n')
-    with pytest.raises(BenchUsageError, match="trial a: unknown sets"):
+    with pytest.raises(BenchUsageError, match="trial a: found sets"):
         read_trials(path, seeds=1, duration="640 images", num_images=100)
     path.write_bytes("name = 1".encode("utf-16"))
     with pytest.raises(BenchUsageError, match="found UTF-16, expected UTF-8"):

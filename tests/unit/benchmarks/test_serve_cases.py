@@ -82,10 +82,10 @@ def test_images_pass(url: str, kind: str, body: bytes, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("kind", "status", "body", "told"),
     [
-        ("GET", 503, b"busy", "answered 503: busy"),
-        ("grid", 200, png(28), r"28, 28\); expected a PNG of 224 × 224"),
-        ("JSON", 200, png(28), "no image in its JSON"),
-        ("JSON", 200, b'{"images": []}', "no image in its JSON"),
+        ("GET", 503, b"busy", "found status 503, expected 200: busy"),
+        ("grid", 200, png(28), r"28, 28\), expected a PNG of 224 × 224"),
+        ("JSON", 200, png(28), "expected one image in the JSON"),
+        ("JSON", 200, b'{"images": []}', "expected one image in the JSON"),
     ],
     ids=["refused", "too small", "no JSON", "no image"],
 )

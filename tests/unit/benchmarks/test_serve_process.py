@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ganctl.benchmarks.errors import BenchError
-from ganctl.benchmarks.serving.process import Launch, Process, family, started
+from ganctl.benchmarks.serving.process import Launch, Process, process_tree, run_server
 from tests.waiting import wait_for
 
 SLEEP = "import time; time.sleep(3600)"  # longer than any test; it is ended before
@@ -28,25 +28,25 @@ def test_a_family_is_a_process_and_all_that_descend_from_it() -> None:
     with subprocess.Popen([sys.executable, "-c", TWO], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
-        assert [process.pid for process in family(parent.pid)] == [parent.pid, child]
-        assert {parent.pid, child} <= {process.pid for process in family(os.getpid())}
+        assert [process.pid for process in process_tree(parent.pid)] == [parent.pid, child]
+        assert {parent.pid, child} <= {process.pid for process in process_tree(os.getpid())}
         os.kill(child, 9)
 
 
 def test_what_a_server_has_started_is_ended_with_it_though_it_left_its_session() -> None:
-    with started("two", lambda folder: Launch([sys.executable, "-c", TWO], printed)) as server:
+    with run_server("two", lambda folder: Launch([sys.executable, "-c", TWO], printed)) as server:
         child = int(server.url)
         folder = Path(f"/proc/{child}/cwd").readlink()
         assert folder.is_dir()
         assert server.seconds > 0
-        processes = family(server.pid)
+        processes = process_tree(server.pid)
         assert child in [process.pid for process in processes]
         memory = server.memory()
     assert memory["workers"] == 1
     assert 1 < memory["pss"] < memory["rss"] < memory["pss"] + 100
     assert memory["pss_all"] > memory["pss"]
     wait_for(  # whoever adopted the child may have yet to take notice
-        lambda: not any(process in family(process.pid) for process in processes), "nothing of the server is left"
+        lambda: not any(process in process_tree(process.pid) for process in processes), "nothing of the server is left"
     )
     assert not folder.exists()
 
@@ -56,7 +56,7 @@ def test_no_setting_of_this_shell_reaches_a_server(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("TS_NUMBER_OF_NETTY_THREADS", "7")
     tell = f"import os; print(sorted(os.environ), flush=True); {SLEEP}"
     launch = Launch([sys.executable, "-c", tell], printed, {"GIVEN": "1"})
-    with started("environment", lambda folder: launch) as server:
+    with run_server("environment", lambda folder: launch) as server:
         assert "'GIVEN'" in server.url
         assert "OMP_NUM_THREADS" not in server.url
         assert "TS_NUMBER_OF_NETTY_THREADS" not in server.url
@@ -65,10 +65,10 @@ def test_no_setting_of_this_shell_reaches_a_server(monkeypatch: pytest.MonkeyPat
 def test_a_server_that_does_not_start_is_told_with_its_last_words() -> None:
     launch = Launch([sys.executable, "-c", "raise SystemExit('no room at the inn')"], lambda output: None)
     told = r"peer ended with status 1 while starting.\n  no room at the inn"
-    with pytest.raises(BenchError, match=told), started("peer", lambda folder: launch):
+    with pytest.raises(BenchError, match=told), run_server("peer", lambda folder: launch):
         raise AssertionError("it never started")
 
 
 def test_a_later_process_of_the_same_pid_is_another() -> None:
-    (own,) = [process for process in family(os.getpid()) if process.pid == os.getpid()]
-    assert own != Process(own.pid, own.began + 1)
+    (own,) = [process for process in process_tree(os.getpid()) if process.pid == os.getpid()]
+    assert own != Process(own.pid, own.start_time + 1)

@@ -9,7 +9,7 @@ import pytest
 
 from ganctl.benchmarks.errors import BenchUsageError
 from ganctl.benchmarks.serving.cases import Case
-from ganctl.benchmarks.serving.run import Serving, choose
+from ganctl.benchmarks.serving.run import ServingBenchmark, choose
 from ganctl.benchmarks.serving.systems import CEILING, LITSERVE, Models, System, by_port, systems
 from ganctl.benchmarks.serving.table import serve_table
 
@@ -22,8 +22,10 @@ def tiny(name: str, *words: str, **others: Any) -> System:
     return System(name, f"tiny {' '.join(words)}".strip(), prepare, kinds=("GET", "POST"), **others)
 
 
-def serving(told: list[str], repetitions: int = 1, least: int = 1) -> Serving:
-    return Serving(seconds=0.2, repetitions=repetitions, warm_up=0, least=least, announce=told.append)
+def serving(told: list[str], repetitions: int = 1, min_replies: int = 1) -> ServingBenchmark:
+    return ServingBenchmark(
+        seconds=0.2, repetitions=repetitions, warm_up=0, min_replies=min_replies, announce=told.append
+    )
 
 
 def test_repetitions_go_through_all_servers_before_the_next() -> None:
@@ -44,7 +46,7 @@ def test_repetitions_go_through_all_servers_before_the_next() -> None:
 
 
 def test_refusals_count_for_nothing_but_their_share() -> None:
-    results = serving([], least=100).run([tiny("one")], [Case("GET", 2), Case("POST", 4)])
+    results = serving([], min_replies=100).run([tiny("one")], [Case("GET", 2), Case("POST", 4)])
     get, post = results["systems"][0]["cases"]
     assert get["refused"] == [0]
     assert post["refused"][0] == pytest.approx(0.1, abs=0.03), "every tenth asks for a 3"
@@ -52,10 +54,10 @@ def test_refusals_count_for_nothing_but_their_share() -> None:
 
 def test_of_several_settings_the_best_in_a_short_try_is_measured() -> None:
     told: list[str] = []
-    system = tiny("one", "3", rivals=(tiny("one"),))
+    system = tiny("one", "3", variants=(tiny("one"),))
     (measured,) = serving(told).run([system], [Case("GET", 1)])["systems"]
     assert measured["what"] == "tiny"
-    assert [text.split(":")[0] for text in told] == ["a try of tiny 3", "a try of tiny", "1 of 1"]
+    assert [text.split(":")[0] for text in told] == ["trial of tiny 3", "trial of tiny", "1 of 1"]
 
 
 def test_a_peer_whose_package_is_missing_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,9 +70,9 @@ def test_a_peer_whose_package_is_missing_is_left_out_with_the_reason(monkeypatch
     results = serving([]).run(found, [Case("GET", 1)])
     assert results["systems"] == []
     text = serve_table(results)
-    assert "- litserve was left out: it needs the package litserve: install it with 'make bench'" in text
-    assert "- fastapi was left out: it needs the package uvicorn" in text or "fastapi and uvicorn" in text
-    assert "- torchscript was left out: the export holds no generator.ts" in text
+    assert "- litserve was skipped: it needs the package litserve: install it with 'make bench'" in text
+    assert "- fastapi was skipped: it needs the package uvicorn" in text or "fastapi and uvicorn" in text
+    assert "- torchscript was skipped: the export has no generator.ts" in text
 
 
 def test_the_names_of_systems_are_one_each_and_a_wrong_one_is_told() -> None:
@@ -79,5 +81,5 @@ def test_the_names_of_systems_are_one_each_and_a_wrong_one_is_told() -> None:
     assert len(set(names)) == len(names)
     assert [system.name for system in choose(every, [CEILING, "onnx-2"])] == ["onnx-2", CEILING]
     assert choose(every, []) == every
-    with pytest.raises(BenchUsageError, match="--only onyx-2: there is no such system, only onnx-1, onnx-2"):
+    with pytest.raises(BenchUsageError, match="--only: found onyx-2, expected one of onnx-1, onnx-2"):
         choose(every, ["onyx-2"])

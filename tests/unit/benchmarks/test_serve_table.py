@@ -8,7 +8,7 @@ import pytest
 from ganctl.benchmarks.errors import BenchUsageError
 from ganctl.benchmarks.serving.cases import Case, cases
 from ganctl.benchmarks.serving.systems import CEILING, LITSERVE
-from ganctl.benchmarks.serving.table import BEGINS, ENDS, replace_table, serve_table
+from ganctl.benchmarks.serving.table import END_MARKER, START_MARKER, replace_table, serve_table
 
 Record = dict[str, Any]
 
@@ -61,7 +61,7 @@ def test_what_was_not_asked_is_a_dash_and_what_was_refused_is_told() -> None:
     rates, _, rest = rows(text, "stock")
     assert rates == ["stock", "–", "–", "–", "200 (21%)", "–", "–", "–", "–"]
     assert rest[1:7] == ["–"] * 6
-    assert "- fastapi was left out: it is not there" in text
+    assert "- fastapi was skipped: it is not there" in text
     assert "- stock: what stock is" in text
 
 
@@ -74,15 +74,15 @@ def test_every_row_is_as_wide_as_its_table() -> None:
 
 def test_a_table_takes_the_place_of_the_one_between_the_markers(tmp_path: Path) -> None:
     document = tmp_path / "B.md"
-    document.write_text(f"before\n{BEGINS}\nold\n{ENDS}\nafter\n", "utf-8")
+    document.write_text(f"before\n{START_MARKER}\nold\n{END_MARKER}\nafter\n", "utf-8")
     for _ in range(2):
         replace_table(document, "| new |\n")
-    assert document.read_text("utf-8") == f"before\n{BEGINS}\n\n| new |\n\n{ENDS}\nafter\n"
+    assert document.read_text("utf-8") == f"before\n{START_MARKER}\n\n| new |\n\n{END_MARKER}\nafter\n"
 
 
 def test_a_document_without_markers_is_left_as_it_is_and_told(tmp_path: Path) -> None:
     document = tmp_path / "B.md"
     document.write_text("nothing here\n")
-    with pytest.raises(BenchUsageError, match=r"--into .*B\.md: has no two lines <!--"):
+    with pytest.raises(BenchUsageError, match=r"--into .*B\.md: expected the lines <!--"):
         replace_table(document, "| new |\n")
     assert document.read_text() == "nothing here\n"

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from ganctl.benchmarks.errors import BenchError
 from ganctl.benchmarks.speed import run_length
 from ganctl.benchmarks.speed.bare import BareStep
-from ganctl.benchmarks.speed.compare import Case, Speed, comparison, flops_per_image, preset_batches, ratio
+from ganctl.benchmarks.speed.compare import Case, SpeedBenchmark, comparison, flops_per_image, preset_batches, ratio
 from ganctl.benchmarks.speed.meter import WARM_UP, Meter
 from ganctl.benchmarks.speed.straightforward import StraightforwardStep
 from ganctl.benchmarks.speed.table import speed_table
@@ -42,7 +42,7 @@ def test_the_straightforward_step_has_the_losses_of_ours(preset: str) -> None:
     plain = StraightforwardStep(config, copy.deepcopy(generator), copy.deepcopy(discriminator), CPU)
     step = Step(config, generator, discriminator, CPU)
     for n in range(12):
-        step(*batch(), step=n, progress=n / 12, rate=1 - n / 20)
+        step(*batch(), step=n, progress=n / 12, lr_factor=1 - n / 20)
         ours = step.read_stats()
         losses = plain(*batch(), step=n, progress=n / 12, rate=1 - n / 20)
         assert [ours["loss_d"], ours["loss_g"]] == pytest.approx([loss.item() for loss in losses], rel=1e-5), n
@@ -85,15 +85,15 @@ def test_a_meter_leaves_out_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None
     while not complete:
         now += 0.001
         complete = meter.tick(64)
-    assert meter.found["first_step_seconds"] == pytest.approx(5.01)
-    assert meter.found["images_per_second"] == pytest.approx(64 / 0.001)
-    assert meter.found["memory_bytes"] > 50e6
+    assert meter.results["first_step_seconds"] == pytest.approx(5.01)
+    assert meter.results["images_per_second"] == pytest.approx(64 / 0.001)
+    assert meter.results["memory_bytes"] > 50e6
 
 
 def test_loops_are_measured_in_processes_of_their_own() -> None:
     told: list[str] = []
     cases = [Case(system, "conv", 16, "fp32", ("model.base_channels=4",)) for system in ("step", "ours")]
-    results = Speed(seconds=0.2, repetitions=2, announce=told.append).run(cases, ["fp32"])
+    results = SpeedBenchmark(seconds=0.2, repetitions=2, announce=told.append).run(cases, ["fp32"])
     assert results["products_flops"]["fp32"] > 0
     for case, found in zip(cases, results["cases"], strict=True):
         assert found["system"] == case.system
@@ -106,14 +106,14 @@ def test_loops_are_measured_in_processes_of_their_own() -> None:
 
 
 def test_the_precision_that_auto_takes_is_told_with_its_reason() -> None:
-    (found,) = Speed(seconds=0.1, repetitions=1, announce=lambda text: None).automatic([("quick", 16)])
+    (found,) = SpeedBenchmark(seconds=0.1, repetitions=1, announce=lambda text: None).automatic([("quick", 16)])
     assert (found["preset"], found["batch"]) == ("quick", 16)
     assert found["precision"] in ("fp32", "bf16")
     assert "times as fast" in found["reason"]
 
 
 def test_a_loop_that_fails_is_told_with_its_reason() -> None:
-    speed = Speed(seconds=0.1, repetitions=1, announce=lambda text: None)
+    speed = SpeedBenchmark(seconds=0.1, repetitions=1, announce=lambda text: None)
     with pytest.raises(BenchError, match=r"model\.widht"):
         speed.run([Case("step", "conv", 16, "fp32", ("model.widht=4",))], ["fp32"])
 

@@ -35,7 +35,7 @@ def weights(network: nn.Module) -> list[tuple[int, ...]]:
 
 def test_the_tutorials_networks_have_the_published_sizes() -> None:
     assert (size(tutorial.generator()), size(tutorial.discriminator())) == (1_510_032, 533_505)  # "1.5 M", "533 K"
-    images = tutorial.generator()(torch.randn(3, tutorial.LATENT))
+    images = tutorial.generator()(torch.randn(3, tutorial.LATENT_DIM))
     assert images.shape == (3, 1, 28, 28)
     judged = tutorial.discriminator()(images)
     assert judged.shape == (3, 1)
@@ -48,8 +48,8 @@ def test_the_tutorials_images_are_scored_as_its_grids_show_them() -> None:
     for layer in network:
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=0.2)
-    z = torch.randn(4, tutorial.LATENT)
-    pixels = to_bytes(tutorial.AsShown(network)(z))
+    z = torch.randn(4, tutorial.LATENT_DIM)
+    pixels = to_bytes(tutorial.DisplayedGenerator(network)(z))
     assert (pixels == 0).any()
     assert (pixels == 255).any()
     for own, published in zip(pixels, network(z), strict=True):
@@ -100,15 +100,15 @@ def test_a_system_that_cannot_run_says_why_and_what_to_do(monkeypatch: pytest.Mo
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / "large.toml").write_text('[train]\ndevice = "cuda"\n')
-    assert "lightning: install it with 'make bench'" in str(System("tutorial", "").lacks())
-    assert "CUDA" in str(System("large", "", config_file=tmp_path / "large.toml").lacks())
-    assert System("conv", "", preset="conv").lacks() is None
+    assert "lightning: install it with 'make bench'" in str(System("tutorial", "").unavailable())
+    assert "CUDA" in str(System("large", "", config_file=tmp_path / "large.toml").unavailable())
+    assert System("conv", "", preset="conv").unavailable() is None
 
 
 def test_copies_are_due_ever_more_rarely_and_at_the_end() -> None:
     recorder = Recorder(32)
     for second in range(1, 33):
-        if recorder.wants(second):
+        if recorder.is_due(second):
             recorder.take(second, second, nn.Linear(1, 1))
     assert [copy.seconds for copy in recorder.snapshots] == [1, 2, 4, 8, 16, 32]
     assert not recorder.is_over(31.9)

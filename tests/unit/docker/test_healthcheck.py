@@ -138,12 +138,12 @@ def test_one_worker_that_is_not_ready_is_unhealthy_and_named(
 
 def test_a_model_without_workers_is_unhealthy(management: FakeManagement, run_check: Check) -> None:
     management.has(min_workers=0)
-    assert run_check(management.url) == (1, "0 of 1 workers are there")
+    assert run_check(management.url) == (1, "0 of 1 workers are running")
 
 
 def test_fewer_workers_than_the_model_must_have_is_unhealthy(management: FakeManagement, run_check: Check) -> None:
     management.has("READY", min_workers=2)
-    assert run_check(management.url) == (1, "1 of 2 workers are there")
+    assert run_check(management.url) == (1, "1 of 2 workers are running")
 
 
 def test_a_server_that_demands_tokens_is_asked_with_its_own(

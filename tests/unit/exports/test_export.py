@@ -141,11 +141,11 @@ def test_an_artefact_that_draws_something_else_is_refused_and_nothing_is_left(
 ) -> None:
     write = get_format("onnx").write
 
-    def shifted(generator: Any, essentials: Any) -> bytes:
+    def shifted(generator: Any, metadata: Any) -> bytes:
         with torch.no_grad():
             bias = generator.net[0].bias
             bias.add_(1e-3)
-            content = write(generator, essentials)
+            content = write(generator, metadata)
             bias.sub_(1e-3)
         return content
 

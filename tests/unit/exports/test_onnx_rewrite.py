@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ganctl.exports.formats.onnx_rewrite import CoarseUpsampling, on_coarse_grids
+from ganctl.exports.formats.onnx_rewrite import CoarseUpsampling, rewrite_upsampling
 from ganctl.training.models.base import ImageShape
 from ganctl.training.models.conv import ConvGenerator
 from ganctl.training.models.mlp import MlpGenerator
@@ -14,7 +14,7 @@ from ganctl.training.models.mlp import MlpGenerator
 def test_it_draws_what_the_generator_draws(channels: int, height: int, width: int) -> None:
     torch.manual_seed(0)
     generator = ConvGenerator(8, 10, ImageShape(channels, height, width), base_channels=6)
-    faster = on_coarse_grids(generator)
+    faster = rewrite_upsampling(generator)
     assert any(isinstance(module, CoarseUpsampling) for module in faster.modules())
     z, label = torch.randn(5, 8), torch.arange(5)
     torch.testing.assert_close(faster(z, label), generator(z, label), rtol=0, atol=1e-6)
@@ -23,7 +23,7 @@ def test_it_draws_what_the_generator_draws(channels: int, height: int, width: in
 def test_the_generator_itself_stays_as_it_is() -> None:
     generator = ConvGenerator(8, None, ImageShape(1, 8, 8), base_channels=4)
     before = [type(module) for module in generator.modules()]
-    on_coarse_grids(generator)
+    rewrite_upsampling(generator)
     assert [type(module) for module in generator.modules()] == before
 
 
@@ -40,6 +40,6 @@ def test_the_generator_itself_stays_as_it_is() -> None:
 def test_layers_that_only_look_like_it_are_left_alone(layers: list[nn.Module]) -> None:
     generator = MlpGenerator(8, None, ImageShape(1, 8, 8))
     generator.net = nn.Sequential(*layers)
-    kept = on_coarse_grids(generator).net
+    kept = rewrite_upsampling(generator).net
     assert isinstance(kept, nn.Sequential)
     assert [type(layer) for layer in kept] == [type(layer) for layer in layers]

@@ -73,7 +73,7 @@ def test_a_port_in_use_is_told_with_the_way_to_find_who_holds_it(host: str, mar:
         done = CliRunner().invoke(cli, ["serve", str(mar), "--host", host, "--port", str(port)])
     assert done.exit_code == 6, done.output
     assert f"--port {port}: port {port} on" in done.output
-    assert "`ss -ltnp` tells who holds it" in done.output
+    assert "`ss -ltnp` names its user" in done.output
 
 
 @pytest.mark.parametrize(

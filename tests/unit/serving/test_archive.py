@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ganctl.serving.archive.mar import describe, package, read_export
+from ganctl.serving.archive.mar import describe_archive, package, read_export
 from ganctl.serving.errors import PackageError
 from ganctl.serving.handler.service import Service
 from tests.unit.serving.archives import rewrite
@@ -33,7 +33,7 @@ def change(export: Path, **values: Any) -> None:
 def test_an_archive_says_what_it_is(export: Path, tmp_path: Path) -> None:
     mar = package(export, tmp_path / "out")
     manifest = read_export(export)
-    record = describe(mar)
+    record = describe_archive(mar)
     assert mar == tmp_path / "out" / "digits.mar"
     assert record["kind"] == "archive"
     assert record["model_version"] == manifest["model_version"]
@@ -47,13 +47,13 @@ def test_an_archive_says_what_it_is(export: Path, tmp_path: Path) -> None:
 def test_it_lies_beside_the_export_and_replaces_an_older_one(copy: Path) -> None:
     first = package(copy)
     assert first.parent == copy.parent
-    assert describe(package(copy, backend="torchscript"))["model_file"] == "generator.ts"
+    assert describe_archive(package(copy, backend="torchscript"))["model_file"] == "generator.ts"
     assert sorted(path.name for path in copy.parent.iterdir()) == ["digits.mar", "export"]
 
 
 def test_folders_with_commas_wildcards_and_spaces_are_no_trouble(export: Path, tmp_path: Path) -> None:
     odd = Path(shutil.copytree(export, tmp_path / "a, [b]* c" / "ex port"))
-    assert describe(package(odd))["model_name"] == "digits"
+    assert describe_archive(package(odd))["model_name"] == "digits"
 
 
 @pytest.mark.parametrize(
@@ -138,19 +138,19 @@ def test_a_damaged_or_foreign_archive_is_refused(export: Path, tmp_path: Path) -
     for name, content in (("cut", whole[: len(whole) // 2]), ("empty", b""), ("text", b"no archive at all")):
         (tmp_path / f"{name}.mar").write_bytes(content)
         with pytest.raises(PackageError, match=f"{name}.mar"):
-            describe(tmp_path / f"{name}.mar")
+            describe_archive(tmp_path / f"{name}.mar")
     with pytest.raises(PackageError, match="no such archive"):
-        describe(tmp_path / "absent.mar")
+        describe_archive(tmp_path / "absent.mar")
     with zipfile.ZipFile(tmp_path / "foreign.mar", "w") as foreign:
         foreign.writestr("MAR-INF/MANIFEST.json", "{}")
-    with pytest.raises(PackageError, match="is no archive of `ganctl package`"):
-        describe(tmp_path / "foreign.mar")
+    with pytest.raises(PackageError, match="expected an archive of `ganctl package`"):
+        describe_archive(tmp_path / "foreign.mar")
 
 
 def test_a_model_that_is_not_the_manifests_is_found(export: Path, tmp_path: Path) -> None:
     other = rewrite(package(export, tmp_path), {"generator.onnx": b"another model"}, sealed=True)
     with pytest.raises(PackageError, match="not the file that its manifest describes"):
-        describe(other)
+        describe_archive(other)
 
 
 ALONE = """

@@ -13,7 +13,7 @@ from ganctl.exports.runtime import open_export
 from ganctl.serving.client.client import Client
 from ganctl.serving.errors import RemoteError
 from ganctl.serving.handler.service import Service
-from ganctl.training.sampling import LocalSampler, Reader, SampleRequest, ServerSampler, draw, draw_accepted
+from ganctl.training.sampling import LocalSampler, LabelPredictor, SampleRequest, ServerSampler, draw, draw_accepted
 from tests.unit.serving.small_export import seen_label, write_export
 
 # names as of a folder's classes: some look like numbers, none is its own
@@ -77,7 +77,7 @@ def test_a_class_that_the_server_does_not_know_is_told_with_those_it_knows(named
         draw(SampleRequest(labels=("moon",)), ServerSampler(client))
 
 
-class Strict(Reader):
+class Strict(LabelPredictor):
     """Reads the label whose block is lit, and in dark images none."""
 
     def __init__(self) -> None:
@@ -97,23 +97,23 @@ def test_a_server_draws_verified_what_its_export_draws_verified(named: Path, ord
     with client_of(service) as client:
         there = draw_accepted(order, ServerSampler(client), Strict())
     here = draw_accepted(order, drawer_of(named), Strict())
-    assert here.drawn is not None
-    assert here.drawn > len(here.images)
-    assert there.drawn == here.drawn
+    assert here.total_drawn is not None
+    assert here.total_drawn > len(here.images)
+    assert there.total_drawn == here.total_drawn
     assert np.abs(there.images.astype(int) - here.images).max() <= 1
 
 
 def test_the_client_counts_the_classes_that_the_service_describes(load: Callable[..., Service]) -> None:
     with client_of(load()) as client:
         assert client.count_classes() == 10
-    with client_of(load(conditional=False)) as client, pytest.raises(RemoteError, match="knows no labels"):
+    with client_of(load(conditional=False)) as client, pytest.raises(RemoteError, match="has no labels"):
         client.count_classes()
 
 
 @pytest.mark.parametrize(
     ("status", "body", "told"),
     [
-        (200, {"images": []}, "what no server of ours answers"),
+        (200, {"images": []}, "not from a ganctl server"),
         (400, {"errors": "none"}, "no reason given"),
         (401, {"message": "Token is absent"}, "token file"),
     ],

@@ -180,7 +180,7 @@ def test_no_proxy_excepts_hosts(no_proxy: str, excepted: bool, server: Recorder,
         if not excepted:
             assert client.sample().seed == 1
             return
-        with pytest.raises(RemoteError, match="no answer") as caught:
+        with pytest.raises(RemoteError, match="no reply") as caught:
             client.sample()
     assert "proxy" not in str(caught.value)
     assert server.asked == []
@@ -202,15 +202,15 @@ def test_no_proxy_excepts_networks(no_proxy: str, server: Recorder, bare: pytest
 @pytest.mark.parametrize(
     ("variables", "url", "told"),
     [
-        ({"http_proxy": NOBODY}, REMOTE, f"The proxy of http_proxy={NOBODY} was asked"),
-        ({"HTTPS_PROXY": NOBODY}, "https://example.invalid", f"The proxy of HTTPS_PROXY={NOBODY} was asked"),
+        ({"http_proxy": NOBODY}, REMOTE, f"The request used the proxy http_proxy={NOBODY};"),
+        ({"HTTPS_PROXY": NOBODY}, "https://example.invalid", f"The request used the proxy HTTPS_PROXY={NOBODY};"),
         ({"http_proxy": "http://me:secret@127.0.0.1:1"}, REMOTE, "http_proxy=http://***@127.0.0.1:1"),
         ({"http_proxy": "me:secret@127.0.0.1:1"}, REMOTE, "http_proxy=***@127.0.0.1:1"),
         ({"http_proxy": "http://me:sec/ret@secret@127.0.0.1:1"}, REMOTE, "http_proxy=http://***@127.0.0.1:1"),
         ({"http_proxy": "http://me:secret/x@127.0.0.1:1"}, REMOTE, "http_proxy=http://***@127.0.0.1:1"),
-        ({"ALL_PROXY": "socks4://127.0.0.1:1"}, REMOTE, "ALL_PROXY=socks4://127.0.0.1:1: found no address of a proxy"),
-        ({"http_proxy": "http://"}, REMOTE, "http_proxy=http://: found no address of a proxy (it names no host)"),
-        ({"http_proxy": "http://127.0.0.1:x"}, REMOTE, "http_proxy=http://127.0.0.1:x: found no address of a proxy"),
+        ({"ALL_PROXY": "socks4://127.0.0.1:1"}, REMOTE, "ALL_PROXY=socks4://127.0.0.1:1: found no proxy address"),
+        ({"http_proxy": "http://"}, REMOTE, "http_proxy=http://: found no proxy address (it has no host)"),
+        ({"http_proxy": "http://127.0.0.1:x"}, REMOTE, "http_proxy=http://127.0.0.1:x: found no proxy address"),
         ({"SSL_CERT_FILE": "/nonexistent"}, "https://example.invalid", "SSL_CERT_FILE=/nonexistent: cannot be used"),
         ({"SSL_CERT_FILE": __file__}, "https://example.invalid", f"SSL_CERT_FILE={__file__}: cannot be used"),
         ({"SSL_CERT_DIR": "/nonexistent"}, "https://example.invalid", "SSL_CERT_DIR=/nonexistent: cannot be used"),
@@ -233,13 +233,13 @@ def test_a_socks_proxy_without_its_package_is_told(bare: pytest.MonkeyPatch) -> 
     if importlib.util.find_spec("socksio") is not None:
         pytest.skip("the package socksio is installed")
     bare.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
-    with pytest.raises(RemoteError, match=r"ALL_PROXY=socks5://127\.0\.0\.1:1: .*`pip install socksio`"):
+    with pytest.raises(RemoteError, match=r"ALL_PROXY=socks5://127\.0\.0\.1:1: .*Run `pip install socksio`"):
         Client(REMOTE)
 
 
 def test_a_proxy_that_refuses_is_told(server: Recorder, bare: pytest.MonkeyPatch) -> None:
     bare.setenv("https_proxy", f"http://127.0.0.1:{server.port}")
-    told = re.escape(f"The proxy of https_proxy=http://127.0.0.1:{server.port} was asked")
+    told = re.escape(f"The request used the proxy https_proxy=http://127.0.0.1:{server.port};")
     with Client("https://example.invalid") as client, pytest.raises(RemoteError, match=told):
         client.sample()
     assert server.asked == ["CONNECT example.invalid:443"], "asked once: a refusal is no busy server"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from ganctl.serving.deploy import control_socket as control
-from ganctl.serving.deploy.control_socket import Control, Message, give
+from ganctl.serving.deploy.control_socket import ControlSocket, Message, send_command
 from ganctl.serving.errors import DeployError, ServerError
 
 
@@ -30,8 +30,8 @@ def port() -> Iterator[int]:
 
 
 @pytest.fixture
-def listening(port: int) -> Iterator[Control]:
-    listening = Control(port, handle)
+def listening(port: int) -> Iterator[ControlSocket]:
+    listening = ControlSocket(port, handle)
     yield listening
     listening.close()
 
@@ -39,7 +39,7 @@ def listening(port: int) -> Iterator[Control]:
 @pytest.mark.usefixtures("listening")
 def test_an_order_is_obeyed_and_answered(port: int) -> None:
     for number in range(3):
-        assert give(port, {"mar": f"/{number}.mar"}) == {"heard": {"mar": f"/{number}.mar"}}
+        assert send_command(port, {"mar": f"/{number}.mar"}) == {"heard": {"mar": f"/{number}.mar"}}
 
 
 @pytest.mark.usefixtures("listening")
@@ -49,19 +49,19 @@ def test_an_order_is_obeyed_and_answered(port: int) -> None:
 )
 def test_what_cannot_be_done_is_told_with_its_exit_code(order: str, code: int, told: str, port: int) -> None:
     with pytest.raises(ServerError, match=re.escape(told)) as caught:
-        give(port, {order: True})
+        send_command(port, {order: True})
     assert caught.value.exit_code == code
-    assert give(port, {}) == {"heard": {}}, "it goes on"
+    assert send_command(port, {}) == {"heard": {}}, "it goes on"
 
 
 @pytest.mark.usefixtures("listening")
 def test_a_stranger_is_neither_obeyed_nor_believed(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "_peer", lambda connection: 12345)
+    monkeypatch.setattr(control, "_peer_uid", lambda connection: 12345)
     with pytest.raises(ServerError, match="another user's"):
-        give(port, {})
+        send_command(port, {})
 
 
 def test_nobody_listens_once_it_is_closed(port: int) -> None:
-    Control(port, handle).close()
+    ControlSocket(port, handle).close()
     with pytest.raises(ServerError, match=f"--port {port}: no `ganctl serve` of this user"):
-        give(port, {})
+        send_command(port, {})

@@ -55,9 +55,9 @@ class Looks:
 
 
 def drained(
-    url: str, state: Path, looks: Looks, *, seconds: float = PATIENCE, hurry: threading.Event | None = None
+    url: str, state: Path, looks: Looks, *, seconds: float = PATIENCE, abort: threading.Event | None = None
 ) -> bool:
-    return drain(os.getpid(), url, {}, state, busy=looks, seconds=seconds, hurry=hurry or threading.Event())
+    return drain(os.getpid(), url, {}, state, busy=looks, seconds=seconds, abort=abort or threading.Event())
 
 
 def unsent(port: int) -> bool:
@@ -98,10 +98,10 @@ def test_it_waits_for_replies_that_are_on_their_way(url: str, tmp_path: Path) ->
 
 def test_it_gives_up_when_the_time_is_over_or_nobody_can_wait(url: str, tmp_path: Path) -> None:
     assert not drained(url, tmp_path, Looks(busy=float("inf")), seconds=0.5)
-    hurry = threading.Event()
-    hurry.set()
+    abort = threading.Event()
+    abort.set()
     looks = Looks(busy=float("inf"))
-    assert not drained(url, tmp_path, looks, hurry=hurry)
+    assert not drained(url, tmp_path, looks, abort=abort)
     assert looks.count <= 1, "at once"
 
 
@@ -120,7 +120,7 @@ def test_new_connections_are_refused_and_open_ones_stay(url: str) -> None:
     port = int(url.rpartition(":")[2])
     with http.Client() as client:
         assert client.get(url).status_code == 200
-        assert draining.shut(os.getpid(), port)
+        assert draining.stop_listening(os.getpid(), port)
         assert client.get(url).status_code == 200
         with pytest.raises(httpx.ConnectError):
             http.get(url)

@@ -92,7 +92,7 @@ def test_all_sizes_are_used_where_all_are_equal() -> None:
 
 @pytest.mark.parametrize(
     ("fake", "told"),
-    [(Fake(shape=(1, 3, 2)), "not float32"), (Fake(lambda n: float("nan")), "not finite")],
+    [(Fake(shape=(1, 3, 2)), "expected float32"), (Fake(lambda n: float("nan")), "expected finite")],
 )
 def test_a_model_that_is_not_what_its_manifest_says_is_not_loaded(fake: Fake, told: str) -> None:
     with pytest.raises(ValueError, match=told):

@@ -158,10 +158,10 @@ def test_names_that_are_the_same_composed_are_told_where_they_are_packed(tmp_pat
 
 
 def test_a_list_of_names_with_commas_is_described_as_repeated_parameters() -> None:
-    from ganctl.serving.handler.openapi import describe
+    from ganctl.serving.handler.openapi import build_openapi
 
     for model, explode in ((MODEL, True), (Model("abc", 8, tuple(NAMES), 1, 28, 28), False)):
-        (query,) = json.loads(describe(model))["paths"]["/digits/predict"].values()
+        (query,) = json.loads(build_openapi(model))["paths"]["/digits/predict"].values()
         styles = {parameter["name"]: parameter["explode"] for parameter in query["parameters"] if "name" in parameter}
         assert styles["labels"] == explode
         assert styles["digits"] is False

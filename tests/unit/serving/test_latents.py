@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ganctl.common.latents import MAX_SEED, draw_labels, latents, latents_of
+from ganctl.common.latents import MAX_SEED, draw_labels, latents, batched_latents
 
 seeds = st.integers(0, MAX_SEED)
 
@@ -40,7 +40,7 @@ def test_a_row_depends_on_the_seed_and_its_place_never_on_the_count(seed: int, c
 @given(draws=st.lists(st.tuples(seeds, st.integers(1, 9)), min_size=1, max_size=20), dim=st.integers(1, 65))
 def test_drawing_for_many_requests_at_once_gives_each_its_own(draws: list[tuple[int, int]], dim: int) -> None:
     alone = [latents(seed, count, dim) for seed, count in draws]
-    assert np.array_equal(latents_of(draws, dim), np.concatenate(alone))
+    assert np.array_equal(batched_latents(draws, dim), np.concatenate(alone))
 
 
 def test_latents_are_standard_normal_and_their_columns_independent() -> None:

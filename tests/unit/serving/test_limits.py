@@ -56,7 +56,7 @@ def test_too_much_is_refused_before_any_work(
     def no_work(*_: object) -> None:
         raise AssertionError("work for a request that is refused")
 
-    monkeypatch.setattr(service_module, "latents_of", no_work)
+    monkeypatch.setattr(service_module, "batched_latents", no_work)
     monkeypatch.setattr(service_module, "encode", no_work)
     accept = "image/gif" if "frames" in fields else "image/png"
     assert answer(engine, json.dumps(fields).encode(), accept=accept) == [status]

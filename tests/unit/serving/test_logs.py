@@ -34,19 +34,19 @@ def test_a_traceback_is_told_when_its_last_line_has_come(tmp_path: Path) -> None
     write(tmp_path, REASON)
     waiting.join(PATIENCE)
     assert events == ["written", "told"]
-    assert Logs(tmp_path).told().splitlines()[-1] == REASON
+    assert Logs(tmp_path).message().splitlines()[-1] == REASON
 
 
 def test_a_worker_that_starts_in_its_place_is_not_told_too(tmp_path: Path) -> None:
     for _ in range(3):
         write(tmp_path, *START, *DEATH, REASON)
-    assert Logs(tmp_path).tell_of_a_death()
+    assert Logs(tmp_path).worker_died()
     Logs(tmp_path).wait_for_traceback()
-    assert Logs(tmp_path).told().count("Traceback") == 1
-    assert Logs(tmp_path).told().splitlines()[-1] == REASON
+    assert Logs(tmp_path).message().count("Traceback") == 1
+    assert Logs(tmp_path).message().splitlines()[-1] == REASON
 
 
 def test_a_death_without_a_traceback_is_told_by_the_last_lines(tmp_path: Path) -> None:
     write(tmp_path, *START, "Backend worker process died.")
     Logs(tmp_path).wait_for_traceback()
-    assert "The last lines of workers.log" in Logs(tmp_path).told()
+    assert "The last lines of workers.log" in Logs(tmp_path).message()

@@ -13,7 +13,7 @@ import pytest
 
 from ganctl.serving.errors import SettingError
 from ganctl.serving.handler.model import Limits, Model
-from ganctl.serving.handler.page import build
+from ganctl.serving.handler.page import build_page
 from ganctl.serving.handler.service import Service
 from ganctl.serving.hosts.torchserve.server import Server
 from tests.unit.serving.test_openapi import OPENAPI, described
@@ -36,7 +36,7 @@ class Elements(HTMLParser):
         super().__init__()
         self.found: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
-        self.feed(build(model).body.decode())
+        self.feed(build_page(model).body.decode())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attrs)))
@@ -124,11 +124,11 @@ def test_who_has_the_page_is_not_sent_it_again(paged: Service) -> None:
     known = only(paged, ({}, {"Accept": SAFARI, "If-None-Match": f'"other", {tag}'}))
     assert (known.status, known.body, known.headers["ETag"]) == (304, b"", tag)
     assert only(paged, ({}, {"Accept": SAFARI, "If-None-Match": '"other"'})).status == 200
-    assert build(replace(DIGITS, version="1")).headers["ETag"] != build(DIGITS).headers["ETag"]
+    assert build_page(replace(DIGITS, version="1")).headers["ETag"] != build_page(DIGITS).headers["ETag"]
 
 
 def test_the_policy_names_the_very_script_and_style_and_nothing_comes_from_elsewhere() -> None:
-    page = build(DIGITS)
+    page = build_page(DIGITS)
     policy = dict(part.split(" ", 1) for part in page.headers["Content-Security-Policy"].split("; "))
     for tag in ("script", "style"):
         (element,) = re.findall(rb"<%b[^>]*>(.*?)</%b>" % (tag.encode(), tag.encode()), page.body, re.DOTALL)

@@ -74,7 +74,7 @@ def test_what_would_be_refused_again_is_told_at_once(ask: Ask, status: int) -> N
 
 def test_where_no_server_is_nobody_waits_for_one_but_a_lost_one_may_come_back() -> None:
     gone = httpx.ConnectError("refused")
-    with pytest.raises(RemoteError, match="no answer"):
+    with pytest.raises(RemoteError, match="no reply"):
         waiting([gone, GOOD])
     assert waiting([BUSY, gone, gone, GOOD]) == (b"picture", 4)
 

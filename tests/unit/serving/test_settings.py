@@ -41,7 +41,7 @@ def test_everything_is_written_into_the_private_folder() -> None:
 
 
 def test_only_inference_is_asked_to_leave_loopback() -> None:
-    lines = config_properties(FOLDER, "0.0.0.0", Ports.following(8080), 2, token=True).splitlines()
+    lines = config_properties(FOLDER, "0.0.0.0", Ports.consecutive(8080), 2, token=True).splitlines()
     settings = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
     addresses = {name: value for name, value in settings.items() if name.endswith("_address")}
     assert addresses.pop("inference_address") == "http://0.0.0.0:8080"

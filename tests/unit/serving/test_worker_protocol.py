@@ -10,9 +10,9 @@ from ganctl.serving.hosts.torchserve.worker.protocol import (
     Incomplete,
     Load,
     Outgoing,
-    loaded,
     read_message,
     write_batch,
+    write_loaded,
 )
 
 
@@ -63,7 +63,7 @@ def test_a_message_cut_anywhere_is_incomplete(message: bytes) -> None:
 
 @pytest.mark.parametrize("message", [b"X" + BATCH[1:], BATCH + BATCH])
 def test_what_is_no_message_is_told(message: bytes) -> None:
-    with pytest.raises(ValueError, match=r"expected the command|after the end"):
+    with pytest.raises(ValueError, match=r"expected b'L'|after the end"):
         read_message(message)
 
 
@@ -93,4 +93,4 @@ def test_a_reply_is_laid_out_as_the_front_end_reads_it() -> None:
 
 
 def test_a_loaded_model_is_reported() -> None:
-    assert loaded(200, "loaded") == number(200) + sized(b"loaded") + number(-1)
+    assert write_loaded(200, "loaded") == number(200) + sized(b"loaded") + number(-1)

@@ -18,9 +18,9 @@ IMAGES = torch.arange(SIZE, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4
 DATA = ImageSet(IMAGES, torch.arange(SIZE) % 10, tuple("0123456789"))
 
 
-def batches(*, seed: int = 1, rank: int = 0, ranks: int = 1, resident: bool | str = True, workers: int = 0) -> Batches:
+def batches(*, seed: int = 1, rank: int = 0, ranks: int = 1, on_device: bool | str = True, workers: int = 0) -> Batches:
     return Batches(
-        DATA, batch_size=BATCH, seed=seed, device=CPU, rank=rank, ranks=ranks, resident=resident, workers=workers
+        DATA, batch_size=BATCH, seed=seed, device=CPU, rank=rank, ranks=ranks, on_device=on_device, workers=workers
     )
 
 
@@ -55,35 +55,35 @@ def test_ranks_share_each_batch(ranks: int) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_gives_the_same_batches_as_images_on_the_device_from_any_step_on(workers: int) -> None:
-    loader = batches(resident=False, workers=workers, rank=1, ranks=2)
-    assert (loader.resident, loader.resident_bytes) == (False, 0)
-    resident = batches(rank=1, ranks=2)
+    loader = batches(on_device=False, workers=workers, rank=1, ranks=2)
+    assert (loader.on_device, loader.device_bytes) == (False, 0)
+    on_device = batches(rank=1, ranks=2)
     state = torch.get_rng_state()
     for steps in (range(4, 9), range(9, 11), range(2)):  # on, on, and back, as after a resume
-        assert numbers(loader, steps) == numbers(resident, steps)
+        assert numbers(loader, steps) == numbers(on_device, steps)
     assert torch.equal(torch.get_rng_state(), state), "it used up the training's random numbers"
     loader.close()
 
 
 def test_images_live_on_the_device_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert batches(resident="auto").resident
-    from ganctl.training.data.loader import _fits
+    assert batches(on_device="auto").on_device
+    from ganctl.training.data.loader import _fits_on_device
 
     for free, fits in ((IMAGES.nbytes * 3, True), (IMAGES.nbytes, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * free))
-        assert _fits(DATA, torch.device("cuda")) is fits
+        assert _fits_on_device(DATA, torch.device("cuda")) is fits
 
 
 def test_a_signal_to_the_whole_process_group_ends_no_process_of_a_loader() -> None:
-    source, resident = batches(resident=False, workers=2), batches()
-    assert numbers(source, range(4)) == numbers(resident, range(4))  # both are at work
+    source, on_device = batches(on_device=False, workers=2), batches()
+    assert numbers(source, range(4)) == numbers(on_device, range(4))  # both are at work
     workers = multiprocessing.active_children()
     assert len(workers) == 2
     for worker in workers:
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGTERM)
         os.kill(worker.pid, signal.SIGINT)
-    assert numbers(source, range(4, 30)) == numbers(resident, range(4, 30))
+    assert numbers(source, range(4, 30)) == numbers(on_device, range(4, 30))
     source.close()
     for worker in workers:
         worker.join(timeout=PATIENCE)

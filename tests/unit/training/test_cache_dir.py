@@ -108,7 +108,7 @@ def test_a_cache_that_cannot_be_used_is_told_once_and_costs_only_time(
     os.environ["XDG_CACHE_HOME"] = str(place(tmp_path))
     told = use_the_cache()
     assert len(told) == 1
-    assert "the real side cannot be kept, and the next evaluation computes it again" in told[0]
+    assert "the statistics of the real images are not cached" in told[0]
 
 
 def test_without_any_home_all_is_computed_and_that_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:

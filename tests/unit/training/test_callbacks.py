@@ -90,11 +90,11 @@ def test_learning_rates_rise_over_the_warm_up_and_fall_as_asked() -> None:
     assert [rate(warm, progress=progress) for progress in (0.5, 0.75, 1.0)] == [1.0, 0.5, 0.0]
     cosine = LRScheduler("cosine", decay_start=0.0)
     assert [rate(cosine, progress=p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
-    partly = LRScheduler("linear", end=0.2)
+    partly = LRScheduler("linear", min_lr_ratio=0.2)
     assert [rate(partly, progress=p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.6, 0.2])
-    early = LRScheduler("linear", end=0.2, decay_start=0.1, decay_end=0.5)
+    early = LRScheduler("linear", min_lr_ratio=0.2, decay_start=0.1, decay_end=0.5)
     assert [rate(early, progress=p) for p in (0.1, 0.3, 0.5, 1)] == pytest.approx([1, 0.6, 0.2, 0.2])
-    at_once = LRScheduler("cosine", end=0.2, decay_start=0.5, decay_end=0.5)
+    at_once = LRScheduler("cosine", min_lr_ratio=0.2, decay_start=0.5, decay_end=0.5)
     assert [rate(at_once, progress=p) for p in (0.5, 0.6)] == pytest.approx([1, 0.2])
     assert rate(LRScheduler(lambda progress: 2 - progress, warmup=100), images=40, progress=0.5) == 0.75
 
@@ -140,7 +140,7 @@ def test_early_stopping_goes_on_counting_after_a_resume() -> None:
 
 @pytest.mark.parametrize(("monitor", "scores", "stops_at"), [("fd", [9, 5, 4], 2), ("label_accuracy", [0.2, 0.95], 2)])
 def test_early_stopping_stops_at_the_score_that_was_wanted(monitor: str, scores: list[float], stops_at: int) -> None:
-    early_stopping = EarlyStopping(monitor=monitor, patience=0, stop_at=5.0 if monitor == "fd" else 0.9)
+    early_stopping = EarlyStopping(monitor=monitor, patience=0, stopping_threshold=5.0 if monitor == "fd" else 0.9)
     run = LoopControl()
     for n, score in enumerate(scores, start=1):
         early_stopping.on_evaluation(run, {monitor: score})  # type: ignore[arg-type]
@@ -216,11 +216,11 @@ def test_a_second_signal_ends_the_process_at_once_but_an_echo_of_the_first_does_
 
 
 def test_a_goal_is_reached_by_the_score_itself_however_small_the_step_to_it() -> None:
-    callback, run = EarlyStopping(patience=0, min_delta=0.2, stop_at=4.9), LoopControl()
+    callback, run = EarlyStopping(patience=0, min_delta=0.2, stopping_threshold=4.9), LoopControl()
     callback.on_evaluation(run, {"fd": 5.0})  # type: ignore[arg-type]
     assert not run.reasons
     callback.on_evaluation(run, {"fd": 4.85})  # type: ignore[arg-type]
-    resumed = EarlyStopping(patience=0, min_delta=0.2, stop_at=4.9)
+    resumed = EarlyStopping(patience=0, min_delta=0.2, stopping_threshold=4.9)
     resumed.load_state_dict(callback.state_dict())
     resumed.on_start(run)  # type: ignore[arg-type]
     assert run.reasons == ["goal", "goal"]

@@ -76,10 +76,10 @@ def test_no_other_form_is_taken_for_a_class(old: Path) -> None:
     for name in ("CAFÉ", "cafe", "ｅ"):
         done = ganctl("sample", old, "--digit", name, "--out", old.parent / "x.png")
         assert done.exit_code == 2
-        assert f"--digit '{name}': expected one of café, Übung, é, a,b;c=d" in done.stderr
+        assert f"--label '{name}': expected one of café, Übung, é, a,b;c=d" in done.stderr
 
 
-@pytest.mark.parametrize("flag", ["--digit", "--text"])
+@pytest.mark.parametrize("flag", ["--label", "--text"])
 @pytest.mark.parametrize("source", ["pretrained", "http://127.0.0.1:9"])
 def test_what_is_no_utf8_is_told(source: str, flag: str, tmp_path: Path) -> None:
     done = ganctl("sample", source, flag, "\udcff", "--out", tmp_path / "x.png")
@@ -109,9 +109,9 @@ def test_a_data_set_of_ones_own_has_composed_names() -> None:
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        (("é", "e\u0301"), "the class name 'é' is given to 2 classes (compared in Unicode's form NFC)"),
-        (("a", "b", "a"), "the class name 'a' is given to 2 classes"),
-        (("a", ""), "a class name is empty"),
+        (("é", "e\u0301"), "found the class name 'é' 2 times (compared in Unicode form NFC)"),
+        (("a", "b", "a"), "found the class name 'a' 2 times"),
+        (("a", ""), "found an empty class name"),
     ],
 )
 def test_names_that_cannot_be_told_apart_are_refused(names: tuple[str, ...], told: str) -> None:

@@ -74,7 +74,7 @@ def test_train_prints_one_object_and_leaves_a_run(ganctl: Ganctl, tmp_path: Path
     assert {"seconds", "images_per_second", "best", "last", "metrics"} <= record.keys()
     assert Path(str(record["best"])).is_file()
     assert "seed = 3" in (run_dir / "config.toml").read_text()
-    assert re.search(r"^precision fp32: asked for", done.stderr, re.MULTILINE)
+    assert re.search(r"^precision fp32: set by train.precision", done.stderr, re.MULTILINE)
     assert "images/s" in done.stderr
 
 
@@ -123,15 +123,15 @@ def test_a_callback_of_ones_own_is_one_class_and_one_flag(ganctl: Ganctl, tmp_pa
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (("--precision", "fp16", "--device", "cpu"), 3, "a CPU has no fp16 worth training with; use 'bf16', 'fp32'"),
-        (("--set", "checkpoint.monitor=fid"), 3, "'fid': no callback produces such a score; there are fd, fd_floor"),
+        (("--precision", "fp16", "--device", "cpu"), 3, "train.precision = 'fp16'"),
+        (("--set", "checkpoint.monitor=fid"), 3, "no callback produces the score 'fid', expected one of fd, fd_floor"),
         (("--callback", "nowhere:Nothing"), 3, "no module 'nowhere'"),
         (("--nproc", "0"), 3, "--nproc 0: expected a number of ranks above 0, or auto"),
-        (("--nproc", "2", "--batch-size", "63"), 3, "batch_size = 63: 2 ranks cannot share it equally; take 62 or 64"),
+        (("--nproc", "2", "--batch-size", "63"), 3, "batch_size = 63: expected a multiple of the 2 ranks. Give 62 or 64"),
         (("--nproc", "2", "--callback", "nowhere:Nothing"), 3, "no module 'nowhere'"),
-        (("--max-time", "soon"), 2, "'soon' is no duration, expected one such as 120s"),
-        (("--init-from", "absent"), 4, "absent: there is no such run or checkpoint"),
-        (("--set", "data.name=folder", "--set", "data.root=absent"), 4, "absent is no folder"),
+        (("--max-time", "soon"), 2, "found 'soon', expected a duration such as 120s"),
+        (("--init-from", "absent"), 4, "absent: no such run or checkpoint"),
+        (("--set", "data.name=folder", "--set", "data.root=absent"), 4, "absent does not exist"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_is_told_before_anything_is_written(
@@ -206,7 +206,7 @@ def test_damaged_data_is_told_with_exit_code_4_and_leaves_no_run(ganctl: Ganctl,
         (root / path.name).write_bytes(path.read_bytes()[:20_000])
     done = ganctl("train", "--set", f"data.root={root}", "--run-dir", tmp_path / "run")
     assert done.returncode == 4
-    assert "not a whole gzip file" in done.stderr
+    assert "not a complete gzip file" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -334,10 +334,10 @@ def test_a_run_ends_with_what_its_scores_mean_what_was_chosen_and_what_to_type_n
     assert limited.returncode == 0, limited.stderr
     on_val, meaning, best, sample, resume = limited.stdout.splitlines()[1:]
     assert on_val.startswith("on the val images: Fréchet distance")
-    assert re.match(r"\d+\.\d × the floor is far off: many images are no good", meaning)
-    assert re.match(r"best checkpoint: that of step 10, validation FD \d+\.\d\d; run/checkpoints/best", best)
+    assert re.match(r"\d+\.\d × the floor is far: many images do not look real", meaning)
+    assert re.match(r"best checkpoint: step 10, validation FD \d+\.\d\d; run/checkpoints/best", best)
     assert sample == "next: ganctl sample run --out digits.png"
-    assert resume == "go on to the end (640 images): ganctl train --run-dir run --resume auto"
+    assert resume == "continue to the end (640 images): ganctl train --run-dir run --resume auto"
     complete = ganctl(*shlex.split(resume.partition(": ganctl ")[2]))
     assert complete.returncode == 0, complete.stderr
     longer = complete.stdout.splitlines()[-1]

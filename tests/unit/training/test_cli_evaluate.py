@@ -14,7 +14,7 @@ from ganctl.main import cli
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet, Split
 from ganctl.training.data.datasets import load_split
-from ganctl.training.evaluation.classifier import classifier_notes
+from ganctl.training.evaluation.classifier import read_classifier_metadata
 from tests.unit.training.conftest import RegisterData
 from tests.unit.training.test_inception import Scripted, scripted
 
@@ -49,10 +49,10 @@ def test_the_reply_says_all_scores_and_what_they_are_made_of(small_run: Path) ->
     names = {"fd", "fd_floor", "precision", "recall", "density", "coverage", "label_accuracy", "class_accuracy"}
     names |= {"class_balance", "class_balance_real", "inception_score", "inception_score_real", "memorisation"}
     assert names <= record.keys()
-    assert (record["num_images"], record["seeds"], record["features"]) == (300, 1, "classifier")
+    assert (record["num_images"], record["draws"], record["features"]) == (300, 1, "classifier")
     assert record["memorisation"].keys() == {"ratio", "share_closer", "flagged", "num_images"}
     classifier = record["classifier"]
-    assert classifier["accuracy"] == float(classifier_notes()["test_accuracy"]) == 0.9959
+    assert classifier["accuracy"] == float(read_classifier_metadata()["test_accuracy"]) == 0.9959
     assert (classifier["features"], len(classifier["sha256"])) == (128, 64)
     assert "std" not in record
     again = scores(small_run, "--num-images", 300)  # with what the first call has kept
@@ -61,26 +61,26 @@ def test_the_reply_says_all_scores_and_what_they_are_made_of(small_run: Path) ->
 
 def test_the_help_says_which_layer_and_how_accurate() -> None:
     told = " ".join(evaluate("--help").stdout.split())
-    assert f"{float(classifier_notes()['test_accuracy']):.2%}".replace("%", " %") in told
+    assert f"{float(read_classifier_metadata()['test_accuracy']):.2%}".replace("%", " %") in told
     assert "after the ReLU of its hidden layer" in told
 
 
 def test_several_seeds_give_means_and_deviations(small_run: Path) -> None:
-    one, three = (scores(small_run, "--num-images", 200, "--seeds", seeds) for seeds in (1, 3))
-    assert three["seeds"] == 3
+    one, three = (scores(small_run, "--num-images", 200, "--draws", seeds) for seeds in (1, 3))
+    assert three["draws"] == 3
     assert 0 < three["std"]["fd"] < three["fd"] / 2
     assert three["fd"] != one["fd"]
     assert abs(three["fd"] - one["fd"]) < 6 * three["std"]["fd"]
     assert three["std"].keys() >= {"fd", "precision", "label_accuracy", "inception_score", "memorisation"}
-    assert "±" in evaluate(small_run, "--num-images", 200, "--seeds", 2).stdout
+    assert "±" in evaluate(small_run, "--num-images", 200, "--draws", 2).stdout
 
 
 def test_copies_of_training_images_are_called_suspect_and_test_images_are_not(tmp_path: Path) -> None:
     copies = evaluate(written(tmp_path / "copies.npz", "train", 500))
-    assert "suspect" in copies.stdout
+    assert "suggest memorization" in copies.stdout
     new = evaluate(written(tmp_path / "new.npz", "val", 500))
     assert new.exit_code == 0
-    assert "suspect" not in new.stdout
+    assert "suggest memorization" not in new.stdout
 
 
 def test_an_inception_file_gives_the_features(small_run: Path, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_an_inception_file_gives_the_features(small_run: Path, tmp_path: Path) -
     assert record["label_accuracy"] == plain["label_accuracy"]
 
 
-@pytest.mark.parametrize(("kind", "told"), [("foreign", "meta.json, which is no array"), ("damaged", "decompressing")])
+@pytest.mark.parametrize(("kind", "told"), [("foreign", "which is not an array"), ("damaged", "decompressing")])
 def test_a_foreign_and_a_damaged_file_of_arrays_are_told(kind: str, told: str, tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     if kind == "foreign":
@@ -126,10 +126,10 @@ def test_what_needs_labels_or_latents_is_refused_without(small_unconditional_run
     for source in (small_unconditional_run, unlabelled):
         done = evaluate(source, "--cas")
         assert done.exit_code == 2
-        assert "--cas: a classifier needs labels" in done.stderr
-    done = evaluate(unlabelled, "--seeds", 2)
+        assert "has no labels to train a classifier on" in done.stderr
+    done = evaluate(unlabelled, "--draws", 2)
     assert done.exit_code == 2
-    assert "--seeds 2" in done.stderr
+    assert "--draws 2" in done.stderr
 
 
 def test_an_unconditional_generator_has_a_class_balance(small_unconditional_run: Path) -> None:
@@ -141,7 +141,7 @@ def test_an_unconditional_generator_has_a_class_balance(small_unconditional_run:
 def test_a_classifier_is_trained_on_the_images_of_a_run_or_a_file(
     small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, register_data: RegisterData
 ) -> None:
-    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._LEAST_STEPS", 30)
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._MIN_STEPS", 30)
 
     def few(settings: DataSettings, split: Split) -> ImageSet:
         whole = load_split(DataSettings(), split)

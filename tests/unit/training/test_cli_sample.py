@@ -55,11 +55,11 @@ def test_orders_that_make_no_sense_are_usage_errors(
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (("--out", "a.png", "--frames", 9), 2, "--frames 9: --out a.png is no film; expected a name ending in .gif"),
-        (("--out", "a.gif", "--reject-misread"), 2, "--reject-misread: a film passes between digits"),
-        (("--out", "a.png", "--set", "data.name=kmnist"), 2, "--set data.name=kmnist: it says which classifier"),
+        (("--out", "a.png", "--frames", 9), 2, "--frames 9: --out a.png is no film, expected a name ending in .gif"),
+        (("--out", "a.gif", "--reject-misread"), 2, "--reject-misread: frames between two classes"),
+        (("--out", "a.png", "--set", "data.name=kmnist"), 2, "--set data.name=kmnist: it only sets the classifier"),
         (("--out", "a.gif", "--text", "22"), 2, "--out: a film walks from image to image"),
-        (("--out", "a.gif", "--digit", "x"), 2, "--digit 'x': expected one of 0, 1"),
+        (("--out", "a.gif", "--digit", "x"), 2, "--label 'x': expected one of 0, 1"),
         (("--out", "a.webp", "--count", 3000), 2, "--out a.webp: the picture would be 16,800 pixels long"),
     ],
 )
@@ -94,7 +94,7 @@ def test_what_has_no_labels_is_not_verified_and_a_server_walks_nowhere(
     assert "--reject-misread: this generator is unconditional" in done.stderr
     done = ganctl("sample", "http://127.0.0.1:9", "--out", "a.gif")
     assert done.returncode == 2
-    assert "--out a.gif: a server draws the images of an order, and nothing between them" in done.stderr
+    assert "--out a.gif: a server draws no walks" in done.stderr
     assert ganctl("sample", small_unconditional_run, "--out", "walk.gif", "--frames", 8).returncode == 0
     with Image.open(tmp_path / "walk.gif") as film:
         assert film.size == (112, 112)

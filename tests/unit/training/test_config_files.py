@@ -67,7 +67,7 @@ def test_each_value_has_its_origin_and_its_meaning_beside_it(monkeypatch: pytest
     monkeypatch.setenv("GANCTL_TRAIN__SEED", "3")
     lines = shown("--epochs", "3", "--set", "log.every=7", "--set", "checkpoint.monitor_threshold=unset").splitlines()
     for setting, origin, meaning in (
-        ("seed = 3", "GANCTL_TRAIN__SEED", "seed of everything random"),
+        ("seed = 3", "GANCTL_TRAIN__SEED", "seed of all random numbers"),
         ('duration = "3 epochs"', "--epochs", "length of the run"),
         ("every = 7", "--set", "steps between"),
         ("# root = unset", "default", "folder of"),

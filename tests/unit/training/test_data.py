@@ -66,7 +66,7 @@ def test_path_datasets_without_mnist_leaves_the_embedded_one(tmp_path: Path, mon
 def test_a_truncated_packed_file_is_named(tmp_path: Path) -> None:
     file = copy_of_mnist(tmp_path) / "train-images-idx3-ubyte.gz"
     file.write_bytes(file.read_bytes()[:100_000])
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz: not a whole gzip file"):
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz: not a complete gzip file"):
         load_split(with_root(tmp_path), "train")
 
 
@@ -133,7 +133,7 @@ def own_set(register_data: RegisterData, labels: list[int], test_labels: list[in
 def test_a_split_too_small_for_a_covariance_is_refused(register_data: RegisterData) -> None:
     settings = own_set(register_data, [0, 1], test_labels=[1])
     assert len(load_split(settings, "val")) == 2
-    with pytest.raises(DataError, match=r"data.name = 'black', test images: 1 in all, expected 2 or more"):
+    with pytest.raises(DataError, match=r"data.name = 'black', test images: found 1 images, expected 2 or more"):
         load_split(settings, "test")
 
 

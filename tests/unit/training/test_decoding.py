@@ -10,7 +10,7 @@ from tests.unit.training.decoded import decode
 
 def one_colour(path: Path, image: Image.Image, **options: object) -> np.ndarray:
     image.save(path, **options)  # type: ignore[arg-type]
-    return decode(path, 28, grey=False)
+    return decode(path, 28, gray=False)
 
 
 def test_transparent_pixels_are_black(tmp_path: Path) -> None:

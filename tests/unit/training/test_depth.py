@@ -156,7 +156,7 @@ def test_the_line_is_told_again_when_the_images_come_from_the_cache(
     assert "reading" not in caplog.text
 
 
-@pytest.mark.parametrize(("value", "fault"), [(-1.0, "its values go from -1 to 0.5"), (np.nan, "are NaN or infinite")])
+@pytest.mark.parametrize(("value", "fault"), [(-1.0, "found values from -1 to 0.5"), (np.nan, "are NaN or infinite")])
 def test_values_that_are_no_levels_are_told_by_name_and_can_be_left_out(
     value: float, fault: str, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet
 from ganctl.training.errors import ConfigError, DataError
 from ganctl.training.sampling import Film, SampleResult, open_images, save, save_walk
-from ganctl.training.sampling.inspection import Opened, check_fit, lay_over
+from ganctl.training.sampling.inspection import OpenedSource, check_fit, override_data_settings
 
 REAL = ImageSet(torch.zeros(5, 3, 32, 32, dtype=torch.uint8), torch.arange(5) % 3, ("leaf", "sea", "sun"))
 
@@ -44,7 +44,7 @@ def test_a_film_keeps_its_frames_in_grey_exactly_and_in_colour_where_the_format_
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (5, 24, 24, channels), dtype=np.uint8)
     for name, exact in (("a.webp", True), ("a.gif", channels == 1)):
-        save_walk(Film(noise, seed=0, stops=2), tmp_path / name)
+        save_walk(Film(noise, seed=0, keyframes=2), tmp_path / name)
         with Image.open(tmp_path / name) as film:
             frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(film)]
         assert len(frames) == 5
@@ -67,14 +67,15 @@ def test_flags_lie_over_the_environment_and_that_over_what_the_source_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     said = DataSettings(name="folder", root=tmp_path / "gone", size=32, skip_corrupt=True)
-    assert lay_over(Opened(said), []) == said
+    assert override_data_settings(OpenedSource(said), []) == said
     monkeypatch.setenv("GANCTL_DATA__ROOT", str(tmp_path / "moved"))
     monkeypatch.setenv("GANCTL_DATA__CHANNELS", "1")
     monkeypatch.setenv("GANCTL_PRESET", "lightning-basic-gan")
     monkeypatch.setenv("GANCTL_TRAIN__SEED", "none of this command's business")
     expected = said.model_copy(update={"root": tmp_path / "moved", "channels": 3})
-    assert lay_over(Opened(said), ["data.channels=3"]) == expected
-    assert lay_over(Opened(said), ["data.channels=3", "data.root=unset"]) == expected.model_copy(update={"root": None})
+    assert override_data_settings(OpenedSource(said), ["data.channels=3"]) == expected
+    unset = override_data_settings(OpenedSource(said), ["data.channels=3", "data.root=unset"])
+    assert unset == expected.model_copy(update={"root": None})
 
 
 @pytest.mark.parametrize(
@@ -88,27 +89,27 @@ def test_flags_lie_over_the_environment_and_that_over_what_the_source_says(
 )
 def test_only_settings_of_the_data_can_be_laid_over(assignment: str, told: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        lay_over(Opened(DataSettings()), [assignment])
+        override_data_settings(OpenedSource(DataSettings()), [assignment])
     assert told in str(raised.value)
 
 
 def test_a_misspelt_variable_of_the_data_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GANCTL_DATA_ROOT", "/somewhere")
     with pytest.raises(ConfigError, match=r"GANCTL_DATA_ROOT: .*Did you mean GANCTL_DATA__ROOT"):
-        lay_over(Opened(DataSettings()), [])
+        override_data_settings(OpenedSource(DataSettings()), [])
 
 
 def test_images_are_scored_only_against_a_data_set_that_they_fit() -> None:
     folder = DataSettings(name="folder")
     black = torch.zeros(12, 3, 32, 32, dtype=torch.uint8)
-    check_fit(Opened(folder, images=black, labels=torch.arange(12) % 3), REAL, Path("s.npz"))
-    check_fit(Opened(folder, images=black), REAL, Path("s.npz"))
-    check_fit(Opened(folder, Generated()), REAL, Path("run"))
-    grey = Opened(folder, images=black[:, :1, :28, :28])
-    with pytest.raises(DataError, match=r"s.npz: .* images are 1 × 28 × 28 .*, the real ones 3 × 32 × 32\. Name the"):
+    check_fit(OpenedSource(folder, images=black, labels=torch.arange(12) % 3), REAL, Path("s.npz"))
+    check_fit(OpenedSource(folder, images=black), REAL, Path("s.npz"))
+    check_fit(OpenedSource(folder, Generated()), REAL, Path("run"))
+    grey = OpenedSource(folder, images=black[:, :1, :28, :28])
+    with pytest.raises(DataError, match=r"s.npz: .*found images 1 × 28 × 28 .*, expected 3 × 32 × 32\. Name"):
         check_fit(grey, REAL, Path("s.npz"))
-    with pytest.raises(DataError, match="labels go from 0 to 3, those of the real images from 0 to 2"):
-        check_fit(Opened(folder, images=black, labels=torch.arange(12) % 4), REAL, Path("s.npz"))
+    with pytest.raises(DataError, match="found labels from 0 to 3, expected labels from 0 to 2"):
+        check_fit(OpenedSource(folder, images=black, labels=torch.arange(12) % 4), REAL, Path("s.npz"))
     other = ImageSet(REAL.images, REAL.labels, ("leaf", "sea", "sky"))
-    with pytest.raises(DataError, match="draws the classes leaf, sea, sun, the real ones are leaf, sea, sky"):
-        check_fit(Opened(folder, Generated()), other, Path("run"))
+    with pytest.raises(DataError, match="found the classes leaf, sea, sun, expected leaf, sea, sky"):
+        check_fit(OpenedSource(folder, Generated()), other, Path("run"))

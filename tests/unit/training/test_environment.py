@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from ganctl.main import cli
 from ganctl.training.config.resolve import resolve
-from ganctl.training.config.schema import setting_names
+from ganctl.training.config.schema import setting_descriptions
 from tests.waiting import PATIENCE
 
 IP = "10.0.0.1"
@@ -127,7 +127,7 @@ def test_a_misspelt_setting_is_a_fault_with_a_suggestion(
 
 def test_every_setting_can_be_set_whatever_is_set_beside_it() -> None:
     values = resolve(environment={})[0].flat()
-    for name, _ in setting_names():
+    for name, _ in setting_descriptions():
         variable = f"GANCTL_{name.upper().replace('.', '__')}"
         text = "unset" if values[name] is None else json.dumps(values[name])
         assert resolve(environment={**OTHERS, variable: text})[1][name] == variable

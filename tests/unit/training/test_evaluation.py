@@ -7,15 +7,21 @@ import pytest
 import torch
 
 from ganctl.training.config.schema import DataSettings
-from ganctl.training.data.base import ImageSet, Split, shuffled
+from ganctl.training.data.base import ImageSet, Split, fixed_permutation
 from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
 from ganctl.training.evaluation.aggregate import mean_and_deviation
-from ganctl.training.evaluation.classifier import COMMITTED, classifier_notes, judge, load_classifier, read_classifier
+from ganctl.training.evaluation.classifier import (
+    MNIST_CLASSIFIER,
+    classify,
+    load_classifier,
+    read_classifier,
+    read_classifier_metadata,
+)
 from ganctl.training.evaluation.evaluator import Evaluator
 from ganctl.training.evaluation.metrics import (
     Gaussian,
-    Neighbourhoods,
+    NeighborRadii,
     class_balance,
     frechet_distance,
     inception_score,
@@ -29,26 +35,26 @@ MNIST = DataSettings()
 
 def test_the_committed_classifier_is_small_and_reads_the_test_set_as_well_as_it_claims() -> None:
     test = load_split(MNIST, "test")
-    accuracy = (judge(load_classifier(MNIST), test.images).predictions == test.labels).float().mean().item()
-    assert COMMITTED.stat().st_size <= 2_000_000
+    accuracy = (classify(load_classifier(MNIST), test.images).predictions == test.labels).float().mean().item()
+    assert MNIST_CLASSIFIER.stat().st_size <= 2_000_000
     assert accuracy >= 0.993
-    assert classifier_notes()["test_accuracy"] == f"{accuracy:.4f}"
+    assert read_classifier_metadata()["test_accuracy"] == f"{accuracy:.4f}"
 
 
 def test_the_script_that_made_the_classifier_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "ganctl.training.evaluation.train_classifier._EMA", 0.9
     )  # of a hundred steps instead of thousands
-    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._LEAST_STEPS", 100)
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._MIN_STEPS", 100)
     data = load_split(MNIST, "val")
     classifier = train_classifier(data, epochs=3, seed=1)
-    fit = judge(classifier, data.images[:500]).predictions == data.labels[:500]
+    fit = classify(classifier, data.images[:500]).predictions == data.labels[:500]
     assert fit.float().mean() > 0.8
 
 
 def test_damaged_weights_are_told(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
-    path.write_bytes(COMMITTED.read_bytes()[:1000])
+    path.write_bytes(MNIST_CLASSIFIER.read_bytes()[:1000])
     with pytest.raises(DataError, match=r"c\.safetensors"):
         read_classifier(path)
 
@@ -98,7 +104,7 @@ def brute_force(real: torch.Tensor, fake: torch.Tensor) -> dict[str, float]:
 def test_precision_recall_density_and_coverage_are_those_of_their_papers() -> None:
     rng = torch.Generator().manual_seed(0)
     real, fake = torch.randn(60, 3, generator=rng), torch.randn(40, 3, generator=rng) * 1.3 + 0.4
-    found = manifold_scores(real, Neighbourhoods.of(real), fake)
+    found = manifold_scores(real, NeighborRadii.of(real), fake)
     assert found == pytest.approx(brute_force(real, fake), abs=1e-6)
 
 
@@ -130,7 +136,7 @@ def evaluator() -> Evaluator:
 
 def test_real_images_score_at_the_floor_and_noise_far_above_it(evaluator: Evaluator) -> None:
     train = load_split(MNIST, "train")
-    chosen = shuffled(len(train))[-1000:]  # the floor takes the first of this order
+    chosen = fixed_permutation(len(train))[-1000:]  # the floor takes the first of this order
     real = evaluator.score_images(train.images[chosen], train.labels[chosen])
     assert real["fd"] < 2 * real["fd_floor"]
     assert real["label_accuracy"] > 0.98
@@ -153,7 +159,7 @@ def test_a_generator_is_asked_for_the_classes_that_the_real_images_have(evaluato
     test = load_split(MNIST, "test")
     labels = evaluator.draw(Blank())[1]
     assert labels is not None
-    assert labels.tolist() == test.labels[shuffled(len(test))[:1000]].tolist()
+    assert labels.tolist() == test.labels[fixed_permutation(len(test))[:1000]].tolist()
 
 
 def test_labels_are_scored_only_where_there_are_some(evaluator: Evaluator) -> None:
@@ -184,7 +190,7 @@ def test_scores_of_the_real_images_stand_beside_those_of_the_fakes(evaluator: Ev
 @pytest.fixture
 def odd_data(monkeypatch: pytest.MonkeyPatch, register_data: RegisterData) -> DataSettings:
     """A data set of one's own: 30 × 26 pixels, and only four test images."""
-    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._LEAST_STEPS", 5)
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._MIN_STEPS", 5)
 
     def odd(settings: DataSettings, split: str) -> ImageSet:
         n = {"train": 40, "val": 38, "test": 4}[split]
@@ -227,7 +233,7 @@ def test_a_damaged_classifier_is_told_and_trained_again(
         load_classifier(odd_data, told.append)
         assert f"{kept} is damaged" in told[0]
         assert "training the classifier" in told[1]
-        assert load_classifier(odd_data, told.append).notes.get("test_accuracy")
+        assert load_classifier(odd_data, told.append).metadata.get("test_accuracy")
 
 
 def test_a_classifier_that_cannot_be_kept_is_used_all_the_same(
@@ -237,7 +243,7 @@ def test_a_classifier_that_cannot_be_kept_is_used_all_the_same(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     told: list[str] = []
     assert Evaluator(odd_data, "val", num_images=100, announce=told.append).real.floor > 0
-    assert "the classifier cannot be kept" in told[-1]
+    assert "the classifier is not cached" in told[-1]
 
 
 def test_the_floor_is_that_of_as_many_real_images_whatever_the_split(
@@ -265,5 +271,5 @@ def test_splits_of_the_same_images_have_no_floor_and_that_is_told(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     same = load_split(odd_data, "val")
     register_data("odd", lambda settings, split: same)
-    with pytest.raises(DataError, match=r"data\.name = 'odd': its val images look like its train images"):
+    with pytest.raises(DataError, match=r"data\.name = 'odd': found the same images in the splits val and train"):
         Evaluator(odd_data, "val", num_images=100)

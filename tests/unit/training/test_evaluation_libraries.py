@@ -13,12 +13,12 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from ganctl.training.config.schema import DataSettings
-from ganctl.training.data.base import shuffled
+from ganctl.training.data.base import fixed_permutation
 from ganctl.training.data.datasets import load_split
-from ganctl.training.evaluation.classifier import Judged, judge, load_classifier
+from ganctl.training.evaluation.classifier import ClassifierOutput, classify, load_classifier
 from ganctl.training.evaluation.metrics import (
     Gaussian,
-    Neighbourhoods,
+    NeighborRadii,
     frechet_distance,
     inception_score,
     manifold_scores,
@@ -32,19 +32,19 @@ def images() -> tuple[Tensor, Tensor]:
     """Real test images and their bad imitations, uint8 [N, 1, 28, 28]."""
     data = DataSettings()
     real, train = load_split(data, "test").images, load_split(data, "train").images
-    chosen = train[shuffled(len(train))[:N]].float()
+    chosen = train[fixed_permutation(len(train))[:N]].float()
     rng = torch.Generator().manual_seed(0)
     shifts = torch.randint(-2, 3, (N,), generator=rng).tolist()
     moved = torch.stack([image.roll(shift, dims=2) for image, shift in zip(chosen, shifts, strict=True)])
     fakes = avg_pool2d(moved, 3, stride=1, padding=1).round().to(torch.uint8)
-    return real[shuffled(len(real))[:N]], fakes
+    return real[fixed_permutation(len(real))[:N]], fakes
 
 
 @pytest.fixture(scope="module")
-def judged(images: tuple[Tensor, Tensor]) -> tuple[Judged, Judged]:
+def judged(images: tuple[Tensor, Tensor]) -> tuple[ClassifierOutput, ClassifierOutput]:
     classifier = load_classifier(DataSettings())
     real, fakes = images
-    return judge(classifier, real), judge(classifier, fakes)
+    return classify(classifier, real), classify(classifier, fakes)
 
 
 class _Features(nn.Module):
@@ -57,15 +57,15 @@ class _Features(nn.Module):
         self.classifier = (load_classifier(DataSettings()),)  # in a tuple: no part of this module, whose type changes
 
     def forward(self, images: Tensor) -> Tensor:
-        return judge(self.classifier[0], images).features
+        return classify(self.classifier[0], images).features
 
 
-def distance(real: Judged, fake: Judged) -> float:
+def distance(real: ClassifierOutput, fake: ClassifierOutput) -> float:
     return frechet_distance(Gaussian.fit(fake.features), Gaussian.fit(real.features))
 
 
 def test_the_frechet_distance_is_that_of_torchmetrics(
-    images: tuple[Tensor, Tensor], judged: tuple[Judged, Judged]
+    images: tuple[Tensor, Tensor], judged: tuple[ClassifierOutput, ClassifierOutput]
 ) -> None:
     metric = FrechetInceptionDistance(feature=_Features())
     metric.set_dtype(torch.float64)
@@ -75,23 +75,23 @@ def test_the_frechet_distance_is_that_of_torchmetrics(
     assert distance(*judged) == pytest.approx(metric.compute().item(), rel=1e-5)
 
 
-def test_the_frechet_distance_is_that_of_torch_fidelity(judged: tuple[Judged, Judged]) -> None:
+def test_the_frechet_distance_is_that_of_torch_fidelity(judged: tuple[ClassifierOutput, ClassifierOutput]) -> None:
     real, fake = (fid_features_to_statistics(side.features.double()) for side in judged)
     expected = fid_statistics_to_metric(fake, real, verbose=False)["frechet_inception_distance"]
     assert distance(*judged) == pytest.approx(expected, rel=1e-6)
 
 
-def test_precision_and_recall_are_those_of_torch_fidelity(judged: tuple[Judged, Judged]) -> None:
+def test_precision_and_recall_are_those_of_torch_fidelity(judged: tuple[ClassifierOutput, ClassifierOutput]) -> None:
     real, fake = (side.features for side in judged)
     settings = {"prc_neighborhood": 3, "prc_batch_size": 1000, "save_cpu_ram": False, "verbose": False}
     expected = prc_features_to_metric(fake, real, **settings)
-    found = manifold_scores(real, Neighbourhoods.of(real), fake)
+    found = manifold_scores(real, NeighborRadii.of(real), fake)
     assert 0.1 < found["precision"] < 0.9
     for name in ("precision", "recall"):
         assert found[name] == pytest.approx(expected[name], rel=1e-3), name
 
 
-def test_the_inception_score_is_that_of_torch_fidelity(judged: tuple[Judged, Judged]) -> None:
+def test_the_inception_score_is_that_of_torch_fidelity(judged: tuple[ClassifierOutput, ClassifierOutput]) -> None:
     for side in judged:
         expected = isc_features_to_metric(side.logits, splits=1)["inception_score_mean"]
         assert inception_score(side.logits) == pytest.approx(expected, rel=1e-6)

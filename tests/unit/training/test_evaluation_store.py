@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ganctl.training.config.schema import DataSettings
-from ganctl.training.data.base import ImageSet, Split, shuffled
+from ganctl.training.data.base import ImageSet, Split, fixed_permutation
 from ganctl.training.data.datasets import load_split
 from ganctl.training.evaluation.cache import TensorCache
 from ganctl.training.evaluation.classifier import load_classifier
@@ -49,9 +49,9 @@ def test_scores_with_kept_statistics_are_those_with_fresh_ones(
     store: TensorCache, told: list[str], fakes: Tensor
 ) -> None:
     fresh = Evaluator(DataSettings(), "test", num_images=N).score_images(fakes, None)
-    first = Evaluator(DataSettings(), "test", num_images=N, store=store).score_images(fakes, None)
+    first = Evaluator(DataSettings(), "test", num_images=N, cache=store).score_images(fakes, None)
     times = [path.stat().st_mtime_ns for path in kept(store)]
-    second = Evaluator(DataSettings(), "test", num_images=N, store=store).score_images(fakes, None)
+    second = Evaluator(DataSettings(), "test", num_images=N, cache=store).score_images(fakes, None)
     assert fresh == first == second
     assert len(times) == 1
     assert [path.stat().st_mtime_ns for path in kept(store)] == times  # read, not written again
@@ -62,13 +62,14 @@ def test_another_pixel_split_number_or_network_is_another_file(
     store: TensorCache, monkeypatch: pytest.MonkeyPatch, register_data: RegisterData
 ) -> None:
     def count(n: int = N, split: Split = "test", data: str = "mnist") -> int:
-        Evaluator(DataSettings(name=data), split, num_images=n, store=store, classifier=load_classifier(DataSettings()))
+        Evaluator(DataSettings(name=data), split, num_images=n, cache=store, classifier=load_classifier(DataSettings()))
         return len(kept(store))
 
     assert count() == 1
     assert count(n=N - 1) == 2
     assert count(split="val") == 3
-    where = {"test": int(shuffled(10_000)[0]), "train": int(shuffled(55_000)[0])}  # the first that is looked at
+    # index of the first image in use
+    where = {"test": int(fixed_permutation(10_000)[0]), "train": int(fixed_permutation(55_000)[0])}
 
     def harmed(changed: str) -> None:
         def load(settings: DataSettings, split: Split) -> ImageSet:
@@ -87,7 +88,7 @@ def test_another_pixel_split_number_or_network_is_another_file(
     classifier = load_classifier(DataSettings())
     with torch.no_grad():
         classifier.head.bias[0] += 1
-    Evaluator(DataSettings(), "test", num_images=N, store=store, classifier=classifier)
+    Evaluator(DataSettings(), "test", num_images=N, cache=store, classifier=classifier)
     assert len(kept(store)) == 6
     monkeypatch.setattr("ganctl.training.evaluation.cache.FORMAT", 99)
     assert count() == 7
@@ -116,7 +117,7 @@ def test_a_cache_that_cannot_be_written_is_told_and_costs_only_time(store: Tenso
     folder(store).parent.parent.write_text("a file where a folder should be")
     assert torch.equal(store.get_or_compute({"what": "x"}, tensors)["a"], tensors()["a"])
     assert len(told) == 1
-    assert "cannot be kept" in told[0]
+    assert "not cached" in told[0]
 
 
 def test_many_may_write_and_read_the_same_at_once(store: TensorCache, told: list[str]) -> None:

@@ -43,7 +43,7 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
 @posix
 def test_a_class_name_that_is_no_utf_8_must_be_changed(tmp_path: Path) -> None:
     root = fill(tmp_path / "pets", classes=("cat", os.fsdecode(b"caf\xe9")))
-    with pytest.raises(DataError, match=r"data.root: .*pets/caf\\udce9 is not UTF-8; rename it"):
+    with pytest.raises(DataError, match=r"data.root: .*pets/caf\\udce9 is not UTF-8. Rename it"):
         read(root)
 
 
@@ -71,8 +71,8 @@ def test_splits_of_other_names_are_not_taken_for_classes(names: tuple[str, ...],
     (tmp_path / "pets/train/README.txt").write_text("read me") if "train" in names else None
     with pytest.raises(DataError) as raised:
         read(tmp_path / "pets")
-    assert f"pets has the folders {', '.join(sorted(names))};" in str(raised.value)
-    assert "expected train beside val, test or both (in these letters)" in str(raised.value)
+    assert f"pets has the folders {', '.join(sorted(names))}," in str(raised.value)
+    assert "expected train with val, test or both (in lowercase, no other folders)" in str(raised.value)
 
 
 def test_a_single_class_may_be_called_train(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_images_outside_the_class_folders_are_told(part: str, tmp_path: Path, ca
         caplog.clear()
         image_folder._load.cache_clear()
         read(root)
-        assert f"{(root / part)}: 2 images lie beside the class folders and are left out" in caplog.text
+        assert f"{(root / part)}: 2 images outside the class folders are ignored" in caplog.text
 
 
 def test_what_systems_leave_in_folders_is_no_image(tmp_path: Path) -> None:
@@ -108,10 +108,10 @@ def test_what_systems_leave_in_folders_is_no_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ("absent", "is no folder"),
+        ("absent", "does not exist"),
         ("empty", "has no class folders"),
         ("few", "has 2 images, expected 3 or more of each class"),
-        ("unequal", "the classes of .*test are not those of the other splits: fish"),
+        ("unequal", ".*test has other classes than the other splits: fish"),
     ],
 )
 def test_a_folder_of_another_shape_is_told(shape: str, message: str, tmp_path: Path) -> None:
@@ -136,12 +136,12 @@ def test_splits_of_one_image_are_told(layout: str, tmp_path: Path, data_cache: P
         fill(root / "train", classes=("cat",))
         fill(root / "val", classes=("cat",), images=1)
     with pytest.raises(
-        DataError, match=r"data.root: .*pets has 1 (train|val) image in all, expected 2 or more; add images"
+        DataError, match=r"data.root: .*pets has 1 (train|val) image in all, expected 2 or more. Add images"
     ):
         read(root)
     assert not data_cache.exists()
 
 
 def test_a_folder_must_be_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data.root: data.name = 'folder' needs it"):
+    with pytest.raises(ConfigError, match=r"data.root is unset"):
         load_split(DataSettings(name="folder"), "train")

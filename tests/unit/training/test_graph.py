@@ -14,7 +14,7 @@ from ganctl.training.device.precision import Precision
 from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import ConfigError
 from ganctl.training.models.build import build_discriminator, build_generator
-from ganctl.training.step.cuda_graph import EAGER_STEPS, StepRunner, capture_on_cuda, why_eager
+from ganctl.training.step.cuda_graph import WARMUP_STEPS, StepRunner, capture_on_cuda, find_eager_reason
 from ganctl.training.step.step import Step
 from tests.unit.training.recorded import Recorder, recorded
 from tests.unit.training.steps import SHAPE, batch
@@ -49,7 +49,7 @@ def train(step: Step, one: StepRunner, *, steps: int = 12) -> dict[str, float]:
     """Everything that may change changes: the batch, the rates, the penalties, the average's decay."""
     for n in range(steps):
         index = torch.arange(n, n + 16, device=step.device) % 64
-        one((index,), step=n, progress=n / steps, rate=1 / (1 + n))
+        one((index,), step=n, progress=n / steps, lr_factor=1 / (1 + n))
     return step.read_stats()
 
 
@@ -82,7 +82,7 @@ VARIANTS = [
 def test_replays_give_the_numbers_of_the_eager_step(variant: dict[str, Any]) -> None:
     config = settings(*variant.get("assignments", ()), preset=variant.get("preset", "conv"))
     name = variant.get("name", "fp32")
-    plain, eager = update(config, name=name, eager="to compare with")
+    plain, eager = update(config, name=name, eager_reason="to compare with")
     captured, replayed = update(config, name=name, capture=recorded)
     assert train(plain, eager) == train(captured, replayed)
     kinds = 2 if config.train.n_critic > 1 else 1
@@ -94,12 +94,12 @@ def test_replays_give_the_numbers_of_the_eager_step(variant: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_a_capturable_step_never_looks_at_a_number_and_always_does_the_same(preset: str) -> None:
-    step, one = update(settings(preset=preset), eager="recorded below")
-    train(step, one, steps=EAGER_STEPS)
+    step, one = update(settings(preset=preset), eager_reason="recorded below")
+    train(step, one, steps=WARMUP_STEPS)
     names = []
     for n in (5, 500):
         with Recorder() as recorder:
-            one((torch.arange(16),), step=n, progress=n / 1000, rate=n / 1000)
+            one((torch.arange(16),), step=n, progress=n / 1000, lr_factor=n / 1000)
         names.append([name for name in recorder.names if "fill_.Scalar" not in name])  # the step_inputs
     assert "aten._local_scalar_dense.default" not in names[0]
     assert names[0] == names[1]
@@ -112,19 +112,19 @@ def test_a_step_that_cannot_be_captured_goes_on_eagerly_and_says_why(caplog: pyt
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     config = settings()
-    plain, eager = update(config, eager="to compare with")
+    plain, eager = update(config, eager_reason="to compare with")
     refused, one = update(config, capture=refuse)
     with caplog.at_level(logging.WARNING):
         assert train(plain, eager) == train(refused, one)
-    assert one.eager == "it could not be captured: operation not permitted when stream is capturing"
-    assert one.eager in caplog.text
+    assert one.eager_reason == "the capture failed: operation not permitted when stream is capturing"
+    assert one.eager_reason in caplog.text
     for key, value in state(plain).items():
         assert torch.equal(value, state(refused)[key]), key
 
 
 def test_a_resumed_run_captures_anew() -> None:
     config = settings()
-    plain, eager = update(config, eager="to compare with")
+    plain, eager = update(config, eager_reason="to compare with")
     captured, replayed = update(config, capture=recorded)
     for step, one in ((plain, eager), (captured, replayed)):
         train(step, one, steps=8)
@@ -144,14 +144,14 @@ OWN_LOSS = "loss.name=ganctl.training.losses.adversarial:Hinge"  # by its module
     ("assignments", "device", "ranks", "reason"),
     [
         ((), CUDA, 1, None),
-        ((), CPU, 1, "graphs are for CUDA devices"),
+        ((), CPU, 1, "CUDA graphs need a CUDA device"),
         (("train.cuda_graph=false",), CUDA, 1, "train.cuda_graph is false"),
-        ((), CUDA, 2, "several ranks meet between a step's phases"),
+        ((), CUDA, 2, "ranks exchange gradients between the phases of a step"),
         (
             ("loss.name=ganctl.training.losses.adversarial:Hinge",),
             CUDA,
             1,
-            "loss.name is one's own, and may look at numbers on the host",
+            "loss.name is custom and may read tensors on the host",
         ),
         (("loss.name=ganctl.training.losses.adversarial:Hinge", "train.cuda_graph=true"), CUDA, 1, None),
     ],
@@ -159,14 +159,14 @@ OWN_LOSS = "loss.name=ganctl.training.losses.adversarial:Hinge"  # by its module
 def test_why_a_step_is_not_captured(
     assignments: tuple[str, ...], device: torch.device, ranks: int, reason: str | None
 ) -> None:
-    found = why_eager(settings(*assignments), device, Ranks(0, ranks))
+    found = find_eager_reason(settings(*assignments), device, Ranks(0, ranks))
     assert found == reason or (reason is not None and found is not None and found.startswith(reason))
 
 
 @pytest.mark.parametrize(("device", "ranks"), [(CPU, 1), (CUDA, 2)])
 def test_a_graph_that_is_asked_for_where_there_can_be_none_is_an_error(device: torch.device, ranks: int) -> None:
-    with pytest.raises(ConfigError, match=r"train.cuda_graph = true: .*; use 'auto'"):
-        why_eager(settings("train.cuda_graph=true"), device, Ranks(0, ranks))
+    with pytest.raises(ConfigError, match=r"train.cuda_graph = true: .* Set it to 'auto'"):
+        find_eager_reason(settings("train.cuda_graph=true"), device, Ranks(0, ranks))
 
 
 @pytest.mark.gpu
@@ -176,12 +176,12 @@ def test_graphs_on_a_gpu_give_the_numbers_of_the_eager_step(variant: dict[str, A
     name = variant.get("name", "fp32")
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        plain, eager = update(config, CUDA, name=name, eager="to compare with")
+        plain, eager = update(config, CUDA, name=name, eager_reason="to compare with")
         captured, replayed = update(config, CUDA, name=name, capture=capture_on_cuda)
         found, expected = train(captured, replayed), train(plain, eager)
     finally:
         torch.use_deterministic_algorithms(False)
-    assert replayed.eager is None
+    assert replayed.eager_reason is None
     assert found == pytest.approx(expected, rel=1e-4)
     for key, value in state(plain).items():
         torch.testing.assert_close(state(captured)[key], value, rtol=1e-3, atol=1e-5, msg=key)

@@ -95,7 +95,7 @@ def test_each_change_of_a_folder_is_seen(change: str, tmp_path: Path, caplog: py
     CHANGES[change](root)
     seen = {image.numpy().tobytes() for split in ("train", "val", "test") for image in read(root, split).images}
     assert caplog.text.count("reading ") == 2
-    assert seen == {decode(path, 28, grey=False).tobytes() for path in root.rglob("*.png")}
+    assert seen == {decode(path, 28, gray=False).tobytes() for path in root.rglob("*.png")}
 
 
 def test_folders_that_differ_in_pixels_alone_are_not_taken_for_one_another(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_damaged_cache_is_told_and_made_anew(
     image_folder._load.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert torch.equal(read(root).images, first)
-    assert "is damaged (its SHA-256 is" in caplog.text
+    assert "is damaged (found the SHA-256" in caplog.text
 
 
 @posix
@@ -152,8 +152,8 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
         assert len(read(root)) == 32
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    reason = {"disk": "File too large", "folder": "Not a directory", "home": "no folder for a cache"}[failing]
-    assert re.search(rf"{reason}.*; the images cannot be kept, and the next run reads them", caplog.text)
+    reason = {"disk": "File too large", "folder": "Not a directory", "home": "no cache folder"}[failing]
+    assert re.search(rf"{reason}.*; the images cannot be cached, and the next run reads them", caplog.text)
     assert failing != "disk" or not list(data_cache.rglob("*.safetensors*")), "something is left"
 
 

@@ -98,7 +98,7 @@ def test_what_is_kept_belongs_to_the_network(script: Path, tmp_path: Path, monke
     store = TensorCache(lambda text: None)
     other = scripted(Scripted(), tmp_path / "other.pt")
     for path in (None, script, other, script):
-        Evaluator(DataSettings(), "test", num_images=100, features=Inception(path) if path else None, store=store)
+        Evaluator(DataSettings(), "test", num_images=100, features=Inception(path) if path else None, cache=store)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 3
 
 
@@ -122,7 +122,7 @@ def test_files_that_are_no_such_network_are_told(script: Path, weights: Path, tm
         cut(weights, tmp_path / "cut.pth"): "neither TorchScript nor weights",
         tmp_path / "foreign.pth": "of another network",
         tmp_path / "list.pth": "of another network",
-        scripted(Scripted(1000), tmp_path / "narrow.pt"): r"gives \(2, 1000\) for two images, expected \(2, 2048\)",
+        scripted(Scripted(1000), tmp_path / "narrow.pt"): r"\(2, 1000\) for two images, expected \(2, 2048\)",
         scripted(nn.Linear(3, 3), tmp_path / "linear.pt"): "cannot be called with uint8 images",
     }
     for path, fault in faults.items():

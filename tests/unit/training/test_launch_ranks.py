@@ -9,7 +9,7 @@ from ganctl.training.distributed.ranks import Ranks, choose_device
 from ganctl.training.errors import ConfigError, TrainingError
 from ganctl.training.loop import torchrun as launch_ranks
 from ganctl.training.loop.session import Session
-from ganctl.training.loop.torchrun import Ended, count_ranks, run_ranks
+from ganctl.training.loop.torchrun import RanksResult, count_ranks, run_ranks
 
 
 @pytest.mark.parametrize(("gpus", "ranks"), [(0, 1), (1, 1), (8, 8)])
@@ -30,12 +30,12 @@ def test_each_rank_takes_the_gpu_of_its_place(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device("auto", Ranks(5, 8, 1)) == torch.device("cuda", 1)
     assert choose_device("cpu", Ranks(5, 8, 1)) == torch.device("cpu")
-    with pytest.raises(ConfigError, match="rank 2 of this machine has no GPU of its own, 2 are visible; start 2 ranks"):
+    with pytest.raises(ConfigError, match="found 2 GPUs on this machine, .* up to local rank 2. Start 2 ranks"):
         choose_device("auto", Ranks(2, 3, 2))
 
 
 def test_ranks_that_torchrun_starts_again_need_the_folder_of_what_they_had_done() -> None:
-    with pytest.raises(ConfigError, match="--run-dir: ranks that torchrun starts again need it"):
+    with pytest.raises(ConfigError, match="--run-dir: found none, expected the folder of the restarted run"):
         Session(ranks=Ranks(0, 1, 0, restarts=1))
 
 
@@ -45,17 +45,17 @@ def test_killed_ranks_are_started_again_so_often_and_no_more(
 ) -> None:
     starts: list[list[str]] = []
 
-    def launch(arguments: list[str], ranks: int, logs: Path) -> Ended | None:
+    def launch(arguments: list[str], ranks: int, logs: Path) -> RanksResult | None:
         assert logs.is_dir()
         starts.append(arguments)
-        return None if len(starts) <= kills else Ended(0, "{}")
+        return None if len(starts) <= kills else RanksResult(0, "{}")
 
     monkeypatch.setattr(launch_ranks, "_launch", launch)
     told: list[str] = []
     if kills < 4:
-        assert run_ranks(["train"], ranks=2, run_dir=tmp_path / "run", announce=told.append) == Ended(0, "{}")
+        assert run_ranks(["train"], ranks=2, run_dir=tmp_path / "run", announce=told.append) == RanksResult(0, "{}")
     else:
-        with pytest.raises(TrainingError, match=r"ranks were killed 4 times .* continue with --resume auto"):
+        with pytest.raises(TrainingError, match=r"ranks were killed 4 times .* Continue with --resume auto"):
             run_ranks(["train"], ranks=2, run_dir=tmp_path / "run", announce=told.append)
     assert starts == [["train"], *[["train", "--restarted"]] * min(kills, 3)]
     assert len(told) == min(kills, 3)

@@ -13,9 +13,9 @@ from ganctl.training.config.resolve import resolve
 from ganctl.training.device.precision import Precision
 from ganctl.training.device.step_inputs import StepInputs
 from ganctl.training.device.streams import NO_STREAMS
-from ganctl.training.distributed.ranks import SOLO
+from ganctl.training.distributed.ranks import SINGLE_RANK
 from ganctl.training.errors import ConfigError
-from ganctl.training.losses.analytic.backend import AnalyticBackend, why_not_analytic
+from ganctl.training.losses.analytic.backend import AnalyticBackend, find_autograd_reason
 from ganctl.training.losses.backend import AutogradBackend, Backend, Batch
 from ganctl.training.losses.objective import GANObjective
 from ganctl.training.losses.terms import build_terms
@@ -58,7 +58,7 @@ class Seen:
     def of(network: Discriminator, seen: Batch, fake_images: Tensor) -> "Seen":
         real_images = seen.images.clone().requires_grad_()
         features = [network.features(images) for images in (real_images, fake_images)]
-        logits = [network.judge(each, seen.labels) for each in features]
+        logits = [network.logits_from_features(each, seen.labels) for each in features]
         (real, fake), (of_real, of_fake) = features, logits
         return Seen(network, seen, real, fake, of_real, of_fake, real_images, fake_images)
 
@@ -152,7 +152,7 @@ def build(case: Case, backend: type[Backend] | None) -> tuple[GANObjective, Disc
             discriminator,
             precision=precision,
             scaler=precision.scaler(),
-            ranks=SOLO,
+            ranks=SINGLE_RANK,
             rng=torch.Generator().manual_seed(0),
             step_inputs=StepInputs(CPU),
             backend=backend,
@@ -207,7 +207,7 @@ def test_wgan_gp_has_the_gradient_of_double_backward_and_the_analytic_backend_st
     case = Case({"wgan_gp": 2.0})
     objective, discriminator = build(case, None)
     assert isinstance(objective.backend, AutogradBackend)
-    assert objective.reason == "a loss term reads mixed_grad_norms, which needs double backward"
+    assert objective.autograd_reason == "a loss term reads mixed_grad_norms, which needs double backward"
     step = objective.prepare(*batch(), both=True)
     assert step.fakes is not None
     mix = torch.rand(8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
@@ -225,14 +225,14 @@ def test_wgan_gp_has_the_gradient_of_double_backward_and_the_analytic_backend_st
 
 def test_without_penalties_and_streams_autograd_is_taken_with_a_reason() -> None:
     objective, _ = build(CASES["adversarial"], None)
-    assert objective.reason == "without gradient penalties autograd is as fast"
+    assert objective.autograd_reason == "without gradient penalties autograd is as fast"
     assert isinstance(build(CASES["r1"], None)[0].backend, AnalyticBackend)
 
 
 def test_an_unknown_layer_makes_the_analytic_backend_step_aside_with_a_reason() -> None:
     objective, discriminator = build(CASES["r1"], None)
     discriminator.features.append(torch.nn.Softplus())
-    reason = why_not_analytic(objective.terms, discriminator, NO_STREAMS)
+    reason = find_autograd_reason(objective.terms, discriminator, NO_STREAMS)
     assert reason == "the discriminator has layers without a hand-derived gradient"
 
 
@@ -240,4 +240,4 @@ def test_a_term_without_its_head_is_an_error_that_names_the_setting() -> None:
     config, _ = resolve(assignments=["model.discriminator=mlp", "loss.classification=1.0"], environment={})
     networks = build_generator(config.model, SHAPE, 10), build_discriminator(config.model, SHAPE, 10)
     with pytest.raises(ConfigError, match=r"loss\.classification = 1\.0"):
-        build_terms(config.loss, *networks, SOLO)
+        build_terms(config.loss, *networks, SINGLE_RANK)

@@ -2,7 +2,7 @@
 
 import torch
 
-from ganctl.training.distributed.ranks import SOLO
+from ganctl.training.distributed.ranks import SINGLE_RANK
 from ganctl.training.losses.feature_matching import FeatureMatching
 from ganctl.training.losses.terms import reweight
 from tests.unit.training.steps import distance_of_features
@@ -21,9 +21,9 @@ def settled(*, spread: float, offset: float) -> tuple[FeatureMatching, torch.Ten
     """Statistics of a hundred batches of fakes that are so different, and the gradient of one batch more."""
     matching = FeatureMatching(1.0, 2, 16, CPU)
     for seed in range(100):
-        matching.loss(features(seed), features(1000 + seed, spread=spread, offset=offset), LABELS, SOLO)
+        matching.loss(features(seed), features(1000 + seed, spread=spread, offset=offset), LABELS, SINGLE_RANK)
     fake = features(2000, spread=spread, offset=offset).requires_grad_()
-    (gradient,) = torch.autograd.grad(matching.loss(features(100), fake, LABELS, SOLO), fake)
+    (gradient,) = torch.autograd.grad(matching.loss(features(100), fake, LABELS, SINGLE_RANK), fake)
     return matching, gradient
 
 
@@ -51,7 +51,7 @@ def test_fakes_that_lie_too_high_are_lowered() -> None:
 def test_fakes_that_lie_with_the_real_ones_and_vary_as_much_cost_next_to_nothing() -> None:
     def cost(**how: float) -> float:
         matching, _ = settled(**how)
-        return float(matching.loss(features(3000), features(4000, **how), LABELS, SOLO))
+        return float(matching.loss(features(3000), features(4000, **how), LABELS, SINGLE_RANK))
 
     assert cost(spread=1.0, offset=0.0) < 0.01
     assert min(cost(spread=0.8, offset=0.0), cost(spread=1.0, offset=0.5)) > 0.1
@@ -59,7 +59,8 @@ def test_fakes_that_lie_with_the_real_ones_and_vary_as_much_cost_next_to_nothing
 
 def test_the_gradient_is_that_of_the_documented_loss() -> None:
     fake = features(1, spread=0.5, offset=0.7).requires_grad_()
-    found = FeatureMatching(2.0, 2, 16, CPU).loss(features(0), fake, LABELS, SOLO)  # its statistics are this batch's
+    # its statistics are this batch's
+    found = FeatureMatching(2.0, 2, 16, CPU).loss(features(0), fake, LABELS, SINGLE_RANK)
     expected = 2 * distance_of_features(features(0), fake, LABELS)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(*(torch.autograd.grad(loss, fake)[0] for loss in (found, expected)))
@@ -69,7 +70,7 @@ def test_however_far_apart_they_are_the_gradient_stays_bounded() -> None:
     steepest = []
     for far in (1.0, 10.0, 1000.0):
         fake = (features(1) + far).requires_grad_()
-        loss = FeatureMatching(1.0, 2, 16, CPU).loss(features(0, spread=0.1), fake, LABELS, SOLO)
+        loss = FeatureMatching(1.0, 2, 16, CPU).loss(features(0, spread=0.1), fake, LABELS, SINGLE_RANK)
         steepest.append(torch.autograd.grad(loss, fake)[0].norm())
     assert steepest[2] < steepest[1] < steepest[0]
 
@@ -78,7 +79,7 @@ def test_features_far_from_zero_lose_no_digits() -> None:
     losses = []
     for far in (0.0, 1000.0):
         matching = FeatureMatching(1.0, 2, 16, CPU)
-        losses.append(matching.loss(features(0) + far, features(1, spread=0.8) + far, LABELS, SOLO))
+        losses.append(matching.loss(features(0) + far, features(1, spread=0.8) + far, LABELS, SINGLE_RANK))
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=0)
 
 
@@ -87,7 +88,7 @@ def test_a_dead_feature_is_no_fault() -> None:
     real, fake = features(0), features(1)
     real[:, 3] = fake[:, 3] = 0
     fake.requires_grad_()
-    loss = matching.loss(real, fake, LABELS, SOLO)
+    loss = matching.loss(real, fake, LABELS, SINGLE_RANK)
     loss.backward()
     assert loss.isfinite()
     assert fake.grad is not None
@@ -98,11 +99,11 @@ def test_what_is_taken_up_goes_on_as_if_it_had_not_stopped() -> None:
     matching, _ = settled(spread=0.8, offset=0.5)
     other = FeatureMatching(1.0, 2, 16, CPU)
     other.load_state_dict({key: value.clone() for key, value in matching.state_dict().items()})
-    expected, found = (m.loss(features(5), features(6), LABELS, SOLO) for m in (matching, other))
+    expected, found = (m.loss(features(5), features(6), LABELS, SINGLE_RANK) for m in (matching, other))
     assert torch.equal(expected, found)
     fresh = FeatureMatching(1.0, 2, 16, CPU)
     fresh.load_state_dict({})  # of a run that matched nothing
-    assert not torch.equal(fresh.loss(features(5), features(6), LABELS, SOLO), found)
+    assert not torch.equal(fresh.loss(features(5), features(6), LABELS, SINGLE_RANK), found)
 
 
 def test_rare_is_what_lies_far_from_its_class_in_units_of_what_real_images_do() -> None:
@@ -122,7 +123,7 @@ def test_nothing_is_rare_before_anything_was_seen() -> None:
     matching = FeatureMatching(1.0, 2, 16, CPU)
     assert (matching.sample_weight(features(0), LABELS, 1.0) == 1).all()
     first = LABELS.eq(0)
-    matching.loss(features(0)[first], features(1)[first], LABELS[first], SOLO)
+    matching.loss(features(0)[first], features(1)[first], LABELS[first], SINGLE_RANK)
     found = matching.sample_weight(features(2, offset=3.0), LABELS, 1.0)
     assert (found[first] > 1).all()
     assert (found[~first] == 1).all(), "nothing is known of the other class"
@@ -140,7 +141,7 @@ def test_features_that_overflow_are_told_and_not_remembered() -> None:
     broken = features(1)
     broken[0, 0] = float("inf")
     broken.requires_grad_()
-    loss = matching.loss(features(0), broken, LABELS, SOLO)
+    loss = matching.loss(features(0), broken, LABELS, SINGLE_RANK)
     (gradient,) = torch.autograd.grad(loss, broken)
     assert not gradient.isfinite().all(), "the loss scaler must see it"
     assert matching.state_dict()["statistics"].isfinite().all()

@@ -28,7 +28,7 @@ def meet(store: Watched, size: int, *, first_comes_late: bool = False) -> set[st
     def come(rank: int) -> None:
         for _ in range(size - 1 if rank == 0 and first_comes_late else 0):
             assert store.put.acquire(timeout=PATIENCE), "the other ranks have asked"
-        words.append(agree_on_start_token(store, rank=rank, size=size, patience=datetime.timedelta(seconds=PATIENCE)))
+        words.append(agree_on_start_token(store, rank=rank, size=size, timeout=datetime.timedelta(seconds=PATIENCE)))
 
     threads = [threading.Thread(target=come, args=(rank,)) for rank in reversed(range(size))]
     for thread in threads:
@@ -50,10 +50,10 @@ def test_all_ranks_of_a_start_share_a_word_that_no_earlier_start_had(first_comes
 def test_the_questions_of_ranks_that_are_dead_mislead_nobody() -> None:
     store = Watched()
     for rank in (1, 2):
-        store.set(f"question/{rank}", "of a rank that was killed before it heard")
+        store.set(f"nonce/{rank}", "of a rank that was killed before it heard")
     assert len(meet(store, 3, first_comes_late=True)) == 1
 
 
 def test_a_rank_that_never_comes_is_named() -> None:
-    with pytest.raises(TimeoutError, match="rank 1, 2 of 3 did not come"):
-        agree_on_start_token(HashStore(), rank=0, size=3, patience=datetime.timedelta(seconds=0.1))
+    with pytest.raises(TimeoutError, match="rank 1, 2 of 3 did not join"):
+        agree_on_start_token(HashStore(), rank=0, size=3, timeout=datetime.timedelta(seconds=0.1))

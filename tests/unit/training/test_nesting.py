@@ -19,7 +19,7 @@ def test_single_folders_above_the_classes_are_seen_through(
     (tmp_path / "root/readme.txt").write_text("read me")
     found = read(tmp_path / "root")
     assert found.class_names == ("cat", "dog")
-    assert f"the class folders are those of {tmp_path / 'root' / above}" in caplog.text
+    assert f"uses the class folders of {tmp_path / 'root' / above}" in caplog.text
     assert found.images.equal(read(tmp_path / "root" / above).images), "the same images are in the same split"
 
 
@@ -111,7 +111,7 @@ def test_images_below_a_class_folder_count_as_its_own_and_are_told(
         paint(root / "dog/puppies" / f"{i}.png", seed=900 + i)
     assert count(root) == 25
     assert (
-        "images in folders below the class folders count as images of these classes (5): dog/puppies (5)" in caplog.text
+        "images in subfolders of a class folder count as images of that class (5): dog/puppies (5)" in caplog.text
     )
 
 
@@ -120,11 +120,11 @@ def test_images_without_any_folder_are_told_with_the_way_to_give_them(tmp_path: 
         paint(tmp_path / "root" / f"{i}.png", seed=i)
     with pytest.raises(DataError, match="root has 6 images and no class folders") as raised:
         read(tmp_path / "root")
-    assert f"move them into a folder within, such as {tmp_path / 'root/images'}" in str(raised.value)
+    assert f"move them into a subfolder such as {tmp_path / 'root/images'}" in str(raised.value)
 
 
 def test_a_loop_of_links_ends(tmp_path: Path) -> None:
     (tmp_path / "root/a").mkdir(parents=True)
     (tmp_path / "root/a/b").symlink_to(tmp_path / "root")
-    with pytest.raises(DataError, match="has no class folders that hold anything"):
+    with pytest.raises(DataError, match="has no class folders with files"):
         read(tmp_path / "root")

@@ -89,14 +89,14 @@ NOT_NEEDED: dict[str, Change] = {
 NEEDED: dict[str, tuple[Change, str]] = {
     "a renamed setting": (
         renamed("model", "latent_dim", "latent_dims"),
-        r"model\.latent_dims = 128 is no setting here\. Did you mean",
+        r"model\.latent_dims = 128 is no setting of this version\. Did you mean",
     ),
-    "a new setting": (valued("model", attention=True), r"model\.attention = True is no setting here"),
+    "a new setting": (valued("model", attention=True), r"model\.attention = True is no setting of this version"),
     "a network": (
         valued("model", generator="stylegan"),
-        r"model\.generator = 'stylegan' is unknown here; there are con",
+        r"model\.generator = 'stylegan' is unknown in this version, expected one of con",
     ),
-    "a value": (valued("model", base_channels="wide"), r"model\.base_channels = 'wide' is no value for it here"),
+    "a value": (valued("model", base_channels="wide"), r"model\.base_channels = 'wide' is invalid in this version"),
     "weights": (
         valued("model", base_channels=99),
         r"its weights do not fit model\.generator = 'conv' .*\(size mismatch",
@@ -153,9 +153,9 @@ def test_evaluate_wants_to_be_told_the_data_that_it_does_not_know(
     other: Callable[[Change], Path], tmp_path: Path
 ) -> None:
     for change, told in (
-        (renamed("data", "name", "source"), "data.name is not there, so that the images are unknown"),
-        (valued("data", name="cifar100"), "data.name = 'cifar100' is unknown here; there are"),
-        (valued("data", size=31), "data.size = 31 is no value for it here"),
+        (renamed("data", "name", "source"), "data.name is missing"),
+        (valued("data", name="cifar100"), "data.name = 'cifar100' is unknown in this version"),
+        (valued("data", size=31), "data.size = 31 is invalid in this version"),
     ):
         source = other(change)
         result = run("evaluate", source, "--num-images", 100)
@@ -178,20 +178,20 @@ def test_resuming_tells_every_setting_that_is_another_versions(other: Callable[[
     assert result.exit_code == 4
     for told in (
         f"last.safetensors: {BOTH}:", "train.length = ", "loss.name = 'newest'", "optimizer.beta1 = 2.0",
-        "schedule.kind = 'wave'", f"Use ganctl {OTHER}, or go on without these settings by --allow-changes.",
+        "schedule.kind = 'wave'", f"Use ganctl {OTHER}, or give --allow-changes to resume without these settings.",
     ):  # fmt: skip
         assert told in result.output
     result = run(*resume, "--allow-changes")
     assert result.exit_code == 0, result.output
     assert "left out: train.length = " in result.output
-    assert "settings that it lacks take their defaults: loss.name, optimizer.beta1, train.duration" not in result.output
+    assert "missing settings take their defaults: loss.name, optimizer.beta1, train.duration" not in result.output
 
 
 def test_resuming_tells_which_settings_an_older_run_lacks(other: Callable[[Change], Path]) -> None:
     source = other(lambda state: state["config"]["train"].pop("tf32"))
     result = run("train", "--run-dir", source, "--resume", "auto", "--dry-run")
     assert result.exit_code == 0, result.output
-    assert f"last.safetensors: {BOTH}: settings that it lacks take their defaults: train.tf32" in result.output
+    assert f"last.safetensors: {BOTH}: missing settings take their defaults: train.tf32" in result.output
 
 
 def test_a_run_may_begin_with_networks_of_another_version(other: Callable[[Change], Path]) -> None:

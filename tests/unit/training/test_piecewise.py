@@ -79,8 +79,8 @@ def test_what_is_not_piecewise_linear_is_left_to_autograd() -> None:
             return super().forward(images, label).square()
 
     class Doubled(Discriminator):
-        def judge(self, features: Tensor, label: Tensor | None = None) -> Tensor:
-            return 2 * super().judge(features, label)
+        def logits_from_features(self, features: Tensor, label: Tensor | None = None) -> Tensor:
+            return 2 * super().logits_from_features(features, label)
 
     class ScaledLinear(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:

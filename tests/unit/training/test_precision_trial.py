@@ -81,7 +81,7 @@ def dry_run() -> Result:
 
 def test_the_reason_tells_the_times() -> None:
     told = str(one_object(dry_run().stdout)["precision_reason"])
-    assert re.search(r"takes a thread [\d.]+ ms in fp32 and [\d.]+ ms in bf16: [\d.]+ times as fast", told), told
+    assert re.search(r"takes one thread [\d.]+ ms in fp32 and [\d.]+ ms in bf16: [\d.]+ times as fast", told), told
 
 
 def test_later_runs_take_what_a_steady_trial_gave_and_damage_to_it_does_not_matter(

@@ -109,7 +109,7 @@ def test_a_run_of_ones_own_networks_loss_data_and_callback_goes_through_to_pictu
     own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "ganctl.training.evaluation.train_classifier._LEAST_STEPS", 40
+        "ganctl.training.evaluation.train_classifier._MIN_STEPS", 40
     )  # how good the scores are is no matter
     settings = (
         f"model.generator='{own}:Tiny'", f"model.discriminator='{own}:Judge'", f"loss.name='{own}:Loss'",
@@ -133,8 +133,8 @@ def test_a_run_of_ones_own_networks_loss_data_and_callback_goes_through_to_pictu
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("model.generator='{own}:TooWide'", r"values up to [56]\.\d+, expected .* within \[-1, 1\]; end it in tanh"),
-        ("model.generator='{own}:Judge'", "it gives Judge, expected a ganctl.Generator"),
+        ("model.generator='{own}:TooWide'", r"values up to [56]\.\d+, expected .* within \[-1, 1\]. End it in tanh"),
+        ("model.generator='{own}:Judge'", "found Judge, expected a ganctl.Generator"),
         ("model.discriminator='{own}:Unsqueezed'", r"two logits have shape \(2, 1\), expected \(2,\)"),
     ],
 )
@@ -159,7 +159,7 @@ def test_data_that_is_no_set_of_images_is_told_with_what_was_found(own: str) -> 
         ("absent_module:X", "no module 'absent_module'"),
         ("{own}", "expected module:Name"),
         ("{own}:nothing", "found 3, expected a class derived from"),
-        ("{own}:Needy", "cannot be made without arguments"),
+        ("{own}:Needy", "the class needs arguments"),
     ],
 )
 def test_a_callback_that_is_none_is_told(name: str, message: str, own: str) -> None:
@@ -239,22 +239,22 @@ def test_the_memory_of_a_network_with_a_tensor_of_its_own_is_told(own: str, tmp_
 
 def test_a_loss_that_is_no_number_is_refused_before_a_step(own: str) -> None:
     config, _ = resolve(assignments=[f"loss.name='{own}:Unreduced'"], environment={})
-    with pytest.raises(ConfigError, match=r"of two logits it makes \(2,\), expected a scalar tensor"):
+    with pytest.raises(ConfigError, match=r"for two logits it returned \(2,\), expected a scalar tensor"):
         build_loss(config.loss)
 
 
 def test_what_cannot_be_called_is_no_network_and_no_data_set(own: str) -> None:
-    with pytest.raises(ConfigError, match=r"model.generator = '.*:nothing': found 3, expected something to call"):
+    with pytest.raises(ConfigError, match=r"model.generator = '.*:nothing': found 3, expected a function or class"):
         resolve(assignments=[f"model.generator='{own}:nothing'"], environment={})
 
 
 def test_batch_normalisation_of_one_image_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train.batch_size = 1: batch normalisation needs two images or more"):
+    with pytest.raises(ConfigError, match=r"train.batch_size = 1: batch normalization needs two images or more"):
         Session(preset="lightning-basic-gan", flags={"train.batch_size": ("x", 1)}, run_dir=tmp_path / "r").build()
 
 
 def test_an_error_in_ones_own_code_is_told_as_that_and_with_its_place(own: str, ganctl: Ganctl) -> None:
     done = ganctl("train", "--max-steps", 1, "--set", f"model.generator={own}:Faulty", "--json")
     assert done.returncode == 1
-    assert re.search(rf"{own}.py:\d+: AttributeError: .* \(your own code, which ganctl has called", done.stderr)
+    assert re.search(rf"{own}.py:\d+: AttributeError: .* \(in your code, which ganctl called", done.stderr)
     assert "defect of ganctl" not in done.stderr

@@ -140,7 +140,7 @@ def test_fit_without_a_limit_trains_to_the_end_whatever_limit_an_earlier_one_had
     config, _ = resolve(assignments=[*SHORT, "train.duration=160 images"], environment={})
     trainer = Trainer(config, run_dir=tmp_path / "run", ranks=None)
     assert (trainer.fit(max_steps=2).stop_reason, trainer.step) == ("max-steps", 2)
-    assert (trainer.fit().stop_reason, trainer.step) == ("duration", 5)
+    assert (trainer.fit().stop_reason, trainer.step) == ("completed", 5)
 
 
 class Dropout(Callback):
@@ -188,7 +188,7 @@ def test_what_a_run_had_and_its_continuation_has_not_is_told(tmp_path: Path) -> 
     launch(tmp_path / "run").build(max_steps=2, callbacks=[Stop(99, "never")]).fit()
     told: list[str] = []
     Session(run_dir=tmp_path / "run", resume="auto", announce=told.append).build()
-    assert "the run had callbacks that are not here now: Stop; add them by --callback" in told
+    assert "callbacks of the run that are missing now: Stop; add them with --callback" in told
     assert not [text for text in told if "threads" in text]
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
@@ -202,12 +202,12 @@ def test_what_a_run_had_and_its_continuation_has_not_is_told(tmp_path: Path) -> 
 def test_a_captured_run_that_goes_on_in_the_same_trainer_ends_with_the_bits_of_one_that_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assembly, "why_eager", lambda *_: None)
+    monkeypatch.setattr(assembly, "find_eager_reason", lambda *_: None)
     monkeypatch.setattr(assembly, "StepRunner", partial(StepRunner, capture=recorded))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     launch(whole).build(max_steps=40).fit()
     trainer = launch(parts).build()
     trainer.fit(max_steps=17)
     trainer.fit(max_steps=40)
-    assert trainer._update._replays, "or nothing was captured"
+    assert trainer._step_runner._replays, "or nothing was captured"
     assert_same_run(whole, parts)

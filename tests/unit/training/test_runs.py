@@ -9,7 +9,7 @@ import pytest
 
 from ganctl.training.callbacks import Checkpoint
 from ganctl.training.checkpoint.format import read_checkpoint
-from ganctl.training.checkpoint.run_dir import find_checkpoint, newest_checkpoint, next_run_folder
+from ganctl.training.checkpoint.run_dir import find_checkpoint, newest_checkpoint, next_run_dir
 from ganctl.training.config.resolve import resolve
 from ganctl.training.errors import CheckpointError, ConfigError
 
@@ -46,12 +46,12 @@ def steps(run_dir: Path) -> dict[str, int]:
 def test_run_folders_are_numbered_on_and_may_be_named(tmp_path: Path) -> None:
     config, _ = resolve(assignments=[f"log.root={tmp_path}"], environment={})
     (tmp_path / "00011-other").mkdir()
-    folder = next_run_folder(config)
+    folder = next_run_dir(config)
     assert folder.name == "00012-conv-mnist"
     folder.mkdir()
-    assert next_run_folder(config).name == "00013-conv-mnist"
+    assert next_run_dir(config).name == "00013-conv-mnist"
     named, _ = resolve(assignments=[f"log.root={tmp_path}", "log.name=warm-up"], environment={})
-    assert next_run_folder(named).name == "00013-warm-up"
+    assert next_run_dir(named).name == "00013-warm-up"
 
 
 def test_last_best_and_the_top_k_stay_and_nothing_else(tmp_path: Path) -> None:
@@ -163,21 +163,21 @@ def test_a_complete_run_may_keep_its_best_alone(tmp_path: Path) -> None:
         save(store, step, score)
     store.on_end(None, "max-steps", {})  # type: ignore[arg-type]
     assert "last" in steps(tmp_path), "a run that was stopped will want to go on"
-    store.on_end(None, "duration", {})  # type: ignore[arg-type]
+    store.on_end(None, "completed", {})  # type: ignore[arg-type]
     assert steps(tmp_path) == {"best": 1, "step-00000001": 1}
 
 
 @pytest.mark.parametrize(
     ("filename", "message"),
-    [("model", "expected {step}"), ("last-{step}", "other than last"), ("a/{step}", "without '/'"),
-     ("{step", "no template"), ("{step}{x.y}", "plain names")],
+    [("model", "expected {step}"), ("last-{step}", "does not begin with last"), ("a/{step}", "without '/'"),
+     ("{step", "not a template"), ("{step}{x.y}", "plain names")],
 )  # fmt: skip
 def test_a_name_that_cannot_work_is_refused(filename: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve(assignments=[f"checkpoint.filename='{filename}'"], environment={})
 
 
-@pytest.mark.parametrize(("made", "message"), [(False, "no such run"), (True, "no run's folder")])
+@pytest.mark.parametrize(("made", "message"), [(False, "no such run"), (True, "expected a run or a checkpoint")])
 def test_what_is_no_run_is_told(made: bool, message: str, tmp_path: Path) -> None:
     source = tmp_path / "x"
     if made:
@@ -238,7 +238,7 @@ def test_a_disk_that_is_full_without_hard_links_keeps_no_half_copy(
 @pytest.mark.parametrize("filename", ["{step:q}", "{step}-{fd:d}", "{step:.0e}", "{step!s:.1}", "{step:{fd}}"])
 def test_a_template_that_cannot_be_filled_in_or_tell_steps_apart_is_refused_at_once(filename: str) -> None:
     with pytest.raises(
-        ConfigError, match=r"checkpoint.filename = .*(cannot be filled in|two steps would share a name)"
+        ConfigError, match=r"checkpoint.filename = .*(cannot format it|two steps would share a name)"
     ):
         resolve(assignments=[f"checkpoint.filename='{filename}'"], environment={})
 

@@ -33,7 +33,7 @@ FEW = "expected 200 or more of each"
 @pytest.fixture
 def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scoring classifier learns these simple sets in eighty steps."""
-    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._LEAST_STEPS", 80)
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._MIN_STEPS", 80)
 
 
 def noise(n: int, seed: int = 0) -> Tensor:
@@ -114,7 +114,7 @@ def test_where_labels_are_drawn_by_lot_nothing_is_scored(tmp_path: Path) -> None
     data = registered("test-coin", _coin)
     record = record_of(evaluate(noise(300), data, tmp_path, "--json"))
     assert {record[name] for name in (*FEATURE_SCORES, *READINGS)} == {None}
-    assert "too few beside the" in record["no_summary"]
+    assert "held-out images right, expected at least" in record["no_summary"]
     assert 0.3 < record["scorer_accuracy"] < 0.7
     told = evaluate(noise(300), data, tmp_path).stdout
     assert f"the scoring classifier reads {record['scorer_accuracy']:.2%} of held-out images right" in told
@@ -129,7 +129,7 @@ def test_constant_classes_have_no_floor_and_finite_scores(tmp_path: Path) -> Non
     data = registered("test-constant", _constant)
     record = record_of(evaluate(noise(300), data, tmp_path, "--json"))
     assert record["fd_ratio"] is None
-    assert "2 different real images" in record["no_summary"]
+    assert "2 distinct real images" in record["no_summary"]
     assert record["memorisation"]["flagged"] is None
     assert record["scorer_accuracy"] == 1
 
@@ -138,7 +138,7 @@ def test_constant_classes_have_no_floor_and_finite_scores(tmp_path: Path) -> Non
 def test_of_a_handful_of_images_there_is_a_distance_and_no_verdict(tmp_path: Path) -> None:
     data = registered("test-few", _few)
     done = evaluate(_few("val").images, data, tmp_path)
-    assert "no summary: 12 drawn and 12 different real images" in done.stdout
+    assert "no summary: found 12 generated and 12 distinct real images" in done.stdout
     assert "×" not in done.stdout
     record = record_of(evaluate(_few("val").images, data, tmp_path, "--json"))
     assert record["fd"] > 0, "it orders checkpoints"
@@ -183,7 +183,7 @@ def test_without_scores_the_latest_checkpoint_is_best_and_nothing_stops_the_run(
         f"early_stopping.monitor={monitor}", "early_stopping.patience=1", "early_stopping.stopping_threshold=1e9",
     )  # fmt: skip
     result = Session(preset="conv", assignments=settings, run_dir=tmp_path / "run").build().fit()
-    assert (result.stop_reason, result.steps) == ("duration", 5)
+    assert (result.stop_reason, result.steps) == ("completed", 5)
     assert result.metrics["step"] == 5, "that of the best checkpoint"
     assert result.metrics["no_summary"].startswith(ONE)
     assert {path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")} == {
@@ -207,7 +207,7 @@ def test_early_stopping_does_not_count_what_has_no_score() -> None:
         def request_stop(self, reason: str, *, evaluate: bool = True) -> None:
             self.stopped = reason
 
-    run, stopping = Run(), EarlyStopping(patience=1, stop_at=1.0)
+    run, stopping = Run(), EarlyStopping(patience=1, stopping_threshold=1.0)
     for score in (None, float("nan"), 9.0, None, None):
         stopping.on_evaluation(run, {"fd": score})  # type: ignore[arg-type]
     assert run.stopped == ""
@@ -222,7 +222,7 @@ def test_verified_is_refused_where_the_classifier_has_learnt_nothing(tmp_path: P
     done = CliRunner().invoke(cli, ["sample", str(run), "--reject-misread", "--out", str(tmp_path / "drawn.png")])
     assert done.exit_code == DataError.exit_code == 4
     assert f"--reject-misread: {ONE}" in done.stderr
-    assert "leave --reject-misread out" in done.stderr
+    assert "Leave --reject-misread out" in done.stderr
     told = CliRunner().invoke(cli, ["inspect", str(run)]).stdout
     assert ONE in told
     export = CliRunner().invoke(cli, ["export", str(run), "--out", str(tmp_path / "export")])

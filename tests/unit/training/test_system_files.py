@@ -34,7 +34,7 @@ def test_known_names_are_passed_over_wherever_they_lie_and_told_in_one_line(
     assert read(root, skip_corrupt=skip_corrupt).class_names == ("cat", "dog")
     assert count(root, skip_corrupt=skip_corrupt) == 40
     (line,) = [message for message in caplog.messages if "operating systems" in message]
-    assert f"passed over ({2 * len(FOLDERS + FILES)}): " in line
+    assert f"ignored ({2 * len(FOLDERS + FILES)}): " in line
     assert "\n" not in line
     assert "cannot be read" not in caplog.text
 
@@ -61,5 +61,5 @@ def test_empty_folders_are_no_classes_where_others_are(tmp_path: Path, caplog: p
     (root / "goat/.DS_Store").write_bytes(b"x")
     assert read(root).class_names == ("cat", "dog")
     (line,) = [message for message in caplog.messages if "empty folders" in message]
-    assert "passed over (3)" in line
+    assert "ignored (3)" in line
     assert str(root / "fish") in line

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ganctl.training.config.schema import Config
-from ganctl.training.distributed.ranks import SOLO
+from ganctl.training.distributed.ranks import SINGLE_RANK
 from ganctl.training.losses.adversarial import build_loss
 from ganctl.training.losses.gradient_penalty import squared_gradient_norm
 from ganctl.training.models.base import Generator, to_float
@@ -116,8 +116,8 @@ def test_pairs_with_rare_images_have_a_larger_share_of_both_updates(gp: float) -
         "loss.latent_reconstruction=0.0",
     )  # fmt: skip
     seen, of_seen = 0.1 * torch.rand(40, 256, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 10
-    assert step.objective.terms.matching is not None
-    step.objective.terms.matching.loss(seen, seen, of_seen, SOLO)
+    assert step.objective.terms.feature_matching is not None
+    step.objective.terms.feature_matching.loss(seen, seen, of_seen, SINGLE_RANK)
     means = torch.stack([seen[of_seen == c].mean(dim=0) for c in range(10)])
     variances = (seen - means[of_seen]).square().mean(dim=0)
     variances = variances + 0.01 * variances.mean()

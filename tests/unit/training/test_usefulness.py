@@ -20,7 +20,7 @@ FEW = 1000
 def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, register_data: RegisterData) -> DataSettings:
     """A thousand digits to learn from, a thousand to test with."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._LEAST_STEPS", 60)
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._MIN_STEPS", 60)
 
     def load(settings: DataSettings, split: Split) -> ImageSet:
         return part("train" if split == "train" else "test", 0)
@@ -40,7 +40,7 @@ def test_images_as_good_as_real_ones_have_no_gap_and_the_real_side_is_trained_on
     store = TensorCache(told.append)
     other = part("train", 20_000)
     before = torch.get_rng_state()
-    scores = classification_accuracy(other, few, store=store, announce=told.append)
+    scores = classification_accuracy(other, few, cache=store, announce=told.append)
     assert torch.equal(torch.get_rng_state(), before), "others' random numbers are left alone"
     assert scores["cas_real"] > 0.8
     assert abs(scores["cas_gap"]) < 0.06
@@ -48,7 +48,7 @@ def test_images_as_good_as_real_ones_have_no_gap_and_the_real_side_is_trained_on
     assert (scores["cas_n"], scores["cas_n_real"]) == (FEW, FEW)
     assert any("1,000 real images, once" in text for text in told)
     told.clear()
-    again = classification_accuracy(other, few, store=store, announce=told.append)
+    again = classification_accuracy(other, few, cache=store, announce=told.append)
     assert again == scores
     assert not any("real images" in text for text in told)
     assert any("steps" in text for text in told), "a person is told how far it is"
@@ -57,7 +57,7 @@ def test_images_as_good_as_real_ones_have_no_gap_and_the_real_side_is_trained_on
 def test_images_without_their_classes_teach_nothing(few: DataSettings) -> None:
     real = part("train", 20_000)
     mixed = ImageSet(real.images, real.labels.roll(1), real.class_names)
-    scores = classification_accuracy(mixed, few, store=TensorCache(lambda text: None))
+    scores = classification_accuracy(mixed, few, cache=TensorCache(lambda text: None))
     assert scores["cas"] < 0.4
     assert scores["cas_gap"] > 0.4
 
@@ -67,5 +67,5 @@ def test_a_class_without_images_is_told(few: DataSettings) -> None:
     keep = real.labels != 3
     with pytest.raises(DataError, match="no images of the classes 3"):
         classification_accuracy(
-            ImageSet(real.images[keep], real.labels[keep], real.class_names), few, store=TensorCache(lambda text: None)
+            ImageSet(real.images[keep], real.labels[keep], real.class_names), few, cache=TensorCache(lambda text: None)
         )

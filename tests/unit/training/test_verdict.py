@@ -15,9 +15,9 @@ def scores(times: float, accuracy: float | None = 0.99) -> dict[str, Any]:
     ("times", "told", "far"),
     [
         (1.0, "1.0 × the floor is as close to the real images as other real images are", False),
-        (1.6, "1.6 × the floor is close: taken together the images differ a little from real ones", False),
-        (2.1, "2.1 × the floor is some way off: many images pass for real ones, all together they do not", True),
-        (41.1, "41.1 × the floor is far off: many images are no good, or some kinds of real images are missing", True),
+        (1.6, "1.6 × the floor is close: as a set, the images differ a little from real images", False),
+        (2.1, "2.1 × the floor is at a visible distance: many images look real, but as a set they differ", True),
+        (41.1, "41.1 × the floor is far: many images do not look real, or some kinds of real images are missing", True),
     ],
 )
 def test_the_distance_is_told_in_words(times: float, told: str, far: bool) -> None:
@@ -26,7 +26,7 @@ def test_the_distance_is_told_in_words(times: float, told: str, far: bool) -> No
 
 
 def test_labels_are_spoken_of_where_they_are_often_wrong() -> None:
-    assert "Of 100 images 7 are not read as what was asked for; 'sample --reject-misread'" in summary(scores(3, 0.93))
-    assert "asked" not in summary(scores(3, 0.985))
-    assert "asked" not in summary(scores(3, None))
+    assert "reads 7 as another class than requested; 'sample --reject-misread'" in summary(scores(3, 0.93))
+    assert "requested" not in summary(scores(3, 0.985))
+    assert "requested" not in summary(scores(3, None))
     assert "--reject-misread" not in summary(scores(90, 0.1)), "there would be nothing left"

@@ -67,7 +67,7 @@ def test_mixed_labels_draw_what_lies_between_and_pure_ones_what_they_always_draw
     config, _ = resolve(assignments=["model.base_channels=4", f"model.generator={generator}"], environment={})
     torch.manual_seed(0)
     source = GeneratorSource(build_generator(config.model, ImageShape(1, 28, 28), 10), tuple("0123456789"))
-    assert source.mixes_labels
+    assert source.can_mix_labels
     z, labels = torch.randn(6, source.latent_dim), torch.tensor([0, 9, 3, 3, 5, 1])
     before = {name: value.clone() for name, value in source.generator.state_dict().items()}
     pure = source.draw_mixed(z, torch.eye(10)[labels])

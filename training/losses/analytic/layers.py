@@ -1,6 +1,6 @@
-"""Layers with hand-derived gradients: forward, backward, and forward of a tangent with the slopes of the first pass.
+"""Layers with hand-derived gradients: forward, backward, and a linearized forward with the slopes of the first pass.
 
-Passes may run in a narrower format than the parameters have: a layer holds its weights in the format of the passes.
+A pass may use a narrower dtype than the parameters; a layer holds a copy of its weights in the dtype of the passes.
 """
 
 from abc import ABC, abstractmethod
@@ -18,33 +18,33 @@ _leaky_relu_backward = torch.ops.aten.leaky_relu_backward.grad_input
 
 
 class Layer:
-    """A layer without arithmetic: it rearranges elements."""
+    """A layer that only rearranges elements; base class of the others."""
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         self._module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        """The network's own pass; `x` may be used up."""
-        moved: Tensor = self._module(x)
-        return moved
+        """The module's forward pass; may overwrite `x`."""
+        rearranged: Tensor = self._module(x)
+        return rearranged
 
     def backward(self, grad_out: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """The grad_out at the inputs, from that at the outputs (which may be used up)."""
+        """The gradient by the inputs, from `grad_out`, the gradient by the outputs; may overwrite `grad_out`."""
         match self._module:
             case nn.PixelUnshuffle():
                 return functional.pixel_shuffle(grad_out, self._module.downscale_factor)
             case FlattenLast():
-                places: Tensor = grad_out.unflatten(1, self._module.shape)
-                return places.permute(0, 3, 1, 2)
+                channels_last: Tensor = grad_out.unflatten(1, self._module.shape)
+                return channels_last.permute(0, 3, 1, 2)
         return grad_out.view_as(inputs)
 
-    def forward_again(self, u: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
-        """Forward with the slopes at `outputs`, and biases times `dloss_dlogits` [N]; `u` may be used up."""
+    def forward_linearized(self, u: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
+        """Forward pass of `u` with the slopes at `outputs`, and biases times `dloss_dlogits` [N]; may overwrite `u`."""
         return self.forward(u)
 
 
 class LeakyReLU(Layer):
-    """A leaky ReLU, in place: half of the memory traffic. The sign of its outputs gives its slope."""
+    """A leaky ReLU, in place for half of the memory traffic; the sign of its outputs determines the slope."""
 
     def forward(self, x: Tensor) -> Tensor:
         assert isinstance(self._module, nn.LeakyReLU)
@@ -53,11 +53,11 @@ class LeakyReLU(Layer):
     def backward(self, grad_out: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
         return self._times_slope(grad_out, outputs)
 
-    def forward_again(self, u: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
+    def forward_linearized(self, u: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
         return self._times_slope(u, outputs)
 
     def _times_slope(self, values: Tensor, outputs: Tensor) -> Tensor:
-        """`values` themselves, times 1 where the layer's output was positive, else its negative slope."""
+        """Multiplies `values`, in place, by 1 where the layer's output was positive, else by its negative slope."""
         assert isinstance(self._module, nn.LeakyReLU)
         product: Tensor = _leaky_relu_backward(values, outputs, self._module.negative_slope, True, grad_input=values)
         return product
@@ -68,21 +68,21 @@ class ParameterLayer(Layer, ABC):
 
     def __init__(self, module: nn.Linear | nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__(module, dtype)
-        assert module.bias is not None, "is_piecewise_linear has looked"
+        assert module.bias is not None, "is_piecewise_linear requires a bias"
         self.parameters = (module.weight, module.bias)
         self._weight, self._bias = module.weight.to(dtype), module.bias.to(dtype)
 
     @abstractmethod
     def weight_gradient(self, grad_out: Tensor, u: Tensor) -> Tensor:
-        """Σᵢ signalᵢ ⊗ uᵢ, as the layer shares its weights among places."""
+        """Σᵢ grad_outᵢ ⊗ uᵢ, summed over the positions that share the weights."""
 
     def add_gradients(self, grads: dict[Tensor, Tensor], grad_out: Tensor, inputs: Tensor) -> None:
-        """Adds the parameters' gradients to what was `grads` of them."""
+        """Adds the gradients of weight and bias to `grads`, by parameter."""
         weight, bias = self.parameters
-        spread = tuple(range(2, grad_out.dim()))
+        positions = tuple(range(2, grad_out.dim()))
         for parameter, gradient in (
             (weight, self.weight_gradient(grad_out, inputs)),
-            (bias, grad_out.sum(dim=(0, *spread))),
+            (bias, grad_out.sum(dim=(0, *positions))),
         ):
             if parameter in grads:
                 grads[parameter].add_(gradient)
@@ -91,15 +91,15 @@ class ParameterLayer(Layer, ABC):
 
 
 class Linear(ParameterLayer):
-    """A matrix."""
+    """A linear layer."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.mm(x, self._weight.T).add_(self._bias)  # `linear` writes the bias first: 2 to 4 % slower on a CPU
+        return torch.mm(x, self._weight.T).add_(self._bias)  # `functional.linear` is 2 to 4 % slower on a CPU
 
     def backward(self, grad_out: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
         return grad_out @ self._weight
 
-    def forward_again(self, u: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
+    def forward_linearized(self, u: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
         return torch.addr(u @ self._weight.T, dloss_dlogits, self._bias)
 
     def weight_gradient(self, grad_out: Tensor, u: Tensor) -> Tensor:
@@ -110,12 +110,12 @@ class Linear(ParameterLayer):
         if weight not in grads or weight.dtype != grad_out.dtype:
             super().add_gradients(grads, grad_out, inputs)
             return
-        grads[weight].addmm_(grad_out.T, inputs)  # nothing between that would have to move
+        grads[weight].addmm_(grad_out.T, inputs)  # in place, without a temporary
         grads[bias].add_(grad_out.sum(dim=0))
 
 
 class Convolution(ParameterLayer):
-    """A convolution over places."""
+    """A 2d convolution."""
 
     def __init__(self, module: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__(module, dtype)
@@ -128,21 +128,22 @@ class Convolution(ParameterLayer):
     def backward(self, grad_out: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
         return self._gradients(grad_out, inputs, (True, False))[0]
 
-    def forward_again(self, u: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
+    def forward_linearized(self, u: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
         products = functional.conv2d(u, self._weight, None, self._stride, self._padding)
         return products.addcmul_(dloss_dlogits.view(-1, 1, 1, 1), self._bias.view(1, -1, 1, 1))
 
     def weight_gradient(self, grad_out: Tensor, u: Tensor) -> Tensor:
         return self._gradients(grad_out, u, (False, True))[1]
 
-    def _gradients(self, grad_out: Tensor, inputs: Tensor, which: tuple[bool, bool]) -> Sequence[Tensor]:
-        """By inputs and weights, of these which are wanted."""
+    def _gradients(self, grad_out: Tensor, inputs: Tensor, mask: tuple[bool, bool]) -> Sequence[Tensor]:
+        """Gradients by inputs and by weights; `mask` selects which of the two are computed."""
         grads: Sequence[Tensor] = _convolution_backward(
-            grad_out, inputs, self._weight, None, *self._geometry, (*which, False)
+            grad_out, inputs, self._weight, None, *self._geometry, (*mask, False)
         )
         return grads
 
 
+# by exact type: a subclass may compute something else
 LAYERS: dict[type[nn.Module], type[Layer]] = {
     nn.Linear: Linear,
     nn.Conv2d: Convolution,
@@ -150,4 +151,4 @@ LAYERS: dict[type[nn.Module], type[Layer]] = {
     nn.PixelUnshuffle: Layer,
     nn.Flatten: Layer,
     FlattenLast: Layer,
-}  # these themselves: a kind of one's own may compute something else
+}

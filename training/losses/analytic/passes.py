@@ -1,15 +1,15 @@
-"""R1 and R2 of a piecewise linear discriminator: their exact gradient in four passes, where autograd takes six.
+"""Exact gradients of R1 and R2 for a piecewise linear discriminator in four passes, where autograd takes six.
 
-Between the kinks of its leaky ReLUs such a network is linear, so second derivatives of the activations are zero. With
-m_l the slopes (1 or 0.2) at layer l, a_l its inputs, and g_l = ∂logit/∂(W_l a_l + b_l) the backward signal, the loss
+Between the kinks of its leaky ReLUs such a network is linear, so second derivatives of the activations are zero. Let
+m_l be the slopes (1 or 0.2) at layer l, a_l its inputs, and g_l = ∂logit/∂(W_l a_l + b_l) the backward signal. The loss
 Σᵢ ℓᵢ + Σᵢ κᵢ/2 ‖∇ₓ logitᵢ‖² has the gradients
 
     ∂/∂W_l = Σᵢ g_l,i ⊗ (cᵢ a_l,i + κᵢ ȧ_l,i) = Σᵢ g_l,i ⊗ u_l,i,        ∂/∂b_l = Σᵢ cᵢ g_l,i,
 
-where cᵢ = ∂ℓ/∂logitᵢ, v = ∇ₓ logit, and ȧ is v passed forward through the same slopes (without biases): the derivative
-of ½‖v‖² is that of v · ∇ₓ logit with v held fixed. By linearity u = c·a + κ·ȧ is one pass of c·x + κ·v, with biases
-times c. So: one pass forward (a), one backward (g and v), one forward (u), one product for the weights. autograd makes
-the backward grad_out twice and the weights' products twice.
+where cᵢ = ∂ℓ/∂logitᵢ, v = ∇ₓ logit, and ȧ is v passed forward through the same slopes, without biases: the derivative
+of ½‖v‖² is that of v · ∇ₓ logit with v held fixed. By linearity, u = c·a + κ·ȧ is one forward pass of c·x + κ·v, with
+biases times c. So the passes are: forward (a), backward (g and v), forward (u), and the products for the weights.
+autograd computes the backward signal twice and the products for the weights twice.
 """
 
 import torch
@@ -18,17 +18,17 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from ganctl.training.device.streams import NO_STREAMS, StreamPool
 from ganctl.training.losses.analytic.layers import LAYERS, Layer, ParameterLayer
-from ganctl.training.models.base import Discriminator, judges_features
+from ganctl.training.models.base import Discriminator, exposes_features
 
 
 def is_piecewise_linear(network: nn.Module) -> bool:
-    """Whether `AnalyticR1R2` knows every part of a discriminator, so that its gradients are exact."""
-    if not judges_features(network) or any(is_parametrized(module) for module in network.modules()):
+    """Returns whether `AnalyticR1R2` supports every layer of a discriminator."""
+    if not exposes_features(network) or any(is_parametrized(module) for module in network.modules()):
         return False
-    return all(map(_is_known, network.features))
+    return all(map(_is_supported, network.features))
 
 
-def _is_known(layer: nn.Module) -> bool:
+def _is_supported(layer: nn.Module) -> bool:
     if type(layer) is nn.Conv2d:
         plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
         return plain and layer.bias is not None and not isinstance(layer.padding, str)
@@ -38,33 +38,37 @@ def _is_known(layer: nn.Module) -> bool:
 
 
 def to_first_layer(network: Discriminator, images: Tensor) -> Tensor:
-    """Images [N, C, H, W] as the first layer with weights reads them: rearranged once, not in every pass."""
-    moves, computing = _split(network)
-    for layer in moves:
+    """Converts images [N, C, H, W] to the layout of the first layer with weights, once for all passes."""
+    rearranging, computing = _split(network)
+    for layer in rearranging:
         images = layer(images)
-    last = isinstance(computing[0], nn.Conv2d) and computing[0].weight.is_contiguous(memory_format=torch.channels_last)
-    return images.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    first = computing[0]
+    channels_last = isinstance(first, nn.Conv2d) and first.weight.is_contiguous(memory_format=torch.channels_last)
+    return images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def from_first_layer(network: Discriminator, gradients: Tensor, shape: torch.Size) -> Tensor:
-    """The gradient by images of `shape`, from that by the output of `to_first_layer`."""
+    """Converts a gradient by the output of `to_first_layer` to one by images of `shape`, [N, C, H, W]."""
     for layer in reversed(_split(network)[0]):
         gradients = LAYERS[type(layer)](layer, gradients.dtype).backward(gradients, gradients, gradients)
     return gradients.view(shape)
 
 
 def _split(network: Discriminator) -> tuple[list[nn.Module], list[nn.Module]]:
-    """The first layers, which compute nothing, and the others (at least one)."""
+    """Splits the layers into the leading ones that only rearrange elements, and the others (at least one)."""
     layers = list(network.features)
     first = next((i for i, layer in enumerate(layers) if LAYERS[type(layer)] is not Layer), len(layers) - 1)
     return layers[:first], layers[first:]
 
 
 class FeaturePass:
-    """The features of images in a forward pass, and the ways back from them.
+    """A forward pass from images to features, and the backward passes from features.
 
-    Passes may run in fewer bits than the parameters have (`dtype`). As under autocast, products of two such numbers are
-    summed in 32 bits; what comes out (`features`, `logits`, all gradients) is in the parameters' format.
+    A pass may use a narrower dtype than the parameters. As under autocast, its products are accumulated in fp32.
+    Results (`features`, `logits`, all gradients) have the dtype of the parameters.
+
+    Attributes:
+        features: [N, F].
     """
 
     @torch.no_grad()
@@ -75,42 +79,56 @@ class FeaturePass:
         dtype: torch.dtype | None = None,
         streams: StreamPool = NO_STREAMS,
     ) -> None:
-        """Images as `to_first_layer` gives them; gradients of parameters are computed in the `streams`."""
+        """Runs the forward pass.
+
+        Args:
+            network: must be piecewise linear (`is_piecewise_linear`).
+            images: output of `to_first_layer`.
+            dtype: of the passes; None for the parameters' dtype.
+            streams: side streams for the kernels of parameter gradients.
+        """
         self._streams = streams
-        self._full = network.logit.weight.dtype
-        self._few = dtype or self._full
-        self._layers = [LAYERS[type(module)](module, self._few) for module in _split(network)[1]]
-        used_up = not isinstance(self._layers[0], ParameterLayer)
-        self._inputs = [images.to(self._few, copy=used_up)]  # of each layer, and what the last one gives
+        self._param_dtype = network.logit.weight.dtype
+        self._pass_dtype = dtype or self._param_dtype
+        self._layers = [LAYERS[type(module)](module, self._pass_dtype) for module in _split(network)[1]]
+        overwritten = not isinstance(self._layers[0], ParameterLayer)
+        # inputs of each layer, then the last layer's output
+        self._inputs = [images.to(self._pass_dtype, copy=overwritten)]
         for layer in self._layers:
             self._inputs.append(layer.forward(self._inputs[-1]))
-        self.features = self._inputs[-1].to(self._full)
+        self.features = self._inputs[-1].to(self._param_dtype)
 
     @torch.no_grad()
     def backward(self, grad_out: Tensor, rows: slice) -> Tensor:
-        """∇ by some of the images, from that by their features [n, F], which is used up."""
-        grad_out = grad_out.to(self._few)
+        """The gradient by some of the images, in the layout of `to_first_layer`.
+
+        Args:
+            grad_out: the gradient by `features[rows]`, [n, F]; may be overwritten.
+            rows: the images.
+        """
+        grad_out = grad_out.to(self._pass_dtype)
         for layer, inputs, outputs in zip(
             reversed(self._layers), reversed(self._inputs[:-1]), reversed(self._inputs[1:]), strict=True
         ):
             grad_out = layer.backward(grad_out, inputs[rows], outputs[rows])
-        return grad_out.to(self._full)
+        return grad_out.to(self._param_dtype)
 
     @torch.no_grad()
     def add_gradients(self, grad_out: Tensor, rows: slice, grads: dict[Tensor, Tensor]) -> None:
-        """Adds to the features' parameters' gradients those of a loss over some of the images, by plain backward.
+        """Adds the parameter gradients of a loss over some of the images, by a plain backward pass.
 
         Args:
-            grad_out: that loss's gradient by those rows of `features`, [n, F]; used up.
-            grads: the gradients, by parameter.
+            grad_out: the loss's gradient by `features[rows]`, [n, F]; may be overwritten.
+            rows: the images of the loss.
+            grads: gradients by parameter, updated in place.
         """
-        grad_out, kept = grad_out.to(self._few), list[Tensor]()
+        grad_out, kept = grad_out.to(self._pass_dtype), list[Tensor]()
         layers = list(zip(self._layers, self._inputs[:-1], self._inputs[1:], strict=True))
         while not isinstance(layers[0][0], ParameterLayer):
-            del layers[0]  # no grad_out is wanted there
+            del layers[0]  # layers before the first weights need no gradient
         for layer, inputs, outputs in reversed(layers):
             if isinstance(layer, ParameterLayer):
-                kept.append(grad_out)  # until the streams have come so far, nothing else may take its memory
+                kept.append(grad_out)  # its memory must not be reused before `join`
                 with self._streams.next():
                     layer.add_gradients(grads, grad_out, inputs[rows])
             if layer is not layers[0][0]:
@@ -119,7 +137,11 @@ class FeaturePass:
 
 
 class AnalyticR1R2(FeaturePass):
-    """The passes of one batch: construct it, read `logits`, take `image_gradients`, then `parameter_gradients`."""
+    """The four passes of one batch: construct it, read `logits`, call `image_gradients`, then `parameter_gradients`.
+
+    Attributes:
+        logits: [N].
+    """
 
     @torch.no_grad()
     def __init__(
@@ -130,8 +152,15 @@ class AnalyticR1R2(FeaturePass):
         dtype: torch.dtype | None = None,
         streams: StreamPool = NO_STREAMS,
     ) -> None:
-        """The first pass. Images as `to_first_layer` gives them; labels int64 [N], None for a discriminator without
-        projection."""
+        """Runs the first pass.
+
+        Args:
+            network: must be piecewise linear (`is_piecewise_linear`).
+            images: output of `to_first_layer`, [N, …].
+            labels: int64 [N]; None for a discriminator without projection.
+            dtype: of the passes; None for the parameters' dtype.
+            streams: side streams for the kernels of parameter gradients.
+        """
         super().__init__(network, images, dtype, streams)
         self._network, self._labels = network, labels
         self._head = network.logit.weight.expand(len(images), -1)
@@ -142,8 +171,8 @@ class AnalyticR1R2(FeaturePass):
 
     @torch.no_grad()
     def image_gradients(self) -> Tensor:
-        """The second pass: ∇ₓ logitᵢ, [N, …], by the images as `to_first_layer` gives them."""
-        grad_out = self._head.to(self._few).contiguous()
+        """Runs the second pass: ∇ₓ logitᵢ by the output of `to_first_layer`, [N, …]."""
+        grad_out = self._head.to(self._pass_dtype).contiguous()
         grads_out = []
         for layer, inputs, outputs in zip(
             reversed(self._layers), reversed(self._inputs[:-1]), reversed(self._inputs[1:]), strict=True
@@ -151,31 +180,36 @@ class AnalyticR1R2(FeaturePass):
             grads_out.append(grad_out)
             grad_out = layer.backward(grad_out, inputs, outputs)
         self._grads_out = grads_out[::-1]
-        return grad_out.to(self._full)
+        return grad_out.to(self._param_dtype)
 
     @torch.no_grad()
     def parameter_gradients(self, dloss_dlogits: Tensor, directions: Tensor) -> dict[Tensor, Tensor]:
-        """The third and fourth pass: for parameters θ, ∂/∂θ of Σᵢ slopesᵢ logitᵢ + directionsᵢ · ∇ₓ logitᵢ, both fixed.
+        """Runs the third and fourth pass: gradients of Σᵢ dloss_dlogitsᵢ logitᵢ + directionsᵢ · ∇ₓ logitᵢ.
+
+        Both arguments are constants in this sum.
 
         Args:
             dloss_dlogits: ∂loss/∂logitᵢ, [N].
-            directions: κᵢ ∇ₓ logitᵢ for the penalty Σ κᵢ/2 ‖∇ₓ logitᵢ‖², as `image_gradients` gives ∇ₓ logitᵢ.
+            directions: κᵢ ∇ₓ logitᵢ for the penalty Σ κᵢ/2 ‖∇ₓ logitᵢ‖², in the layout of `image_gradients`, [N, …].
+
+        Returns:
+            Gradients by parameter: of the layers, the logit head and the projection.
         """
-        assert self._grads_out, "image_gradients comes first"
+        assert self._grads_out, "call image_gradients first"
         grads: dict[Tensor, Tensor] = {}
         images = self._inputs[0]
-        u = torch.addcmul(directions, dloss_dlogits.view(-1, *[1] * (images.dim() - 1)), images).to(self._few)
-        few_dloss, kept = dloss_dlogits.to(self._few), list[Tensor]()
+        u = torch.addcmul(directions, dloss_dlogits.view(-1, *[1] * (images.dim() - 1)), images).to(self._pass_dtype)
+        narrow_dloss, kept = dloss_dlogits.to(self._pass_dtype), list[Tensor]()
         for layer, grad_out, outputs in zip(self._layers, self._grads_out, self._inputs[1:], strict=True):
             if isinstance(layer, ParameterLayer):
                 weight, bias = layer.parameters
                 kept.append(u)  # as in `add_gradients`
                 with self._streams.next():
-                    grads[weight] = layer.weight_gradient(grad_out, u).to(self._full)
+                    grads[weight] = layer.weight_gradient(grad_out, u).to(self._param_dtype)
                     grad_out = grad_out.sum(dim=(2, 3)) if grad_out.dim() == 4 else grad_out
-                    grads[bias] = (few_dloss @ grad_out).to(self._full)
-            u = layer.forward_again(u, few_dloss, outputs)
-        logit, projection, u = self._network.logit, self._network.projection, u.to(self._full)
+                    grads[bias] = (narrow_dloss @ grad_out).to(self._param_dtype)
+            u = layer.forward_linearized(u, narrow_dloss, outputs)
+        logit, projection, u = self._network.logit, self._network.projection, u.to(self._param_dtype)
         grads |= {logit.weight: u.sum(dim=0, keepdim=True), logit.bias: dloss_dlogits.sum().view(1)}
         if projection is not None:
             assert self._labels is not None, "a projection needs labels"

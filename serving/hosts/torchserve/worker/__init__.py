@@ -1,1 +1,1 @@
-"""The process that draws, in the place of TorchServe's own: it reads a batch in one go, and loads no torch for ONNX."""
+"""Worker process that replaces TorchServe's own: it reads a whole batch in one call and imports no torch for ONNX."""

@@ -1,4 +1,4 @@
-"""The access log: a JSON object a line for every request that reached a worker."""
+"""Access log: one line of JSON for each request that reached a worker."""
 
 import json
 import logging
@@ -11,30 +11,30 @@ from pathlib import Path
 from ganctl.serving.hosts.torchserve.worker.correlation import correlation_headers
 from ganctl.serving.hosts.torchserve.worker.protocol import Incoming, Outgoing
 
-_MOST_BYTES, _KEPT = 10_000_000, 3  # of a worker: three full files beside the one that is written
+_MAX_BYTES, _BACKUPS = 10_000_000, 3  # for each worker: the current file and three full ones
 
 
 class AccessLog:
-    """Writes `access-PID.jsonl` into a folder, and rotates it by size."""
+    """Writes `access-PID.jsonl` into a folder and rotates it by size."""
 
     def __init__(self, folder: Path) -> None:
         path = folder / f"access-{os.getpid()}.jsonl"
-        self._handler = logging.handlers.RotatingFileHandler(path, maxBytes=_MOST_BYTES, backupCount=_KEPT)
-        self._log = logging.Logger("access")  # apart from all others, whose levels are not its own
+        self._handler = logging.handlers.RotatingFileHandler(path, maxBytes=_MAX_BYTES, backupCount=_BACKUPS)
+        self._log = logging.Logger("access")  # outside the logger hierarchy, whose levels must not apply
         self._log.addHandler(self._handler)
 
     def write(self, batch: Sequence[Incoming], replies: Sequence[Outgoing], seconds: float) -> None:
-        """Notes a batch that took so many seconds from its arrival."""
+        """Logs a batch that was answered `seconds` after its arrival."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         for request, reply in zip(batch, replies, strict=True):
             headers = {name.lower(): value for name, value in reply.headers.items()}
-            marks = {
+            correlation = {
                 name.lower().replace("-", "_"): value for name, value in correlation_headers(request.headers).items()
             }
             record = {
                 "time": now,
                 "request_id": request.identity.decode("ascii", "replace"),
-                **marks,
+                **correlation,
                 "status": reply.status,
                 "media_type": headers.get("content-type"),
                 "bytes": len(reply.body),

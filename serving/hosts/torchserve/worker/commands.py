@@ -1,8 +1,8 @@
-"""What a worker is to do, by the server's word: which version to serve, and whether to refuse what still comes.
+"""Polls the active model version and the draining flag, and reports the loaded version.
 
-The server writes its word into a folder, `state`: the link `current` leads to the version's files, and the file
-`draining` means that the server is about to end. A worker tells there, in a file named by its process id, what it
-serves or why it cannot. So a worker that starts anew serves what its neighbours serve.
+The server writes into a folder, `state`: the link `current` points to the files of the active version, and the file
+`draining` exists once the server is stopping. Each worker writes `worker-PID` there: JSON with the version that it
+serves, or the error that kept it from loading one. So a restarted worker serves the same version as the others.
 """
 
 import gc
@@ -15,13 +15,13 @@ from pathlib import Path
 from ganctl.serving.hosts.torchserve.worker.model_host import ModelHost
 
 CURRENT, DRAINING = "current", "draining"
-_LOOKS_EVERY = 0.1  # seconds
+_POLL_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
 
 
 class Commands:
-    """Keeps to `state`; without one, the model is the one that the front end names, for good."""
+    """Follows the folder `state`; with None, serves the model that the front end names for the worker's whole life."""
 
     def __init__(self, state: Path | None) -> None:
         self._state = state
@@ -31,56 +31,56 @@ class Commands:
         self.model: ModelHost
 
     def load(self, folder: Path, handler: str) -> None:
-        """Loads the first model, and from now on follows what the server says."""
+        """Loads the first model and starts polling `state`."""
         self._handler = handler
-        self.model = ModelHost(self._named() or folder, handler)
-        _settle()
+        self.model = ModelHost(self._active_version() or folder, handler)
+        freeze_gc()
         if self._state is not None:
-            self._look()
-            self._tell(self.model.folder)
-            threading.Thread(target=self._follow, name="orders", daemon=True).start()
+            self._poll()
+            self._report(self.model.folder)
+            threading.Thread(target=self._poll_forever, name="commands", daemon=True).start()
 
-    def _follow(self) -> None:
+    def _poll_forever(self) -> None:
         pause = threading.Event()
-        while not pause.wait(_LOOKS_EVERY):
-            self._look()
+        while not pause.wait(_POLL_SECONDS):
+            self._poll()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         assert self._state is not None
         self.draining = (self._state / DRAINING).exists()
-        named = self._named()
-        if named is None or named in (self.model.folder, self._failed):
+        active = self._active_version()
+        if active is None or active in (self.model.folder, self._failed):
             return
-        # Meanwhile the old model answers; a batch takes the new one when that is there as a whole.
+        # The old model answers until the new one is loaded completely; a batch uses one of them throughout.
         try:
-            model = ModelHost(named, self._handler)
-        except Exception as error:  # whatever an archive's code raises must not end a worker that serves the old one
-            log.exception("version %s cannot be loaded", named.name)
-            self._failed = named
-            self._tell(named, repr(error))
+            model = ModelHost(active, self._handler)
+        except Exception as error:  # no exception of an archive's code may end a worker that serves the old version
+            log.exception("version %s cannot be loaded", active.name)
+            self._failed = active
+            self._report(active, repr(error))
             return
         self.model = model
         self._failed = None
-        _settle()
-        self._tell(named)
+        freeze_gc()
+        self._report(active)
 
-    def _named(self) -> Path | None:
+    def _active_version(self) -> Path | None:
         """The folder of the version to serve."""
         return None if self._state is None else (self._state / CURRENT).resolve(strict=True)
 
-    def _tell(self, folder: Path, error: str | None = None) -> None:
+    def _report(self, folder: Path, error: str | None = None) -> None:
         assert self._state is not None
-        told = self._state / f"worker-{os.getpid()}"
-        aside = told.with_suffix(".new")
+        report = self._state / f"worker-{os.getpid()}"
+        tmp = report.with_suffix(".new")
         try:
-            aside.write_text(json.dumps({"version": folder.name, "error": error}), encoding="utf-8")
-            aside.replace(told)
-        except OSError:  # a disk that is full keeps a deployment from ending well, but nobody from being answered
-            log.warning("the server is not told what this worker serves", exc_info=True)
+            tmp.write_text(json.dumps({"version": folder.name, "error": error}), encoding="utf-8")
+            tmp.replace(report)
+        except OSError:  # a full disk makes a deployment fail, but must not stop replies
+            log.warning("cannot report the loaded version to the server", exc_info=True)
 
 
-def _settle() -> None:
-    """Keeps the garbage collector from looking through all that is loaded, again and again, while requests wait."""
+def freeze_gc() -> None:
+    """Excludes all loaded objects from garbage collection, which would scan them while requests wait."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""What the workers count, in files that the server reads all together when it is asked for metrics."""
+"""Prometheus metrics of a worker, in files that the server aggregates over all workers."""
 
 import logging
 import os
@@ -12,14 +12,14 @@ from prometheus_client import Counter, Gauge, Histogram
 from ganctl.serving.hosts.torchserve.worker.protocol import Outgoing
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
-_ROOM = 1 << 16  # bytes of a file, several times what is counted
+_FILE_BYTES = 1 << 16  # several times what the metrics need
 _SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 
 log = logging.getLogger(__name__)
 
 
 class Observation(Protocol):
-    """What the handler tells of a batch."""
+    """Measurements of one batch, reported by the handler; `faults` counts invalid fields of requests by name."""
 
     images: int
     inference_seconds: float
@@ -27,71 +27,74 @@ class Observation(Protocol):
     faults: Count[str]
 
 
-class Meter:
+class Metrics:
     """The metrics of one worker.
 
-    prometheus_client keeps them in $PROMETHEUS_MULTIPROC_DIR, where they outlive the process: a counter never falls.
+    prometheus_client keeps them in $PROMETHEUS_MULTIPROC_DIR, where they outlive the process: counters never decrease.
     """
 
     def __init__(self) -> None:
-        self._starts = Counter(
-            "ganctl_worker_starts", "Workers that have loaded a model, also in the place of a dead one."
-        )
-        busy = "Workers that are answering a batch."
-        self._busy = Gauge("ganctl_busy_workers", busy, multiprocess_mode="livesum")
+        self._starts = Counter("ganctl_worker_starts", "Workers that loaded a model, including restarted ones.")
+        self._busy = Gauge("ganctl_busy_workers", "Workers that are answering a batch.", multiprocess_mode="livesum")
         self._requests = Counter("ganctl_requests", "Requests that reached a worker.", ["status"])
-        self._images = Counter("ganctl_images", "Images drawn.")
-        self._faults = Counter("ganctl_faults", "What was wrong with requests.", ["field"])
-        self._size = Histogram("ganctl_batch_size", "Requests that were answered together.", buckets=_SIZES)
-        self._batch = Histogram("ganctl_batch_seconds", "From a batch's arrival to its replies.", buckets=_SECONDS)
-        self._inference = Histogram("ganctl_inference_seconds", "Of a batch, drawing.", buckets=_SECONDS)
-        self._encode = Histogram("ganctl_encode_seconds", "Of a batch, encoding.", buckets=_SECONDS)
+        self._images = Counter("ganctl_images", "Images generated.")
+        self._faults = Counter("ganctl_faults", "Invalid fields of requests.", ["field"])
+        self._size = Histogram("ganctl_batch_size", "Requests in a batch.", buckets=_SIZES)
+        self._batch = Histogram("ganctl_batch_seconds", "Time from a batch's arrival to its replies.", buckets=_SECONDS)
+        self._inference = Histogram("ganctl_inference_seconds", "Inference time of a batch.", buckets=_SECONDS)
+        self._encode = Histogram("ganctl_encode_seconds", "Image encoding time of a batch.", buckets=_SECONDS)
 
-    def started(self) -> None:
-        """Counts a model's first load in this process."""
+    def count_start(self) -> None:
+        """Counts the first load of a model in this process."""
         self._starts.inc()
 
-    def arrived(self) -> None:
-        """Notes that a batch is in hand."""
+    def start_batch(self) -> None:
+        """Marks the worker as busy."""
         self._busy.set(1)
 
-    def answered(self, replies: Sequence[Outgoing], observation: Observation | None, seconds: float) -> None:
-        """Counts a batch, whose answer is on its way."""
+    def finish_batch(self, replies: Sequence[Outgoing], observation: Observation | None, seconds: float) -> None:
+        """Marks the worker as idle and counts an answered batch.
+
+        Args:
+            replies: the replies that were sent.
+            observation: the handler's measurements; None if the handler was not called.
+            seconds: from the batch's arrival to its replies.
+        """
         self._busy.set(0)
-        for status, many in Count(reply.status for reply in replies).items():
-            self._requests.labels(status).inc(many)
+        for status, count in Count(reply.status for reply in replies).items():
+            self._requests.labels(status).inc(count)
         self._size.observe(len(replies))
         self._batch.observe(seconds)
         if observation is None:
             return
-        for field, many in observation.faults.items():
-            self._faults.labels(field).inc(many)
+        for field, count in observation.faults.items():
+            self._faults.labels(field).inc(count)
         if observation.images:
             self._images.inc(observation.images)
             self._inference.observe(observation.inference_seconds)
             self._encode.observe(observation.encode_seconds)
 
 
-def meter() -> Meter | None:
-    """A meter, where there is a folder for one, and room in it."""
+def create_metrics() -> Metrics | None:
+    """Returns new metrics, or None if $PROMETHEUS_MULTIPROC_DIR is not set or its disk is full."""
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if folder is None:
         return None
     try:
         _reserve(Path(folder))
     except OSError:
-        log.warning("this worker counts nothing, as there is no room for it", exc_info=True)
+        log.warning("this worker has no metrics: their files cannot be created in %s", folder, exc_info=True)
         return None
-    return Meter()
+    return Metrics()
 
 
 def _reserve(folder: Path) -> None:
-    """Takes the room for what is counted: written to a full disk later, a mapped file would end the process."""
-    for kind in ("counter", "histogram", "gauge_livesum"):  # as prometheus_client names its files
+    """Allocates the files on disk: a write to a mapped file would end the process with SIGBUS once the disk is full."""
+    for kind in ("counter", "histogram", "gauge_livesum"):  # prometheus_client's file names
         path = folder / f"{kind}_{os.getpid()}.db"
         with path.open("xb") as file:
             try:
-                os.posix_fallocate(file.fileno(), 0, _ROOM)
+                os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)
             except OSError:
                 path.unlink()
                 raise

@@ -1,4 +1,4 @@
-"""A model in a worker: the handler's code and generator of one unpacked archive."""
+"""Loads the handler and the generator of an unpacked archive into a worker."""
 
 import importlib
 import sys
@@ -13,19 +13,19 @@ from ganctl.serving.hosts.torchserve.worker.protocol import Incoming, Outgoing
 
 
 class Context:
-    """What a handler is told of its model and of a batch, and what it tells of its replies, as TorchServe's context.
+    """The part of TorchServe's `Context` that the handler uses: settings in, status and headers of the replies out.
 
-    `observe` is beside that: our handler tells there what is to be counted.
+    `observe` is an addition: our handler calls it with the measurements of a batch.
     """
 
     def __init__(self, folder: Path) -> None:
         config = yaml.safe_load((folder / "model-config.yaml").read_bytes())
         self.model_yaml_config: dict[str, Any] = config
         self.system_properties: dict[str, Any] = {"model_dir": str(folder)}
-        self.begin(())
+        self.start_batch(())
 
-    def begin(self, batch: Sequence[Incoming]) -> None:
-        """Forgets the batch before."""
+    def start_batch(self, batch: Sequence[Incoming]) -> None:
+        """Resets the context for a new batch."""
         self._requests = batch
         self.statuses = [(200, "OK")] * len(batch)
         self.headers: list[dict[str, str]] = [{} for _ in batch]
@@ -45,7 +45,7 @@ class Context:
 
 
 class ModelHost:
-    """Loads what lies in `folder`, whose file `handler` has TorchServe's entry point `handle`."""
+    """A loaded model: the archive unpacked in `folder`, whose module `handler` defines TorchServe's `handle`."""
 
     def __init__(self, folder: Path, handler: str) -> None:
         self.folder = folder
@@ -54,9 +54,9 @@ class ModelHost:
         self._handle(None, self._context)
 
     def answer(self, batch: Sequence[Incoming]) -> tuple[list[Outgoing], Observation | None]:
-        """The replies, and what the handler tells of the batch."""
+        """Returns the replies, in the order of the requests, and the handler's measurements."""
         context = self._context
-        context.begin(batch)
+        context.start_batch(batch)
         bodies = self._handle([request.inputs for request in batch], context)
         replies = [
             Outgoing(request.identity, *status, headers, body)
@@ -66,10 +66,10 @@ class ModelHost:
 
 
 def _import(folder: Path, name: str) -> Any:
-    """The module of that name in `folder`, even where an older version's modules of the same names are in use."""
+    """Imports a module of `folder`, even if modules of the same names of an older version are in use."""
     own = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
-    for known in [known for known in sys.modules if known.partition(".")[0] in own]:
-        del sys.modules[known]
+    for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] in own]:
+        del sys.modules[loaded]
     importlib.invalidate_caches()
     sys.path.insert(0, str(folder))
     try:

@@ -1,7 +1,7 @@
-"""What TorchServe's front end and a worker say to each other, over a Unix socket.
+"""Binary protocol between TorchServe's front end and a worker, over a Unix socket.
 
-As in TorchServe 0.12, `ModelRequestEncoder.java` and `ModelResponseDecoder.java`: integers of four bytes, big-endian;
-texts and bytes with their length before them; lists with −1 after them.
+As in TorchServe 0.12, `ModelRequestEncoder.java` and `ModelResponseDecoder.java`: integers are four bytes, big-endian;
+texts and byte strings follow their length; lists end with −1.
 """
 
 import functools
@@ -12,23 +12,26 @@ from typing import NamedTuple
 _LOAD, _PREDICT = b"L", b"I"
 _END = b"\xff\xff\xff\xff"  # −1
 _INT = struct.Struct("!i")
-_read, _packed = _INT.unpack_from, _INT.pack
+_read_int, _pack_int = _INT.unpack_from, _INT.pack
 
 
 class Incomplete(Exception):
-    """The message goes on in bytes that have not arrived yet."""
+    """The rest of the message has not arrived yet."""
 
 
 class Load(NamedTuple):
-    """The order to load a model: the folder of its unpacked archive, and the file in it that has `handle`."""
+    """The command to load a model: the folder of its unpacked archive, and the file in it that defines `handle`."""
 
     folder: str
     handler: str
 
 
 class Incoming(NamedTuple):
-    """A request. `inputs` has the bytes of its body, as `body`, and of each field of its query or form; a list of them
-    where a field is given several times."""
+    """A request.
+
+    `inputs` holds the bytes of the body, as `body`, and those of each field of the query or form; a list if a field is
+    repeated.
+    """
 
     identity: bytes
     headers: dict[str, str]
@@ -36,7 +39,7 @@ class Incoming(NamedTuple):
 
 
 class Outgoing(NamedTuple):
-    """The reply to the request of that identity."""
+    """The reply to the request with the same identity."""
 
     identity: bytes
     status: int
@@ -46,11 +49,16 @@ class Outgoing(NamedTuple):
 
 
 def read_message(data: bytes) -> Load | list[Incoming]:
-    """Reads the message that `data` is. Raises Incomplete where its end is missing, ValueError where it is none."""
+    """Decodes one whole message.
+
+    Raises:
+        Incomplete: the end of the message is missing.
+        ValueError: the bytes are no message, or bytes follow the message.
+    """
     command = data[:1]
     if command not in (_LOAD, _PREDICT):
-        raise ValueError(f"expected the command {_LOAD!r} or {_PREDICT!r}, found {command!r}")
-    # A body may hold the bytes of an end, too; but where a batch ends otherwise, there is nothing to try yet.
+        raise ValueError(f"message: found the command {command!r}, expected {_LOAD!r} or {_PREDICT!r}")
+    # A body may hold the end marker, too, but data that does not end with it is never a whole batch.
     if command == _PREDICT and not data.endswith(_END):
         raise Incomplete
     try:
@@ -60,34 +68,34 @@ def read_message(data: bytes) -> Load | list[Incoming]:
     if end > len(data):
         raise Incomplete
     if end < len(data):
-        raise ValueError(f"found {len(data) - end} bytes after the end of a message, though it is not answered yet")
+        raise ValueError(f"message: found {len(data) - end} bytes after the end, expected none before the reply")
     return message
 
 
 def _read_load(data: bytes) -> tuple[Load, int]:
-    _name, at = _field(data, 1)
-    folder, at = _field(data, at)
-    handler, at = _field(data, at + 4)  # after the batch's size
-    _envelope, at = _field(data, at + 4)  # after the GPU's number
-    return Load(folder.decode(), handler.decode()), at + 1  # a flag about Pillow's limit ends it
+    _name, at = _read_bytes(data, 1)
+    folder, at = _read_bytes(data, at)
+    handler, at = _read_bytes(data, at + 4)  # after the batch size
+    _envelope, at = _read_bytes(data, at + 4)  # after the GPU's number
+    return Load(folder.decode(), handler.decode()), at + 1  # the last byte is a flag for Pillow's size limit
 
 
 def _read_batch(data: bytes) -> tuple[list[Incoming], int]:
     requests: list[Incoming] = []
     at = 1
-    while _read(data, at)[0] >= 0:
-        identity, at = _field(data, at)
+    while _read_int(data, at)[0] >= 0:
+        identity, at = _read_bytes(data, at)
         headers: dict[str, str] = {}
-        while _read(data, at)[0] >= 0:
-            name, at = _field(data, at)
-            value, at = _field(data, at)
-            headers[_text(name)] = value.decode("utf-8", "replace")
+        while _read_int(data, at)[0] >= 0:
+            name, at = _read_bytes(data, at)
+            value, at = _read_bytes(data, at)
+            headers[_decode_name(name)] = value.decode("utf-8", "replace")
         at += 4
         inputs: dict[str, bytes | list[bytes]] = {}
-        while _read(data, at)[0] >= 0:
-            encoded, at = _field(data, at)
-            _media, at = _field(data, at)
-            value, at = _field(data, at)
+        while _read_int(data, at)[0] >= 0:
+            encoded, at = _read_bytes(data, at)
+            _media_type, at = _read_bytes(data, at)
+            value, at = _read_bytes(data, at)
             field = encoded.decode("utf-8", "replace")
             before = inputs.get(field)
             if before is None:
@@ -101,40 +109,41 @@ def _read_batch(data: bytes) -> tuple[list[Incoming], int]:
     return requests, at + 4
 
 
-def _field(data: bytes, at: int) -> tuple[bytes, int]:
-    begin = at + 4
-    end = begin + _read(data, at)[0]
-    return data[begin:end], end
+def _read_bytes(data: bytes, at: int) -> tuple[bytes, int]:
+    start = at + 4
+    end = start + _read_int(data, at)[0]
+    return data[start:end], end
 
 
-@functools.lru_cache(maxsize=256)  # the names of headers are few
-def _text(name: bytes) -> str:
+@functools.lru_cache(maxsize=256)  # few header names occur
+def _decode_name(name: bytes) -> str:
     return name.decode("utf-8", "replace")
 
 
-def loaded(code: int, message: str) -> bytes:
-    """The answer to an order to load: 200, or why not."""
-    return _packed(code) + _sized(message.encode()) + _END
+def write_loaded(code: int, message: str) -> bytes:
+    """Encodes the reply to `Load`: code 200, or an error code with its message."""
+    return _pack_int(code) + _pack_bytes(message.encode()) + _END
 
 
 def write_batch(replies: Iterable[Outgoing]) -> bytes:
-    """The answer to a batch."""
-    parts = [_packed(200), _sized(b"")]
+    """Encodes the replies to a batch."""
+    parts = [_pack_int(200), _pack_bytes(b"")]
     for identity, status, phrase, headers, body in replies:
-        # the media type's own place stays empty: it is among the headers
-        parts += (_packed(len(identity)), identity, _packed(0), _packed(status), _name(phrase), _packed(len(headers)))
+        # The field for the media type stays empty: the headers hold it.
+        parts += (_pack_int(len(identity)), identity, _pack_int(0), _pack_int(status))
+        parts += (_pack_text(phrase), _pack_int(len(headers)))
         for name, value in headers.items():
             encoded = value.encode()
-            parts += (_name(name), _packed(len(encoded)), encoded)
-        parts += (_packed(len(body)), body)
+            parts += (_pack_text(name), _pack_int(len(encoded)), encoded)
+        parts += (_pack_int(len(body)), body)
     parts.append(_END)
     return b"".join(parts)
 
 
 @functools.lru_cache(maxsize=256)
-def _name(text: str) -> bytes:
-    return _sized(text.encode())
+def _pack_text(text: str) -> bytes:
+    return _pack_bytes(text.encode())
 
 
-def _sized(data: bytes) -> bytes:
-    return _packed(len(data)) + data
+def _pack_bytes(data: bytes) -> bytes:
+    return _pack_int(len(data)) + data
