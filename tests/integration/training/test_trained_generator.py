@@ -197,7 +197,9 @@ def test_a_verified_text_keeps_one_handwriting_and_is_drawn_anew_as_a_whole(
     assert np.array_equal(changed.any(axis=1), ~whole)
 
 
-def test_a_verified_image_depends_on_the_seed_and_not_on_the_count(drawer: LocalSampler, reader: LabelPredictor) -> None:
+def test_a_verified_image_depends_on_the_seed_and_not_on_the_count(
+    drawer: LocalSampler, reader: LabelPredictor
+) -> None:
     few, many, again = (draw_accepted(SampleRequest(count=n, seed=6), drawer, reader).images for n in (90, 300, 90))
     assert np.array_equal(few, again)
     assert np.abs(few.astype(int) - many[:90]).max() <= 1

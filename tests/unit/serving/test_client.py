@@ -13,7 +13,7 @@ from ganctl.exports.runtime import open_export
 from ganctl.serving.client.client import Client
 from ganctl.serving.errors import RemoteError
 from ganctl.serving.handler.service import Service
-from ganctl.training.sampling import LocalSampler, LabelPredictor, SampleRequest, ServerSampler, draw, draw_accepted
+from ganctl.training.sampling import LabelPredictor, LocalSampler, SampleRequest, ServerSampler, draw, draw_accepted
 from tests.unit.serving.small_export import seen_label, write_export
 
 # names as of a folder's classes: some look like numbers, none is its own

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ganctl.common.latents import MAX_SEED, draw_labels, latents, batched_latents
+from ganctl.common.latents import MAX_SEED, batched_latents, draw_labels, latents
 
 seeds = st.integers(0, MAX_SEED)
 

@@ -110,9 +110,7 @@ def test_images_below_a_class_folder_count_as_its_own_and_are_told(
     for i in range(5):
         paint(root / "dog/puppies" / f"{i}.png", seed=900 + i)
     assert count(root) == 25
-    assert (
-        "images in subfolders of a class folder count as images of that class (5): dog/puppies (5)" in caplog.text
-    )
+    assert "images in subfolders of a class folder count as images of that class (5): dog/puppies (5)" in caplog.text
 
 
 def test_images_without_any_folder_are_told_with_the_way_to_give_them(tmp_path: Path) -> None:

@@ -141,7 +141,9 @@ def test_a_close_that_fails_keeps_no_other_from_closing_and_hides_no_error(tmp_p
 
 
 def test_a_misspelt_hook_is_an_error_when_the_class_is_defined() -> None:
-    with pytest.raises(TypeError, match=r"Misspelt: found on_evalution, expected hooks among on_start, on_schedule, on_step"):
+    with pytest.raises(
+        TypeError, match=r"Misspelt: found on_evalution, expected hooks among on_start, on_schedule, on_step"
+    ):
 
         class Misspelt(Callback):
             def on_evalution(self) -> None: ...

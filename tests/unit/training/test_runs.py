@@ -237,9 +237,7 @@ def test_a_disk_that_is_full_without_hard_links_keeps_no_half_copy(
 
 @pytest.mark.parametrize("filename", ["{step:q}", "{step}-{fd:d}", "{step:.0e}", "{step!s:.1}", "{step:{fd}}"])
 def test_a_template_that_cannot_be_filled_in_or_tell_steps_apart_is_refused_at_once(filename: str) -> None:
-    with pytest.raises(
-        ConfigError, match=r"checkpoint.filename = .*(cannot format it|two steps would share a name)"
-    ):
+    with pytest.raises(ConfigError, match=r"checkpoint.filename = .*(cannot format it|two steps would share a name)"):
         resolve(assignments=[f"checkpoint.filename='{filename}'"], environment={})
 
 
