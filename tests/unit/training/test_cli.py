@@ -127,7 +127,7 @@ def test_a_callback_of_ones_own_is_one_class_and_one_flag(ganctl: Ganctl, tmp_pa
         (("--set", "checkpoint.monitor=fid"), 3, "no callback produces the score 'fid', expected one of fd, fd_floor"),
         (("--callback", "nowhere:Nothing"), 3, "no module 'nowhere'"),
         (("--nproc", "0"), 3, "--nproc 0: expected a number of ranks above 0, or auto"),
-        (("--nproc", "2", "--batch-size", "63"), 3, "batch_size = 63: expected a multiple of the 2 ranks. Give 62 or 64"),
+        (("--nproc", "2", "--batch-size", "63"), 3, "expected a multiple of the 2 ranks. Give 62 or 64"),
         (("--nproc", "2", "--callback", "nowhere:Nothing"), 3, "no module 'nowhere'"),
         (("--max-time", "soon"), 2, "found 'soon', expected a duration such as 120s"),
         (("--init-from", "absent"), 4, "absent: no such run or checkpoint"),

@@ -30,7 +30,7 @@ def test_each_rank_takes_the_gpu_of_its_place(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device("auto", Ranks(5, 8, 1)) == torch.device("cuda", 1)
     assert choose_device("cpu", Ranks(5, 8, 1)) == torch.device("cpu")
-    with pytest.raises(ConfigError, match="found 2 GPUs on this machine, .* up to local rank 2. Start 2 ranks"):
+    with pytest.raises(ConfigError, match=r"found 2 GPUs on this machine, .* up to local rank 2. Start 2 ranks"):
         choose_device("auto", Ranks(2, 3, 2))
 
 

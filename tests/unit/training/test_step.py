@@ -155,7 +155,7 @@ def test_what_judges_in_its_own_way_teaches_the_generator_by_that_alone() -> Non
 def test_a_penalty_of_images_that_see_each_other_is_refused(ranks: int) -> None:
     config, _ = resolve(assignments=["loss.r1=0.1"], environment={})
     generator = build_generator(config.model, SHAPE, 10)
-    with pytest.raises(ConfigError, match="loss.wgan_gp: found a discriminator with batch normalization"):
+    with pytest.raises(ConfigError, match=r"loss.wgan_gp: found a discriminator with batch normalization"):
         Step(config, generator, NormalisedDiscriminator(), CPU, ranks=Ranks(0, ranks))
 
 
@@ -228,7 +228,7 @@ def test_statistics_that_are_no_number_are_never_saved() -> None:
     _, step = build()
     step(*batch(), step=0, progress=0.0)
     step.objective.state_dict()["statistics"][0, 0] = float("nan")
-    with pytest.raises(TrainingError, match="losses.statistics: found NaN or inf at step 1"):
+    with pytest.raises(TrainingError, match=r"losses.statistics: found NaN or inf at step 1"):
         step.check(1)
 
 
