@@ -1,4 +1,4 @@
-"""Starts child commands, identifies ranks from environment variables, and exits a process."""
+"""Starts child commands, counts cores, identifies ranks from environment variables, and exits a process."""
 
 import atexit
 import os
@@ -13,6 +13,11 @@ from ganctl.signals import stop_unwinding
 def ganctl_command(*arguments: str) -> list[str]:
     """Returns the command line of a `ganctl` command of this installation, whatever the current folder holds."""
     return [sys.executable, str(Path(import_path.PACKAGE) / "__main__.py"), *arguments]
+
+
+def available_cores() -> int:
+    """Returns the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def exit_process(code: int) -> NoReturn:

@@ -21,6 +21,7 @@ from ganctl.files import add_path_to_errors, read_file, write_file
 from ganctl.serving.archive.integrity import DIGESTS, READ_ERRORS, digest_list, verify
 from ganctl.serving.errors import PackageError
 from ganctl.serving.handler.model import Limits, Model
+from ganctl.versions import written_by
 
 MODEL_NAME = "digits"
 
@@ -146,9 +147,7 @@ def _manifest(data: bytes, source: str) -> dict[str, Any]:
         Model.from_manifest(manifest)
     except ValueError as error:
         version = manifest.get("ganctl_version") if isinstance(manifest, dict) else __version__
-        writer = "a ganctl before 0.2.0" if version is None else f"ganctl {version}"
-        versions = "" if version == __version__ else f"written by {writer}, this is ganctl {__version__}: "
-        raise PackageError(f"{source}: {versions}{error}. Export again.") from error
+        raise PackageError(f"{source}:{written_by(version)} {error}. Export again.") from error
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
         raise PackageError(f"{source}: files: must give bytes and sha256 for each file name. Export again.")

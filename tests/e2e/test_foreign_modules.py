@@ -94,6 +94,7 @@ def test_packing_and_doctor_import_nothing_from_the_current_folder(
     assert json.loads(done.stdout)["findings"]["torch"]["ok"]
 
 
+@pytest.mark.soak
 def test_the_stages_of_a_demo_import_nothing_from_the_current_folder(crowded: Path) -> None:
     words = [COMMAND, "demo", "--out", "demo", "--train-seconds", "600"]
     process = subprocess.Popen(
@@ -167,6 +168,7 @@ def test_packages_on_pythonpath_that_are_called_as_ganctls_rooms_hide_nothing(
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.soak
 def test_nor_do_they_for_torchrun(theirs: Path, tmp_path: Path) -> None:
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ganctl")
     done = run(*torchrun, *TRAIN, cwd=tmp_path, PYTHONPATH=str(theirs))

@@ -16,7 +16,7 @@ from PIL import Image
 from tests import http
 from tests.waiting import PATIENCE
 
-pytestmark = pytest.mark.timeout(4 * PATIENCE)  # a classifier is trained, too
+pytestmark = [pytest.mark.timeout(4 * PATIENCE), pytest.mark.soak]  # a classifier is trained, too
 
 COLOURS = {"leaf": (40, 200, 60), "sea": (30, 60, 220), "sun": (250, 220, 30)}
 SIZE = 32

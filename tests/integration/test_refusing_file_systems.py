@@ -73,6 +73,7 @@ def test_a_folder_that_cannot_be_opened_ends_no_drawing(library: Path, ganctl: G
         ("write", 250, "x.png", 0),  # a number without a name
     ],
 )
+@pytest.mark.soak
 def test_what_hinders_a_picture_is_told_and_leaves_nothing(
     call: str, number: int, out: str, after: int, library: Path, ganctl: Ganctl, tmp_path: Path
 ) -> None:
@@ -89,6 +90,7 @@ def test_what_hinders_a_picture_is_told_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("file", ["stats.jsonl", "log.txt", "samples/", "events.out.tfevents", "checkpoints/"])
+@pytest.mark.soak
 def test_a_file_of_a_run_that_cannot_be_written_ends_it_with_its_path(
     file: str, library: Path, ganctl: Ganctl, tmp_path: Path
 ) -> None:
@@ -140,6 +142,7 @@ def test_an_archive_that_cannot_be_written_leaves_the_earlier_one(
         (["inspect", "{}"], "manifest.json"),
     ],
 )
+@pytest.mark.soak
 def test_a_file_that_cannot_be_read_is_told(
     words: list[str], part: str, library: Path, exported: Path, ganctl: Ganctl
 ) -> None:
@@ -187,6 +190,7 @@ def test_too_little_memory_is_told_with_what_to_make_smaller(ganctl: Ganctl) -> 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("words", [["inspect", "{}"], ["inspect", "{}", "--json"], ["sample", "--help"], ["--version"]])
+@pytest.mark.soak
 def test_a_standard_output_that_is_full_is_told(words: list[str], small_run: Path) -> None:
     command = [sys.executable, "-m", "ganctl", *(word.format(small_run) for word in words)]
     with Path("/dev/full").open("w") as full:

@@ -7,7 +7,6 @@ runs/00012-conv-mnist/
 
 import json
 import logging
-import os
 import platform
 import re
 import sys
@@ -20,6 +19,7 @@ import torch
 
 from ganctl import __version__
 from ganctl.files import is_temporary, write_file
+from ganctl.processes import available_cores
 from ganctl.training.checkpoint import run_lock
 from ganctl.training.checkpoint.format import SUFFIX, LoadedCheckpoint, read_checkpoint
 from ganctl.training.checkpoint.run_lock import RunLock
@@ -126,7 +126,7 @@ def write_settings(folder: Path, config: Config, ranks: int = 1) -> None:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": available_cores(),
         "ranks": ranks,
         "torch_threads": torch.get_num_threads(),
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],

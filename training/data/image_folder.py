@@ -11,14 +11,13 @@ the name, size and modification time of every file stay the same. `class_folders
 import hashlib
 import json
 import logging
-import os
 from functools import lru_cache
 from pathlib import Path
 
 import safetensors.torch
 from torch import Tensor
 
-from ganctl.processes import is_later_rank
+from ganctl.processes import available_cores, is_later_rank
 from ganctl.training.config.cache_dir import cache_dir, read_cached, write_cached
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet, Split
@@ -77,8 +76,7 @@ def worker_count(settings: DataSettings) -> int:
     """Returns `data.num_workers`; half the cores if it is unset."""
     if settings.num_workers is not None:
         return settings.num_workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // 2)
+    return max(1, available_cores() // 2)
 
 
 def _read_cache(path: Path) -> DecodedSet:

@@ -23,6 +23,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from ganctl.processes import available_cores
 from ganctl.training.checkpoint.run_dir import LOGS
 from ganctl.training.errors import ConfigError, TrainingError
 
@@ -69,7 +70,7 @@ def run_ranks(command: Sequence[str], *, ranks: int, run_dir: Path, announce: Ca
         TrainingError: ranks were killed at every one of four starts.
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks report their own errors
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // ranks)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // ranks)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _SHUTDOWN)
     for attempt in range(_RESTARTS + 1):
         extra = ["--restarted"] if attempt else []
@@ -194,7 +195,3 @@ def _stdout(logs: Path) -> str:
 def _has_result(stdout: str) -> bool:
     """Returns whether the first rank printed its result, which it does after everything is saved."""
     return bool(stdout.strip()) and not stdout.startswith('{"error"')
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

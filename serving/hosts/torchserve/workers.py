@@ -1,8 +1,9 @@
 """Default number of workers for this machine or container."""
 
 import math
-import os
 from pathlib import Path
+
+from ganctl.processes import available_cores
 
 MAX_WORKERS = 8  # the front end needs about half as much CPU time again
 
@@ -13,7 +14,7 @@ def default_workers(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     Args:
         quota: the file with the CPU limit of the container; may be absent.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     if quota.is_file():
         limit, period = quota.read_text("ascii").split()
         if limit != "max":

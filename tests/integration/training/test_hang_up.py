@@ -43,6 +43,7 @@ def test_two_ranks_save_when_their_parent_is_hung_up_twice(hold: Hold, tmp_path:
 
 
 @pytest.mark.parametrize("ignored", [None, signal.SIGHUP])
+@pytest.mark.soak
 def test_ranks_of_torchrun_save_when_it_is_hung_up_also_where_nohup_started_it(
     ignored: signal.Signals | None, hold: Hold, tmp_path: Path
 ) -> None:
@@ -56,6 +57,7 @@ def test_ranks_of_torchrun_save_when_it_is_hung_up_also_where_nohup_started_it(
     assert json.loads(stdout)["steps"] == saved_step(tmp_path / "run") < STEPS
 
 
+@pytest.mark.soak
 def test_two_ranks_go_on_under_nohup_whatever_process_is_hung_up(hold: Hold, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     process = start(run_dir, *TWO_RANKS, *LIMIT, ignored=signal.SIGHUP, hold=hold)
@@ -65,6 +67,7 @@ def test_two_ranks_go_on_under_nohup_whatever_process_is_hung_up(hold: Hold, tmp
     must_go_on(process, hold)
 
 
+@pytest.mark.soak
 def test_ranks_of_torchrun_go_on_under_nohup_where_it_handles_other_signals_only(hold: Hold, tmp_path: Path) -> None:
     options = ("--nproc-per-node=2", "--signals-to-handle=SIGTERM,SIGINT")
     process = start(tmp_path / "run", *LIMIT, torchrun=options, ignored=signal.SIGHUP, hold=hold)

@@ -47,6 +47,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return runs
 
 
+@pytest.mark.soak
 def test_torchrun_starts_ranks_again_when_one_was_killed_and_they_end_as_if_it_had_not_been(
     undisturbed: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -69,6 +70,7 @@ def start_on_two_machines(run_dir: Path, port: int, hold: Hold | None = None) ->
     return [start(run_dir, *LIMIT, torchrun=torchrun, hold=hold) for _ in range(2)]
 
 
+@pytest.mark.soak
 def test_ranks_of_two_machines_start_again_too_even_if_one_is_killed_while_the_first_one_evaluates(
     tmp_path: Path,
 ) -> None:
@@ -124,6 +126,7 @@ def test_nproc_passes_a_signal_on_saves_and_goes_on_later_as_if_it_had_not_been_
     assert_same_run(undisturbed["conv"], run_dir)
 
 
+@pytest.mark.soak
 def test_torchrun_that_is_stopped_never_ends_with_0_and_one_rank_may_go_on_where_two_stopped(tmp_path: Path) -> None:
     two, hold = tmp_path / "two", Hold(tmp_path / "hold", HELD)
     process = start(two, *LIMIT, "--precision", "fp32", torchrun=("--nproc-per-node=2",), hold=hold)
@@ -160,6 +163,7 @@ def test_what_a_rank_fails_on_by_itself_is_told_and_not_tried_again(tmp_path: Pa
     assert json.loads(stdout)["exit_code"] == 1
 
 
+@pytest.mark.soak
 def test_the_end_asked_for_after_a_save_on_one_rank_ends_all(tmp_path: Path) -> None:
     (tmp_path / "late_callback.py").write_text(
         "from ganctl.training.callbacks.base import Callback\n\n"
@@ -175,6 +179,7 @@ def test_the_end_asked_for_after_a_save_on_one_rank_ends_all(tmp_path: Path) -> 
     assert (json.loads(stdout)["stop_reason"], json.loads(stdout)["steps"]) == ("saved enough", 20)
 
 
+@pytest.mark.soak
 def test_a_signal_to_ranks_with_loaders_saves(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     loader = ("--set", "data.on_device=false", "--set", "data.num_workers=1")
@@ -237,6 +242,7 @@ def test_under_torchrun_one_rank_speaks(flag: str, tmp_path: Path) -> None:
     assert len(json.loads(stdout)) > 5
 
 
+@pytest.mark.soak
 def test_two_runs_of_two_ranks_share_a_machine(tmp_path: Path) -> None:
     processes = [start(tmp_path / name, "--nproc", "2", "--max-steps", "3") for name in "ab"]
     for process in processes:

@@ -29,6 +29,8 @@ from ganctl.training.sampling import (
 from ganctl.training.sampling.inspection import open_checkpoint
 from tests.conftest import Ganctl, train_small
 
+pytestmark = pytest.mark.soak
+
 # the limit lies just before the duration: the rate has fallen, and nobody scores 10,000 images. What makes a long one
 # better (feature matching, γ that stays, low rates at the end) makes so short a training worse
 LENGTH = ("train.duration=20500 images", "evaluation.every=20500 images")
