@@ -103,7 +103,7 @@ def train_small(run_dir: Path, *, preset: str = "conv", max_steps: int = 40, ext
 @pytest.fixture
 def few_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Complete runs are scored on 500 test images instead of 10,000, for tests that are about something else."""
-    monkeypatch.setattr("ganctl.training.callbacks.evaluation._TEST_IMAGES", 500)
+    monkeypatch.setattr("ganctl.training.callbacks.evaluation.TEST_IMAGES", 500)
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ def run_all(trials: Sequence[Trial], jobs: int) -> Iterator[tuple[Trial, dict[st
                 ) from error
 
 
-def _key(record: Mapping[str, Any]) -> str:
+def key(record: Mapping[str, Any]) -> str:
     """The fingerprint of a trial or of its record, as text."""
     names = [*(field.name for field in fields(Trial)), "settings"]
     return json.dumps({name: record.get(name) for name in names}, sort_keys=True)
@@ -237,8 +237,8 @@ def main(
         raise click.UsageError("found --images and --seconds, expected at most one of them.")
     duration = f"{images} images" if images else f"{seconds:g}s" if seconds else None
     trials = read_trials(file, seeds=seeds, duration=duration, num_images=num_images)
-    keys = {_key(trial.fingerprint()): trial for trial in trials}
-    done = {_key(record) for record in read_log(log)}
+    keys = {key(trial.fingerprint()): trial for trial in trials}
+    done = {key(record) for record in read_log(log)}
     failed = []
     for trial, outcome in run_all([trial for key, trial in keys.items() if key not in done], jobs):
         if isinstance(outcome, str):
@@ -250,7 +250,7 @@ def main(
         fd_ratio = outcome["fd_ratio"]
         score = "no Fréchet distance for this data" if fd_ratio is None else f"{fd_ratio:.1f} × the floor"
         click.echo(f"{trial.name}, seed {trial.seed}: {score}", err=True)
-    click.echo(table([record for record in read_log(log) if _key(record) in keys]))
+    click.echo(table([record for record in read_log(log) if key(record) in keys]))
     if failed:
         raise BenchError(f"{len(failed)} of {len(trials)} trials failed: {'; '.join(failed)}")
 

@@ -26,7 +26,8 @@ class Client(BaseClient):
 
     @cached_property
     def _http(self) -> httpx.Client:
-        return httpx.Client(**self._route.options)
+        options = {"transport": self.transport} if self.transport else self._route.options
+        return httpx.Client(**options)
 
     def __enter__(self) -> "Client":
         return self
@@ -81,7 +82,8 @@ class AsyncClient(BaseClient):
 
     @cached_property
     def _http(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(**self._route.options)
+        options = {"transport": self.transport} if self.transport else self._route.options
+        return httpx.AsyncClient(**options)
 
     async def __aenter__(self) -> "AsyncClient":
         return self

@@ -63,6 +63,7 @@ class BaseClient:
         *,
         token_file: Path | None = None,
         management_url: str | None = None,
+        transport: Any = None,
     ) -> None:
         """Prepare the connection; nothing is sent yet.
 
@@ -73,11 +74,13 @@ class BaseClient:
                 the time left and retried once, since TorchServe can lose a request together with a worker.
             token_file: replaces `token`; it is read again when the server rejects the key.
             management_url: where an expired key of `token_file` is renewed; None to never renew it.
+            transport: sends the requests in place of a connection, as httpx's `transport=`; for tests.
 
         Raises:
             RemoteError: the URL or the token file is invalid, or an environment variable names an unusable proxy or
                 unusable certificates.
         """
+        self.transport = transport
         parsed = parse_url(url)
         base = str(parsed).rstrip("/")
         self.url = base if parsed.path.strip("/") else base + _PATH

@@ -53,7 +53,7 @@ class ControlSocket:
             except OSError:
                 return  # closed
             with connection:
-                if _peer_uid(connection) in (os.getuid(), 0):
+                if peer_uid(connection) in (os.getuid(), 0):
                     with contextlib.suppress(OSError):  # the client has disconnected
                         _send(connection, self._execute(connection))
 
@@ -89,7 +89,7 @@ def send_command(port: int, command: Message) -> Message:
                 f"--port {port}: no `ganctl serve` of this user answers on this machine for that port ({error}). "
                 "Start one, or give the port that it printed."
             ) from error
-        if _peer_uid(connection) not in (os.getuid(), 0):
+        if peer_uid(connection) not in (os.getuid(), 0):
             raise ServerError(f"--port {port}: the server there is another user's. Deploy as that user.")
         _send(connection, command)
         answer = _receive(connection)
@@ -105,7 +105,7 @@ def _address(port: int) -> str:
     return f"\0ganctl-serve-{port}"
 
 
-def _peer_uid(connection: socket.socket) -> int:
+def peer_uid(connection: socket.socket) -> int:
     """The user id of the process at the other end."""
     option = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return int(_CREDENTIALS.unpack(option)[1])

@@ -52,7 +52,7 @@ class Checkpoint(Callback):
         self._file_pattern = _name_pattern(filename)
         self._unlisted: set[str] = set()  # names that have left the lists and are not deleted yet
         self._folder = Path()
-        self._every: ResolvedDuration | None = None
+        self.every: ResolvedDuration | None = None
         self._every_state: dict[str, Any] | None = None
         self.ranking: list[tuple[float | None, int, str]] = []
         self.recent: list[tuple[int, str]] = []
@@ -73,9 +73,9 @@ class Checkpoint(Callback):
         self._folder = run.run_dir / CHECKPOINTS
         self._folder.mkdir(parents=True, exist_ok=True)
         if self._settings.every is not None:
-            self._every = ResolvedDuration(self._settings.every, epoch_images=run.epoch_images)
+            self.every = ResolvedDuration(self._settings.every, epoch_images=run.epoch_images)
             if self._every_state is not None:
-                self._every.load_state_dict(self._every_state)
+                self.every.load_state_dict(self._every_state)
         self.ranking = [entry for entry in self.ranking if (self._folder / entry[2]).exists()]
         self.recent = [entry for entry in self.recent if (self._folder / entry[1]).exists()]
         if self.ranking:
@@ -86,9 +86,9 @@ class Checkpoint(Callback):
         self._delete_unlisted()
 
     def on_step(self, run: Run) -> None:
-        if self._every is not None:
-            self._every.update(run.clock)
-            if self._every.crossed(run.images, run.batch_size):
+        if self.every is not None:
+            self.every.update(run.clock)
+            if self.every.crossed(run.images, run.batch_size):
                 run.request_checkpoint()
 
     def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
@@ -172,7 +172,7 @@ class Checkpoint(Callback):
         raise damage
 
     def state_dict(self) -> dict[str, Any]:
-        every = self._every.state_dict() if self._every is not None else self._every_state
+        every = self.every.state_dict() if self.every is not None else self._every_state
         return {"ranking": self.ranking, "recent": self.recent, "every": every}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from ganctl.training.evaluation.classifier import Classifier, load_classifier
 from ganctl.training.evaluation.evaluator import Evaluator
 from ganctl.training.images.source import Source
 
-_TEST_IMAGES = 10_000
+TEST_IMAGES = 10_000
 _log = logging.getLogger(__name__)
 
 
@@ -54,7 +54,7 @@ class Evaluate(Callback):
 
     def on_measure(self, run: Run, source: Source, split: Split) -> Mapping[str, Any]:
         if split != "val":
-            return self._evaluator_of(run, split, _TEST_IMAGES).score(source)
+            return self._evaluator_of(run, split, TEST_IMAGES).score(source)
         assert self._evaluator is not None, "on_start runs first"
         return self._evaluator.score(source, full=False)
 

@@ -42,6 +42,11 @@ def load_folder(settings: DataSettings, split: Split) -> ImageSet:
     return ImageSet(tensors["images"][chosen], tensors["labels"][chosen], listing.class_names)
 
 
+def clear_memory_cache() -> None:
+    """Forgets the data set in memory: the next `load_folder` reads the folder or the user's cache again."""
+    _load.cache_clear()
+
+
 @lru_cache(maxsize=1)
 def _load(settings: DataSettings, listing: Listing) -> dict[str, Tensor]:
     _warn(*listing.notes)

@@ -32,9 +32,9 @@ from ganctl.training.evaluation.classifier import (
 from ganctl.training.models.base import to_float
 
 _BATCH = 128
-_MIN_BATCH, _MIN_STEPS = 32, 400  # for small data sets, whose epochs are short
+_MIN_BATCH, MIN_STEPS = 32, 400  # for small data sets, whose epochs are short
 _PEAK_RATE = 3e-3
-_EMA = 0.998  # largest decay; it is lower in short trainings, so that the average leaves out the first steps
+MAX_EMA_DECAY = 0.998  # largest decay; it is lower in short trainings, so that the average leaves out the first steps
 
 
 def train_classifier(
@@ -65,8 +65,8 @@ def train_classifier(
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=_PEAK_RATE, weight_decay=1e-2, fused=True)
     batch = min(_BATCH, max(_MIN_BATCH, len(data) // 16), len(data))
     steps = len(data) // batch
-    epochs = max(epochs, -(-_MIN_STEPS // steps))
-    decay = min(_EMA, 1 - 5 / (epochs * steps))
+    epochs = max(epochs, -(-MIN_STEPS // steps))
+    decay = min(MAX_EMA_DECAY, 1 - 5 / (epochs * steps))
     average = torch.optim.swa_utils.AveragedModel(
         classifier, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay), use_buffers=True
     )

@@ -21,7 +21,7 @@ from ganctl.training.models.build import build_discriminator, build_generator
 from ganctl.training.step.cuda_graph import StepRunner, find_eager_reason
 from ganctl.training.step.step import Step
 
-_BATCH_ON_CUDA, _BATCH_ON_CPU = 256, 64  # the batch size `auto`, as in the tutorial
+BATCH_ON_CUDA, BATCH_ON_CPU = 256, 64  # the batch size `auto`, as in the tutorial
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def check_ranks(config: Config, ranks: int) -> None:
 
 def _batch_size(config: Config, device: torch.device, ranks: Ranks, images: int) -> int:
     setting = config.train.batch_size
-    automatic = (_BATCH_ON_CUDA if device.type == "cuda" else _BATCH_ON_CPU) // ranks.size * ranks.size
+    automatic = (BATCH_ON_CUDA if device.type == "cuda" else BATCH_ON_CPU) // ranks.size * ranks.size
     size = max(ranks.size, automatic) if setting == "auto" else setting
     if size > images:
         hint = f"Give --batch-size {images}, or add images."

@@ -57,7 +57,14 @@ def count_ranks(nproc: str) -> int:
     return int(nproc)
 
 
-def run_ranks(command: Sequence[str], *, ranks: int, run_dir: Path, announce: Callable[[str], None]) -> RanksResult:
+def run_ranks(
+    command: Sequence[str],
+    *,
+    ranks: int,
+    run_dir: Path,
+    announce: Callable[[str], None],
+    launch: "Callable[[Sequence[str], int, Path], RanksResult | None] | None" = None,
+) -> RanksResult:
     """Runs a command as several ranks and waits until they end.
 
     Args:
@@ -65,6 +72,7 @@ def run_ranks(command: Sequence[str], *, ranks: int, run_dir: Path, announce: Ca
         ranks: the number of processes; without OMP_NUM_THREADS they share the cores equally.
         run_dir: the run folder, whose last checkpoint killed ranks resume from.
         announce: called with a message at each restart.
+        launch: starts the ranks once and returns None if one was killed; by default with torchrun's agent.
 
     Raises:
         TrainingError: ranks were killed at every one of four starts.
@@ -75,7 +83,7 @@ def run_ranks(command: Sequence[str], *, ranks: int, run_dir: Path, announce: Ca
     for attempt in range(_RESTARTS + 1):
         extra = ["--restarted"] if attempt else []
         with _logs(run_dir) as logs:
-            result = _launch([*command, *extra], ranks, logs)
+            result = (launch or _launch)([*command, *extra], ranks, logs)
         if result is not None:
             return result
         if attempt < _RESTARTS:

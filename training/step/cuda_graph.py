@@ -118,6 +118,11 @@ class StepRunner:
         else:
             replay()
 
+    @property
+    def captured(self) -> int:
+        """The number of captured graphs."""
+        return len(self._replays)
+
     def invalidate(self) -> None:
         """Drops all graphs, after the step's state moved to other memory; the next steps warm up and capture again."""
         self._inputs = ()

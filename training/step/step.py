@@ -64,7 +64,7 @@ class Step:
         """
         self.generator, self.discriminator, self.device = generator, discriminator, device
         self.rng = torch.Generator(device).manual_seed(config.train.seed)
-        self._config, self._ranks, self._step_inputs = config, ranks, StepInputs(device, on_device=capturable)
+        self._config, self._ranks, self.step_inputs = config, ranks, StepInputs(device, on_device=capturable)
         self._allow_sync = device.type == "cpu" and not capturable  # a CPU reads its tensors at no cost
         # kernels that are launched one by one gain nothing from side streams
         self._streams = StreamPool(device, _STREAMS) if capturable else NO_STREAMS
@@ -80,7 +80,7 @@ class Step:
             scaler=self._scaler,
             ranks=ranks,
             rng=self.rng,
-            step_inputs=self._step_inputs,
+            step_inputs=self.step_inputs,
             streams=self._streams,
             backend=backend,
         )
@@ -125,7 +125,7 @@ class Step:
     def prepare(self, *, step: int, progress: float, lr_factor: float = 1.0) -> tuple[str, ...]:
         """Sets the per-step scalars (the host's part of a step) and returns the names of the due phases, in order."""
         optimizer, final_factor = self._config.optimizer, self._config.loss.penalty_final_factor
-        self._step_inputs.set(
+        self.step_inputs.set(
             lr_factor=lr_factor,
             penalty_factor=decay("cosine", progress, optimizer.decay_start, final_factor, optimizer.decay_end),
             # the EMA decay ramps up, so that early weights lose their influence quickly
@@ -143,7 +143,7 @@ class Step:
         # the generator's weights are final for this step after this phase
         ema_phase = phases[0 if phases[0].network is self.generator else -1]
         for phase in phases:
-            phase.set_lr_factor(self._step_inputs.lr_factor)
+            phase.set_lr_factor(self.step_inputs.lr_factor)
             result = phase.backward(batch)
             if self._allow_sync and not math.isfinite(result.loss.item()):
                 self._nonfinite.check()
@@ -153,7 +153,7 @@ class Step:
                 with self._streams.stream(0):  # overlaps with the next phase
                     self._nonfinite.check()
             if phase is ema_phase:
-                self._ema.update(self._step_inputs.ema_weight)
+                self._ema.update(self.step_inputs.ema_weight)
             with self._streams.stream(_STREAMS - 1):
                 self._record(result.stats)
         self._streams.join()

@@ -84,7 +84,7 @@ class Server:
         self._sha256 = sha256
         self._requested_port = port
         self._startup_timeout = startup_timeout
-        self._folder: PrivateFolder | None = None
+        self.folder: PrivateFolder | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._ports: Ports | None = None
         self._versions: Versions | None = None
@@ -128,8 +128,8 @@ class Server:
 
     @property
     def _logs(self) -> Logs:
-        assert self._folder is not None, "not started"
-        return Logs(self._folder.path / "logs")
+        assert self.folder is not None, "not started"
+        return Logs(self.folder.path / "logs")
 
     @property
     def _ready_ports(self) -> Ports:
@@ -194,14 +194,14 @@ class Server:
             seconds: the time limit.
             abort: ends the wait at once when it is set.
         """
-        assert self._folder is not None, "not started"
+        assert self.folder is not None, "not started"
         assert self._metrics is not None, "not started"
         self._renew_token()
         self._drained = drain(
             self.pid,
             self.url,
-            self._authorization("inference"),
-            self._folder.path / "state",
+            self.authorization("inference"),
+            self.folder.path / "state",
             busy=self._metrics.any_worker_busy,
             seconds=seconds,
             abort=abort or threading.Event(),
@@ -224,14 +224,14 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        folder, self._folder = self._folder, None
+        folder, self.folder = self.folder, None
         if folder is not None:
             folder.delete()
         self.token_file = None
 
     def _launch(self, java: Path) -> None:
         assert self._ports is not None
-        folder = self._folder = PrivateFolder()
+        folder = self.folder = PrivateFolder()
         variables = environment(os.environ, folder.alias, page=self.page, access_log=self.access_log)
         self._versions = Versions(folder.path, variables)
         try:
@@ -256,17 +256,17 @@ class Server:
 
     def _open_endpoints(self) -> None:
         """Opens the endpoints of this process: metrics, management, and the control socket of `ganctl deploy`."""
-        assert self._folder is not None
+        assert self.folder is not None
         ports = self._ready_ports
         try:
             self._metrics = MetricsEndpoint(
                 ports.metrics,
-                counters=self._folder.path / "metrics",
-                front_end=self._folder.alias / "metrics.sock",
+                counters=self.folder.path / "metrics",
+                front_end=self.folder.alias / "metrics.sock",
                 workers=self.workers,
                 model=lambda: self.model_version,
             )
-            self._management = Management(ports.management, self._folder.alias / "management.sock")
+            self._management = Management(ports.management, self.folder.alias / "management.sock")
             self._control = ControlSocket(ports.inference, self._handle)
         except OSError as error:  # in use since the ports were checked
             names = f"{ports.management}, {ports.metrics} or the control socket of `ganctl deploy`"
@@ -281,9 +281,9 @@ class Server:
 
     def _wait_until_ready(self) -> None:
         assert self._process is not None
-        assert self._folder is not None
+        assert self.folder is not None
         deadline = time.monotonic() + self._startup_timeout
-        with front_end_client(self._folder.alias / "management.sock") as management:
+        with front_end_client(self.folder.alias / "management.sock") as management:
             while time.monotonic() < deadline:
                 if self._process.poll() is not None:
                     raise ServerError(f"TorchServe ended while starting.{self._logs.message()}")
@@ -297,7 +297,7 @@ class Server:
 
     def _workers_ready(self, management: httpx.Client) -> bool:
         try:
-            reply = management.get(f"/models/{MODEL_NAME}", headers=self._authorization("management"))
+            reply = management.get(f"/models/{MODEL_NAME}", headers=self.authorization("management"))
         except (httpx.TransportError, OSError, ValueError):
             return False  # TorchServe does not listen yet, or the token file is absent or incomplete
         if reply.status_code == 404:  # TorchServe listens only after it has tried to load the archive
@@ -310,7 +310,7 @@ class Server:
         return len(workers) >= self.workers and all(worker["status"] == "READY" for worker in workers)
 
     def _check_first_request(self) -> None:
-        headers = self._authorization("inference")
+        headers = self.authorization("inference")
         try:
             with local_client(base_url=self.url, timeout=30.0) as client:
                 reply = client.get(f"/predictions/{MODEL_NAME}", headers=headers)
@@ -328,15 +328,15 @@ class Server:
 
     def _renew_token(self) -> None:
         """Renews the inference token if it has expired: TorchServe's tokens are valid for an hour."""
-        assert self._folder is not None
+        assert self.folder is not None
         if self.token_file is None:
             return
         expiry = json.loads(self.token_file.read_text("utf-8"))["inference"]["expiration time"]
         if datetime.fromisoformat(expiry) <= datetime.now(UTC):
-            with front_end_client(self._folder.alias / "management.sock") as management:
-                management.get("/token", params={"type": "inference"}, headers=self._authorization("API"))
+            with front_end_client(self.folder.alias / "management.sock") as management:
+                management.get("/token", params={"type": "inference"}, headers=self.authorization("API"))
 
-    def _authorization(self, kind: Literal["management", "inference", "API"]) -> dict[str, str]:
+    def authorization(self, kind: Literal["management", "inference", "API"]) -> dict[str, str]:
         if self.token_file is None:
             return {}
         key = json.loads(self.token_file.read_text("utf-8"))[kind]["key"]

@@ -115,8 +115,8 @@ def test_a_worker_that_starts_anew_serves_the_new_version(server: Server, archiv
 def test_of_the_old_versions_only_the_one_before_is_kept(server: Server, archives: list[Path]) -> None:
     for archive in (archives[1], archives[0], archives[1]):
         server.deploy(archive)
-    assert server._folder is not None
-    assert len(list((server._folder.path / "versions").iterdir())) == 2
+    assert server.folder is not None
+    assert len(list((server.folder.path / "versions").iterdir())) == 2
 
 
 def test_the_command_deploys_into_the_server_of_a_port_and_takes_it_back(

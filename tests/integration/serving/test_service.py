@@ -145,7 +145,7 @@ def test_the_client_says_what_was_wrong(served: Running) -> None:
 
 def test_the_same_request_has_the_same_bytes_alone_and_under_load(served: Running, guarded: Server) -> None:
     asked: list[dict[str, Any]] = [{"digits": i % 10, "seed": i, "count": 1 + i % 7} for i in range(30)]
-    headers = guarded._authorization("inference")
+    headers = guarded.authorization("inference")
     for server in (served.url, guarded.url):
         with http.Client(base_url=server, headers=headers) as client:
             alone = [client.post("/predictions/digits", json=body) for body in asked]
@@ -162,7 +162,7 @@ def test_the_same_request_has_the_same_bytes_alone_and_under_load(served: Runnin
 
 
 def test_both_back_ends_draw_the_same_within_one_grey_level(served: Running, guarded: Server) -> None:
-    token = guarded._authorization("inference")["Authorization"].split()[1]
+    token = guarded.authorization("inference")["Authorization"].split()[1]
     with Client(served.url) as one, Client(guarded.url, token=token) as other:
         fields: dict[str, Any] = {"seed": 77, "count": 100}
         first, second = one.sample(**fields), other.sample(**fields)

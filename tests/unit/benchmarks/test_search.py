@@ -59,7 +59,7 @@ def test_a_trial_whose_settings_have_changed_since_is_another_one(tmp_path: Path
     for width in (8, 8, 16):
         config.write_text(f"[model]\nbase_channels = {width}\n")
         (trial,) = read_trials(path, seeds=1, duration="640 images", num_images=100)
-        keys.append(ganctl.benchmarks.quality.search._key(json.loads(json.dumps(trial.fingerprint()))))
+        keys.append(ganctl.benchmarks.quality.search.key(json.loads(json.dumps(trial.fingerprint()))))
     assert keys[0] == keys[1] != keys[2]
 
 

@@ -56,7 +56,7 @@ def test_what_cannot_be_done_is_told_with_its_exit_code(order: str, code: int, t
 
 @pytest.mark.usefixtures("listening")
 def test_a_stranger_is_neither_obeyed_nor_believed(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "_peer_uid", lambda connection: 12345)
+    monkeypatch.setattr(control, "peer_uid", lambda connection: 12345)
     with pytest.raises(ServerError, match="another user's"):
         send_command(port, {})
 

@@ -17,7 +17,7 @@ RegisterData = Callable[[str, Any], None]
 def data_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's cache of images that is empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    image_folder._load.cache_clear()
+    image_folder.clear_memory_cache()
     return tmp_path / "cache" / "ganctl" / "datasets"
 
 

@@ -111,7 +111,7 @@ def test_what_was_left_out_is_told_whenever_the_images_are_read(
     bad = spoil(root)
     for _ in range(2):
         caplog.clear()
-        image_folder._load.cache_clear()
+        image_folder.clear_memory_cache()
         read(root, skip_corrupt=True)
         told = [line for line in caplog.messages if "skips files that cannot be read as images (3)" in line]
         assert len(told) == 1

@@ -141,7 +141,7 @@ def test_an_unconditional_generator_has_a_class_balance(small_unconditional_run:
 def test_a_classifier_is_trained_on_the_images_of_a_run_or_a_file(
     small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, register_data: RegisterData
 ) -> None:
-    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._MIN_STEPS", 30)
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier.MIN_STEPS", 30)
 
     def few(settings: DataSettings, split: Split) -> ImageSet:
         whole = load_split(DataSettings(), split)

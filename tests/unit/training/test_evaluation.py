@@ -43,9 +43,9 @@ def test_the_committed_classifier_is_small_and_reads_the_test_set_as_well_as_it_
 
 def test_the_script_that_made_the_classifier_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "ganctl.training.evaluation.train_classifier._EMA", 0.9
+        "ganctl.training.evaluation.train_classifier.MAX_EMA_DECAY", 0.9
     )  # of a hundred steps instead of thousands
-    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._MIN_STEPS", 100)
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier.MIN_STEPS", 100)
     data = load_split(MNIST, "val")
     classifier = train_classifier(data, epochs=3, seed=1)
     fit = classify(classifier, data.images[:500]).predictions == data.labels[:500]
@@ -190,7 +190,7 @@ def test_scores_of_the_real_images_stand_beside_those_of_the_fakes(evaluator: Ev
 @pytest.fixture
 def odd_data(monkeypatch: pytest.MonkeyPatch, register_data: RegisterData) -> DataSettings:
     """A data set of one's own: 30 × 26 pixels, and only four test images."""
-    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._MIN_STEPS", 5)
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier.MIN_STEPS", 5)
 
     def odd(settings: DataSettings, split: str) -> ImageSet:
         n = {"train": 40, "val": 38, "test": 4}[split]

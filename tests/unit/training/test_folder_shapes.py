@@ -89,7 +89,7 @@ def test_images_outside_the_class_folders_are_told(part: str, tmp_path: Path, ca
         (root / part / name).write_bytes(b"x")
     for _ in range(2):  # from the cache, too
         caplog.clear()
-        image_folder._load.cache_clear()
+        image_folder.clear_memory_cache()
         read(root)
         assert f"{(root / part)}: 2 images outside the class folders are ignored" in caplog.text
 

@@ -56,7 +56,7 @@ def test_the_files_are_read_once_and_kept_with_a_digest(tmp_path: Path, data_cac
         facts = path.stat()
         path.write_bytes(bytes(facts.st_size))
         os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
-    image_folder._load.cache_clear()
+    image_folder.clear_memory_cache()
     assert torch.equal(read(root).images, first)
 
 
@@ -126,7 +126,7 @@ def test_a_damaged_cache_is_told_and_made_anew(
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    image_folder._load.cache_clear()
+    image_folder.clear_memory_cache()
     with caplog.at_level(logging.WARNING):
         assert torch.equal(read(root).images, first)
     assert "is damaged (found the SHA-256" in caplog.text
@@ -175,5 +175,5 @@ def test_worker_processes_read_the_same(tmp_path: Path, data_cache: Path) -> Non
     alone = read(root).images
     for path in data_cache.iterdir():
         path.unlink()
-    image_folder._load.cache_clear()
+    image_folder.clear_memory_cache()
     assert torch.equal(read(root, num_workers=2).images, alone)

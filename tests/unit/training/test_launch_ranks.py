@@ -1,5 +1,6 @@
 """`--nproc`: what the number may be, and which device each rank takes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,6 @@ import torch
 
 from ganctl.training.distributed.ranks import Ranks, choose_device
 from ganctl.training.errors import ConfigError, TrainingError
-from ganctl.training.loop import torchrun as launch_ranks
 from ganctl.training.loop.session import Session
 from ganctl.training.loop.torchrun import RanksResult, count_ranks, run_ranks
 
@@ -40,23 +40,22 @@ def test_ranks_that_torchrun_starts_again_need_the_folder_of_what_they_had_done(
 
 
 @pytest.mark.parametrize("kills", [0, 1, 3, 4])
-def test_killed_ranks_are_started_again_so_often_and_no_more(
-    kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_ranks_are_started_again_so_often_and_no_more(kills: int, tmp_path: Path) -> None:
     starts: list[list[str]] = []
 
-    def launch(arguments: list[str], ranks: int, logs: Path) -> RanksResult | None:
+    def launch(arguments: Sequence[str], ranks: int, logs: Path) -> RanksResult | None:
         assert logs.is_dir()
-        starts.append(arguments)
+        starts.append([*arguments])
         return None if len(starts) <= kills else RanksResult(0, "{}")
 
-    monkeypatch.setattr(launch_ranks, "_launch", launch)
     told: list[str] = []
     if kills < 4:
-        assert run_ranks(["train"], ranks=2, run_dir=tmp_path / "run", announce=told.append) == RanksResult(0, "{}")
+        assert run_ranks(
+            ["train"], ranks=2, run_dir=tmp_path / "run", announce=told.append, launch=launch
+        ) == RanksResult(0, "{}")
     else:
         with pytest.raises(TrainingError, match=r"ranks were killed 4 times .* Continue with --resume auto"):
-            run_ranks(["train"], ranks=2, run_dir=tmp_path / "run", announce=told.append)
+            run_ranks(["train"], ranks=2, run_dir=tmp_path / "run", announce=told.append, launch=launch)
     assert starts == [["train"], *[["train", "--restarted"]] * min(kills, 3)]
     assert len(told) == min(kills, 3)
     assert not (tmp_path / "run").exists(), "nothing was put there"

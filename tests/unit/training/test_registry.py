@@ -109,7 +109,7 @@ def test_a_run_of_ones_own_networks_loss_data_and_callback_goes_through_to_pictu
     own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "ganctl.training.evaluation.train_classifier._MIN_STEPS", 40
+        "ganctl.training.evaluation.train_classifier.MIN_STEPS", 40
     )  # how good the scores are is no matter
     settings = (
         f"model.generator='{own}:Tiny'", f"model.discriminator='{own}:Judge'", f"loss.name='{own}:Loss'",

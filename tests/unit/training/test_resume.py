@@ -209,5 +209,5 @@ def test_a_captured_run_that_goes_on_in_the_same_trainer_ends_with_the_bits_of_o
     trainer = launch(parts).build()
     trainer.fit(max_steps=17)
     trainer.fit(max_steps=40)
-    assert trainer._step_runner._replays, "or nothing was captured"
+    assert trainer.parts.step_runner.captured, "or nothing was captured"
     assert_same_run(whole, parts)

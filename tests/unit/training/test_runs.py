@@ -243,8 +243,8 @@ def test_a_template_that_cannot_be_filled_in_or_tell_steps_apart_is_refused_at_o
 
 def test_a_time_between_saves_that_was_measured_is_kept(tmp_path: Path) -> None:
     store = keeper(tmp_path, every="100s")
-    assert store._every is not None
-    store._every.images = 12_345
+    assert store.every is not None
+    store.every.images = 12_345
     resumed = Checkpoint(every="100s")
     resumed.load_state_dict(store.state_dict())
     assert resumed.state_dict() == store.state_dict()

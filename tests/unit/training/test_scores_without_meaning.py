@@ -33,7 +33,7 @@ FEW = "expected 200 or more of each"
 @pytest.fixture
 def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scoring classifier learns these simple sets in eighty steps."""
-    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._MIN_STEPS", 80)
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier.MIN_STEPS", 80)
 
 
 def noise(n: int, seed: int = 0) -> Tensor:

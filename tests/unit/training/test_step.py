@@ -98,7 +98,7 @@ def test_without_averaging_the_average_is_the_generator() -> None:
 def test_penalties_fall_between_their_shares_of_the_horizon(progress: float, share: float) -> None:
     _, step = build("optimizer.decay_start=0.3", "optimizer.decay_end=0.9", "loss.penalty_final_factor=0.2")
     step(*batch(), step=0, progress=progress)
-    assert step._step_inputs.penalty_factor == pytest.approx(0.2 + 0.8 * share)
+    assert step.step_inputs.penalty_factor == pytest.approx(0.2 + 0.8 * share)
 
 
 def test_each_network_has_its_learning_rate_times_the_schedules_factor() -> None:
@@ -179,7 +179,7 @@ def test_statistics_are_means_since_the_last_reading() -> None:
     assert first["r1"] > 0
     step(*batch(), step=1, progress=0.0)
     step(*batch(), step=2, progress=0.0)
-    assert step._stats_steps == {"discriminator": 2, "generator": 2}
+    assert step.state_dict()["stats_steps"] == {"discriminator": 2, "generator": 2}
     step.read_stats()
     assert step.read_stats()["loss_d"] == 0
 

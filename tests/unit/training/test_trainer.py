@@ -75,7 +75,7 @@ def test_the_same_words_again_go_on_with_what_auto_meant_when_the_run_began(
     words = ("train.batch_size=auto", "train.precision=auto")
     trainer = launch(tmp_path / "run", extra=words).build(max_steps=1)
     trainer.fit()
-    monkeypatch.setattr("ganctl.training.loop.build._BATCH_ON_CPU", 16)  # as on another kind of machine
+    monkeypatch.setattr("ganctl.training.loop.build.BATCH_ON_CPU", 16)  # as on another kind of machine
     again = Session(preset="conv", assignments=(*SHORT, *words), run_dir=tmp_path / "run", resume="auto")
     assert (again.config.train.batch_size, again.config.train.precision) == (64, trainer.config.train.precision)
     assert again.config.train.precision != "auto"
@@ -208,7 +208,7 @@ def test_a_new_time_horizon_is_measured_anew(tmp_path: Path) -> None:
 def test_allowed_changes_reach_the_optimizer(tmp_path: Path) -> None:
     run_dir = train_small(tmp_path / "run", max_steps=3)
     changed = Session(assignments=["optimizer.beta1=0.5"], run_dir=run_dir, resume="auto", allow_changes=True).build()
-    assert changed._step.phases[0].optimizer.param_groups[0]["betas"] == (0.5, 0.99)
+    assert changed.parts.step.phases[0].optimizer.param_groups[0]["betas"] == (0.5, 0.99)
 
 
 def test_more_label_accuracy_is_better_without_saying_so() -> None:

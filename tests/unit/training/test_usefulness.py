@@ -20,7 +20,7 @@ FEW = 1000
 def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, register_data: RegisterData) -> DataSettings:
     """A thousand digits to learn from, a thousand to test with."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("ganctl.training.evaluation.train_classifier._MIN_STEPS", 60)
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier.MIN_STEPS", 60)
 
     def load(settings: DataSettings, split: Split) -> ImageSet:
         return part("train" if split == "train" else "test", 0)
