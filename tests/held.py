@@ -75,7 +75,8 @@ class HeldGenerator(ConvGenerator):
         super().__init__(settings.latent_dim, classes, shape, settings.base_channels)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        if torch._C._get_tracing_state() is not None:  # as torch.jit.is_tracing, which has no types
+        # as torch.jit.is_tracing, which has no types
+        if torch._C._get_tracing_state() is not None:  # noqa: SLF001
             _hold(EXPORT)
         return super().forward(z, label)
 

@@ -86,7 +86,7 @@ class Service:
             page: whether a browser gets the page.
         """
         self.model = model
-        self._engine = engine
+        self.engine = engine
         self._identity = identity
         self._page = build_page(model) if page else None
         self._parser = Parser(model, page)
@@ -162,7 +162,7 @@ class Service:
         label = None
         if self.model.conditional:
             label = np.array([label for request in requests for label in request.labels or ()], np.int64)
-        images = self._engine.generate(z, label)
+        images = self.engine.generate(z, label)
         counts = [request.images for request in requests]
         return [images[end - count : end] for count, end in zip(counts, accumulate(counts), strict=True)]
 

@@ -27,7 +27,7 @@ def client_of(service: Service) -> Client:
         return httpx.Response(reply.status, content=reply.body, headers={"Content-Type": reply.media})
 
     client = Client("http://127.0.0.1:8080")
-    client._http = httpx.Client(transport=httpx.MockTransport(answer))
+    client.transport = httpx.MockTransport(answer)
     return client
 
 
@@ -120,7 +120,7 @@ def test_the_client_counts_the_classes_that_the_service_describes(load: Callable
 )
 def test_classes_that_cannot_be_counted_are_no_guess(status: int, body: dict[str, object], told: str) -> None:
     with Client("http://127.0.0.1:8080") as client:
-        client._http = httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(status, json=body)))
+        client.transport = httpx.MockTransport(lambda request: httpx.Response(status, json=body))
         with pytest.raises(RemoteError, match=told):
             client.count_classes()
 

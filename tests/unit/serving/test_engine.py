@@ -41,7 +41,7 @@ def drawn(engine: Engine, count: int) -> NDArray[np.uint8]:
 def test_every_image_is_the_same_alone_and_at_every_place_of_every_batch(
     load: Callable[..., Service], backend: str, conditional: bool, channels: int
 ) -> None:
-    engine = load(backend, conditional, channels)._engine
+    engine = load(backend, conditional, channels).engine
     z, label = latents(5, 70, 16), draw_labels(5, 70, 10)
     alone = np.concatenate(
         [engine.generate(z[i : i + 1], label[i : i + 1] if conditional else None) for i in range(len(z))]
@@ -61,7 +61,7 @@ def test_the_back_ends_agree_within_one_grey_level(
 ) -> None:
     z, label = latents(6, 50, 16), draw_labels(6, 50, 10) if conditional else None
     one, other = (
-        load(backend, conditional, channels)._engine.generate(z, label).astype(int)
+        load(backend, conditional, channels).engine.generate(z, label).astype(int)
         for backend in ("onnx", "torchscript")
     )
     assert np.abs(one - other).max() <= 1

@@ -42,7 +42,7 @@ def waiting(outcomes: list[Outcome], **options: Any) -> tuple[bytes, int]:
     """A picture by the client that waits, and how often it asked."""
     asked: list[httpx.Request] = []
     with Client(URL, **options) as client:
-        client._http = httpx.Client(transport=httpx.MockTransport(answering(outcomes, asked)))
+        client.transport = httpx.MockTransport(answering(outcomes, asked))
         return client.picture(digits=7), len(asked)
 
 
@@ -52,7 +52,7 @@ def awaiting(outcomes: list[Outcome], **options: Any) -> tuple[bytes, int]:
 
     async def ask() -> bytes:
         async with AsyncClient(URL, **options) as client:
-            client._http = httpx.AsyncClient(transport=httpx.MockTransport(answering(outcomes, asked)))
+            client.transport = httpx.MockTransport(answering(outcomes, asked))
             return await client.picture(digits=7)
 
     return asyncio.run(ask()), len(asked)
@@ -129,7 +129,7 @@ def test_attempts_have_half_of_the_time_that_is_left_and_all_of_it_after_one_wit
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     lost = httpx.ReadTimeout("nothing came")
     with Client(URL, timeout=5) as client:
-        client._http = httpx.Client(transport=httpx.MockTransport(answering([BUSY, lost, GOOD], asked)))
+        client.transport = httpx.MockTransport(answering([BUSY, lost, GOOD], asked))
         assert client.picture() == b"picture"
     assert [request.extensions["timeout"]["read"] for request in asked] == [2.5, 1.0, 1.0]
 
@@ -189,7 +189,7 @@ def test_a_key_that_is_too_old_is_read_again_and_then_renewed(tmp_path: Path, as
 
     def waiting() -> None:
         with Client(URL, **options) as client:
-            client._http = httpx.Client(transport=transport)
+            client.transport = transport
             write_keys(file, "two")
             assert client.picture() == b"picture"  # the file has another key by now
             assert not renewals
@@ -199,7 +199,7 @@ def test_a_key_that_is_too_old_is_read_again_and_then_renewed(tmp_path: Path, as
 
     async def awaiting() -> None:
         async with AsyncClient(URL, **options) as client:
-            client._http = httpx.AsyncClient(transport=transport)
+            client.transport = transport
             write_keys(file, "two")
             assert await client.picture() == b"picture"
             valid.append("nobody has it")
@@ -211,7 +211,7 @@ def test_a_key_that_is_too_old_is_read_again_and_then_renewed(tmp_path: Path, as
     else:
         waiting()
     with Client(URL, token_file=file) as client:
-        client._http = httpx.Client(transport=transport)
+        client.transport = transport
         valid.append("nobody has it")
         with pytest.raises(RemoteError, match="Token expired"):
             client.picture()  # nowhere to renew it

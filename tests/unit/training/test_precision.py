@@ -95,7 +95,7 @@ class Products(TorchDispatchMode):
         self.seen: Counter[torch.dtype] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func._overloadpacket in flop_registry:
+        if func._overloadpacket in flop_registry:  # noqa: SLF001 - torch's
             # what judges the features is fp32 always, and has few numbers
             self.seen.update(a.dtype for a in args if isinstance(a, Tensor) and a.numel() > 4096)
         return func(*args, **(kwargs or {}))
