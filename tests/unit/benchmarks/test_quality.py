@@ -47,6 +47,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return Finished(out, quality(out).run())
 
 
+@pytest.mark.soak
 def test_every_system_is_scored_at_the_end_and_on_the_way(finished: Finished) -> None:
     unconditional, conv = finished.results["systems"]
     for system in (unconditional, conv):

@@ -29,6 +29,7 @@ set = ["optimizer.lr=1e30"]
 """
 
 
+@pytest.mark.soak
 def test_finished_trials_are_logged_and_not_repeated_and_failures_are_told(tmp_path: Path) -> None:
     file, log = tmp_path / "trials.toml", tmp_path / "log.jsonl"
     file.write_text(TRIALS)

@@ -90,6 +90,7 @@ def test_a_meter_leaves_out_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None
     assert meter.results["memory_bytes"] > 50e6
 
 
+@pytest.mark.soak
 def test_loops_are_measured_in_processes_of_their_own() -> None:
     told: list[str] = []
     cases = [Case(system, "conv", 16, "fp32", ("model.base_channels=4",)) for system in ("step", "ours")]
@@ -148,6 +149,7 @@ def test_the_table_tells_every_loop_beside_its_peer() -> None:
     assert "- this was skipped: that" in lines
 
 
+@pytest.mark.soak
 def test_a_run_of_small_epochs_tells_how_its_steps_and_memory_grow() -> None:
     done = CliRunner().invoke(run_length.main, ["--epochs", "8"], catch_exceptions=False)
     found = json.loads(done.stdout.strip().splitlines()[-1])

@@ -156,5 +156,5 @@ def test_a_classifier_is_trained_on_the_images_of_a_run_or_a_file(
     assert abs(record["cas_gap"]) < 0.15
     done = evaluate(small_run, *words, "--cas-images", 200)
     assert done.exit_code == 0, done.stderr
-    assert "drawing 200 images" in done.stderr
+    assert "drawing 200 training images" in done.stderr
     assert "cas " in done.stdout

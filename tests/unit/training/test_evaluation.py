@@ -41,6 +41,7 @@ def test_the_committed_classifier_is_small_and_reads_the_test_set_as_well_as_it_
     assert read_classifier_metadata()["test_accuracy"] == f"{accuracy:.4f}"
 
 
+@pytest.mark.soak
 def test_the_script_that_made_the_classifier_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "ganctl.training.evaluation.train_classifier.MAX_EMA_DECAY", 0.9

@@ -24,7 +24,9 @@ from tests.unit.training.recorded import recorded
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("stop", [7, 20, 25])  # before the first evaluation, on one, between two
+@pytest.mark.parametrize(
+    "stop", [pytest.param(7, marks=pytest.mark.soak), 20, 25]
+)  # before the first evaluation, on one, between two
 def test_a_run_that_stops_and_resumes_ends_with_the_bits_of_one_that_does_not(
     preset: str, stop: int, tmp_path: Path
 ) -> None:
@@ -74,7 +76,7 @@ EVERYTHING = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [PRESETS[0], pytest.param(PRESETS[1], marks=pytest.mark.soak)])
 @pytest.mark.parametrize(
     ("way", "step"),
     # it goes on from the step itself, from the save before it, and from the evaluation before it; the next save after
