@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from ganctl.training.config.schema import DataSettings
-from ganctl.training.evaluation.classifier import classify, load_classifier
+from ganctl.training.evaluation.classifier import load_classifier
+from ganctl.training.evaluation.network import classify
 from tests import http
 from tests.e2e.elsewhere import PLACE, environment
 from tests.waiting import PATIENCE

@@ -8,8 +8,9 @@ from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.config.schema import Duration, EvaluationSettings
 from ganctl.training.data.base import Split
 from ganctl.training.device.timing import ResolvedDuration
-from ganctl.training.evaluation.classifier import Classifier, load_classifier
+from ganctl.training.evaluation.classifier import load_classifier
 from ganctl.training.evaluation.evaluator import Evaluator
+from ganctl.training.evaluation.network import Classifier
 from ganctl.training.images.source import Source
 
 TEST_IMAGES = 10_000

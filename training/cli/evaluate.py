@@ -184,7 +184,7 @@ def _cas_scores(opened: "OpenedSource", data: "DataSettings", cache: "TensorCach
 def _feature_networks(evaluator: "Evaluator", inception: "Inception | None") -> dict[str, Any]:
     """Returns the networks that the scores depend on, with their digests."""
     from ganctl.training.checkpoint.format import weights_digest
-    from ganctl.training.evaluation.classifier import FEATURES
+    from ganctl.training.evaluation.network import FEATURES
 
     classifier = evaluator.classifier
     facts = {

@@ -19,7 +19,7 @@ from ganctl.training.data.base import ImageSet
 from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
 from ganctl.training.evaluation.cache import TensorCache, images_digest
-from ganctl.training.evaluation.classifier import classify
+from ganctl.training.evaluation.network import classify
 from ganctl.training.evaluation.train_classifier import train_classifier
 
 IMAGES = 60_000

@@ -18,7 +18,7 @@ from ganctl.training.data.base import Split
 from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
 from ganctl.training.evaluation.cache import TensorCache, images_digest
-from ganctl.training.evaluation.classifier import Classifier, ClassifierOutput, classify, load_classifier
+from ganctl.training.evaluation.classifier import load_classifier
 from ganctl.training.evaluation.metrics import (
     Gaussian,
     class_balance,
@@ -26,6 +26,7 @@ from ganctl.training.evaluation.metrics import (
     inception_score,
     manifold_scores,
 )
+from ganctl.training.evaluation.network import Classifier, ClassifierOutput, classify
 from ganctl.training.evaluation.reference_stats import ReferenceStats, count_distinct, subsample
 from ganctl.training.evaluation.validity import ScorerAccuracy, mask_invalid_scores, too_few_images
 from ganctl.training.images.source import Source

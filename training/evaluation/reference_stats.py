@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ganctl.training.data.base import fixed_permutation
-from ganctl.training.evaluation.classifier import ClassifierOutput
 from ganctl.training.evaluation.metrics import (
     Gaussian,
     NeighborRadii,
@@ -14,6 +13,7 @@ from ganctl.training.evaluation.metrics import (
     frechet_distance,
     inception_score,
 )
+from ganctl.training.evaluation.network import ClassifierOutput
 
 
 @dataclass(frozen=True)

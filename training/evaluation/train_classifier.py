@@ -22,13 +22,7 @@ from ganctl.training.checkpoint.format import weights_digest
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet
 from ganctl.training.data.datasets import load_split
-from ganctl.training.evaluation.classifier import (
-    DIGEST_KEY,
-    MNIST_CLASSIFIER,
-    Classifier,
-    classify,
-    spatial_positions,
-)
+from ganctl.training.evaluation.network import DIGEST_KEY, MNIST_CLASSIFIER, Classifier, classify, spatial_positions
 from ganctl.training.models.base import to_float
 
 _BATCH = 128

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ganctl.training.errors import DataError, TrainingError
-from ganctl.training.evaluation.classifier import Classifier, classify, spatial_positions
+from ganctl.training.evaluation.network import Classifier, classify, spatial_positions
 from ganctl.training.evaluation.validity import ScorerAccuracy
 from ganctl.training.sampling.request import SampleBatch, SampleRequest, SampleRequestError, SampleResult
 from ganctl.training.sampling.samplers import Labels, Pixels, Sampler, draw

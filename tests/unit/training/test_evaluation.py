@@ -11,13 +11,7 @@ from ganctl.training.data.base import ImageSet, Split, fixed_permutation
 from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
 from ganctl.training.evaluation.aggregate import mean_and_deviation
-from ganctl.training.evaluation.classifier import (
-    MNIST_CLASSIFIER,
-    classify,
-    load_classifier,
-    read_classifier,
-    read_classifier_metadata,
-)
+from ganctl.training.evaluation.classifier import load_classifier, read_classifier, read_classifier_metadata
 from ganctl.training.evaluation.evaluator import Evaluator
 from ganctl.training.evaluation.metrics import (
     Gaussian,
@@ -27,6 +21,7 @@ from ganctl.training.evaluation.metrics import (
     inception_score,
     manifold_scores,
 )
+from ganctl.training.evaluation.network import MNIST_CLASSIFIER, classify
 from ganctl.training.evaluation.train_classifier import train_classifier
 from tests.unit.training.conftest import RegisterData
 

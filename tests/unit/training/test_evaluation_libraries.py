@@ -15,7 +15,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import fixed_permutation
 from ganctl.training.data.datasets import load_split
-from ganctl.training.evaluation.classifier import ClassifierOutput, classify, load_classifier
+from ganctl.training.evaluation.classifier import load_classifier
 from ganctl.training.evaluation.metrics import (
     Gaussian,
     NeighborRadii,
@@ -23,6 +23,7 @@ from ganctl.training.evaluation.metrics import (
     inception_score,
     manifold_scores,
 )
+from ganctl.training.evaluation.network import ClassifierOutput, classify
 
 N = 2000
 
