@@ -91,7 +91,8 @@ def build_wrapped(assignments: tuple[str, ...], ranks: Ranks, device: torch.devi
     backend = step.objective.backend
     bare: dict[str, Any] = {"generator": step.generator, "discriminator": step.discriminator}
     wrapped: dict[str, Any] = {name: DistributedDataParallel(network) for name, network in bare.items()}
-    wrapped["generator"].latent_dim = step.generator.latent_dim  # the phase samples latents of this size
+    # attributes of the generator that the objective reads
+    wrapped["generator"].latent_dim, wrapped["generator"].conditional = step.generator.latent_dim, True
 
     def in_phase(phase: Phase) -> Callable[[Batch], LossResult]:
         def inner(batch: Batch) -> LossResult:

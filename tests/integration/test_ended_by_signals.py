@@ -46,8 +46,8 @@ def check(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
         (signal.SIGINT, "sample {export} --count 9 --out {folder}/new/x.npz", 0),
         (signal.SIGINT, "export {run} --format torchscript --out {folder}/export", 0),
         (signal.SIGTERM, "export {run} --format torchscript --out {folder}/export", 2),
-        (signal.SIGTERM, "package {export} --out {folder}", 1),
-        (signal.SIGHUP, "package {export} --out {folder}/new/folder", 3),
+        (signal.SIGTERM, "package {export} --out {folder}", 0),
+        (signal.SIGHUP, "package {export} --out {folder}/new/folder", 0),
     ],
 )
 def test_in_the_middle_of_writing(

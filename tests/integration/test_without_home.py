@@ -47,7 +47,7 @@ def test_evaluation_needs_no_home(kind: str, stranger: Stranger) -> None:
     done = stranger.run("evaluate", "pretrained", "--num-images", 100, "--json", **variables)
     assert done.returncode == 0, done.stderr
     assert one_object(done.stdout)["num_images"] == 100
-    assert done.stderr.count("cannot be kept") == 1, "told once"
+    assert done.stderr.count("are not cached") == 1, "told once"
     assert "Traceback" not in done.stderr
 
 

@@ -101,7 +101,7 @@ def test_where_nothing_can_be_measured_the_reason_is_told(export: Path, tmp_path
     manifest = json.loads((tmp_path / "export" / "manifest.json").read_text())
     del manifest["files"]["generator.ts"]
     (tmp_path / "export" / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BenchError, match=r"torchscript: the export holds no generator\.ts"):
+    with pytest.raises(BenchError, match=r"torchscript: the export has no generator\.ts"):
         measure_all(
             source=tmp_path / "export", names=["torchscript"], seconds=0.1, repetitions=1, warm_up=0, announce=print
         )
