@@ -34,7 +34,10 @@ def export(source: Path, kinds: tuple[str, ...], out: Path | None, as_json: bool
     from ganctl.exports.manifest import NAME
 
     folder = write_export(
-        source, out=out, kinds=kinds or tuple(FILES), announce=lambda text: click.echo(text, err=True)
+        source,
+        out=out,
+        kinds=kinds or tuple(sorted(FILES, reverse=True)),
+        announce=lambda text: click.echo(text, err=True),
     )
     fields = json.loads((folder / NAME).read_text("utf-8"))
     if as_json:
