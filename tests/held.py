@@ -76,7 +76,7 @@ class HeldGenerator(ConvGenerator):
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         # as torch.jit.is_tracing, which has no types
-        if torch._C._get_tracing_state() is not None:  # noqa: SLF001
+        if torch._C._get_tracing_state() is not None:  # noqa: SLF001 - torch's
             _hold(EXPORT)
         return super().forward(z, label)
 

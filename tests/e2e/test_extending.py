@@ -31,18 +31,12 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(extended: Path, folder: Path, *words: str) -> str:
+def run(extended: Path, folder: Path, *words: str) -> bytes:
+    """The output of Python with these words, which imports the extended product."""
     environment = os.environ | {"PYTHONPATH": str(extended), "XDG_CACHE_HOME": str(folder / "cache")}
-    done = subprocess.run(
-        [sys.executable, "-m", "ganctl", *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, *words]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr.decode()
     return done.stdout
 
 
@@ -62,11 +56,11 @@ def test_a_reader_a_network_a_loss_term_a_callback_and_a_format_work_together(ex
     ]  # fmt: skip
     callback = ["--callback", "ganctl.training.callbacks.csv_scores:CsvScores"]
     assignments = [word for setting in settings for word in ("--set", setting)]
-    run(extended, tmp_path, "train", *assignments, *callback, "--max-steps", "2", "--run-dir", "run")
+    run(extended, tmp_path, "-m", "ganctl", "train", *assignments, *callback, "--max-steps", "2", "--run-dir", "run")
     stats = json.loads((tmp_path / "run/stats.jsonl").read_text("utf-8").splitlines()[0])
     assert stats["drift"] >= 0
     assert (tmp_path / "run/scores.csv").read_text("utf-8").startswith("step,images,")
-    run(extended, tmp_path, "export", "run", "--format", "onnx17", "--out", "export")
+    run(extended, tmp_path, "-m", "ganctl", "export", "run", "--format", "onnx17", "--out", "export")
     manifest = json.loads((tmp_path / "export/manifest.json").read_text("utf-8"))
     assert manifest["parity"].keys() == {"generator.opset17.onnx"}
 
@@ -83,16 +77,6 @@ service = Service.load(folder, {"backend": "onnx", "model_file": "generator.onnx
 assert reply.status == 200, reply
 sys.stdout.buffer.write(reply.body)
 """
-    environment = os.environ | {"PYTHONPATH": str(extended)}
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    (tmp_path / "seven.bmp").write_bytes(done.stdout)
+    (tmp_path / "seven.bmp").write_bytes(run(extended, tmp_path, "-c", script))
     with Image.open(tmp_path / "seven.bmp") as picture:
         assert (picture.format, picture.size) == ("BMP", (28, 28))

@@ -42,7 +42,7 @@ def test_a_demo_that_is_ended_ends_its_stage_which_saves(number: signal.Signals,
     second = start("demo", "--out", tmp_path / "demo", "--train-seconds", "600")
     _, err = second.communicate(timeout=PATIENCE)
     assert second.returncode == 2
-    assert "another demo works there" in err
+    assert "another demo uses it" in err
     process.send_signal(number)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number

@@ -203,7 +203,7 @@ def _load(image: Image.Image) -> tuple[Image.Image, str]:
             except Exception as error:
                 faults.append(f"{type(error).__name__}: {error}")
 
-        image.load_end = tolerant_load_end  # type: ignore[method-assign]
+        image.load_end = tolerant_load_end  # type: ignore[method-assign]  # of this image alone
     image.load()
     try:
         method = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))

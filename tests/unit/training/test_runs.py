@@ -163,7 +163,7 @@ def test_a_complete_run_may_keep_its_best_alone(tmp_path: Path) -> None:
         save(store, step, score)
     store.on_end(None, "max-steps", {})  # type: ignore[arg-type]
     assert "last" in steps(tmp_path), "a run that was stopped will want to go on"
-    store.on_end(None, "completed", {})  # type: ignore[arg-type]
+    store.on_end(None, "completed", {})  # type: ignore[arg-type]  # it does not read the run
     assert steps(tmp_path) == {"best": 1, "step-00000001": 1}
 
 
