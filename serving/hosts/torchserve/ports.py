@@ -71,7 +71,7 @@ def _reserve(address: str, number: int, port: int, name: str = "inference") -> I
     with contextlib.ExitStack() as stack:
         try:
             listener = stack.enter_context(socket.socket(family))
-            # SO_REUSEADDR, which Java sets too, allows a port in TIME_WAIT and lets Java listen on the port that is bound here.
+            # SO_REUSEADDR, as Java sets it, allows a port in TIME_WAIT and lets Java listen on the bound port.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` includes all IPv4 addresses
