@@ -43,7 +43,7 @@ def commands() -> Iterator[str]:
     """A section for each command: usage, help, options."""
     yield "## Commands"
     for name in COMMANDS:
-        context = click.Context(cli, info_name="ganctl")
+        context = click.Context(cli, info_name="ganctl", **cli.context_settings)
         command = cli.get_command(context, name)
         assert command is not None
         yield from _command(command, click.Context(command, info_name=name, parent=context))
@@ -68,7 +68,7 @@ def settings() -> Iterator[str]:
     yield "## Settings"
     yield _wrapped(
         "Set by a preset, `--config FILE.toml`, a variable such as `GANCTL_TRAIN__SEED=1`, or `--set train.seed=1`;"
-        " each wins over the ones before it. `ganctl train --print-config` shows all values with their sources."
+        " each overrides the ones before it. `ganctl train --print-config` shows all values with their sources."
     )
     for section, field in Config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
@@ -108,8 +108,8 @@ def http_fields() -> Iterator[str]:
     document = json.loads(build_openapi(model))
     yield "## HTTP fields"
     yield _wrapped(
-        "Of `GET /digits/predict?…` and `POST /predictions/digits`, here of a model with ten classes; the running"
-        " service describes itself under `Accept: application/openapi+json` ([service.md](service.md))."
+        "Fields of `GET /digits/predict?…` and `POST /predictions/digits`, for a model with ten classes. The running"
+        " service returns its own description for `Accept: application/openapi+json` ([service.md](service.md))."
     )
     rows = []
     for name, schema in document["components"]["schemas"]["Request"]["properties"].items():
