@@ -1,13 +1,32 @@
 """The commands `ganctl bench …`; each imports its modules only when it runs."""
 
+import functools
 import importlib.util
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ganctl.options import PathParam, json_option
 from ganctl.streams import emit
+
+_announce = functools.partial(click.echo, err=True)
+
+
+def _out_option(default: str, text: str = "Folder for the results.") -> Callable[[Any], Any]:
+    kind = PathParam(file_okay=False, path_type=Path)
+    return click.option("--out", default=Path(default), show_default=True, type=kind, help=text)
+
+
+def _seconds_option(default: float, text: str) -> Callable[[Any], Any]:
+    return click.option("--seconds", default=default, show_default=True, type=click.FloatRange(min=0.1), help=text)
+
+
+def _repetitions_option(default: int) -> Callable[[Any], Any]:
+    text = "Repetitions of all, interleaved."
+    return click.option("--repetitions", default=default, show_default=True, type=click.IntRange(min=1), help=text)
 
 
 @click.group()
@@ -16,54 +35,29 @@ def bench() -> None:
 
 
 @bench.command()
-@click.option(
-    "--seconds", default=4.0, show_default=True, type=click.FloatRange(min=0.1), help="Length of each measurement."
-)
-@click.option(
-    "--repetitions", default=5, show_default=True, type=click.IntRange(min=1), help="Repetitions of all, interleaved."
-)
+@_seconds_option(4.0, "Length of each measurement.")
+@_repetitions_option(5)
 @click.option("--growth/--no-growth", default=True, help="Also vary batch and network size, and time a long run.")
-@click.option(
-    "--out",
-    default=Path("bench-train"),
-    show_default=True,
-    type=PathParam(file_okay=False, path_type=Path),
-    help="Folder for the results.",
-)
+@_out_option("bench-train")
 @json_option
 def train(seconds: float, repetitions: int, growth: bool, out: Path, as_json: bool) -> None:
     """Compare the trainer's speed with bare loops, the tutorial under Lightning, and plain matrix products.
 
     Writes results.json, table.md and rates.png. Five repetitions take a quarter of an hour.
     """
+    _require_matplotlib()
+    from ganctl.benchmarks.figures import draw_rates
     from ganctl.benchmarks.speed.compare import measure_all
     from ganctl.benchmarks.speed.table import speed_table
 
-    _require_matplotlib()
-    from ganctl.benchmarks.figures import draw_rates
-
-    results = measure_all(
-        seconds=seconds, repetitions=repetitions, growth=growth, announce=lambda text: click.echo(text, err=True)
-    )
+    results = measure_all(seconds=seconds, repetitions=repetitions, growth=growth, announce=_announce)
     text = speed_table(results)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    (out / "table.md").write_text(text, "utf-8")
-    draw_rates(results, out / "rates.png")
-    if as_json:
-        emit(
-            results
-            | {"files": {name: str((out / name).resolve()) for name in ("results.json", "table.md", "rates.png")}}
-        )
-    else:
-        click.echo(text)
-        click.echo(f"results.json, table.md and rates.png are in {out}")
+    files = _save(out, results, text, {"rates.png": lambda path: draw_rates(results, path)})
+    _print(results, text, files, as_json)
 
 
 @bench.command()
-@click.option(
-    "--seconds", default=120.0, show_default=True, type=click.FloatRange(min=1), help="Training time of each run."
-)
+@_seconds_option(120.0, "Training time of each run.")
 @click.option("--draws", "seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Runs of each system.")
 @click.option("--system", "names", multiple=True, metavar="NAME", help="Only this system; may be repeated.")
 @click.option(
@@ -73,13 +67,7 @@ def train(seconds: float, repetitions: int, growth: bool, out: Path, as_json: bo
     type=click.IntRange(200, 10_000),
     help="Number of images to score.",
 )
-@click.option(
-    "--out",
-    default=Path("bench-quality"),
-    show_default=True,
-    type=PathParam(file_okay=False, path_type=Path),
-    help="Folder for the results; complete runs in it are reused.",
-)
+@_out_option("bench-quality", "Folder for the results; complete runs in it are reused.")
 @json_option
 def quality(seconds: float, seeds: int, names: tuple[str, ...], num_images: int, out: Path, as_json: bool) -> None:
     """Train the tutorial, two known GANs and our presets for the same time, and score all on the same test images.
@@ -93,34 +81,25 @@ def quality(seconds: float, seeds: int, names: tuple[str, ...], num_images: int,
     _require_matplotlib()
     from ganctl.benchmarks.figures import draw_curves, draw_samples
 
-    comparison = QualityBenchmark(
-        out,
-        seconds=seconds,
-        seeds=seeds,
-        num_images=num_images,
-        names=names,
-        announce=lambda text: click.echo(text, err=True),
+    benchmark = QualityBenchmark(
+        out, seconds=seconds, seeds=seeds, num_images=num_images, names=names, announce=_announce
     )
-    results = comparison.run()
+    results = benchmark.run()
     if not results["systems"]:
         raise BenchError(f"every run failed: {results['failed']}")
     text = table(results)
-    (out / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    (out / "table.md").write_text(text, "utf-8")
     first_runs = [(system["name"], system["runs"][0]["seed"]) for system in results["systems"]]  # not the best ones
-    rows = [("real images", real_samples()), *((name, comparison.samples(name, seed)) for name, seed in first_runs)]
-    draw_samples(rows, out / "samples.png")
-    draw_curves(results, out / "fd.png")
+    rows = [("real images", real_samples()), *((name, benchmark.samples(name, seed)) for name, seed in first_runs)]
+    figures = {
+        "samples.png": lambda path: draw_samples(rows, path),
+        "fd.png": lambda path: draw_curves(results, path),
+    }
+    files = _save(out, results, text, figures)
     if results["failed"]:
         click.echo(text, err=as_json)
         raise BenchError(f"{', '.join(results['failed'])} failed; the other runs are in {out}. Run the command again.")
-    if as_json:
-        files = {name: str((out / name).resolve()) for name in ("results.json", "table.md", "samples.png", "fd.png")}
-        without_runs = [{key: value for key, value in system.items() if key != "runs"} for system in results["systems"]]
-        emit(results | {"systems": without_runs, "files": files})
-    else:
-        click.echo(text)
-        click.echo(f"results.json, table.md, samples.png and fd.png are in {out}")
+    without_runs = [{key: value for key, value in system.items() if key != "runs"} for system in results["systems"]]
+    _print(results | {"systems": without_runs}, text, files, as_json)
 
 
 @bench.command()
@@ -128,25 +107,15 @@ def quality(seconds: float, seeds: int, names: tuple[str, ...], num_images: int,
     "--source", type=PathParam(path_type=Path), help="Run or export.  [default: `quick`, trained for 200 steps]"
 )
 @click.option("--only", "names", multiple=True, metavar="NAME", help="Only this server; may be repeated.")
-@click.option(
-    "--seconds", default=3.0, show_default=True, type=click.FloatRange(min=0.1), help="Length of each measurement."
-)
-@click.option(
-    "--repetitions", default=3, show_default=True, type=click.IntRange(min=1), help="Repetitions of all, interleaved."
-)
+@_seconds_option(3.0, "Length of each measurement.")
+@_repetitions_option(3)
 @click.option(
     "--warm-up", default=8.0, show_default=True, type=click.FloatRange(min=0), help="Seconds of warm-up at each start."
 )
 @click.option(
     "--into", type=PathParam(exists=True, dir_okay=False, path_type=Path), help="Markdown file for the table."
 )
-@click.option(
-    "--out",
-    default=Path("bench-serve"),
-    show_default=True,
-    type=PathParam(file_okay=False, path_type=Path),
-    help="Folder for the results.",
-)
+@_out_option("bench-serve")
 @json_option
 def serve(
     source: Path | None,
@@ -168,26 +137,33 @@ def serve(
     from ganctl.benchmarks.serving.table import replace_table, serve_table
 
     results = measure_all(
-        source=source,
-        names=names,
-        seconds=seconds,
-        repetitions=repetitions,
-        warm_up=warm_up,
-        announce=lambda text: click.echo(text, err=True),
+        source=source, names=names, seconds=seconds, repetitions=repetitions, warm_up=warm_up, announce=_announce
     )
     text = serve_table(results)
+    files = _save(out, results, text, {"serving.png": lambda path: draw_serving(results, path)})
+    if into is not None:
+        replace_table(into, text)
+    _print(results, text, files, as_json)
+
+
+def _save(
+    out: Path, results: Mapping[str, Any], text: str, figures: Mapping[str, Callable[[Path], None]]
+) -> dict[str, str]:
+    """Writes results.json, table.md and the figures into a folder; returns the absolute path of each file."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
     (out / "table.md").write_text(text, "utf-8")
-    draw_serving(results, out / "serving.png")
-    if into is not None:
-        replace_table(into, text)
+    for name, draw in figures.items():
+        draw(out / name)
+    return {name: str((out / name).resolve()) for name in ("results.json", "table.md", *figures)}
+
+
+def _print(results: dict[str, Any], text: str, files: Mapping[str, str], as_json: bool) -> None:
     if as_json:
-        files = {name: str((out / name).resolve()) for name in ("results.json", "table.md", "serving.png")}
         emit(results | {"files": files})
     else:
         click.echo(text)
-        click.echo(f"results.json, table.md and serving.png are in {out}")
+        click.echo(f"Files: {', '.join(files.values())}")
 
 
 def _require_matplotlib() -> None:

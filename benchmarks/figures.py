@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,6 +9,8 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
+from ganctl.benchmarks.report import JsonObject
+from ganctl.benchmarks.speed.table import groups
 from ganctl.training.images.pictures import tile
 
 # Okabe and Ito's color-blind safe palette, and a marker for each color
@@ -24,7 +25,6 @@ _STYLE = {
     "grid.color": "#dddddd",
     "legend.frameon": False,
 }
-Record = dict[str, Any]
 
 
 def draw_samples(rows: Sequence[tuple[str, NDArray[np.uint8]]], path: Path) -> None:
@@ -46,7 +46,7 @@ def draw_samples(rows: Sequence[tuple[str, NDArray[np.uint8]]], path: Path) -> N
         plt.close(figure)
 
 
-def draw_curves(results: Record, path: Path) -> None:
+def draw_curves(results: JsonObject, path: Path) -> None:
     """Draws FD (× floor) over seconds of training, log-log: mean over the seeds, and a band from minimum to maximum."""
     with mpl.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
@@ -70,24 +70,23 @@ def draw_curves(results: Record, path: Path) -> None:
         plt.close(figure)
 
 
-def draw_rates(results: Record, path: Path) -> None:
+def draw_rates(results: JsonObject, path: Path) -> None:
     """Draws images/s of each loop, in a panel per preset and batch size; bars span the repetitions."""
-    keys = list(dict.fromkeys((case["preset"], case["batch"]) for case in results["cases"]))
-    groups = [[case for case in results["cases"] if (case["preset"], case["batch"]) == key] for key in keys]
-    heights = [len(group) for group in groups]
+    by_preset = list(groups(results["cases"]))
+    heights = [len(group) for group in by_preset]
     with mpl.rc_context(_STYLE | {"axes.grid.axis": "x"}):
         figure, panels = plt.subplots(
-            len(groups), figsize=(8, 0.36 * sum(heights) + 0.9 * len(groups)), height_ratios=heights, squeeze=False,
+            len(heights), figsize=(8, 0.36 * sum(heights) + 0.9 * len(heights)), height_ratios=heights, squeeze=False,
             layout="constrained",
         )  # fmt: skip
-        for axes, (preset, batch), group in zip(panels[:, 0], keys, groups, strict=True):
+        for axes, group in zip(panels[:, 0], by_preset, strict=True):
             names = [f"{case['system']} {case['precision']}" for case in group]
             rates = np.array([case["images_per_second"] for case in group])
             spread = np.array([[min(case["rates"]), max(case["rates"])] for case in group]).T
             colors = [_COLORS[0] if case["system"].startswith("ours") else "#999999" for case in group]
             axes.barh(names, rates, color=colors, xerr=np.abs(spread - rates), ecolor="#333333", capsize=3)
             axes.invert_yaxis()
-            axes.set_title(f"{preset}, batch {batch}", loc="left", fontsize=11)
+            axes.set_title(f"{group[0]['preset']}, batch {group[0]['batch']}", loc="left", fontsize=11)
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
             axes.set_axisbelow(True)
         panels[-1, 0].set_xlabel("images/s")
@@ -95,7 +94,7 @@ def draw_rates(results: Record, path: Path) -> None:
         plt.close(figure)
 
 
-def draw_serving(results: Record, path: Path) -> None:
+def draw_serving(results: JsonObject, path: Path) -> None:
     """Draws medians of requests/s and of the 99th percentile latency over connections, for POST."""
     with mpl.rc_context(_STYLE):
         figure, (rates, latencies) = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
@@ -118,8 +117,11 @@ def draw_serving(results: Record, path: Path) -> None:
         plt.close(figure)
 
 
-def _curve(curves: Sequence[Sequence[Record]]) -> tuple[NDArray[np.float64], ...]:
-    """Seconds, and mean, minimum and maximum FD over the seeds; aligned at the end, as a slow start may skip copies."""
+def _curve(curves: Sequence[Sequence[JsonObject]]) -> tuple[NDArray[np.float64], ...]:
+    """Returns seconds, and mean, minimum and maximum FD over the seeds.
+
+    The curves are aligned at the end, because a run with a slow start may skip the first snapshots.
+    """
     length = min(len(curve) for curve in curves)
     seconds = np.array([[point["seconds"] for point in curve[-length:]] for curve in curves])
     distances = np.array([[point["fd_ratio"] for point in curve[-length:]] for curve in curves])

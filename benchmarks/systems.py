@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ganctl.benchmarks.quality.own import QUIET
+from ganctl.benchmarks.quality.our_trainer import QUIET
 from ganctl.training.config.resolve import preset_names, resolve
 from ganctl.training.config.schema import Config
 
@@ -55,7 +55,9 @@ def systems() -> list[System]:
     return [
         System("tutorial", 'PyTorch Lightning\'s tutorial "basic GAN" as published, by lightning'),
         System(
-            "tutorial-sound", "our preset lightning-basic-gan: the tutorial, corrected", preset="lightning-basic-gan"
+            "lightning-basic-gan",
+            "our preset lightning-basic-gan: the tutorial, corrected",
+            preset="lightning-basic-gan",
         ),
         System("ns-gan", "Lucic et al. 2018, our trainer", config_file=_CONFIGS / "ns-gan.toml"),
         System("wgan-gp", "Lucic et al. 2018, our trainer", config_file=_CONFIGS / "wgan-gp.toml"),

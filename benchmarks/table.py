@@ -1,11 +1,10 @@
 """Results table of `ganctl bench quality`."""
 
-from typing import Any
+from ganctl.benchmarks.report import JsonObject, markdown_table
 
-Record = dict[str, Any]
 _COLUMNS = (  # title, name in the results, format
     ("FD, × floor", "fd_ratio", ".1f"),
-    ("worst seed", "worst_fd_times_floor", ".1f"),
+    ("worst seed", "worst_fd_ratio", ".1f"),
     ("label accuracy", "label_accuracy", ".3f"),
     ("precision", "precision", ".3f"),
     ("recall", "recall", ".3f"),
@@ -16,31 +15,30 @@ _COLUMNS = (  # title, name in the results, format
 )
 
 
-def table(results: Record) -> str:
+def table(results: JsonObject) -> str:
     """Returns the results in Markdown, with the conditions, and the systems that were skipped or failed."""
     machine, seeds = results["machine"], results["seeds"]
     threads = {run["threads"] for system in results["systems"] for run in system["runs"]}
     lines = [
         f"Each system trains for {results['budget_seconds']:g} s of wall clock from its first step, in a process of"
-        " its own; start-up, evaluations, saves and copies of the generator do not count. A preset, whose schedules"
+        " its own; start-up, evaluations, saves and snapshots of the generator do not count. A preset, whose schedules"
         " follow the time, may end slightly earlier. The final generator is scored on"
         f" {results['num_images']:,} test images. Mean ± standard deviation; seeds: {seeds}.",
         f"{machine['device']}; cores: {machine['cores']}, threads: {'/'.join(map(str, sorted(threads)))}; torch"
         f" {machine['torch']}, Python {machine['python']}.",
         "",
-        f"| {' | '.join(['system', *(title for title, _, _ in _COLUMNS)])} |",
-        f"| {' | '.join(['---'] * (1 + len(_COLUMNS)))} |",
     ]
-    for system in results["systems"]:
-        cells = [_cell(system, name, form) for _, name, form in _COLUMNS]
-        lines.append(f"| {' | '.join([system['name'], *cells])} |")
+    rows = [
+        [system["name"], *(_cell(system, name, form) for _, name, form in _COLUMNS)] for system in results["systems"]
+    ]
+    lines += markdown_table(["system", *(title for title, _, _ in _COLUMNS)], rows)
     lines += ["", *(f"- {system['name']}: {system['what']}" for system in results["systems"])]
     lines += [f"- {name} was skipped: {why}" for name, why in results["skipped"].items()]
     lines += [f"- {name} failed: {why}" for name, why in results["failed"].items()]
     return "\n".join(lines) + "\n"
 
 
-def _cell(system: Record, name: str, form: str) -> str:
+def _cell(system: JsonObject, name: str, form: str) -> str:
     mean, std = system["mean"].get(name, system.get(name)), system["std"].get(name)
     if mean is None:
         return "–"

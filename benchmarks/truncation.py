@@ -9,13 +9,26 @@ The service and `sample` scale the latents: z · T, a normal distribution with a
 from pathlib import Path
 
 import click
+from torch import Tensor
 
 from ganctl.training.cli.inspect import open_source
 from ganctl.training.evaluation.evaluator import Evaluator
-from ganctl.training.images.source import TruncatedSource
+from ganctl.training.images.source import Source
 
 VALUES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 COLUMNS = ("precision", "recall", "density", "coverage", "fd", "label_accuracy")
+
+
+class TruncatedSource:
+    """A source whose latents are multiplied by `truncation`, 0 to 1."""
+
+    def __init__(self, source: Source, truncation: float) -> None:
+        self._source, self._truncation = source, truncation
+        self.latent_dim, self.conditional, self.class_names = source.latent_dim, source.conditional, source.class_names
+
+    def draw(self, z: Tensor, label: Tensor) -> Tensor:
+        """Draws images; see `Source.draw`."""
+        return self._source.draw(z * self._truncation, label)
 
 
 @click.command()
@@ -25,6 +38,7 @@ COLUMNS = ("precision", "recall", "density", "coverage", "fd", "label_accuracy")
 def main(source: Path, num_images: int, values: tuple[float, ...]) -> None:
     """Print a table of scores by truncation."""
     opened = open_source(source)
+    assert opened.source is not None, "open_source opens no image files"
     evaluator = Evaluator(opened.data, "test", num_images=num_images)
     click.echo(f"{evaluator.num_images:,} images, floor {evaluator.real.floor:.2f}")
     click.echo(f"| truncation | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")

@@ -1,5 +1,5 @@
-# The buildah form of the functions that docker/images.sh calls; see engine.sh. Its base image is a Debian made by
-# debootstrap (cached in $work), so nothing but Debian's and Python's package indexes is needed.
+# The functions of engine.sh for buildah. debootstrap makes the base image, a Debian (cached in $work), so only the
+# package indexes of Debian and Python are needed.
 # shellcheck shell=bash disable=SC2154  # $work comes from images.sh
 
 user=10001  # of both images
@@ -11,7 +11,7 @@ prepare_engine() {
     if [ -z "${BASE_IMAGE:-}" ] && ! buildah inspect --type image "$base" > /dev/null 2>&1; then make_base; fi
     volume="$work/volume-$$"
     install -d -o "$user" -g "$user" "$volume"
-    # Cached layers make a second build quick, but the vfs driver would copy the whole image for each of them.
+    # Cached layers make a second build fast, but the driver vfs copies the whole image for each layer.
     layers=false
     if buildah info | grep -q '"GraphDriverName": "overlay"'; then layers=true; fi
 }
@@ -23,7 +23,7 @@ make_base() {
         read -r mirror suite < <(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(LABEL)' \
             'Created-By: Packages' | awk '$3 == "Debian" && $2 !~ /-/ {print $1, $2; exit}')
         if [ -z "${mirror:-}" ]; then
-            echo "images.sh: apt knows no Debian mirror to make a base image from; run 'apt-get update' first." >&2
+            echo "images.sh: apt has no Debian mirror for the base image. Run 'apt-get update' first." >&2
             return 1
         fi
         echo "making a base image: Debian $suite with Python"
@@ -54,11 +54,11 @@ create() {
     local declared
     container="$(buildah from "$1")"
     containers+=("$container")
-    # buildah mounts a declared volume and one given with -v over each other in no certain order: only -v is wanted.
+    # A declared volume and -v would be mounted over each other in undefined order; remove the declared one.
     for declared in $(image_config "$1" Volumes); do buildah config --volume "$declared-" "$container"; done
 }
 
-# run_once IMAGE COMMAND…: in a new container, with the smoke test's volume at /runs.
+# run_once IMAGE COMMAND…: runs a command in a new container, with the smoke test's volume at /runs.
 run_once() {
     local container status=0
     create "$1"
@@ -67,8 +67,8 @@ run_once() {
     return "$status"
 }
 
-# start IMAGE: the image's own entry point and command, on free ports because the network is the host's, with the
-# archive at /models; sets $server and $port.
+# start IMAGE: starts the image's entry point and command with the archive at /models; sets $server and $port. The ports
+# are free ones, because the network is the host's.
 start() {
     local container command
     create "$1"
@@ -77,14 +77,14 @@ start() {
     mapfile -t command < <(image_config "$1" Entrypoint; image_config "$1" Cmd)
     root="$(buildah mount "$server")"
     touch "$work/started"
-    # SIGTERM to `buildah run` would kill what it runs, so the server tells its process id (the host's: no namespace).
+    # SIGTERM to `buildah run` would kill the server, so the server writes its process id (there is no pid namespace).
     # shellcheck disable=SC2016
     buildah run --isolation chroot -v "$volume:/models:ro" "$server" -- \
         sh -c 'echo $$ > /tmp/smoke.pid; exec "$@"' sh "${command[@]}" --port "$port" > "$work/serve.log" 2>&1 &
     runner=$!
 }
 
-# free_ports: the first of five consecutive free ports (inference, management, metrics, two of gRPC).
+# free_ports: prints the first of five consecutive free ports (inference, management, metrics, two of gRPC).
 free_ports() {
     python3 -c '
 import socket
@@ -100,19 +100,19 @@ running() { kill -0 "$runner" 2> /dev/null; }
 
 server_log() { cat "$work/serve.log"; }
 
-# inside COMMAND…: in the running server's container.
+# inside COMMAND…: runs a command in the running server's container.
 inside() {
     buildah run --isolation chroot --env "GANCTL_HEALTH_URL=http://127.0.0.1:$((port + 1))/models/digits" \
         "$server" -- "$@"
 }
 
-# stop: SIGTERM, as an engine sends it; the exit status of the server.
+# stop: sends SIGTERM, as an engine does; returns the server's exit status.
 stop() {
     kill -TERM "$(cat "$root/tmp/smoke.pid")"
     wait "$runner"
 }
 
-# written_files: what the server wrote outside its temporary folder.
+# written_files: prints the files that the server wrote outside /tmp.
 written_files() {
     find "$root" -xdev -type f -newer "$work/started" ! -path "$root/tmp/*" ! -path "$root/etc/*" -printf '/%P\n'
 }

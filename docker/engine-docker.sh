@@ -1,4 +1,4 @@
-# The Docker form of the functions that docker/images.sh calls; see engine.sh.
+# The functions of engine.sh for Docker.
 # shellcheck shell=bash disable=SC2034  # $server and $port are for images.sh
 
 volume=""
@@ -16,10 +16,10 @@ image_size() { docker image ls --format '{{.Size}}' "$1"; }
 # build IMAGE DOCKERFILE [ARGUMENT…]
 build() { DOCKER_BUILDKIT=1 docker build -t "$1" -f "$2" --build-arg "BASE_IMAGE=$base" "${@:3}" .; }
 
-# run_once IMAGE COMMAND…: in a new container, with the smoke test's volume at /runs.
+# run_once IMAGE COMMAND…: runs a command in a new container, with the smoke test's volume at /runs.
 run_once() { docker run --rm -v "$volume:/runs" --entrypoint "$2" "$1" "${@:3}"; }
 
-# start IMAGE: as it would be deployed, read-only, with the archive at /models; sets $server and $port.
+# start IMAGE: starts the server as in a deployment, read-only, with the archive at /models; sets $server and $port.
 start() {
     server="ganctl-smoke-serve-$$"
     docker run -d --name "$server" --read-only --tmpfs /tmp:exec --cap-drop ALL --security-opt no-new-privileges \
@@ -31,16 +31,16 @@ running() { [ "$(docker inspect -f '{{.State.Running}}' "$server")" = true ]; }
 
 server_log() { docker logs "$server" 2>&1; }
 
-# inside COMMAND…: in the running server's container.
+# inside COMMAND…: runs a command in the running server's container.
 inside() { docker exec "$server" "$@"; }
 
-# stop: SIGTERM, as an engine sends it; the exit status of the server.
+# stop: sends SIGTERM, as an engine does; returns the server's exit status.
 stop() {
     docker stop -t 30 "$server" > /dev/null
     return "$(docker inspect -f '{{.State.ExitCode}}' "$server")"
 }
 
-# written_files: what the server wrote outside its temporary folder (nothing can be, on a read-only root).
+# written_files: prints the files that the server wrote outside /tmp; none here, because the root is read-only.
 written_files() { :; }
 
 clean_engine() {

@@ -1,9 +1,9 @@
-# What docker/images.sh needs of a container engine, in two forms behind the same names: Docker, or, where no Docker
-# engine runs, buildah with chroot isolation (no daemon, no cgroups, no network of its own: containers see the host's).
-# Sourced, not run. Uses $work (a folder for logs and caches) and sets $engine.
+# Functions of a container engine for docker/images.sh, with two implementations: Docker, or, if no Docker engine runs,
+# buildah with chroot isolation (without daemon and cgroups; containers share the host's network). Sourced, not run.
+# Uses $work (a folder for logs and caches) and sets $engine.
 # shellcheck shell=bash
 
-# image_config IMAGE FIELD: the entries of a list (or a set, or the one value) of the image's config, one a line.
+# image_config IMAGE FIELD: prints a field of the image's config: a value, or a list or set, one entry per line.
 image_config() {
     inspect_image "$1" | python3 -c '
 import json, sys
@@ -20,8 +20,8 @@ choose_engine() {
     elif command -v buildah > /dev/null && command -v debootstrap > /dev/null && [ "$(id -u)" = 0 ]; then
         engine=buildah
     else
-        echo "images.sh: no Docker engine answers ('docker info' fails), and its stand-in is not complete: it takes" \
-            "root and the Debian packages buildah and debootstrap (apt-get install buildah debootstrap)." >&2
+        echo "images.sh: found no Docker engine ('docker info' fails). Start one, or run this as root with the Debian" \
+            "packages buildah and debootstrap (apt-get install buildah debootstrap)." >&2
         exit 1
     fi
     # shellcheck source=/dev/null

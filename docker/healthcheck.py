@@ -27,28 +27,14 @@ def unhealthy_reason(models: Any) -> str | None:
     """Returns why the management API's description of a model is unhealthy, or None.
 
     Args:
-        models: a list with an object for each version: {"minWorkers", "workers": [{"id", "status"}, …], …}.
+        models: a list with one object: {"minWorkers", "workers": [{"id", "status"}, …], …}.
     """
-    if not isinstance(models, list) or not models:
-        return "the management API: found no model, expected one"
-    for model in models:
-        workers = model["workers"]
-        not_ready = [
-            f"worker {worker['id']} is {worker['status']}" for worker in workers if worker["status"] != "READY"
-        ]
-        if not_ready:
-            return ", ".join(not_ready)
-        if len(workers) < max(1, model["minWorkers"]):
-            return f"{len(workers)} of {max(1, model['minWorkers'])} workers are running"
-    return None
-
-
-def get(url: str, key: str | None) -> bytes:
-    """Returns the body. Raises urllib.error.HTTPError unless the status is 200, OSError if no reply comes in time."""
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with _OPENER.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS) as reply:
-        body: bytes = reply.read()
-        return body
+    (model,) = models
+    workers, expected = model["workers"], max(1, model["minWorkers"])
+    not_ready = [f"worker {worker['id']} is {worker['status']}" for worker in workers if worker["status"] != "READY"]
+    if not_ready:
+        return ", ".join(not_ready)
+    return f"{len(workers)} of {expected} workers are running" if len(workers) < expected else None
 
 
 def find_key_file() -> Path | None:
@@ -57,18 +43,29 @@ def find_key_file() -> Path | None:
     return max(files, key=lambda file: file.stat().st_mtime, default=None)
 
 
-def describe_model(url: str) -> Any:
-    """Returns the management API's description of the model; uses the token, if any, and renews an expired one."""
+def get(url: str, kind: str) -> bytes:
+    """Returns the body of a reply; sends the token of this kind if there is a token file.
+
+    Raises:
+        urllib.error.HTTPError: the status is not 200.
+        OSError: no reply came in time, or the token file cannot be read.
+    """
     key_file = find_key_file()
-    if key_file is None:
-        return json.loads(get(url, None))
+    headers = {"Authorization": f"Bearer {json.loads(key_file.read_bytes())[kind]['key']}"} if key_file else {}
+    with _OPENER.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS) as reply:
+        body: bytes = reply.read()
+        return body
+
+
+def describe_model(url: str) -> Any:
+    """Returns the management API's description of the model; renews an expired token."""
     try:
-        return json.loads(get(url, json.loads(key_file.read_bytes())["management"]["key"]))
+        return json.loads(get(url, "management"))
     except urllib.error.HTTPError as error:
         if error.code != 400:  # TorchServe's status for an expired token
             raise
-    get(urljoin(url, "/token?type=management"), json.loads(key_file.read_bytes())["API"]["key"])
-    return json.loads(get(url, json.loads(key_file.read_bytes())["management"]["key"]))
+    get(urljoin(url, "/token?type=management"), "API")
+    return json.loads(get(url, "management"))
 
 
 def check(url: str) -> str | None:

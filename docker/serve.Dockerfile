@@ -5,7 +5,7 @@
 #
 # It serves /models/digits.mar: mounted as above, or copied in with --build-arg MAR=demo/digits.mar.
 
-# Any image with Python ≥ 3.11, its venv module and glibc: a Debian 12 with python3 and python3-venv will do.
+# Any image with Python ≥ 3.11, its venv module and glibc, such as Debian 12 with python3 and python3-venv.
 ARG BASE_IMAGE=python:3.12-slim
 
 # ---- uv, at the version of the lock
@@ -25,16 +25,16 @@ ENV PATH=/opt/uv/bin:$PATH UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOA
 
 # ---- the dependencies: a large layer that changes only with the lock
 FROM tools AS deps
-# Only archives of `ganctl package --backend torchscript` are drawn by torch; the others have no use for it, and it would
-# be nine tenths of the image. TORCH=torch takes it in, in the lock's version: the CUDA build, whose libraries serve
-# nobody on a server without a GPU. TORCH_INDEX_URL names an index of CPU builds (PyTorch's own is given on its "Get
-# started" page); torch, and only torch, is then taken from there, in the lock's version but without its hashes, which
-# are those of the CUDA build. TORCH (say "torch==2.13.0") asks that index for another version than the lock's.
+# torch is needed only by archives of `ganctl package --backend torchscript`, and would be nine tenths of the image.
+# TORCH=torch adds it in the lock's version: the CUDA build, whose libraries are useless on a server without a GPU.
+# TORCH_INDEX_URL is an index of CPU builds (see PyTorch's "Get started" page). Only torch is then installed from there,
+# in the lock's version, but without the lock's hashes, which are those of the CUDA build. TORCH (such as
+# "torch==2.13.0") selects another version from that index.
 ARG TORCH_INDEX_URL=""
 ARG TORCH=""
 COPY docker/serve-packages.txt ./
-# The lock as constraints says which version and which hashes, not what to install. Triton, a gigabyte, is left out: it
-# compiles kernels for torch.compile, and nothing is compiled while serving.
+# The lock is used as constraints: it gives versions and hashes, not the packages to install. Triton (a gigabyte) is
+# excluded: it compiles kernels for torch.compile, which serving does not use.
 RUN --mount=type=secret,id=ca \
     uv venv --python python3 /opt/ganctl \
     && cp requirements.lock constraints.txt \
@@ -63,9 +63,9 @@ RUN --mount=type=secret,id=ca \
     && uv venv --python python3 /opt/ganctl \
     && uv pip install --python /opt/ganctl/bin/python --no-deps /dist/*.whl
 
-# ---- the archive, where one is to be part of the image
+# ---- the archive, if MAR is given
 FROM ${BASE_IMAGE} AS archive
-# MAR: an archive's path inside the build context, say demo/digits.mar.
+# MAR: an archive's path inside the build context, such as demo/digits.mar.
 ARG MAR=""
 COPY . /context
 RUN install -d /models \
@@ -79,14 +79,14 @@ COPY --from=app /opt/ganctl /opt/ganctl
 COPY --from=archive /models /models
 COPY docker/healthcheck.py /opt/ganctl/healthcheck.py
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin ganctl
-# Everything the server writes (settings, logs, the unpacked archive) goes to /tmp: with a tmpfs there the rest can be
-# read-only. USER is a name for users the image does not know (`docker run --user 1000`). ONNX Runtime sends usage data
-# to its makers unless told not to.
+# The server writes to /tmp only (settings, logs, the unpacked archive): with a tmpfs there, the rest can be read-only.
+# USER is a name for users that the image does not have (`docker run --user 1000`). ONNX Runtime sends usage data to its
+# vendor by default.
 ENV PATH=/opt/ganctl/bin:$PATH HOME=/tmp USER=ganctl PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1
 WORKDIR /tmp
 EXPOSE 8080
 USER 10001:10001
-# Healthy means: every worker of the model is READY. TorchServe's own /ping says 200 while workers crash.
+# Healthy means: every worker of the model is READY. TorchServe's /ping returns 200 while workers crash.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["/opt/ganctl/bin/python", "-I", "-S", "/opt/ganctl/healthcheck.py"]
 ENTRYPOINT ["ganctl"]

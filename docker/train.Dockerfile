@@ -4,7 +4,7 @@
 #   docker build -f docker/train.Dockerfile -t ganctl-train .
 #   docker run --rm --gpus all -v "$PWD/runs:/runs" ganctl-train train --run-dir /runs/first
 
-# Any image with Python ≥ 3.11, its venv module and glibc: a Debian 12 with python3 and python3-venv will do.
+# Any image with Python ≥ 3.11, its venv module and glibc, such as Debian 12 with python3 and python3-venv.
 ARG BASE_IMAGE=python:3.12-slim
 
 # ---- uv, at the version of the lock
@@ -22,7 +22,7 @@ RUN --mount=type=secret,id=ca \
 # Compiled here, because the user of the final image cannot write beside the modules. UV_NO_CACHE keeps layers small.
 ENV PATH=/opt/uv/bin:$PATH UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never
 
-# ---- the project's own dependencies, apart from the rest of pyproject.toml, which changes more often
+# ---- the project's direct dependencies, without the rest of pyproject.toml, which changes more often
 FROM tools AS wanted
 COPY pyproject.toml ./
 RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
@@ -31,7 +31,7 @@ RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "r
 # ---- the dependencies: a layer of gigabytes that changes only with the lock
 FROM tools AS deps
 COPY --from=wanted /src/wanted.txt ./
-# The lock also knows the development tools. As constraints it says which version and which hashes, not what to install.
+# The lock also has the development tools. As constraints it gives versions and hashes, not the packages to install.
 RUN --mount=type=secret,id=ca \
     uv venv --python python3 /opt/ganctl \
     && with-index.sh uv pip install --python /opt/ganctl/bin/python -c requirements.lock -r wanted.txt
@@ -55,9 +55,8 @@ COPY --from=deps /opt/ganctl /opt/ganctl
 COPY --from=app /opt/ganctl /opt/ganctl
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin ganctl \
     && install -d -o ganctl -g ganctl /runs
-# HOME and USER are set so that `docker run --user "$(id -u)"`, a user the image does not know, has a place for its
-# caches and a name. ONNX Runtime sends usage data to its makers unless told not to. Compute and utility are the
-# parts of the driver that training needs.
+# HOME and USER are for `docker run --user "$(id -u)"`, a user that the image does not have: a folder for caches, and a
+# name. ONNX Runtime sends usage data to its vendor by default. Training needs the driver's parts compute and utility.
 ENV PATH=/opt/ganctl/bin:$PATH HOME=/tmp USER=ganctl PYTHONUNBUFFERED=1 \
     ORT_DISABLE_TELEMETRY=1 NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # `ganctl train` without --run-dir numbers its folders under ./runs: from / that is the volume.

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Runs a command with the build's package index and extra CA certificates, where they are given:
+# Runs a command with the build's package index and extra CA certificates, if they are given:
 #   with-index.sh COMMAND…
-# INDEX_URL (a build argument) names the index for pip and uv; the build secret `ca` holds certificates in PEM form that
-# are trusted beside the system's. Neither leaves the build stages. A base image that sets PIP_INDEX_URL, PIP_CERT or
-# SSL_CERT_FILE for itself is respected.
+# INDEX_URL (a build argument) is the index for pip and uv. The build secret `ca` holds certificates in PEM form, which
+# are trusted in addition to the system's. Both stay in the build stages. PIP_INDEX_URL, PIP_CERT and SSL_CERT_FILE of
+# the base image stay in effect.
 set -eu
 
 INDEX_URL="${INDEX_URL:-${PIP_INDEX_URL:-}}"

@@ -23,7 +23,7 @@ def export(
     source: Path,
     *,
     out: Path | None = None,
-    kinds: Sequence[str] = tuple(FILES),
+    formats: Sequence[str] = (),
     announce: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Exports the EMA generator of a checkpoint, or of a run's best checkpoint.
@@ -31,7 +31,7 @@ def export(
     Args:
         source: a run folder or a checkpoint.
         out: the export folder; default: `export` in the run folder, or next to the checkpoint.
-        kinds: the formats to write, keys of `formats.FILES`.
+        formats: the formats to write, keys of FILES; default: all.
         announce: receives a message for each file.
 
     Returns:
@@ -45,16 +45,15 @@ def export(
     path = find_checkpoint(source)
     generator, checkpoint = load_generator(path)
     run_dir = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
-    out = out or run_dir / "export"
-    out = out.resolve()
+    out = (out or run_dir / "export").resolve()
     if out.exists() and not manifest.can_be_replaced(out):
         raise ExportError(f"--out {out}: found something else than an export, expected a new folder. Name another one")
     base = manifest.base_fields(generator, checkpoint)
     with new_folder(out) as folder:
         differences = {}
-        for kind in kinds:
-            name = FILES[kind]
-            file_format = get_format(kind)
+        for format_name in formats or sorted(FILES, reverse=True):  # TorchScript first, which takes the least time
+            name = FILES[format_name]
+            file_format = get_format(format_name)
             write_file(folder / name, file_format.write(generator, manifest.as_text(base)))
             # read here, since the errors of the runtimes do not name the file
             differences[name] = parity.measure(name, file_format.load(read_file(folder / name)), generator)
@@ -70,11 +69,10 @@ def export(
 def _draw_samples(generator: Generator, class_names: Sequence[str]) -> bytes:
     """Draws a PNG: one row per latent, one column per class."""
     classes = len(class_names)
-    z = torch.randn(_STYLES, generator.latent_dim, generator=torch.Generator().manual_seed(1)).repeat_interleave(
-        classes, 0
-    )
     labels = torch.arange(classes).repeat(_STYLES)
-    if not generator.conditional:
-        z = torch.randn(len(labels), generator.latent_dim, generator=torch.Generator().manual_seed(1))
+    images_per_latent = classes if generator.conditional else 1
+    rng = torch.Generator().manual_seed(1)
+    z = torch.randn(len(labels) // images_per_latent, generator.latent_dim, generator=rng)
+    z = z.repeat_interleave(images_per_latent, dim=0)
     images = GeneratorSource(generator, tuple(class_names)).draw(z, labels)
     return encode(to_picture(tile(images.numpy(), columns=classes), ENLARGEMENT), "png")

@@ -1,6 +1,8 @@
-"""Manifest of an export: a JSON file that describes it; `serving` reads nothing else of an export but its files."""
+"""Manifest of an export: a JSON file with the model's inputs and output, and the digest of each file.
 
-import hashlib
+`serving` reads the manifest and the files that it lists, and nothing else of an export.
+"""
+
 import json
 from collections.abc import Mapping
 from importlib import metadata
@@ -11,7 +13,7 @@ from ganctl import __version__
 from ganctl.common.text import nfc
 from ganctl.exports.errors import ExportError
 from ganctl.exports.formats import FILES
-from ganctl.files import add_path_to_errors, read_file
+from ganctl.files import read_file, sha256_of
 from ganctl.training.checkpoint.format import LoadedCheckpoint, weights_digest
 from ganctl.training.models.base import Generator
 from ganctl.versions import written_by
@@ -46,20 +48,20 @@ def base_fields(generator: Generator, checkpoint: LoadedCheckpoint) -> dict[str,
 
 
 def as_text(values: Mapping[str, Any]) -> dict[str, str]:
-    """Converts fields to texts, for ONNX metadata and TorchScript extra files; values other than str become JSON."""
+    """Converts values to str for the metadata of the exported files; values other than str become JSON."""
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
 def build(
     base: Mapping[str, Any], folder: Path, checkpoint: LoadedCheckpoint, parity: Mapping[str, Mapping[int, float]]
 ) -> dict[str, Any]:
-    """Builds the complete manifest of the files in `folder`; `parity` maps file → N → largest absolute difference."""
-    kinds = {name: kind for kind, name in FILES.items()}
+    """Builds the manifest of the files in `folder`; `parity` maps file → batch size → largest absolute difference."""
+    formats = {name: format_name for format_name, name in FILES.items()}
     progress = checkpoint.state["progress"]
     return {
         **base,
         "files": {
-            name: {"format": kinds[name], "bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}
+            name: {"format": formats[name], "bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
             for name in parity
         },
         "checkpoint": {
@@ -68,7 +70,7 @@ def build(
             "images": progress["images"],
             "metrics": checkpoint.metrics,
         },
-        "parity": {name: {str(n): difference for n, difference in sizes.items()} for name, sizes in parity.items()},
+        "parity": parity,
         "versions": {name: metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")},
     }
 
@@ -81,30 +83,27 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = folder / NAME
     try:
-        manifest = json.loads(read_file(path))
+        manifest: dict[str, Any] = json.loads(read_file(path))
     except FileNotFoundError:
         raise ExportError(f"{folder}: found no {NAME}, expected an export. Make one by 'ganctl export RUN'") from None
     except ValueError as error:
         raise ExportError(f"{path}: not JSON ({error}). Export again") from error
-    if (fault := _fault(manifest)) is not None:
-        version = manifest.get("ganctl_version") if isinstance(manifest, dict) else None
-        raise ExportError(f"{path}:{written_by(version)} {fault}. Export again with this ganctl")
+    if not isinstance(manifest, dict):
+        raise ExportError(f"{path}: found a {type(manifest).__name__}, expected an object. Export again")
+    if (problem := _find_problem(manifest)) is not None:
+        raise ExportError(f"{path}:{written_by(manifest.get('ganctl_version'))} {problem}. Export again")
     for name, entry in manifest["files"].items():
         file = folder / name
         if not file.is_file():
             raise ExportError(f"{file}: absent, but {NAME} lists it. Export again")
-        if (found := _sha256(file)) != entry["sha256"]:
-            raise ExportError(
-                f"{file}: damaged: found the SHA-256 {found[:12]}…, expected {entry['sha256'][:12]}…. Export again"
-            )
-    verified: dict[str, Any] = manifest
-    return verified
+        if sha256_of(file) != entry["sha256"]:
+            raise ExportError(f"{file}: damaged: its SHA-256 is not the one in {NAME}. Export again")
+    return manifest
 
 
-def _fault(manifest: Any) -> str | None:
-    """The reason why this version cannot read a manifest, or None; unknown fields are ignored."""
-    if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
-        found = manifest.get("schema_version") if isinstance(manifest, dict) else type(manifest).__name__
+def _find_problem(manifest: Mapping[str, Any]) -> str | None:
+    """Returns the reason why this version cannot read a manifest, or None; unknown fields are ignored."""
+    if (found := manifest.get("schema_version")) != SCHEMA_VERSION:
         return f"found schema_version {found!r}, expected {SCHEMA_VERSION}"
     if missing := _REQUIRED_KEYS - manifest.keys():
         return f"the manifest lacks {', '.join(sorted(missing))}"
@@ -124,13 +123,3 @@ def can_be_replaced(folder: Path) -> bool:
         return False
     export_files = {NAME, "card.md", "samples.png", *FILES.values()}
     return {path.name for path in folder.iterdir()} <= export_files
-
-
-def describe(folder: Path) -> dict[str, Any]:
-    """Describes an export for `ganctl inspect`."""
-    return {"kind": "export", "path": str(folder.resolve()), **read(folder)}
-
-
-def _sha256(path: Path) -> str:
-    with add_path_to_errors(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

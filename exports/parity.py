@@ -31,13 +31,11 @@ def measure(name: str, run: Callable[..., Tensor], generator: Generator) -> dict
         inputs = example_inputs(generator, n, seed=n)
         expected, found = eager(*inputs), run(*inputs)
         if found.shape != expected.shape:
-            raise ParityError(
-                f"{name}: found the output shape {tuple(found.shape)} for {n} images, expected {tuple(expected.shape)}"
-            )
+            raise ParityError(f"{name}: found images of shape {(*found.shape,)}, expected {(*expected.shape,)}")
         differences[n] = (found - expected).abs().max().item()
         if not differences[n] <= TOLERANCE:  # also true for NaN
             raise ParityError(
                 f"{name}: differs from the checkpoint's generator by {differences[n]:.2e} at N = {n}, expected at"
-                f" most {TOLERANCE:.0e}. Nothing was exported. Try another --format, and report the installed versions"
+                f" most {TOLERANCE:.0e}. Try another --format"
             )
     return differences

@@ -1,6 +1,8 @@
 """Opens an export as a source of images for `sample` and `evaluate`; the images come from the exported file."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,22 +23,14 @@ _CHUNK = 256
 class ExportSource:
     """A source that draws with one file of an export: ONNX if there is one, else the next format of FILES."""
 
-    def __init__(self, folder: Path, fields: dict[str, object]) -> None:
-        files = fields["files"]
-        assert isinstance(files, dict)
-        kind = next((kind for kind, file in FILES.items() if file in files), None)
-        if kind is None:
+    def __init__(self, folder: Path, fields: Mapping[str, Any]) -> None:
+        name = next((name for name, file in FILES.items() if file in fields["files"]), None)
+        if name is None:
             raise ExportError(f"{folder}: found no exported generator, expected one of {', '.join(FILES.values())}")
-        self.artifact = FILES[kind]
-        self._run = get_format(kind).load(read_file(folder / self.artifact))
-        z, names = fields["z"], fields["class_names"]
-        assert isinstance(z, dict)
-        assert isinstance(names, list)
-        self.latent_dim, self.conditional, self.class_names = (
-            int(z["dim"]),
-            bool(fields["conditional"]),
-            tuple(map(nfc, names)),
-        )
+        self.artifact = FILES[name]
+        self._run = get_format(name).load(read_file(folder / self.artifact))
+        self.latent_dim, self.conditional = int(fields["z"]["dim"]), bool(fields["conditional"])
+        self.class_names = tuple(map(nfc, fields["class_names"]))
 
     @torch.inference_mode()
     def draw(self, z: Tensor, label: Tensor) -> Tensor:
@@ -58,7 +52,7 @@ def open_export(folder: Path) -> OpenedSource:
     source = ExportSource(folder, fields)
     facts = {"export": str(folder.resolve()), "artefact": source.artifact, "model_version": fields["model_version"]}
     stored = fields.get("data_settings")  # missing in older exports
-    data, faults = read_data_settings({"name": fields["data"]} | (stored if isinstance(stored, dict) else {}))
+    data, errors = read_data_settings({"name": fields["data"]} | (stored if isinstance(stored, dict) else {}))
     prefix = f"{folder / manifest.NAME}:{written_by(fields.get('ganctl_version'))}"
-    fault = ExportError(f"{prefix} {' '.join(faults)}") if faults else None
+    fault = ExportError(f"{prefix} {' '.join(errors)}") if errors else None
     return OpenedSource(data, source, fault, facts=facts)

@@ -32,20 +32,20 @@ def report(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, BrokenPipeError) and error.filename == "stdout":
         return 1  # the reader has closed the pipe
-    code, message = _describe(error)
-    will_restart = getattr(error, "will_restart", False)
+    code, message = _exit_code_and_message(error)
     with suppress(OSError):  # if one stream fails, write the other one
         if isinstance(error, click.ClickException):
             error.show()
         elif message:
             click.echo(f"Error: {message}", err=True)
     with suppress(OSError):
-        if "--json" in sys.argv and not is_later_rank() and not will_restart:  # only the first rank prints JSON
+        # only rank 0 prints JSON, and not before a restart
+        if "--json" in sys.argv and not is_later_rank() and not getattr(error, "will_restart", False):
             emit({"error": message, "exit_code": code})
     return code
 
 
-def _describe(error: BaseException) -> tuple[int, str]:
+def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
     if isinstance(error, click.ClickException):
         return error.exit_code, error.format_message()
     if isinstance(error, click.Abort | KeyboardInterrupt):
@@ -102,7 +102,7 @@ def _os_message(error: OSError) -> str:
     temporary = where == tempfile.tempdir or str(where).startswith(f"{tempfile.tempdir}/ganctl-")
     if temporary and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         hint = "Free some space there, or set TMPDIR to another folder."
-    return f"{where}: {reason}. {hint or 'Check this file system and its mount options.'}"
+    return f"{where}: {reason}. {hint or 'Check the path and its file system, or name another path.'}"
 
 
 def _user_code_location(error: BaseException) -> str | None:
@@ -122,22 +122,11 @@ _OS_HINTS = {
     errno.EDQUOT: "The disk quota is used up: free some space, or name another folder.",
     errno.EROFS: "Name a folder that can be written.",
     errno.EACCES: "Name a folder or file that this user may use.",
-    errno.ENOENT: "Check the path.",
-    errno.EISDIR: "Name a file; this is a folder.",
-    errno.ENAMETOOLONG: "Name a shorter path.",
-    errno.EBUSY: "Name another folder.",
-    errno.ENOTDIR: "Name a folder; something on this path is a file.",
-    errno.EEXIST: "A file or a broken link has this name: name another path.",
     errno.EPERM: "Name a folder or file that this user may use.",
-    errno.EIO: "Check the disk or the network mount (see dmesg), or name another folder.",
-    errno.ESTALE: "The network file system has lost this file: remount it, and start again.",
     errno.EFBIG: "Raise the file size limit (ulimit -f), or name another file system.",
     errno.EMFILE: "Raise the limit of open files (ulimit -n).",
-    errno.ENFILE: "This machine has too many open files: end other programs, or raise fs.file-max.",
-    errno.ELOOP: "A link on this path leads back to itself: fix it, or name another path.",
     errno.EAGAIN: "Raise the limit of processes and threads (ulimit -u, pids.max of a container).",
     errno.ENOMEM: "Give the process more memory.",
-    errno.EXDEV: "Name a path on one file system.",
 }
 _MEMORY_SIGNS = (
     "can't allocate memory", "not enough memory", "CUDA out of memory", "CUDA error: out of memory",

@@ -1,11 +1,11 @@
 """Writes files and folders atomically: a temporary name in the same folder, a flush to the disk, a rename.
 
-Every OSError of this module names the target. A failed write, flush or close has no file name, and a temporary name
+Every OSError of this module names the target: a failed write, flush or close has no file name, and a temporary name
 would not help the user.
 """
 
-import contextlib
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -13,11 +13,11 @@ import shutil
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _TEMPORARY = re.compile(r"\.ganctl-\d+-[0-9a-f]{8}(\..*)?")
-# errors of file systems without fsync: network file systems and FUSE for folders, some for any file
+# fsync fails with these on file systems without it: network file systems and FUSE for folders, some for any file
 _FSYNC_UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}
 _NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EISDIR}  # a writable folder may not be readable
 
@@ -26,15 +26,14 @@ _NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EISDIR}  # a writable folder may 
 def add_path_to_errors(path: Path) -> Iterator[None]:
     """Adds `path` to an OSError without a file name, such as one of write, flush and close.
 
-    Connection errors stay as they are, since `path` did not fail. So does an error without a number, which would lose
-    its text.
+    Connection errors are left unchanged, since `path` did not fail; an error without a number as well, since it would
+    lose its text.
     """
     try:
         yield
-    except (ConnectionError, socket.gaierror):
-        raise
     except OSError as error:
-        if error.filename is None and error.errno is not None:
+        connection = isinstance(error, ConnectionError | socket.gaierror)
+        if error.filename is None and error.errno is not None and not connection:
             error.filename = str(path)
         raise
 
@@ -49,6 +48,16 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
 
 
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal.
+
+    Raises:
+        OSError: it cannot be opened or read; the error names `path`.
+    """
+    with add_path_to_errors(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_file(path: Path, data: bytes | bytearray | str) -> None:
     """Writes a file atomically; text as UTF-8. A link's target is replaced, and a device is written directly.
 
@@ -61,18 +70,9 @@ def write_file(path: Path, data: bytes | bytearray | str) -> None:
         if _is_device(path):
             with path.open("wb") as device:  # a rename would replace the device by a file
                 device.write(content)
-            return
-        temporary = _temporary(target)
-        try:
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                _flush(file.fileno())
-            temporary.replace(target)
-        finally:
-            with contextlib.suppress(OSError):  # keep the first error
-                temporary.unlink(missing_ok=True)
-        flush_folder(target.parent)
+        else:
+            with _replacement(target) as temporary:
+                _write(temporary, content)
 
 
 def link_file(target: Path, path: Path) -> None:
@@ -81,19 +81,11 @@ def link_file(target: Path, path: Path) -> None:
     Raises:
         OSError: it cannot be made. The error names `path`, which is unchanged.
     """
-    temporary = _temporary(path)
-    with _name_target(path):
+    with _name_target(path), _replacement(path) as temporary:
         try:
             os.link(target, temporary)
         except OSError:  # a real error, such as a full disk, fails the copy as well
-            write_file(path, target.read_bytes())
-            return
-        try:
-            temporary.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)  # a rename between two links to one file keeps both
-        flush_folder(path.parent)
+            _write(temporary, target.read_bytes())
 
 
 @contextmanager
@@ -111,22 +103,62 @@ def new_folder(path: Path) -> Iterator[Path]:
         try:
             temporary.mkdir()
             yield temporary
-            flush_folder(temporary)
+            _flush_folder(temporary)
             try:
-                if os.path.lexists(target):
+                if target.is_dir():
                     target.rename(previous)
                 temporary.rename(target)
             except BaseException:  # including signals
-                if os.path.lexists(previous) and not os.path.lexists(target):
+                if previous.exists() and not target.exists():
                     previous.rename(target)
                 raise
-            flush_folder(target.parent)
+            _flush_folder(target.parent)
         finally:
             for leftover in (temporary, previous):
                 _delete(leftover)
 
 
-def flush_folder(folder: Path) -> None:
+def is_temporary(name: str) -> bool:
+    """Returns whether a file name is a temporary one of this module, which a killed process may leave."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def _temporary(target: Path) -> Path:
+    # short, since the target's name may have the maximum length; with its suffix, from which writers take the format
+    return target.with_name(f".ganctl-{os.getpid()}-{secrets.token_hex(4)}{target.suffix[:16]}")
+
+
+@contextmanager
+def _replacement(target: Path) -> Iterator[Path]:
+    """Yields a temporary name for a file that replaces `target` at the end, and is deleted after any exception."""
+    temporary = _temporary(target)
+    try:
+        yield temporary
+        temporary.replace(target)
+        _flush_folder(target.parent)
+    finally:
+        with suppress(OSError):  # keep the first error
+            temporary.unlink(missing_ok=True)  # still there after a rename between two links to one file
+
+
+def _write(path: Path, content: bytes | bytearray) -> None:
+    """Writes a new file and flushes it to the disk."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        _flush(file.fileno())
+
+
+def _flush(descriptor: int) -> None:
+    """Calls fsync where the file system supports it; raises real errors, such as EIO."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _FSYNC_UNSUPPORTED:
+            raise
+
+
+def _flush_folder(folder: Path) -> None:
     """Flushes renames in a folder to the disk, where the file system supports it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
@@ -140,31 +172,10 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def is_temporary(name: str) -> bool:
-    """Returns whether a file name is a temporary one of this module, which a killed process may leave."""
-    return _TEMPORARY.fullmatch(name) is not None
-
-
-def _temporary(target: Path) -> Path:
-    # short, since the target's name may have the maximum length; with its suffix, from which writers take the format
-    return target.with_name(f".ganctl-{os.getpid()}-{secrets.token_hex(4)}{target.suffix[:16]}")
-
-
-def _flush(descriptor: int) -> None:
-    """Calls fsync where the file system supports it; raises real errors, such as EIO."""
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _FSYNC_UNSUPPORTED:
-            raise
-
-
 def _is_device(path: Path) -> bool:
-    try:
-        kind = stat.S_IFMT(path.stat().st_mode)
-    except FileNotFoundError:
-        return False
-    return kind not in (stat.S_IFREG, stat.S_IFDIR)
+    with suppress(FileNotFoundError):
+        return stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR)
+    return False
 
 
 @contextmanager
@@ -191,23 +202,15 @@ def _create_parents(path: Path) -> Iterator[None]:
         yield
     except BaseException:
         for folder in created:
-            with contextlib.suppress(OSError):  # missing, or used by another process
+            with suppress(OSError):  # missing, or used by another process
                 folder.rmdir()
         raise
 
 
-def _delete(path: Path) -> None:
-    """Deletes a file or folder if it exists; tries again once after a signal."""
+def _delete(folder: Path) -> None:
+    """Deletes a folder if it exists; tries again once after a signal."""
     try:
-        _rmtree(path)
+        shutil.rmtree(folder, ignore_errors=True)
     except BaseException:
-        _rmtree(path)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-def _rmtree(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)

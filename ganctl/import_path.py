@@ -22,14 +22,8 @@ def remove_shadowing_entries() -> None:
     `python -m` and an empty entry of PYTHONPATH put the current folder first. A folder that PYTHONPATH names stays.
     `config/registry.py` looks for `module:Name` in the current folder, after all other entries.
     """
-    try:
-        current = os.getcwd()
-    except FileNotFoundError:  # deleted
-        current = ""
-    named = _pythonpath()
-    sys.path[:] = [
-        entry for entry in sys.path if entry in named or entry not in ("", current, PACKAGE) or _holds_packages(entry)
-    ]
+    named, removed = _pythonpath(), ("", _current_folder(), PACKAGE)
+    sys.path[:] = [entry for entry in sys.path if entry in named or entry not in removed or _holds_packages(entry)]
 
 
 def find_shadow(error: BaseException) -> str | None:
@@ -76,8 +70,7 @@ def _suspects(error: BaseException) -> "Iterator[tuple[str, str]]":
 def _shadowed_file(name: str, file: str) -> str | None:
     """Returns the file that `import name` would find without the folder of `file`; None if there is no other."""
     folder = _folder(file)
-    standard = name in sys.stdlib_module_names and _in_standard_library(folder)
-    if standard or folder not in sys.path:
+    if folder not in sys.path or (name in sys.stdlib_module_names and _in_standard_library(folder)):
         return None
     later = [entry for entry in sys.path[sys.path.index(folder) + 1 :] if not _is_fallback(entry)]
     found = PathFinder.find_spec(name, later)
@@ -95,11 +88,15 @@ def _holds_packages(entry: str) -> bool:
 
 
 def _is_fallback(entry: str) -> bool:
-    """Returns whether an entry is the current folder, added to the import path for `module:Name`."""
+    """Returns whether an entry is the current folder that `module:Name` added at the end of the import path."""
+    return entry == _current_folder() and entry not in _pythonpath() and not _holds_packages(entry)
+
+
+def _current_folder() -> str:
     try:
-        return entry == os.getcwd() and entry not in _pythonpath() and not _holds_packages(entry)
-    except FileNotFoundError:
-        return False
+        return os.getcwd()
+    except FileNotFoundError:  # deleted
+        return ""
 
 
 def _message(name: str, found: str, expected: str) -> str:

@@ -1,6 +1,6 @@
 """The command `ganctl COMMAND`: a click group that imports each command when it is used.
 
-Importing this module imports click and nothing else. Commands are in `cli` modules. Errors of all commands end here.
+Importing this module imports click and nothing else. Commands are in `cli` modules. The group reports their errors.
 """
 
 import importlib
@@ -33,46 +33,35 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A click group that imports a command when it runs, and turns every error into a message and an exit code."""
+    """Click group that imports a command when it is used, and turns every error into a message and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         if cmd_name not in COMMANDS:
-            return None
+            raise click.NoSuchCommand(cmd_name, possibilities=COMMANDS, ctx=ctx)
         module = importlib.import_module(f"ganctl.{COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, cmd_name)
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            import difflib
-
-            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else " See 'ganctl --help'."
-            raise click.UsageError(f"No such command '{args[0]}'.{hint}", ctx)
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("standalone_mode", True) is False:
-            return super().main(*args, **kwargs)
-        kwargs["standalone_mode"] = False
         try:
-            code = super().main(*args, **kwargs)
+            code = super().main(*args, **kwargs | {"standalone_mode": False})
             sys.stdout.flush()
         except BaseException as error:
             code = report(error)
-        return exit_process(code if isinstance(code, int) else 0)
+        sys.exit(code if isinstance(code, int) else 0)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
+)
 @click.version_option(__version__, prog_name="ganctl")
 def cli() -> None:
     """Train, evaluate, export and serve generators of small images.
@@ -91,7 +80,10 @@ def main() -> NoReturn:
         unwind_on_signals()
     if command != "train":  # other commands are no ranks
         os.environ.pop("WORLD_SIZE", None)
-    cli.main(prog_name="ganctl")
+    try:
+        cli.main(prog_name="ganctl")
+    except SystemExit as exit_:
+        exit_process(int(exit_.code or 0))
     raise AssertionError("click exits by itself")
 
 

@@ -15,15 +15,16 @@ class Terminated(BaseException):
         self.exit_code = 128 + number
 
 
-SIGHUP = getattr(signal, "SIGHUP", None)  # None on Windows
-_REPEAT_WINDOW = 3.0  # seconds in which a further signal counts as the same one
+# seconds in which a further signal counts as the same one: a closed terminal sends SIGHUP twice, and a scheduler
+# signals every process, also those to which a parent forwards the signal
+REPEAT_WINDOW = 2.0
 _RAISE_INTERVAL = 0.5  # seconds until Terminated is raised again if it was swallowed
 _received: list[tuple[int, float]] = []  # the first termination signal and its time
 
 
-def termination_signals() -> list[signal.Signals]:
-    """Returns the signals that end a process, without those ignored at its start (nohup, `&` in a script)."""
-    known = [signal.SIGTERM, signal.SIGINT, *([SIGHUP] if SIGHUP is not None else [])]
+def termination_signals(*others: signal.Signals) -> list[signal.Signals]:
+    """Returns SIGTERM, SIGINT, SIGHUP and `others`, without those ignored at the start (nohup, `&` in a script)."""
+    known = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *others)
     return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
 
 
@@ -37,10 +38,9 @@ def unwind_on_signals() -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         if not _received:
             _received.append((number, time.monotonic()))
-            if hasattr(signal, "setitimer"):
-                signal.signal(signal.SIGALRM, stop)
-                signal.setitimer(signal.ITIMER_REAL, _RAISE_INTERVAL, _RAISE_INTERVAL)
-        elif number in (signal.SIGTERM, signal.SIGINT) and time.monotonic() - _received[0][1] > _REPEAT_WINDOW:
+            signal.signal(signal.SIGALRM, stop)
+            signal.setitimer(signal.ITIMER_REAL, _RAISE_INTERVAL, _RAISE_INTERVAL)
+        elif number in (signal.SIGTERM, signal.SIGINT) and time.monotonic() - _received[0][1] > REPEAT_WINDOW:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         handled = sys.exception()
@@ -55,5 +55,5 @@ def unwind_on_signals() -> None:
 
 def stop_unwinding() -> None:
     """Stops raising Terminated: from here on the process ends on its own."""
-    if _received and hasattr(signal, "setitimer"):
+    if _received:
         signal.setitimer(signal.ITIMER_REAL, 0)

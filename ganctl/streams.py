@@ -1,4 +1,4 @@
-"""Standard streams that accept any text in any encoding, and the JSON object of `--json`."""
+"""Standard streams that accept any text in any encoding; messages, and the JSON object of `--json`."""
 
 import codecs
 import errno
@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Mapping
 from typing import Any
+
+import click
 
 
 class _OutputFile(io.FileIO):
@@ -41,9 +43,9 @@ class _TextStream(io.TextIOWrapper):
 
 
 def replace_stream(name: str, *, ignore_closed: bool = False) -> None:
-    """Makes `sys.stdout` or `sys.stderr` accept any text, whatever its encoding.
+    """Makes `sys.stdout` or `sys.stderr` accept any text: characters that its encoding lacks are escaped.
 
-    A closed stream is opened to the null device. Otherwise the next opened file would get its descriptor.
+    A closed stream is connected to the null device; otherwise the next opened file would get its descriptor.
 
     Args:
         name: `stdout` or `stderr`.
@@ -73,6 +75,11 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 def _readable(text: str) -> str:
     """Returns text with file names of another locale decoded as UTF-8 where possible."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+
+
+def note(text: str) -> None:
+    """Prints a message for the user on stderr."""
+    click.echo(text, err=True)
 
 
 def emit(record: Mapping[str, Any]) -> None:

@@ -51,7 +51,7 @@ def _port_flag(port: str | None) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Returns whether an IP address can be reached only from this machine."""
+    """Return whether an IP address can be reached only from this machine."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     mapped = getattr(ip, "ipv4_mapped", None)
     return (mapped or ip).is_loopback
@@ -68,7 +68,7 @@ def url_host(address: str) -> str:
 
 
 def resolves_to_loopback(host: str) -> bool:
-    """Returns whether the host of a URL is this machine's loopback.
+    """Return whether the host of a URL is this machine's loopback.
 
     True for a loopback address, for `localhost`, and for a name without a dot that resolves only to loopback.
     """

@@ -1,4 +1,4 @@
-"""Errors of the serving side, whose messages are meant for users, with their exit codes."""
+"""Errors of this package with their exit codes; the messages are meant for users."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ class SettingError(ServingError):
 
 
 class PackageError(ServingError):
-    """An export or an archive is missing, damaged, or not what it claims to be."""
+    """An export or an archive is missing, damaged, or not valid."""
 
     exit_code = 4
 

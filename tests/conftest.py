@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import hypothesis
@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from ganctl.training.loop.session import Session
+from tests.forked import ForkServer
 from tests.slowest import SlowestTable
 from tests.waiting import PATIENCE
 
@@ -106,9 +107,28 @@ def few_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ganctl.training.callbacks.evaluation.TEST_IMAGES", 500)
 
 
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    server = ForkServer()
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def ganctl(tmp_path: Path) -> Ganctl:
-    """Runs `ganctl WORDS…` in a process of its own, in an empty folder."""
+def ganctl(tmp_path: Path, fork_server: ForkServer) -> Ganctl:
+    """Runs `ganctl WORDS…` in a process of its own, forked, in an empty folder."""
+
+    def run(
+        *words: object, timeout: float = PATIENCE, cwd: Path = tmp_path, env: Mapping[str, str] = os.environ
+    ) -> "subprocess.CompletedProcess[str]":
+        return fork_server.run([str(word) for word in words], cwd, env, timeout)
+
+    return run
+
+
+@pytest.fixture
+def started_ganctl(tmp_path: Path) -> Ganctl:
+    """Runs `python -m ganctl WORDS…` in an empty folder, for tests about the start."""
 
     def run(*words: object, timeout: float = PATIENCE, **kwargs: object) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "ganctl", *map(str, words)]

@@ -1,14 +1,12 @@
 """Trains every system for the same time on this machine and scores all with one evaluator.
 
 The budget is wall clock time from the first step on. It includes loading of data, but not start-up, evaluations, saves
-and copies of the generator. The final generator is scored (no selection of checkpoints), or its EMA if the system has
-one. Each run has a process of its own. The runs are interleaved (seed 0 of all systems, then seed 1, …), so that a
+and snapshots of the generator. The final generator is scored (no selection of checkpoints), or its EMA if the system
+has one. Each run has a process of its own. The runs are interleaved (seed 0 of all systems, then seed 1, …), so that a
 drift of the machine's speed affects all systems. A complete run in the folder is reused.
 """
 
 import json
-import os
-import platform
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,16 +16,18 @@ import numpy as np
 import torch
 
 from ganctl.benchmarks.children import run_module
-from ganctl.benchmarks.errors import BenchError, BenchUsageError
+from ganctl.benchmarks.errors import BenchError
+from ganctl.benchmarks.report import JsonObject, choose, machine
 from ganctl.benchmarks.systems import System, systems
+from ganctl.files import write_file
 from ganctl.training.config.resolve import configure
 from ganctl.training.data.datasets import load_split
 from ganctl.training.evaluation.evaluator import Evaluator
 
-SAMPLES = 20  # images of a run that are kept for the figure
+SAMPLES = 20  # images of each run for the figure
 SCORES = ("fd_ratio", "label_accuracy", "precision", "recall", "density", "coverage")
 RATES = ("images_per_second", "seconds")
-Record = dict[str, Any]
+Uint8Array = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class QualityBenchmark:
@@ -57,21 +57,11 @@ class QualityBenchmark:
             BenchUsageError: a system does not exist.
             BenchError: no selected system can run here.
         """
-        every = systems()
-        unknown = [name for name in names if name not in {system.name for system in every}]
-        if unknown:
-            known = ", ".join(system.name for system in every)
-            raise BenchUsageError(f"--system: found {unknown[0]}, expected one of {known}")
-        selected = [system for system in every if not names or system.name in names]
+        selected = choose({system.name: system for system in systems()}, names, "--system")
         self.skipped = {system.name: why for system in selected if (why := system.unavailable())}
         self.systems = [system for system in selected if system.name not in self.skipped]
-        self._out, self._seconds, self._seeds, self._num_images, self._announce = (
-            out,
-            seconds,
-            seeds,
-            num_images,
-            announce,
-        )
+        self._out, self._announce = out, announce
+        self._seconds, self._seeds, self._num_images = seconds, seeds, num_images
         for name, why in self.skipped.items():
             announce(f"{name} is skipped: {why}")
         if not self.systems:
@@ -80,7 +70,7 @@ class QualityBenchmark:
         self._evaluator: Evaluator | None = None
         (out / "runs").mkdir(parents=True, exist_ok=True)
 
-    def run(self) -> Record:
+    def run(self) -> JsonObject:
         """Runs all incomplete runs.
 
         Returns:
@@ -89,7 +79,7 @@ class QualityBenchmark:
         Raises:
             BenchError: a run in the folder has other settings.
         """
-        runs: dict[str, list[Record]] = {system.name: [] for system in self.systems}
+        runs: dict[str, list[JsonObject]] = {system.name: [] for system in self.systems}
         for system in self.systems:  # raises before anything is trained
             for seed in range(self._seeds):
                 self._load(system, seed)
@@ -106,38 +96,33 @@ class QualityBenchmark:
             "num_images": self._num_images,
             "machine": machine(),
             "systems": [
-                {
-                    "name": system.name,
-                    "what": system.description,
-                    "runs": runs[system.name],
-                    **summary(runs[system.name]),
-                }
+                {"name": system.name, "what": system.description, "runs": made, **summary(made)}
                 for system in self.systems
-                if runs[system.name]
+                if (made := runs[system.name])
             ],
             "skipped": self.skipped,
             "failed": self.failed,
         }
 
-    def samples(self, name: str, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def samples(self, name: str, seed: int) -> Uint8Array:
         """Returns images of a complete run, uint8 [20, C, H, W]: digits 0 … 9 twice; without labels, the first 20."""
         with np.load(self._path(name, seed).with_suffix(".npz")) as arrays:
-            images: np.ndarray[Any, np.dtype[np.uint8]] = arrays["samples"]
+            images: Uint8Array = arrays["samples"]
         return images
 
     def _path(self, name: str, seed: int) -> Path:
         return self._out / "runs" / f"{name}-{seed}.json"
 
-    def _fingerprint(self, system: System, seed: int) -> Record:
+    def _fingerprint(self, system: System, seed: int) -> JsonObject:
         """The settings that a stored run must share with a new one to be reused."""
         config = system.settings(self._seconds, seed)
         return {"seconds": self._seconds, "num_images": self._num_images, "settings": config.flat() if config else None}
 
-    def _load(self, system: System, seed: int) -> Record | None:
+    def _load(self, system: System, seed: int) -> JsonObject | None:
         path = self._path(system.name, seed)
         if not path.exists():
             return None
-        record: Record = json.loads(path.read_text("utf-8"))
+        record: JsonObject = json.loads(path.read_text("utf-8"))
         if record["made_with"] != json.loads(json.dumps(self._fingerprint(system, seed))):
             raise BenchError(
                 f"--out {self._out}: found {path.name} with other settings or another budget. Name another folder, or"
@@ -145,21 +130,13 @@ class QualityBenchmark:
             )
         return record
 
-    def _train(self, system: System, seed: int) -> Record | None:
+    def _train(self, system: System, seed: int) -> JsonObject | None:
         self._announce(f"{system.name}, seed {seed}: training for {self._seconds:g} s")
-        arguments = [
-            "--system",
-            system.name,
-            "--seed",
-            str(seed),
-            "--seconds",
-            str(self._seconds),
-            "--num-images",
-            str(self._num_images),
-        ]
         with tempfile.TemporaryDirectory() as folder:
             generated = Path(folder) / "generated.npz"
-            done = run_module(["ganctl.benchmarks.quality.one_run", *arguments, "--out", str(generated)])
+            arguments = [f"--system={system.name}", f"--seed={seed}", f"--seconds={self._seconds}"]
+            arguments += [f"--num-images={self._num_images}", f"--out={generated}"]
+            done = run_module(["ganctl.benchmarks.quality.one_run", *arguments])
             if done.returncode:
                 lines = done.stderr.strip().splitlines() or ["no message"]
                 self.failed[f"{system.name}-{seed}"] = f"exit code {done.returncode}: {lines[-1]}"
@@ -167,24 +144,25 @@ class QualityBenchmark:
                 return None
             return self._score(system, seed, generated)
 
-    def _score(self, system: System, seed: int, generated: Path) -> Record:
-        """Scores every copy (the last one with all metrics) and writes the record."""
+    def _score(self, system: System, seed: int, generated: Path) -> JsonObject:
+        """Scores all snapshots (the last one with all metrics) and writes the record."""
         if self._evaluator is None:  # the same for all runs
             self._evaluator = Evaluator(configure().data, "test", num_images=self._num_images)
         with np.load(generated) as arrays:
-            copies, seconds, seen = arrays["images"], arrays["seconds"].tolist(), arrays["seen"].tolist()
+            snapshots, seconds = arrays["images"], arrays["seconds"].tolist()
+            images_seen = arrays["images_seen"].tolist()
             labels = torch.from_numpy(arrays["labels"]) if len(arrays["labels"]) else None
             threads = int(arrays["threads"])
         curve, scores = [], {}
-        for i, images in enumerate(copies):
-            last = i == len(copies) - 1
+        for i, images in enumerate(snapshots):
+            last = i == len(snapshots) - 1
             scores = self._evaluator.score_images(torch.from_numpy(images), labels, full=last)
-            curve.append({"seconds": seconds[i], "images": seen[i], "fd_ratio": scores["fd_ratio"]})
+            curve.append({"seconds": seconds[i], "images": images_seen[i], "fd_ratio": scores["fd_ratio"]})
         record = {
             "seed": seed,
             "seconds": seconds[-1],
-            "images": seen[-1],
-            "images_per_second": seen[-1] / seconds[-1],
+            "images": images_seen[-1],
+            "images_per_second": images_seen[-1] / seconds[-1],
             "threads": threads,
             "scores": scores,
             "curve": curve,
@@ -192,39 +170,30 @@ class QualityBenchmark:
         }
         path = self._path(system.name, seed)
         selection = slice(SAMPLES) if labels is None else _digits_in_order(labels)
-        np.savez_compressed(path.with_suffix(".npz"), samples=copies[-1][selection])
-        tmp = path.with_suffix(".part")
-        tmp.write_text(json.dumps(record), "utf-8")
-        tmp.replace(path)  # last, because this file marks the run as complete
+        np.savez_compressed(path.with_suffix(".npz"), samples=snapshots[-1][selection])
+        write_file(path, json.dumps(record))  # last, because this file marks the run as complete
         return record
 
 
-def summary(runs: Sequence[Record]) -> Record:
+def summary(runs: Sequence[JsonObject]) -> JsonObject:
     """Returns mean and sample standard deviation of each score, and the worst run's Fréchet distance.
 
     The mean is None for scores that need labels if there are none; the deviation is None for fewer than two runs.
     """
-    mean: Record = {}
-    std: Record = {}
+    mean, std = JsonObject(), JsonObject()
     for name in SCORES + RATES:
         values = [(run if name in RATES else run["scores"])[name] for run in runs]
         known = [value for value in values if value is not None]
         mean[name] = float(np.mean(known)) if known else None
         std[name] = float(np.std(known, ddof=1)) if len(known) > 1 else None
     worst = max((run["scores"]["fd_ratio"] for run in runs), default=None)
-    return {"mean": mean, "std": std, "worst_fd_times_floor": worst}
+    return {"mean": mean, "std": std, "worst_fd_ratio": worst}
 
 
-def machine() -> Record:
-    """Returns the device, core count and versions that a result depends on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    return {"device": device, "cores": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version()}
-
-
-def real_samples() -> np.ndarray[Any, np.dtype[np.uint8]]:
+def real_samples() -> Uint8Array:
     """Returns test images for comparison, uint8 [20, C, H, W]: digits 0 … 9 twice."""
     data = load_split(configure().data, "test")
-    images: np.ndarray[Any, np.dtype[np.uint8]] = data.images[_digits_in_order(data.labels)].numpy()
+    images: Uint8Array = data.images[_digits_in_order(data.labels)].numpy()
     return images
 
 

@@ -1,10 +1,14 @@
-"""Trains one system and saves images that its generator drew during training; `ganctl bench quality` starts it.
+"""Trains one system and saves images of its generator's snapshots; `ganctl bench quality` starts it.
 
     python -m ganctl.benchmarks.quality.one_run --system conv --seed 0 --seconds 120 --num-images 10000 --out FILE.npz
 
-The file: `images`, uint8 [S, n, 1, 28, 28], of S copies of the generator (all from the same latents); `labels`, int64
-[n], the requested labels (empty for an unconditional system); `seconds`, float64 [S], of training, and `seen`, int64
-[S], real images, at each copy; `threads`, the number of CPU threads.
+Arrays in the file, for S snapshots of the generator and n images:
+
+- `images`, uint8 [S, n, 1, 28, 28]: generated images; all snapshots use the same latents.
+- `labels`, int64 [n]: the requested labels; empty for an unconditional system.
+- `seconds`, float64 [S]: training time at each snapshot.
+- `images_seen`, int64 [S]: number of real images used until each snapshot.
+- `threads`: the number of CPU threads.
 """
 
 import tempfile
@@ -14,7 +18,7 @@ import click
 import numpy as np
 import torch
 
-from ganctl.benchmarks.quality.own import train
+from ganctl.benchmarks.quality.our_trainer import train
 from ganctl.benchmarks.quality.recorder import Recorder
 from ganctl.benchmarks.systems import systems
 from ganctl.benchmarks.tutorial import DisplayedGenerator, generator
@@ -62,7 +66,7 @@ def main(name: str, seed: int, seconds: float, num_images: int, out: Path) -> No
         images=np.stack(images),
         labels=labels.numpy() if source.conditional else np.empty(0, np.int64),
         seconds=np.array([snapshot.seconds for snapshot in recorder.snapshots]),
-        seen=np.array([snapshot.images for snapshot in recorder.snapshots]),
+        images_seen=np.array([snapshot.images for snapshot in recorder.snapshots]),
         threads=torch.get_num_threads(),
     )
 

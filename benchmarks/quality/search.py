@@ -23,20 +23,20 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import click
 import torch
 
 from ganctl.benchmarks.errors import BenchError, BenchUsageError
-from ganctl.benchmarks.quality.own import QUIET, train
+from ganctl.benchmarks.quality.our_trainer import QUIET, train
 from ganctl.benchmarks.quality.recorder import Recorder
+from ganctl.benchmarks.report import JsonObject, markdown_table
 from ganctl.files import read_file
 from ganctl.training.config.resolve import resolve
 from ganctl.training.config.schema import Config
@@ -83,7 +83,7 @@ class Trial:
         assignments = [*QUIET, *self.set, *own]
         return resolve(preset=self.preset, config_file=config_file, assignments=assignments, environment={})[0]
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> JsonObject:
         """Identifies the trial in the log; includes the resolved settings, as presets and config files may change."""
         return asdict(self) | {"settings": self.settings().flat()}
 
@@ -101,42 +101,27 @@ def read_trials(path: Path, *, seeds: int, duration: str | None, num_images: int
         raise BenchUsageError(
             f"{path}: {error!r}; expected TOML with tables [[trial]], each with a name and optional preset, config, set"
         ) from error
-    for name, _, entry in entries:
-        if unknown := entry.keys() - {"name", "preset", "config", "set"}:
-            expected = "expected name, preset, config or set"
-            raise BenchUsageError(f"{path}: trial {name}: found {', '.join(unknown)}, {expected}")
-    trials = [
-        Trial(
-            name,
-            preset,
-            _relative_to(path, entry.get("config")),
-            tuple(entry.get("set", ())),
-            seed,
-            duration,
-            num_images,
-        )
-        for seed in range(seeds)
-        for name, preset, entry in entries
-    ]
-    errors = [f"{trial.name}: {error}" for trial in trials if trial.seed == 0 for error in _setting_errors(trial)]
+    trials = []
+    for seed in range(seeds):
+        for name, preset, entry in entries:
+            if unknown := entry.keys() - {"name", "preset", "config", "set"}:
+                expected = "expected name, preset, config or set"
+                raise BenchUsageError(f"{path}: trial {name}: found {', '.join(unknown)}, {expected}")
+            config = str((path.parent / entry["config"]).resolve()) if "config" in entry else None
+            assignments = tuple(entry.get("set", ()))
+            trials.append(Trial(name, preset, config, assignments, seed, duration, num_images))
+    errors: list[str] = []
+    for trial in trials[: len(entries)]:  # the other seeds have the same settings
+        try:
+            trial.settings()
+        except ConfigError as error:
+            errors += [f"{trial.name}: {fault}" for fault in error.faults]
     if errors:  # report all of them before anything is trained
         raise BenchUsageError(f"{path}: found invalid settings:" + "".join(f"\n  - {error}" for error in errors))
     return trials
 
 
-def _relative_to(path: Path, name: str | None) -> str | None:
-    return None if name is None else str((path.parent / name).resolve())
-
-
-def _setting_errors(trial: Trial) -> Sequence[str]:
-    try:
-        trial.settings()
-    except ConfigError as error:
-        return error.faults
-    return ()
-
-
-def run_trial(trial: Trial) -> dict[str, Any]:
+def run_trial(trial: Trial) -> JsonObject:
     """Trains and scores a trial; returns its record for the log."""
     recorder, started = Recorder(math.inf, snapshots=1), time.process_time()
     config = trial.settings()
@@ -155,7 +140,7 @@ def run_trial(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _run_in_subprocess(trial: Trial) -> dict[str, Any] | str:
+def _run_in_subprocess(trial: Trial) -> JsonObject | str:
     """Returns the record or, if the trial fails, the error as text, because not every exception can be pickled."""
     torch.set_num_threads(1)
     try:
@@ -164,7 +149,7 @@ def _run_in_subprocess(trial: Trial) -> dict[str, Any] | str:
         return f"{type(error).__name__}: {error}"
 
 
-def run_all(trials: Sequence[Trial], jobs: int) -> Iterator[tuple[Trial, dict[str, Any] | str]]:
+def run_all(trials: Sequence[Trial], jobs: int) -> Iterator[tuple[Trial, JsonObject | str]]:
     """Yields each trial with its record, or with its error as text, as the trials finish.
 
     Raises:
@@ -184,23 +169,23 @@ def run_all(trials: Sequence[Trial], jobs: int) -> Iterator[tuple[Trial, dict[st
                 ) from error
 
 
-def key(record: Mapping[str, Any]) -> str:
+def key(record: JsonObject) -> str:
     """The fingerprint of a trial or of its record, as text."""
     names = [*(field.name for field in fields(Trial)), "settings"]
     return json.dumps({name: record.get(name) for name in names}, sort_keys=True)
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[JsonObject]:
     """Returns the records of finished trials."""
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
 
-def table(records: Sequence[dict[str, Any]]) -> str:
+def table(records: Sequence[JsonObject]) -> str:
     """Returns a Markdown table of each trial's mean over its seeds, and its worst seed.
 
     The lowest mean Fréchet distance comes first; trials without one come last.
     """
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[JsonObject]] = {}
     for record in records:
         groups.setdefault(f"{record['name']} ({record['duration'] or 'its own length'})", []).append(record)
     rows = []
@@ -208,10 +193,9 @@ def table(records: Sequence[dict[str, Any]]) -> str:
         cells = [_cell(fmean, [r[score] for r in group]) for score in SCORES]
         cells += [_cell(worst, [r[score] for r in group]) for score, (worst, _) in WORST.items()]
         distances = [math.inf if r["fd_ratio"] is None else r["fd_ratio"] for r in group]
-        rows.append((fmean(distances), f"| {name} | {len(group)} | {' | '.join(cells)} |"))
+        rows.append((fmean(distances), [name, str(len(group)), *cells]))
     head = ["trial", "seeds", *SCORES.values(), *(heading for _, heading in WORST.values())]
-    lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |", *(row for _, row in sorted(rows))]
-    return "\n".join(lines)
+    return "\n".join(markdown_table(head, [row for _, row in sorted(rows)]))
 
 
 def _cell(aggregate: Callable[[list[float]], float], values: Sequence[float | None]) -> str:

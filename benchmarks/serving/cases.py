@@ -82,6 +82,6 @@ def _has_one_image(reply: httpx.Response) -> bool:
         return False
 
 
-def cases(kinds: Mapping[str, tuple[int, ...]] = CONNECTIONS) -> list[Case]:
+def cases() -> list[Case]:
     """Returns all cases: each kind with each of its numbers of connections."""
-    return [Case(kind, connections) for kind, numbers in kinds.items() for connections in numbers]
+    return [Case(kind, connections) for kind, numbers in CONNECTIONS.items() for connections in numbers]

@@ -4,6 +4,7 @@ It shares the machine with the server under test, so it does little per request:
 the status and the length of the reply.
 """
 
+import itertools
 import re
 import select
 import socket
@@ -36,11 +37,6 @@ class Result:
         assert self.latencies, "no reply with status 200"
         return sorted(self.latencies)[min(len(self.latencies) - 1, int(share * len(self.latencies)))]
 
-    def summary(self) -> dict[str, float]:
-        """Returns the rate, and the 50th and 99th percentile latency in milliseconds."""
-        percentiles = {f"p{percent}_ms": 1e3 * self.percentile(percent / 100) for percent in (50, 99)}
-        return {"requests_per_second": self.rate, **percentiles}
-
 
 def get(path: str, accept: str = "image/png") -> bytes:
     """Returns the bytes of a GET request."""
@@ -68,8 +64,8 @@ def load(
     *,
     connections: int,
     seconds: float,
-    warm_up: float = 1.0,
-    min_replies: int = 1,
+    warm_up: float,
+    min_replies: int,
 ) -> Result:
     """Sends `requests` in turn over a number of connections and measures the replies after the warm-up.
 
@@ -83,7 +79,7 @@ def load(
     """
     poll = select.epoll()
     open_: dict[int, _Connection] = {}
-    index = 0  # of the last request sent
+    next_request = itertools.cycle(requests)
 
     def connect() -> None:
         connection = _Connection(address)
@@ -92,11 +88,9 @@ def load(
         send(connection)
 
     def send(connection: _Connection) -> None:
-        nonlocal index
-        index = (index + 1) % len(requests)
         connection.received, connection.bytes_left = b"", -1
         connection.sent_at = clock()
-        connection.socket.sendall(requests[index])
+        connection.socket.sendall(next(next_request))
 
     clock = time.perf_counter
     result = Result(seconds, [], Counter(), 0)

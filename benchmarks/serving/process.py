@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from ganctl.benchmarks.children import python_path
 from ganctl.benchmarks.errors import BenchError
 from ganctl.serving.hosts.torchserve.private_folder import ascii_alias
 
-_ROOT = Path(__file__).parents[3]
 _READY_SECONDS = 120.0
 _STOP_SECONDS = 20.0
 # Each server chooses its number of threads, and gets no settings from the environment of the benchmark.
@@ -77,10 +77,9 @@ def run_server(name: str, prepare: Callable[[Path], Launch]) -> Iterator[Running
         ascii_alias(Path(temporary)) as folder,
     ):
         launch = prepare(folder)
-        path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         environment = {key: value for key, value in os.environ.items() if not key.startswith(_EXCLUDED_PREFIXES)}
         environment |= {"LC_ALL": "C.UTF-8", "TMPDIR": str(folder)}  # Java decodes file names by the locale
-        environment |= {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", **launch.environment}
+        environment |= {"PYTHONPATH": python_path(), "PYTHONSAFEPATH": "1", **launch.environment}
         started = time.perf_counter()
         with (folder / "stdout").open("wb") as output, (folder / "stderr").open("wb") as errors:
             process = subprocess.Popen(
@@ -106,10 +105,8 @@ def _wait(name: str, process: "subprocess.Popen[bytes]", launch: Launch, folder:
 
 
 def _last_output(folder: Path) -> str:
-    lines = [
-        line for name in ("stdout", "stderr") for line in (folder / name).read_text("utf-8", "replace").splitlines()
-    ]
-    return "".join(f"\n  {line}" for line in lines[-20:])
+    text = "\n".join((folder / name).read_text("utf-8", "replace") for name in ("stdout", "stderr"))
+    return "".join(f"\n  {line}" for line in text.strip().splitlines()[-20:])
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -8,18 +8,16 @@ because Java compiles hot code only under load. The load generator runs in this 
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from ganctl.benchmarks.errors import BenchError, BenchUsageError
-from ganctl.benchmarks.quality.compare import machine
+from ganctl.benchmarks.errors import BenchError
+from ganctl.benchmarks.report import JsonObject, choose, machine
 from ganctl.benchmarks.serving.cases import Case, cases
 from ganctl.benchmarks.serving.load import Result, load
 from ganctl.benchmarks.serving.models import prepare
 from ganctl.benchmarks.serving.process import run_server
-from ganctl.benchmarks.serving.systems import System, systems
+from ganctl.benchmarks.serving.systems import Target, systems
 
-Record = dict[str, Any]
 _CASE_WARM_UP = 0.5  # seconds at the start of each case that do not count
 _WARM_UP, _WARM_UP_CONNECTIONS = ("GET", "POST"), 64  # kinds of requests that share little code in the server
 
@@ -32,7 +30,7 @@ def measure_all(
     repetitions: int,
     warm_up: float,
     announce: Callable[[str], None],
-) -> Record:
+) -> JsonObject:
     """Runs all measurements of `ganctl bench serve`, of the systems with these names (default: all).
 
     Raises:
@@ -42,7 +40,7 @@ def measure_all(
     benchmark = ServingBenchmark(seconds=seconds, repetitions=repetitions, warm_up=warm_up, announce=announce)
     with tempfile.TemporaryDirectory(prefix="ganctl-bench-") as folder:
         models = prepare(source, Path(folder), announce)
-        chosen = choose(systems(models), names)
+        chosen = choose({system.name: system for system in systems(models)}, names, "--only")
         if all(system.unavailable for system in chosen):
             raise BenchError("; ".join(f"{system.name}: {system.unavailable}" for system in chosen))
         return benchmark.run(chosen, cases())
@@ -56,7 +54,7 @@ class ServingBenchmark:
         *,
         seconds: float,
         repetitions: int,
-        warm_up: float = 5.0,
+        warm_up: float,
         min_replies: int = 1,
         announce: Callable[[str], None],
     ) -> None:
@@ -72,7 +70,7 @@ class ServingBenchmark:
         self._seconds, self._repetitions, self._warm_up, self._announce = seconds, repetitions, warm_up, announce
         self._min_replies = min_replies
 
-    def run(self, systems: Sequence[System], cases: Sequence[Case]) -> Record:
+    def run(self, systems: Sequence[Target], cases: Sequence[Case]) -> JsonObject:
         """Measures all systems and returns the raw figures.
 
         Raises:
@@ -80,7 +78,7 @@ class ServingBenchmark:
         """
         skipped = {system.name: system.unavailable for system in systems if system.unavailable}
         chosen = [self._best(system) for system in systems if not system.unavailable]
-        results: list[Record] = [
+        results: list[JsonObject] = [
             {"name": system.name, "what": system.description, "ready_seconds": [], "memory": [], "cases": []}
             for system in chosen
         ]
@@ -95,13 +93,12 @@ class ServingBenchmark:
         settings = {"seconds": self._seconds, "repetitions": self._repetitions, "warm_up": self._warm_up}
         return {"machine": machine(), **settings, "systems": results, "skipped": skipped}
 
-    def _measure(self, system: System, cases: Sequence[Case], record: Record) -> None:
+    def _measure(self, system: Target, cases: Sequence[Case], record: JsonObject) -> None:
         """Starts a server, measures all its cases, and appends the figures to its record."""
         if not record["cases"]:
-            lists: Record = {"rates": [], "p50_ms": [], "p99_ms": [], "refused": []}
             record["cases"] = [
                 {"kind": case.kind, "connections": case.connections, "images": case.images}
-                | {name: list(empty) for name, empty in lists.items()}
+                | {name: [] for name in ("rates", "p50_ms", "p99_ms", "refused")}
                 for case in cases
             ]
         with run_server(system.name, system.prepare) as server:
@@ -116,15 +113,14 @@ class ServingBenchmark:
                     raise BenchError(
                         f"{system.name}: found no reply with status 200 to {case.kind}, connections: {case.connections}"
                     )
-                summary = result.summary()
                 answers = sum(result.statuses.values()) + result.failures
-                row["rates"].append(summary["requests_per_second"])
-                row["p50_ms"].append(summary["p50_ms"])
-                row["p99_ms"].append(summary["p99_ms"])
+                row["rates"].append(result.rate)
+                row["p50_ms"].append(1e3 * result.percentile(0.5))
+                row["p99_ms"].append(1e3 * result.percentile(0.99))
                 row["refused"].append(1 - len(result.latencies) / answers)
             record["memory"].append(server.memory())
 
-    def _best(self, system: System) -> System:
+    def _best(self, system: Target) -> Target:
         """Returns the variant of a system with the highest rate in a short trial."""
         if not system.variants:
             return system
@@ -145,15 +141,3 @@ def _run_load(url: str, case: Case, seconds: float, min_replies: int) -> Result:
     return load(
         address, requests, connections=case.connections, seconds=seconds, warm_up=warm_up, min_replies=min_replies
     )
-
-
-def choose(systems: Sequence[System], names: Sequence[str]) -> list[System]:
-    """Returns the systems with these names, or all if `names` is empty.
-
-    Raises:
-        BenchUsageError: a system does not exist.
-    """
-    known = [system.name for system in systems]
-    if unknown := [name for name in names if name not in known]:
-        raise BenchUsageError(f"--only: found {unknown[0]}, expected one of {', '.join(known)}")
-    return [system for system in systems if not names or system.name in names]

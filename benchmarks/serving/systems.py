@@ -12,9 +12,8 @@ import httpx
 
 from ganctl.benchmarks.peers import GENERATOR
 from ganctl.benchmarks.serving.process import Launch
-from ganctl.benchmarks.serving.torchserve import PATH, ceiling, stock
+from ganctl.benchmarks.serving.torchserve import PATH, ceiling, free_ports, stock
 from ganctl.benchmarks.systems import INSTALL
-from ganctl.serving.hosts.torchserve.ports import free_ports
 
 CEILING, LITSERVE = "constant", "litserve"  # the references of relative rates
 
@@ -31,7 +30,7 @@ class Models:
 
 
 @dataclass(frozen=True)
-class System:
+class Target:
     """A server to compare.
 
     With `variants`, the fastest of the system and its variants in a short trial is measured.
@@ -42,10 +41,10 @@ class System:
     prepare: Callable[[Path], Launch]  # takes an empty folder to start in
     kinds: tuple[str, ...] = ("GET", "POST", "JSON", "grid")  # of requests that it supports
     unavailable: str | None = None  # why it cannot run here, and the remedy
-    variants: tuple["System", ...] = ()
+    variants: tuple["Target", ...] = ()
 
 
-def systems(models: Models) -> list[System]:
+def systems(models: Models) -> list[Target]:
     """Returns all systems in the order of the table."""
     servers = [_ours(f"onnx-{n}", f"ours, ONNX Runtime, {_workers(n)}", models.onnx, n) for n in (1, 2)]
     if models.torchscript is not None:
@@ -53,13 +52,13 @@ def systems(models: Models) -> list[System]:
         servers += [_ours(f"torchscript-{n}", f"ours, TorchScript, {_workers(n)}", script, n) for n in (1, 2)]
     else:
         unavailable = "the export has no generator.ts: export again with that format"
-        servers += [System("torchscript", "ours, TorchScript", _not_started, unavailable=unavailable)]
+        servers += [Target("torchscript", "ours, TorchScript", _not_started, unavailable=unavailable)]
     servers += [_ours("conv-2", "ours, ONNX Runtime, 2 workers, the larger generator of `conv`", models.conv, 2)]
-    servers += [System("stock", "the same handler in TorchServe with default settings", partial(stock, models.onnx))]
+    servers += [Target("stock", "the same handler in TorchServe with default settings", partial(stock, models.onnx))]
     servers += [_litserve(models.generator), _fastapi(models.generator)]
     description = "constant bytes from TorchServe's own worker, our server's settings, 2 workers: the ceiling"
     prepare = partial(ceiling, models.onnx, models.digit, 2)
-    return [*servers, System(CEILING, description, prepare, kinds=("GET", "POST"))]
+    return [*servers, Target(CEILING, description, prepare, kinds=("GET", "POST"))]
 
 
 def _workers(number: int) -> str:
@@ -70,10 +69,10 @@ def _not_started(folder: Path) -> Launch:
     raise AssertionError("an unavailable system is not started")
 
 
-def _ours(name: str, description: str, mar: Path, workers: int) -> System:
+def _ours(name: str, description: str, mar: Path, workers: int) -> Target:
     arguments = ["serve", str(mar), "--port", "0", "--workers", str(workers), "--json"]
     launch = Launch([sys.executable, "-m", "ganctl", *arguments], _printed_url)
-    return System(name, description, lambda _: launch)
+    return Target(name, description, lambda _: launch)
 
 
 def _printed_url(output: Path) -> str | None:
@@ -82,36 +81,30 @@ def _printed_url(output: Path) -> str | None:
     return f"{json.loads(text)['url']}{PATH}" if text.endswith("\n") else None
 
 
-def _litserve(generator: Path) -> System:
-    def system(workers: int, queue: str) -> System:
+def _litserve(generator: Path) -> Target:
+    def system(workers: int, queue: str) -> Target:
         module = ["-m", "ganctl.benchmarks.peers.litserve_peer", "--workers", str(workers), f"--{queue}"]
         description = f"LitServe in batches, ONNX Runtime, Pillow; {_workers(workers)}, {queue}"
         prepare = partial(by_port, module, generator, "/health")
-        return System(LITSERVE, description, prepare, kinds=("POST", "grid"), unavailable=_missing_packages("litserve"))
+        return Target(LITSERVE, description, prepare, kinds=("POST", "grid"), unavailable=_missing_packages("litserve"))
 
     first, *variants = [system(workers, queue) for workers in (1, 2) for queue in ("fast-queue", "no-fast-queue")]
-    return System(first.name, first.description, first.prepare, first.kinds, first.unavailable, tuple(variants))
+    return Target(first.name, first.description, first.prepare, first.kinds, first.unavailable, tuple(variants))
 
 
-def _fastapi(generator: Path) -> System:
+def _fastapi(generator: Path) -> Target:
     module = ["-m", "uvicorn", "ganctl.benchmarks.peers.fastapi_peer:app", "--workers", "2"]
     module += ["--no-access-log", "--log-level", "warning"]
     description = "FastAPI and uvicorn, one pass per request, ONNX Runtime, Pillow; 2 workers"
     prepare = partial(by_port, module, generator, "/digits")
-    return System(
-        "fastapi",
-        description,
-        prepare,
-        kinds=("GET", "POST", "grid"),
-        unavailable=_missing_packages("fastapi", "uvicorn"),
-    )
+    kinds = ("GET", "POST", "grid")
+    return Target("fastapi", description, prepare, kinds, _missing_packages("fastapi", "uvicorn"))
 
 
 def by_port(arguments: Sequence[str], generator: Path, health: str, folder: Path) -> Launch:
     """Returns the command of a peer server, which takes `--port` and is ready when the path `health` returns 200."""
-    ports = free_ports("127.0.0.1", 0)
-    ports.release()
-    base = f"http://127.0.0.1:{(port := ports.inference)}"
+    port = free_ports().inference
+    base = f"http://127.0.0.1:{port}"
 
     def ready(_: Path) -> str | None:
         try:

@@ -3,19 +3,18 @@
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ganctl.benchmarks.errors import BenchUsageError
+from ganctl.benchmarks.report import JsonObject, markdown_table
 from ganctl.benchmarks.serving.cases import CONNECTIONS, DESCRIPTIONS
 from ganctl.benchmarks.serving.systems import CEILING, LITSERVE
 from ganctl.benchmarks.speed.compare import ratio
 
-Record = dict[str, Any]
 START_MARKER, END_MARKER = "<!-- ganctl bench serve: begins -->", "<!-- ganctl bench serve: ends -->"
 _MAX = max(CONNECTIONS["POST"])
 
 
-def serve_table(results: Record) -> str:
+def serve_table(results: JsonObject) -> str:
     """Returns the results in Markdown: rates, latencies and memory; medians over the repetitions."""
     machine, systems = results["machine"], results["systems"]
     points = [(kind, number) for kind in ("GET", "POST") for number in CONNECTIONS[kind]]
@@ -66,12 +65,11 @@ def replace_table(document: Path, table: str) -> None:
     document.write_text(f"{before}{START_MARKER}\n\n{table}\n{END_MARKER}{after}", "utf-8")
 
 
-def _table(heads: Sequence[str], systems: Sequence[Record], cells: Callable[[Record], list[str]]) -> list[str]:
-    rows = [[system["name"], *cells(system)] for system in systems]
-    return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
+def _table(heads: Sequence[str], systems: Sequence[JsonObject], cells: Callable[[JsonObject], list[str]]) -> list[str]:
+    return markdown_table(heads, [[system["name"], *cells(system)] for system in systems])
 
 
-def _case(system: Record | None, kind: str, connections: int) -> Record | None:
+def _case(system: JsonObject | None, kind: str, connections: int) -> JsonObject | None:
     """Returns the figures of one case, or None if the system was not measured with it."""
     if system is None:
         return None
@@ -79,24 +77,24 @@ def _case(system: Record | None, kind: str, connections: int) -> Record | None:
     return next(matching, None)
 
 
-def _rate(case: Record | None) -> str:
+def _rate(case: JsonObject | None) -> str:
     if case is None:
         return "–"
     refused = statistics.median(case["refused"])
     return f"{statistics.median(case['rates']):,.0f}" + (f" ({refused:.0%})" if refused >= 0.005 else "")
 
 
-def _latency(case: Record | None) -> str:
+def _latency(case: JsonObject | None) -> str:
     if case is None:
         return "–"
     return " / ".join(f"{statistics.median(case[name]):.1f}" for name in ("p50_ms", "p99_ms"))
 
 
-def _times(case: Record | None, other: Record | None) -> str:
+def _times(case: JsonObject | None, other: JsonObject | None) -> str:
     return "–" if case is None or other is None or case is other else f"{ratio(case, other):.2f}"
 
 
-def _other_cells(system: Record, systems: Sequence[Record]) -> list[str]:
+def _other_cells(system: JsonObject, systems: Sequence[JsonObject]) -> list[str]:
     by_name = {other["name"]: other for other in systems}
     get, post = (_case(system, kind, _MAX) for kind in ("GET", "POST"))
     grid = _case(system, "grid", *CONNECTIONS["grid"])

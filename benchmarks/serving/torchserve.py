@@ -13,12 +13,18 @@ from ganctl.benchmarks.serving.process import Launch
 from ganctl.serving.archive.mar import MODEL_NAME
 from ganctl.serving.hosts.torchserve.config import JAVA_OPTIONS, METRICS, config_properties, log4j2
 from ganctl.serving.hosts.torchserve.java import find_java
-from ganctl.serving.hosts.torchserve.ports import Ports, free_ports
+from ganctl.serving.hosts.torchserve.ports import Ports, reserve_ports
 
 _CONFIG = "model-config.yaml"
 _HANDLER = Path(__file__).parents[1] / "peers" / "constant_handler.py"
 _MODEL = f"{MODEL_NAME}={MODEL_NAME}.mar"
 PATH = f"/predictions/{MODEL_NAME}"
+
+
+def free_ports() -> Ports:
+    """Returns five ports of loopback that no process uses now."""
+    with reserve_ports("127.0.0.1", 0) as ports:
+        return ports
 
 
 def stock(mar: Path, folder: Path) -> Launch:
@@ -27,8 +33,7 @@ def stock(mar: Path, folder: Path) -> Launch:
     The exceptions: its ports are free ones, its token is off, as for our server on loopback, and Java leaves no
     /tmp/hsperfdata_USER behind.
     """
-    ports = free_ports("127.0.0.1", 0)
-    ports.release()
+    ports = free_ports()
     (folder / "store").mkdir()
     with zipfile.ZipFile(mar) as archive:
         config = yaml.safe_load(archive.read(_CONFIG))
@@ -51,8 +56,7 @@ def ceiling(mar: Path, digit: bytes, workers: int, folder: Path) -> Launch:
 
     Its rate is the upper limit for a server without inference and encoding.
     """
-    ports = free_ports("127.0.0.1", 0)
-    ports.release()
+    ports = free_ports()
     (folder / "store").mkdir()
     with zipfile.ZipFile(mar) as archive:
         entry = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]["handler"]

@@ -27,7 +27,7 @@ class BareStep:
         self.generator, self.discriminator = generator, discriminator
         self.ema = copy.deepcopy(generator).requires_grad_(False)
         self._decay = config.train.ema_decay
-        self._precision = Precision(precision, device.type, "asked for")
+        self._precision = Precision(precision, device.type, "requested")
         self._rng = torch.Generator(device).manual_seed(config.train.seed)
         adam = config.optimizer
         self._adam_g, self._adam_d = (

@@ -11,7 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -20,19 +20,18 @@ from torch.utils.flop_counter import flop_registry
 
 from ganctl.benchmarks.children import run_module
 from ganctl.benchmarks.errors import BenchError
-from ganctl.benchmarks.quality.compare import machine
+from ganctl.benchmarks.report import JsonObject, machine
 from ganctl.benchmarks.systems import INSTALL
 from ganctl.training.config.resolve import preset_names, resolve
 from ganctl.training.distributed.ranks import SINGLE_RANK
 from ganctl.training.loop.build import build_parts
 from ganctl.training.loop.precision_trial import FORMATS as CPU_PRECISIONS
 
-Record = dict[str, Any]
 _MAX_CPU_BATCH = 256  # images
 
 
 @dataclass(frozen=True)
-class Case:
+class Loop:
     """One loop to measure: a system of `one_run.py` with a preset's networks."""
 
     system: str
@@ -45,17 +44,19 @@ class Case:
     def name(self) -> str:
         return " ".join([f"{self.preset}, batch {self.batch}: {self.system} {self.precision}", *self.assignments])
 
+    def arguments(self) -> list[str]:
+        """Returns the arguments for `one_run.py`."""
+        options = {"system": self.system, "preset": self.preset, "batch": self.batch, "precision": self.precision}
+        return [f"--{name}={value}" for name, value in options.items()] + [f"--set={each}" for each in self.assignments]
 
-def comparison(*, cuda: bool) -> list[Case]:
+
+def comparison(*, cuda: bool) -> list[Loop]:
     """Returns the loops to compare on such a machine, including each preset's trainer in every precision."""
     cases = _on_cuda() if cuda else _on_cpu()
     precisions = ("fp32", "tf32", "bf16", "fp16") if cuda else CPU_PRECISIONS
-    every = [
-        Case("ours", preset, batch, precision)
-        for preset, batch in preset_batches(cuda=cuda)
-        for precision in precisions
-    ]
-    return [*cases, *(case for case in every if case not in cases)]
+    presets = preset_batches(cuda=cuda)
+    every = [Loop("ours", preset, batch, precision) for preset, batch in presets for precision in precisions]
+    return list(dict.fromkeys([*cases, *every]))
 
 
 def preset_batches(*, cuda: bool) -> list[tuple[str, int]]:
@@ -71,36 +72,36 @@ def preset_batches(*, cuda: bool) -> list[tuple[str, int]]:
     return list(dict.fromkeys([*batches, ("lightning-basic-gan", 256)]))
 
 
-def _on_cpu() -> list[Case]:
+def _on_cpu() -> list[Loop]:
     cases = []
     for batch in (64, 256):
-        cases += [Case("lightning", "lightning-basic-gan", batch, "fp32")]
-        cases += [Case(system, "lightning-basic-gan", batch, p) for p in CPU_PRECISIONS for system in ("bare", "ours")]
-    cases += [Case("straightforward", "conv", 64, "fp32")]
-    return [*cases, *(Case(system, "conv", 64, p) for p in CPU_PRECISIONS for system in ("step", "ours"))]
+        cases += [Loop("lightning", "lightning-basic-gan", batch, "fp32")]
+        cases += [Loop(system, "lightning-basic-gan", batch, p) for p in CPU_PRECISIONS for system in ("bare", "ours")]
+    cases += [Loop("straightforward", "conv", 64, "fp32")]
+    return [*cases, *(Loop(system, "conv", 64, p) for p in CPU_PRECISIONS for system in ("step", "ours"))]
 
 
-def _on_cuda() -> list[Case]:
+def _on_cuda() -> list[Loop]:
     """Returns the cases for the tutorial's batch size on a GPU and that of the preset `gpu`."""
     tutorial, large = "lightning-basic-gan", int(resolve(preset="gpu", environment={})[0].train.batch_size)
     ours = ("ours", "tf32"), ("ours", "bf16")
     small = ("lightning", "fp32"), ("bare", "fp32"), ("ours-eager", "bf16"), ("step", "tf32"), *ours
-    cases = [Case(system, tutorial, 256, precision) for system, precision in small]
-    cases += [Case(system, tutorial, large, precision) for system, precision in (("lightning", "fp32"), *ours)]
+    cases = [Loop(system, tutorial, 256, precision) for system, precision in small]
+    cases += [Loop(system, tutorial, large, precision) for system, precision in (("lightning", "fp32"), *ours)]
     own = ("straightforward", "fp32"), ("ours-eager", "bf16"), ("step", "bf16"), *ours
-    return [*cases, *(Case(system, "gpu", large, precision) for system, precision in own)]
+    return [*cases, *(Loop(system, "gpu", large, precision) for system, precision in own)]
 
 
-def growth_cases() -> list[Case]:
+def growth_cases() -> list[Loop]:
     """Returns cases that vary batch size, latent size and width of `conv`, one at a time."""
     return [
-        *(Case("step", "conv", batch, "fp32") for batch in (16, 64, 256, 1024)),
-        *(Case("step", "conv", 64, "fp32", (f"model.latent_dim={latent_dim}",)) for latent_dim in (32, 512)),
-        *(Case("step", "conv", 64, "fp32", (f"model.base_channels={width}",)) for width in (16, 64)),
+        *(Loop("step", "conv", batch, "fp32") for batch in (16, 64, 256, 1024)),
+        *(Loop("step", "conv", 64, "fp32", (f"model.latent_dim={latent_dim}",)) for latent_dim in (32, 512)),
+        *(Loop("step", "conv", 64, "fp32", (f"model.base_channels={width}",)) for width in (16, 64)),
     ]
 
 
-def measure_all(*, seconds: float, repetitions: int, growth: bool, announce: Callable[[str], None]) -> Record:
+def measure_all(*, seconds: float, repetitions: int, growth: bool, announce: Callable[[str], None]) -> JsonObject:
     """Runs all measurements of `ganctl bench train` and returns its results.
 
     Raises:
@@ -112,9 +113,8 @@ def measure_all(*, seconds: float, repetitions: int, growth: bool, announce: Cal
     results["automatic"] = speed.automatic(preset_batches(cuda=cuda))
     results |= {"machine": machine(), "seconds": seconds, "repetitions": repetitions, "skipped": speed.skipped}
     if growth:
-        results["growth"] = SpeedBenchmark(seconds=seconds, repetitions=1, announce=announce).run(
-            growth_cases(), ["fp32"]
-        )["cases"]
+        once = SpeedBenchmark(seconds=seconds, repetitions=1, announce=announce)
+        results["growth"] = once.run(growth_cases(), ["fp32"])["cases"]
         results["run_length"] = speed.run_length()
     return results
 
@@ -127,19 +127,18 @@ class SpeedBenchmark:
         self._seconds, self._repetitions, self._announce = seconds, repetitions, announce
         self.skipped: dict[str, str] = {}
 
-    def automatic(self, presets: Sequence[tuple[str, int]]) -> list[Record]:
+    def automatic(self, presets: Sequence[tuple[str, int]]) -> list[JsonObject]:
         """Returns the precision that `auto` chooses for each preset and batch size, and the reason."""
-        choices = []
-        for preset, batch in presets:
-            arguments = ["--system", "automatic", "--preset", preset, "--batch", str(batch), "--precision", "auto"]
-            choices.append({"preset": preset, "batch": batch} | self._measure(arguments))
-        return choices
+        return [
+            {"preset": preset, "batch": batch} | self._measure(Loop("automatic", preset, batch, "auto").arguments())
+            for preset, batch in presets
+        ]
 
-    def run_length(self) -> Record:
+    def run_length(self) -> JsonObject:
         """Returns how step time and memory change during a long run: see `run_length.py`."""
         return self._start(["ganctl.benchmarks.speed.run_length"])
 
-    def run(self, cases: Sequence[Case], precisions: Sequence[str]) -> Record:
+    def run(self, cases: Sequence[Loop], precisions: Sequence[str]) -> JsonObject:
         """Measures all cases and the machine's matrix products in each repetition.
 
         Raises:
@@ -148,71 +147,58 @@ class SpeedBenchmark:
         if any(case.system == "lightning" for case in cases) and not importlib.util.find_spec("lightning"):
             self.skipped["lightning"] = f"it needs the package lightning: {INSTALL}"
             cases = [case for case in cases if case.system != "lightning"]
-        runs: dict[str, list[Record]] = {case.name: [] for case in cases}
+        runs: dict[str, list[JsonObject]] = {case.name: [] for case in cases}
         products: dict[str, list[float]] = {precision: [] for precision in precisions}
         for repetition in range(self._repetitions):
             measured = self._measure(["--system", "products", "--precision", ",".join(precisions)])
             for precision, flops_per_second in measured["flops"].items():
                 products[precision].append(flops_per_second)
             for case in cases:
-                arguments = ["--system", case.system, "--preset", case.preset, "--batch", str(case.batch)]
-                arguments += [
-                    "--precision",
-                    case.precision,
-                    *(f"--set={assignment}" for assignment in case.assignments),
-                ]
-                measured = self._measure(arguments)
+                measured = self._measure(case.arguments())
                 runs[case.name].append(measured)
                 self._announce(
                     f"{repetition + 1} of {self._repetitions}: {case.name}:"
                     f" {measured['images_per_second']:,.0f} images/s"
                 )
         flops = {precision: statistics.median(rates) for precision, rates in products.items()}
-        return {
-            "products_flops": flops,
-            "cases": [self._summary(case, runs[case.name], flops) for case in cases],
-        }
+        return {"products_flops": flops, "cases": [_summary(case, runs[case.name], flops) for case in cases]}
 
-    def _summary(self, case: Case, runs: list[Record], products: dict[str, float]) -> Record:
-        rates = [run["images_per_second"] for run in runs]
-        flops = flops_per_image(case.preset, case.batch, case.assignments)
-        rate = statistics.median(rates)
-        return {
-            "system": case.system,
-            "preset": case.preset,
-            "batch": case.batch,
-            "precision": case.precision,
-            "assignments": list(case.assignments),
-            "images_per_second": rate,
-            "rates": rates,
-            "flops_per_image": flops,
-            "share_of_products": rate * flops / products[case.precision] if case.precision in products else None,
-            "first_step_seconds": statistics.median(run["first_step_seconds"] for run in runs),
-            "memory_bytes": statistics.median(run["memory_bytes"] for run in runs),
-            "step_over_kernels": _over_kernels(runs, case.batch),
-            "device_bytes": statistics.median(run.get("device_bytes", 0) for run in runs),
-        }
-
-    def _measure(self, arguments: list[str]) -> Record:
+    def _measure(self, arguments: list[str]) -> JsonObject:
         timed = ["--seconds", str(self._seconds), "--started", str(time.time())]
         return self._start(["ganctl.benchmarks.speed.one_run", *arguments, *timed])
 
-    def _start(self, arguments: list[str]) -> Record:
+    def _start(self, arguments: list[str]) -> JsonObject:
         done = run_module(arguments)
         if done.returncode:
             raise BenchError(f"{' '.join(arguments)} failed with exit code {done.returncode}:\n{done.stderr.strip()}")
-        record: Record = json.loads(done.stdout.strip().splitlines()[-1])
+        record: JsonObject = json.loads(done.stdout.strip().splitlines()[-1])
         return record
 
 
-def _over_kernels(runs: list[Record], batch: int) -> float | None:
+def _summary(case: Loop, runs: list[JsonObject], products: dict[str, float]) -> JsonObject:
+    rates = [run["images_per_second"] for run in runs]
+    flops = flops_per_image(case.preset, case.batch, case.assignments)
+    rate = statistics.median(rates)
+    return asdict(case) | {
+        "images_per_second": rate,
+        "rates": rates,
+        "flops_per_image": flops,
+        "share_of_products": rate * flops / products[case.precision] if case.precision in products else None,
+        "first_step_seconds": statistics.median(run["first_step_seconds"] for run in runs),
+        "memory_bytes": statistics.median(run["memory_bytes"] for run in runs),
+        "step_over_kernels": _over_kernels(runs, case.batch),
+        "device_bytes": statistics.median(run.get("device_bytes", 0) for run in runs),
+    }
+
+
+def _over_kernels(runs: list[JsonObject], batch: int) -> float | None:
     """Returns the step time divided by the sum of its kernels' times, or None without kernels, as on a CPU."""
     if not all("kernel_seconds" in run for run in runs):
         return None
     return float(statistics.median(batch / run["images_per_second"] / run["kernel_seconds"] for run in runs))
 
 
-def ratio(one: Record, other: Record) -> float:
+def ratio(one: JsonObject, other: JsonObject) -> float:
     """Returns the speed of `one` relative to `other`: the median of the repetitions' ratios."""
     return float(statistics.median(a / b for a, b in zip(one["rates"], other["rates"], strict=True)))
 

@@ -17,6 +17,7 @@ import click
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from ganctl.benchmarks.report import markdown_table
 from ganctl.training.config.resolve import resolve
 from ganctl.training.data.datasets import load_split
 from ganctl.training.distributed.ranks import SINGLE_RANK, Ranks, choose_device
@@ -56,25 +57,23 @@ def main(repetitions: int, steps: int, batch: int) -> None:
             for name, builder in builders.items():
                 seconds = measure(builder(assignments, ranks, device), ranks, steps, batch)
                 durations.setdefault((case, name), []).append(1000 * seconds)
-    if ranks.first:
+    if ranks.is_main:
         click.echo(f"{device}, {ranks.size} ranks of {torch.get_num_threads()} threads, batch {batch}")
-        click.echo("| case | ours, ms per step | DistributedDataParallel | ratio of pairs |\n| --- | --- | --- | --- |")
+        rows = []
         for case in CASES:
             ours, wrapped = durations[case, "ours"], durations[case, "DistributedDataParallel"]
             ratio = statistics.median(b / a for a, b in zip(ours, wrapped, strict=True))
-            click.echo(f"| {case} | {statistics.median(ours):.1f} | {statistics.median(wrapped):.1f} | {ratio:.2f} |")
+            rows.append([case, f"{statistics.median(ours):.1f}", f"{statistics.median(wrapped):.1f}", f"{ratio:.2f}"])
+        head = ["case", "ours, ms per step", "DistributedDataParallel", "ratio of pairs"]
+        click.echo("\n".join(markdown_table(head, rows)))
     ranks.leave()
 
 
 def build(assignments: tuple[str, ...], ranks: Ranks, device: torch.device) -> Step:
     """Builds our step."""
     # without the features that DistributedDataParallel cannot train
-    common = [
-        "train.reuse_fakes=false",
-        "loss.classification=0.0",
-        "loss.latent_reconstruction=0.0",
-        "loss.feature_matching=0.0",
-    ]
+    common = [f"loss.{name}=0.0" for name in ("classification", "latent_reconstruction", "feature_matching")]
+    common.append("train.reuse_fakes=false")
     config, _ = resolve(preset="conv", assignments=[*common, *assignments], environment={})
     shape = ImageShape(1, 28, 28)
     torch.manual_seed(0)

@@ -36,12 +36,8 @@ class StraightforwardStep:
         self._dtype = discriminator.logit.weight.dtype
         self._config, self._loss = config, build_loss(config.loss)
         self._weights = resolve_weights(config.loss, discriminator)
-        width = discriminator.logit.in_features
-        self._matching = (
-            FeatureMatching(self._weights.feature_matching, generator.classes or 1, width, device)
-            if self._weights.feature_matching
-            else None
-        )
+        width, weight = discriminator.logit.in_features, self._weights.feature_matching
+        self._matching = FeatureMatching(weight, generator.classes or 1, width, device) if weight else None
         self._rng = torch.Generator(device).manual_seed(config.train.seed)
         self._adam_g = self._adam(self.generator, lr_by_fan_in=config.optimizer.lr_by_fan_in)
         self._adam_d = self._adam(self.discriminator)
@@ -52,10 +48,8 @@ class StraightforwardStep:
         """Takes the arguments of `Step`; returns the adversarial losses of discriminator and generator."""
         real = to_float(images, self._dtype)
         shape = (len(real), self.generator.latent_dim)
-        z = (
-            torch.randn(*shape, generator=self._rng, device=real.device, dtype=self._dtype)
-            * self._config.train.latent_std
-        )
+        z = torch.randn(shape, generator=self._rng, device=real.device, dtype=self._dtype)
+        z *= self._config.train.latent_std
         fake = self.generator(z, labels)
         loss_d = self._train_discriminator(real, fake.detach(), labels, z, progress)
         self._optimizer_step(self._adam_d, rate)
@@ -72,17 +66,15 @@ class StraightforwardStep:
         penalty = decay("cosine", progress, when.decay_start, weights.penalty_final_factor, when.decay_end)
         real, fake = real.clone().requires_grad_(), fake.clone().requires_grad_()
         real_features, fake_features = self.discriminator.features(real), self.discriminator.features(fake)
-        real_logits, fake_logits = self._judge(real_features, labels), self._judge(fake_features, labels)
+        real_logits, fake_logits = self._logits(real_features, labels), self._logits(fake_features, labels)
         sample_weights = self._sample_weights(real_features, fake_features, labels)
-        adversarial = self._loss.discriminator(
-            reweight(real_logits, sample_weights), reweight(fake_logits, sample_weights)
-        )
+        reweighted = (reweight(logits, sample_weights) for logits in (real_logits, fake_logits))
+        adversarial = self._loss.discriminator(*reweighted)
         loss = adversarial + penalty / 2 * weights.r1 * squared_gradient_norm(real_logits, real).mean()
         loss = loss + penalty / 2 * weights.r2 * squared_gradient_norm(fake_logits, fake).mean()
         if self.discriminator.classifier is not None and self._weights.classification:
-            loss = loss + self._weights.classification * cross_entropy(
-                self.discriminator.classifier(real_features), labels
-            )
+            classification = cross_entropy(self.discriminator.classifier(real_features), labels)
+            loss = loss + self._weights.classification * classification
         if self.discriminator.latent is not None and self._weights.latent_reconstruction:
             loss = loss + mse_loss(self.discriminator.latent(fake_features.detach()), z)
         self._adam_d.zero_grad()
@@ -94,8 +86,8 @@ class StraightforwardStep:
             real_features = self.discriminator.features(real)
         fake_features = self.discriminator.features(fake)
         sample_weights = self._sample_weights(real_features, fake_features, labels)
-        fake_logits = reweight(self._judge(fake_features, labels), sample_weights)
-        adversarial = self._loss.generator(self._judge(real_features, labels), fake_logits)
+        fake_logits = reweight(self._logits(fake_features, labels), sample_weights)
+        adversarial = self._loss.generator(self._logits(real_features, labels), fake_logits)
         loss = adversarial
         if self.discriminator.classifier is not None and self._weights.classification_generator:
             classification = cross_entropy(self.discriminator.classifier(fake_features), labels)
@@ -108,14 +100,14 @@ class StraightforwardStep:
         loss.backward()
         return adversarial
 
-    def _judge(self, features: Tensor, labels: Tensor) -> Tensor:
+    def _logits(self, features: Tensor, labels: Tensor) -> Tensor:
         return self.discriminator.logits_from_features(features, labels)
 
     def _sample_weights(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor | None:
         if self._matching is None or not self._weights.rare_weight:
             return None
         real_features, fake_features = (
-            self._matching.sample_weight(seen, labels, self._weights.rare_weight) for seen in (real, fake)
+            self._matching.image_weights(seen, labels, self._weights.rare_weight) for seen in (real, fake)
         )
         return (real_features + fake_features) / 2
 

@@ -1,11 +1,10 @@
 """Results table of `ganctl bench train`."""
 
 from collections.abc import Iterator
-from typing import Any
 
+from ganctl.benchmarks.report import JsonObject, markdown_table
 from ganctl.benchmarks.speed.compare import ratio
 
-Record = dict[str, Any]
 DESCRIPTIONS = {
     "ours": "the trainer with all default callbacks, as in `ganctl train`",
     "ours-eager": "the trainer without a CUDA graph",
@@ -15,9 +14,10 @@ DESCRIPTIONS = {
     "lightning": "PyTorch Lightning's tutorial as published, by lightning",
 }
 _PEERS = ("lightning", "straightforward")  # the reference of relative rates
+_HEAD = ("preset, batch", "loop", "images/s", "× its peer", "share of the products", "memory, MB", "first step, s")
 
 
-def speed_table(results: Record) -> str:
+def speed_table(results: JsonObject) -> str:
     """Returns the results in Markdown, with the conditions."""
     machine, cases = results["machine"], results["cases"]
     limits = ", ".join(f"{flops / 1e9:,.0f} GFLOP/s {name}" for name, flops in results["products_flops"].items())
@@ -26,20 +26,14 @@ def speed_table(results: Record) -> str:
         f" its own. {machine['device']}; cores: {machine['cores']}; torch {machine['torch']}, Python"
         f" {machine['python']}. Matrix products alone: {limits}.",
         "",
-        "| preset, batch | loop | images/s | × its peer | share of the products | memory, MB | first step, s |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for group in _groups(cases):
+    rows = []
+    for group in groups(cases):
         peer = next((case for case in group if case["system"] in _PEERS), None)
-        lines += [_row(case, peer) for case in group]
-    lines += [
-        "",
-        *(
-            f"- {name}: {description}"
-            for name, description in DESCRIPTIONS.items()
-            if any(c["system"] == name for c in cases)
-        ),
-    ]
+        rows += [_cells(case, peer) for case in group]
+    lines += [*markdown_table(_HEAD, rows), ""]
+    measured = {case["system"] for case in cases}
+    lines += [f"- {name}: {description}" for name, description in DESCRIPTIONS.items() if name in measured]
     lines += [
         f"- a step of `{case['preset']}`, {case['batch']}, {case['precision']}, in the loop {case['system']} takes"
         f" {case['step_over_kernels']:.2f} × the sum of its kernels' times"
@@ -50,12 +44,8 @@ def speed_table(results: Record) -> str:
     if results.get("automatic"):
         lines += ["", *_precision_table(cases, results["automatic"])]
     if results.get("growth"):
-        lines += [
-            "",
-            "| `conv`'s step with | images/s | µs per image | memory, MB |",
-            "| --- | --- | --- | --- |",
-            *(_growth_row(case) for case in results["growth"]),
-        ]
+        head = ["`conv`'s step with", "images/s", "µs per image", "memory, MB"]
+        lines += ["", *markdown_table(head, map(_growth_cells, results["growth"]))]
     if length := results.get("run_length"):
         lines += [
             "",
@@ -67,34 +57,34 @@ def speed_table(results: Record) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _groups(cases: list[Record]) -> Iterator[list[Record]]:
+def groups(cases: list[JsonObject]) -> Iterator[list[JsonObject]]:
     """Groups the cases by preset and batch size."""
     keys = dict.fromkeys((case["preset"], case["batch"]) for case in cases)
     for key in keys:
         yield [case for case in cases if (case["preset"], case["batch"]) == key]
 
 
-def _precision_table(cases: list[Record], automatic: list[Record]) -> Iterator[str]:
-    """Yields the table of the trainer's rate in each precision, and of the precision that `auto` chooses."""
+def _precision_table(cases: list[JsonObject], automatic: list[JsonObject]) -> list[str]:
+    """Returns the table of the trainer's rate in each precision, and of the precision that `auto` chooses."""
     ours = [case for case in cases if case["system"] == "ours" and not case["assignments"]]
     names = list(dict.fromkeys(case["precision"] for case in ours))
-    yield f"| preset, batch | {' | '.join(f'{name}, images/s' for name in names)} | `auto` chooses | reason |"
-    yield f"| --- | {' | '.join('---' for _ in names)} | --- | --- |"
+    rows = []
     for chosen in automatic:
         key = chosen["preset"], chosen["batch"]
         rates = {case["precision"]: case for case in ours if (case["preset"], case["batch"]) == key}
         base = rates[names[0]]
         cells = [f"{base['images_per_second']:,.0f}"]
         cells += [f"{rates[name]['images_per_second']:,.0f} ({ratio(rates[name], base):.2f} ×)" for name in names[1:]]
-        description = f"`{chosen['preset']}`, {chosen['batch']}"
-        yield f"| {description} | {' | '.join(cells)} | {chosen['precision']} | {chosen['reason']} |"
+        rows.append([f"`{chosen['preset']}`, {chosen['batch']}", *cells, chosen["precision"], chosen["reason"]])
+    head = ["preset, batch", *(f"{name}, images/s" for name in names), "`auto` chooses", "reason"]
+    return markdown_table(head, rows)
 
 
-def _row(case: Record, peer: Record | None) -> str:
+def _cells(case: JsonObject, peer: JsonObject | None) -> list[str]:
     times = "–" if peer is None or peer is case else f"{ratio(case, peer):.2f}"
     share = "–" if case["share_of_products"] is None else f"{case['share_of_products']:.2f}"
     memory = case["device_bytes"] or case["memory_bytes"]
-    cells = [
+    return [
         f"`{case['preset']}`, {case['batch']}",
         f"{case['system']} {case['precision']}",
         f"{case['images_per_second']:,.0f}",
@@ -103,10 +93,9 @@ def _row(case: Record, peer: Record | None) -> str:
         f"{memory / 1e6:,.0f}",
         f"{case['first_step_seconds']:.1f}",
     ]
-    return f"| {' | '.join(cells)} |"
 
 
-def _growth_row(case: Record) -> str:
+def _growth_cells(case: JsonObject) -> list[str]:
     description = ", ".join([f"batch {case['batch']}", *(text.removeprefix("model.") for text in case["assignments"])])
     rate = case["images_per_second"]
-    return f"| {description} | {rate:,.0f} | {1e6 / rate:,.0f} | {case['memory_bytes'] / 1e6:,.0f} |"
+    return [description, f"{rate:,.0f}", f"{1e6 / rate:,.0f}", f"{case['memory_bytes'] / 1e6:,.0f}"]

@@ -33,12 +33,11 @@ def export_program(generator: Generator) -> torch.export.ExportedProgram:
     """Exports the graph of a generator with a dynamic batch size."""
     network, n = UnitRangeGenerator(generator).eval(), torch.export.Dim("N", min=1)
     inputs = example_inputs(generator, 2)  # not 1: a size of 1 would become a constant
-    shapes = {"z": {0: n}, "label": {0: n}} if len(inputs) == 2 else {"z": {0: n}}
-    return torch.export.export(network, inputs, dynamic_shapes=shapes)
+    return torch.export.export(network, inputs, dynamic_shapes=[{0: n}] * len(inputs))
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def hide_exporter_warnings() -> Iterator[None]:
     """Hides known warnings of the exporters.
 
     They concern the deprecation of TorchScript, torchvision operators that no generator uses, and channels-last weights

@@ -8,7 +8,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from ganctl.exports.formats.base import export_program, quiet
+from ganctl.exports.formats.base import export_program, hide_exporter_warnings
 from ganctl.exports.formats.onnx_rewrite import rewrite_upsampling
 from ganctl.training.models.base import Generator
 
@@ -17,7 +17,7 @@ OPSET = 20
 
 def write(generator: Generator, metadata: Mapping[str, str]) -> bytes:
     """Writes an ONNX model; see `Format`."""
-    with quiet():
+    with hide_exporter_warnings():
         exported = torch.onnx.export(
             export_program(rewrite_upsampling(generator)),
             input_names=["z", "label"] if generator.conditional else ["z"],

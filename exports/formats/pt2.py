@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ganctl.exports.formats.base import export_program, quiet
+from ganctl.exports.formats.base import export_program, hide_exporter_warnings
 from ganctl.training.models.base import Generator
 
 
 def write(generator: Generator, metadata: Mapping[str, str]) -> bytes:
     """Writes a PT2 file; see `Format`."""
     buffer = io.BytesIO()
-    with quiet():
+    with hide_exporter_warnings():
         torch.export.save(export_program(generator), buffer, extra_files=dict(metadata))
     return buffer.getvalue()
 

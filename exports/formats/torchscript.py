@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ganctl.exports.formats.base import UnitRangeGenerator, example_inputs, quiet
+from ganctl.exports.formats.base import UnitRangeGenerator, example_inputs, hide_exporter_warnings
 from ganctl.training.models.base import Generator
 
 
@@ -16,7 +16,7 @@ def write(generator: Generator, metadata: Mapping[str, str]) -> bytes:
     In memory, because torch's file writer hides the cause of a failed write.
     """
     buffer = io.BytesIO()
-    with quiet():
+    with hide_exporter_warnings():
         script = torch.jit.freeze(torch.jit.trace(UnitRangeGenerator(generator).eval(), example_inputs(generator, 2)))
         torch.jit.save(script, buffer, _extra_files=dict(metadata))
     return buffer.getvalue()
@@ -24,6 +24,6 @@ def write(generator: Generator, metadata: Mapping[str, str]) -> bytes:
 
 def load(content: bytes) -> Callable[..., Tensor]:
     """Loads the file with torch.jit; see `Format`."""
-    with quiet():
+    with hide_exporter_warnings():
         script: Callable[..., Tensor] = torch.jit.load(io.BytesIO(content))
     return script

@@ -26,6 +26,6 @@ def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
     return cells.reshape(rows * height, columns * width, channels)
 
 
-def enlarge(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """Repeat each pixel of an image, uint8 [H, W, C], `scale` times in both directions."""
-    return image if scale == 1 else image.repeat(scale, axis=0).repeat(scale, axis=1)
+def enlarge(images: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """Repeat each pixel of images, uint8 [..., H, W, C], `scale` times in both directions."""
+    return images if scale == 1 else images.repeat(scale, axis=-3).repeat(scale, axis=-2)

@@ -1,6 +1,6 @@
 """Packs a verified export into a TorchServe archive and reads an archive's description.
 
-An archive holds the model file of one back-end, the export's manifest, a model-config.yaml, and the handler's code as
+An archive holds the model file of one backend, the export's manifest, a model-config.yaml, and the handler's code as
 the folder `ganctl_handler`. The serving machine does not need ganctl.
 """
 
@@ -17,8 +17,8 @@ from typing import Any, Literal
 import yaml
 
 from ganctl import __version__
-from ganctl.files import add_path_to_errors, read_file, write_file
-from ganctl.serving.archive.integrity import DIGESTS, READ_ERRORS, digest_list, verify
+from ganctl.files import read_file, sha256_of, write_file
+from ganctl.serving.archive.integrity import DIGESTS, digest_list, read_archive
 from ganctl.serving.errors import PackageError
 from ganctl.serving.handler.model import Limits, Model
 from ganctl.versions import written_by
@@ -30,11 +30,15 @@ BackendName = Literal["onnx", "torchscript"]
 _MODEL_FILES: dict[BackendName, str] = {"onnx": "generator.onnx", "torchscript": "generator.ts"}
 _HANDLER = Path(__file__).parents[1] / "handler"
 _CONFIG_NAME = "model-config.yaml"
+_DESCRIPTION = (  # keys of the manifest that are part of an archive's description
+    "ganctl_version", "model_version", "preset", "data", "conditional", "class_names", "z", "image", "checkpoint",
+    "versions",
+)  # fmt: skip
 
 # TorchServe imports this module by name from the archive's root. It takes an ImportError for "no such file" and then
 # looks for a built-in handler of this name, so the module must contain nothing else.
 _ENTRY_NAME = "ganctl_entry.py"
-_ENTRY = "from ganctl_handler.service import handle  # noqa: F401 - TorchServe calls it\n"
+_ENTRY = "from ganctl_handler.torchserve import handle  # noqa: F401 - TorchServe calls it\n"
 
 _CONFIG = """\
 # TorchServe settings of this model. The number of workers is set by the server, not by the archive.
@@ -67,8 +71,7 @@ def package(export_dir: Path, out: Path | None = None, backend: BackendName = "o
     if model_file not in manifest["files"]:
         found = ", ".join(manifest["files"])
         raise PackageError(
-            f"{export_dir}: holds no {model_file}, which --backend {backend} needs; found {found}. "
-            "Export again with that format, or choose the other back-end."
+            f"{export_dir}: holds no {model_file}, found {found}. Export that format, or choose another --backend."
         )
     mar = (out or export_dir.parent).absolute() / f"{MODEL_NAME}.mar"
     write_file(mar, _zip(_members(export_dir, backend)))
@@ -76,23 +79,21 @@ def package(export_dir: Path, out: Path | None = None, backend: BackendName = "o
 
 
 def read_export(export_dir: Path) -> dict[str, Any]:
-    """Read the manifest of an export and verify the size and SHA-256 of each file that it lists.
+    """Read the manifest of an export and verify the SHA-256 of each file that it lists.
 
     Raises:
         PackageError: the manifest is missing or invalid, or a file is missing or damaged.
     """
     path = export_dir / "manifest.json"
     if not path.is_file():
-        raise PackageError(
-            f"{export_dir}: is no export, as it has no manifest.json. Give the folder that `ganctl export` wrote."
-        )
-    manifest = _manifest(read_file(path), str(path))
+        raise PackageError(f"{export_dir}: found no manifest.json, expected a folder that `ganctl export` wrote.")
+    manifest = _parse_manifest(read_file(path), str(path))
     for name, entry in manifest["files"].items():
         file = export_dir / name
         if not file.is_file():
             raise PackageError(f"{file}: is missing, though manifest.json lists it. Export again.")
-        if file.stat().st_size != entry["bytes"] or _sha256(file) != entry["sha256"]:
-            raise PackageError(f"{file}: is damaged: its size or SHA-256 differs from manifest.json. Export again.")
+        if sha256_of(file) != entry["sha256"]:
+            raise PackageError(f"{file}: is damaged: its SHA-256 differs from manifest.json. Export again.")
     return manifest
 
 
@@ -102,55 +103,41 @@ def describe_archive(mar: Path) -> dict[str, Any]:
     Raises:
         PackageError: the archive is absent, damaged, or not made by `ganctl package`.
     """
-    if not mar.is_file():
-        raise PackageError(f"{mar}: no such archive. Make one with `ganctl package EXPORT_DIR`.")
-    sha256 = _sha256(mar)  # first, as zipfile reports an unreadable file as no zip file
+    members, sha256 = read_archive(mar)
     try:
-        with add_path_to_errors(mar), zipfile.ZipFile(mar) as archive:
-            verify(archive, str(mar))
-            torchserve_manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
-            manifest = _manifest(archive.read("manifest.json"), f"{mar}, manifest.json")
-            config = _parse_config(archive.read(_CONFIG_NAME))
-            model_file = config["handler"]["model_file"]
-            digest = hashlib.sha256(archive.read(model_file)).hexdigest()
-            name = torchserve_manifest["model"]["modelName"]
-    except (*READ_ERRORS, KeyError, TypeError, yaml.YAMLError) as error:
-        raise PackageError(
-            f"{mar}: is no archive of `ganctl package`, or is damaged ({error}). Package the export again."
-        ) from error
+        manifest = _parse_manifest(members["manifest.json"], f"{mar}, manifest.json")
+        config = _parse_config(members[_CONFIG_NAME])
+        backend, model_file = config["handler"]["backend"], config["handler"]["model_file"]
+        digest = hashlib.sha256(members[model_file]).hexdigest()
+    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise PackageError(f"{mar}: is not an archive of `ganctl package` ({error}). Package again.") from error
     if digest != manifest["files"].get(model_file, {}).get("sha256"):
         raise PackageError(f"{mar}: {model_file} in it is not the file that its manifest describes. Package again.")
-    copied = (
-        *("ganctl_version", "model_version", "preset", "data", "conditional"),
-        *("class_names", "z", "image", "checkpoint", "versions"),
-    )
     return {
         "kind": "archive",
         "path": str(mar.absolute()),
-        "model_name": name,
-        "backend": config["handler"]["backend"],
+        "model_name": MODEL_NAME,
+        "backend": backend,
         "model_file": model_file,
         "bytes": mar.stat().st_size,
         "sha256": sha256,
-        **{key: manifest.get(key) for key in copied},
+        **{key: manifest.get(key) for key in _DESCRIPTION},
         "config": config,
     }
 
 
-def _manifest(data: bytes, source: str) -> dict[str, Any]:
+def _parse_manifest(data: bytes, source: str) -> dict[str, Any]:
     """Parse and check a manifest; `source` names it in messages."""
+    manifest: dict[str, Any] = {"ganctl_version": __version__}  # until it is parsed
     try:
-        manifest: dict[str, Any] = json.loads(data)
-    except ValueError as error:
-        raise PackageError(f"{source}: {error}. Export again.") from error
-    try:
+        manifest = json.loads(data)
         Model.from_manifest(manifest)
+        files = manifest.get("files")
+        if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
+            raise ValueError("files: must give sha256 for each file name")
     except ValueError as error:
         version = manifest.get("ganctl_version") if isinstance(manifest, dict) else __version__
         raise PackageError(f"{source}:{written_by(version)} {error}. Export again.") from error
-    files = manifest.get("files")
-    if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
-        raise PackageError(f"{source}: files: must give bytes and sha256 for each file name. Export again.")
     return manifest
 
 
@@ -161,14 +148,9 @@ def _parse_config(text: bytes) -> Any:
 
 
 def _is_entry(name: str, entry: object) -> bool:
-    """Returns whether an entry of the manifest's `files` is valid."""
+    """Return whether an entry of the manifest's `files` is valid."""
     is_plain = Path(name).name == name  # a name with a folder could point anywhere
-    return (
-        is_plain
-        and isinstance(entry, Mapping)
-        and type(entry.get("bytes")) is int
-        and isinstance(entry.get("sha256"), str)
-    )
+    return is_plain and isinstance(entry, dict) and isinstance(entry.get("sha256"), str)
 
 
 def _members(export_dir: Path, backend: BackendName) -> dict[str, bytes]:
@@ -199,14 +181,9 @@ def _members(export_dir: Path, backend: BackendName) -> dict[str, bytes]:
 def _zip(members: Mapping[str, bytes]) -> bytes:
     """A zip file of the members and their digests, as bytes; equal members give equal bytes."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in {**members, DIGESTS: digest_list(members)}.items():
             entry = zipfile.ZipInfo(name)  # its default date, 1980-01-01, is constant
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
             archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
-
-
-def _sha256(path: Path) -> str:
-    with add_path_to_errors(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,22 +1,28 @@
 """The commands `ganctl serve` and `ganctl deploy`."""
 
-from typing import TYPE_CHECKING
+import contextlib
+import os
+import re
+import signal
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from ganctl.options import PRETRAINED, PathParam, SourceParam, json_option
-from ganctl.signals import SIGHUP, termination_signals
+from ganctl.signals import termination_signals
 from ganctl.streams import emit
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from ganctl.serving.archive.mar import BackendName
+    from ganctl.serving.hosts.torchserve.server import Server
 
 
 def _sha256(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    if value is not None and (len(value) != 64 or not set(value.lower()) <= set("0123456789abcdef")):
-        raise click.BadParameter(
-            f"found {value!r}, expected a SHA-256 of 64 hexadecimal digits, as `ganctl inspect` prints it."
-        )
+    if value is not None and re.fullmatch("[0-9a-fA-F]{64}", value) is None:
+        raise click.BadParameter(f"found {value!r}, expected 64 hexadecimal digits, as `ganctl inspect` prints them.")
     return value
 
 
@@ -28,8 +34,13 @@ def _workers(context: click.Context, parameter: click.Parameter, value: str) -> 
     return int(value)
 
 
-_PORT = "Port of the running server."
 _DRAIN = "Time limit for answering waiting requests on shutdown."
+_backend_option = click.option(
+    "--backend", type=click.Choice(["onnx", "torchscript"]), help="[default: onnx; an archive has its own]"
+)
+_sha256_option = click.option(
+    "--sha256", metavar="HEX", callback=_sha256, help="Refuse an archive with another digest."
+)
 
 
 @click.command()
@@ -39,8 +50,8 @@ _DRAIN = "Time limit for answering waiting requests on shutdown."
 @click.option("--workers", callback=_workers, default="auto", show_default=True, help="Number of worker processes.")
 @click.option("--auth", type=click.Choice(["token", "none"]), help="[default: none on loopback, token elsewhere]")
 @click.option("--page/--no-page", default=True, show_default=True, help="Show a page to browsers.")
-@click.option("--backend", type=click.Choice(["onnx", "torchscript"]), help="[default: onnx; an archive has its own]")
-@click.option("--sha256", metavar="HEX", callback=_sha256, help="Refuse an archive with another digest.")
+@_backend_option
+@_sha256_option
 @click.option("--access-log", metavar="DIR", type=PathParam(file_okay=False), help="Log each request there, as JSON.")
 @click.option("--drain-seconds", type=click.FloatRange(min=0), default=10.0, show_default=True, help=_DRAIN)
 @json_option
@@ -49,9 +60,9 @@ def serve(
     host: str,
     port: int,
     workers: int | None,
-    auth: str | None,
+    auth: Literal["token", "none"] | None,
     page: bool,
-    backend: str | None,
+    backend: "BackendName | None",
     sha256: str | None,
     access_log: str | None,
     drain_seconds: float,
@@ -66,102 +77,78 @@ def serve(
     SIGTERM, Ctrl-C or a closed terminal (SIGHUP) drains the server: it refuses new connections and answers waiting
     requests. A second signal ends it at once. `nohup ganctl serve` keeps running when the terminal is closed.
     """
-    import os
-    import signal
-    import tempfile
-    import threading
-    from pathlib import Path
-    from typing import Any, Literal, cast
-
     from ganctl.serving.addresses import resolve
     from ganctl.serving.hosts.torchserve.private_folder import executable_folder
     from ganctl.serving.hosts.torchserve.server import Server
 
     address, temporary = resolve(host), Path(tempfile.gettempdir())
     if (native_folder := executable_folder(temporary)) != temporary:
-        click.echo(
-            f"{temporary} is mounted noexec: TorchServe's native library is loaded from {native_folder}.", err=True
-        )
+        note = f"{temporary} is mounted noexec: TorchServe's native library is loaded from {native_folder}."
+        click.echo(note, err=True)
 
     class Stopped(BaseException):
         """A signal arrived. Not an Exception, so that no handler for failures catches it."""
 
-    def stop(number: int, frame: Any) -> None:
-        for each in signals:
-            signal.signal(each, stop_now)  # a second signal must not interrupt the shutdown, which is bounded
-        raise Stopped
+    def stop(number: int, frame: object) -> None:
+        if not stopping.is_set():
+            stopping.set()
+            raise Stopped
+        if number != signal.SIGHUP:  # a closed terminal sends it twice: from the kernel and from the shell
+            abort.set()  # no second exception, which would interrupt the shutdown
 
-    def stop_now(number: int, frame: Any) -> None:
-        if number != SIGHUP:  # a closed terminal sends it twice: from the kernel and from the shell
-            abort.set()
-
-    abort = threading.Event()
-    signals = termination_signals()
-    before = {each: signal.signal(each, stop) for each in signals}
+    stopping, abort = threading.Event(), threading.Event()
+    before = {number: signal.signal(number, stop) for number in termination_signals()}
     try:
-        with tempfile.TemporaryDirectory(prefix="ganctl-") as folder:
-            mar = _archive(Path(source), Path(folder), backend)
-            if sha256 is not None and mar != Path(source):
-                raise click.UsageError(f"--sha256 {sha256}: found {source}, expected an archive (.mar).")
+        with contextlib.suppress(Stopped), tempfile.TemporaryDirectory(prefix="ganctl-") as folder:
+            mar = _archive(Path(source), Path(folder), backend, sha256)
             click.echo(f"Starting TorchServe for {mar} …", err=True)
             with Server(
                 mar,
                 host=address,
                 port=port,
                 workers=workers,
-                auth=cast(Literal["token", "none"] | None, auth),
+                auth=auth,
                 page=page,
                 sha256=sha256,
                 access_log=Path(access_log) if access_log else None,
             ) as server:
-                record = {
-                    "url": server.url,
-                    "pid": os.getpid(),
-                    "management_url": server.management_url,
-                    "metrics_url": server.metrics_url,
-                    "token_file": server.token_file,
-                }
-                if as_json:
-                    emit(record)
-                else:
-                    click.echo(
-                        f"Ready with {server.workers} workers. Ctrl-C stops the server. An image, enlarged five times:"
-                    )
-                    click.echo(f"  {server.url}/digits/predict?digits=7&scale=5")
-                    if server.page:
-                        click.echo(f"Page for browsers: {server.url}/digits/predict")
-                    if server.token_file:
-                        click.echo(
-                            f"Requests need the key `inference` of {server.token_file}; it is valid for 60 minutes."
-                        )
+                _print_ready(server, as_json)
                 try:
                     server.wait()
                 except Stopped:
                     click.echo("Draining …", err=True)
                     if not server.drain(drain_seconds, abort):
                         click.echo("Ended before all requests were answered.", err=True)
-            click.echo("Stopped.", err=True)
-    except Stopped:  # during startup
         click.echo("Stopped.", err=True)
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _archive(source: "Path", folder: "Path", backend: str | None) -> "Path":
-    """Returns the archive to serve: SOURCE itself, or one packaged from it in `folder`."""
-    from typing import cast
+def _print_ready(server: "Server", as_json: bool) -> None:
+    if as_json:
+        record = {"url": server.url, "pid": os.getpid(), "management_url": server.management_url}
+        emit(record | {"metrics_url": server.metrics_url, "token_file": server.token_file})
+        return
+    click.echo(f"Ready with {server.workers} workers. Ctrl-C stops the server. An image, enlarged five times:")
+    click.echo(f"  {server.url}/digits/predict?digits=7&scale=5")
+    if server.page:
+        click.echo(f"Page for browsers: {server.url}/digits/predict")
+    if server.token_file:
+        click.echo(f"Requests need the key `inference` of {server.token_file}; it is valid for 60 minutes.")
 
-    from ganctl.serving.archive.mar import BackendName
+
+def _archive(source: Path, folder: Path, backend: "BackendName | None", sha256: str | None) -> Path:
+    """Return the archive to serve: SOURCE itself, or one packaged from it in `folder`."""
     from ganctl.serving.archive.mar import package as pack
     from ganctl.serving.errors import PackageError
 
     if source.is_file() and source.suffix == ".mar":
         if backend is not None:
-            raise click.UsageError(
-                f"--backend {backend}: found an archive, which has its own back-end. Name the export instead."
-            )
+            raise click.UsageError(f"--backend {backend}: an archive has its own backend. Name the export instead.")
         return source
+    if sha256 is not None:
+        raise click.UsageError(f"--sha256 {sha256}: found {source}, expected an archive (.mar).")
     if not source.is_dir():
         found = "another file" if source.exists() else "nothing"
         raise PackageError(f"{source}: found {found}, expected an archive (.mar), an export or a run's folder.")
@@ -169,27 +156,24 @@ def _archive(source: "Path", folder: "Path", backend: str | None) -> "Path":
         from ganctl.exports.export import export
 
         source = export(source, out=folder / "export")
-    return pack(source, folder, cast(BackendName, backend or "onnx"))
+    return pack(source, folder, backend or "onnx")
 
 
 @click.command()
 @click.argument("source", type=SourceParam(), required=False)
-@click.option("--port", type=click.IntRange(1, 65531), default=8080, show_default=True, help=_PORT)
-@click.option("--backend", type=click.Choice(["onnx", "torchscript"]), help="[default: onnx; an archive has its own]")
-@click.option("--sha256", metavar="HEX", callback=_sha256, help="Refuse an archive with another digest.")
+@click.option("--port", type=click.IntRange(1, 65531), default=8080, show_default=True, help="The server's port.")
+@_backend_option
+@_sha256_option
 @click.option("--rollback", is_flag=True, help="Serve the previous version again; takes no SOURCE.")
 @json_option
 def deploy(
-    source: str | None, port: int, backend: str | None, sha256: str | None, rollback: bool, as_json: bool
+    source: str | None, port: int, backend: "BackendName | None", sha256: str | None, rollback: bool, as_json: bool
 ) -> None:
     """Make a running server serve SOURCE (an archive, an export or a run) from now on.
 
     The server is your own `ganctl serve` on this machine. A separate process first tests the new version. Then the
     workers switch to it between two batches, and no request fails. --rollback returns to the previous version.
     """
-    import tempfile
-    from pathlib import Path
-
     from ganctl.serving.deploy.control_socket import send_command
 
     if (source is None) != rollback:
@@ -198,12 +182,10 @@ def deploy(
         if source is None:
             done = send_command(port, {"rollback": True})
         else:
-            mar = _archive(Path(source), Path(folder), backend)
-            if sha256 is not None and mar != Path(source):
-                raise click.UsageError(f"--sha256 {sha256}: found {source}, expected an archive (.mar).")
+            mar = _archive(Path(source), Path(folder), backend, sha256)
             done = send_command(port, {"mar": str(mar.absolute()), "sha256": sha256})
     if as_json:
-        emit(dict(done))
+        emit(done)
     else:
         click.echo(f"Port {port} now serves model {done['model_version']}; the previous one is {done['previous']}.")
         click.echo(f"Undo: ganctl deploy --rollback --port {port}")

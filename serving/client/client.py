@@ -6,16 +6,14 @@ repeat the request with growing delays until the timeout. A repetition is safe, 
 
 import asyncio
 import time
+from collections.abc import Mapping
 from functools import cached_property
-from types import TracebackType
 from typing import Any, Unpack
 
 import httpx
 
-from ganctl.serving.client.core import BaseClient, Fields, RequestFlow, Sample
+from ganctl.serving.client.core import BaseClient, Fields, Sample
 from ganctl.serving.handler.request import OPENAPI_TYPE
-
-__all__ = ["AsyncClient", "Client", "Sample"]
 
 
 class Client(BaseClient):
@@ -26,15 +24,12 @@ class Client(BaseClient):
 
     @cached_property
     def _http(self) -> httpx.Client:
-        options = {"transport": self.transport} if self.transport else self._route.options
-        return httpx.Client(**options)
+        return httpx.Client(**self._options)
 
     def __enter__(self) -> "Client":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -43,38 +38,34 @@ class Client(BaseClient):
 
     def sample(self, **fields: Unpack[Fields]) -> Sample:
         """Draw single images. `text` gives one image for each character."""
-        return self._decode_sample(self._send(self._request_flow(fields, "application/json")))
+        return self._decode_sample(self._request(fields, "application/json"))
 
     def picture(self, *, media: str = "image/png", **fields: Any) -> bytes:
-        """Draw one picture with all images, or a film, and return the file's bytes.
+        """Draw one picture with all images, or an animation, and return the file's bytes.
 
         Args:
             media: the media type of the file.
             fields: the fields of the service: digits, text, count, scale, …
         """
-        return self._send(self._request_flow(fields, media)).content
+        return self._request(fields, media).content
 
     def count_classes(self) -> int:
         """Return the model's number of classes. Raises RemoteError for an unconditional model."""
-        return self._decode_class_count(self._send(self._request_flow({}, OPENAPI_TYPE)))
+        return self._decode_class_count(self._request({}, OPENAPI_TYPE))
 
-    def _send(self, flow: RequestFlow) -> httpx.Response:
-        """Run the flow: send its requests and sleep."""
-        outcome: httpx.Response | httpx.HTTPError | None = None
-        try:
-            while True:
-                step = flow.send(outcome)
-                outcome = None
-                if isinstance(step, float):
-                    time.sleep(step)
-                    continue
-                try:
-                    outcome = self._http.send(step)
-                except httpx.HTTPError as error:
-                    outcome = error
-        except StopIteration as stop:
-            reply: httpx.Response = stop.value
+    def _request(self, fields: Mapping[str, Any], media: str) -> httpx.Response:
+        async def send(request: httpx.Request) -> httpx.Response:
+            return self._http.send(request)
+
+        async def sleep(seconds: float) -> None:
+            time.sleep(seconds)
+
+        try:  # these functions never wait for an event loop, so the coroutine ends at once
+            self._request_with_retries(fields, media, send, sleep).send(None)
+        except StopIteration as end:
+            reply: httpx.Response = end.value
             return reply
+        raise AssertionError("the coroutine waits for an event loop")
 
 
 class AsyncClient(BaseClient):
@@ -82,15 +73,12 @@ class AsyncClient(BaseClient):
 
     @cached_property
     def _http(self) -> httpx.AsyncClient:
-        options = {"transport": self.transport} if self.transport else self._route.options
-        return httpx.AsyncClient(**options)
+        return httpx.AsyncClient(**self._options)
 
     async def __aenter__(self) -> "AsyncClient":
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -99,30 +87,15 @@ class AsyncClient(BaseClient):
 
     async def sample(self, **fields: Unpack[Fields]) -> Sample:
         """See `Client.sample`."""
-        return self._decode_sample(await self._send(self._request_flow(fields, "application/json")))
+        return self._decode_sample(await self._request(fields, "application/json"))
 
     async def picture(self, *, media: str = "image/png", **fields: Any) -> bytes:
         """See `Client.picture`."""
-        return (await self._send(self._request_flow(fields, media))).content
+        return (await self._request(fields, media)).content
 
     async def count_classes(self) -> int:
         """See `Client.count_classes`."""
-        return self._decode_class_count(await self._send(self._request_flow({}, OPENAPI_TYPE)))
+        return self._decode_class_count(await self._request({}, OPENAPI_TYPE))
 
-    async def _send(self, flow: RequestFlow) -> httpx.Response:
-        """Run the flow: send its requests and sleep."""
-        outcome: httpx.Response | httpx.HTTPError | None = None
-        try:
-            while True:
-                step = flow.send(outcome)
-                outcome = None
-                if isinstance(step, float):
-                    await asyncio.sleep(step)
-                    continue
-                try:
-                    outcome = await self._http.send(step)
-                except httpx.HTTPError as error:
-                    outcome = error
-        except StopIteration as stop:
-            reply: httpx.Response = stop.value
-            return reply
+    async def _request(self, fields: Mapping[str, Any], media: str) -> httpx.Response:
+        return await self._request_with_retries(fields, media, self._http.send, asyncio.sleep)

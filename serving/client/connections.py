@@ -9,16 +9,15 @@ import ipaddress
 import os
 import re
 import ssl
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
 from ganctl.serving.addresses import resolves_to_loopback
 from ganctl.serving.errors import RemoteError
 
-_CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _LOOPBACK_MOUNTS = {"all://127.0.0.1": None, "all://localhost": None, "all://[::1]": None}  # None: httpx uses no proxy
 
 
@@ -31,7 +30,7 @@ def parse_url(text: str) -> httpx.URL:
         reason = ""
     except (httpx.InvalidURL, ValueError) as error:
         reason = f" ({error})"
-    raise RemoteError(f"{text}: is no server's address{reason}. Give one such as http://127.0.0.1:8080.")
+    raise RemoteError(f"{text}: is not the address of a server{reason}. Give one such as http://127.0.0.1:8080.")
 
 
 def empty_ssl_context() -> ssl.SSLContext:
@@ -44,23 +43,17 @@ def local_client(**options: Any) -> httpx.Client:
     return httpx.Client(trust_env=False, verify=empty_ssl_context(), **options)
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(NamedTuple):
     """Connection options for a URL.
 
     options: keyword arguments of httpx.Client and httpx.AsyncClient.
-    proxy: the variable that names the proxy, as NAME=VALUE without a password; empty without a proxy.
+    proxy_hint: a sentence about the proxy for an error message; empty without a proxy.
     ca_source: the variable that names the certificates, as NAME=VALUE, or the package that contains them.
     """
 
     options: dict[str, Any]
-    proxy: str = ""
-    ca_source: str = ""
-
-    @property
-    def proxy_hint(self) -> str:
-        """A sentence about the proxy for an error message; empty without a proxy."""
-        return f" The request used the proxy {self.proxy}; NO_PROXY can exclude the server." if self.proxy else ""
+    proxy_hint: str
+    ca_source: str
 
 
 def route_to(url: httpx.URL) -> Route:
@@ -68,14 +61,13 @@ def route_to(url: httpx.URL) -> Route:
     found = None if resolves_to_loopback(url.host) else _find_proxy(url)
     proxy, shown = _read_proxy(*found) if found else (None, "")
     encrypted_proxy = proxy is not None and proxy.url.scheme == "https"
-    if url.scheme == "http" and not encrypted_proxy:
-        verify, ca_source = empty_ssl_context(), ""
-    else:
-        verify, ca_source = _certificates()
+    needs_certificates = encrypted_proxy or url.scheme == "https"
+    verify, ca_source = _certificates() if needs_certificates else (empty_ssl_context(), "")
     if proxy is not None and encrypted_proxy:
         proxy.ssl_context = verify
     options = {"trust_env": False, "verify": verify, "proxy": proxy, "mounts": _LOOPBACK_MOUNTS}
-    return Route(options, shown, ca_source)
+    hint = f" The request used the proxy {shown}; NO_PROXY can exclude the server." if shown else ""
+    return Route(options, hint, ca_source)
 
 
 def _find_proxy(url: httpx.URL) -> tuple[str, str] | None:
@@ -90,7 +82,7 @@ def _find_proxy(url: httpx.URL) -> tuple[str, str] | None:
 
 
 def _is_excluded(url: httpx.URL, no_proxy: str) -> bool:
-    """Returns whether NO_PROXY excludes a URL from the proxy.
+    """Return whether NO_PROXY excludes a URL from the proxy.
 
     An entry is a host, a domain (`.example.com`, `*.example.com`), an address or a network (10.0.0.0/8), each with or
     without a port, or `*`.
@@ -104,11 +96,9 @@ def _is_excluded(url: httpx.URL, no_proxy: str) -> bool:
         domain = name.removeprefix("*").removeprefix(".")
         if name == "*" or (domain and (host == domain or host.endswith(f".{domain}"))):
             return True
-        try:
+        with suppress(ValueError):  # the host or the entry is a name
             if ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False):
                 return True
-        except ValueError:  # the host or the entry is a name
-            continue
     return False
 
 
@@ -125,8 +115,7 @@ def _read_proxy(name: str, value: str) -> tuple[httpx.Proxy, str]:
         # httpx quotes a part of the value, which may contain the password
         reason = "" if "@" in value else f" ({error})"
         raise RemoteError(
-            f"{shown}: found no proxy address{reason}, expected one such as http://127.0.0.1:3128. Correct it,"
-            f" {remedy}."
+            f"{shown}: found no proxy address{reason}, expected one like http://127.0.0.1:3128. Correct it, {remedy}."
         ) from error
     if proxy.url.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
         raise RemoteError(
@@ -137,18 +126,20 @@ def _read_proxy(name: str, value: str) -> tuple[httpx.Proxy, str]:
 
 def _certificates() -> tuple[ssl.SSLContext, str]:
     """An SSL context from SSL_CERT_FILE or SSL_CERT_DIR, else from certifi; and the source, for messages."""
-    name = next((name for name in _CERTIFICATE_VARIABLES if os.environ.get(name)), None)
-    shown = f"{name}={os.environ[name]}" if name else ""
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     try:
-        if name is None:
-            return httpx.create_ssl_context(trust_env=False), "the package certifi"
-        if name == "SSL_CERT_DIR":
-            next(Path(os.environ[name]).iterdir(), None)  # raises for an absent folder, which ssl would ignore
-            return ssl.create_default_context(capath=os.environ[name]), shown
-        return ssl.create_default_context(cafile=os.environ[name]), shown
+        if file:
+            return ssl.create_default_context(cafile=file), f"SSL_CERT_FILE={file}"
+        if folder:
+            next(Path(folder).iterdir(), None)  # raises for an absent folder, which ssl would ignore
+            return ssl.create_default_context(capath=folder), f"SSL_CERT_DIR={folder}"
+        return httpx.create_ssl_context(trust_env=False), "the package certifi"
     except OSError as error:  # includes ssl.SSLError
-        key_log = f"SSLKEYLOGFILE={os.environ['SSLKEYLOGFILE']}" if os.environ.get("SSLKEYLOGFILE") else ""
-        variables = " and ".join(filter(None, (shown, key_log)))
+        used = (
+            "SSL_CERT_FILE" if file else "SSL_CERT_DIR",
+            "SSLKEYLOGFILE",
+        )  # Python writes session keys to the latter
+        shown = " and ".join(f"{name}={os.environ[name]}" for name in used if os.environ.get(name))
         raise RemoteError(
-            f"{variables}: cannot be used ({error}), expected PEM certificates. Correct or unset it."
+            f"{shown}: cannot be used ({error}), expected PEM certificates. Correct or unset it."
         ) from error

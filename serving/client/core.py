@@ -2,8 +2,9 @@
 
 import base64
 import io
+import json
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -14,14 +15,10 @@ from PIL import Image
 
 from ganctl.serving.client.connections import parse_url, route_to
 from ganctl.serving.client.retry import backoff
-from ganctl.serving.client.tokens import Token
+from ganctl.serving.client.tokens import Send, Token
 from ganctl.serving.errors import RemoteError
 
 _PATH = "/predictions/digits"
-
-# Yields a request to send or a number of seconds to sleep, receives the reply or error (None after a sleep), and
-# returns the final reply.
-RequestFlow = Generator[httpx.Request | float, httpx.Response | httpx.HTTPError | None, httpx.Response]
 
 
 class Fields(TypedDict, total=False):
@@ -74,38 +71,49 @@ class BaseClient:
                 the time left and retried once, since TorchServe can lose a request together with a worker.
             token_file: replaces `token`; it is read again when the server rejects the key.
             management_url: where an expired key of `token_file` is renewed; None to never renew it.
-            transport: sends the requests in place of a connection, as httpx's `transport=`; for tests.
+            transport: replaces the connection in tests, as `transport=` of httpx.
 
         Raises:
             RemoteError: the URL or the token file is invalid, or an environment variable names an unusable proxy or
                 unusable certificates.
         """
-        self.transport = transport
         parsed = parse_url(url)
         base = str(parsed).rstrip("/")
         self.url = base if parsed.path.strip("/") else base + _PATH
         self._route = route_to(parsed)
+        self._options = {"transport": transport} if transport else self._route.options  # of httpx's client
         self._token = Token(token, token_file, management_url)
         self._timeout = timeout
         self._server_seen = False  # True once the server has replied
 
-    def _request_flow(self, fields: Mapping[str, Any], media: str) -> RequestFlow:
+    async def _request_with_retries(
+        self, fields: Mapping[str, Any], media: str, send: Send, sleep: Callable[[float], Awaitable[None]]
+    ) -> httpx.Response:
         """Repeat a request until it succeeds or the time is over.
+
+        Args:
+            fields: the fields of the request; NumPy values are allowed, and None means absent.
+            media: the media type of the reply.
+            send: sends a request and returns the reply.
+            sleep: waits for a number of seconds.
 
         Raises:
             RemoteError: no server replies, or it refuses the request.
         """
-        values = {name: _to_python(value) for name, value in fields.items() if value is not None}
+        values = {name: value for name, value in fields.items() if value is not None}
+        body = json.dumps(values, default=lambda value: value.tolist(), allow_nan=False)  # tolist: of NumPy
         attempt, renewed, deadline = 0, False, time.monotonic() + self._timeout
         share = 0.5  # of the time left, for one attempt
         while True:
             timeout = max(1e-3, share * (deadline - time.monotonic()))
-            headers = {"Accept": media} | self._token.header()
-            request = httpx.Request(
-                "POST", self.url, json=values, headers=headers, extensions={"timeout": httpx.Timeout(timeout).as_dict()}
-            )
-            outcome = yield request
-            assert outcome is not None, "a request has an outcome"
+            headers = {"Accept": media, "Content-Type": "application/json"} | self._token.header()
+            extensions = {"timeout": httpx.Timeout(timeout).as_dict()}
+            outcome: httpx.Response | httpx.HTTPError
+            request = httpx.Request("POST", self.url, content=body, headers=headers, extensions=extensions)
+            try:
+                outcome = await send(request)
+            except httpx.HTTPError as error:
+                outcome = error
             if isinstance(outcome, httpx.ReadTimeout):
                 share = 1.0
             if isinstance(outcome, httpx.Response):
@@ -114,16 +122,12 @@ class BaseClient:
                     return outcome
                 if not renewed and self._token.is_rejected(outcome):
                     renewed = True
-                    if (renewal := self._token.renewal_request()) is not None:
-                        yield renewal
-                        self._token.reload()
+                    await self._token.renew(send)
                     continue
             delay = backoff(outcome, attempt, deadline - time.monotonic(), server_seen=self._server_seen)
             if delay is None:
-                if isinstance(outcome, httpx.HTTPError):
-                    raise self._no_reply(outcome)
-                raise _refusal(self.url, outcome, self._route.proxy_hint)
-            yield delay
+                raise self._no_reply(outcome) if isinstance(outcome, httpx.HTTPError) else self._refusal(outcome)
+            await sleep(delay)
             attempt += 1
 
     def _decode_sample(self, reply: httpx.Response) -> Sample:
@@ -156,33 +160,24 @@ class BaseClient:
             hint = f" The trusted certificates are those of {self._route.ca_source}. Set SSL_CERT_FILE to use others."
         return RemoteError(f"{self.url}: no reply ({error or type(error).__name__}).{self._route.proxy_hint or hint}")
 
-
-def _refusal(url: str, reply: httpx.Response, proxy_hint: str) -> RemoteError:
-    """The error for a reply with an error status."""
-    try:
-        problem = reply.json()
-    except ValueError:
-        problem = None
-    problem = problem if isinstance(problem, dict) else {"detail": reply.text[:200]}
-    errors = problem.get("errors")
-    if isinstance(errors, list):  # a problem of the handler: all faulty fields
-        reason = "; ".join(f"{error['field']}: {error['detail']}" for error in errors)
-    else:  # an error of TorchServe itself
-        reason = str(problem.get("message") or problem.get("detail") or "no reason given").strip()
-        if "token" in reason.lower():
-            reason += " (the key `inference` of the server's token file)"
-    message = f"{url}: refused the request ({reply.status_code}): {reason.rstrip('.')}.{proxy_hint}"
-    return RemoteError(message, reply.status_code, problem)
-
-
-def _to_python(value: Any) -> Any:
-    """Convert NumPy numbers and arrays to Python objects, which `json` can encode."""
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    return [_to_python(member) for member in value] if isinstance(value, list | tuple) else value
+    def _refusal(self, reply: httpx.Response) -> RemoteError:
+        """The error for a reply with an error status."""
+        try:
+            problem = reply.json()
+        except ValueError:
+            problem = None
+        problem = problem if isinstance(problem, dict) else {"detail": reply.text[:200]}
+        errors = problem.get("errors")
+        if isinstance(errors, list):  # from the handler: the errors of all fields
+            reason = "; ".join(f"{error['field']}: {error['detail']}" for error in errors)
+        else:  # from TorchServe itself
+            reason = str(problem.get("message") or problem.get("detail") or "no reason given").strip()
+            if "token" in reason.lower():
+                reason += " (the key `inference` of the server's token file)"
+        message = f"{self.url}: refused the request ({reply.status_code}): {reason.rstrip('.')}."
+        return RemoteError(message + self._route.proxy_hint, reply.status_code, problem)
 
 
 def _decode_png(data: str) -> NDArray[np.uint8]:
     """An image, uint8 [H, W] or [H, W, 3], from a PNG file in Base64."""
-    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
-        return np.asarray(image, np.uint8)
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))), np.uint8)

@@ -21,7 +21,8 @@ def backoff(
         server_seen: whether the server has replied before; if not, a failed connection is not retried.
     """
     if isinstance(outcome, httpx.Response):
-        if outcome.status_code not in _RETRY_STATUSES and not _worker_died(outcome):
+        worker_died = outcome.status_code == 500 and "Worker died" in outcome.text  # TorchServe starts another one
+        if outcome.status_code not in _RETRY_STATUSES and not worker_died:
             return None
         retry_after = outcome.headers.get("retry-after", "")
         least = float(retry_after) if retry_after.isdecimal() else 0.0
@@ -32,8 +33,3 @@ def backoff(
         least = 0.0
     delay: float = max(least, min(_MAX_DELAY, _FIRST_DELAY * 2**attempt) * random.uniform(0.5, 1.0))
     return delay if delay < time_left else None
-
-
-def _worker_died(reply: httpx.Response) -> bool:
-    """Returns whether TorchServe lost the request with its worker, which it then restarts."""
-    return reply.status_code == 500 and "Worker died" in reply.text

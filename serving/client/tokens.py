@@ -1,11 +1,16 @@
 """TorchServe's inference key: it expires after an hour and is renewed at the management port."""
 
+import contextlib
 import json
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from ganctl.serving.errors import RemoteError
+
+Send = Callable[[httpx.Request], Coroutine[Any, Any, httpx.Response]]
 
 _RENEWAL_TIMEOUT = 10.0  # seconds
 
@@ -32,24 +37,19 @@ class Token:
         return {"Authorization": f"Bearer {self._key}"} if self._key else {}
 
     def is_rejected(self, reply: httpx.Response) -> bool:
-        """Returns whether a reply rejects the key and the token file may hold a newer one."""
+        """Return whether a reply rejects the key and the token file may hold a newer one."""
         return self._file is not None and reply.status_code in (400, 401) and "Token" in reply.text
 
-    def renewal_request(self) -> httpx.Request | None:
-        """Read the file again. If its key is unchanged, return the request that makes TorchServe write a new one.
-
-        Call `reload` after the request.
-        """
+    async def renew(self, send: Send) -> None:
+        """Read the file again. If its key is unchanged, let TorchServe write a new one, and read that."""
         previous, self._key = self._key, self._read("inference")
         if self._key != previous or self._management_url is None:
-            return None
+            return
         headers = {"Authorization": f"Bearer {self._read('API')}"}
         url = f"{self._management_url.rstrip('/')}/token?type=inference"
-        timeout = httpx.Timeout(_RENEWAL_TIMEOUT).as_dict()
-        return httpx.Request("GET", url, headers=headers, extensions={"timeout": timeout})
-
-    def reload(self) -> None:
-        """Read the key from the token file."""
+        extensions = {"timeout": httpx.Timeout(_RENEWAL_TIMEOUT).as_dict()}
+        with contextlib.suppress(httpx.HTTPError):  # then the old key is rejected again
+            await send(httpx.Request("GET", url, headers=headers, extensions=extensions))
         self._key = self._read("inference")
 
     def _read(self, name: str) -> str:

@@ -86,8 +86,7 @@ def send_command(port: int, command: Message) -> Message:
             connection.connect(_address(port))
         except OSError as error:
             raise ServerError(
-                f"--port {port}: no `ganctl serve` of this user answers on this machine for that port ({error}). "
-                "Start one, or give the port that it printed."
+                f"--port {port}: no `ganctl serve` of this user answers there ({error}). Start one, or give its port."
             ) from error
         if peer_uid(connection) not in (os.getuid(), 0):
             raise ServerError(f"--port {port}: the server there is another user's. Deploy as that user.")
@@ -116,11 +115,6 @@ def _send(connection: socket.socket, message: Message) -> None:
 
 
 def _receive(connection: socket.socket) -> Message:
-    data = b""
-    while not data.endswith(b"\n"):
-        block = connection.recv(_MAX_BYTES)
-        if not block or len(data) > _MAX_BYTES:
-            raise ValueError(f"control socket: found {data[:80]!r}, expected a line of JSON")
-        data += block
-    message: Message = json.loads(data)
+    with connection.makefile("rb") as stream:
+        message: Message = json.loads(stream.readline(_MAX_BYTES))
     return message

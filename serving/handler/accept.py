@@ -10,25 +10,20 @@ _WEIGHT = re.compile(r";\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*(?:;|$)", re.IGNORECAS
 
 @functools.lru_cache(maxsize=256)  # clients send the same header with every request
 def choose(header: str | None, offered: tuple[str, ...]) -> str | None:
-    """The best media type in `offered`, whose first is the default; None if the header allows none of them.
+    """Choose a media type of `offered`; None if the header allows none of them. Without a header, the first one.
 
     The highest weight wins, then the most specific media range (`application/json, */*` means JSON), then the order of
-    `offered`. Members of the header that are no media ranges are ignored.
+    `offered`. Malformed members of the header are ignored.
     """
     if header is None or not header.strip():
         return offered[0]
     ranges = [parsed for member in header.split(",") if (parsed := _parse_range(member))]
-    best: tuple[float, int, int] | None = None
-    for index, media in enumerate(offered):
-        weight, specificity = _weight(media, ranges)
-        if weight > 0 and (best is None or (weight, specificity, -index) > best):
-            best = (weight, specificity, -index)
-    return None if best is None else offered[-best[2]]
+    best = max(offered, key=lambda media: _weight(media, ranges))  # the first one of equal ones
+    return best if _weight(best, ranges)[0] > 0 else None
 
 
-@functools.lru_cache(maxsize=256)
 def lists_exactly(header: str, media: str) -> bool:
-    """Returns whether the header lists this exact type, not only a range that covers it."""
+    """Return whether the header lists this very type; a range that covers it, such as `*/*`, does not count."""
     return any((parsed := _parse_range(member)) and parsed[0] == media for member in header.split(","))
 
 

@@ -12,7 +12,7 @@ class BatchBudget:
         self._left = budget
 
     def try_reserve(self, cost: float) -> bool:
-        """Reserve `cost`. Returns whether it fitted."""
+        """Reserve `cost` if it fits into the remaining budget. Returns whether it fits."""
         fits = cost <= self._left
         self._left -= cost if fits else 0
         return fits

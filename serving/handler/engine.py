@@ -8,9 +8,9 @@ machines tried. With TorchScript, sizes below four fail, as oneDNN uses another 
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,130 +22,93 @@ from .model import Model
 CHUNKS = tuple(range(1, 33))  # candidate chunk sizes; larger ones are not faster
 
 Floats = NDArray[np.float32]
-Labels = NDArray[np.int64]
+Inputs = dict[str, NDArray[Any]]  # `z`, float32 [N, latent_dim], and `label`, int64 [N], for a conditional model
+Backend = Callable[[Inputs], Floats]  # a loaded generator; it returns images, float32 [N, C, H, W]
 
 
-class Backend(Protocol):
-    """A loaded generator."""
+def _load_onnx(path: Path) -> Backend:
+    """Load a model into ONNX Runtime on one thread: the workers share the cores, and threads would wait."""
+    # ONNX Runtime 1.32 sends usage data to its maker unless this is set before the import.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
 
-    def run(self, z: Floats, label: Labels | None) -> Floats:
-        """Generate images, float32 [N, C, H, W].
-
-        Args:
-            z: latents, float32 [N, latent_dim].
-            label: int64 [N]; None for an unconditional model.
-        """
-
-
-class OnnxBackend:
-    """ONNX Runtime on one thread, as the workers share the cores and more threads would wait for each other."""
-
-    def __init__(self, path: Path) -> None:
-        # ONNX Runtime 1.32 sends usage data to its maker unless this is set before the import.
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def run(self, z: Floats, label: Labels | None) -> Floats:
-        """See `Backend.run`."""
-        inputs = {"z": z} if label is None else {"z": z, "label": label}
-        images: Floats = self._session.run(None, inputs)[0]
-        return images
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(None, inputs)[0]
 
 
-class TorchScriptBackend:
-    """TorchScript on one thread, as for `OnnxBackend`."""
+def _load_torchscript(path: Path) -> Backend:
+    """Load a TorchScript file on one thread, as for `_load_onnx`."""
+    import warnings
 
-    def __init__(self, path: Path) -> None:
-        import warnings
+    import torch
 
-        import torch
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():  # TorchScript is deprecated, but works; each worker would log the warning
+        warnings.simplefilter("ignore")
+        module = torch.jit.load(str(path), map_location="cpu").eval()
 
-        torch.set_num_threads(1)
-        with warnings.catch_warnings():  # TorchScript is deprecated, but works; each worker would log the warning
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            self._module = torch.jit.load(str(path), map_location="cpu").eval()
-        self._torch = torch
-
-    def run(self, z: Floats, label: Labels | None) -> Floats:
-        """See `Backend.run`."""
-        torch = self._torch
+    def run(inputs: Inputs) -> Floats:
         # The optimizing executor would replace the kernels after the first runs, which changes the rounding.
-        with torch.inference_mode(), torch.jit.optimized_execution(False):
-            inputs = [torch.from_numpy(z)] if label is None else [torch.from_numpy(z), torch.from_numpy(label)]
-            images: Floats = self._module(*inputs).numpy()
+        with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # not re-exported
+            images: Floats = module(*map(torch.from_numpy, inputs.values())).numpy()
             return images
 
+    return run
 
-BACKENDS: dict[str, Callable[[Path], Backend]] = {"onnx": OnnxBackend, "torchscript": TorchScriptBackend}
+
+BACKENDS: dict[str, Callable[[Path], Backend]] = {"onnx": _load_onnx, "torchscript": _load_torchscript}
 
 
 class Engine:
-    """Generates any number of images with a back-end, in chunks.
+    """Generates any number of images with a backend, in chunks.
 
     `sizes` are the chunk sizes whose results were equal when the model was loaded, ascending.
     """
 
     def __init__(self, backend: Backend, model: Model) -> None:
         self._backend = backend
-        self._model = model
-        self.sizes = self._check_sizes()
+        self.sizes = self._check_sizes(model)
 
-    def generate(self, z: Floats, label: Labels | None) -> NDArray[np.uint8]:
-        """Generate images, uint8 [N, H, W, C].
-
-        Args:
-            z: latents, float32 [N, latent_dim].
-            label: int64 [N]; None for an unconditional model.
-        """
-        count, start = len(z), 0
-        images: list[NDArray[np.uint8]] = []
-        while start < count:
-            size = self.sizes[max(0, bisect_right(self.sizes, count - start) - 1)]  # the largest that can be filled
-            stop = min(start + size, count)
-            chunk = self._run(z[start:stop], None if label is None else label[start:stop], size)
-            images.append(to_uint8(chunk).transpose(0, 2, 3, 1))
-            start = stop
+    def generate(self, inputs: Inputs) -> NDArray[np.uint8]:
+        """Generate images, uint8 [N, H, W, C]."""
+        images = [to_uint8(chunk).transpose(0, 2, 3, 1) for chunk in self._run(inputs, self.sizes)]
         return images[0] if len(images) == 1 else np.concatenate(images)
 
-    def _run(self, z: Floats, label: Labels | None, size: int) -> Floats:
-        """Run a chunk padded with zeros to `size` rows; returns the images without padding, float32 [N, C, H, W]."""
-        padding = size - len(z)
-        if padding:
-            z = np.concatenate((z, np.zeros((padding, z.shape[1]), np.float32)))
-            label = None if label is None else np.concatenate((label, np.zeros(padding, np.int64)))
-        return self._backend.run(z, label)[: size - padding]
+    def _run(self, inputs: Inputs, sizes: Sequence[int]) -> Iterator[Floats]:
+        """Run the backend on chunks of the given sizes; yields the images of each chunk, float32 [N, C, H, W]."""
+        count, start = len(inputs["z"]), 0
+        while start < count:
+            size = sizes[max(0, bisect_right(sizes, count - start) - 1)]  # the largest that can be filled
+            chunk = {name: _pad(rows[start : start + size], size) for name, rows in inputs.items()}
+            yield self._backend(chunk)[: count - start]
+            start += size
 
-    def _check_sizes(self) -> tuple[int, ...]:
+    def _check_sizes(self, model: Model) -> tuple[int, ...]:
         """The chunk sizes that give the same floats as the largest one.
 
         Raises:
             ValueError: the model's output differs from its manifest, or is not finite.
         """
-        model, largest = self._model, CHUNKS[-1]
-        z = latents(0, largest, model.latent_dim)
-        label = draw_labels(0, largest, len(model.class_names)) if model.conditional else None
-        reference = self._run(z, label, largest)
+        largest = CHUNKS[-1]
+        inputs: Inputs = {"z": latents(0, largest, model.latent_dim)}
+        if model.conditional:
+            inputs["label"] = draw_labels(0, largest, len(model.class_names))
+        reference = self._backend(inputs)
         expected = (largest, model.channels, model.height, model.width)
         if reference.shape != expected or reference.dtype != np.float32:
             raise ValueError(f"model output: found {reference.dtype} {reference.shape}, expected float32 {expected}")
         if not np.isfinite(reference).all():
             raise ValueError("model output: found NaN or infinity, expected finite values")
-        order = np.roll(np.arange(largest), 1)
-        rolled = self._run(z[order], None if label is None else label[order], largest)
-        if not np.array_equal(rolled, reference[order]):
+        rolled = self._backend({name: np.roll(rows, 1, axis=0) for name, rows in inputs.items()})
+        if not np.array_equal(rolled, np.roll(reference, 1, axis=0)):
             return (1,)  # the result depends on the position in the chunk, so one image at a time: slow but exact
-        return tuple(size for size in CHUNKS if self._equals(size, z, label, reference))
+        return tuple(size for size in CHUNKS if np.array_equal(np.concatenate([*self._run(inputs, [size])]), reference))
 
-    def _equals(self, size: int, z: Floats, label: Labels | None, reference: Floats) -> bool:
-        """Returns whether chunks of this size give exactly `reference`."""
-        for start in range(0, len(z), size):
-            part = slice(start, start + size)
-            if not np.array_equal(self._run(z[part], None if label is None else label[part], size), reference[part]):
-                return False
-        return True
+
+def _pad(rows: NDArray[Any], size: int) -> NDArray[Any]:
+    """Append rows of zeros up to `size` rows."""
+    missing = size - len(rows)
+    return np.concatenate((rows, np.zeros((missing, *rows.shape[1:]), rows.dtype))) if missing else rows

@@ -9,7 +9,7 @@ import difflib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from .model import Model
@@ -25,21 +25,22 @@ _FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
 def read_fields(
-    inputs: Sequence[tuple[str, bytes]], headers: Mapping[str, Any], model: Model, errors: list[FieldError]
+    inputs: Sequence[tuple[str, bytes]], content_type: str, length: str, model: Model, errors: list[FieldError]
 ) -> dict[str, Any]:
     """Collect the known fields of body, query and form; text is converted to the type of its field.
 
     Args:
-        inputs: names and values as TorchServe passes them; `body` is the raw body.
-        headers: header names in lower case, with values.
+        inputs: names and values; `body` is the raw body.
+        content_type: the header Content-Type, or "".
+        length: the header Content-Length, or "".
         model: gives the limits and the class names.
         errors: receives the errors that are found.
     """
     if sum(len(name) + len(value) for name, value in inputs) > model.limits.max_body:
         errors.append(FieldError("body", f"is larger than {model.limits.max_body:,} bytes", 413))
         return {}
-    is_form = str(headers.get("content-type", "")).split(";")[0].strip().lower() in _FORM_TYPES
-    if is_form and not inputs and headers.get("content-length", "0") != "0":
+    is_form = content_type.split(";")[0].strip().lower() in _FORM_TYPES
+    if is_form and not inputs and length not in ("", "0"):
         # TorchServe drops form parts without "=". `curl -d '{"digits": 7}'` sends such a part.
         errors.append(FieldError("body", f"was sent as a form, but holds no form field; {_JSON_HINT}"))
     body = b""
@@ -76,10 +77,10 @@ def _parse_json(body: bytes, errors: list[FieldError]) -> dict[str, Any]:
     duplicates: list[str] = []
 
     def note_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        record = dict(pairs)
-        if len(record) < len(pairs):
+        members = dict(pairs)
+        if len(members) < len(pairs):
             duplicates.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        return record
+        return members
 
     def reject_constant(name: str) -> Any:
         raise ValueError(f"{name} is not JSON")
@@ -99,11 +100,10 @@ def _parse_json(body: bytes, errors: list[FieldError]) -> dict[str, Any]:
 
 def _parse_text(name: str, texts: list[str], model: Model) -> object:
     """Convert a field's texts to its type. Malformed text stays text, which `request.py` then refuses."""
-    if name == "labels":
+    if name in _REPEATABLE:
         members: list[object] = [part for text in texts for part in _split_names(text, model)]
-        return members if len(members) > 1 else members[0]
-    if name == "digits":
-        members = [_parse_integer(part.strip()) for text in texts for part in text.split(",")]
+        if name == "digits":
+            members = [_parse_integer(part.strip()) for text in texts for part in text.split(",")]
         return members if len(members) > 1 else members[0]
     if name in ("count", "seed", "scale", "frames"):
         return _parse_integer(texts[0])

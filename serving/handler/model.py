@@ -2,15 +2,12 @@
 
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Any
 
 from .common.text import nfc
-
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -86,42 +83,22 @@ class Model:
         """
         if not isinstance(manifest, dict):
             raise ValueError(f"the manifest must be a JSON object, found {type(manifest).__name__}")  # noqa: TRY004
-        writer = manifest.get("ganctl_version", "before 0.2.0")
-        _expect(
-            manifest,
-            "schema_version",
-            lambda v: v == SCHEMA_VERSION,
-            f"{SCHEMA_VERSION}, the only version that this code reads (ganctl {writer} wrote the manifest)",
-        )
-        _expect(manifest, "model_version", lambda v: isinstance(v, str) and v.isalnum(), "letters and digits")
-        _expect(manifest, "conditional", lambda v: isinstance(v, bool), "true or false")
-        _expect(manifest, "z.dim", _is_positive, "a positive integer")
-        _expect(manifest, "z.distribution", lambda v: v == "normal", '"normal"')
-        _expect(manifest, "image.channels", lambda v: v in (1, 3), "1 (grayscale) or 3 (RGB)")
-        _expect(manifest, "image.height", _is_positive, "a positive integer")
-        _expect(manifest, "image.width", _is_positive, "a positive integer")
-        conditional = manifest["conditional"]
+        get = partial(_get, manifest)
+        get("schema_version", lambda v: v == 1, "1, the only version that this code reads")
+        get("z.distribution", lambda v: v == "normal", '"normal"')
+        conditional = get("conditional", lambda v: isinstance(v, bool), "true or false")
         inputs = ["z", "label"] if conditional else ["z"]
-        _expect(manifest, "inputs", lambda v: v == inputs, f"{json.dumps(inputs)}, as conditional is {conditional}")
-        if conditional:
-            expected = "a list of names, one for each label and different in NFC"
-            _expect(manifest, "class_names", _are_class_names, expected)
-        image = manifest["image"]
+        get("inputs", lambda v: v == inputs, f"{json.dumps(inputs)}, as conditional is {conditional}")
+        unique = "a list of names, one for each label and different in NFC"
         return cls(
-            version=manifest["model_version"],
-            latent_dim=manifest["z"]["dim"],
-            class_names=tuple(map(nfc, manifest["class_names"])) if conditional else (),
-            channels=image["channels"],
-            height=image["height"],
-            width=image["width"],
+            version=get("model_version", lambda v: isinstance(v, str) and v.isalnum(), "letters and digits"),
+            latent_dim=get("z.dim", _is_positive, "a positive integer"),
+            class_names=tuple(map(nfc, get("class_names", _are_class_names, unique))) if conditional else (),
+            channels=get("image.channels", lambda v: v in (1, 3), "1 (grayscale) or 3 (RGB)"),
+            height=get("image.height", _is_positive, "a positive integer"),
+            width=get("image.width", _is_positive, "a positive integer"),
             limits=limits or Limits(),
         )
-
-    @classmethod
-    def load(cls, folder: Path, config: Mapping[str, Any]) -> "Model":
-        """Read `manifest.json` in the folder of an unpacked archive; `config` gives the limits."""
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-        return cls.from_manifest(manifest, Limits.from_config(config))
 
 
 def _is_positive(value: object) -> bool:
@@ -134,10 +111,11 @@ def _are_class_names(value: object) -> bool:
     return 0 < len(value) == len(set(map(nfc, value)))
 
 
-def _expect(manifest: Mapping[str, Any], path: str, is_valid: Any, expected: str) -> None:
-    """Raise ValueError if the value at a dotted path of the manifest is invalid; an absent value is None."""
+def _get(manifest: object, path: str, is_valid: Callable[[Any], bool], expected: str) -> Any:
+    """The value at a dotted path of the manifest; None if it is absent. Raises ValueError if it is not valid."""
     value: Any = manifest
     for key in path.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     if not is_valid(value):
         raise ValueError(f"{path}: must be {expected}; found {json.dumps(value, default=str)[:80]}")
+    return value

@@ -3,33 +3,26 @@
 import base64
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 
 from .common.latents import MAX_SEED
 from .model import Model
-from .request import DEFAULT_KEYFRAMES, FILM_TYPES, LAYOUTS
+from .replies import Reply
+from .request import ANIMATION_TYPES, DEFAULT_KEYFRAMES, HTML_TYPE, LAYOUTS
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _WIDTH = 448  # pixels; the first picture, four images wide, is about this wide
-_FRAMES = 48  # initial value of the field: a film of 2.4 seconds
+_FRAMES = 48  # initial value of the field: an animation of 2.4 seconds
 _EXAMPLE = "2026"
 
 
-@dataclass(frozen=True)
-class Page:
-    """The page's bytes and HTTP headers."""
-
-    body: bytes
-    headers: dict[str, str]
-
-
-def build_page(model: Model, name: str = "digits") -> Page:
-    """Build the page of a model; `name` is the model's name in the URLs."""
-    values = _values(model) | {"name": name}
+def build_page(model: Model) -> Reply:
+    """Build the page of a model, as the reply to a browser."""
+    values = _values(model)
     # one pass over the template, so that a placeholder inside a value is not replaced
-    text = re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _TEMPLATE.read_text(encoding="utf-8"))
+    text = re.sub(r"\{\{(\w+)\}\}", lambda match: str(values[match[1]]), _TEMPLATE.read_text(encoding="utf-8"))
     body = text.encode()
     headers = {
         "ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
@@ -37,7 +30,7 @@ def build_page(model: Model, name: str = "digits") -> Page:
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
     }
-    return Page(body, headers)
+    return Reply(200, f"{HTML_TYPE}; charset=utf-8", body, headers)
 
 
 def _policy(text: str) -> str:
@@ -53,31 +46,26 @@ def _hash(element: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(element.encode()).digest()).decode()}'"
 
 
-def _values(model: Model) -> dict[str, str]:
+def _values(model: Model) -> dict[str, object]:
     """The template's placeholders with their values as HTML; text from the model is escaped."""
     limits = model.limits
     takes_text = model.conditional and all(len(name) == 1 for name in model.class_names)
     color = "grayscale" if model.channels == 1 else "color"
     labels = f" · {len(model.class_names)} labels" if model.conditional else ""
-    numbers = {
+    return {
+        **asdict(limits),
         "count": min(4 if takes_text else 16, limits.max_count),
-        "max_count": limits.max_count,
         "keyframes": min(DEFAULT_KEYFRAMES, limits.max_count),
         "scale": max(1, min(limits.max_scale, _WIDTH // (4 * model.width))),
-        "max_scale": limits.max_scale,
         "frames": min(_FRAMES, limits.max_frames),
-        "max_frames": limits.max_frames,
         "max_seed": MAX_SEED,
-    }
-    return {name: str(value) for name, value in numbers.items()} | {
         "title": "Handwriting from a neural network" if takes_text else "Pictures from a neural network",
         "lead": _lead(model, takes_text),
         "inputs": _text_input(model) if takes_text else _label_inputs(model) if model.conditional else "",
         "new_seed": "New handwriting" if takes_text else "New pictures",
         "count_label": "Handwritings" if takes_text else "Pictures",
-        "keyframes_label": "Keyframes",
         "layouts": _options(LAYOUTS),
-        "films": _options(FILM_TYPES[::-1]),  # WebP first: all colors, fewer bytes
+        "animations": _options(ANIMATION_TYPES[::-1]),  # WebP first: all colors, fewer bytes
         "version": escape(model.version),
         "facts": f"{model.width} × {model.height} pixels, {color}{labels}",
     }

@@ -1,17 +1,16 @@
-"""Error replies as `application/problem+json` (RFC 9457)."""
+"""Bodies of error replies: `application/problem+json` (RFC 9457)."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
+from typing import NamedTuple
 
 MEDIA_TYPE = "application/problem+json"
 
 MAX_ERRORS = 50  # a body of 64 KiB can hold ten thousand unknown fields
 
 
-@dataclass(frozen=True)
-class FieldError:
+class FieldError(NamedTuple):
     """An error of one field: `detail` says what was found and what is expected; `status` is the HTTP status."""
 
     field: str
@@ -29,8 +28,7 @@ class BadRequest(Exception):
     @property
     def status(self) -> int:
         """400 if any error has it, else the status of the first error (406 for a media type, 413 for a size)."""
-        statuses = [error.status for error in self.errors]
-        return 400 if 400 in statuses else statuses[0]
+        return 400 if any(error.status == 400 for error in self.errors) else self.errors[0].status
 
     def body(self) -> bytes:
         """The reply's body; it lists at most MAX_ERRORS errors."""
@@ -42,8 +40,5 @@ class BadRequest(Exception):
 
 def problem(status: int, detail: str, errors: Sequence[dict[str, str]] = ()) -> bytes:
     """An RFC 9457 problem as JSON; `errors` is an extension member."""
-    record: dict[str, object] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
-    record["detail"] = detail
-    if errors:
-        record["errors"] = list(errors)
-    return json.dumps(record).encode()
+    members = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return json.dumps(members | ({"errors": errors} if errors else {})).encode()

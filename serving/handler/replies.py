@@ -1,9 +1,11 @@
-"""Encoders of a request's images, one for each media type."""
+"""Replies, and the encoders of a request's images, one for each media type."""
 
 import base64
 import io
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,20 @@ from .common.pixels import enlarge, tile
 from .model import Model
 from .request import Request
 
-_FRAME_MS = 50  # duration of a film's frame: 20 frames per second
+_FRAME_MS = 50  # duration of an animation's frame: 20 frames per second
 
 Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The HTTP reply to one request."""
+
+    status: int
+    media: str
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+    error_fields: tuple[str, ...] = ()  # names of fields with errors; "unknown" for an unknown field
 
 
 def encode(request: Request, images: Pixels, model: Model) -> bytes:
@@ -30,11 +43,11 @@ def _png(request: Request, images: Pixels, model: Model) -> bytes:
 
 
 def _json(request: Request, images: Pixels, model: Model) -> bytes:
+    pngs = [base64.b64encode(png.encode(image)).decode() for image in enlarge(images, request.scale)]
     labels = request.labels or (None,) * len(images)
-    pngs = [base64.b64encode(png.encode(enlarge(image, request.scale))).decode() for image in images]
     members = [{"label": label, "png": data} for label, data in zip(labels, pngs, strict=True)]
-    record = {"model_version": model.version, "seed": request.seed, "images": members}
-    return json.dumps(record, separators=(",", ":")).encode()
+    reply = {"model_version": model.version, "seed": request.seed, "images": members}
+    return json.dumps(reply, separators=(",", ":")).encode()
 
 
 def _npz(request: Request, images: Pixels, model: Model) -> bytes:
@@ -42,8 +55,8 @@ def _npz(request: Request, images: Pixels, model: Model) -> bytes:
 
     `images` is uint8 [N, H, W] or [N, H, W, 3]. A conditional model has `labels`, int64 [N].
     """
-    large = images.repeat(request.scale, axis=1).repeat(request.scale, axis=2)
-    arrays: dict[str, Any] = {"images": large[..., 0] if model.channels == 1 else large}
+    images = enlarge(images, request.scale)
+    arrays: dict[str, Any] = {"images": images[..., 0] if model.channels == 1 else images}
     if request.labels is not None:
         arrays["labels"] = np.array(request.labels, np.int64)
     file = io.BytesIO()
@@ -51,17 +64,8 @@ def _npz(request: Request, images: Pixels, model: Model) -> bytes:
     return file.getvalue()
 
 
-def _webp(request: Request, images: Pixels, model: Model) -> bytes:
-    # lossless at the lowest effort: a higher one takes ten times as long and saves a tenth of the bytes
-    return _pillow(request, images, "WEBP", lossless=True, quality=0, method=0)
-
-
-def _gif(request: Request, images: Pixels, model: Model) -> bytes:
-    return _pillow(request, images, "GIF")
-
-
-def _pillow(request: Request, images: Pixels, file_format: str, **options: object) -> bytes:
-    """One picture, or an endlessly looping film if the request has `frames`."""
+def _pillow(request: Request, images: Pixels, model: Model, **options: Any) -> bytes:
+    """One picture, or an endlessly looping animation if the request has `frames`; `options` are those of Pillow."""
     pictures = [
         Image.fromarray(np.squeeze(enlarge(tile(frame, request.columns), request.scale)))
         for frame in np.split(images, request.frames or 1)
@@ -69,14 +73,15 @@ def _pillow(request: Request, images: Pixels, file_format: str, **options: objec
     if request.frames:
         options |= {"save_all": True, "append_images": pictures[1:], "duration": _FRAME_MS, "loop": 0}
     file = io.BytesIO()
-    pictures[0].save(file, file_format, **options)
+    pictures[0].save(file, **options)
     return file.getvalue()
 
 
 _ENCODERS: dict[str, Callable[[Request, Pixels, Model], bytes]] = {
     "image/png": _png,
     "application/json": _json,
-    "image/webp": _webp,
-    "image/gif": _gif,
+    # lossless at the lowest effort: a higher one takes ten times as long and saves a tenth of the bytes
+    "image/webp": partial(_pillow, format="WEBP", lossless=True, quality=0, method=0),
+    "image/gif": partial(_pillow, format="GIF"),
     "application/x-npz": _npz,
 }

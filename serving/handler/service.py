@@ -1,19 +1,15 @@
-"""Answers a batch of requests with one pass through the generator.
-
-`handle` is TorchServe's entry point. `Service` does the work and does not depend on TorchServe.
-"""
+"""Answers a batch of requests with one pass through the generator; a host passes the requests and sends the replies."""
 
 import hashlib
+import json
 import logging
 import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from http import HTTPStatus
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,39 +17,16 @@ from numpy.typing import NDArray
 from .batch_budget import BatchBudget
 from .common.interpolation import walk
 from .common.latents import batched_latents
-from .engine import BACKENDS, Engine
+from .engine import BACKENDS, Engine, Inputs
 from .fields import FIELDS
-from .model import Model
+from .model import Limits, Model
 from .openapi import build_openapi
 from .page import build_page
 from .problem import MAX_ERRORS, MEDIA_TYPE, BadRequest, FieldError, problem
-from .replies import encode
+from .replies import Reply, encode
 from .request import HTML_TYPE, OPENAPI_TYPE, Parser, Request
 
 log = logging.getLogger(__name__)
-
-
-class Context(Protocol):
-    """The part of TorchServe's context that `handle` uses."""
-
-    model_yaml_config: dict[str, Any]
-
-    @property
-    def system_properties(self) -> dict[str, Any]: ...
-    def get_all_request_header(self, idx: int) -> dict[str, Any]: ...
-    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None: ...
-    def set_response_header(self, idx: int, key: str, value: str) -> None: ...
-
-
-@dataclass(frozen=True)
-class Reply:
-    """The HTTP reply to one request."""
-
-    status: int
-    media: str
-    body: bytes
-    headers: dict[str, str] = field(default_factory=dict)
-    faults: tuple[str, ...] = ()  # names of the faulty fields; "unknown" for a name that is no field
 
 
 class Observation(NamedTuple):
@@ -62,14 +35,11 @@ class Observation(NamedTuple):
     images: int
     inference_seconds: float
     encode_seconds: float
-    faults: Counter[str]  # errors by field
+    faults: Counter[str]  # number of errors by field
 
 
 _TOO_MANY = Reply(
-    429,
-    MEDIA_TYPE,
-    problem(429, "Too many large requests at the same time; try again later."),
-    {"Retry-After": "1"},
+    429, MEDIA_TYPE, problem(429, "Too many large requests at the same time; try again later."), {"Retry-After": "1"}
 )
 
 
@@ -82,7 +52,7 @@ class Service:
         Args:
             model: the generator's interface and the limits.
             engine: runs the generator.
-            identity: differs between models, back-ends and code versions that give other bytes for the same request.
+            identity: differs between models, backends and code versions that give other bytes for the same request.
             page: whether a browser gets the page.
         """
         self.model = model
@@ -96,7 +66,7 @@ class Service:
     @classmethod
     def load(cls, folder: Path, config: Mapping[str, Any]) -> "Service":
         """Load an unpacked archive; `config` is the section `handler` of its model-config.yaml."""
-        model = Model.load(folder, config)
+        model = Model.from_manifest(json.loads((folder / "manifest.json").read_bytes()), Limits.from_config(config))
         engine = Engine(BACKENDS[config["backend"]](folder / config["model_file"]), model)
         code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("**/*.py")))
         identity = f"{model.version} {config['backend']} {hashlib.sha256(code).hexdigest()}"
@@ -105,40 +75,43 @@ class Service:
     def answer(self, batch: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[Reply]:
         """Answer requests given as (inputs, headers). A faulty request does not affect the others."""
         limits = self.model.limits
-        parsed = [self._catch_errors(self._parse, inputs, headers) for inputs, headers in batch]
-        work = BatchBudget(limits.max_batch)
-        parsed = [_TOO_MANY if isinstance(p, Request) and not work.try_reserve(self._cost(p)) else p for p in parsed]
+        work, reply_bytes = BatchBudget(limits.max_batch), BatchBudget(limits.max_batch * limits.max_reply)
+        parsed = [self._catch_errors(self._parse, inputs, headers, work) for inputs, headers in batch]
         requests = [request for request in parsed if isinstance(request, Request)]
         started = time.perf_counter()
         images = self._generate(requests) if requests else []
         generated = time.perf_counter()
         remaining = iter(images)
-        reply_bytes, replies = BatchBudget(limits.max_batch * limits.max_reply), []
-        for p in parsed:
-            reply = self._catch_errors(self._encode, p, next(remaining)) if isinstance(p, Request) else p
-            fits = reply.status != 200 or reply_bytes.try_reserve(len(reply.body))
-            replies.append(reply if fits else _TOO_MANY)
-        faults = Counter(name for reply in replies for name in reply.faults)
+        replies = [
+            self._catch_errors(self._encode, p, next(remaining), reply_bytes) if isinstance(p, Request) else p
+            for p in parsed
+        ]
+        faults = Counter(name for reply in replies for name in reply.error_fields)
         encode_seconds = time.perf_counter() - generated
         self.observation = Observation(sum(map(len, images)), generated - started, encode_seconds, faults)
         return replies
 
-    def _parse(self, inputs: Mapping[str, Any], headers: Mapping[str, Any]) -> Request | Reply:
+    def http_headers(self, reply: Reply) -> dict[str, str]:
+        """All headers that a host must send with a reply."""
+        common = {"content-type": reply.media, "X-Model-Version": self.model.version, "Vary": "Accept"}
+        return common | reply.headers
+
+    def _parse(self, inputs: Mapping[str, Any], headers: Mapping[str, Any], work: BatchBudget) -> Request | Reply:
         """The request to draw, or the reply if nothing has to be drawn."""
         # TorchServe adds a parameter's content type to the headers, under the parameter's name, as a dictionary.
         texts = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
         request = self._parser.parse(inputs, texts)
         if request.media == OPENAPI_TYPE:
             return Reply(200, OPENAPI_TYPE, self._openapi)
-        if_none_match = texts.get("if-none-match")
+        if_none_match = texts.get("if-none-match", "")
         if request.media == HTML_TYPE:
             assert self._page is not None, "text/html is offered only if there is a page"
-            if if_none_match and etag_matches(if_none_match, self._page.headers["ETag"]):
+            if etag_matches(if_none_match, self._page.headers["ETag"]):
                 return Reply(304, HTML_TYPE, b"", self._page.headers)
-            return Reply(200, f"{HTML_TYPE}; charset=utf-8", self._page.body, self._page.headers)
+            return self._page
         if if_none_match and request.seeded and etag_matches(if_none_match, self._etag(request)):
             return Reply(304, request.media, b"", self._headers(request))
-        return request
+        return request if work.try_reserve(self._cost(request)) else _TOO_MANY
 
     def _cost(self, request: Request) -> float:
         """The request's size as a fraction of the largest allowed request, 0 to 1."""
@@ -148,31 +121,31 @@ class Service:
 
     def _generate(self, requests: Sequence[Request]) -> list[NDArray[np.uint8]]:
         """Generate the images of all requests in one pass, uint8 [N, H, W, C] for each request."""
-        z = batched_latents([(request.seed, request.draws) for request in requests], self.model.latent_dim)
-        counts = [request.draws for request in requests]
+        z = batched_latents([(request.seed, request.num_latents) for request in requests], self.model.latent_dim)
+        counts = [request.num_latents for request in requests]
         # Steps without effect are skipped: each takes microseconds even for one image.
         if any(request.truncation != 1.0 for request in requests):
             z *= np.repeat(np.array([request.truncation for request in requests], np.float32), counts)[:, None]
         if any(request.frames for request in requests):
             latents = np.split(z, np.cumsum(counts)[:-1])
-            latents = [walk(z, r.frames) if r.frames else z for r, z in zip(requests, latents, strict=True)]
-            z, counts = np.concatenate(latents), [len(part) for part in latents]
+            z = np.concatenate([walk(z, r.frames) if r.frames else z for r, z in zip(requests, latents, strict=True)])
+            counts = [request.frames or request.num_latents for request in requests]
         if any(request.repeat > 1 for request in requests):
             z = np.repeat(z, np.repeat([request.repeat for request in requests], counts), axis=0)
-        label = None
+        inputs: Inputs = {"z": z}
         if self.model.conditional:
-            label = np.array([label for request in requests for label in request.labels or ()], np.int64)
-        images = self.engine.generate(z, label)
+            inputs["label"] = np.array([label for request in requests for label in request.labels or ()], np.int64)
+        images = self.engine.generate(inputs)
         counts = [request.images for request in requests]
         return [images[end - count : end] for count, end in zip(counts, accumulate(counts), strict=True)]
 
-    def _encode(self, request: Request, images: NDArray[np.uint8]) -> Reply:
+    def _encode(self, request: Request, images: NDArray[np.uint8], reply_bytes: BatchBudget) -> Reply:
         body = encode(request, images, self.model)
         if len(body) > self.model.limits.max_reply:
-            raise BadRequest(
-                [FieldError("count", f"the reply would have {len(body):,} bytes; lower count or scale", 413)]
-            )
-        return Reply(200, request.media, body, self._headers(request))
+            error = FieldError("count", f"the reply would have {len(body):,} bytes; lower count or scale", 413)
+            raise BadRequest([error])
+        fits = reply_bytes.try_reserve(len(body))
+        return Reply(200, request.media, body, self._headers(request)) if fits else _TOO_MANY
 
     def _headers(self, request: Request) -> dict[str, str]:
         # no Cache-Control: TorchServe replaces it by its own
@@ -187,26 +160,26 @@ class Service:
         try:
             return step(*arguments)
         except BadRequest as bad:
-            faults = tuple(_metric_name(error) for error in bad.errors[:MAX_ERRORS])
-            return Reply(bad.status, MEDIA_TYPE, bad.body(), faults=faults)
+            error_fields = tuple(_metric_name(error) for error in bad.errors[:MAX_ERRORS])
+            return Reply(bad.status, MEDIA_TYPE, bad.body(), error_fields=error_fields)
         except Exception:
             log.exception("a defect in the handler made one request fail")
             return Reply(500, MEDIA_TYPE, problem(500, "A defect in the service; see its log."))
 
 
 def _metric_name(error: FieldError) -> str:
-    """The field's name for the metrics; all names that clients invent become "unknown"."""
+    """The field's name for the metrics; "unknown" for an unknown field, as clients can invent any number of them."""
     name = error.field.partition("[")[0]
     return name if name in (*FIELDS, "body", "Accept") else "unknown"
 
 
 def etag_matches(header: str, etag: str) -> bool:
-    """Returns whether an `If-None-Match` header matches the entity tag (RFC 9110, section 13.1.2)."""
+    """Return whether an `If-None-Match` header matches the entity tag (RFC 9110, section 13.1.2)."""
     return any(member.strip().removeprefix("W/") in (etag, "*") for member in header.split(","))
 
 
 def _page_enabled(config: Mapping[str, Any]) -> bool:
-    """Returns whether model-config.yaml has `page: true` and the variable GANCTL_PAGE is not off.
+    """Return whether model-config.yaml has `page: true` and the variable GANCTL_PAGE is not off.
 
     Raises:
         ValueError: one of the two has another value than those allowed.
@@ -218,28 +191,3 @@ def _page_enabled(config: Mapping[str, Any]) -> bool:
     if variable.strip().lower() not in ("", "on", "off"):
         raise ValueError(f"GANCTL_PAGE: must be on or off, found {variable!r}")
     return page and variable.strip().lower() != "off"
-
-
-_service: Service | None = None
-
-
-def handle(data: Sequence[Mapping[str, Any]] | None, context: Context) -> list[bytes] | None:
-    """TorchServe's entry point: loads the model if `data` is None, else answers the batch `data`."""
-    global _service
-    if _service is None or data is None:
-        os.environ["TS_DECODE_INPUT_REQUEST"] = "false"  # TorchServe's decoding would lose repeated JSON keys and NaN
-        config = context.model_yaml_config["handler"]
-        _service = Service.load(Path(context.system_properties["model_dir"]), config)
-        logging.getLogger().setLevel(logging.WARNING)  # the worker logs several lines for each batch at INFO
-    if data is None:
-        return None
-    replies = _service.answer([(inputs, context.get_all_request_header(i)) for i, inputs in enumerate(data)])
-    if (observe := getattr(context, "observe", None)) is not None:  # only ganctl's own workers have it
-        observe(_service.observation)
-    for i, reply in enumerate(replies):
-        context.set_response_status(code=reply.status, phrase=HTTPStatus(reply.status).phrase, idx=i)
-        headers = {"content-type": reply.media, "X-Model-Version": _service.model.version, "Vary": "Accept"}
-        headers |= reply.headers
-        for name, value in headers.items():
-            context.set_response_header(i, name, value)
-    return [reply.body for reply in replies]

@@ -57,7 +57,12 @@ def crowded(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "more", [(), ("--nproc", "2"), ("--set", "data.on_device=false", "--set", "data.num_workers=1")]
+    "more",
+    [
+        ("--nproc", "2"),
+        pytest.param((), marks=pytest.mark.soak),
+        pytest.param(("--set", "data.on_device=false", "--set", "data.num_workers=1"), marks=pytest.mark.soak),
+    ],
 )
 def test_training_and_its_processes_import_nothing_from_the_current_folder_but_what_is_named(
     more: tuple[str, ...], crowded: Path

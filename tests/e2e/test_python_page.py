@@ -11,7 +11,7 @@ import pytest
 
 from ganctl.serving.cli.serve import deploy, serve
 from ganctl.training.cli.train import train
-from ganctl.training.config.schema import setting_descriptions
+from ganctl.training.config.schema import DESCRIPTIONS
 from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -44,11 +44,10 @@ def test_the_code_of_the_python_page_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["python.md", "lightning.md", "ranks.md", "service.md", "operating.md"])
 def test_settings_and_flags_of_the_documents_exist(name: str) -> None:
     text = (ROOT / "docs" / name).read_text("utf-8")
-    settings = {setting for setting, _ in setting_descriptions()}
-    sections = {setting.split(".")[0] for setting in settings}
+    sections = {setting.split(".")[0] for setting in DESCRIPTIONS}
     for found in re.findall(r"[`\"]([a-z_]+\.[a-z_0-9]+)[`\"=]", text):
         if found.split(".")[0] in sections and not found.endswith((".py", ".toml", ".md")):
-            assert found in settings, found
+            assert found in DESCRIPTIONS, found
     options = [
         option for command in (train, serve, deploy) for option in command.params if isinstance(option, click.Option)
     ]

@@ -33,7 +33,7 @@ def processes_with(word: str) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.soak)])
 def test_a_demo_that_is_ended_ends_its_stage_which_saves(number: signal.Signals, tmp_path: Path) -> None:
     """Another demo in the same folder is refused meanwhile."""
     process = start("demo", "--out", tmp_path / "demo", "--train-seconds", "600")

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 @pytest.fixture(scope="module")
 def exported(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(small_run, out=tmp_path_factory.mktemp("of") / "export", kinds=["onnx"])
+    return export(small_run, out=tmp_path_factory.mktemp("of") / "export", formats=["onnx"])
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +92,13 @@ def test_in_the_middle_of_filling_a_cache(library: Path, exported: Path, tmp_pat
     assert content(tmp_path) == {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(other, marks=pytest.mark.soak) for other in (signal.SIGINT, signal.SIGHUP))],
+)
 def test_in_the_middle_of_an_export(number: signal.Signals, tmp_path: Path) -> None:
     run_dir = train_small(tmp_path / "run", max_steps=2, extra=(held.GENERATOR,))
-    export(run_dir, kinds=["onnx"])
+    export(run_dir, formats=["onnx"])
     before = content(run_dir)
     hold = held.Hold(tmp_path / "hold", held.EXPORT)
     process = subprocess.Popen(

@@ -60,7 +60,7 @@ def test_help_can_be_read_in_ascii(command: list[str], tmp_path: Path) -> None:
     assert done.stdout.isascii()
 
 
-@pytest.mark.parametrize("variables", [{}, ASCII])
+@pytest.mark.parametrize("variables", [ASCII, pytest.param({}, marks=pytest.mark.soak)])
 def test_a_name_that_is_no_utf8_comes_through(variables: dict[str, str], small_run: Path, tmp_path: Path) -> None:
     name = b"\xff\xe9 [b]"
     shutil.copytree(small_run, os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
@@ -90,10 +90,10 @@ def test_a_run_is_told_as_its_folder_is_called(terminal: bool, tmp_path: Path) -
     assert "floor" in (run_dir / "log.txt").read_text("utf-8") or "FD" in (run_dir / "log.txt").read_text("utf-8")
 
 
-def test_a_run_goes_into_a_folder_that_is_no_utf8(ganctl: Ganctl, tmp_path: Path) -> None:
+def test_a_run_goes_into_a_folder_that_is_no_utf8(started_ganctl: Ganctl, tmp_path: Path) -> None:
     settings = [word for setting in (*SMALL, "log.tensorboard=true") for word in ("--set", setting)]
     root = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
-    done = ganctl("train", *settings, "--max-steps", 1, "--set", f"log.root={root}", "--json")
+    done = started_ganctl("train", *settings, "--max-steps", 1, "--set", f"log.root={root}", "--json")
     assert done.returncode == 0, done.stderr
     run_dir = Path(json.loads(done.stdout)["run_dir"])
     assert run_dir.parent == Path(root)

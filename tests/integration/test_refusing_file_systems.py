@@ -29,7 +29,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(small_run, out=tmp_path_factory.mktemp("of") / "export", kinds=["onnx"])
+    return export(small_run, out=tmp_path_factory.mktemp("of") / "export", formats=["onnx"])
 
 
 def check(done: "subprocess.CompletedProcess[str]", path: object, number: int) -> None:
@@ -39,20 +39,20 @@ def check(done: "subprocess.CompletedProcess[str]", path: object, number: int) -
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("number", [errno.EINVAL, pytest.param(errno.EOPNOTSUPP, marks=pytest.mark.soak)])
 def test_a_folder_that_cannot_be_flushed_ends_no_run(
-    number: int, library: Path, ganctl: Ganctl, tmp_path: Path
+    number: int, library: Path, started_ganctl: Ganctl, tmp_path: Path
 ) -> None:
-    done = ganctl(*TRAIN, "--run-dir", "run", env=refusing.refuse(library, "fsync", tmp_path / "run", number))
+    done = started_ganctl(*TRAIN, "--run-dir", "run", env=refusing.refuse(library, "fsync", tmp_path / "run", number))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run/checkpoints/best.safetensors").exists()
 
 
-def test_a_folder_that_cannot_be_opened_ends_no_drawing(library: Path, ganctl: Ganctl, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_opened_ends_no_drawing(library: Path, started_ganctl: Ganctl, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures").chmod(0o300)  # may be written to, not listed: root is refused by the library alone
     refused = refusing.refuse(library, "fsync", "pictures", errno.EBADF)
-    assert ganctl("sample", "pretrained", "--out", "pictures/x.png", env=refused).returncode == 0
+    assert started_ganctl("sample", "pretrained", "--out", "pictures/x.png", env=refused).returncode == 0
     (tmp_path / "pictures").chmod(0o700)
     assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["x.png"]
 
@@ -75,11 +75,11 @@ def test_a_folder_that_cannot_be_opened_ends_no_drawing(library: Path, ganctl: G
 )
 @pytest.mark.soak
 def test_what_hinders_a_picture_is_told_and_leaves_nothing(
-    call: str, number: int, out: str, after: int, library: Path, ganctl: Ganctl, tmp_path: Path
+    call: str, number: int, out: str, after: int, library: Path, started_ganctl: Ganctl, tmp_path: Path
 ) -> None:
     refused = refusing.refuse(library, call, tmp_path, number, after=after)
     words = ["sample", "pretrained", "--count", 9, "--seed", 0, "--out", tmp_path / out, "--json"]
-    done = ganctl(*words, *(["--digit", 3, "--frames", 9] if out.endswith("gif") else []), env=refused)
+    done = started_ganctl(*words, *(["--digit", 3, "--frames", 9] if out.endswith("gif") else []), env=refused)
     assert list(tmp_path.iterdir()) == []
     path = tmp_path / "x/000002-4.png" if after else tmp_path / out
     assert done.returncode == 1, done.stderr
@@ -92,10 +92,10 @@ def test_what_hinders_a_picture_is_told_and_leaves_nothing(
 @pytest.mark.parametrize("file", ["stats.jsonl", "log.txt", "samples/", "events.out.tfevents", "checkpoints/"])
 @pytest.mark.soak
 def test_a_file_of_a_run_that_cannot_be_written_ends_it_with_its_path(
-    file: str, library: Path, ganctl: Ganctl, tmp_path: Path
+    file: str, library: Path, started_ganctl: Ganctl, tmp_path: Path
 ) -> None:
     refused = refusing.refuse(library, "write", tmp_path / "run" / file, errno.EIO)
-    done = ganctl(*TRAIN, "--set", "log.tensorboard=true", "--run-dir", tmp_path / "run", env=refused)
+    done = started_ganctl(*TRAIN, "--set", "log.tensorboard=true", "--run-dir", tmp_path / "run", env=refused)
     assert done.returncode == 1, done.stderr
     where = tmp_path / "run" if "events" in file else f"{tmp_path / 'run'}/{file}"
     assert f"Error: {where}" in done.stderr
@@ -105,13 +105,16 @@ def test_a_file_of_a_run_that_cannot_be_written_ends_it_with_its_path(
     assert not [path for path in (tmp_path / "run").rglob("*") if path.name.startswith(".ganctl-")]
 
 
-@pytest.mark.parametrize(("call", "after"), [("write", 0), ("write", 1), ("rename", 2)])
+@pytest.mark.parametrize(
+    ("call", "after"),
+    [("write", 0), ("rename", 2), pytest.param("write", 1, marks=pytest.mark.soak)],
+)
 def test_an_export_that_cannot_be_written_leaves_the_earlier_one(
-    call: str, after: int, library: Path, exported: Path, small_run: Path, ganctl: Ganctl
+    call: str, after: int, library: Path, exported: Path, small_run: Path, started_ganctl: Ganctl
 ) -> None:
     before = {path: path.read_bytes() for path in exported.iterdir()}
     refused = refusing.refuse(library, call, exported.parent, errno.ENOSPC, after=after)
-    done = ganctl("export", small_run, "--format", "torchscript", "--out", exported, env=refused)
+    done = started_ganctl("export", small_run, "--format", "torchscript", "--out", exported, env=refused)
     assert done.returncode == 1, done.stderr
     assert f"Error: {exported}" in done.stderr
     assert f": {os.strerror(errno.ENOSPC)}. " in done.stderr
@@ -121,10 +124,10 @@ def test_an_export_that_cannot_be_written_leaves_the_earlier_one(
 
 @pytest.mark.parametrize(("call", "after"), [("write", 0), ("rename", 0)])
 def test_an_archive_that_cannot_be_written_leaves_the_earlier_one(
-    call: str, after: int, library: Path, exported: Path, ganctl: Ganctl, tmp_path: Path
+    call: str, after: int, library: Path, exported: Path, started_ganctl: Ganctl, tmp_path: Path
 ) -> None:
     (tmp_path / "digits.mar").write_text("the earlier one")
-    done = ganctl(
+    done = started_ganctl(
         "package", exported, "--out", tmp_path, env=refusing.refuse(library, call, tmp_path, errno.EIO, after=after)
     )
     check(done, tmp_path / "digits.mar", errno.EIO)
@@ -144,40 +147,40 @@ def test_an_archive_that_cannot_be_written_leaves_the_earlier_one(
 )
 @pytest.mark.soak
 def test_a_file_that_cannot_be_read_is_told(
-    words: list[str], part: str, library: Path, exported: Path, ganctl: Ganctl
+    words: list[str], part: str, library: Path, exported: Path, started_ganctl: Ganctl
 ) -> None:
     refused = refusing.refuse(library, "read", exported / part, errno.ESTALE)
-    done = ganctl(*(word.format(exported) for word in words), env=refused)
+    done = started_ganctl(*(word.format(exported) for word in words), env=refused)
     check(done, exported / part, errno.ESTALE)
 
 
-def test_links_in_a_loop_are_told(ganctl: Ganctl, small_run: Path, tmp_path: Path) -> None:
+def test_links_in_a_loop_are_told(started_ganctl: Ganctl, small_run: Path, tmp_path: Path) -> None:
     for name in ("loop", "loop.png"):
         (tmp_path / name).symlink_to(name)
     for words in (["sample", "pretrained", "--out", "loop.png"], ["sample", "pretrained", "--out", "loop/x.png"],
                   ["export", small_run, "--out", "loop"], [*TRAIN, "--run-dir", "loop"]):  # fmt: skip
-        done = ganctl(*words)
+        done = started_ganctl(*words)
         assert done.returncode in (1, 2), done.stderr
         assert os.strerror(errno.ELOOP) in done.stderr or "holds something else" in done.stderr, done.stderr
         assert "defect" not in done.stderr
 
 
-def test_limits_of_the_process_are_told(ganctl: Ganctl, tmp_path: Path) -> None:
+def test_limits_of_the_process_are_told(started_ganctl: Ganctl, tmp_path: Path) -> None:
     def no_large_file() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
-    done = ganctl("sample", "pretrained", "--count", 99, "--out", "x.png", preexec_fn=no_large_file)
+    done = started_ganctl("sample", "pretrained", "--count", 99, "--out", "x.png", preexec_fn=no_large_file)
     check(done, "x.png", errno.EFBIG)
     assert "ulimit -f" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_little_memory_is_told_with_what_to_make_smaller(ganctl: Ganctl) -> None:
+def test_too_little_memory_is_told_with_what_to_make_smaller(started_ganctl: Ganctl) -> None:
     def some_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (1 << 35, 1 << 35))  # addresses; the first layer alone would take 500 GB
 
     words = [*TRAIN, "--device", "cpu", "--set", "model.base_channels=20000000", "--dry-run", "--json"]
-    done = ganctl(*words, preexec_fn=some_memory)
+    done = started_ganctl(*words, preexec_fn=some_memory)
     assert done.returncode == 1, done.stderr
     told = str(one_object(done.stdout)["error"])
     assert told.startswith("out of memory (can't allocate memory: you tried to allocate "), told
@@ -222,14 +225,16 @@ def tiny_disk() -> Iterator[Callable[[str], Path]]:
 
 
 def test_a_tmpdir_that_is_full_is_told_by_serve(
-    exported: Path, ganctl: Ganctl, tiny_disk: Callable[[str], Path], tmp_path: Path
+    exported: Path, started_ganctl: Ganctl, tiny_disk: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    assert ganctl("package", exported, "--out", tmp_path).returncode == 0
+    assert started_ganctl("package", exported, "--out", tmp_path).returncode == 0
     archive = (tmp_path / "digits.mar").stat().st_size
     disk = tiny_disk("64k")
     for size in (archive // 2, archive * 3 // 2):  # no room for the archive; none for its files
         subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
-        done = ganctl("serve", tmp_path / "digits.mar", "--port", 0, "--json", env=os.environ | {"TMPDIR": str(disk)})
+        done = started_ganctl(
+            "serve", tmp_path / "digits.mar", "--port", 0, "--json", env=os.environ | {"TMPDIR": str(disk)}
+        )
         record = json.loads(done.stdout)
         assert (done.returncode, record["exit_code"]) == (1, 1), done.stderr
         assert record["error"].startswith(f"{disk}"), record

@@ -18,20 +18,20 @@ ODD = "é 日本 #1 %41 & \"q\" 'p' \\n"
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # Python's own way out of it, switched off
 
 
-def test_an_export_is_read_and_packed_in_any_folder(ganctl: Ganctl, tmp_path: Path) -> None:
+def test_an_export_is_read_and_packed_in_any_folder(started_ganctl: Ganctl, tmp_path: Path) -> None:
     export = shutil.copytree(PRETRAINED, tmp_path / ODD / "export")
     out = tmp_path / ODD / "out"
-    drawn = ganctl("sample", export, "--count", "2", "--out", out / "ü.npz", env=os.environ | ASCII)
+    drawn = started_ganctl("sample", export, "--count", "2", "--out", out / "ü.npz", env=os.environ | ASCII)
     assert drawn.returncode == 0, drawn.stderr
     with np.load(out / "ü.npz") as arrays:
         assert arrays["images"].shape == (2, 28, 28)
-    packed = ganctl("package", export, "--out", out, env=os.environ | ASCII)
+    packed = started_ganctl("package", export, "--out", out, env=os.environ | ASCII)
     assert packed.returncode == 0, packed.stderr
-    inspected = ganctl("inspect", out / "digits.mar", env=os.environ | ASCII)
+    inspected = started_ganctl("inspect", out / "digits.mar", env=os.environ | ASCII)
     assert inspected.returncode == 0, inspected.stderr
 
 
-def test_class_names_and_paths_do_not_depend_on_the_locale(ganctl: Ganctl, tmp_path: Path) -> None:
+def test_class_names_and_paths_do_not_depend_on_the_locale(started_ganctl: Ganctl, tmp_path: Path) -> None:
     data, run = tmp_path / ODD / "data", tmp_path / ODD / "run"
     for number, name in enumerate(("café", "日本")):
         (data / name).mkdir(parents=True)
@@ -46,12 +46,14 @@ def test_class_names_and_paths_do_not_depend_on_the_locale(ganctl: Ganctl, tmp_p
         "log.tensorboard=false",
     )
     words = [word for setting in small for word in ("--set", setting)]
-    trained = ganctl("train", *words, "--batch-size", "8", "--max-steps", "2", "--run-dir", run, env=environment)
+    trained = started_ganctl(
+        "train", *words, "--batch-size", "8", "--max-steps", "2", "--run-dir", run, env=environment
+    )
     assert trained.returncode == 0, trained.stderr
-    drawn = ganctl("sample", run, "--digit", "café", "--count", "2", "--out", run / "ü", env=environment)
+    drawn = started_ganctl("sample", run, "--digit", "café", "--count", "2", "--out", run / "ü", env=environment)
     assert drawn.returncode == 0, drawn.stderr
     with (run / "ü" / "labels.csv").open(encoding="utf-8") as rows:
         assert [row["label"] for row in csv.DictReader(rows)] == ["0", "0"]
-    exported = ganctl("export", run, "--out", run / "ë", env=environment)
+    exported = started_ganctl("export", run, "--out", run / "ë", env=environment)
     assert exported.returncode == 0, exported.stderr
     assert json.loads((run / "ë" / "manifest.json").read_text("utf-8"))["class_names"] == ["café", "日本"]

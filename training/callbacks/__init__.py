@@ -7,7 +7,7 @@ from ganctl.training.callbacks.logs import StatsLog
 from ganctl.training.callbacks.lr_scheduler import LRScheduler
 from ganctl.training.callbacks.profiler import Profiler
 from ganctl.training.callbacks.progress import Progress
-from ganctl.training.callbacks.samples import SampleGrid, Timelapse
+from ganctl.training.callbacks.samples import SampleGrid
 from ganctl.training.callbacks.stopping import EarlyStopping, NonFinite, SignalHandler, TimeLimit
 from ganctl.training.callbacks.tensorboard import TensorBoard
 from ganctl.training.config.schema import Config
@@ -25,7 +25,6 @@ __all__ = [
     "StatsLog",
     "TensorBoard",
     "TimeLimit",
-    "Timelapse",
     "default_callbacks",
 ]
 
@@ -37,13 +36,13 @@ def default_callbacks(config: Config, *, max_seconds: float | None = None) -> li
         config: the settings, which enable TensorBoard, the profiler and early stopping.
         max_seconds: adds a time limit, in seconds.
     """
-    callbacks: list[Callback] = [SignalHandler(), Progress(), NonFinite(), StatsLog(), SampleGrid(), Timelapse()]
+    callbacks: list[Callback] = [SignalHandler(), Progress(), NonFinite(), StatsLog(), SampleGrid()]
     if config.log.tensorboard:
-        callbacks.append(TensorBoard())  # after Timelapse: it shows the GIF
+        callbacks.append(TensorBoard())  # after SampleGrid: it shows the timelapse
     if config.log.profile:
         callbacks.append(Profiler())
     if config.early_stopping.patience or config.early_stopping.stopping_threshold is not None:
-        callbacks.append(EarlyStopping(**dict(config.early_stopping)))
+        callbacks.append(EarlyStopping(config.early_stopping))
     if max_seconds is not None:
         callbacks.append(TimeLimit(max_seconds))
     return callbacks

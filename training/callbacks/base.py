@@ -1,20 +1,19 @@
-"""The callback protocol: the hooks of a training run, and what a callback may read and request.
+"""The base class of callbacks, and the protocol `Run`, through which they read a training run and send requests to it.
 
 Callbacks run in the order in which they were given; `close` runs in reverse order, also after an error. An exception in
-a callback ends the run. A hook that is not overridden costs nothing. With several ranks, a callback runs on the first
-one only, unless its class sets `every_rank = True`.
+a callback ends the run. A hook that is not overridden costs nothing. With several ranks, a callback runs on rank 0
+only, unless its class sets `every_rank = True`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
 
 from ganctl.training.config.schema import Config
 from ganctl.training.data.base import Split
-from ganctl.training.device.timing import ThroughputTimer
+from ganctl.training.device.timing import ResolvedDuration, ThroughputTimer
 from ganctl.training.images.source import Source
 from ganctl.training.models.base import Generator
 
@@ -22,7 +21,7 @@ FINISHED = ("completed", "early-stopping", "goal")  # stop reasons after which a
 
 
 class Run(Protocol):
-    """The view of the trainer that callbacks get."""
+    """The attributes and requests of the trainer that a callback may use."""
 
     @property
     def config(self) -> Config: ...
@@ -49,16 +48,16 @@ class Run(Protocol):
         """Images per epoch."""
 
     @property
-    def duration_images(self) -> int | None:
-        """Images at which the run ends; None until a duration given as a time has been measured."""
+    def duration(self) -> ResolvedDuration:
+        """The duration of the run; its `images` is None until a duration given as a time has been measured."""
 
     @property
     def progress(self) -> float:
-        """Completed share of the duration, 0 … 1; 0 until the duration is known."""
+        """Completed fraction of the duration, 0 … 1; 0 until the duration is known."""
 
     @property
-    def clock(self) -> ThroughputTimer:
-        """Seconds since this process's first step, and images per second of training steps alone."""
+    def timer(self) -> ThroughputTimer:
+        """The seconds since this process's first step, and the throughput."""
 
     @property
     def generator(self) -> Generator:
@@ -69,18 +68,7 @@ class Run(Protocol):
         """The EMA generator as a source of uint8 images."""
 
     def first_nonfinite(self) -> str | None:
-        """Names the first tensor that became NaN or inf, None if all are finite. Synchronizes the device."""
-
-    def draw(self, z: Tensor, label: Tensor) -> Tensor:
-        """Draws images of the EMA generator.
-
-        Args:
-            z: latents, float [N, latent_dim].
-            label: class indices, int64 [N]; unused by an unconditional generator.
-
-        Returns:
-            Images, uint8 [N, C, H, W].
-        """
+        """Returns the name of the first tensor with NaN or inf; None if all are finite. Synchronizes the device."""
 
     def request_stop(self, reason: str, *, evaluate: bool = True) -> None:
         """Ends the run after this step; `evaluate=False` skips the last evaluation."""
@@ -96,9 +84,9 @@ class Callback:
     """Base class of all callbacks. Override hooks as needed; a misspelled `on_…` method raises TypeError."""
 
     key: str = ""  # key of the callback's state in checkpoints; default: the class name
-    every_rank: ClassVar[bool] = False  # True: runs on every rank; False: on the first only
-    produces: tuple[str, ...] = ()  # scores that `on_measure` always returns
-    watches: tuple[str, ...] = ()  # scores that it reads; checked before the run starts
+    every_rank: ClassVar[bool] = False  # True: runs on every rank; False: on rank 0 only
+    provided_scores: tuple[str, ...] = ()  # names of the scores that `on_measure` always returns
+    required_scores: tuple[str, ...] = ()  # names of the scores that it reads; checked before the run starts
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -109,11 +97,12 @@ class Callback:
                 f"{cls.__name__}: found {unknown[0]}, expected hooks among {', '.join(HOOKS)}. Rename the method."
             )
 
+    def overrides(self, hook: str) -> bool:
+        """Returns whether the class overrides a hook; other hooks are not called."""
+        return getattr(type(self), hook) is not getattr(Callback, hook)
+
     def on_start(self, run: Run) -> None:
         """Called before the first step, after the state of a resumed run is restored."""
-
-    def on_step(self, run: Run) -> None:
-        """Called after each step."""
 
     def on_schedule(self, run: Run) -> float:
         """Called before each step; returns a factor of the learning rates.
@@ -122,6 +111,9 @@ class Callback:
         `every_rank = True`.
         """
         return 1.0
+
+    def on_step(self, run: Run) -> None:
+        """Called after each step."""
 
     def on_log(self, run: Run, stats: Mapping[str, float]) -> None:
         """Called every `log.every` steps, with the mean losses since the last call."""
@@ -150,17 +142,7 @@ class Callback:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores a value of `state_dict`."""
+        """Restores the state that `state_dict` returned."""
 
 
-HOOKS = (
-    "on_start", "on_schedule", "on_step", "on_log", "on_measure", "on_evaluation", "on_checkpoint", "on_end"
-)  # fmt: skip
-
-
-def overrides_by_hook(callbacks: Sequence[Callback]) -> dict[str, list[Callback]]:
-    """Returns, for each hook, the callbacks that override it, in their order."""
-    return {
-        hook: [callback for callback in callbacks if getattr(type(callback), hook) is not getattr(Callback, hook)]
-        for hook in HOOKS
-    }
+HOOKS = [name for name in vars(Callback) if name.startswith("on_")]

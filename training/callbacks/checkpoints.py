@@ -12,11 +12,11 @@ from ganctl.files import is_temporary, link_file
 from ganctl.training.callbacks.base import FINISHED, Callback, Run
 from ganctl.training.checkpoint.format import SUFFIX, read_checkpoint, write_checkpoint
 from ganctl.training.checkpoint.run_dir import CHECKPOINTS
-from ganctl.training.config.schema import CheckpointSettings, Duration, finite_or_none, monitor_sign
+from ganctl.training.config.schema import CheckpointSettings, finite_or_none, monitor_sign
 from ganctl.training.device.timing import ResolvedDuration
 from ganctl.training.errors import CheckpointError
 
-_NON_SCORES = ("step", "images")  # fields of a file name that are no scores
+_NON_SCORES = ("step", "images")  # fields of a file name that are not scores
 _log = logging.getLogger(__name__)
 
 
@@ -24,36 +24,21 @@ class Checkpoint(Callback):
     """Keeps `last`, `best`, the top k by score, and the two latest saves; deletes the others.
 
     The state is saved at every evaluation. `ranking` (best first: score, step, name) and `recent` (step, name) are part
-    of the training state, so that a resumed run keeps and deletes the same files. Names of one checkpoint are hard
-    links to one file where the file system has them.
+    of the training state, so that a resumed run keeps and deletes the same files. If a checkpoint has several names,
+    they are hard links to one file, or copies where the file system has no hard links.
     """
 
-    def __init__(
-        self,
-        *,
-        monitor: str = "fd",
-        mode: str = "auto",
-        monitor_threshold: float | None = None,
-        save_top_k: int = 2,
-        save_last: bool = True,
-        every: str | Duration | None = None,
-        filename: str = "step-{step:08d}",
-    ) -> None:
-        """The arguments are the settings `checkpoint.…`, with the same checks."""
-        self._settings = CheckpointSettings.model_validate(
-            {
-                "monitor": monitor, "mode": mode, "monitor_threshold": monitor_threshold, "save_top_k": save_top_k,
-                "save_last": save_last, "every": every, "filename": filename,
-            }
-        )  # fmt: skip
-        self._sign = monitor_sign(monitor, self._settings.mode)
-        fields = [name for _, name, _, _ in Formatter().parse(filename) if name]
-        self.watches = tuple(dict.fromkeys([monitor, *(name for name in fields if name not in _NON_SCORES)]))
-        self._file_pattern = _name_pattern(filename)
+    def __init__(self, settings: CheckpointSettings | None = None) -> None:
+        """Takes the settings `checkpoint.…`."""
+        self._settings = settings = settings or CheckpointSettings()
+        self._sign = monitor_sign(settings.monitor, settings.mode)
+        fields = [name for _, name, _, _ in Formatter().parse(settings.filename) if name]
+        scores = [settings.monitor, *(name for name in fields if name not in _NON_SCORES)]
+        self.required_scores = tuple(dict.fromkeys(scores))
+        self._file_pattern = _name_pattern(settings.filename)
         self._unlisted: set[str] = set()  # names that have left the lists and are not deleted yet
-        self._folder = Path()
-        self.every: ResolvedDuration | None = None
-        self._every_state: dict[str, Any] | None = None
+        self._folder = Path()  # `on_start` sets it, on rank 0
+        self.every = ResolvedDuration(settings.every) if settings.every else None
         self.ranking: list[tuple[float | None, int, str]] = []
         self.recent: list[tuple[int, str]] = []
 
@@ -66,20 +51,18 @@ class Checkpoint(Callback):
         return self._folder / f"best{SUFFIX}"
 
     def on_start(self, run: Run) -> None:
-        """Makes the folder match the lists: a stop may have added a file, a crash may have left one.
+        """Removes absent files from the lists, and unlisted files from the folder.
 
-        Checkpoints that are not in this folder (a run that resumes in a new one) leave the ranking.
+        Files are absent if the run resumes in a new folder. A stop, or a process that was killed, may have left others.
         """
         self._folder = run.run_dir / CHECKPOINTS
         self._folder.mkdir(parents=True, exist_ok=True)
-        if self._settings.every is not None:
-            self.every = ResolvedDuration(self._settings.every, epoch_images=run.epoch_images)
-            if self._every_state is not None:
-                self.every.load_state_dict(self._every_state)
+        if self.every is not None:
+            self.every.resolve(run.epoch_images)
         self.ranking = [entry for entry in self.ranking if (self._folder / entry[2]).exists()]
         self.recent = [entry for entry in self.recent if (self._folder / entry[1]).exists()]
         if self.ranking:
-            self._link(self._folder / self.ranking[0][2], self.best)
+            link_file(self._folder / self.ranking[0][2], self.best)
         for path in self._folder.iterdir():
             if is_temporary(path.name):  # left by a process that was killed in a save
                 path.unlink()
@@ -87,7 +70,7 @@ class Checkpoint(Callback):
 
     def on_step(self, run: Run) -> None:
         if self.every is not None:
-            self.every.update(run.clock)
+            self.every.update(run.timer)
             if self.every.crossed(run.images, run.batch_size):
                 run.request_checkpoint()
 
@@ -99,7 +82,12 @@ class Checkpoint(Callback):
             self._delete_unlisted()
 
     def register(self, step: int, images: int, scores: Mapping[str, Any], *, fresh: bool) -> bool:
-        """Adds the state that will be written next to the lists; `fresh` scores rank it.
+        """Adds the state that will be written next to the lists.
+
+        Args:
+            step, images: of the state.
+            scores: of the last evaluation.
+            fresh: whether the scores are those of this state, so that it is ranked.
 
         Returns:
             True if it is the best one.
@@ -114,7 +102,7 @@ class Checkpoint(Callback):
         return best
 
     def beats(self, scores: Mapping[str, Any]) -> bool:
-        """Returns whether these scores, the latest, are better than all ranked ones."""
+        """Returns whether the scores of the newest state are better than all ranked ones."""
         key = self._rank_key(finite_or_none(scores[self._settings.monitor]), math.inf)
         return not self.ranking or key < self._rank_key(*self.ranking[0][:2])
 
@@ -130,11 +118,11 @@ class Checkpoint(Callback):
         return (-math.inf, -step) if threshold is not None and cost <= self._sign * threshold else (cost, step)
 
     def write(self, state: Mapping[str, Any], *, best: bool, listed: bool = True) -> Path:
-        """Writes a registered state, links `last` and, with `best`, `best` to it, and deletes unlisted files.
+        """Writes the state that was registered last, links `last` to it, and deletes unlisted files.
 
         Args:
             state: the training state.
-            best: whether it becomes `best`.
+            best: whether to link `best` to it as well.
             listed: False for a state that was not registered, which is written as `last` alone.
 
         Returns:
@@ -146,11 +134,10 @@ class Checkpoint(Callback):
         path = self._folder / self.recent[-1][1] if listed else self.last
         write_checkpoint(path, state)
         if listed:
-            self._link(path, self.last)
+            link_file(path, self.last)
         if best:
-            self._link(path, self.best)
-        if listed:
-            self._delete_unlisted()
+            link_file(path, self.best)
+        self._delete_unlisted()
         return self.last
 
     def newest_intact_best(self) -> Path:
@@ -163,25 +150,26 @@ class Checkpoint(Callback):
             try:
                 read_checkpoint(path)
             except CheckpointError as error:
-                damage = error
+                last_error = error
                 _log.warning("skipped: %s", error)
             else:
                 if path != self.best:
-                    self._link(path, self.best)
+                    link_file(path, self.best)
                 return self.best
-        raise damage
+        raise last_error
 
     def state_dict(self) -> dict[str, Any]:
-        every = self.every.state_dict() if self.every is not None else self._every_state
+        every = self.every.state_dict() if self.every is not None else None
         return {"ranking": self.ranking, "recent": self.recent, "every": every}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.ranking = [(score, step, name) for score, step, name in state["ranking"]]
         self.recent = [(step, name) for step, name in state["recent"]]
-        self._every_state = state["every"]
+        if self.every is not None:
+            self.every.load_state_dict(state["every"])
 
     def _name(self, step: int, images: int, scores: Mapping[str, Any]) -> str:
-        values = {name: float("nan") if (v := scores.get(name)) is None else v for name in self.watches}
+        values = {name: float("nan") if (v := scores.get(name)) is None else v for name in self.required_scores}
         return self._settings.filename.format(step=step, images=images, **values) + SUFFIX
 
     @property
@@ -189,14 +177,11 @@ class Checkpoint(Callback):
         return {name for _, _, name in self.ranking} | {name for _, name in self.recent}
 
     def _delete_unlisted(self) -> None:
-        """Deletes files that have left the lists, and unlisted files of a killed process."""
+        """Deletes checkpoints that are in no list: those that have left the lists, and those of a killed process."""
         existing = {path.name for path in self._folder.iterdir() if self._file_pattern.fullmatch(path.name)}
         for name in (existing | self._unlisted) - self._listed - {self.last.name, self.best.name}:
             (self._folder / name).unlink(missing_ok=True)
         self._unlisted.clear()
-
-    def _link(self, target: Path, name: Path) -> None:
-        link_file(target, name)
 
 
 def _name_pattern(filename: str) -> re.Pattern[str]:

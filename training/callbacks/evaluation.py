@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ganctl.training.callbacks.base import Callback, Run
-from ganctl.training.config.schema import Duration, EvaluationSettings
+from ganctl.training.config.schema import EvaluationSettings
 from ganctl.training.data.base import Split
 from ganctl.training.device.timing import ResolvedDuration
 from ganctl.training.evaluation.classifier import load_classifier
 from ganctl.training.evaluation.evaluator import Evaluator
-from ganctl.training.evaluation.network import Classifier
 from ganctl.training.images.source import Source
 
 TEST_IMAGES = 10_000
@@ -20,26 +19,20 @@ _log = logging.getLogger(__name__)
 class Evaluate(Callback):
     """Requests an evaluation at a fixed interval, and returns the scores of `training.evaluation.evaluator`."""
 
-    def __init__(self, *, every: str | Duration = "2 epochs", num_images: int = 5000, conditional: bool = True) -> None:
+    def __init__(self, settings: EvaluationSettings | None = None, *, conditional: bool = True) -> None:
         """Sets the interval and the size of an evaluation.
 
         Args:
-            every: the interval, as the setting `evaluation.every`.
-            num_images: images per evaluation, as the setting `evaluation.num_images`.
-            conditional: False leaves out the scores that need labels.
+            settings: the settings `evaluation.…`.
+            conditional: False if the generator has no labels, so that there is no `label_accuracy`.
         """
-        self._settings = EvaluationSettings.model_validate({"every": every, "num_images": num_images})
+        self._settings = settings or EvaluationSettings()
+        self._every = ResolvedDuration(self._settings.every)
         distances = ("fd", "fd_floor", "fd_ratio")
-        self.produces = (*distances, "label_accuracy") if conditional else distances
-        self._every: ResolvedDuration | None = None
-        self._every_state: dict[str, Any] | None = None
-        self._classifier: Classifier | None = None
-        self._evaluator: Evaluator | None = None
+        self.provided_scores = (*distances, "label_accuracy") if conditional else distances
 
     def on_start(self, run: Run) -> None:
-        self._every = ResolvedDuration(self._settings.every, epoch_images=run.epoch_images)
-        if self._every_state is not None:
-            self._every.load_state_dict(self._every_state)
+        self._every.resolve(run.epoch_images)
         # at the start: data other than MNIST may need a classifier training, which should fail before the run does;
         # the real images are scored once for all evaluations
         self._classifier = load_classifier(run.config.data, _log.warning)
@@ -48,22 +41,20 @@ class Evaluate(Callback):
             _log.warning("no summary on these images: %s", self._evaluator.no_summary)
 
     def on_step(self, run: Run) -> None:
-        assert self._every is not None, "on_start runs first"
-        self._every.update(run.clock)
+        self._every.update(run.timer)
         if self._every.crossed(run.images, run.batch_size):
             run.request_evaluation()
 
     def on_measure(self, run: Run, source: Source, split: Split) -> Mapping[str, Any]:
         if split != "val":
             return self._evaluator_of(run, split, TEST_IMAGES).score(source)
-        assert self._evaluator is not None, "on_start runs first"
         return self._evaluator.score(source, full=False)
 
     def _evaluator_of(self, run: Run, split: Split, num_images: int) -> Evaluator:
         return Evaluator(run.config.data, split, num_images=num_images, device=run.device, classifier=self._classifier)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"every": self._every.state_dict() if self._every is not None else self._every_state}
+        return {"every": self._every.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._every_state = state["every"]
+        self._every.load_state_dict(state["every"])

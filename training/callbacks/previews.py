@@ -11,20 +11,20 @@ from ganctl.training.callbacks.base import Run
 from ganctl.training.images.interpolation import walk_latents
 from ganctl.training.images.pictures import tile
 
-STYLES = 8  # rows of the grid, one latent each (conditional)
+_STYLES = 8  # rows of the grid, one latent each if conditional
 _SEED, _CLASS_SEED, _WALK_SEED = 7, 8, 9
 _MAX_PER_CLASS, _MIN_PER_CLASS, _MAX_IN_ALL = 25, 4, 500
 _WALK_FRAMES, _WALK_KEYFRAMES, _WALK_COLUMNS = 32, 4, 10
 
 
 def fixed_grid(run: Run) -> NDArray[np.uint8]:
-    """Returns the grid of fixed latents, uint8 [H, W, C]: a row per style, a column per class."""
+    """Returns the grid of fixed latents, uint8 [H, W, C]: a row per latent, a column per class."""
     classes = len(run.class_names)
     if run.config.model.conditional:
-        z = _latents(run, STYLES, _SEED).repeat_interleave(classes, dim=0)
+        z = _latents(run, _STYLES, _SEED).repeat_interleave(classes, dim=0)
     else:
-        z = _latents(run, STYLES * classes, _SEED)
-    return tile(run.draw(z, torch.arange(classes).repeat(STYLES)).numpy(), columns=classes)
+        z = _latents(run, _STYLES * classes, _SEED)
+    return tile(run.source.draw(z, torch.arange(classes).repeat(_STYLES)).numpy(), columns=classes)
 
 
 def class_grids(run: Run) -> dict[str, NDArray[np.uint8]]:
@@ -37,7 +37,7 @@ def class_grids(run: Run) -> dict[str, NDArray[np.uint8]]:
     classes = len(run.class_names)
     per_class = max(_MIN_PER_CLASS, min(_MAX_PER_CLASS, _MAX_IN_ALL // classes))
     z = _latents(run, per_class, _CLASS_SEED).repeat(classes, 1)
-    images = run.draw(z, torch.arange(classes).repeat_interleave(per_class)).numpy()
+    images = run.source.draw(z, torch.arange(classes).repeat_interleave(per_class)).numpy()
     columns = math.isqrt(per_class - 1) + 1
     return {
         name: tile(images[i * per_class : (i + 1) * per_class], columns=columns)
@@ -56,7 +56,7 @@ def walk(run: Run) -> list[NDArray[np.uint8]]:
     keyframes = _latents(run, walks * _WALK_KEYFRAMES, _WALK_SEED).view(walks, _WALK_KEYFRAMES, -1)
     paths = torch.stack([walk_latents(latents, _WALK_FRAMES) for latents in keyframes], dim=1)  # [frames, walks, D]
     z = paths.expand(-1, columns, -1).flatten(0, 1)
-    images = run.draw(z, torch.arange(columns).repeat(_WALK_FRAMES)).numpy()
+    images = run.source.draw(z, torch.arange(columns).repeat(_WALK_FRAMES)).numpy()
     return [tile(row, columns=columns) for row in np.split(images, _WALK_FRAMES)]
 
 

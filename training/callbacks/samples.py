@@ -1,4 +1,4 @@
-"""The callbacks SampleGrid and Timelapse: a preview grid per evaluation, and a GIF of these grids."""
+"""The callback SampleGrid: writes a preview grid per evaluation, and at the end a GIF of these grids."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from PIL import Image
 from ganctl.files import write_file
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.callbacks.previews import fixed_grid
-from ganctl.training.images.pictures import ENLARGEMENT, encode, encode_film, to_picture
+from ganctl.training.images.pictures import ENLARGEMENT, encode, encode_animation, to_picture
 
 TIMELAPSE = "timelapse.gif"
 _FILE_PATTERN = "[0-9]" * 8 + ".png"
@@ -16,7 +16,7 @@ _FRAME_MS, _LAST_FRAME_MS = 250, 2000
 
 
 class SampleGrid(Callback):
-    """Writes `samples/STEP.png` at each evaluation.
+    """Writes `samples/STEP.png` at each evaluation, and `timelapse.gif`, which shows these images, at the end.
 
     A resumed run first deletes the images that its checkpoint does not list: those of later steps, and of an extra
     evaluation after a limit.
@@ -37,21 +37,14 @@ class SampleGrid(Callback):
         grid = encode(to_picture(fixed_grid(run), ENLARGEMENT), "png")
         write_file(run.run_dir / "samples" / f"{run.step:08d}.png", grid)
 
+    def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
+        frames = [Image.open(path).convert("P") for path in sorted((run.run_dir / "samples").glob(_FILE_PATTERN))]
+        if frames:
+            durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
+            write_file(run.run_dir / TIMELAPSE, encode_animation(frames, durations=durations))
+
     def state_dict(self) -> dict[str, Any]:
         return {"steps": list(self._steps)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._steps = list(state["steps"])
-
-
-class Timelapse(Callback):
-    """Joins the images in `samples/` to `timelapse.gif` at the end of a run.
-
-    `with_defaults` adds the SampleGrid that writes them.
-    """
-
-    def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
-        frames = [Image.open(path).convert("P") for path in sorted((run.run_dir / "samples").glob(_FILE_PATTERN))]
-        if frames:
-            durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
-            write_file(run.run_dir / TIMELAPSE, encode_film(frames, durations=durations))

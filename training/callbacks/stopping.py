@@ -1,4 +1,4 @@
-"""Callbacks that end a run before its duration: early stopping, limits, NaN losses and signals."""
+"""Callbacks that end a run before its duration: early stopping, a time limit, NaN losses and signals."""
 
 import math
 import os
@@ -10,11 +10,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
 
+from ganctl.signals import REPEAT_WINDOW, termination_signals
 from ganctl.training.callbacks.base import Callback, Run
-from ganctl.training.config.schema import finite_or_none, monitor_sign
+from ganctl.training.config.schema import EarlyStoppingSettings, finite_or_none, monitor_sign
 from ganctl.training.errors import TrainingError
-
-_REPEAT_WINDOW = 2.0  # seconds of repeats: a scheduler signals every process, and torchrun forwards it
 
 
 class EarlyStopping(Callback):
@@ -23,24 +22,11 @@ class EarlyStopping(Callback):
     An evaluation whose score is None or not finite does not count.
     """
 
-    def __init__(
-        self,
-        *,
-        monitor: str = "fd",
-        mode: str = "auto",
-        patience: int = 3,
-        min_delta: float = 0.0,
-        stopping_threshold: float | None = None,
-    ) -> None:
-        """The arguments are the settings `early_stopping.…`; a patience of 0 never stops early."""
-        self._monitor, self._patience, self._min_delta, self._stopping_threshold = (
-            monitor,
-            patience,
-            min_delta,
-            stopping_threshold,
-        )
-        self._sign = monitor_sign(monitor, mode)
-        self.watches = (monitor,)
+    def __init__(self, settings: EarlyStoppingSettings | None = None) -> None:
+        """Takes the settings `early_stopping.…`; None is a patience of 3."""
+        self._settings = settings = settings or EarlyStoppingSettings(patience=3)
+        self._sign = monitor_sign(settings.monitor, settings.mode)
+        self.required_scores = (settings.monitor,)
         self._best: float | None = None
         self._waited, self._reached = 0, False
 
@@ -48,16 +34,15 @@ class EarlyStopping(Callback):
         self._request_stop(run)  # a run that stopped early must not train further when resumed
 
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
-        score = finite_or_none(scores[self._monitor])
+        score, threshold = finite_or_none(scores[self._settings.monitor]), self._settings.stopping_threshold
         if score is None:
             return
-        if self._best is None or self._sign * (self._best - score) > self._min_delta:
+        if self._best is None or self._sign * (self._best - score) > self._settings.min_delta:
             self._best, self._waited = score, 0
         else:
             self._waited += 1
-        self._reached = self._reached or (
-            self._stopping_threshold is not None and self._sign * (self._stopping_threshold - score) >= 0
-        )
+        if threshold is not None and self._sign * (threshold - score) >= 0:
+            self._reached = True
         self._request_stop(run)
 
     def state_dict(self) -> dict[str, Any]:
@@ -69,7 +54,7 @@ class EarlyStopping(Callback):
     def _request_stop(self, run: Run) -> None:
         if self._reached:
             run.request_stop("goal")
-        elif self._patience and self._waited >= self._patience:
+        elif self._settings.patience and self._waited >= self._settings.patience:
             run.request_stop("early-stopping")
 
 
@@ -80,7 +65,7 @@ class TimeLimit(Callback):
         self._limit = seconds
 
     def on_step(self, run: Run) -> None:
-        if run.clock.seconds >= self._limit:
+        if run.timer.seconds >= self._limit:
             run.request_stop("max-time")
 
 
@@ -101,11 +86,10 @@ class NonFinite(Callback):
 class SignalHandler(Callback):
     """Saves the state and ends the run on SIGTERM, SIGINT or SIGHUP.
 
-    The step, evaluation or save in progress is finished first. A second signal ends the process at once. A signal that
-    was ignored when the process started (nohup, `&` in a script) stays ignored.
+    The step, evaluation or save in progress is finished first. A second signal, later than `REPEAT_WINDOW`, ends the
+    process at once. A signal that was ignored when the process started (nohup, `&` in a script) stays ignored.
     """
 
-    SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
     every_rank: ClassVar[bool] = True
 
     def __init__(self) -> None:
@@ -117,9 +101,7 @@ class SignalHandler(Callback):
         self._received = None
         if threading.current_thread() is not threading.main_thread():
             return  # Python handles signals in the main thread only
-        for number in self.SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._receive)
+        self._previous = {number: signal.signal(number, self._receive) for number in termination_signals()}
 
     def on_step(self, run: Run) -> None:
         self._forward(run)
@@ -143,6 +125,6 @@ class SignalHandler(Callback):
         now = time.monotonic()
         if self._received is None:
             self._received, self._received_at = signal.Signals(number), now
-        elif now - self._received_at > _REPEAT_WINDOW:  # a second, separate signal
+        elif now - self._received_at > REPEAT_WINDOW:  # not a repeat of the first signal
             signal.signal(number, self._previous[signal.Signals(number)])
             os.kill(os.getpid(), number)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
@@ -19,10 +19,7 @@ from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.callbacks.previews import class_grids, fixed_grid, walk
 from ganctl.training.callbacks.samples import TIMELAPSE
 from ganctl.training.data.folder_tree import printable
-from ganctl.training.images.pictures import ENLARGEMENT, encode_film, to_picture
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from ganctl.training.images.pictures import ENLARGEMENT, encode_animation, to_picture
 
 # charts of the "custom scalars" page; tags are regular expressions
 _CHARTS = {
@@ -39,29 +36,29 @@ class TensorBoard(Callback):
     """Writes TensorBoard events into the run folder.
 
     Each evaluation adds the scores, the grid of fixed latents, a grid per class, and a latent walk as a GIF. The end of
-    the run adds the timelapse, if Timelapse runs before this callback.
+    the run adds the timelapse, if SampleGrid runs before this callback.
 
-    The history of a resumed run has no overlap: events from the checkpoint's step on are purged, and those of that
-    step, which the callback's state holds, are written again. An extra evaluation after a limit therefore leaves no
-    trace.
+    A resumed run writes nothing twice: events from the checkpoint's step on are purged, and those of that step, which
+    the callback's state holds, are written again. So the extra evaluation of a run that a limit ended is purged.
     """
 
     def __init__(self) -> None:
-        self._writer: SummaryWriter | None = None
         self._newest: tuple[int, dict[str, float], bool] = (-1, {}, False)  # step, its scalars, whether it has images
         self._has_graph = False
-        self._thread_hook = threading.excepthook  # restored by close
-        self._alias = ExitStack()
+        self._cleanup = ExitStack()
 
     def on_start(self, run: Run) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # imports for half a second
+        from torch.utils.tensorboard import SummaryWriter  # takes half a second to import
+        from torch.utils.tensorboard.summary import custom_scalars
 
         step, scalars, has_images = self._newest
         _wait_for_later_name(run.run_dir)
-        from torch.utils.tensorboard.summary import custom_scalars
-
+        self._thread_hook = threading.excepthook
+        self._cleanup.callback(setattr, threading, "excepthook", self._thread_hook)
         threading.excepthook = self._ignore_disk_errors
-        self._writer = SummaryWriter(self._alias.enter_context(utf8_alias(run.run_dir)), purge_step=run.step)
+        folder = self._cleanup.enter_context(utf8_alias(run.run_dir))
+        self._writer = SummaryWriter(folder, purge_step=run.step)
+        self._cleanup.callback(self._writer.close)
         self._add_summary(custom_scalars(_CHARTS), run)  # at each start: a resumed run may have a new folder
         if step == run.step:
             for name, value in scalars.items():
@@ -71,8 +68,7 @@ class TensorBoard(Callback):
 
     def on_log(self, run: Run, stats: Mapping[str, float]) -> None:
         self._add(run, stats, "train")
-        assert self._writer is not None
-        self._writer.add_scalar("train/images_per_second", run.clock.images_per_second, run.step)
+        self._writer.add_scalar("train/images_per_second", run.timer.images_per_second, run.step)
 
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
         self._add(run, scores, "validation")
@@ -81,7 +77,6 @@ class TensorBoard(Callback):
         self._add_images(run)
         if not self._has_graph:  # not in on_start: tracing takes seconds
             self._add_graph(run)
-        assert self._writer is not None
         self._writer.flush()
 
     def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
@@ -96,20 +91,13 @@ class TensorBoard(Callback):
         from torch.utils.tensorboard.summary import hparams
 
         # not `add_hparams`: it writes a second file, which a resumed run's purge may miss
-        assert self._writer is not None
         for summary in hparams(settings, finals):
             self._add_summary(summary, run)
         for name, value in finals.items():
             self._writer.add_scalar(name, value, run.step)
 
     def close(self) -> None:
-        writer, self._writer = self._writer, None
-        try:
-            if writer is not None:
-                writer.close()
-        finally:
-            threading.excepthook = self._thread_hook
-            self._alias.close()
+        self._cleanup.close()
 
     def state_dict(self) -> dict[str, Any]:
         step, scalars, has_images = self._newest
@@ -126,7 +114,6 @@ class TensorBoard(Callback):
             self._thread_hook(failure)
 
     def _add(self, run: Run, values: Mapping[str, Any], group: str) -> None:
-        assert self._writer is not None, "on_start runs first"
         if self._newest[0] != run.step:
             self._newest = (run.step, {}, False)
         for name, value in _numbers(values):
@@ -134,11 +121,10 @@ class TensorBoard(Callback):
             self._writer.add_scalar(f"{group}/{name}", value, run.step)
 
     def _add_images(self, run: Run) -> None:
-        assert self._writer is not None
         grids = {f"class/{name}": grid for name, grid in class_grids(run).items()}
         for tag, grid in {"fixed latents": fixed_grid(run), **grids}.items():
             self._writer.add_image(tag, torch.from_numpy(grid), run.step, dataformats="HWC")
-        gif = encode_film([to_picture(frame, ENLARGEMENT) for frame in walk(run)], durations=_WALK_MS)
+        gif = encode_animation([to_picture(frame, ENLARGEMENT) for frame in walk(run)], durations=_WALK_MS)
         self._add_gif("walk", gif, run)
 
     def _add_gif(self, tag: str, gif: bytes, run: Run) -> None:
@@ -151,12 +137,10 @@ class TensorBoard(Callback):
         self._add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), run)
 
     def _add_summary(self, summary: Any, run: Run) -> None:
-        assert self._writer is not None
         events: Any = self._writer.file_writer
         events.add_summary(summary, run.step)
 
     def _add_graph(self, run: Run) -> None:
-        assert self._writer is not None
         self._has_graph = True
         label = (torch.zeros(2, dtype=torch.int64, device=run.device),) if run.config.model.conditional else ()
         with warnings.catch_warnings():
@@ -180,10 +164,10 @@ def utf8_alias(folder: Path) -> Iterator[Path]:
 
 
 def _wait_for_later_name(folder: Path) -> None:
-    """Waits until a new event file gets a later name than the existing ones.
+    """Waits until the name of a new event file comes after the existing ones.
 
-    TensorBoard reads event files in the order of their names, which hold whole seconds: a file of the same second might
-    be read before the one that it purges.
+    TensorBoard reads event files in the order of their names, which contain whole seconds. A new file of the same
+    second might be read before the file whose events it purges.
     """
     seconds = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
     time.sleep(min(1.0, max(0.0, max(seconds, default=0) + 1 - time.time())))

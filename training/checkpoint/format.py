@@ -1,8 +1,8 @@
 """Checkpoint files: a complete training state in one safetensors file, written atomically and verified by a digest.
 
-The state is a tree of dicts and lists with tensors and JSON values as leaves. Tensors become tensors of the file; the
-rest becomes a JSON text in its metadata. Nothing is pickled. The `sha256` in the metadata is the digest of the whole
-file with that field set to zeros, so that any changed or missing byte is detected.
+The state is a tree of dicts and lists with tensors and JSON values as leaves. The tensors are stored as tensors of the
+file, and the rest as a JSON text in its metadata. Nothing is pickled. The `sha256` in the metadata is the digest of the
+whole file with that field set to zeros, so that any changed or missing byte is detected.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class LoadedCheckpoint:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The scores of this state if it was evaluated off the schedule, else those of the last evaluation."""
+        """The scores of the evaluation at the end of a stopped run, if there was one; else those before this save."""
         return dict(self.state.get("look") or self.state["metrics"])
 
 
@@ -59,17 +59,16 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         TrainingError: a leaf of `state` is neither a tensor nor a JSON value.
     """
     tensors: dict[str, Tensor] = {}
-    tree = json.dumps(_strip(state, "", tensors), allow_nan=False)
+    tree = json.dumps(_extract_tensors(state, "", tensors), allow_nan=False)
     storages = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
     for name, tensor in tensors.items():
         if storages[tensor.untyped_storage().data_ptr()] > 1:  # tied weights: safetensors refuses shared storage
             tensors[name] = tensor.clone()
     metadata = {"format": _FORMAT, "ganctl_version": __version__, "sha256": _NO_DIGEST, "state": tree}
     content = bytearray(safetensors.torch.save(tensors, metadata))
-    field = _DIGEST_FIELD.search(content, 8, 8 + _header_length(content))
-    assert field is not None, "the digest field was just written"
-    content[field.start(1) : field.end(1)] = hashlib.sha256(content).hexdigest().encode()
-
+    position = _digest_position(content)
+    assert position is not None, "the digest field was just written"
+    content[position] = hashlib.sha256(content).hexdigest().encode()
     write_file(path, content)
 
 
@@ -84,34 +83,25 @@ def read_checkpoint(path: Path) -> LoadedCheckpoint:
         content = bytearray(path.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
-    except IsADirectoryError:
-        raise CheckpointError(f"{path}: found a folder, expected a checkpoint file") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}. Use another checkpoint") from error
     metadata = _metadata(content)
-    _check_format(path, metadata)
-    field = _DIGEST_FIELD.search(content, 8, 8 + _header_length(content)) if len(content) > 8 else None
-    if field is None:
-        raise CheckpointError(
-            f"{path}: found {len(content)} bytes without a digest, expected a checkpoint of ganctl. The file is"
-            " truncated or of another kind. Use another checkpoint"
-        )
-    expected = field[1].decode()
-    start, end = field.span(1)
-    del field  # the match exports the buffer, which cannot change until it is released
-    content[start:end] = _NO_DIGEST.encode()
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
-        raise CheckpointError(
-            f"{path}: damaged: found the SHA-256 {found[:12]}…, expected {expected[:12]}…. Use another checkpoint"
-            " ('train --resume auto' does so)"
-        )
+    version, found_format = metadata.get("ganctl_version"), metadata.get("format", "")
+    if found_format.startswith(_FORMAT_PREFIX) and found_format != _FORMAT:
+        raise VersionError(path, version, [f"it has the format {found_format!r}, expected {_FORMAT!r}."])
+    position = _digest_position(content)
+    if position is None:
+        raise CheckpointError(f"{path}: found a truncated or another file, expected a checkpoint of ganctl")
+    expected = content[position].decode()
+    content[position] = _NO_DIGEST.encode()
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one in it. Use another checkpoint")
     try:
         tensors = safetensors.torch.load(bytes(content))
-        state = _fill(json.loads(metadata["state"]), tensors)
+        state = _insert_tensors(json.loads(metadata["state"]), tensors)
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: found another safetensors file, expected a checkpoint ({error!r})") from error
-    return LoadedCheckpoint(path, expected, state, metadata.get("ganctl_version"))
+    return LoadedCheckpoint(path, expected, state, version)
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -124,7 +114,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _metadata(content: bytes | bytearray) -> dict[str, str]:
+def _metadata(content: bytearray) -> dict[str, str]:
     """The metadata of a safetensors file; empty if the content is not one."""
     try:
         header = json.loads(content[8 : 8 + _header_length(content)])
@@ -134,47 +124,45 @@ def _metadata(content: bytes | bytearray) -> dict[str, str]:
     return metadata if isinstance(metadata, dict) else {}
 
 
-def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
-    found = metadata.get("format", "")
-    if found.startswith(_FORMAT_PREFIX) and found != _FORMAT:
-        fault = f"it has the format {found!r}, expected {_FORMAT!r}."
-        raise VersionError(path, metadata.get("ganctl_version"), [fault])
+def _digest_position(content: bytearray) -> slice | None:
+    """The position of the digest in the header; None if there is no digest."""
+    field = _DIGEST_FIELD.search(content, 8, 8 + _header_length(content))
+    return None if field is None else slice(*field.span(1))
 
 
-def _header_length(content: bytes | bytearray) -> int:
+def _header_length(content: bytearray) -> int:
     return min(int.from_bytes(content[:8], "little"), len(content))  # in a file of another kind it may be any number
 
 
-def _strip(node: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+def _extract_tensors(node: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """Replaces the tensors of the tree by references, and puts them into `tensors` under their paths."""
     if isinstance(node, Tensor):
         tensors[name] = node.detach().contiguous()
         return {_TENSOR: name}
     if isinstance(node, Mapping):
         if all(isinstance(key, str) for key in node):
-            return {key: _strip(value, f"{name}/{key}" if name else key, tensors) for key, value in node.items()}
-        return {_ITEMS: [[key, _strip(value, f"{name}/{key}", tensors)] for key, value in node.items()]}
+            prefix = f"{name}/" if name else ""
+            return {key: _extract_tensors(value, f"{prefix}{key}", tensors) for key, value in node.items()}
+        return {_ITEMS: [[key, _extract_tensors(value, f"{name}/{key}", tensors)] for key, value in node.items()]}
     if isinstance(node, list | tuple):
-        return [_strip(value, f"{name}/{i}", tensors) for i, value in enumerate(node)]
+        return [_extract_tensors(value, f"{name}/{i}", tensors) for i, value in enumerate(node)]
     if isinstance(node, float) and not math.isfinite(node):
         return {_NUMBER: str(node)}  # JSON has no NaN or infinity
-    if node is None or isinstance(node, bool | int | float | str):
+    if node is None or isinstance(node, int | float | str):
         return node
-    raise TrainingError(
-        f"{name}: found a {type(node).__name__}, expected a tensor or a JSON value. Convert it, for example by float(…)"
-    )
+    raise TrainingError(f"{name}: found a {type(node).__name__}, expected a tensor or a JSON value. Convert it")
 
 
-def _fill(node: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Inverts `_strip`; tuples become lists."""
+def _insert_tensors(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Inverts `_extract_tensors`; tuples become lists."""
     if isinstance(node, dict):
         if _TENSOR in node:
             return tensors[node[_TENSOR]]
         if _NUMBER in node:
             return float(node[_NUMBER])
         if _ITEMS in node:
-            return {key: _fill(value, tensors) for key, value in node[_ITEMS]}
-        return {key: _fill(value, tensors) for key, value in node.items()}
+            return {key: _insert_tensors(value, tensors) for key, value in node[_ITEMS]}
+        return {key: _insert_tensors(value, tensors) for key, value in node.items()}
     if isinstance(node, list):
-        return [_fill(value, tensors) for value in node]
+        return [_insert_tensors(value, tensors) for value in node]
     return node

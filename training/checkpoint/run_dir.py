@@ -29,10 +29,9 @@ from ganctl.training.data.system_files import system_name
 from ganctl.training.errors import CheckpointError, FolderInUse, VersionError
 
 CHECKPOINTS = "checkpoints"
-LOGS = ".ranks"  # output of the ranks while they run
 _ENVIRONMENT, _OLD_LOG = "environment.json", "log.old.txt"
-# names of files that do not make a folder foreign: before a run starts in it, and afterwards
-_BEFORE_START = re.compile(rf"{re.escape(LOGS)}|{re.escape(run_lock.NAME)}|\.nfs[0-9a-f]+")
+# files that a run may find in its folder: when it starts, and after an earlier start that failed
+_BEFORE_START = re.compile(rf"{re.escape(run_lock.NAME)}|\.nfs[0-9a-f]+")
 _AFTER_START = re.compile(
     rf"{_BEFORE_START.pattern}|{CHECKPOINTS}|samples|profile|config\.toml|environment\.json|stats\.jsonl|log(\.old)?\.txt"
     r"|timelapse\.gif|events\.out\.tfevents\..*"
@@ -58,10 +57,9 @@ def create_run_dir(folder: Path, config: Config) -> Path:
     while True:
         try:
             folder.mkdir(parents=True)
+            return folder
         except FileExistsError:
             folder = next_run_dir(config)
-        else:
-            return folder
 
 
 def prepare_run_dir(folder: Path, lock: RunLock, *, fresh: bool) -> None:
@@ -70,7 +68,7 @@ def prepare_run_dir(folder: Path, lock: RunLock, *, fresh: bool) -> None:
     Args:
         folder: the run folder.
         lock: the lock to acquire.
-        fresh: True if the run starts, False if it resumes. A start deletes the files of a failed earlier start.
+        fresh: True if the run starts, False if it resumes. A start deletes the files of an earlier start that failed.
 
     Raises:
         FolderInUse: another process trains in the folder, or a fresh run finds checkpoints in it.
@@ -78,15 +76,13 @@ def prepare_run_dir(folder: Path, lock: RunLock, *, fresh: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lock.acquire(folder)
     if fresh and has_checkpoints(folder):
-        raise FolderInUse(
-            f"{folder} already holds a run. Resume it (Session with resume='auto'), or name another folder"
-        )
+        raise FolderInUse(f"{folder} already holds a run. Resume it (resume='auto'), or name another folder")
     if fresh and foreign_file(folder) is None:
         _delete_failed_start(folder)
 
 
 def foreign_file(folder: Path) -> str | None:
-    """Returns the name of a file that shows that `folder` belongs to something else than a run; None if there is none.
+    """Returns the name of a file in `folder` that no run writes; None if there is none.
 
     After a run has started in the folder, its callbacks may write any file: no file is foreign then.
     """
@@ -110,13 +106,10 @@ def _delete_failed_start(folder: Path) -> None:
         log.replace(folder / _OLD_LOG)
         leftovers.append(log)
     if leftovers:
-        _log.warning(
-            "%s: an earlier start left no checkpoint. Its statistics and pictures are deleted, its log is now %s",
-            folder, _OLD_LOG,
-        )  # fmt: skip
+        _log.warning("%s: an earlier start left no checkpoint. Deleted its files, kept its log %s", folder, _OLD_LOG)
 
 
-def write_settings(folder: Path, config: Config, ranks: int = 1) -> None:
+def write_settings(folder: Path, config: Config, ranks: int) -> None:
     """Writes `config.toml` (`train --config` repeats the run from it) and `environment.json` into the run folder."""
     (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     write_file(folder / "config.toml", config_toml(config))
@@ -150,10 +143,7 @@ def find_checkpoint(source: Path) -> Path:
     if best.exists():
         return best
     if folder.is_dir():
-        raise CheckpointError(
-            f"{source}: this run has no best checkpoint yet, because it was not evaluated. Resume it by"
-            f" 'ganctl train --run-dir {source} --resume auto', or name a file in {folder}"
-        )
+        raise CheckpointError(f"{source}: this run has no best checkpoint yet. Resume it, or name a file in {folder}")
     raise CheckpointError(f"{source}: found a folder without {CHECKPOINTS}/, expected a run or a checkpoint file")
 
 

@@ -1,17 +1,15 @@
-"""Lock of a run folder: one process at a time trains in it.
+"""Locks a run folder, so that only one process at a time trains in it.
 
-It is a flock on the file `.lock`. The kernel releases it when the process ends; on NFS, Linux enforces it across
+The lock is a flock on the file `.lock`. The kernel releases it when the process ends; on NFS, Linux enforces it across
 machines. The file is never deleted; its content names the last process that locked it.
 """
 
-import errno
 import fcntl
 import json
 import logging
 import os
 import platform
 import time
-import weakref
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,21 +17,23 @@ from ganctl.files import add_path_to_errors
 from ganctl.training.errors import FolderInUse
 
 NAME = ".lock"
-_LOCKED = {errno.EWOULDBLOCK, errno.EACCES}
-_TIMEOUT = 1.0  # seconds; longer than the short lock of another process's `check`
 _POLL_INTERVAL = 0.05  # seconds
 _log = logging.getLogger(__name__)
 
 
 class RunLock:
-    """Locks a run folder for this process: call `check` before reading the folder, `acquire` before writing to it."""
+    """Locks one run folder for this process: call `check` before reading it, `acquire` before writing to it."""
 
-    def __init__(self, *, timeout: float = _TIMEOUT) -> None:
-        """`timeout`: seconds to wait for another process to release the lock."""
+    def __init__(self, *, timeout: float = 1.0) -> None:
+        """Creates a lock that is not held.
+
+        Args:
+            timeout: seconds to wait for another process to release the lock; longer than its `check` takes.
+        """
         self._timeout = timeout
         self._file: int | None = None
-        self._checked: tuple[Path, str] | None = None  # the folder, and the content of its lock file
-        _all.add(self)
+        self._checked: str | None = None  # the content of the lock file at `check`
+        os.register_at_fork(after_in_child=self.release)  # a data loading process may outlive its trainer
 
     def check(self, folder: Path) -> None:
         """Checks that no process trains in the folder, which may be absent, and records its last owner.
@@ -44,11 +44,11 @@ class RunLock:
         try:
             file = os.open(folder / NAME, os.O_RDONLY)
         except (FileNotFoundError, NotADirectoryError):
-            self._checked = folder.resolve(), ""
+            self._checked = ""
             return
         try:
             self._lock(file, fcntl.LOCK_SH, folder)
-            self._checked = folder.resolve(), _read(file)
+            self._checked = _read(file)
         finally:
             os.close(file)
 
@@ -63,20 +63,13 @@ class RunLock:
             file = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 self._lock(file, fcntl.LOCK_EX, folder)
-                if (
-                    self._checked is not None
-                    and self._checked[0] == folder.resolve()
-                    and self._checked[1] != _read(file)
-                ):
+                content = _read(file)
+                if self._checked not in (None, content):
                     raise FolderInUse(
-                        f"--run-dir {folder}: {_owner(_read(file))} trained in it after this command had read it. Run"
-                        " the command again"
+                        f"--run-dir {folder}: {_owner(content)} trained in it after this command had read it. Try again"
                     )
-                owner = {
-                    "host": platform.node(),
-                    "pid": os.getpid(),
-                    "since": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                }
+                since = datetime.now(UTC).isoformat(timespec="milliseconds")
+                owner = {"host": platform.node(), "pid": os.getpid(), "since": since}
                 os.ftruncate(file, 0)
                 os.pwrite(file, json.dumps(owner).encode() + b"\n", 0)
             except BaseException:
@@ -94,18 +87,15 @@ class RunLock:
         deadline = time.monotonic() + self._timeout
         while True:
             try:
-                return fcntl.flock(file, kind | fcntl.LOCK_NB)
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+                return
+            except (BlockingIOError, PermissionError):  # another process holds the lock
+                if time.monotonic() > deadline:
+                    owner = _owner(_read(file))
+                    raise FolderInUse(f"--run-dir {folder}: {owner} trains in it. Name another folder") from None
             except OSError as error:
-                if error.errno not in _LOCKED:  # ENOLCK, ENOTSUP, EINVAL, …: the file system has no locks
-                    _log.warning(
-                        "%s: this file system has no locks (%s). Make sure that only one process trains in the folder",
-                        folder, error.strerror,
-                    )  # fmt: skip
-                    return None
-            if time.monotonic() > deadline:
-                raise FolderInUse(
-                    f"--run-dir {folder}: {_owner(_read(file))} trains in it. Wait for its end, or name another folder"
-                )
+                _log.warning("%s: this file system has no locks (%s). Train only once in it", folder, error.strerror)
+                return
             time.sleep(_POLL_INTERVAL)
 
 
@@ -114,19 +104,9 @@ def _read(file: int) -> str:
 
 
 def _owner(text: str) -> str:
-    """Describes the owner that the text of a lock file names."""
+    """Describes the process that the text of a lock file names."""
     try:
         owner = json.loads(text)
         return f"process {owner['pid']} on {owner['host']} (since {owner['since']})"
-    except (ValueError, KeyError, TypeError):  # the owner holds the lock and has not written the file yet
+    except (ValueError, KeyError, TypeError):  # the process has locked the file and not written it yet
         return "another process"
-
-
-def _release_in_child() -> None:
-    """Closes the lock files in a forked child: a loader process that outlives its trainer must not hold them."""
-    for lock in _all:
-        lock.release()
-
-
-_all: "weakref.WeakSet[RunLock]" = weakref.WeakSet()
-os.register_at_fork(after_in_child=_release_in_child)

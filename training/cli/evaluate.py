@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ganctl.options import SourceParam, expand_home, json_option
-from ganctl.streams import emit
-from ganctl.training.cli.inspect import note, open_source, score_line
+from ganctl.streams import emit, note
+from ganctl.training.cli.inspect import open_source, score_line
 
 if TYPE_CHECKING:
     from ganctl.training.config.schema import DataSettings
@@ -34,23 +34,9 @@ class FeaturesParam(click.ParamType[Path | None]):
 
 @click.command()
 @click.argument("source", type=SourceParam())
-@click.option(
-    "--num-images",
-    default=10_000,
-    show_default=True,
-    type=click.IntRange(100, 60_000),
-    help="Number of generated images to compare.",
-)
-@click.option(
-    "--split",
-    type=click.Choice(["test", "val", "train"]),
-    default="test",
-    show_default=True,
-    help="Real images to use.",
-)
-@click.option(
-    "--draws", default=1, show_default=True, type=click.IntRange(1, 100), help="Number of independent draws of latents."
-)
+@click.option("--num-images", default=10_000, type=click.IntRange(100, 60_000), help="Number of generated images.")
+@click.option("--split", type=click.Choice(["test", "val", "train"]), default="test", help="Real images to use.")
+@click.option("--draws", default=1, type=click.IntRange(1, 100), help="Number of independent draws of latents.")
 @click.option(
     "--features",
     type=FeaturesParam(),
@@ -59,11 +45,7 @@ class FeaturesParam(click.ParamType[Path | None]):
 )
 @click.option("--cas", is_flag=True, help="Also train a classifier on generated images; takes minutes.")
 @click.option(
-    "--cas-images",
-    default=60_000,
-    show_default=True,
-    type=click.IntRange(100, 1_000_000),
-    help="Number of generated images that --cas trains on.",
+    "--cas-images", default=60_000, type=click.IntRange(100, 1_000_000), help="Number of training images for --cas."
 )
 @click.option(
     "--set", "assignments", multiple=True, metavar="data.KEY=VALUE", help="Override a data setting of SOURCE."
@@ -102,13 +84,15 @@ def evaluate(
     from ganctl.training.evaluation.evaluator import Evaluator
     from ganctl.training.evaluation.inception import Inception
     from ganctl.training.sampling.inspection import check_fit, override_data_settings
+    from ganctl.training.sampling.writers import open_images
 
     start = time.monotonic()
     path = Path(source)
-    opened = _open_images(path) if path.suffix == ".npz" else open_source(path)
+    opened = open_images(path) if path.suffix == ".npz" else open_source(path)
     if draws > 1 and opened.images is not None:
         raise click.UsageError(f"--draws {draws}: found one draw in {source}. Leave --draws out.")
-    if cas and not _has_labels(opened):
+    has_labels = opened.labels is not None if opened.source is None else opened.source.conditional
+    if cas and not has_labels:
         raise click.UsageError(f"--cas: {source} has no labels to train a classifier on. Leave --cas out.")
     data = override_data_settings(opened, assignments)
     check_fit(opened, load_split(data, split), path)  # before the classifier is trained, which takes minutes
@@ -116,8 +100,8 @@ def evaluate(
     cache = TensorCache(note)
     count = num_images if opened.images is None else min(num_images, len(opened.images))
     evaluator = Evaluator(data, split, num_images=count, announce=note, features=network, cache=cache)
-    if cas and evaluator.scorer.fault:
-        raise DataError(f"--cas: {evaluator.scorer.fault}. Leave --cas out.")
+    if cas and evaluator.scorer_fault:
+        raise DataError(f"--cas: {evaluator.scorer_fault}. Leave --cas out.")
     scores = _score(opened, evaluator, data, cache, draws)
     if cas:
         scores |= _cas_scores(opened, data, cache, cas_images)
@@ -154,10 +138,6 @@ def _score(
         return results[0]
     mean, deviation = mean_and_deviation(results)
     return mean | {"std": deviation}
-
-
-def _has_labels(opened: "OpenedSource") -> bool:
-    return opened.labels is not None if opened.source is None else opened.source.conditional
 
 
 def _cas_scores(opened: "OpenedSource", data: "DataSettings", cache: "TensorCache", n: int) -> dict[str, Any]:
@@ -206,27 +186,23 @@ def _print_scores(record: dict[str, Any]) -> None:
         click.echo(f"no summary: {record['no_summary']}")
     elif record["scorer_fault"]:
         click.echo(f"no label scores: {record['scorer_fault']}")
-    real = {"fd": "fd_floor", "class_balance": "class_balance_real", "inception_score": "inception_score_real"}
-    real["cas"] = "cas_real"
     names = ("fd", "label_accuracy", "precision", "recall", "density", "coverage", "class_balance", "inception_score")
     for name in (*names, *(["cas"] if "cas" in record else [])):
-        line = f"{name:18} {'–' if record[name] is None else format(record[name], '.4f'):>9}"
+        line = f"{name:18} {_number(record[name])}"
         if (deviation := record.get("std", {}).get(name)) is not None:
             line += f" ± {deviation:.4f}"
-        reference = record[real[name]] if name in real else None
-        click.echo(line + ("" if reference is None else f"   real images: {reference:.4f}"))
+        real = record.get("fd_floor" if name == "fd" else f"{name}_real")
+        click.echo(line + ("" if real is None else f"   real images: {real:.4f}"))
     copies = record["memorisation"]
-    if copies["ratio"] is None:
-        click.echo(f"{'memorisation':18} {'–':>9}")
-    else:
-        line = f"{'memorisation':18} {copies['ratio']:9.4f}   times the distance of test images to the nearest training"
-        click.echo(f"{line} image; {copies['share_closer']:.1%} are nearer than 99 % of the test images")
+    line = f"{'memorisation':18} {_number(copies['ratio'])}"
+    if copies["ratio"] is not None:
+        line += "   times the distance of test images to the nearest training image;"
+        line += f" {copies['share_closer']:.1%} are nearer than 99 % of the test images"
+    click.echo(line)
     if copies["flagged"]:
         click.echo("                   so many near copies suggest memorization: see docs/evaluation.md")
     click.echo(f"{'num_images':18} {record['num_images']:9}\n{'seconds':18} {record['seconds']:9}")
 
 
-def _open_images(path: Path) -> "OpenedSource":
-    from ganctl.training.sampling import open_images
-
-    return open_images(path)
+def _number(value: float | None) -> str:
+    return f"{'–' if value is None else format(value, '.4f'):>9}"

@@ -5,17 +5,15 @@ needs none of them.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ganctl.options import SourceParam, json_option
 from ganctl.streams import emit
 
-
-def note(text: str) -> None:
-    """Prints a message for the user on stderr."""
-    click.echo(text, err=True)
+if TYPE_CHECKING:
+    from ganctl.training.sampling.inspection import OpenedSource
 
 
 def score_line(scores: dict[str, Any]) -> str:
@@ -44,21 +42,19 @@ def inspect(source: str, as_json: bool) -> None:
 
     path = Path(source)
     if not path.exists():
-        raise CheckpointError(
-            f"{path}: found no file, expected a run, a checkpoint, an export or a .mar. Check the path."
-        )
+        raise CheckpointError(f"{path}: found no file, expected a run, a checkpoint, an export or a .mar")
     if path.suffix == ".mar":
         from ganctl.serving.archive.mar import describe_archive
 
         record = describe_archive(path)
     elif (path / "manifest.json").exists():
-        from ganctl.exports.manifest import describe as describe_export
+        from ganctl.exports.manifest import read
 
-        record = describe_export(path)
+        record = {"kind": "export", "path": str(path.resolve()), **read(path)}
     else:
-        from ganctl.training.sampling.inspection import describe as describe_training
+        from ganctl.training.sampling.inspection import describe_run
 
-        record = describe_training(path)
+        record = describe_run(path)
     if as_json:
         emit(record)
         return
@@ -66,7 +62,7 @@ def inspect(source: str, as_json: bool) -> None:
         click.echo(f"{name:20} {value}")
 
 
-def open_source(path: Path) -> Any:
+def open_source(path: Path) -> "OpenedSource":
     """Opens an export (a folder with a manifest), a run's best checkpoint, or a checkpoint."""
     if (path / "manifest.json").exists():
         from ganctl.exports.runtime import open_export

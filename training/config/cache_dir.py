@@ -17,21 +17,21 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-def cache_dir() -> Path | None:
-    """Returns the cache folder, which may not exist yet; None if there is neither a home nor an XDG_CACHE_HOME.
+def cache_path(*parts: str) -> Path | None:
+    """Returns a path below the cache folder, which may not exist yet; None without a home and an XDG_CACHE_HOME.
 
     An empty or relative XDG_CACHE_HOME is ignored (XDG Base Directory Specification). The folder may be unreadable:
     use `read_cached` and `write_cached`.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if base.is_absolute():
-        return base / "ganctl"
+        return base.joinpath("ganctl", *parts)
     try:
         home = Path.home()
         usable = home.is_absolute() and home.is_dir() and os.environ.get("HOME") != ""
     except (RuntimeError, OSError):  # HOME is unset and the user is unknown to the system, or it cannot be accessed
         return None
-    return home / ".cache" / "ganctl" if usable else None
+    return home.joinpath(".cache", "ganctl", *parts) if usable else None
 
 
 def read_cached(
@@ -40,7 +40,7 @@ def read_cached(
     """Returns `read(path)`; None if there is no cache, or the file is absent or damaged.
 
     Args:
-        path: a file below `cache_dir()`; None if there is no cache.
+        path: a `cache_path`; None if there is no cache.
         read: raises OSError if the file cannot be read, any other exception if its content is damaged.
         announce: receives a message about a damaged file.
     """

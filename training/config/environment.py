@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ganctl.training.config.schema import Config, setting_descriptions, text_settings
+from ganctl.training.config.schema import DESCRIPTIONS, Config
 
 PREFIX = "GANCTL_"
 _NOT_SETTINGS = ("PRESET", "PAGE", "HEALTH_URL")  # other variables of ganctl
@@ -25,32 +25,30 @@ _PORT = r"PORT(_\d+_[A-Z]+(_(ADDR|PORT|PROTO|START|END))?)?"
 _SERVICE = re.compile(rf"(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|{_PORT}|ENV_.+)")
 _LINK_NAME = re.compile(r"/[^/]+/[^/]+")  # Docker's value of NAME
 _MIN_RATIO = 0.85  # difflib's ratio of a misspelled name; train_dir and train_device have 0.76
-_MIN_SECTION_RATIO = 0.75  # lower, because `__` marks a setting; trian and train have 0.8
+_MIN_SECTION_RATIO = 0.7  # lower, because `__` marks a setting; dataset and data have 0.73
 
 _log = logging.getLogger(__name__)
 
 
-def read_environment(environment: Mapping[str, str], faults: list[str]) -> Iterator[tuple[str, str, str]]:
-    """Yields (variable, `section.key`, text) for each setting; the key may be unknown.
+def read_environment(environment: Mapping[str, str], errors: list[str]) -> Iterator[tuple[str, str, Any]]:
+    """Yields (variable, `section.key`, value) for each setting; the key may be unknown.
 
     Args:
         environment: all variables; an empty one sets nothing.
-        faults: receives a message for each variable that is a misspelled setting.
+        errors: receives a message for each variable that is a misspelled setting.
     """
     ignored = []
     for variable, text in sorted(environment.items()):
-        if not variable.startswith(PREFIX) or not text.strip():
-            continue
         name = variable.removeprefix(PREFIX)
-        if name in _NOT_SETTINGS:
+        if name == variable or name in _NOT_SETTINGS or not text.strip():
             continue
         section, underscores, key = name.lower().partition("__")
         if _is_service_link(name, text):
             ignored.append(variable)
-        elif underscores and _resembles_setting(section, key):
-            yield variable, f"{section}.{key}", text
+        elif underscores and (_similar_section(section) or key in _unique_keys()):
+            yield variable, f"{section}.{key}", parse_value(f"{section}.{key}", text)
         elif not underscores and (suggestions := _suggest_variables(name, text)):
-            faults.append(f"{variable}: no setting has this name. Did you mean {' or '.join(suggestions)}?")
+            errors.append(f"{variable}: no setting has this name. Did you mean {' or '.join(suggestions)}?")
         else:
             ignored.append(variable)
     _log_ignored(tuple(ignored))
@@ -58,24 +56,27 @@ def read_environment(environment: Mapping[str, str], faults: list[str]) -> Itera
 
 def section_variables(section: str, environment: Mapping[str, str]) -> dict[str, str]:
     """Returns the variables that set a setting of one section, misspelled ones included."""
-    variables = {}
-    for variable, text in environment.items():
+
+    def sets_section(variable: str) -> bool:
         head, underscores, _ = variable.removeprefix(PREFIX).lower().partition("__")
-        matches = _close_section(head) == [section] if underscores else head.startswith(section)
-        if variable.startswith(PREFIX) and matches:
-            variables[variable] = text
-    return variables
+        return _similar_section(head) == section if underscores else head.startswith(section)
+
+    return {name: text for name, text in environment.items() if name.startswith(PREFIX) and sets_section(name)}
 
 
 def parse_value(name: str, text: str) -> Any:
-    """Parses the text of a setting as TOML; returns the text itself if it is not TOML, None if it is empty."""
-    if not text.strip():
-        return None
+    """Parses the text of a setting as TOML; returns the text itself if it is not TOML, None if it is empty.
+
+    A TOML value that only the text makes valid stays text, such as 2024 for `log.name`.
+    """
+    text = text.strip()
     try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"] if text else None
     except tomllib.TOMLDecodeError:  # bare words such as cosine or 120s are text
-        return text.strip()
-    return text.strip() if name in text_settings() and not isinstance(value, str) else value
+        return text
+    if isinstance(value, str | None) or _accepts(name, value) or not _accepts(name, text):
+        return value
+    return text
 
 
 def _is_service_link(name: str, text: str) -> bool:
@@ -83,17 +84,9 @@ def _is_service_link(name: str, text: str) -> bool:
     return _SERVICE.fullmatch(name) is not None or (is_name and _LINK_NAME.fullmatch(text) is not None)
 
 
-def _resembles_setting(section: str, key: str) -> bool:
-    return bool(
-        _close_section(section)
-        or difflib.get_close_matches(f"{section}.{key}", _setting_names(), n=1, cutoff=_MIN_RATIO)
-        or key in _unique_keys()
-    )
-
-
-def _close_section(section: str) -> list[str]:
-    sections = {name.partition(".")[0] for name in _setting_names()}
-    return difflib.get_close_matches(section, sections, 1, _MIN_SECTION_RATIO)
+def _similar_section(name: str) -> str | None:
+    sections = {setting.partition(".")[0] for setting in DESCRIPTIONS}
+    return next(iter(difflib.get_close_matches(name, sections, 1, _MIN_SECTION_RATIO)), None)
 
 
 def _suggest_variables(name: str, text: str) -> Sequence[str]:
@@ -103,32 +96,27 @@ def _suggest_variables(name: str, text: str) -> Sequence[str]:
     setting accepts the value.
     """
     lower = name.lower().strip("_")
-    variables = {setting.replace(".", "_"): _variable(setting) for setting in _setting_names()}
+    variables = {setting.replace(".", "_"): _variable(setting) for setting in DESCRIPTIONS}
     variables |= {other.lower(): f"{PREFIX}{other}" for other in _NOT_SETTINGS}
     if setting := _unique_keys().get(lower):  # GANCTL_SEED
-        return [_variable(setting)] if _is_valid(setting, text) else []
+        return [_variable(setting)] if _accepts(setting, parse_value(setting, text)) else []
     return [variables[close] for close in difflib.get_close_matches(lower, variables, n=2, cutoff=_MIN_RATIO)]
 
 
-def _is_valid(setting: str, text: str) -> bool:
-    section, key = setting.split(".")
+def _accepts(setting: str, value: object) -> bool:
+    section, _, key = setting.partition(".")
     try:
-        Config.model_validate({section: {key: parse_value(setting, text)}})
+        Config.model_validate({section: {key: value}})
     except ValidationError:
         return False
     return True
 
 
 @cache
-def _setting_names() -> tuple[str, ...]:
-    return tuple(name for name, _ in setting_descriptions())
-
-
-@cache
 def _unique_keys() -> Mapping[str, str]:
     """Maps key → `section.key` for the keys that occur in one section only."""
-    keys = [name.partition(".")[2] for name in _setting_names()]
-    return {key: name for key, name in zip(keys, _setting_names(), strict=True) if keys.count(key) == 1}
+    keys = [name.partition(".")[2] for name in DESCRIPTIONS]
+    return {key: name for key, name in zip(keys, DESCRIPTIONS, strict=True) if keys.count(key) == 1}
 
 
 def _variable(setting: str) -> str:

@@ -8,8 +8,7 @@ import difflib
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -22,8 +21,20 @@ if TYPE_CHECKING:
     from ganctl.training.data.base import ImageSet, Split
     from ganctl.training.models.base import Generator, ImageShape
 
+    LoadData = Callable[[DataSettings, Split], ImageSet]
+    BuildGenerator = Callable[[ModelSettings, ImageShape, int | None], Generator]
+    BuildDiscriminator = Callable[[ModelSettings, ImageShape, int | None], nn.Module]
+
 T = TypeVar("T")
 Entry = TypeVar("Entry")
+
+
+def suggest(word: str, choices: Iterable[str]) -> str:
+    """Returns a hint that names the closest choices; empty if no choice is close."""
+    key = word.rpartition(".")[2]  # the section may be wrong or absent
+    close = [choice for choice in choices if "." in choice and choice.rpartition(".")[2] == key][:2]
+    close = close or difflib.get_close_matches(word, list(choices), n=2)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
 class Registry(Generic[T]):
@@ -38,7 +49,7 @@ class Registry(Generic[T]):
             package: the package whose modules register the built-in entries when they are imported.
         """
         self.kind, self.setting, self._package = kind, setting, package
-        self._entries: dict[str, T] = {}
+        self.entries: dict[str, T] = {}  # by name; the built-in ones are added by the first lookup
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
         """Returns a decorator that registers an entry as `name`.
@@ -50,29 +61,18 @@ class Registry(Generic[T]):
         def decorator(entry: Entry) -> Entry:
             if not _is_builtin(entry):
                 self._load()
-            existing = self._entries.get(name)
+            existing = self.entries.get(name)
             if existing is not None and _origin(existing) != _origin(entry):  # a notebook cell may run twice
                 raise ValueError(f"{self.kind} '{name}' is taken by {existing!r}. Choose another name")
-            self._entries[name] = cast(T, entry)
+            self.entries[name] = cast(T, entry)
             return entry
 
         return decorator
 
-    @contextmanager
-    def registered(self, name: str, entry: T) -> Iterator[None]:
-        """Registers an entry as `name` within a `with` block; it may replace another entry."""
-        self._load()
-        before = dict(self._entries)
-        self._entries[name] = entry
-        try:
-            yield
-        finally:
-            self._entries = before
-
     def names(self) -> list[str]:
         """Returns the names of all entries, sorted."""
         self._load()
-        return sorted(self._entries)
+        return sorted(self.entries)
 
     def accepts(self, name: str) -> bool:
         """Returns whether `name` has an entry or the form `module:Name`."""
@@ -81,7 +81,7 @@ class Registry(Generic[T]):
     def is_builtin(self, name: str) -> bool:
         """Returns whether the entry of `name` is part of ganctl."""
         self._load()
-        return name in self._entries and _is_builtin(self._entries[name])
+        return name in self.entries and _is_builtin(self.entries[name])
 
     def get(self, name: str) -> T:
         """Returns the entry of `name`; `module:Name` is imported.
@@ -90,21 +90,16 @@ class Registry(Generic[T]):
             ConfigError: there is no such entry.
         """
         self._load()
-        if name in self._entries:
-            return self._entries[name]
+        if name in self.entries:
+            return self.entries[name]
         if ":" in name:
             entry: T = load_object(name, f"{self.setting} =")
             if not callable(entry) and self.kind != "loss":
                 raise ConfigError([f"{self.setting} = '{name}': found {entry!r}, expected a function or class."])
             return entry
-        close = difflib.get_close_matches(name, self._entries, n=2)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise ConfigError(
-            [
-                f"{self.setting} = '{name}': unknown {self.kind}, expected {', '.join(self.names())} or module:Name"
-                f" (a name that a script registers exists only in that script).{hint}"
-            ]
-        )
+        known = f"{', '.join(self.names())} or module:Name (a name that a script registers exists only in that script)"
+        hint = suggest(name, self.entries)
+        raise ConfigError([f"{self.setting} = '{name}': unknown {self.kind}, expected {known}.{hint}"])
 
     def _load(self) -> None:
         package = importlib.import_module(self._package)
@@ -140,17 +135,12 @@ def load_object(name: str, setting: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            [
-                f"{setting} {name}: no module {error.name!r} in {current_folder} or installed"
-                f"{_imported_package(module_name)}. Check the name or PYTHONPATH."
-            ]
-        ) from error
+        found = f"no module {error.name!r} in {current_folder} or installed{_imported_package(module_name)}"
+        raise ConfigError([f"{setting} {name}: {found}. Check the name or PYTHONPATH."]) from error
     except Exception as error:
         raise ConfigError([f"{setting} {name}: importing {module_name} fails: {error!r}."]) from error
     if not hasattr(module, attribute):
-        close = difflib.get_close_matches(attribute, dir(module), n=2)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        hint = suggest(attribute, dir(module))
         raise ConfigError([f"{setting} {name}: {module.__file__ or module_name} has no {attribute!r}.{hint}"])
     return getattr(module, attribute)
 
@@ -162,13 +152,9 @@ def _imported_package(module_name: str) -> str:
     return f" ({package.__name__} is {file})" if package is not None and file is not None else ""
 
 
-DATASETS: Registry["Callable[[DataSettings, Split], ImageSet]"] = Registry(
-    "data set", "data.name", "ganctl.training.data"
-)
-GENERATORS: Registry["Callable[[ModelSettings, ImageShape, int | None], Generator]"] = Registry(
-    "generator", "model.generator", "ganctl.training.models"
-)
-DISCRIMINATORS: Registry["Callable[[ModelSettings, ImageShape, int | None], nn.Module]"] = Registry(
+DATASETS: Registry["LoadData"] = Registry("data set", "data.name", "ganctl.training.data")
+GENERATORS: Registry["BuildGenerator"] = Registry("generator", "model.generator", "ganctl.training.models")
+DISCRIMINATORS: Registry["BuildDiscriminator"] = Registry(
     "discriminator", "model.discriminator", "ganctl.training.models"
 )
 LOSSES: Registry[object] = Registry("loss", "loss.name", "ganctl.training.losses")

@@ -1,10 +1,8 @@
 """Resolution of settings: defaults < preset < config file < environment < flags.
 
-`resolve` returns the configuration and the source of each setting. One error reports all faults.
+`resolve` returns the configuration and the source of each setting. One ConfigError reports all errors of all sources.
 """
 
-import difflib
-import importlib.resources
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -16,25 +14,26 @@ from pydantic import ValidationError
 from ganctl import __version__
 from ganctl.files import read_file
 from ganctl.training.config.environment import PREFIX, parse_value, read_environment
-from ganctl.training.config.registry import REGISTRIES
-from ganctl.training.config.schema import Config, setting_descriptions
+from ganctl.training.config.registry import REGISTRIES, suggest
+from ganctl.training.config.schema import DESCRIPTIONS, Config
 from ganctl.training.config.toml_text import UNSET, decode_text, parse_toml, settings_toml
 from ganctl.training.errors import ConfigError
 from ganctl.versions import written_by
 
 Values = dict[str, Any]
+_PRESETS = Path(__file__).with_name("presets")
 _HEADER = "# Written by ganctl "  # first line of a written file; the version follows
+_SOURCE_WIDTH = 22  # characters before a description
 
 
 def preset_names() -> list[str]:
-    """Returns the names of the presets of the package, sorted."""
-    folder = importlib.resources.files("ganctl.training.config") / "presets"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    """Returns the names of all presets, sorted."""
+    return sorted(path.stem for path in _PRESETS.glob("*.toml"))
 
 
 def preset_text(name: str) -> str:
     """Returns the TOML text of a preset."""
-    return (importlib.resources.files("ganctl.training.config") / "presets" / f"{name}.toml").read_text("utf-8")
+    return (_PRESETS / f"{name}.toml").read_text("utf-8")
 
 
 def resolve(
@@ -60,60 +59,45 @@ def resolve(
         The configuration, and `section.key` → source.
 
     Raises:
-        ConfigError: lists every fault of every source.
+        ConfigError: lists the errors of all sources.
     """
-    faults: list[str] = []
+    errors: list[str] = []
     layers: list[tuple[str, Values]] = []
-    file_values, file_version = _read_file(config_file, faults) if config_file else ({}, "")
+    file_values, file_version = _read_file(config_file, errors) if config_file else ({}, "")
     variables = os.environ if environment is None else environment
-    preset_name, preset_source = "conv", "default"
-    for source, name in (
-        ("the run's checkpoint", stored["preset"] if stored else None),
-        (str(config_file), file_values.pop("preset", None)),
-        (f"{PREFIX}PRESET", variables.get(f"{PREFIX}PRESET")),
+    presets = (
         ("--preset", preset),
-    ):
-        if isinstance(name, str) and name:
-            preset_name, preset_source = name, source
-        elif name:
-            faults.append(f"{source}: preset = {name!r}: expected the name of a preset.")
+        (f"{PREFIX}PRESET", variables.get(f"{PREFIX}PRESET")),
+        (str(config_file), file_values.pop("preset", None)),
+        ("the run's checkpoint", stored["preset"] if stored else None),
+        ("default", "conv"),
+    )
+    preset_source, preset_name = next((source, str(name)) for source, name in presets if name)
     if stored and preset_name == stored["preset"]:
         layers.append(("the run's checkpoint", _flatten({k: v for k, v in stored.items() if k != "preset"})))
     else:
-        layers.append((f"preset {preset_name}", _read_preset(preset_name, preset_source, faults)))
-    if config_file:
-        layers.append((str(config_file), file_values))
-    layers += [
-        (variable, {name: parse_value(name, text)}) for variable, name, text in read_environment(variables, faults)
-    ]
-    layers += [_read_assignment(assignment, faults) for assignment in assignments]
+        layers.append((f"preset {preset_name}", _read_preset(preset_name, preset_source, errors)))
+    layers.append((str(config_file), file_values))
+    layers += [(variable, {name: value}) for variable, name, value in read_environment(variables, errors)]
+    layers += [_read_assignment(assignment, errors) for assignment in assignments]
     layers += [(flag, {name: value}) for name, (flag, value) in (flags or {}).items()]
 
-    known = [name for name, _ in setting_descriptions()]
     values: Values = {}
-    sources = {"preset": preset_source} | dict.fromkeys(known, "default")
+    sources = {"preset": preset_source} | dict.fromkeys(DESCRIPTIONS, "default")
     for source, layer in layers:
         for name, value in layer.items():
-            if name in known:
+            if name in DESCRIPTIONS:
                 values[name], sources[name] = None if value == UNSET else value, source
             else:
-                faults.append(f"{source}: unknown setting '{name}'.{suggest(name, known)}")
-    config = _validate(preset_name, values, sources, faults)
-    faults += _unknown_names(values, sources)
-    if faults or config is None:
-        raise ConfigError([fault.replace(f"{config_file}: ", f"{config_file}:{file_version} ", 1) for fault in faults])
+                errors.append(f"{source}: unknown setting '{name}'.{suggest(name, DESCRIPTIONS)}")
+    config = _validate(preset_name, values, sources, errors)
+    errors += _unknown_names(values, sources)
+    if errors or config is None:
+        raise ConfigError([error.replace(f"{config_file}: ", f"{config_file}:{file_version} ", 1) for error in errors])
     return config, sources
 
 
-def suggest(word: str, choices: Sequence[str]) -> str:
-    """Returns a hint that names the closest choices; empty if no choice is close."""
-    key = word.rsplit(".", 1)[-1]  # the section may be wrong or absent
-    close = [choice for choice in choices if "." in choice and choice.rsplit(".", 1)[-1] == key][:2]
-    close = close or difflib.get_close_matches(word, choices, n=2, cutoff=0.6)
-    return f" Did you mean {' or '.join(close)}?" if close else ""
-
-
-def _validate(preset: str, values: Values, sources: dict[str, str], faults: list[str]) -> Config | None:
+def _validate(preset: str, values: Values, sources: dict[str, str], errors: list[str]) -> Config | None:
     tree: dict[str, Any] = {"preset": preset}
     for name, value in values.items():
         section, key = name.split(".")
@@ -130,32 +114,33 @@ def _validate(preset: str, values: Values, sources: dict[str, str], faults: list
             found = branches[0]["input"]
             hint = suggest(str(found), [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")])
             message = "; or ".join(dict.fromkeys(messages))
-            faults.append(f"{sources.get(name, 'default')}: {name} = {found!r}: {message}.{hint}")
+            errors.append(f"{sources.get(name, 'default')}: {name} = {found!r}: {message}.{hint}")
         return None
 
 
 def _unknown_names(values: Values, sources: Mapping[str, str]) -> list[str]:
     """Reports settings that name an unregistered entry."""
-    faults = []
+    errors = []
     for registry in REGISTRIES:
         name = values.get(registry.setting)
         if isinstance(name, str):  # _validate reports other types
             try:
                 registry.get(name)
             except ConfigError as error:
-                faults += [f"{sources[registry.setting]}: {fault}" for fault in error.faults]
-    return faults
+                errors += [f"{sources[registry.setting]}: {message}" for message in error.faults]
+    return errors
 
 
-def _read_preset(name: str, source: str, faults: list[str]) -> Values:
+def _read_preset(name: str, source: str, errors: list[str]) -> Values:
     names = preset_names()
     if name not in names:
-        faults.append(f"{source}: unknown preset '{name}', expected {' or '.join(names)}.{suggest(name, names)}")
+        expected = f"expected the name of a preset: {', '.join(names)}"
+        errors.append(f"{source}: unknown preset '{name}', {expected}.{suggest(name, names)}")
         return {}
     return _flatten(tomllib.loads(preset_text(name)))
 
 
-def _read_file(path: Path, faults: list[str]) -> tuple[Values, str]:
+def _read_file(path: Path, errors: list[str]) -> tuple[Values, str]:
     """Reads a config file; returns its values, and a note for messages if another ganctl version wrote it."""
     try:
         text = decode_text(read_file(path))
@@ -163,9 +148,9 @@ def _read_file(path: Path, faults: list[str]) -> tuple[Values, str]:
         version = written_by(header.removeprefix(_HEADER).strip()) if header.startswith(_HEADER) else ""
         return _flatten(parse_toml(text)), version
     except OSError as error:
-        faults.append(f"--config {path}: {error.strerror}; expected a TOML file such as a preset.")
+        errors.append(f"--config {path}: {error.strerror}; expected a TOML file such as a preset.")
     except ValueError as error:
-        faults.append(f"--config {path}: {error}.")
+        errors.append(f"--config {path}: {error}.")
     return {}, ""
 
 
@@ -179,10 +164,10 @@ def _flatten(tree: Mapping[str, Any]) -> Values:
     return values
 
 
-def _read_assignment(assignment: str, faults: list[str]) -> tuple[str, Values]:
+def _read_assignment(assignment: str, errors: list[str]) -> tuple[str, Values]:
     name, equals, text = assignment.partition("=")
     if not equals or not name.strip():
-        faults.append(f"--set {assignment}: expected section.key=value, such as train.seed=1.")
+        errors.append(f"--set {assignment}: expected section.key=value, such as train.seed=1.")
         return "--set", {}
     return "--set", {name.strip(): parse_value(name.strip(), text)}
 
@@ -191,16 +176,17 @@ def config_toml(config: Config, sources: Mapping[str, str] | None = None) -> str
     """Formats settings as TOML for `--config`; `sources` adds each source and description as a comment."""
     known = config.preset in preset_names()  # another version may have made the run
     base = resolve(preset=config.preset, environment={})[0] if known else Config()
+    descriptions = {"preset": "preset that the settings are based on", **DESCRIPTIONS}
+    comments = {name: f"{source:{_SOURCE_WIDTH}} {descriptions[name]}" for name, source in (sources or {}).items()}
     values = {"preset": config.preset, **config.flat()}
-    descriptions = {"preset": "preset that the settings are based on", **dict(setting_descriptions())}
-    return f"{_HEADER}{__version__}\n" + settings_toml(values, base.flat(), sources, descriptions if sources else None)
+    return f"{_HEADER}{__version__}\n{settings_toml(values, base.flat(), comments)}"
 
 
 def configure(preset: str | None = None, settings: Mapping[str, Any] | None = None) -> Config:
     """Returns a preset with changed settings: `configure("conv", {"train.duration": "1 epochs"})`.
 
     Raises:
-        ConfigError: lists every fault.
+        ConfigError: lists all errors.
     """
     config, _ = resolve(preset=preset, flags={name: ("configure", value) for name, value in (settings or {}).items()})
     return config

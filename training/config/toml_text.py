@@ -10,14 +10,12 @@ import tomli_w
 
 UNSET = "unset"  # TOML has no null
 
-_FOREIGN_BOMS = {  # UTF-32 first, because its mark begins with that of UTF-16
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
+_OTHER_ENCODINGS = {  # UTF-32 first, because its byte order mark begins with that of UTF-16
+    "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+    "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
 }
 _SAVE_AS_UTF_8 = "Save it as UTF-8"
-_VALUE_WIDTH, _SOURCE_WIDTH = 32, 22
+_VALUE_WIDTH = 32  # characters before a comment
 
 
 def decode_text(data: bytes) -> str:
@@ -26,12 +24,12 @@ def decode_text(data: bytes) -> str:
     Raises:
         ValueError: the file has another encoding (named if it can be recognized) or is binary.
     """
-    for mark, encoding in _FOREIGN_BOMS.items():
-        if data.startswith(mark):
+    for encoding, marks in _OTHER_ENCODINGS.items():
+        if data.startswith(marks):
             raise ValueError(f"found {encoding}, expected UTF-8. {_SAVE_AS_UTF_8}")
     if (position := data.find(0)) >= 0:
-        halves = [set(data[i:64:2]) for i in (0, 1)]  # every second byte of ASCII text in UTF-16 is NUL
-        kind = "UTF-16" if {0} in halves and not all(0 in half for half in halves) else "a binary file"
+        start = data[:64]
+        kind = "UTF-16" if 2 * start.count(0) == len(start) else "a binary file"  # every second byte of ASCII is NUL
         raise ValueError(f"found a NUL at byte {position}, as in {kind}, expected text in UTF-8. {_SAVE_AS_UTF_8}")
     try:
         return data.removeprefix(codecs.BOM_UTF8).decode("utf-8")
@@ -55,27 +53,19 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise ValueError(f"not TOML: {error}") from error
 
 
-def settings_toml(
-    values: Mapping[str, Any],
-    defaults: Mapping[str, Any],
-    sources: Mapping[str, str] | None = None,
-    descriptions: Mapping[str, str] | None = None,
-) -> str:
+def settings_toml(values: Mapping[str, Any], defaults: Mapping[str, Any], comments: Mapping[str, str]) -> str:
     """Formats settings as a TOML file, one setting a line.
 
     Args:
         values: `preset` and every `section.key`; None if unset.
         defaults: values that apply to settings absent from the file. A setting that is unset in both is a comment.
-        sources: source of each value, for a comment at the end of the line.
-        descriptions: description of each setting, for the same comment.
+        comments: text for the end of the line of a setting.
     """
     blocks = []
     for section, names in groupby(values, key=lambda name: name.rpartition(".")[0]):
         lines, tables = [f"[{section}]"] if section else [], []
         for name in names:
-            key, value = name.rpartition(".")[2], values[name]
-            source, description = (sources or {}).get(name, ""), (descriptions or {}).get(name, "")
-            comment = f"# {_escape_unprintable(source):{_SOURCE_WIDTH}} {description}"
+            key, value, comment = name.rpartition(".")[2], values[name], comments.get(name, "")
             if isinstance(value, Mapping):  # TOML puts a subtable after the section's other keys
                 head, *rest = tomli_w.dumps({section: {key: value}}).rstrip("\n").split("\n")
                 tables += ["", _append_comment(head, comment), *rest]
@@ -97,7 +87,7 @@ def _assignment(key: str, value: Any, default: Any) -> str:
 
 
 def _append_comment(text: str, comment: str) -> str:
-    return f"{text:{_VALUE_WIDTH}} {comment.rstrip()}" if comment.strip("# ") else text
+    return f"{text:{_VALUE_WIDTH}} # {_escape_unprintable(comment)}" if comment else text
 
 
 def _escape_unprintable(text: str) -> str:

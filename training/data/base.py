@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -64,28 +63,26 @@ def check_images(data: ImageSet, name: str) -> ImageSet:
         DataError: types, shapes, labels or class names are not those of an ImageSet.
     """
     images, labels, classes = data.images, data.labels, len(data.class_names)
-    faults = []
+    errors = []
     if images.dtype != torch.uint8 or images.dim() != 4:
-        faults.append(
+        errors.append(
             f"images are {images.dtype} {tuple(images.shape)}, expected uint8 [N, C, H, W] with pixels 0 … 255"
         )
     elif len(images) < 2:
-        faults.append(f"found {len(images)} images, expected 2 or more (the scores need a covariance). Add images")
+        errors.append(f"found {len(images)} images, expected 2 or more (the scores need a covariance). Add images")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        faults.append(f"labels are {labels.dtype} {tuple(labels.shape)}, expected int64 [{len(images)}]")
+        errors.append(f"labels are {labels.dtype} {tuple(labels.shape)}, expected int64 [{len(images)}]")
     elif len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        faults.append(f"labels range from {int(labels.min())} to {int(labels.max())}, expected 0 to {classes - 1}")
+        errors.append(f"labels range from {int(labels.min())} to {int(labels.max())}, expected 0 to {classes - 1}")
     class_names = tuple(map(nfc, data.class_names))
-    if fault := _class_names_fault(class_names):
-        faults.append(fault)
-    if faults:
-        raise DataError(f"{name}: {'. '.join(faults)}")
-    return data if class_names == data.class_names else replace(data, class_names=class_names)
-
-
-def _class_names_fault(names: Sequence[str]) -> str | None:
-    """Returns a message about empty or repeated class names (in NFC); None if they are valid."""
-    name, count = Counter(names).most_common(1)[0] if names else ("", 0)
-    if count > 1:
-        return f"found the class name {name!r} {count} times (compared in Unicode form NFC), expected once. Rename one"
-    return "found an empty class name, expected text. Give the class a name" if "" in names else None
+    for class_name, count in Counter(class_names).items():
+        if count > 1:
+            errors.append(
+                f"found the class name {class_name!r} {count} times (compared in Unicode form NFC), expected once."
+                " Rename one"
+            )
+        if not class_name:
+            errors.append("found an empty class name, expected text. Give the class a name")
+    if errors:
+        raise DataError(f"{name}: {'. '.join(errors)}")
+    return replace(data, class_names=class_names)

@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from pathlib import Path
 
 from ganctl.common.text import nfc
@@ -20,7 +21,6 @@ from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import Split
 from ganctl.training.data.file_kinds import conversion_hint, file_kind, list_names
 from ganctl.training.data.folder_tree import (
-    TABLES,
     FolderContent,
     FolderTree,
     bad_file_lines,
@@ -28,16 +28,17 @@ from ganctl.training.data.folder_tree import (
     companions,
     format_counts,
     is_image_name,
-    is_train,
+    is_named_train,
     may_be_image,
     printable,
 )
 from ganctl.training.errors import ConfigError, DataError
 
-_VERSION = 3  # of decoding and cache files; a new number invalidates all caches
+_VERSION = 4  # of decoding and cache files; a new number invalidates all caches
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _MIN_CLASS_IMAGES = 3  # one for each split
 _MAX_FILES_SHOWN = 8  # files whose kind an error names
+_EXPECTED = "expected a folder with one folder of images for each class"
 _TEXT_PREFIXES = ("readme", "license", "licence", "copying", "notice", "changelog", "citation", "requirements")
 
 
@@ -46,10 +47,9 @@ class ListedFile:
     """File that may be an image."""
 
     path: Path
-    name: str  # relative to the root, with slashes, in NFC
     label: int
     split: Split
-    size_and_mtime: tuple[int, int]  # bytes, nanoseconds
+    identity: str  # split, name below the root in NFC, size and modification time
 
 
 @dataclass(frozen=True)
@@ -76,34 +76,37 @@ def list_folder(settings: DataSettings) -> Listing:
     if root is None:
         raise ConfigError(["data.root is unset, expected a folder of class folders for data.name = 'folder'. Set it."])
     if not root.is_dir():
-        raise DataError(_not_a_folder(root))
+        kind = file_kind(root) if root.is_file() else "neither a file nor a folder"
+        found, hint = (f"is {kind}", conversion_hint(kind)) if root.exists() else ("does not exist", "Check the path")
+        raise DataError(f"data.root: {printable(root)} {found}, {_EXPECTED}. {hint}")
     tree = FolderTree()
     levels = tree.descend(root)
     base = levels[-1]
     parts = _split_folders(tree, base)
     part_levels = {part: tree.descend(folder) for part, folder in parts.items()}
-    levels += [level for chain in part_levels.values() for level in chain if level not in levels]
-    classes = _class_folders(tree, {part: chain[-1] for part, chain in part_levels.items()})
+    levels += [level for part in part_levels.values() for level in part if level not in levels]
+    ends = {part: folders[-1] for part, folders in part_levels.items()}
+    classes = _class_folders(tree, ends)
     bad = {path: reason for level in levels for path, reason in tree.content(level).bad.items()}
     files: list[ListedFile] = []
     nested: Counter[str] = Counter()
     all_companions: list[Path] = []
     for part, folders in classes.items():
         for label, folder in enumerate(folders.values()):
-            content = _merged_content(tree, folder, exclude=levels)
+            content = FolderContent()
+            for inner, inner_content in tree.walk(folder, exclude=levels):
+                content.files |= inner_content.files
+                content.bad |= inner_content.bad
+                if inner != folder and (images := inner_content.count_candidates()):
+                    nested[printable(inner.relative_to(base))] += images
             bad |= content.bad
             for path in companions(content.files):
                 del content.files[path]
                 all_companions.append(path)
-            _check_count(folder, content, _MIN_CLASS_IMAGES if part in ("all", "train") else 1)
-            for inner, inner_content in tree.walk(folder, exclude=levels):
-                if inner != folder and (images := inner_content.count_candidates()):
-                    nested[printable(inner.relative_to(base))] += images
+            _check_count(folder, content, _MIN_CLASS_IMAGES if part == "train" else 1)
             files += _assign_splits(part, parts.keys(), base, content.files, label)
     names = tuple(next(iter(classes.values())))
-    ends = [chain[-1] for chain in part_levels.values()]
-    chosen = [] if base == root and ends == [*parts.values()] else ends
-    notes = _notes(tree, levels, nested, chosen=chosen)
+    notes = _notes(tree, levels, nested, chosen=[] if base == root and ends == parts else [*ends.values()])
     digest = _digest(settings, base, names, files, [*bad_file_lines(bad), *map(printable, all_companions)])
     return Listing(digest, base, names, tuple(files), bad, tuple(all_companions), tuple(notes))
 
@@ -116,33 +119,32 @@ def _digest(
     digest = hashlib.sha256(json.dumps(header).encode())
     digest.update(os.fsencode(root.resolve()))  # another folder may have the same names, sizes and times
     for file in files:
-        digest.update(os.fsencode(f"\0{file.split}/{file.name}\0{file.size_and_mtime}"))
+        digest.update(os.fsencode(f"\0{file.identity}"))
     for line in left_out:
         digest.update(f"\0{line}".encode())
     return digest.hexdigest()[:32]
 
 
-def _split_folders(tree: FolderTree, root: Path) -> dict[str, Path]:
-    """Returns the folders that hold class folders: one for each split, or `root` under the key "all"."""
+def _split_folders(tree: FolderTree, root: Path) -> dict[Split, Path]:
+    """Maps split → folder that holds its class folders; without folders of splits, `root` is that of "train"."""
     names = {folder.name for folder in tree.subfolders(root)}
     if "train" in names and len(names) > 1 and names <= set(SPLITS):
         return {split: root / split for split in SPLITS if split in names}
     for folder in tree.subfolders(root):
         content = tree.content(folder)
         # a folder called train that holds images only is a class, if there are no other folders
-        if is_train(folder) and (len(names) > 1 or (tree.subfolders(folder) and not content.count_images())):
+        if is_named_train(folder) and (len(names) > 1 or (tree.subfolders(folder) and not content.count_images())):
             raise DataError(
                 f"data.root: {printable(root)} has the folders {', '.join(printable(name) for name in sorted(names))},"
-                " expected train with val, test or both (in lowercase, no other folders), each with one folder for each"
-                " class; or the class folders alone, with no class called train. Rename the folders, or give"
-                f" data.root={printable(folder)} to use its images for all splits"
+                " expected train with val, test or both (in lowercase, no other folders), or class folders of other"
+                f" names. Rename them, or give data.root={printable(folder)} to use its images for all splits"
             )
-    return {"all": root}
+    return {"train": root}
 
 
-def _class_folders(tree: FolderTree, parts: dict[str, Path]) -> dict[str, dict[str, Path]]:
-    """Maps part → class name → folder, in the order of the labels: numeric if all names are numbers."""
-    classes: dict[str, dict[str, Path]] = {}
+def _class_folders(tree: FolderTree, parts: dict[Split, Path]) -> dict[Split, dict[str, Path]]:
+    """Maps split → class name → folder, in the order of the labels: numeric if all names are numbers."""
+    classes: dict[Split, dict[str, Path]] = {}
     for part, folder in parts.items():
         inner = tree.subfolders(folder)
         if not inner:
@@ -150,14 +152,14 @@ def _class_folders(tree: FolderTree, parts: dict[str, Path]) -> dict[str, dict[s
         _check_depth(tree, folder, inner)
         by_name: dict[str, Path] = {}
         for path in inner:
-            if not _is_utf_8(path.name):  # JSON, HTML and file names of samples cannot hold it
+            # JSON, HTML and file names of samples cannot hold other names than UTF-8
+            if path.name != path.name.encode("utf-8", "ignore").decode():
                 raise DataError(f"data.root: the name of the class folder {printable(path)} is not UTF-8. Rename it")
             name = nfc(path.name)
             if name in by_name:
                 raise DataError(
                     f"data.root: {printable(folder)} has two folders called {name}, {by_name[name].name!a} and"
-                    f" {path.name!a} (two Unicode forms of one name), expected one folder for each class. Rename"
-                    " one of them, or move their images into one folder"
+                    f" {path.name!a} (two Unicode forms), expected one folder for each class. Rename or merge them"
                 )
             by_name[name] = path
         numeric = all(name.isascii() and name.isdigit() for name in by_name)
@@ -183,9 +185,8 @@ def _check_depth(tree: FolderTree, folder: Path, inner: list[Path]) -> None:
         choices = " or ".join(f"data.root={printable(tree.descend(path)[-1])}" for path in deep[:3])
         raise DataError(
             f"data.root: {printable(folder)} has the folders {list_names([printable(path.name) for path in inner])},"
-            " which hold folders of images instead of images, expected one folder of images for each class. Give"
-            f" {choices}{' or another one' if len(deep) > 3 else ''}; or rename them train, val and test, if they are"
-            " splits; or move the images of each class into one folder"
+            f" which hold folders of images instead of images, {_EXPECTED}. Give {choices}; or, if they are splits,"
+            " rename them train, val and test"
         )
 
 
@@ -201,37 +202,23 @@ def _check_count(folder: Path, content: FolderContent, minimum: int) -> None:
     )
 
 
-def _not_a_folder(root: Path) -> str:
-    """Message about a root that is absent or a file."""
-    expected = "expected a folder with one folder of images for each class"
-    if not root.exists():
-        return f"data.root: {printable(root)} does not exist, {expected}. Check the path"
-    if not root.is_file():
-        return f"data.root: {printable(root)} is neither a file nor a folder, {expected}. Check the path"
-    return f"data.root: {printable(root)} is {file_kind(root)}, {expected}. {conversion_hint(root)}"
-
-
 def _no_class_folders(tree: FolderTree, folder: Path) -> str:
     """Message about a folder without class folders; names its content."""
     content = tree.content(folder)
-    expected = "expected one folder of images for each class"
     if images := content.count_images():
         return (
-            f"data.root: {printable(folder)} has {images} images and no class folders, {expected}. To use all of them"
+            f"data.root: {printable(folder)} has {images} images and no class folders, {_EXPECTED}. To use all of them"
             f" as one class, move them into a subfolder such as {printable(folder / 'images')}"
             f"{bullet_list(bad_file_lines(content.bad))}"
         )
     found = "no class folders with files" if content.folders else "no class folders"
-    files = list(content.files)[:_MAX_FILES_SHOWN]
-    kinds = [f"{printable(path.name)} is {file_kind(path)}" for path in files]
-    hints = "".join(f". {hint}" for hint in dict.fromkeys(map(conversion_hint, files))).rstrip(".")
-    return (
-        f"data.root: {printable(folder)} has {found}, {expected}{hints}"
-        f"{bullet_list(bad_file_lines(content.bad) + kinds)}"
-    )
+    kinds = {printable(path.name): file_kind(path) for path in list(content.files)[:_MAX_FILES_SHOWN]}
+    hints = "".join(f". {hint}" for hint in dict.fromkeys(map(conversion_hint, kinds.values()))).rstrip(".")
+    shown = bullet_list([*bad_file_lines(content.bad), *(f"{name} is {kind}" for name, kind in kinds.items())])
+    return f"data.root: {printable(folder)} has {found}, {_EXPECTED}{hints}{shown}"
 
 
-def _notes(tree: FolderTree, levels: list[Path], nested: Mapping[str, int], *, chosen: list[Path]) -> Iterator[str]:
+def _notes(tree: FolderTree, levels: list[Path], nested: Counter[str], *, chosen: list[Path]) -> Iterator[str]:
     """Yields one log line for each kind of ignored entry, and one for folders chosen below the root."""
     if chosen:
         yield f"data.root: uses the class folders of {' and '.join(map(printable, chosen))}"
@@ -244,8 +231,8 @@ def _notes(tree: FolderTree, levels: list[Path], nested: Mapping[str, int], *, c
         yield f"data.root: empty folders are ignored ({len(empty)}): {list_names(empty)}"
     if nested:
         yield (
-            f"data.root: images in subfolders of a class folder count as images of that class ({sum(nested.values())}):"
-            f" {format_counts(Counter(nested))}"
+            f"data.root: images in subfolders of a class folder count as images of that class ({nested.total()}):"
+            f" {format_counts(nested)}"
         )
     for level in levels:
         content = tree.content(level)
@@ -256,37 +243,24 @@ def _notes(tree: FolderTree, levels: list[Path], nested: Mapping[str, int], *, c
             yield f"{printable(level)}: labels come from the class folders alone; not read: {list_names(tables)}"
 
 
-def _is_utf_8(name: str) -> bool:
-    return os.fsencode(name).decode(errors="replace") == name
-
-
 def _may_hold_labels(path: Path) -> bool:
-    return path.suffix.lower() in TABLES and not path.name.lower().startswith(_TEXT_PREFIXES)
-
-
-def _merged_content(tree: FolderTree, folder: Path, exclude: Collection[Path]) -> FolderContent:
-    """Merges the files of a folder and of all folders below it."""
-    merged = FolderContent()
-    for _, content in tree.walk(folder, exclude=exclude):
-        merged.files |= content.files
-        merged.bad |= content.bad
-    return merged
+    return not may_be_image(path) and not path.name.lower().startswith(_TEXT_PREFIXES)
 
 
 def _assign_splits(
-    part: str, parts: Collection[str], root: Path, files: dict[Path, os.stat_result], label: int
+    part: Split, parts: Collection[str], root: Path, files: dict[Path, os.stat_result], label: int
 ) -> Iterator[ListedFile]:
     """Yields the files of one class folder with their splits.
 
-    A shuffle that depends on the names alone takes a tenth of the images for each of val and test that has no folder.
+    From the training images, a shuffle that depends on the names alone takes a tenth for each of val and test that has
+    no folder.
     """
     names = {path: nfc(path.relative_to(root).as_posix()) for path in sorted(files)}
-    order, val, test = list(names), 0, 0
-    if part in ("all", "train"):
+    order, held_out = list(names), list[Split]()
+    if part == "train":
         order.sort(key=lambda path: hashlib.sha256(os.fsencode(names[path])).digest())
         tenth = max(1, len(order) // 10)
-        val, test = (0 if split in parts else tenth for split in ("val", "test"))
-    rest: Split = "val" if part == "val" else "test" if part == "test" else "train"
-    for i, path in enumerate(order):
-        split: Split = "val" if i < val else "test" if i < val + test else rest
-        yield ListedFile(path, names[path], label, split, (files[path].st_size, files[path].st_mtime_ns))
+        held_out = [split for split in SPLITS[1:] if split not in parts for _ in range(tenth)]
+    for path, split in zip(order, chain(held_out, repeat(part)), strict=False):
+        identity = f"{split}/{names[path]}\0{(files[path].st_size, files[path].st_mtime_ns)}"
+        yield ListedFile(path, label, split, identity)

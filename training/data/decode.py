@@ -1,4 +1,4 @@
-"""Image decoding: reads a file with Pillow; gives an upright image on black, square, 8 bits per channel.
+"""Decodes one image file with Pillow: upright, square, 8 bits per channel, transparent parts on black.
 
 Three steps go beyond Pillow:
 
@@ -44,7 +44,7 @@ _RAW_16 = re.compile(r"(?P<bands>RGB|RGBX|RGBA|CMYK|LA);16(?P<order>[BLN])")  # 
 _SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
 
-class ImageFaultError(ValueError):
+class ImageError(ValueError):
     """Image file that cannot be used; the message gives the finding and the remedy."""
 
 
@@ -70,11 +70,11 @@ class HighDepthImage:
         """Returns the range of the values without alpha.
 
         Raises:
-            ImageFaultError: some values are NaN or infinite.
+            ImageError: some values are NaN or infinite.
         """
         values = self.values[..., :3] if self.mode == "RGBA" else self.values
         if nonfinite := int(values.size - np.isfinite(values).sum()):
-            raise ImageFaultError(
+            raise ImageError(
                 f"found {nonfinite} of {values.size} values that are NaN or infinite, expected finite values, 0 or"
                 " above. Replace them, for instance by 0"
             )
@@ -95,10 +95,8 @@ def white_level(high: float) -> float:
     It is the largest value of the number type or bit depth; `high` itself if no known depth fits, or if the images
     would become nearly black.
     """
-    for white in _WHITE_LEVELS:
-        if high <= white <= _MAX_WHITE_RATIO * high:
-            return float(white)
-    return high if high > 0 else 1.0
+    fallback = high if high > 0 else 1.0
+    return next((float(white) for white in _WHITE_LEVELS if high <= white <= _MAX_WHITE_RATIO * high), fallback)
 
 
 def to_square(image: Image.Image, size: int, *, gray: bool) -> np.ndarray:
@@ -120,7 +118,7 @@ def read_image(path: Path) -> tuple[Image.Image | HighDepthImage, str]:
         The image, and the error of ignored metadata; empty if there was none.
 
     Raises:
-        ImageFaultError: the image has too many pixels or an unsupported layout.
+        ImageError: the image has too many pixels or an unsupported layout.
         OSError, ValueError, …: Pillow cannot read the file.
     """
     with warnings.catch_warnings():
@@ -129,7 +127,7 @@ def read_image(path: Path) -> tuple[Image.Image | HighDepthImage, str]:
             return _read(lambda: Image.open(path))
         except Image.DecompressionBombError as error:
             pixels = re.search(r"\d+", str(error))
-            raise ImageFaultError(
+            raise ImageError(
                 f"found {int(pixels[0]) if pixels else 0:,} pixels, expected {2 * (Image.MAX_IMAGE_PIXELS or 0):,} or"
                 " fewer. Save it in a smaller size"
             ) from error
@@ -150,30 +148,30 @@ def _read(open_file: Callable[[], Image.Image]) -> tuple[Image.Image | HighDepth
         tags = getattr(image, "tag_v2", {})  # TIFF only
         bits = tags.get(_BITS, (1,))
         if tags.get(_PLANES) == 2 and len(bits) > 1 and max(bits) > 8:  # Pillow misreads these bytes as pixels
-            raise ImageFaultError(
+            raise ImageError(
                 f"found planes of {max(bits)} bits, one for each color, expected interleaved colors"
                 " (PlanarConfiguration 1). Save it that way"
             )
         if raw is None:
-            upright, fault = _load(image)
+            upright, error = _load(image)
             number_type = next((name for mode, name in _NUMBER_TYPES.items() if upright.mode.startswith(mode)), None)
             if number_type is None:
-                return upright, fault
+                return upright, error
             values = np.asarray(upright)
             if values.dtype == np.int32 and bits == (32,) and tags.get(_SAMPLE_FORMAT, (1,)) == (1,):
                 values = values.view(np.uint32)  # Pillow's mode I is signed
-            return HighDepthImage(number_type, "L", values, inverted=tags.get(_PHOTOMETRIC) == 0), fault
+            return HighDepthImage(number_type, "L", values, inverted=tags.get(_PHOTOMETRIC) == 0), error
         if raw["bands"] == "LA":
             _set_raw_mode(image, "RGBA")  # keeps the four bytes of a pixel unchanged
-        first, fault = _load(image)
+        first, error = _load(image)
     upper = np.asarray(first).astype(np.uint16) << 8
     if raw["bands"] == "LA":
         gray_alpha = upper[..., ::2] | np.asarray(first)[..., 1::2]
-        return HighDepthImage(_NUMBER_TYPES["I;16"], "RGBA", gray_alpha[..., [0, 0, 0, 1]]), fault
+        return HighDepthImage(_NUMBER_TYPES["I;16"], "RGBA", gray_alpha[..., [0, 0, 0, 1]]), error
     with open_file() as image:  # Pillow keeps one byte of each pair: in the swapped order the lower one
         _set_raw_mode(image, f"{raw['bands']};16{_SWAPPED[raw['order']]}")
         lower, _ = _load(image)
-    return HighDepthImage(_NUMBER_TYPES["I;16"], first.mode, upper | np.asarray(lower)), fault
+    return HighDepthImage(_NUMBER_TYPES["I;16"], first.mode, upper | np.asarray(lower)), error
 
 
 def _raw_mode_of_16_bits(image: Image.Image) -> re.Match[str] | None:
@@ -193,7 +191,7 @@ def _set_raw_mode(image: Image.Image, mode: str) -> None:
 
 def _load(image: Image.Image) -> tuple[Image.Image, str]:
     """Decodes the pixels and rotates them upright; returns also the error of ignored metadata, empty if none."""
-    faults: list[str] = []
+    errors: list[str] = []
     if isinstance(image, ImageFile.ImageFile) and image.format == "TIFF":
         load_end = image.load_end
 
@@ -201,17 +199,17 @@ def _load(image: Image.Image) -> tuple[Image.Image, str]:
             try:
                 load_end()
             except Exception as error:
-                faults.append(f"{type(error).__name__}: {error}")
+                errors.append(f"{type(error).__name__}: {error}")
 
         image.load_end = tolerant_load_end  # type: ignore[method-assign]  # of this image alone
     image.load()
     try:
         method = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except Exception as error:  # Pillow raises many types for damaged EXIF; the pixels are still valid
-        faults.append(f"{type(error).__name__}: {error}")
+        errors.append(f"{type(error).__name__}: {error}")
         method = None
     # the copy has the size of the pixels, even if Pillow failed before it rotated a TIFF image
-    return image.copy() if method is None else image.transpose(method), "; ".join(faults)
+    return image.copy() if method is None else image.transpose(method), "; ".join(errors)
 
 
 def _strip_metadata(path: Path) -> bytes | None:

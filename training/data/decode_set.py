@@ -18,7 +18,7 @@ from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.class_folders import SPLITS, ListedFile, Listing
 from ganctl.training.data.decode import (
     HighDepthImage,
-    ImageFaultError,
+    ImageError,
     ValueRange,
     read_image,
     to_square,
@@ -27,64 +27,75 @@ from ganctl.training.data.decode import (
 from ganctl.training.data.folder_tree import bad_file_lines, bullet_list, format_counts, printable
 from ganctl.training.errors import DataError
 
-_MIN_SPLIT_IMAGES = 2  # over all classes, as `check_images` requires
+_MIN_IMAGES = 2  # over all classes, as `check_images` requires
 _ROUNDS_TO_BLACK = 2 * 255  # a negative value above -white / 510 rounds to 0 in 8 bits
 
 
 @dataclass(frozen=True)
-class DecodedSet:
-    """Images of all splits: "images" uint8 [N, C, S, S], "labels" int64 [N], "split" uint8 [N] (index in SPLITS)."""
-
-    tensors: dict[str, Tensor]
-    bad: int  # number of files that are no images
-    left_out: list[str]  # lines that list them
-    notes: list[str]  # log lines about white levels and ignored metadata
-
-
-@dataclass(frozen=True)
 class _Decoded:
-    """Result for file `index`: pixels, the value range of a deep image, or a fault."""
+    """Result for file `index`: pixels, the value range of a deep image, or an error."""
 
     index: int
     pixels: np.ndarray | None = None  # uint8 [3, S, S]; a tensor from a worker would hold a file descriptor open
     value_range: ValueRange | None = None
-    fault: str = ""
-    metadata_fault: str = ""
+    error: str = ""
+    metadata_error: str = ""
 
 
-def decode_set(listing: Listing, settings: DataSettings, *, workers: int) -> DecodedSet:
+def decode_set(listing: Listing, settings: DataSettings, *, workers: int) -> tuple[dict[str, Tensor], list[str]]:
     """Reads all files of a listing.
+
+    Returns:
+        The images of all splits: "images" uint8 [N, C, S, S], "labels" int64 [N], "split" uint8 [N] (index in SPLITS).
+        Log lines about white levels, ignored metadata and skipped files.
 
     Raises:
         DataError: files cannot be read (all are named) and `data.skip_corrupt` is off, or too few are left.
     """
     files = listing.files
     images = torch.zeros(len(files), 3, settings.size, settings.size, dtype=torch.uint8)
-    bad, ranges, metadata_faults = dict(listing.bad), dict[int, ValueRange](), dict[Path, str]()
+    bad, ranges, metadata_errors = dict(listing.bad), dict[int, ValueRange](), dict[Path, str]()
 
     def store(decoded: Iterable[_Decoded]) -> None:
         for item in decoded:
             path = files[item.index].path
-            if item.metadata_fault:
-                metadata_faults[path] = item.metadata_fault
+            if item.metadata_error:
+                metadata_errors[path] = item.metadata_error
             if item.pixels is not None:
                 images[item.index] = torch.from_numpy(item.pixels)
             elif item.value_range is not None:
                 ranges[item.index] = item.value_range
             else:
-                bad[path] = item.fault
+                bad[path] = item.error
 
     store(_run(_Decoder(files, settings), range(len(files)), workers))
-    whites, negative = _white_levels(ranges)
-    bad |= {files[i].path: fault for i, fault in negative.items()}
-    store(_run(_Decoder(files, settings, whites), [i for i in ranges if i not in negative], workers))
-
-    left_out, count = _lines_of_bad(listing, bad), len(bad) + len(listing.companions)
-    if left_out and not settings.skip_corrupt:
+    for i in _negative(ranges):
+        item = ranges.pop(i)
+        bad[files[i].path] = (
+            f"found values from {item.low:g} to {item.high:g}, expected 0 or above. Add a constant to all values of the"
+            " data set, or set negative ones to 0"
+        )
+    highest, counts = _highest(ranges.values()), Counter(item.number_type for item in ranges.values())
+    whites = {number_type: white_level(high) for number_type, high in highest.items()}
+    notes = [
+        f"data.root: {counts[name]} images hold {name} up to {highest[name]:.6g}; {white:.6g} becomes white in all"
+        for name, white in whites.items()
+    ]
+    store(_run(_Decoder(files, settings, whites), list(ranges), workers))
+    if metadata_errors:
+        path, error = next(iter(metadata_errors.items()))
+        notes.append(
+            "data.root: image metadata (EXIF, texts, color profiles) that cannot be read is ignored"
+            f" ({len(metadata_errors)} files), for example in {printable(path)}: {printable(error)}"
+        )
+    count, skipped = len(bad) + len(listing.companions), bullet_list(_lines_of_bad(listing, bad))
+    if count and not settings.skip_corrupt:
         raise DataError(
             f"data.root: found files that cannot be read as images ({count}). Remove them, or skip them with"
-            f" data.skip_corrupt=true:{bullet_list(left_out)}"
+            f" data.skip_corrupt=true:{skipped}"
         )
+    if count:
+        notes.append(f"data.skip_corrupt skips files that cannot be read as images ({count}):{skipped}")
     good = [i for i, file in enumerate(files) if file.path not in bad]
     images = images[good]
     gray = bool((images == images[:, :1]).all())
@@ -92,33 +103,31 @@ def decode_set(listing: Listing, settings: DataSettings, *, workers: int) -> Dec
         images = images[:, :1].contiguous()
     labels = torch.tensor([files[i].label for i in good], dtype=torch.int64)
     splits = torch.tensor([SPLITS.index(files[i].split) for i in good], dtype=torch.uint8)
-    _check_splits(listing, labels, splits, left_out)
-    notes = [*_white_notes(ranges, whites), *_metadata_notes(metadata_faults)]
-    return DecodedSet({"images": images, "labels": labels, "split": splits}, count, left_out, notes)
+    _check_splits(listing, labels, splits, skipped)
+    return {"images": images, "labels": labels, "split": splits}, notes
 
 
+@dataclass(frozen=True)
 class _Decoder(Dataset[_Decoded]):
     """Decodes file i; without `whites` a deep image gives only its value range."""
 
-    def __init__(
-        self, files: Sequence[ListedFile], settings: DataSettings, whites: Mapping[str, float] | None = None
-    ) -> None:
-        self._files, self._whites = files, whites
-        self._size, self._gray = settings.size, settings.channels == 1
+    files: Sequence[ListedFile]
+    settings: DataSettings
+    whites: Mapping[str, float] | None = None
 
     def __getitem__(self, i: int) -> _Decoded:
-        path = self._files[i].path
+        path, gray = self.files[i].path, self.settings.channels == 1
         try:
-            image, metadata_fault = read_image(path)
+            image, metadata_error = read_image(path)
             if isinstance(image, HighDepthImage):
-                if self._whites is None:
-                    return _Decoded(i, value_range=image.value_range(), metadata_fault=metadata_fault)
-                image = image.to_eight_bits(self._whites[image.number_type])
-            return _Decoded(i, pixels=to_square(image, self._size, gray=self._gray), metadata_fault=metadata_fault)
-        except ImageFaultError as error:
-            return _Decoded(i, fault=str(error))
+                if self.whites is None:
+                    return _Decoded(i, value_range=image.value_range(), metadata_error=metadata_error)
+                image = image.to_eight_bits(self.whites[image.number_type])
+            return _Decoded(i, pixels=to_square(image, self.settings.size, gray=gray), metadata_error=metadata_error)
+        except ImageError as error:
+            return _Decoded(i, error=str(error))
         except Exception as error:  # Pillow's decoders raise many types; the file is reported as bad
-            return _Decoded(i, fault=f"{type(error).__name__}: {error}".replace(str(path), "the file"))
+            return _Decoded(i, error=f"{type(error).__name__}: {error}".replace(str(path), "the file"))
 
 
 def _run(decoder: _Decoder, indices: Sequence[int], workers: int) -> Iterable[_Decoded]:
@@ -136,65 +145,37 @@ def _run(decoder: _Decoder, indices: Sequence[int], workers: int) -> Iterable[_D
         yield from batch
 
 
-def _white_levels(ranges: Mapping[int, ValueRange]) -> tuple[dict[str, float], dict[int, str]]:
-    """Returns number type → white level, and index → fault for files with negative values."""
-    highest = dict.fromkeys(sorted({item.number_type for item in ranges.values()}), 0.0)
-    for item in ranges.values():
-        highest[item.number_type] = max(highest[item.number_type], item.high)
-    negative = {
-        i: f"found values from {item.low:g} to {item.high:g}, expected 0 or above. Add a constant to all values of the"
-        " data set, or set negative ones to 0"
-        for i, item in ranges.items()
-        if item.low < -highest[item.number_type] / _ROUNDS_TO_BLACK
-    }
-    valid = [item for i, item in ranges.items() if i not in negative]
-    highest = {name: max((item.high for item in valid if item.number_type == name), default=0.0) for name in highest}
-    return {name: white_level(high) for name, high in highest.items()}, negative
+def _highest(ranges: Iterable[ValueRange]) -> dict[str, float]:
+    """Maps number type → highest value, 0 or above; sorted by number type."""
+    highest: dict[str, float] = {}
+    for item in ranges:
+        highest[item.number_type] = max(highest.get(item.number_type, 0.0), item.high)
+    return dict(sorted(highest.items()))
 
 
-def _white_notes(ranges: Mapping[int, ValueRange], whites: Mapping[str, float]) -> list[str]:
-    notes = []
-    for number_type, white in whites.items():
-        items = [item for item in ranges.values() if item.number_type == number_type]
-        high = max(item.high for item in items)
-        notes.append(
-            f"data.root: {len(items)} images hold {number_type} up to {high:.6g}; {white:.6g} becomes white in all of"
-            " them"
-        )
-    return notes
-
-
-def _metadata_notes(metadata_faults: Mapping[Path, str]) -> list[str]:
-    if not metadata_faults:
-        return []
-    path, fault = next(iter(metadata_faults.items()))
-    return [
-        "data.root: image metadata (EXIF, texts, color profiles) that cannot be read is ignored"
-        f" ({len(metadata_faults)} files), for example in {printable(path)}: {printable(fault)}"
-    ]
+def _negative(ranges: Mapping[int, ValueRange]) -> list[int]:
+    """Returns the files whose negative values do not round to black."""
+    highest = _highest(ranges.values())
+    return [i for i, item in ranges.items() if item.low < -highest[item.number_type] / _ROUNDS_TO_BLACK]
 
 
 def _lines_of_bad(listing: Listing, bad: Mapping[Path, str]) -> list[str]:
     """Formats a line for each bad file, and one line for all companions of images."""
-    paths = listing.companions
-    if not paths:
-        return bad_file_lines(bad)
-    kinds = format_counts(Counter(path.suffix.lower() for path in paths))
-    companions = f"{len(paths)} files with the name of an image, such as {printable(paths[0])}: {kinds}"
-    return [companions, *bad_file_lines(bad)]
+    lines = bad_file_lines(bad)
+    if paths := listing.companions:
+        kinds = format_counts(Counter(path.suffix.lower() for path in paths))
+        lines.insert(0, f"{len(paths)} files with the name of an image, such as {printable(paths[0])}: {kinds}")
+    return lines
 
 
-def _check_splits(listing: Listing, labels: Tensor, splits: Tensor, left_out: list[str]) -> None:
+def _check_splits(listing: Listing, labels: Tensor, splits: Tensor, skipped: str) -> None:
     for number, split in enumerate(SPLITS):
         present = labels[splits == number].tolist()
-        if absent := set(range(len(listing.class_names))) - set(present):
+        absent = set(range(len(listing.class_names))) - set(present)
+        if absent:
             name = printable(listing.class_names[min(absent)])
-            raise DataError(
-                f"data.root: class {min(absent)} ({name}) has no readable {split} image, expected 1 or more. Add images"
-                f"{bullet_list(left_out)}"
-            )
-        if len(present) < _MIN_SPLIT_IMAGES:
-            raise DataError(
-                f"data.root: {printable(listing.root)} has {len(present)} {split} image in all, expected"
-                f" {_MIN_SPLIT_IMAGES} or more. Add images{bullet_list(left_out)}"
-            )
+            found = f"class {min(absent)} ({name}) has no readable {split} image, expected 1 or more"
+        else:
+            found = f"{printable(listing.root)} has {len(present)} {split} image in all, expected {_MIN_IMAGES} or more"
+        if absent or len(present) < _MIN_IMAGES:
+            raise DataError(f"data.root: {found}. Add images{skipped}")

@@ -1,12 +1,12 @@
-"""File kinds by their first bytes, for errors about a file where a folder of images is expected."""
+"""Recognizes files by their first bytes, for errors about a file where a folder of images is expected."""
 
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
+from PIL import Image
 
 _SIGNATURES = (
     (b"PK\x03\x04", "a ZIP archive"),
@@ -23,7 +23,6 @@ _SIGNATURES = (
 )
 # errors of zipfile and NumPy for damaged, encrypted or unusually compressed arrays
 ARRAY_FILE_ERRORS = (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-_TAR_OFFSET, _TAR_MAGIC = 257, b"ustar"
 _MAX_NAMES = 8
 
 
@@ -39,13 +38,13 @@ def file_kind(path: Path) -> str:
         return "an empty file"
     if path.suffix == ".npz":
         try:
-            return f"an .npz file with {describe_arrays(path)}"
+            return f"an .npz file with {_describe_arrays(path)}"
         except ARRAY_FILE_ERRORS as error:
             return f"a damaged .npz file ({error})"
     if head[:3] == b"\0\0\x08" and 1 <= head[3] <= 4:
         shape = [int.from_bytes(head[4 + 4 * i : 8 + 4 * i], "big") for i in range(head[3])]
         return f"an IDX file of {' × '.join(map(str, shape))} bytes"
-    if head[_TAR_OFFSET:].startswith(_TAR_MAGIC):
+    if head[257:262] == b"ustar":
         return "a tar archive"
     for signature, kind in _SIGNATURES:
         if head.startswith(signature):
@@ -53,13 +52,12 @@ def file_kind(path: Path) -> str:
     try:
         with Image.open(path) as image:
             return f"one image ({image.format})"
-    except (UnidentifiedImageError, Image.DecompressionBombError, ValueError, OSError):
+    except (Image.DecompressionBombError, ValueError, OSError):
         return "a file of another kind"
 
 
-def conversion_hint(path: Path) -> str:
-    """Returns an instruction for turning a file into a folder of images."""
-    kind = file_kind(path)
+def conversion_hint(kind: str) -> str:
+    """Returns an instruction for turning a file of this `file_kind` into a folder of images."""
     if kind.endswith("archive"):
         return "Unpack it and give the folder."
     if kind.startswith("one image"):
@@ -72,23 +70,18 @@ def conversion_hint(path: Path) -> str:
     return "Write its images as files (such as PNG) into one folder for each class."
 
 
-def describe_arrays(path: Path) -> str:
-    """Lists the arrays of an .npz file, "images uint8 (500, 28, 28), labels int64 (500,)", from their headers.
-
-    Raises:
-        OSError, or one of ARRAY_FILE_ERRORS: the file cannot be read.
-    """
+def _describe_arrays(path: Path) -> str:
+    """Lists the arrays of an .npz file, "images uint8 (500, 28, 28), labels int64 (500,)", from their headers."""
     described = []
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
-            if not name.endswith(".npy"):
+            if name.endswith(".npy"):
+                with archive.open(name) as file:
+                    old = read_magic(file) == (1, 0)
+                    shape, _, dtype = (read_array_header_1_0 if old else read_array_header_2_0)(file)
+                described.append(f"{name.removesuffix('.npy')} {dtype} {shape}")
+            else:
                 described.append(f"{name}, which is not an array")
-                continue
-            with archive.open(name) as file:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(file)
-            described.append(f"{name.removesuffix('.npy')} {dtype} {shape}")
     return list_names(described) or "no arrays"
 
 

@@ -48,9 +48,20 @@ class FolderTree:
 
     def content(self, folder: Path) -> FolderContent:
         """Lists one folder; an entry that cannot be read is bad and raises no error."""
-        if folder not in self._contents:
-            self._contents[folder] = self._list(folder)
-        return self._contents[folder]
+        if folder in self._contents:
+            return self._contents[folder]
+        content = self._contents[folder] = FolderContent()
+        try:
+            paths = sorted(folder.iterdir())
+        except OSError as error:
+            content.bad[folder] = f"a folder that cannot be listed ({error.strerror})"
+            return content
+        for path in paths:
+            if (pattern := system_name(path.name)) is not None:
+                self.system_files[pattern] += 1
+            elif not path.name.startswith("."):
+                _add(path, content)
+        return content
 
     def walk(self, folder: Path, *, exclude: Collection[Path] = ()) -> Iterator[tuple[Path, FolderContent]]:
         """Walks a folder and all folders below it, each real path once; `exclude` is left out."""
@@ -76,14 +87,10 @@ class FolderTree:
                 self.empty.add(inner)
         return kept
 
-    def has_images(self, folder: Path) -> bool:
-        """Returns whether any file in a folder or below it has the name of an image."""
-        return any(content.count_images() for _, content in self.walk(folder))
-
     def is_class(self, folder: Path) -> bool:
         """Returns whether a folder holds images itself, rather than folders of images."""
         content = self.content(folder)
-        if content.count_images() or any(map(self.has_images, content.folders)):
+        if any(inner.count_images() for _, inner in self.walk(folder)):
             return content.count_images() > 0
         return content.count_candidates() > 0
 
@@ -92,7 +99,7 @@ class FolderTree:
         levels, visited = [folder], {os.path.realpath(folder)}
         while True:
             inner = self.subfolders(folder)
-            if len(inner) != 1 or self.content(folder).count_images() or is_train(inner[0]):
+            if len(inner) != 1 or self.content(folder).count_images() or is_named_train(inner[0]):
                 return levels
             [folder] = inner
             if self.is_class(folder) or os.path.realpath(folder) in visited:
@@ -100,32 +107,21 @@ class FolderTree:
             visited.add(os.path.realpath(folder))
             levels.append(folder)
 
-    def _list(self, folder: Path) -> FolderContent:
-        content = FolderContent()
-        try:
-            paths = sorted(folder.iterdir())
-        except OSError as error:
-            content.bad[folder] = f"a folder that cannot be listed ({error.strerror})"
-            return content
-        for path in paths:
-            if (pattern := system_name(path.name)) is not None:
-                self.system_files[pattern] += 1
-                continue
-            if path.name.startswith("."):
-                continue
-            try:
-                status = path.stat()
-            except OSError as error:
-                kind = "a broken link" if path.is_symlink() else "a path that cannot be accessed"
-                content.bad[path] = f"{kind} ({error.strerror})"
-                continue
-            if stat.S_ISDIR(status.st_mode):
-                content.folders.append(path)
-            elif stat.S_ISREG(status.st_mode):
-                content.files[path] = status
-            else:
-                content.bad[path] = "neither a file nor a folder"
-        return content
+
+def _add(path: Path, content: FolderContent) -> None:
+    """Adds one entry of a folder to the folder's content."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        kind = "a broken link" if path.is_symlink() else "a path that cannot be accessed"
+        content.bad[path] = f"{kind} ({error.strerror})"
+        return
+    if stat.S_ISDIR(status.st_mode):
+        content.folders.append(path)
+    elif stat.S_ISREG(status.st_mode):
+        content.files[path] = status
+    else:
+        content.bad[path] = "neither a file nor a folder"
 
 
 def is_image_name(path: Path) -> bool:
@@ -147,7 +143,7 @@ def companions(files: Collection[Path]) -> list[Path]:
     return [path for path in no_images if path.with_suffix("") in stems or path.with_suffix("") in images]
 
 
-def is_train(folder: Path) -> bool:
+def is_named_train(folder: Path) -> bool:
     """Returns whether a folder has the name of a training split, in any letter case."""
     return folder.name.lower() in ("train", "training")
 

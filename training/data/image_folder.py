@@ -18,12 +18,12 @@ import safetensors.torch
 from torch import Tensor
 
 from ganctl.processes import available_cores, is_later_rank
-from ganctl.training.config.cache_dir import cache_dir, read_cached, write_cached
+from ganctl.training.config.cache_dir import cache_path, read_cached, write_cached
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet, Split
 from ganctl.training.data.class_folders import SPLITS, Listing, list_folder
-from ganctl.training.data.decode_set import DecodedSet, decode_set
-from ganctl.training.data.folder_tree import bullet_list, printable
+from ganctl.training.data.decode_set import decode_set
+from ganctl.training.data.folder_tree import printable
 
 _log = logging.getLogger(__name__)
 
@@ -50,25 +50,16 @@ def clear_memory_cache() -> None:
 @lru_cache(maxsize=1)
 def _load(settings: DataSettings, listing: Listing) -> dict[str, Tensor]:
     _warn(*listing.notes)
-    cache = cache_dir()
-    path = cache / "datasets" / f"{listing.digest}.safetensors" if cache else None
-    if (cached := read_cached(path, _read_cache)) is not None:
-        _warn_about(cached)
-        return cached.tensors
-    destination = f" into the cache {path}" if path else ""
-    _log.warning("reading %d images from %s%s", len(listing.files), printable(listing.root), destination)
-    decoded = decode_set(listing, settings, workers=worker_count(settings))
-    _warn_about(decoded)
-    if (reason := _write_cache(path, decoded)) is not None:
-        _log.warning("%s; the images cannot be cached, and the next run reads them again", reason)
-    return decoded.tensors
-
-
-def _warn_about(decoded: DecodedSet) -> None:
-    _warn(*decoded.notes)
-    if decoded.bad:
-        files = bullet_list(decoded.left_out)
-        _warn(f"data.skip_corrupt skips files that cannot be read as images ({decoded.bad}):{files}")
+    path = cache_path("datasets", f"{listing.digest}.safetensors")
+    if (decoded := read_cached(path, _read_cache)) is None:
+        destination = f" into the cache {path}" if path else ""
+        _log.warning("reading %d images from %s%s", len(listing.files), printable(listing.root), destination)
+        decoded = decode_set(listing, settings, workers=worker_count(settings))
+        if (reason := _write_cache(path, *decoded)) is not None:
+            _log.warning("%s; the images cannot be cached, and the next run reads them again", reason)
+    tensors, notes = decoded
+    _warn(*notes)
+    return tensors
 
 
 def _warn(*texts: str) -> None:
@@ -79,24 +70,21 @@ def _warn(*texts: str) -> None:
 
 def worker_count(settings: DataSettings) -> int:
     """Returns `data.num_workers`; half the cores if it is unset."""
-    if settings.num_workers is not None:
-        return settings.num_workers
-    return max(1, available_cores() // 2)
+    return max(1, available_cores() // 2) if settings.num_workers is None else settings.num_workers
 
 
-def _read_cache(path: Path) -> DecodedSet:
-    """Reads the tensors and their JSON file; raises ValueError if the digest differs."""
+def _read_cache(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Reads the tensors and the JSON file with their digest and the notes; raises ValueError if the digest differs."""
     record = json.loads(path.with_suffix(".json").read_text("utf-8"))
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != record["sha256"]:
         raise ValueError(f"found the SHA-256 {digest[:12]}…, expected {record['sha256'][:12]}…")
-    return DecodedSet(safetensors.torch.load_file(path), int(record["bad"]), record["left_out"], record["notes"])
+    return safetensors.torch.load_file(path), record["notes"]
 
 
-def _write_cache(path: Path | None, decoded: DecodedSet) -> str | None:
-    """Writes the JSON file with the digest, then the tensors; returns the reason if one cannot be written."""
-    content = safetensors.torch.save(decoded.tensors)
-    sha256 = hashlib.sha256(content).hexdigest()
-    record = json.dumps({"sha256": sha256, "bad": decoded.bad, "left_out": decoded.left_out, "notes": decoded.notes})
+def _write_cache(path: Path | None, tensors: dict[str, Tensor], notes: list[str]) -> str | None:
+    """Writes the JSON file, then the tensors; returns the reason if one cannot be written."""
+    content = safetensors.torch.save(tensors)
+    record = json.dumps({"sha256": hashlib.sha256(content).hexdigest(), "notes": notes})
     return write_cached(path and path.with_suffix(".json"), record.encode()) or write_cached(path, content)

@@ -52,15 +52,10 @@ class Batches:
         self._device, self._workers = device, workers
         self.on_device = _fits_on_device(data, device) if on_device == "auto" else bool(on_device)
         self.device_bytes = data.images.nbytes if self.on_device else 0
-        storage = device if self.on_device else torch.device("cpu")
-        self._indices = _BatchIndices(
-            len(data), batch_size=batch_size, seed=seed, rank=rank, ranks=ranks, device=storage
-        )
-        self.size, self.per_epoch = len(data), self._indices.per_epoch
-        self._images, self._labels = data.images.to(storage), data.labels.to(storage)
-        self._prefetch: tuple[int, Iterator[ImagesAndLabels]] | None = (
-            None  # next step of the DataLoader, and its iterator
-        )
+        memory = device if self.on_device else torch.device("cpu")
+        self._shuffled = _ShuffledBatches(data, batch_size=batch_size, seed=seed, rank=rank, ranks=ranks, memory=memory)
+        self.size, self.per_epoch = len(data), self._shuffled.per_epoch
+        self._prefetch: tuple[int, Iterator[ImagesAndLabels]] | None = None  # next step of the DataLoader, its iterator
 
     def at(self, step: int) -> ImagesAndLabels:
         """Returns the batch of step 0, 1, … on the device."""
@@ -68,8 +63,8 @@ class Batches:
 
     def gather(self, *batch_ref: Tensor) -> ImagesAndLabels:
         """Returns the batch that `batch_ref` refers to."""
-        if len(batch_ref) == 1:
-            return self._images.index_select(0, batch_ref[0]), self._labels.index_select(0, batch_ref[0])
+        if self.on_device:
+            return self._shuffled.gather(*batch_ref)
         images, labels = batch_ref
         return images, labels
 
@@ -79,7 +74,7 @@ class Batches:
         It is the image indices, int64 [B/P], if the images are on the device; else the batch itself.
         """
         if self.on_device:
-            return (self._indices.at(step),)
+            return (self._shuffled.indices(step),)
         if self._prefetch is None or self._prefetch[0] != step:
             self._prefetch = (step, self._start_loader(step))
         images, labels = next(self._prefetch[1])
@@ -91,10 +86,9 @@ class Batches:
         self._prefetch = None
 
     def _start_loader(self, step: int) -> Iterator[ImagesAndLabels]:
-        dataset = _BatchDataset(self._images, self._labels, self._indices)
         return iter(
             DataLoader(
-                dataset,
+                self._shuffled,
                 batch_size=None,
                 sampler=range(step, 1 << 62),  # practically endless
                 num_workers=self._workers,
@@ -116,38 +110,38 @@ def _ignore_signals(worker: int) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-class _BatchIndices:
-    """Image indices of each step on one rank, shuffled anew for each epoch."""
+class _ShuffledBatches(Dataset[ImagesAndLabels]):
+    """The batches of one rank by step, shuffled anew for each epoch. Worker processes share images in host memory."""
 
-    def __init__(self, size: int, *, batch_size: int, seed: int, rank: int, ranks: int, device: torch.device) -> None:
-        self._size, self._batch_size, self._seed, self._device = size, batch_size, seed, device
-        self.per_epoch = size // batch_size
-        rank_size = batch_size // ranks
-        self._rank_slice = slice(rank * rank_size, (rank + 1) * rank_size)
+    def __init__(
+        self, data: ImageSet, *, batch_size: int, seed: int, rank: int, ranks: int, memory: torch.device
+    ) -> None:
+        self._images, self._labels = data.images.to(memory), data.labels.to(memory)
+        self._batch_size, self._seed = batch_size, seed
+        self.per_epoch = len(data) // batch_size
+        self._rank, self._rank_size = rank, batch_size // ranks
         self._epoch: tuple[int, Tensor] = (-1, torch.empty(0))  # number and permutation of the current epoch
 
-    def at(self, step: int) -> Tensor:
-        """Returns the indices of a step, int64 [B/P]."""
+    def indices(self, step: int) -> Tensor:
+        """Returns the image indices of a step, int64 [B/P]."""
         epoch, position = divmod(step, self.per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._permutation(epoch))
-        return self._epoch[1][position * self._batch_size : (position + 1) * self._batch_size][self._rank_slice]
+        start = position * self._batch_size + self._rank * self._rank_size
+        return self._epoch[1][start : start + self._rank_size]
+
+    def gather(self, indices: Tensor) -> ImagesAndLabels:
+        """Returns the images and labels of these indices."""
+        return self._images.index_select(0, indices), self._labels.index_select(0, indices)
+
+    def __getitem__(self, step: int) -> ImagesAndLabels:
+        return self.gather(self.indices(step))
 
     def _permutation(self, epoch: int) -> Tensor:
         # a hash, because seeds that differ by one must not share epochs
         seed = int.from_bytes(hashlib.sha256(f"{self._seed}/{epoch}".encode()).digest()[:7], "big")
-        return torch.randperm(self._size, generator=torch.Generator().manual_seed(seed)).to(self._device)
-
-
-class _BatchDataset(Dataset[ImagesAndLabels]):
-    """Batches by step, gathered in host memory that the worker processes share."""
-
-    def __init__(self, images: Tensor, labels: Tensor, indices: _BatchIndices) -> None:
-        self._images, self._labels, self._indices = images, labels, indices
-
-    def __getitem__(self, step: int) -> ImagesAndLabels:
-        indices = self._indices.at(step)
-        return self._images.index_select(0, indices), self._labels.index_select(0, indices)
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randperm(len(self._images), generator=generator).to(self._images.device)
 
 
 def _fits_on_device(data: ImageSet, device: torch.device) -> bool:

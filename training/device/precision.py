@@ -13,7 +13,7 @@ import torch
 from ganctl.training.config.schema import Config
 from ganctl.training.errors import ConfigError
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -25,30 +25,28 @@ class Precision:
     reason: str
 
     def autocast(self, *, enabled: bool = True) -> AbstractContextManager[None]:
-        """Runs passes in this format; in fp32 if `enabled` is False."""
-        enabled = enabled and self.name != "fp32"
+        """Returns a context whose passes run in this format; in fp32 if `enabled` is False."""
+        enabled = enabled and self.pass_dtype is not None
         if not enabled and not torch.is_autocast_enabled(self.device_type):
             return nullcontext()  # disabling autocast that is not active would cost 30 µs
-        return torch.autocast(self.device_type, dtype=self._autocast_dtype, enabled=enabled)
+        return torch.autocast(self.device_type, dtype=self.pass_dtype, enabled=enabled)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """A gradient scaler against underflow in fp16; disabled for the other formats, which have fp32's exponents."""
+        """Returns a gradient scaler against underflow; enabled for fp16 only, whose exponent has fewer bits."""
         return torch.amp.GradScaler(self.device_type, enabled=self.name == "fp16")
 
     @property
     def pass_dtype(self) -> torch.dtype | None:
         """The dtype of passes without autocast; None for the parameters' dtype."""
-        return None if self.name == "fp32" else _DTYPES[self.name]
+        return _DTYPES.get(self.name)
 
     @property
     def penalty_dtype(self) -> torch.dtype | None:
-        """The dtype of analytic gradient penalties; None for the parameters' dtype. fp16's exponents are too small for
-        second derivatives."""
-        return torch.bfloat16 if self.name == "bf16" else None
+        """The dtype of analytic gradient penalties; None for the parameters' dtype.
 
-    @property
-    def _autocast_dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.name == "fp32" else _DTYPES[self.name]
+        The range of fp16 is too small for second derivatives.
+        """
+        return torch.bfloat16 if self.name == "bf16" else None
 
 
 def check_precision(config: Config, device: torch.device) -> None:
@@ -70,7 +68,7 @@ def check_precision(config: Config, device: torch.device) -> None:
 
 
 def choose_precision(config: Config, device: torch.device, *, fastest_on_cpu: Callable[[], Precision]) -> Precision:
-    """The format of `train.precision` on this device; `auto` means the fastest one that trains reliably.
+    """Returns the format of `train.precision` on this device; `auto` means the fastest one that trains reliably.
 
     Args:
         config: the settings.

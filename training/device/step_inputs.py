@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 Number = float | Tensor
-_NAMES = ("lr_factor", "penalty_factor", "ema_weight")
 
 
 class StepInputs:
@@ -27,17 +26,15 @@ class StepInputs:
     def __init__(self, device: torch.device, *, on_device: bool = False) -> None:
         """Stores the scalars as float32 tensors on `device`, at fixed addresses, if `on_device`; else as floats."""
         self._written: dict[str, float] = {}
-        self._on_device = on_device
         if on_device:
-            for name, number in zip(_NAMES, torch.ones(len(_NAMES), device=device).unbind(), strict=True):
-                setattr(self, name, number)
+            self.lr_factor, self.penalty_factor, self.ema_weight = torch.ones(3, device=device).unbind()
 
     def set(self, **numbers: float) -> None:
         """Writes the scalars that changed; `fill_` passes the value as a kernel argument and does not wait."""
         for name, number in numbers.items():
-            assert name in _NAMES, name
-            if not self._on_device:
+            scalar = getattr(self, name)
+            if not isinstance(scalar, Tensor):
                 setattr(self, name, number)
             elif self._written.get(name) != number:
                 self._written[name] = number
-                getattr(self, name).fill_(number)
+                scalar.fill_(number)

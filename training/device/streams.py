@@ -18,7 +18,7 @@ TensorLists = list[list[Tensor]]
 
 
 class StreamPool:
-    """`count` side streams; on other devices than CUDA there are no streams, and work runs inline."""
+    """A fixed number of CUDA side streams. On other devices there are none, and work runs in the main stream."""
 
     def __init__(self, device: torch.device, count: int) -> None:
         self._streams = [torch.cuda.Stream(device) for _ in range(count)] if device.type == "cuda" else []
@@ -31,7 +31,7 @@ class StreamPool:
 
     @contextmanager
     def stream(self, index: int) -> Iterator[None]:
-        """Launches kernels in one side stream, after the earlier work of the main stream."""
+        """Launches the kernels of the context in one side stream, after the earlier work of the main stream."""
         if not self._streams:
             yield
             return
@@ -59,8 +59,8 @@ class StreamPool:
             yield lists
             return
         rows = [row for tensors in zip(*lists, strict=True) for row in _chunks(tensors)]
-        for stream in range(min(self.count, len(rows))):
-            yield [list(share) for share in zip(*rows[stream :: self.count], strict=True)]
+        for first in range(min(self.count, len(rows))):
+            yield [list(share) for share in zip(*rows[first :: self.count], strict=True)]
 
     def join(self) -> None:
         """Makes the main stream wait for the side streams."""

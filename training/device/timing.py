@@ -14,7 +14,7 @@ import torch
 from ganctl.training.config.schema import Duration
 
 _WARMUP_STEPS = 20  # not measured: caches fill, and libraries choose their kernels
-_MEASURED_FRACTION = 0.2  # of a duration in seconds, before its conversion; decays of the presets start later
+_MEASURED_FRACTION = 0.2  # of a duration in seconds, before its conversion; the presets' decays start later
 
 
 class ThroughputTimer:
@@ -33,8 +33,7 @@ class ThroughputTimer:
     @property
     def images_per_second(self) -> float:
         """Throughput of the training steps, without evaluations and saves."""
-        running = self._started_at and self._training_seconds > 0
-        return self._steps * self._batch_size / self._training_seconds if running else 0.0
+        return self._steps * self._batch_size / self._training_seconds if self._steps else 0.0
 
     def start(self) -> None:
         """Starts the timer, immediately before the first step."""
@@ -44,65 +43,63 @@ class ThroughputTimer:
         """Counts a step."""
         self._steps += 1
         if self._steps == _WARMUP_STEPS:
-            self._synchronize()
+            self.synchronize()
             self._warmup_seconds = self._training_seconds
 
     @contextmanager
     def pause(self) -> Iterator[None]:
         """Excludes the time of the context from the throughput."""
-        self._synchronize()  # steps still queued on the device count as training
+        self.synchronize()  # steps still queued on the device count as training
         paused_at = time.monotonic()
-        try:
-            yield
-        finally:
-            self._paused_seconds += time.monotonic() - paused_at
+        yield
+        self._paused_seconds += time.monotonic() - paused_at
 
-    def measurement(self, *, synchronize: bool = False) -> tuple[float, int]:
-        """Seconds of training and number of images since the warm-up.
-
-        Args:
-            synchronize: whether to wait until the device has done all steps.
-        """
+    def measurement(self) -> tuple[float, int]:
+        """Returns the seconds of training and the number of images since the warm-up."""
         if self._steps <= _WARMUP_STEPS:
             return 0.0, 0
-        if synchronize:
-            self._synchronize()
         return self._training_seconds - self._warmup_seconds, (self._steps - _WARMUP_STEPS) * self._batch_size
+
+    def synchronize(self) -> None:
+        """Waits until the device has done all steps."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     @property
     def _training_seconds(self) -> float:
         return self.seconds - self._paused_seconds
 
-    def _synchronize(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-
 
 class ResolvedDuration:
-    """A duration as an image count: known at once for epochs and images, after its first fifth for seconds.
+    """A duration as an image count, which is unknown before `resolve`, and for seconds until the first fifth is over.
 
     Attributes:
         images: the image count; None until it is known.
     """
 
-    def __init__(self, duration: Duration, *, epoch_images: int) -> None:
-        self._duration, self._epoch_images = duration, epoch_images
-        # seconds and images, measured by earlier processes and by this one
-        self._earlier = self._current = (0.0, 0)
-        self.images = None if duration.unit == "seconds" else duration.images(epoch_images)
+    def __init__(self, duration: Duration) -> None:
+        self._duration = duration
+        self.images: int | None = None
+        self._earlier = self._measured = (0.0, 0)  # seconds and images: of earlier processes, and in all
+
+    def resolve(self, epoch_images: int) -> None:
+        """Converts a duration in epochs or images; keeps the image count of a resumed run."""
+        if self.images is None and self._duration.unit != "seconds":
+            self.images = self._duration.images(epoch_images)
 
     def update(self, timer: ThroughputTimer) -> None:
-        """Converts the duration to images once its first fifth is measured."""
+        """Converts a duration in seconds once its first fifth is measured."""
         if self.images is not None:
             return
-        self._current = timer.measurement()
-        if self._seconds >= _MEASURED_FRACTION * self._duration.value:
-            self._current = timer.measurement(synchronize=True)
-            images_per_second = (self._earlier[1] + self._current[1]) / self._seconds
-            self.images = self._duration.images(self._epoch_images, images_per_second)
+        self._measure(timer)
+        if self._measured[0] >= _MEASURED_FRACTION * self._duration.value:
+            timer.synchronize()
+            self._measure(timer)
+            seconds, images = self._measured
+            self.images = self._duration.images(epoch_images=0, images_per_second=images / seconds)
 
     def progress(self, images: int) -> float:
-        """The completed fraction of the duration after `images` images, 0 … 1; 0 until the image count is known."""
+        """Returns the completed fraction of the duration, 0 … 1; 0 until the image count is known."""
         return min(1.0, images / self.images) if self.images else 0.0
 
     def crossed(self, images: int, batch_size: int) -> bool:
@@ -110,19 +107,16 @@ class ResolvedDuration:
         return self.images is not None and images // self.images > (images - batch_size) // self.images
 
     def state_dict(self) -> dict[str, Any]:
-        """The duration as given, its image count, and the measurement so far."""
-        return {
-            "span": str(self._duration),
-            "images": self.images,
-            "measured": [self._seconds, self._earlier[1] + self._current[1]],
-        }
+        """Returns the duration as given, its image count, and the measurement so far."""
+        return {"span": str(self._duration), "images": self.images, "measured": list(self._measured)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores the measurement if the duration is the same; a changed duration is measured again."""
-        if state["span"] == str(self._duration):
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Restores the measurement if the duration is the same; a changed or new duration is measured again."""
+        if state is not None and state["span"] == str(self._duration):
             self.images = state["images"]
-            self._earlier, self._current = (state["measured"][0], state["measured"][1]), (0.0, 0)
+            seconds, images = state["measured"]
+            self._earlier = self._measured = (seconds, images)
 
-    @property
-    def _seconds(self) -> float:
-        return self._earlier[0] + self._current[0]
+    def _measure(self, timer: ThroughputTimer) -> None:
+        seconds, images = timer.measurement()
+        self._measured = (self._earlier[0] + seconds, self._earlier[1] + images)

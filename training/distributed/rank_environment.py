@@ -19,22 +19,21 @@ class RankEnvironment:
     address: str  # host:port on which rank 0 listens; empty for one rank
     torchrun: bool  # whether torchrun started the process
     local_rank: int | None  # among the ranks of this machine; None if the launcher did not set it
-    local_size: int | None
     restarts: int  # how often torchrun restarted the ranks
 
 
 def read_rank_environment(variables: Mapping[str, str]) -> RankEnvironment | None:
-    """The rank variables of this process, None if it trains alone.
+    """Returns the rank variables of this process; None if it trains alone.
 
     Args:
         variables: environment variables by name.
 
     Raises:
-        ConfigError: a variable is missing or has an invalid value; each fault names its variable.
+        ConfigError: variables are missing or have invalid values; the error names all of them.
     """
     if not variables.get("WORLD_SIZE", "").strip():
         return None
-    faults: list[str] = []
+    errors: list[str] = []
 
     def number(name: str, low: int, high: int | None = None, *, hint: str, optional: bool = False) -> int | None:
         text = variables.get(name, "").strip()
@@ -43,28 +42,27 @@ def read_rank_environment(variables: Mapping[str, str]) -> RankEnvironment | Non
         if text.isascii() and text.isdigit() and low <= int(text) and (high is None or int(text) <= high):
             return int(text)
         expected = f"a number from {low}" + ("" if high is None else f" to {high}")
-        faults.append(f"{name}{f' = {text!r}' if text else ' is not set'}: expected {expected}, {hint}.")
+        errors.append(f"{name}{f' = {text!r}' if text else ' is not set'}: expected {expected}, {hint}.")
         return None
 
     torchrun = "TORCHELASTIC_RUN_ID" in variables
     unset = "or unset WORLD_SIZE to train in one process"
     size = number("WORLD_SIZE", 1, hint=f"the number of processes. Correct it, {unset}")
     if size is None:
-        raise ConfigError(faults)
+        raise ConfigError(errors)
     rank_hint = f"a different one in each of the {size} processes (WORLD_SIZE). Set it, {unset}"
     rank = number("RANK", 0, size - 1, hint=rank_hint, optional=size == 1)
     host = variables.get("MASTER_ADDR", "").strip()
     if size > 1:
         if not host:
-            faults.append(f"MASTER_ADDR is not set: expected the host of the process with RANK 0. Set it, {unset}.")
+            errors.append(f"MASTER_ADDR is not set: expected the host of the process with RANK 0. Set it, {unset}.")
         port = number("MASTER_PORT", 1, 65535, hint=f"the port of the process with RANK 0. Set it, {unset}")
-    elif not faults and not torchrun:
+    elif not errors and not torchrun:
         return None
     launcher_hint = "set by the launcher of the processes. Correct it, or unset it"
     local_rank = number("LOCAL_RANK", 0, hint=launcher_hint, optional=True)
-    local_size = number("LOCAL_WORLD_SIZE", 1, size, hint=launcher_hint, optional=True)
     restarts = number("TORCHELASTIC_RESTART_COUNT", 0, hint=launcher_hint, optional=True)
-    if faults:
-        raise ConfigError(faults)
+    if errors:
+        raise ConfigError(errors)
     address = f"{host}:{port}" if size > 1 else ""
-    return RankEnvironment(rank or 0, size, address, torchrun, local_rank, local_size, restarts or 0)
+    return RankEnvironment(rank or 0, size, address, torchrun, local_rank, restarts or 0)

@@ -1,4 +1,4 @@
-"""Collective operations between the ranks that train one model, and per-rank device and random state.
+"""Collective operations between the ranks that train one model; the device and the random state of each rank.
 
 Each of P ranks takes an equal share of every batch. Gradients, statistics and batch normalization are computed over the
 whole batch, so all ranks have the same weights, which equal those of a run with one rank. With one rank, the collective
@@ -12,7 +12,7 @@ import platform
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -39,7 +39,7 @@ class Ranks:
     size: int = 1
     local_rank: int = 0  # on this machine: the index of this rank's GPU
     restarts: int = 0  # how often torchrun restarted the ranks
-    alone: bool = True  # whether the process was started without rank variables
+    alone: bool = True  # True if the process was started without rank variables
 
     @staticmethod
     def join() -> "Ranks":
@@ -53,16 +53,15 @@ class Ranks:
             return Ranks()
         if environment.size > 1 and not dist.is_initialized():
             _init_process_group(environment)
-        ranks = Ranks(environment.rank, environment.size, 0, environment.restarts, alone=False)
-        nodes = ranks.all_gather_object(platform.node())
-        local_ranks = [rank for rank, node in enumerate(nodes) if node == platform.node()]
+        ranks = Ranks(environment.rank, environment.size, restarts=environment.restarts, alone=False)
+        lower_nodes = ranks.all_gather_object(platform.node())[: ranks.rank]
         local_rank = environment.local_rank
-        return replace(ranks, local_rank=local_ranks.index(environment.rank) if local_rank is None else local_rank)
+        return replace(ranks, local_rank=lower_nodes.count(platform.node()) if local_rank is None else local_rank)
 
     @staticmethod
     def leave() -> None:
         """Leaves the process group, without waiting for other ranks; a process that ends without it may abort."""
-        _nccl.cache_clear()
+        _group.cache_clear()
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -70,12 +69,12 @@ class Ranks:
         return self  # copies of a network use the same process group
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """True on rank 0, which evaluates, writes files and logs."""
         return self.rank == 0
 
     def local_slice(self, n: int) -> slice:
-        """This rank's slice of n items."""
+        """Returns this rank's slice of n items."""
         assert n % self.size == 0, "the config check requires a batch size that is divisible by the number of ranks"
         count = n // self.size
         return slice(self.rank * count, (self.rank + 1) * count)
@@ -86,31 +85,27 @@ class Ranks:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         with _detect_lost_rank():
-            dist.all_reduce(flat, group=_group(flat.device))
+            dist.all_reduce(flat, group=_group(flat.device.type))
         flat /= self.size
         parts = flat.split([tensor.numel() for tensor in tensors])
         torch._foreach_copy_(list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
 
     def all_gather(self, x: Tensor) -> Tensor:
-        """Stacks x of all ranks, [ranks, ...]; for small tensors."""
-        if self.size == 1:
-            return x.unsqueeze(0)
+        """Stacks x of all ranks, [ranks, ...]; for small tensors, and only for several ranks."""
         gathered = [torch.empty_like(x) for _ in range(self.size)]
         with _detect_lost_rank():
-            dist.all_gather(gathered, x.contiguous(), group=_group(x.device))
+            dist.all_gather(gathered, x.contiguous(), group=_group(x.device.type))
         return torch.stack(gathered)
 
     def all_reduce_max(self, values: Sequence[int]) -> list[int]:
-        """The maximum of each value over the ranks; does not wait for a device."""
-        if self.size == 1:
-            return list(values)
+        """Returns the maximum of each value over several ranks; does not wait for a device."""
         maxima = torch.tensor(values, dtype=torch.int64)
         with _detect_lost_rank():
             dist.all_reduce(maxima, dist.ReduceOp.MAX)
-        return [int(value) for value in maxima]
+        return [int(maximum) for maximum in maxima]
 
     def all_gather_object(self, value: T) -> list[T]:
-        """The values of all ranks, in rank order."""
+        """Returns the values of all ranks, in rank order."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -119,7 +114,7 @@ class Ranks:
         return values
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's value, on every rank."""
+        """Returns rank 0's value, on every rank."""
         if self.size == 1:
             return value
         values: list[Any] = [value]
@@ -128,35 +123,32 @@ class Ranks:
         received: T = values[0]
         return received
 
-    def on_first(self, work: Callable[[], T]) -> T:
+    def run_on_main(self, work: Callable[[], T]) -> T:
         """Runs `work` on rank 0 and returns its result on every rank.
 
         Raises:
             Exception: rank 0 only: the exception of `work`.
             SystemExit: other ranks, if `work` raised: without a message, with the exception's exit code.
         """
-        if self.size == 1:
-            return work()
-        result, error = None, None
-        if self.first:
-            try:
-                result = work()
-            except Exception as caught:
-                error = caught
-        code = None if error is None else getattr(error, "exit_code", 1)
-        result, code = self.broadcast((result, code))
-        if error is not None:
-            raise error
-        if code is not None:
-            raise SystemExit(code)
-        return cast(T, result)
+        if not self.is_main:
+            result, exit_code = cast("tuple[T, int | None]", self.broadcast(None))
+            if exit_code is not None:
+                raise SystemExit(exit_code)
+            return result
+        try:
+            result = work()
+        except Exception as error:
+            self.broadcast((None, getattr(error, "exit_code", 1)))
+            raise
+        self.broadcast((result, None))
+        return result
 
     def assert_equal_across_ranks(self, name: str, value: object) -> None:
         """Checks that all ranks have the same value.
 
         Args:
-            name: of the value, for the error message.
-            value: of this rank; compared with ==.
+            name: name of the value in the error message.
+            value: this rank's value; compared with ==.
 
         Raises:
             TrainingError: a rank's value differs from rank 0's.
@@ -205,14 +197,14 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _group(device: torch.device) -> "dist.ProcessGroup | None":
-    """The process group for tensors on a device: NCCL for GPUs; None, the default gloo group, for CPUs."""
-    return _nccl() if device.type == "cuda" else None
-
-
 @cache
-def _nccl() -> "dist.ProcessGroup":
-    """Creates the NCCL group; all ranks must call it at the same step, after each has set its GPU."""
+def _group(device_type: str) -> "dist.ProcessGroup | None":
+    """Returns the process group for tensors of a device type: NCCL for GPUs; None, the default gloo group, for CPUs.
+
+    The first call for GPUs creates the group: all ranks must make it at the same step, after each has set its GPU.
+    """
+    if device_type != "cuda":
+        return None
     group = dist.new_group(backend="nccl", timeout=_TIMEOUT)
     assert isinstance(group, dist.ProcessGroup), "every rank is a member"
     return group
@@ -220,7 +212,7 @@ def _nccl() -> "dist.ProcessGroup":
 
 @contextmanager
 def _detect_lost_rank() -> Iterator[None]:
-    """Turns torch's error about a rank that ended into a RankLostError."""
+    """Converts torch's error about a rank that ended to a RankLostError."""
     try:
         yield
     except RuntimeError as error:
@@ -230,8 +222,8 @@ def _detect_lost_rank() -> Iterator[None]:
         ) from error
 
 
-def choose_device(name: str, ranks: Ranks = SINGLE_RANK) -> torch.device:
-    """The device for this rank: "auto" means CUDA if available, else the CPU.
+def choose_device(name: str, ranks: Ranks) -> torch.device:
+    """Returns the device of this rank: "auto" means CUDA if available, else the CPU.
 
     Args:
         name: the value of `train.device`.
@@ -256,38 +248,32 @@ def choose_device(name: str, ranks: Ranks = SINGLE_RANK) -> torch.device:
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> list[float]:
-    """Sum and sum of squares of all elements, to compare weights by `Ranks.assert_equal_across_ranks`."""
+    """Returns the sum and the sum of squares of all elements, for comparisons by `assert_equal_across_ranks`."""
     flat = torch.cat([tensor.detach().double().reshape(-1) for tensor in tensors])
     return [flat.sum().item(), flat.square().sum().item()]
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:
-    """This process's global random states, which custom networks may use (for dropout, for example)."""
+    """Returns this process's global random states, which custom networks may use (for dropout, for example)."""
     states = {"cpu": torch.get_rng_state()}
     return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
-@contextmanager
-def preserve_random_states(device: torch.device) -> Iterator[None]:
-    """Restores the global random states on exit."""
-    before = random_states(device)
-    try:
-        yield
-    finally:
-        set_random_states([before], SINGLE_RANK, device)
+def preserve_random_states(device: torch.device) -> AbstractContextManager[None]:
+    """Returns a context that restores the global random states on exit."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def set_random_states(states: Sequence[Mapping[str, Tensor]], ranks: Ranks, device: torch.device) -> None:
     """Restores this rank's global random states.
 
     Args:
-        states: of each rank, as `random_states` returns them; a rank or device type without an entry keeps its current
-            state.
-        ranks: selects the entry.
+        states: the `random_states` of each rank; a rank or device type that is not in it keeps its current state.
+        ranks: the ranks that train now, which may be more.
         device: the device of training.
     """
-    own = states[ranks.rank] if ranks.rank < len(states) else {}
-    if "cpu" in own:
+    if ranks.rank < len(states):
+        own = states[ranks.rank]
         torch.set_rng_state(own["cpu"])
-    if "cuda" in own and device.type == "cuda":
-        torch.cuda.set_rng_state(own["cuda"], device)
+        if "cuda" in own and device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda"], device)

@@ -1,4 +1,4 @@
-"""Combines the scores of several draws of latents into their mean and standard deviation."""
+"""Mean and standard deviation of scores over several draws of latents."""
 
 from collections.abc import Sequence
 from statistics import fmean, stdev

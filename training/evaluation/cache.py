@@ -1,6 +1,6 @@
 """On-disk cache of tensors for `ganctl evaluate`, keyed by a digest of every input of the computation.
 
-The files are `real/DIGEST.safetensors` below `cache_dir()`. Any of them may be deleted.
+The files are `real/DIGEST.safetensors` below `cache_path()`. Any of them may be deleted.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ganctl import __version__
 from ganctl.training.checkpoint.format import weights_digest
-from ganctl.training.config.cache_dir import cache_dir, read_cached, write_cached
+from ganctl.training.config.cache_dir import cache_path, read_cached, write_cached
 
 FORMAT = 1  # raise it when the meaning or the computation of a cached tensor changes
 _DIGEST_KEY = "sha256"
@@ -27,8 +27,7 @@ class TensorCache:
         """`announce` receives a message if a file is damaged or cannot be written."""
         self._announce = announce
         self._write_failure_announced = False
-        cache = cache_dir()
-        self.folder = cache / "real" if cache else None
+        self.folder = cache_path("real")
 
     def path(self, inputs: Mapping[str, str | int]) -> Path | None:
         """The file for `inputs`, FORMAT and the versions of torch (its rounding differs) and ganctl."""
@@ -53,9 +52,7 @@ class TensorCache:
         reason = write_cached(path, content)
         if reason is not None and not self._write_failure_announced:
             self._write_failure_announced = True
-            self._announce(
-                f"{reason}; the statistics of the real images are not cached: the next evaluation computes them again"
-            )
+            self._announce(f"{reason}; the statistics of the real images are not cached; they are computed each time")
         return tensors
 
 

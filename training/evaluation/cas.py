@@ -19,14 +19,11 @@ from ganctl.training.data.base import ImageSet
 from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
 from ganctl.training.evaluation.cache import TensorCache, images_digest
-from ganctl.training.evaluation.network import classify
-from ganctl.training.evaluation.train_classifier import train_classifier
+from ganctl.training.evaluation.train_classifier import SEED, accuracy, train_classifier
 
-IMAGES = 60_000
-EPOCHS = 2
 LATENTS_SEED = 1905  # of the training images, which must differ from the scored images
-_SEED = 0
-RECIPE = f"train_classifier, {EPOCHS} epochs, no augmentation, seed {_SEED}"
+_EPOCHS = 2
+_RECIPE = f"train_classifier, {_EPOCHS} epochs, no augmentation, seed {SEED}"
 
 
 def classification_accuracy(
@@ -52,14 +49,14 @@ def classification_accuracy(
         raise DataError(f"--cas: found no images of the classes {', '.join(absent)}, expected images of each class")
     test = load_split(data, "test")
     announce(f"training a classifier on {len(fakes):,} generated images")
-    score = train_and_score(fakes, test, announce)
+    score = _train_and_score(fakes, test, announce)
     train = load_split(data, "train")
 
     def compute() -> dict[str, Tensor]:
         announce(f"training it on {len(train):,} real images, once for this data set")
-        return {"accuracy": torch.tensor(train_and_score(train, test, announce), dtype=torch.float64)}
+        return {"accuracy": torch.tensor(_train_and_score(train, test, announce), dtype=torch.float64)}
 
-    inputs = {"what": "classification accuracy", "recipe": RECIPE}
+    inputs = {"what": "classification accuracy", "recipe": _RECIPE}
     for split, real in (("train", train), ("test", test)):
         inputs |= {f"{split} images": images_digest(real.images), f"{split} labels": images_digest(real.labels)}
     real_score = float(cache.get_or_compute(inputs, compute)["accuracy"])
@@ -72,8 +69,6 @@ def classification_accuracy(
     }
 
 
-def train_and_score(train: ImageSet, test: ImageSet, announce: Callable[[str], None]) -> float:
+def _train_and_score(train: ImageSet, test: ImageSet, announce: Callable[[str], None]) -> float:
     """Accuracy on `test`, 0 to 1, of a fresh classifier trained on `train`."""
-    with torch.random.fork_rng():
-        classifier = train_classifier(train, epochs=EPOCHS, seed=_SEED, augment=False, announce=announce)
-    return (classify(classifier, test.images).predictions == test.labels).float().mean().item()
+    return accuracy(train_classifier(train, announce, epochs=_EPOCHS, augment=False), test)

@@ -1,7 +1,7 @@
-"""The classifier that provides the features and label predictions for scoring, and the loading of its weights.
+"""Loads the scoring classifier, which provides the features and the label predictions.
 
-The weights for MNIST are part of the package (`classifier.safetensors`, made by `train_classifier.py`; its metadata
-hold the test accuracy). For another data set the network is trained once on its training split and cached.
+The weights for MNIST are part of the package (`classifier.safetensors`, made by `train_classifier.py`). For another
+data set the network is trained once on its training split and cached.
 """
 
 from collections.abc import Callable
@@ -12,13 +12,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from ganctl.training.checkpoint.format import weights_digest
-from ganctl.training.config.cache_dir import cache_dir, read_cached, write_cached
+from ganctl.training.config.cache_dir import cache_path, read_cached, write_cached
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.datasets import data_digest, load_split
 from ganctl.training.errors import DataError
 from ganctl.training.evaluation.network import DIGEST_KEY, MNIST_CLASSIFIER, Classifier
-
-_MNIST_TEST = {"test_images": "10000", "test_majority": "0.1135"}  # metadata that the packaged file lacks
 
 
 def load_classifier(data: DataSettings, announce: Callable[[str], None] = lambda text: None) -> Classifier:
@@ -33,54 +31,45 @@ def load_classifier(data: DataSettings, announce: Callable[[str], None] = lambda
         DataError: the weights are damaged, or the training data are absent.
     """
     if data.name == "mnist":
-        classifier = read_classifier(MNIST_CLASSIFIER)
-        classifier.metadata = _MNIST_TEST | classifier.metadata
-        return classifier
+        return read_classifier(MNIST_CLASSIFIER)
     from ganctl.training.evaluation.train_classifier import accuracy_metadata, serialize_classifier, train_and_test
 
-    cache = cache_dir()
-    path = cache / "classifiers" / f"{data_digest(data)}.safetensors" if cache else None
+    path = cache_path("classifiers", f"{data_digest(data)}.safetensors")
     if (cached := read_cached(path, read_classifier, announce)) is not None:
         if "test_majority" not in cached.metadata:  # written by an earlier version
             cached.metadata |= accuracy_metadata(cached, load_split(data, "test"))
         return cached
     if len(load_split(data, "train").class_names) == 1:
-        with torch.random.fork_rng():
-            return train_and_test(data)[0].to(memory_format=torch.channels_last)
+        return train_and_test(data, announce)
     destination = f", once; it is cached in {path}" if path else ""
     announce(f"training the classifier that scores {data.name}{destination}")
-    with torch.random.fork_rng():  # keeps the random state of a surrounding training run
-        classifier, metadata = train_and_test(data, announce=announce)
-    accuracy = float(metadata["test_accuracy"])
+    classifier = train_and_test(data, announce)
+    accuracy = float(classifier.metadata["test_accuracy"])
     announce(f"the test accuracy of the classifier is {accuracy:.1%}; it limits the accuracy of the scores")
-    if (reason := write_cached(path, serialize_classifier(classifier, metadata))) is not None:
+    if (reason := write_cached(path, serialize_classifier(classifier))) is not None:
         announce(f"{reason}; the classifier is not cached: the next run trains it again")
-    return classifier.to(memory_format=torch.channels_last)
+    return classifier
 
 
 def read_classifier(path: Path) -> Classifier:
-    """Reads a classifier that `train_classifier.save_classifier` wrote, in evaluation mode on the CPU.
+    """Reads a classifier that `train_classifier.serialize_classifier` made, in evaluation mode on the CPU.
 
     Raises:
         DataError: the file is damaged, or holds other weights.
     """
     try:
-        weights, metadata = load_file(path), read_classifier_metadata(path)
+        weights = load_file(path)
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        if (found := weights_digest(weights)) != (expected := metadata[DIGEST_KEY]):
+            raise ValueError(f"SHA-256 of the weights: found {found}, expected {expected}")
         classes, inputs = weights["head.weight"].shape[0], weights["body.13.weight"].shape[1]
         with torch.random.fork_rng(devices=[]):  # keeps the random state of a surrounding training run
             classifier = Classifier(weights["body.0.weight"].shape[1], classes, inputs // 64)
         classifier.load_state_dict(weights)
-        if (expected := metadata.get(DIGEST_KEY)) not in (None, found := weights_digest(weights)):
-            raise ValueError(f"SHA-256 of the weights: found {found}, expected {expected}")
-    except (SafetensorError, RuntimeError, KeyError, IndexError, ValueError) as error:
+    except (SafetensorError, RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(
             f"{path}: expected the weights of the scoring classifier ({error}). Delete the file, or reinstall ganctl"
         ) from error
     classifier.metadata = metadata
     return classifier.eval().to(memory_format=torch.channels_last)
-
-
-def read_classifier_metadata(path: Path = MNIST_CLASSIFIER) -> dict[str, str]:
-    """Reads the metadata of a classifier file: data set, test accuracy, training recipe."""
-    with safe_open(path, "pt") as file:
-        return dict(file.metadata() or {})

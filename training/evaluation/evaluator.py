@@ -1,4 +1,4 @@
-"""Scores a generator against one split of the real images, next to the scores that real images get themselves.
+"""Scores a generator against one split of the real images, and gives the scores of real images for comparison.
 
 An Evaluator computes the statistics of the real images once, and each call then scores generated images. The latents
 come from a generator of random numbers that is seeded anew for each call: scoring does not change the random state of
@@ -7,7 +7,7 @@ training, and all generators are scored on the same latents.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
 from ganctl.training.evaluation.cache import TensorCache, images_digest
 from ganctl.training.evaluation.classifier import load_classifier
+from ganctl.training.evaluation.inception import Inception
 from ganctl.training.evaluation.metrics import (
     Gaussian,
     class_balance,
@@ -28,20 +29,11 @@ from ganctl.training.evaluation.metrics import (
 )
 from ganctl.training.evaluation.network import Classifier, ClassifierOutput, classify
 from ganctl.training.evaluation.reference_stats import ReferenceStats, count_distinct, subsample
-from ganctl.training.evaluation.validity import ScorerAccuracy, mask_invalid_scores, too_few_images
+from ganctl.training.evaluation.validity import find_scorer_fault, mask_invalid_scores, too_few_images
 from ganctl.training.images.source import Source
 
+_SEED = 2024  # of the latents of the first draw
 _MIN_FLOOR = 1e-6  # as a share of the total variance; a smaller distance is rounding
-
-
-class FeatureExtractor(Protocol):
-    """A network whose features replace those of the classifier."""
-
-    digest: str  # of the weights
-    device: torch.device
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features float32 [N, F] of uint8 images [N, C, H, W], on the CPU."""
 
 
 class Evaluator:
@@ -54,10 +46,9 @@ class Evaluator:
         *,
         num_images: int,
         device: torch.device | None = None,
-        seed: int = 2024,
         announce: Callable[[str], None] = lambda text: None,
         classifier: Classifier | None = None,
-        features: FeatureExtractor | None = None,
+        features: Inception | None = None,
         cache: TensorCache | None = None,
     ) -> None:
         """Reads the split and computes the statistics of `num_images` of its images (or of all, if it has fewer).
@@ -67,17 +58,17 @@ class Evaluator:
             split: the split of the real images.
             num_images: number of real images, and of the images that `draw` generates.
             device: device of the classifier; default: the CPU.
-            seed: seed of the latents.
             announce: receives progress messages.
             classifier: the classifier of the data set, if it is loaded already.
-            features: the feature extractor; default: the classifier.
+            features: the network whose features replace those of the classifier.
             cache: stores the statistics of the real images between processes.
 
         Raises:
             DataError: two splits have the same images, so that there is no floor.
         """
-        self._seed, self._features = seed, features
+        self._features = features
         self.classifier = (classifier or load_classifier(data, announce)).to(device or torch.device("cpu"))
+        self.scorer_fault = find_scorer_fault(self.classifier)
         other_split: Split = "val" if split == "train" else "train"
         real, other = load_split(data, split), load_split(data, other_split)
         self.num_images = min(num_images, len(real), len(other))  # the floor needs as many images of the other split
@@ -85,11 +76,11 @@ class Evaluator:
         images, self._labels = subsample(real.images, self.num_images), subsample(real.labels, self.num_images)
         other_images = subsample(other.images, self.num_images)
 
-        def compute() -> ReferenceStats:
-            return ReferenceStats.of(self._classify(images), self._classify(other_images))
+        def compute() -> dict[str, Tensor]:
+            return ReferenceStats.compute(self._classify(images), self._classify(other_images))
 
         if cache is None:
-            self.real = compute()
+            self.real = ReferenceStats(compute())
         else:
             inputs = {
                 "what": "real side",
@@ -101,34 +92,32 @@ class Evaluator:
                 "features": features.digest if features else "",
                 "device": str(features.device if features else device),
             }
-            self.real = ReferenceStats.from_tensors(cache.get_or_compute(inputs, lambda: compute().tensors()))
+            self.real = ReferenceStats(cache.get_or_compute(inputs, compute))
         self._distinct_images = count_distinct(images)
         self._no_floor = self.real.floor <= _MIN_FLOOR * float(self.real.gaussian.covariance.trace())
         # equal splits are legitimate if each class consists of a single image
         if self._no_floor and count_distinct(real.images, other.images) > len(self.class_names):
             raise DataError(
-                f"data.name = '{data.name}': found the same images in the splits {split} and {other_split} (Fréchet"
-                f" distance {self.real.floor:.1e}), expected different images of the same kind: their distance is the"
-                " floor of the scores. Give each split images of its own"
+                f"data.name = '{data.name}': found the same images in the splits {split} and {other_split}, expected"
+                " different images: their distance is the floor of the scores. Give each split its own images"
             )
 
     def _classify(self, images: Tensor) -> ClassifierOutput:
         output = classify(self.classifier, images)
         return replace(output, features=self._features(images)) if self._features else output
 
-    def draw(self, source: Source, draw: int = 0) -> tuple[Tensor, Tensor | None]:
+    def draw(self, source: Source, index: int = 0) -> tuple[Tensor, Tensor | None]:
         """Generates `num_images` images with the class frequencies of the real images.
 
         Args:
             source: the generator.
-            draw: number of the draw; each has latents of its own.
+            index: of the draw; each draw has its own latents.
 
         Returns:
             images uint8 [N, C, H, W] and their labels int64 [N] (None if the generator is unconditional).
         """
-        labels = self._labels
-        z = torch.randn(self.num_images, source.latent_dim, generator=torch.Generator().manual_seed(self._seed + draw))
-        return source.draw(z, labels), labels if source.conditional else None
+        z = torch.randn(self.num_images, source.latent_dim, generator=torch.Generator().manual_seed(_SEED + index))
+        return source.draw(z, self._labels), self._labels if source.conditional else None
 
     def score(self, source: Source, *, full: bool = True) -> dict[str, Any]:
         """Scores `num_images` images of a generator; see `score_images`."""
@@ -150,21 +139,15 @@ class Evaluator:
             the last two also for the real images (…_real).
         """
         fake, real = self._classify(images), self.real
-        scores: dict[str, Any] = {"fd": frechet_distance(Gaussian.fit(fake.features), real.gaussian)}
-        ratio = None if self._no_floor else scores["fd"] / real.floor
-        scores |= {"fd_floor": real.floor, "fd_ratio": ratio}
-        scores |= self._label_scores(fake, labels)
+        distance = frechet_distance(Gaussian.fit(fake.features), real.gaussian)
+        ratio = None if self._no_floor else distance / real.floor
+        scores = {"fd": distance, "fd_floor": real.floor, "fd_ratio": ratio, **self._label_scores(fake, labels)}
         if full:
             scores |= manifold_scores(real.features, real.radii, fake.features)
             scores["class_balance"] = class_balance(fake.predictions, len(self.class_names))
             scores["class_balance_real"] = real.class_balance
             scores |= {"inception_score": inception_score(fake.logits), "inception_score_real": real.inception_score}
         return {**self._mask_invalid(scores, len(images)), "num_images": len(images)}
-
-    @property
-    def scorer(self) -> ScorerAccuracy:
-        """Accuracy of the scoring classifier on held-out images."""
-        return ScorerAccuracy.of(self.classifier.metadata, len(self.class_names))
 
     @property
     def no_summary(self) -> str | None:
@@ -174,7 +157,7 @@ class Evaluator:
 
     def _mask_invalid(self, scores: dict[str, Any], num_generated: int) -> dict[str, Any]:
         too_few = too_few_images(num_generated, self._distinct_images)
-        return mask_invalid_scores(scores, self.scorer, too_few=too_few, classifier_features=self._features is None)
+        return mask_invalid_scores(scores, self.classifier, too_few=too_few, classifier_features=not self._features)
 
     def _label_scores(self, fake: ClassifierOutput, labels: Tensor | None) -> dict[str, Any]:
         if labels is None:

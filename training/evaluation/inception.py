@@ -15,10 +15,11 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ganctl.training.errors import DataError, TrainingError
 
@@ -50,21 +51,17 @@ class Inception:
         try:
             self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
-            raise DataError(f"{FLAG}: {path}: {error.strerror}. Use {_EXPECTED}") from error
+            raise _unusable(path, str(error.strerror)) from error
         self._run = _load_torchscript(path, self.device) if _is_torchscript(path) else _load_fidelity(path, self.device)
         try:
             with torch.no_grad():
                 found = self._run(torch.zeros(2, 3, 28, 28, dtype=torch.uint8, device=self.device))
         except (RuntimeError, TypeError, ValueError) as error:  # errors of an arbitrary network
-            raise DataError(
-                f"{FLAG}: {path}: cannot be called with uint8 images [2, 3, 28, 28] ({_first_line(error)})."
-                f" Expected {_EXPECTED}"
-            ) from error
+            fault = f"cannot be called with uint8 images [2, 3, 28, 28] ({_first_line(error)})"
+            raise _unusable(path, fault) from error
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         if shape != (2, FEATURES):
-            raise DataError(
-                f"{FLAG}: {path}: found features {shape} for two images, expected (2, {FEATURES}). Use {_EXPECTED}"
-            )
+            raise _unusable(path, f"found features {shape} for two images, expected (2, {FEATURES})")
 
     @torch.no_grad()  # not inference mode: TorchScript fails in it after a call outside of it
     def __call__(self, images: Tensor) -> Tensor:
@@ -79,16 +76,16 @@ class Inception:
             raise DataError(f"{FLAG}: found images of {images.shape[1]} channels, expected 1 (grayscale) or 3 (RGB)")
         features, last_message = [], time.monotonic()
         for chunk in images.split(_CHUNK):
-            output = self._run(chunk.to(self.device).expand(-1, 3, -1, -1).contiguous())
-            features.append(output.float().cpu())
+            features.append(self._run(chunk.to(self.device).expand(-1, 3, -1, -1).contiguous()).float().cpu())
             if time.monotonic() - last_message > _PROGRESS_SECONDS:
                 last_message = time.monotonic()
                 self._announce(f"Inception features: {len(features) * _CHUNK:,} of {len(images):,} images")
         return torch.cat(features)
 
 
-_EXPECTED = "NVIDIA's inception-2015-12-05.pt or torch-fidelity's pt_inception-2015-12-05-6726825d.pth"
-_Run = Callable[[Tensor], Tensor]
+def _unusable(path: Path, fault: str) -> DataError:
+    expected = "NVIDIA's inception-2015-12-05.pt or torch-fidelity's pt_inception-2015-12-05-6726825d.pth"
+    return DataError(f"{FLAG}: {path}: {fault}. Use {expected}")
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -99,28 +96,21 @@ def _is_torchscript(path: Path) -> bool:
         return any("/code/" in name for name in archive.namelist())
 
 
-def _load_torchscript(path: Path, device: torch.device) -> _Run:
+def _load_torchscript(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*")
         try:
             network = torch.jit.load(str(path), map_location=device).eval()
         except RuntimeError as error:
-            raise DataError(f"{FLAG}: {path}: damaged ({_first_line(error)}). Use {_EXPECTED}") from error
-
-    def run(images: Tensor) -> Tensor:
-        features: Tensor = network(images, return_features=True)
-        return features
-
-    return run
+            raise _unusable(path, f"damaged ({_first_line(error)})") from error
+    return partial(network, return_features=True)
 
 
-def _load_fidelity(path: Path, device: torch.device) -> _Run:
+def _load_fidelity(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
     try:  # the package would execute pickled code: check first that the file is safe
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{FLAG}: {path}: neither TorchScript nor weights ({_first_line(error)}). Use {_EXPECTED}"
-        ) from error
+        raise _unusable(path, f"neither TorchScript nor weights ({_first_line(error)})") from error
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ModuleNotFoundError as error:
@@ -132,17 +122,9 @@ def _load_fidelity(path: Path, device: torch.device) -> _Run:
         network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
     except (RuntimeError, TypeError, AttributeError) as error:  # load_state_dict: other names, or no dict
         found = f"{len(weights)} tensors" if isinstance(weights, dict) else type(weights).__name__
-        raise DataError(
-            f"{FLAG}: {path}: found {found} of another network ({_first_line(error)}). Use {_EXPECTED}"
-        ) from error
-    assert isinstance(network, nn.Module)
+        raise _unusable(path, f"found {found} of another network ({_first_line(error)})") from error
     network.to(device)
-
-    def run(images: Tensor) -> Tensor:
-        features: Tensor = network(images)[0]
-        return features
-
-    return run
+    return lambda images: network(images)[0]
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Memorization check: compares the distances of generated and of held-out images to the nearest training images.
+"""Memorization check: are generated images nearer to the training images than held-out images are?
 
 The distance is Euclidean, in pixels. A generator that has learned the distribution is about as far from its training
 images as test images are; one that copies them is much closer. Meehan, Chaudhuri and Dasgupta 2020 (arXiv:2004.05675)

@@ -18,12 +18,15 @@ _CHUNK = 100  # images; larger chunks do not fit into a CPU's caches
 class Classifier(nn.Module):
     """Four 3 × 3 convolutions (two with stride 2), a linear layer to 128 features (after ReLU), and a linear head.
 
-    `positions` is the number of spatial positions after the convolutions; see `spatial_positions`. `metadata` describes
-    a trained classifier: data set, test accuracy, training recipe.
+    Attributes:
+        channels: number of channels of an image.
+        positions: number of spatial positions after the convolutions; see `spatial_positions`.
+        metadata: describe a trained classifier: data set, test accuracy, training recipe.
     """
 
-    def __init__(self, channels: int = 1, classes: int = 10, positions: int = 49) -> None:
+    def __init__(self, channels: int, classes: int, positions: int) -> None:
         super().__init__()
+        self.channels, self.positions = channels, positions
 
         def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
             convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)

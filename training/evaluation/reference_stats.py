@@ -1,66 +1,47 @@
 """Statistics of the real images, computed once and compared with any number of generators."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from ganctl.training.data.base import fixed_permutation
-from ganctl.training.evaluation.metrics import (
-    Gaussian,
-    NeighborRadii,
-    class_balance,
-    frechet_distance,
-    inception_score,
-)
+from ganctl.training.evaluation.metrics import Gaussian, NeighborRadii, class_balance, frechet_distance, inception_score
 from ganctl.training.evaluation.network import ClassifierOutput
 
 
-@dataclass(frozen=True)
 class ReferenceStats:
-    """Statistics of N real images, and the scores that real images get themselves."""
+    """Statistics of N real images, and the scores that real images get themselves.
 
-    features: Tensor  # float32 [N, F]
-    gaussian: Gaussian
-    radii: NeighborRadii
-    floor: float  # Fréchet distance to N other real images: the value of a perfect generator
-    class_balance: float
-    inception_score: float
+    Attributes:
+        features: float32 [N, F].
+        gaussian: fitted to the features.
+        radii: of the features.
+        floor: Fréchet distance to N other real images: the value of a perfect generator.
+        class_balance, inception_score: of the real images.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        """Reads the result of `compute`."""
+        self.features = tensors["features"]
+        self.gaussian = Gaussian(tensors["mean"], tensors["covariance"])
+        self.radii = NeighborRadii(tensors["precision_recall"], tensors["density_coverage"])
+        self.floor, self.class_balance, self.inception_score = tensors["scores"].tolist()
 
     @staticmethod
-    def of(real: ClassifierOutput, other: ClassifierOutput) -> "ReferenceStats":
-        """Computes the statistics of N real images; N other real images give the floor."""
-        gaussian = Gaussian.fit(real.features)
-        return ReferenceStats(
-            real.features,
-            gaussian,
-            NeighborRadii.of(real.features),
-            frechet_distance(Gaussian.fit(other.features), gaussian),
-            class_balance(real.predictions, real.logits.shape[1]),
-            inception_score(real.logits),
-        )
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The statistics as tensors, exact to the bit; the inverse of `from_tensors`."""
-        scores = (self.floor, self.class_balance, self.inception_score)
+    def compute(real: ClassifierOutput, other: ClassifierOutput) -> dict[str, Tensor]:
+        """The statistics of N real images, as tensors to cache; N other real images give the floor."""
+        gaussian, radii = Gaussian.fit(real.features), NeighborRadii.of(real.features)
+        floor = frechet_distance(Gaussian.fit(other.features), gaussian)
+        scores = (floor, class_balance(real.predictions, real.logits.shape[1]), inception_score(real.logits))
         return {
-            "features": self.features,
-            "mean": self.gaussian.mean,
-            "covariance": self.gaussian.covariance.contiguous(),
-            "precision_recall": self.radii.precision_recall.contiguous(),
-            "density_coverage": self.radii.density_coverage.contiguous(),
+            "features": real.features,
+            "mean": gaussian.mean,
+            "covariance": gaussian.covariance.contiguous(),
+            "precision_recall": radii.precision_recall.contiguous(),
+            "density_coverage": radii.density_coverage.contiguous(),
             "scores": torch.tensor(scores, dtype=torch.float64),
         }
-
-    @staticmethod
-    def from_tensors(tensors: dict[str, Tensor]) -> "ReferenceStats":
-        """Restores statistics from the result of `tensors`."""
-        return ReferenceStats(
-            tensors["features"],
-            Gaussian(tensors["mean"], tensors["covariance"]),
-            NeighborRadii(tensors["precision_recall"], tensors["density_coverage"]),
-            *tensors["scores"].tolist(),
-        )
 
 
 def subsample(images: Tensor, n: int) -> Tensor:

@@ -1,9 +1,16 @@
 """Describes in words how far generated images are from the real images."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-_AT_FLOOR, _CLOSE, _FAR = 1.2, 2.0, 6.0  # upper limits of fd / fd_floor
+_CLOSE = 2.0
+_SUMMARIES = {  # by the upper limit of fd / fd_floor
+    1.2: "as close to the real images as other real images are",
+    _CLOSE: "close: as a set, the images differ a little from real images",
+    6.0: "at a visible distance: many images look real, but as a set they differ",
+    math.inf: "far: many images do not look real, or some kinds of real images are missing",
+}
 _GOOD_ACCURACY = 0.98  # a lower label accuracy is mentioned
 
 
@@ -17,15 +24,7 @@ def summary(scores: Mapping[str, Any]) -> str:
     if scores.get("no_summary"):
         return f"no summary: {scores['no_summary']}"
     ratio = scores["fd"] / scores["fd_floor"]
-    if ratio <= _AT_FLOOR:
-        text = "as close to the real images as other real images are"
-    elif ratio <= _CLOSE:
-        text = "close: as a set, the images differ a little from real images"
-    elif ratio <= _FAR:
-        text = "at a visible distance: many images look real, but as a set they differ"
-    else:
-        text = "far: many images do not look real, or some kinds of real images are missing"
-    text = f"{ratio:.1f} × the floor is {text}"
+    text = f"{ratio:.1f} × the floor is {next(text for limit, text in _SUMMARIES.items() if ratio <= limit)}"
     accuracy = scores["label_accuracy"]
     if accuracy is not None and accuracy < _GOOD_ACCURACY:
         text += f". Of 100 images the classifier reads {round(100 * (1 - accuracy))} as another class than requested"

@@ -1,6 +1,6 @@
 """Trains the classifier that scores generators, and measures its test accuracy.
 
-    python -m ganctl.training.evaluation.train_classifier [--data mnist] [--out FILE] [--epochs 8]
+    python -m ganctl.training.evaluation.train_classifier [--data mnist] [--out FILE]
 
 made the packaged `classifier.safetensors`. The classifier is trained on the 55,000 training images only: its features
 depend neither on the validation images, which select checkpoints, nor on the test images, which give the scores.
@@ -25,19 +25,17 @@ from ganctl.training.data.datasets import load_split
 from ganctl.training.evaluation.network import DIGEST_KEY, MNIST_CLASSIFIER, Classifier, classify, spatial_positions
 from ganctl.training.models.base import to_float
 
+SEED = 0  # of the weights, the order of the images and the augmentation
+_EPOCHS = 8
 _BATCH = 128
 _MIN_BATCH, MIN_STEPS = 32, 400  # for small data sets, whose epochs are short
 _PEAK_RATE = 3e-3
 MAX_EMA_DECAY = 0.998  # largest decay; it is lower in short trainings, so that the average leaves out the first steps
 
 
+@torch.random.fork_rng()  # keeps the random state of a surrounding training run
 def train_classifier(
-    data: ImageSet,
-    *,
-    epochs: int,
-    seed: int = 0,
-    augment: bool = True,
-    announce: Callable[[str], None] = lambda text: None,
+    data: ImageSet, announce: Callable[[str], None], *, epochs: int, augment: bool = True
 ) -> Classifier:
     """Trains a classifier from fresh weights, and returns the EMA of the weights in evaluation mode.
 
@@ -45,12 +43,11 @@ def train_classifier(
 
     Args:
         data: training images.
-        epochs: passes over the images; raised for small data sets, which need a minimum number of steps.
-        seed: seed of the weights, the order of the images and the augmentation.
-        augment: whether to shift, rotate, shear and scale the images at random.
         announce: receives at most eight progress messages.
+        epochs: passes over the images; raised for small data sets, which need a minimum number of steps.
+        augment: whether to shift, rotate, shear and scale the images at random.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(SEED)
     channels, height, width = data.shape
     classifier = Classifier(channels, len(data.class_names), spatial_positions(height, width))
     classifier.to(memory_format=torch.channels_last)  # a fifth faster on a CPU
@@ -60,16 +57,15 @@ def train_classifier(
     batch = min(_BATCH, max(_MIN_BATCH, len(data) // 16), len(data))
     steps = len(data) // batch
     epochs = max(epochs, -(-MIN_STEPS // steps))
-    decay = min(MAX_EMA_DECAY, 1 - 5 / (epochs * steps))
+    done, total = 0, epochs * steps
+    decay = min(MAX_EMA_DECAY, 1 - 5 / total)
     average = torch.optim.swa_utils.AveragedModel(
         classifier, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay), use_buffers=True
     )
-    for epoch in range(epochs):
-        order = torch.randperm(len(data))
-        for step in range(steps):
-            progress = (epoch * steps + step) / (epochs * steps)
+    for _ in range(epochs):
+        for indices in torch.randperm(len(data))[: steps * batch].split(batch):
+            progress = done / total
             optimizer.param_groups[0]["lr"] = _PEAK_RATE * min(progress * 10, 0.5 * (1 + math.cos(math.pi * progress)))
-            indices = order[step * batch : (step + 1) * batch]
             images = to_float(data.images[indices])
             images = (_augment(images) if augment else images).contiguous(memory_format=torch.channels_last)
             _, logits = classifier(images)
@@ -77,7 +73,7 @@ def train_classifier(
             cross_entropy(logits, data.labels[indices]).backward()
             optimizer.step()
             average.update_parameters(classifier)
-            done, total = epoch * steps + step + 1, epochs * steps
+            done += 1
             if done * 8 // total > (done - 1) * 8 // total:
                 announce(f"classifier: {done} of {total} steps")
     trained = average.module
@@ -99,50 +95,41 @@ def _augment(images: Tensor) -> Tensor:
     return grid_sample(images + 1, grid, align_corners=False) - 1  # +1: the padding value 0 becomes the background −1
 
 
-def train_and_test(
-    data: DataSettings, *, epochs: int = 8, announce: Callable[[str], None] = lambda text: None
-) -> tuple[Classifier, dict[str, str]]:
-    """Trains the classifier of a data set; returns it with its metadata (recipe, accuracy)."""
-    classifier = train_classifier(load_split(data, "train"), epochs=epochs, announce=announce)
-    metadata = {"data": data.name, "epochs": str(epochs), "torch": torch.__version__}
-    metadata |= accuracy_metadata(classifier, load_split(data, "test"))
-    classifier.metadata = metadata
-    return classifier, metadata
+def train_and_test(data: DataSettings, announce: Callable[[str], None]) -> Classifier:
+    """Trains the classifier of a data set; its `metadata` are the recipe and the accuracy."""
+    classifier = train_classifier(load_split(data, "train"), announce, epochs=_EPOCHS)
+    classifier.metadata = {"data": data.name, "epochs": str(_EPOCHS), "torch": torch.__version__}
+    classifier.metadata |= accuracy_metadata(classifier, load_split(data, "test"))
+    return classifier
 
 
-def serialize_classifier(classifier: Classifier, metadata: dict[str, str]) -> bytes:
+def serialize_classifier(classifier: Classifier) -> bytes:
     """The safetensors bytes of the weights, the metadata and a digest; `read_classifier` reads them."""
     weights = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
     added = {"ganctl_version": __version__, DIGEST_KEY: weights_digest(weights)}
-    return safetensors.torch.save(weights, metadata=metadata | added)
+    return safetensors.torch.save(weights, metadata=classifier.metadata | added)
+
+
+def accuracy(classifier: Classifier, test: ImageSet) -> float:
+    """The share of images, 0 to 1, whose class the classifier predicts."""
+    return (classify(classifier, test.images).predictions == test.labels).float().mean().item()
 
 
 def accuracy_metadata(classifier: Classifier, test: ImageSet) -> dict[str, str]:
-    """Measures the test accuracy; returns it with the number of test images and the share of their largest class."""
-    accuracy = (classify(classifier, test.images).predictions == test.labels).float().mean().item()
-    majority = int(test.labels.bincount().max()) / len(test)
-    return {"test_accuracy": f"{accuracy:.4f}", "test_images": str(len(test)), "test_majority": f"{majority:.4f}"}
-
-
-def save_classifier(classifier: Classifier, metadata: dict[str, str], path: Path) -> None:
-    """Writes the weights and the metadata to `path` atomically.
-
-    Raises:
-        OSError: the folder cannot be written, or the disk is full.
-    """
-    write_file(path, serialize_classifier(classifier, metadata))
+    """The test accuracy, the number of test images and the share of their largest class."""
+    accurate, majority = accuracy(classifier, test), int(test.labels.bincount().max()) / len(test)
+    return {"test_accuracy": f"{accurate:.4f}", "test_images": str(len(test)), "test_majority": f"{majority:.4f}"}
 
 
 @click.command()
 @click.option("--data", default="mnist", show_default=True, type=click.Choice(["mnist", "fashion-mnist", "kmnist"]))
 @click.option("--out", type=click.Path(path_type=Path), default=MNIST_CLASSIFIER)
-@click.option("--epochs", default=8, show_default=True)
-def main(data: str, out: Path, epochs: int) -> None:
+def main(data: str, out: Path) -> None:
     """Train the scoring classifier and print its test accuracy."""
     settings = DataSettings.model_validate({"name": data})
-    classifier, metadata = train_and_test(settings, epochs=epochs, announce=lambda text: click.echo(text, err=True))
-    save_classifier(classifier, metadata, out)
-    click.echo(f"{out}: test accuracy {metadata['test_accuracy']}")
+    classifier = train_and_test(settings, lambda text: click.echo(text, err=True))
+    write_file(out, serialize_classifier(classifier))
+    click.echo(f"{out}: test accuracy {classifier.metadata['test_accuracy']}")
 
 
 if __name__ == "__main__":

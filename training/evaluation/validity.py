@@ -1,4 +1,4 @@
-"""Decides which scores are valid, and gives the reasons for the invalid ones.
+"""Decides which scores are valid, and why others are not.
 
 The scores compare images in the features of the scoring classifier: they mean nothing if that classifier has learned
 nothing. Statistics of few images are mostly noise.
@@ -6,8 +6,9 @@ nothing. Statistics of few images are mostly noise.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from ganctl.training.evaluation.network import Classifier
 
 MIN_IMAGES = 200  # generated and real; the covariance of 128 features needs more images than features
 _DEVIATIONS = 3.0  # standard errors above chance; a classifier of random labels reaches that once in a thousand
@@ -21,34 +22,20 @@ PREDICTION_SCORES = (
 _INVALID_IF_TOO_FEW = FEATURE_SCORES[1:]  # fd stays: at equal numbers of images it still ranks checkpoints
 
 
-@dataclass(frozen=True)
-class ScorerAccuracy:
-    """Accuracy of the scoring classifier on held-out images, and that of the majority guess."""
-
-    accuracy: float
-    majority: float  # share of the most frequent class
-    images: int  # number of held-out images
-    classes: int
-
-    @staticmethod
-    def of(metadata: Mapping[str, str], classes: int) -> "ScorerAccuracy":
-        """Reads the accuracy from the metadata of a classifier."""
-        accuracy, majority = float(metadata["test_accuracy"]), float(metadata["test_majority"])
-        return ScorerAccuracy(accuracy, majority, int(metadata["test_images"]), classes)
-
-    @property
-    def fault(self) -> str | None:
-        """The reason why features and predictions of the classifier are invalid; None if they are valid."""
-        if self.classes == 1:
-            return "the data have one class, so that the scoring classifier learns nothing"
-        error = math.sqrt(self.majority * (1 - self.majority) / self.images)
-        minimum = self.majority + max(_DEVIATIONS * error, _MIN_SKILL * (1 - self.majority))
-        if self.accuracy >= minimum and self.accuracy > self.majority:
-            return None
-        return (
-            f"the scoring classifier reads {self.accuracy:.1%} of {self.images:,} held-out images right, expected at"
-            f" least {minimum:.1%} (always guessing the most frequent class gives {self.majority:.1%})"
-        )
+def find_scorer_fault(classifier: Classifier) -> str | None:
+    """The reason why features and predictions of the scoring classifier are invalid; None if they are valid."""
+    if classifier.head.out_features == 1:
+        return "the data have one class, so that the scoring classifier learns nothing"
+    metadata = classifier.metadata
+    accuracy, majority, images = (float(metadata[f"test_{name}"]) for name in ("accuracy", "majority", "images"))
+    error = math.sqrt(majority * (1 - majority) / images)
+    minimum = majority + max(_DEVIATIONS * error, _MIN_SKILL * (1 - majority))
+    if accuracy >= minimum and accuracy > majority:
+        return None
+    return (
+        f"the scoring classifier reads {accuracy:.1%} of {images:,.0f} held-out images right, expected at least"
+        f" {minimum:.1%} (always guessing the most frequent class gives {majority:.1%})"
+    )
 
 
 def too_few_images(generated: int, real: int) -> str | None:
@@ -59,28 +46,28 @@ def too_few_images(generated: int, real: int) -> str | None:
 
 
 def mask_invalid_scores(
-    scores: Mapping[str, Any], scorer: ScorerAccuracy, *, too_few: str | None, classifier_features: bool
+    scores: Mapping[str, Any], classifier: Classifier, *, too_few: str | None, classifier_features: bool
 ) -> dict[str, Any]:
     """Replaces invalid scores by None, and adds the reasons.
 
     Args:
         scores: all scores, as computed.
-        scorer: accuracy of the scoring classifier.
+        classifier: the scoring classifier.
         too_few: the reason of `too_few_images`, or None.
         classifier_features: True if the features are those of the scoring classifier, False for another network.
 
     Returns:
-        The scores with scorer_accuracy, scorer_fault (the reason why the predictions of the classifier are invalid, or
-        None) and no_summary (the reasons why the scores do not show how good the images are, or None).
+        The scores with scorer_accuracy (the classifier's test accuracy), scorer_fault (the reason of
+        `find_scorer_fault`, or None) and no_summary (the reasons why the scores do not show how good the images are, or
+        None).
     """
     invalid = set(_INVALID_IF_TOO_FEW) if too_few else set()
-    fault = scorer.fault
-    if fault:
+    if fault := find_scorer_fault(classifier):
         invalid |= {*PREDICTION_SCORES, *(FEATURE_SCORES if classifier_features else ())}
     reasons = [reason for reason in (fault if classifier_features else None, too_few) if reason]
     valid = {name: None if name in invalid else value for name, value in scores.items()}
     return valid | {
-        "scorer_accuracy": scorer.accuracy if scorer.classes > 1 else None,
+        "scorer_accuracy": float(classifier.metadata["test_accuracy"]) if classifier.head.out_features > 1 else None,
         "scorer_fault": fault,
         "no_summary": "; ".join(reasons) or None,
     }

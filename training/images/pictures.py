@@ -1,4 +1,4 @@
-"""Converts image arrays into picture and film files: tiles, enlarges and encodes them."""
+"""Converts image arrays into picture and animation files: tiles, enlarges and encodes them."""
 
 import io
 from collections.abc import Sequence
@@ -24,27 +24,22 @@ def to_picture(image: NDArray[np.uint8], enlargement: int = 1) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
-def encode(picture: Image.Image, kind: str) -> bytes:
-    """Encodes a picture as a PNG or a lossless WebP file.
+def encode(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    """Encodes a picture as a PNG, GIF or lossless WebP file, with options of Pillow.
 
     In memory, because Pillow hides the cause of a failed write to a file.
     """
     buffer = io.BytesIO()
-    options: dict[str, Any] = {"lossless": True} if kind.upper() == "WEBP" else {}
-    picture.save(buffer, kind.upper(), **options)
+    picture.save(buffer, kind.upper(), **({"lossless": True} if kind.upper() == "WEBP" else {}), **options)
     return buffer.getvalue()
 
 
-def encode_film(frames: Sequence[Image.Image], *, kind: str = "GIF", durations: int | list[int]) -> bytes:
-    """Encodes pictures of one size as an endlessly repeated film.
+def encode_animation(frames: Sequence[Image.Image], *, kind: str = "GIF", durations: int | list[int]) -> bytes:
+    """Encodes pictures of one size as an endlessly repeated animation.
 
     Args:
         frames: one or more pictures; a GIF has 256 colors per frame (grays stay exact), a WebP is lossless.
         kind: GIF or WEBP.
         durations: milliseconds of each frame, or of all frames.
     """
-    options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
-    first, *rest = frames
-    buffer = io.BytesIO()
-    first.save(buffer, kind, save_all=True, append_images=rest, duration=durations, loop=0, **options)
-    return buffer.getvalue()
+    return encode(frames[0], kind, save_all=True, append_images=frames[1:], duration=durations, loop=0)

@@ -78,23 +78,10 @@ class GeneratorSource:
         device = next(self.generator.parameters()).device
         training = self.generator.training
         self.generator.eval()
-        images = []
-        for chunk in zip(z.to(device).split(_CHUNK), label.to(device).split(_CHUNK), strict=True):
-            images.append(to_bytes(forward(*chunk)).cpu())
+        chunks = zip(z.to(device).split(_CHUNK), label.to(device).split(_CHUNK), strict=True)
+        images = [to_bytes(forward(*chunk)).cpu() for chunk in chunks]
         self.generator.train(training)
         return torch.cat(images)
-
-
-class TruncatedSource:
-    """A source whose latents are multiplied by `truncation`, 0 to 1."""
-
-    def __init__(self, source: Source, truncation: float) -> None:
-        self._source, self._truncation = source, truncation
-        self.latent_dim, self.conditional, self.class_names = source.latent_dim, source.conditional, source.class_names
-
-    def draw(self, z: Tensor, label: Tensor) -> Tensor:
-        """Draws images; see `Source.draw`."""
-        return self._source.draw(z * self._truncation, label)
 
 
 def load_generator(path: Path) -> tuple[Generator, LoadedCheckpoint]:
@@ -115,6 +102,6 @@ def load_generator(path: Path) -> tuple[Generator, LoadedCheckpoint]:
         generator.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        fault = f"its weights do not fit model.generator = '{settings.generator}' of this version ({reason})."
-        raise VersionError(path, checkpoint.version, [fault]) from error
+        message = f"its weights do not fit model.generator = '{settings.generator}' of this version ({reason})."
+        raise VersionError(path, checkpoint.version, [message]) from error
     return generator.eval().requires_grad_(False), checkpoint

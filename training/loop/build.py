@@ -13,7 +13,7 @@ from ganctl.training.data.datasets import load_split
 from ganctl.training.data.image_folder import worker_count
 from ganctl.training.data.loader import Batches
 from ganctl.training.device.precision import Precision, check_precision, choose_precision, set_tf32
-from ganctl.training.distributed.ranks import Ranks, choose_device, fingerprint
+from ganctl.training.distributed.ranks import Ranks, choose_device, fingerprint, preserve_random_states
 from ganctl.training.errors import ConfigError
 from ganctl.training.loop.precision_trial import fastest_on_cpu
 from ganctl.training.models.base import ImageShape
@@ -21,28 +21,28 @@ from ganctl.training.models.build import build_discriminator, build_generator
 from ganctl.training.step.cuda_graph import StepRunner, find_eager_reason
 from ganctl.training.step.step import Step
 
-BATCH_ON_CUDA, BATCH_ON_CPU = 256, 64  # the batch size `auto`, as in the tutorial
+BATCH_ON_CUDA, BATCH_ON_CPU = 256, 64  # what `train.batch_size = "auto"` means, as in the Lightning tutorial
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a run. In `config` every `auto` that affects the computation is resolved to a value."""
+    """The parts of a run. In `config`, the batch size and the precision are values, not `auto`."""
 
     config: Config
+    ranks: Ranks
     device: torch.device
     precision: Precision
     class_names: tuple[str, ...]
     class_images: tuple[int, ...]  # training images of each class
-    shape: ImageShape
     data_identity: dict[str, Any]  # class names, image shape and digest of the training data, as JSON
     batch_size: int  # over all ranks
     batches: Batches
     step: Step
     step_runner: StepRunner
 
-    def describe(self, ranks: Ranks) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Returns the numbers of the planned run, and the reason of each automatic choice."""
-        parameters = _parameter_counts(self.step)
+        parameters = {phase.name: sum(p.numel() for p in phase.network.parameters()) for phase in self.step.phases}
         return {
             "device": str(self.device),
             "precision": self.precision.name,
@@ -51,7 +51,7 @@ class Parts:
             "cuda_graph_reason": self.step_runner.eager_reason or "a replay costs less than launching each kernel",
             "gradients": type(self.step.objective.backend).__name__,
             "gradients_reason": self.step.objective.autograd_reason or "hand-derived gradients take fewer passes",
-            "ranks": ranks.size,
+            "ranks": self.ranks.size,
             "generator_parameters": parameters["generator"],
             "discriminator_parameters": parameters["discriminator"],
             "training_images": self.batches.size,
@@ -60,24 +60,22 @@ class Parts:
                 for name, images in zip(self.class_names, self.class_images, strict=True)
             ],
             "batch_size": self.batch_size,
-            "batch_size_per_rank": self.batch_size // ranks.size,
+            "batch_size_per_rank": self.batch_size // self.ranks.size,
             "steps_per_epoch": self.batches.per_epoch,
         }
 
-    def estimate_memory(self, ranks: Ranks) -> dict[str, int]:
+    def estimate_memory(self) -> dict[str, int]:
         """Estimates the memory of one rank, in bytes; runs both networks once."""
-        parameters = _parameter_counts(self.step)
-        # float32: weights, gradients and two Adam moments of both networks, and the EMA
-        weights = 4 * (4 * sum(parameters.values()) + parameters["generator"])
-        data = self.batches.device_bytes
-        # saved by the larger phase for its backward pass
-        activations = self.batch_size // ranks.size * _activation_bytes(self.step, self.shape)
-        return {
-            "state_bytes": weights,
-            "data_bytes": data,
-            "activation_bytes": activations,
-            "memory_bytes": weights + data + activations,
+        facts = self.describe()
+        generator, discriminator = facts["generator_parameters"], facts["discriminator_parameters"]
+        estimate = {
+            # float32: weights, gradients and two Adam moments of both networks, and the EMA
+            "state_bytes": 4 * (5 * generator + 4 * discriminator),
+            "data_bytes": self.batches.device_bytes,
+            # saved by the larger phase for its backward pass
+            "activation_bytes": facts["batch_size_per_rank"] * _activation_bytes(self.step),
         }
+        return estimate | {"memory_bytes": sum(estimate.values())}
 
 
 def build_parts(config: Config, ranks: Ranks) -> Parts:
@@ -91,19 +89,15 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
         torch.cuda.set_device(device)  # for NCCL, and for tensors on plain "cuda"
     check_precision(config, device)
     set_tf32(config.train.tf32)
-    ranks.on_first(
-        lambda: len(load_split(config.data, "train"))
-    )  # the first rank downloads or decodes it into the cache
+    ranks.run_on_main(lambda: len(load_split(config.data, "train")))  # downloads or decodes it into the cache once
     data = load_split(config.data, "train")
     identity = {"class_names": list(data.class_names), "shape": list(data.shape), "digest": data.digest()}
-    if ranks.size > 1:  # machines may differ in their files and their GPUs
-        ranks.assert_equal_across_ranks("the training images", identity)
+    ranks.assert_equal_across_ranks("the training images", identity)  # machines may have different files
     batch_size = _batch_size(config, device, ranks, len(data))
     precision = choose_precision(
         config, device, fastest_on_cpu=lambda: fastest_on_cpu(config, data, batch=batch_size // ranks.size, ranks=ranks)
     )
-    if ranks.size > 1:
-        ranks.assert_equal_across_ranks("train.precision", precision.name)
+    ranks.assert_equal_across_ranks("train.precision", precision.name)  # machines may have different GPUs
     chosen = config.train.model_copy(update={"batch_size": batch_size, "precision": precision.name})
     config = config.model_copy(update={"train": chosen})
     seed, shape, classes = config.train.seed, ImageShape(*data.shape), len(data.class_names)
@@ -128,17 +122,15 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
         workers=worker_count(config.data),
     )
     eager = find_eager_reason(config, device, ranks)
-    step = Step(
-        config, generator, discriminator, device, precision=precision, ranks=ranks, capturable=eager is None
-    )  # fmt: skip
+    step = Step(config, generator, discriminator, device, precision=precision, ranks=ranks, capturable=eager is None)
     step_runner = StepRunner(step, batches.gather, eager_reason=eager)
     counts = tuple(torch.bincount(data.labels, minlength=classes).tolist())
     names = data.class_names
-    return Parts(config, device, precision, names, counts, shape, identity, batch_size, batches, step, step_runner)
+    return Parts(config, ranks, device, precision, names, counts, identity, batch_size, batches, step, step_runner)
 
 
 def check_ranks(config: Config, ranks: int) -> None:
-    """Checks the settings for a number of ranks on this machine, before the ranks are started.
+    """Checks that the settings fit a number of ranks on this machine, before the ranks are started.
 
     Raises:
         ConfigError, DataError: as `build_parts`.
@@ -164,11 +156,7 @@ def _batch_size(config: Config, device: torch.device, ranks: Ranks, images: int)
     return size
 
 
-def _parameter_counts(step: Step) -> dict[str, int]:
-    return {phase.name: sum(p.numel() for p in phase.network.parameters()) for phase in step.phases}
-
-
-def _activation_bytes(step: Step, shape: ImageShape) -> int:
+def _activation_bytes(step: Step) -> int:
     """Returns the bytes per image that autograd saves in the larger phase; a second derivative doubles them.
 
     Measured on copies of the networks: a discriminator pass over two images, a generator pass over one image. The
@@ -185,9 +173,9 @@ def _activation_bytes(step: Step, shape: ImageShape) -> int:
         return tensor
 
     labels = (torch.zeros(1, dtype=torch.int64, device=device),) if step.generator.conditional else ()
-    random_fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with random_fork, torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        discriminator(torch.zeros(2, *shape, device=device), *(label.repeat(2) for label in labels))
+    hooks = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
+    with preserve_random_states(device), hooks:
+        discriminator(torch.zeros(2, *step.generator.shape, device=device), *(label.repeat(2) for label in labels))
         discriminator_bytes = saved * (2 if step.has_gradient_penalty else 1)
         saved = 0
         images = generator(torch.zeros(1, step.generator.latent_dim, device=device), *labels)

@@ -1,4 +1,4 @@
-"""Holds the open requests of callbacks, and the result of a run."""
+"""The open requests of callbacks, and the result of a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from ganctl.training.distributed.ranks import Ranks
 
 @dataclass
 class LoopControl:
-    """Stop, evaluation and checkpoint requests: of this rank; after `agree`, of all ranks."""
+    """Requests to stop, evaluate or save: those of this rank's callbacks; after `agree`, those of all ranks."""
 
     stop: str = ""  # the reason
     evaluate_at_stop: bool = True
@@ -25,7 +25,7 @@ class LoopControl:
     def agree(self, ranks: Ranks, duration: ResolvedDuration) -> None:
         """Combines the requests of all ranks, so that no rank leaves the loop or waits alone.
 
-        The first rank's measured duration, in images, becomes that of every rank.
+        The duration that rank 0 measured, in images, becomes that of every rank.
         """
         if ranks.size == 1:
             return
@@ -34,7 +34,7 @@ class LoopControl:
         self.evaluation, self.checkpoint, duration.images = bool(evaluation), bool(checkpoint), images or None
         if stop:
             stops = ranks.all_gather_object((self.stop, self.evaluate_at_stop))
-            self.stop, self.evaluate_at_stop = "", True
+            self.stop = ""
             for reason, evaluate in stops:
                 if reason:
                     self.request_stop(reason, evaluate=evaluate)
@@ -44,9 +44,9 @@ class LoopControl:
 class Result:
     """The result of a run.
 
-    `metrics` are scores on the split `metrics["split"]`. A complete run has the scores of its best checkpoint on the
-    test split; a limited run has those of its last evaluation on the validation split. Only the first rank has the
-    files and the test scores.
+    `metrics` are scores on the split `metrics["split"]`. For a complete run they are those of its best checkpoint on
+    the test split; for a run that a limit ended, those of its last evaluation on the validation split. Only rank 0
+    has the test scores.
     """
 
     run_dir: Path

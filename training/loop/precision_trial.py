@@ -1,8 +1,8 @@
 """Chooses fp32 or bf16 on a CPU, for `train.precision = "auto"`, by timing a few training steps in each format.
 
-A list of instruction sets is no substitute: bf16 is faster on a CPU with AMX, on some with AVX-512 BF16, and for some
+The CPU's instruction sets do not decide it: bf16 is faster on a CPU with AMX, on some with AVX-512 BF16, and for some
 networks only. The steps alternate between the formats and use separate networks, so that the run does not change. The
-result is cached by machine and step, and later runs reuse it.
+result is cached by machine and settings, and later runs reuse it.
 """
 
 import hashlib
@@ -11,13 +11,13 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from ganctl.training.config.cache_dir import cache_dir, read_cached, write_cached
+from ganctl.training.config.cache_dir import cache_path, read_cached, write_cached
 from ganctl.training.config.schema import Config
 from ganctl.training.data.base import ImageSet
 from ganctl.training.device.precision import Precision
@@ -32,7 +32,7 @@ _SECONDS = 0.6  # for all timed steps
 _FIRST_IMAGES = 4  # images per step at first
 _GROWTH = 4  # factor from one number of images per step to the next
 _STEADY = 1.25  # the median step takes at most this many times the fastest one, unless the machine is busy
-_TRAIN_SETTINGS = ("first_update", "n_critic", "reuse_fakes")  # settings of `train` that change a step
+_TRAIN_SETTINGS = {"first_update", "n_critic", "reuse_fakes"}  # settings of `train` that change a step
 
 RunStep = Callable[[str, int], None]  # runs one step: (format, number of images)
 
@@ -72,7 +72,7 @@ def fastest_on_cpu(config: Config, data: ImageSet, *, batch: int, ranks: Ranks) 
         ranks: the training processes. Each times its own steps, and the slowest decides.
     """
     path = _file(config, data, batch, ranks)
-    if (cached := ranks.broadcast(read_cached(path, _read) if ranks.first else None)) is not None:
+    if (cached := ranks.broadcast(read_cached(path, _read) if ranks.is_main else None)) is not None:
         return Precision(cached.fastest, "cpu", f"{cached.reason} (timed by an earlier run)")
     trial, steady, failure = None, False, None
     try:
@@ -83,19 +83,19 @@ def fastest_on_cpu(config: Config, data: ImageSet, *, batch: int, ranks: Ranks) 
     if any(failures):
         return Precision("fp32", "cpu", f"a trial step fails: {next(filter(None, failures))}")
     slowest: Trial = max(trials, key=lambda trial: trial.seconds["fp32"] / trial.images)
-    if ranks.first and all(steady_flags):  # times of a busy machine are not cached
+    if ranks.is_main and all(steady_flags):  # times of a busy machine are not cached
         write_cached(path, json.dumps(asdict(slowest)).encode())
     return Precision(slowest.fastest, "cpu", slowest.reason)
 
 
 def time_step(run: RunStep, batch: int) -> tuple[Trial, bool]:
-    """Times `run(format, images)` in each format, in turns, for less than a second, or two slow steps of each.
+    """Times steps in each format, in turns: for less than a second, or two slow steps of each.
 
     The time is the CPU time of a single thread. Other processes change it little, while they may slow a step of several
     threads ten times, now in one format, now in the other.
 
     Args:
-        run: runs one step in a format on a number of images.
+        run: runs one step: `run(format, images)`.
         batch: images of a training step.
 
     Returns:
@@ -115,23 +115,23 @@ def _time_in_turns(run: RunStep, batch: int) -> tuple[Trial, bool]:
     The number of images grows towards `batch` while time allows, since formats differ less on few images. The first
     step on each number of images is not counted: libraries prepare their kernels in it.
     """
-    _time_each(run, min(batch, _FIRST_IMAGES))  # not counted: the first step loads libraries
+    images = min(batch, _FIRST_IMAGES)
+    _time_each(run, images)
     deadline = time.thread_time() + _SECONDS
-    images, timings = 0, {name: [0.0] for name in FORMATS}
+    timings = [_time_each(run, images)]
     while images < batch:
-        larger = min(batch, max(_FIRST_IMAGES, images * _GROWTH))
-        expected = sum(times[0] for times in timings.values()) * larger / max(1, images)  # an upper bound
+        larger = min(batch, images * _GROWTH)
+        expected = sum(timings[0].values()) * larger / images  # an upper bound
         if time.thread_time() + 2 * expected > deadline:
             break
         images = larger
-        if images > _FIRST_IMAGES:
-            _time_each(run, images)
-        timings = {name: [seconds] for name, seconds in _time_each(run, images).items()}
-    while time.thread_time() + sum(times[-1] for times in timings.values()) < deadline:
-        for name, seconds in _time_each(run, images).items():
-            timings[name].append(seconds)
-    steady = all(statistics.median(times) <= _STEADY * min(times) for times in timings.values())
-    return Trial({name: min(times) for name, times in timings.items()}, images), steady
+        _time_each(run, images)
+        timings = [_time_each(run, images)]
+    while time.thread_time() + sum(timings[-1].values()) < deadline:
+        timings.append(_time_each(run, images))
+    by_format = {name: [seconds[name] for seconds in timings] for name in FORMATS}
+    steady = all(statistics.median(times) <= _STEADY * min(times) for times in by_format.values())
+    return Trial({name: min(times) for name, times in by_format.items()}, images), steady
 
 
 def _time_each(run: RunStep, images: int) -> dict[str, float]:
@@ -167,18 +167,17 @@ def _steps(config: Config, data: ImageSet) -> RunStep:
 
 def _file(config: Config, data: ImageSet, batch: int, ranks: Ranks) -> Path | None:
     """Returns the cache file of this step on this machine; None without a cache."""
-    if (folder := cache_dir()) is None:
-        return None
-    settings = config.model_dump(mode="json", include={"model", "loss", "optimizer", "train"})
-    step = {name: value for name, value in settings["train"].items() if name in _TRAIN_SETTINGS}
-    machine = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else platform.processor()
+    cpu = dict(torch.cpu.get_capabilities()) if hasattr(torch.cpu, "get_capabilities") else platform.processor()
     facts = [
-        "1",  # cache version: raise it when the meaning of a trial changes
-        {name: settings[name] for name in ("model", "loss", "optimizer")} | step,
+        "2",  # cache version: raise it when the meaning of a trial changes
+        config.model_dump(
+            mode="json", include={"model": True, "loss": True, "optimizer": True, "train": _TRAIN_SETTINGS}
+        ),
         [batch, ranks.size, data.shape, len(data.class_names)],
-        [dict(machine) if isinstance(machine, Mapping) else machine, torch.get_num_threads(), torch.__version__],
+        [cpu, torch.get_num_threads(), torch.__version__],
     ]
-    return folder / "precision" / f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]}.json"
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return cache_path("precision", f"{digest[:32]}.json")
 
 
 def _read(path: Path) -> Trial:

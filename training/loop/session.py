@@ -1,7 +1,7 @@
 """Turns the options of `train` into a trainer: resolves settings, chooses the folder, restores the state.
 
-A resumed run starts from the settings in its checkpoint. New values may change only its duration and its output, unless
-changes are allowed. With several ranks, the first one decides and reads, and broadcasts the result.
+A resumed run starts from the settings in its checkpoint. Unless changes are allowed, new values may change only its
+duration and its output. With several ranks, rank 0 does this and broadcasts the result.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,10 +60,9 @@ class Session:
         allow_changes: bool = False,
         restarted: bool = False,
         announce: Callable[[str], None] = lambda text: None,
-        ranks: Ranks | None = None,
-        dry: bool = False,
+        dry_run: bool = False,
     ) -> None:
-        """Resolves all settings that need no network.
+        """Joins the other ranks, finds the checkpoint to resume, and resolves the settings.
 
         Args:
             preset, config_file, assignments, flags: see `config.resolve.resolve`.
@@ -71,9 +70,8 @@ class Session:
             resume: `auto` (the newest checkpoint of `run_dir`, if any), a run folder, or a checkpoint file.
             allow_changes: whether a resumed run may change any setting.
             restarted: whether torchrun or `--nproc` restarted this command after it lost a rank.
-            announce: called with each message for the user, on the first rank only.
-            ranks: the group of training processes; None reads torchrun's environment variables.
-            dry: whether nothing will be trained; the folder is then not locked.
+            announce: called with each message for the user, on rank 0 only.
+            dry_run: whether nothing will be trained; another process may then train in the folder.
 
         Raises:
             ConfigError: a setting is invalid, or differs from the resumed run.
@@ -81,20 +79,17 @@ class Session:
             FolderInUse: `run_dir` holds another run or foreign files, or another process trains in it.
         """
         run_dir = Path(run_dir) if run_dir is not None else None
-        self.ranks = ranks or Ranks.join()
-        self._announce = announce if self.ranks.first else lambda text: None
+        self.ranks = Ranks.join()
+        self._announce = announce if self.ranks.is_main else lambda text: None
         # torchrun counts restarts per machine: another machine's restart restarts this rank as well
-        restarted = bool(self.ranks.all_reduce_max([restarted or self.ranks.restarts > 0])[0])
+        restarted = any(self.ranks.all_gather_object(restarted or self.ranks.restarts > 0))
         if restarted and run_dir is None:
-            raise ConfigError(
-                ["--run-dir: found none, expected the folder of the restarted run. Name it with --run-dir."]
-            )
-
+            raise ConfigError(["--run-dir: found none, expected the folder of the restarted run. Give --run-dir."])
         self._lock = RunLock(timeout=_RESTART_PATIENCE) if restarted else RunLock()
 
         def resolve_start() -> tuple[LoadedCheckpoint | None, Path | None, Config, dict[str, str]]:
-            if not dry and (folder_in_use := run_dir or _resumed_run(resume)) is not None:
-                self._lock.check(folder_in_use)
+            if not dry_run and (used_folder := run_dir or _resumed_run(resume)) is not None:
+                self._lock.check(used_folder)
             saved, folder = _find_resumed(run_dir, resume, restarted, announce)
             stored = _stored_settings(saved, allow_changes, announce) if saved else None
             config, sources = resolve(
@@ -107,17 +102,17 @@ class Session:
                     _check_no_changes(previous.flat(), config.flat())
             return saved, folder, config, sources
 
-        self._saved, self._run_dir, self.config, self.sources = self.ranks.on_first(resolve_start)
+        self._saved, self._run_dir, self.config, self.sources = self.ranks.run_on_main(resolve_start)
         self._allow_changes = allow_changes
 
     @property
     def run_dir(self) -> Path:
-        """The run folder. Another process may take a numbered one before this run makes it."""
+        """The run folder. A numbered one does not exist yet, and another process may create it first."""
         return self._run_dir or next_run_dir(self.config)
 
     @contextmanager
-    def reserved(self) -> Iterator[Path]:
-        """Yields the folder for ranks that this process starts; makes a numbered one to reserve it."""
+    def reserve_run_dir(self) -> Iterator[Path]:
+        """Yields the run folder; creates a numbered one, and deletes it at the end if it is empty."""
         if self._run_dir is not None:
             yield self._run_dir
             return
@@ -127,7 +122,7 @@ class Session:
             yield folder
         finally:
             for created in (folder, *new_parents):
-                with suppress(OSError):  # not empty: the ranks wrote files
+                with suppress(OSError):  # not empty
                     created.rmdir()
 
     def build(
@@ -158,12 +153,11 @@ class Session:
                     _check_same_data(self._saved, trainer.parts.data_identity)
                 differences = _differences(self._saved, trainer)
             _restore(trainer.load_state_dict, self._saved)
-            self._announce(f"resumes {self._saved.path} from step {trainer.step}")
-            for text in differences:
+            for text in (f"resumes {self._saved.path} from step {trainer.step}", *differences):
                 self._announce(text)
         elif (source := self.config.train.init_from) is not None:
-            saved = self.ranks.on_first(lambda: read_checkpoint(find_checkpoint(source)))
-            _restore(trainer.load_networks, saved)
+            saved = self.ranks.run_on_main(lambda: read_checkpoint(find_checkpoint(source)))
+            _restore(lambda state: trainer.parts.step.load_networks(state["networks"]), saved)
             self._announce(f"starts with the networks of {saved.path}")
         return trainer
 
@@ -177,15 +171,13 @@ def load_callback(name: str) -> Callback:
     loaded = load_object(name, "--callback")
     if isinstance(loaded, type) and issubclass(loaded, Callback):
         try:
-            return loaded()
+            loaded = loaded()
         except TypeError as error:
             raise ConfigError([f"--callback {name}: the class needs arguments ({error}), expected none. Give its"
                                " arguments defaults, or name an object."]) from error  # fmt: skip
-    if isinstance(loaded, Callback):
-        return loaded
-    raise ConfigError(
-        [f"--callback {name}: found {loaded!r}, expected a class derived from ganctl.training.callbacks.base.Callback."]
-    )
+    if not isinstance(loaded, Callback):
+        raise ConfigError([f"--callback {name}: found {loaded!r}, expected a class derived from ganctl.Callback."])
+    return loaded
 
 
 def _restore(load: Callable[[Mapping[str, Any]], None], saved: LoadedCheckpoint) -> None:
@@ -211,7 +203,7 @@ def _check_same_data(saved: LoadedCheckpoint, current: Mapping[str, Any]) -> Non
 
 
 def _differences(saved: LoadedCheckpoint, trainer: Trainer) -> list[str]:
-    """Lists changes that no setting shows and that make the run differ from an uninterrupted one."""
+    """Lists the differences from an uninterrupted run that the settings do not show."""
     messages = []
     missing = saved.state["callbacks"].keys() - {callback.key for callback in trainer.callbacks} - {*builtin.__all__}
     if missing:
@@ -230,50 +222,42 @@ def _find_resumed(
     run_dir: Path | None, resume: str | None, restarted: bool, announce: Callable[[str], None]
 ) -> tuple[LoadedCheckpoint | None, Path | None]:
     """Returns the checkpoint to resume, if any, and the run folder, if it is already known."""
-    if restarted and run_dir is not None and has_checkpoints(run_dir):
-        return newest_checkpoint(run_dir, announce), run_dir
-    if resume is None:
-        _check_unused(run_dir)
-        return None, run_dir
-    if resume == "auto":
+    saved: LoadedCheckpoint | None = None
+    original = _resumed_run(resume)
+    if resume == "auto" or (restarted and run_dir is not None and has_checkpoints(run_dir)):
         if run_dir is None:
             raise ConfigError(["--resume auto: found no --run-dir. Give --run-dir, the folder of the run to resume."])
-        newest = newest_checkpoint(run_dir, announce)
-        if newest is None:
-            _check_unused(run_dir)
-        return newest, run_dir
-    path = Path(resume)
-    if (path / CHECKPOINTS).is_dir():
-        newest = newest_checkpoint(path, announce)
-        if newest is None:
-            raise CheckpointError(f"--resume {path}: this run has no checkpoint yet. Start it without --resume.")
-    else:
-        newest = read_checkpoint(path)
-        if path.resolve().parent.name != CHECKPOINTS and run_dir is None:
-            raise ConfigError(
-                [f"--resume {path}: this checkpoint is in no run folder. Name a folder for the run: --run-dir."]
-            )
-    original = _resumed_run(resume)
-    if run_dir is not None and run_dir.resolve() != original:
+        saved, original = newest_checkpoint(run_dir, announce), run_dir.resolve()
+    elif resume is not None and (Path(resume) / CHECKPOINTS).is_dir():
+        saved = newest_checkpoint(Path(resume), announce)
+        if saved is None:
+            raise CheckpointError(f"--resume {resume}: this run has no checkpoint yet. Start it without --resume.")
+    elif resume is not None:
+        saved = read_checkpoint(Path(resume))
+        if run_dir is None and original is None:
+            raise ConfigError([f"--resume {resume}: this checkpoint is in no run folder. Give --run-dir."])
+    if run_dir is not None and (saved is None or run_dir.resolve() != original):
         _check_unused(run_dir)
-    return newest, run_dir or original
+    return saved, run_dir or original
 
 
 def _resumed_run(resume: str | None) -> Path | None:
-    """Returns the run folder of a `--resume` path; None for `auto` or without `--resume`."""
+    """Returns the run folder of a `--resume` path; None for `auto`, without `--resume`, and for other folders."""
     if resume is None or resume == "auto":
         return None
-    path = Path(resume)
-    return path.resolve() if (path / CHECKPOINTS).is_dir() else path.resolve().parent.parent
+    path = Path(resume).resolve()
+    if (path / CHECKPOINTS).is_dir():
+        return path
+    return path.parent.parent if path.parent.name == CHECKPOINTS else None
 
 
-def _check_unused(run_dir: Path | None) -> None:
+def _check_unused(run_dir: Path) -> None:
     """Checks that a folder holds no run with checkpoints and no foreign file.
 
     Raises:
         FolderInUse: it does.
     """
-    if run_dir is None or not run_dir.exists():
+    if not run_dir.exists():
         return
     if has_checkpoints(run_dir):
         raise FolderInUse(
@@ -284,12 +268,9 @@ def _check_unused(run_dir: Path | None) -> None:
 
 
 def _keep_resolved_auto(config: Config, previous: Config) -> Config:
-    """Replaces each `auto` by the value that the run resolved when it started, on whatever machine."""
-    kept = {
-        name: getattr(previous.train, name)
-        for name in ("batch_size", "precision")
-        if getattr(config.train, name) == "auto"
-    }
+    """Replaces each `auto` by the value that was chosen when the run started, perhaps on another machine."""
+    auto = [name for name in ("batch_size", "precision") if getattr(config.train, name) == "auto"]
+    kept = {name: getattr(previous.train, name) for name in auto}
     return config.model_copy(update={"train": config.train.model_copy(update=kept)})
 
 
@@ -299,25 +280,23 @@ def _stored_settings(saved: LoadedCheckpoint, allow_changes: bool, announce: Cal
     Raises:
         VersionError: this version lacks some of them, and no changes are allowed.
     """
-    stored, faults = resumed_settings(saved)
-    if faults and not allow_changes:
-        raise VersionError(
-            saved.path, saved.version, faults, alternative="give --allow-changes to resume without these settings"
-        )
-    for fault in faults:
-        announce(f"left out: {fault}")
-    if saved.version != __version__ and (lacking := missing_settings(saved)):
+    stored, errors = resumed_settings(saved)
+    if errors and not allow_changes:
+        alternative = "give --allow-changes to resume without these settings"
+        raise VersionError(saved.path, saved.version, errors, alternative=alternative)
+    for error in errors:
+        announce(f"left out: {error}")
+    if saved.version != __version__ and (missing := missing_settings(saved)):
         message = f"{saved.path}:{written_by(saved.version)} missing settings take their defaults"
-        announce(f"{message}: {', '.join(lacking)}")
+        announce(f"{message}: {', '.join(missing)}")
     return stored
 
 
 def _check_no_changes(previous: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    changed = [name for name in current if current[name] != previous[name] and not name.startswith(_MAY_CHANGE)]
-    if changed:
-        raise ConfigError(
-            [
-                f"{name} = {current[name]!r}: the run has {previous[name]!r}. Leave it out, or give --allow-changes."
-                for name in changed
-            ]
-        )
+    errors = [
+        f"{name} = {value!r}: the run has {previous[name]!r}. Leave it out, or give --allow-changes."
+        for name, value in current.items()
+        if value != previous[name] and not name.startswith(_MAY_CHANGE)
+    ]
+    if errors:
+        raise ConfigError(errors)

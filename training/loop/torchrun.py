@@ -4,16 +4,15 @@ When a rank dies, the agent ends the others. A killed rank (out of memory, a los
 checkpoint of the run. A rank that exits with an error would fail again, so it ends the run.
 """
 
-import fcntl
 import logging
 import os
-import shutil
 import signal
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -24,20 +23,17 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ganctl.processes import available_cores
-from ganctl.training.checkpoint.run_dir import LOGS
+from ganctl.signals import REPEAT_WINDOW, termination_signals
 from ganctl.training.errors import ConfigError, TrainingError
 
 _RESTARTS = 3
-_INTERRUPTED = 130
+_INTERRUPTED = 130  # exit code
 _SHUTDOWN = "600"  # seconds for ranks to save after a signal; an evaluation in progress finishes first
-_SIGTERM = -15  # sent by the agent to end ranks; not a failure
-_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")  # forwarded to the ranks, as by torchrun
-_REPEAT_WINDOW = 2.0  # seconds in which a repeated signal counts as the same one (see callbacks/stopping.py)
 
 
 @dataclass(frozen=True)
 class RanksResult:
-    """The exit code of the ranks, the first rank's stdout, and the name of the signal that ended them, if any."""
+    """The exit code of the ranks, the stdout of rank 0, and the name of the signal that ended them, if any."""
 
     exit_code: int
     stdout: str
@@ -72,18 +68,18 @@ def run_ranks(
         ranks: the number of processes; without OMP_NUM_THREADS they share the cores equally.
         run_dir: the run folder, whose last checkpoint killed ranks resume from.
         announce: called with a message at each restart.
-        launch: starts the ranks once and returns None if one was killed; by default with torchrun's agent.
+        launch: replaces torchrun's agent, in tests: starts the ranks once; returns None if one was killed.
 
     Raises:
-        TrainingError: ranks were killed at every one of four starts.
+        TrainingError: ranks were killed at each of four starts.
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks report their own errors
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // ranks)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _SHUTDOWN)
     for attempt in range(_RESTARTS + 1):
         extra = ["--restarted"] if attempt else []
-        with _logs(run_dir) as logs:
-            result = (launch or _launch)([*command, *extra], ranks, logs)
+        with tempfile.TemporaryDirectory(prefix="ganctl-") as logs:
+            result = (launch or _launch)([*command, *extra], ranks, Path(logs))
         if result is not None:
             return result
         if attempt < _RESTARTS:
@@ -113,10 +109,11 @@ def _launch(command: Sequence[str], ranks: int, logs: Path) -> RanksResult | Non
             elastic_launch(config, command[0])(*command[1:])
     except SignalException as error:  # the agent has forwarded it and waited for the ranks
         stdout = _stdout(logs)
-        return RanksResult(_INTERRUPTED if _has_result(stdout) else 128 + error.sigval, stdout, error.sigval.name)
+        saved = stdout.strip() and not stdout.startswith('{"error"')  # the result is printed after everything is saved
+        return RanksResult(_INTERRUPTED if saved else 128 + error.sigval, stdout, error.sigval.name)
     except ChildFailedError as error:
         codes = [failure.exitcode for failure in error.failures.values()]
-        if any(code < 0 and code != _SIGTERM for code in codes):
+        if any(code < 0 and code != -signal.SIGTERM for code in codes):  # the agent ends the others by SIGTERM
             return None
         return RanksResult(max(1, *codes), _stdout(logs))
     return RanksResult(0, _stdout(logs))
@@ -126,80 +123,29 @@ def _launch(command: Sequence[str], ranks: int, logs: Path) -> RanksResult | Non
 def _signals_as_exceptions() -> Iterator[None]:
     """Raises torch's SignalException in the agent, which then ends the ranks with that signal.
 
-    Signals that were ignored when this process started (nohup, `&` in a script) stay ignored. Repeats of the first
-    signal are ignored as well: a closed terminal sends SIGHUP twice, a scheduler signals every process.
+    Signals that were ignored when this process started (nohup, `&` in a script) stay ignored. Repeats of a signal are
+    ignored as well.
     """
-    first_signal = -_REPEAT_WINDOW
+    last_signal = -REPEAT_WINDOW
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal first_signal
-        if time.monotonic() - first_signal >= _REPEAT_WINDOW:
-            first_signal = time.monotonic()
+        nonlocal last_signal
+        if time.monotonic() - last_signal >= REPEAT_WINDOW:
+            last_signal = time.monotonic()
             raise SignalException(f"got {signal.Signals(number).name}", signal.Signals(number))
 
-    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
-    previous = {number: signal.getsignal(number) for number in numbers}
-    handled = [number for number in numbers if previous[number] is not signal.SIG_IGN]
-    for number in handled:
-        signal.signal(number, stop)
+    previous = {number: signal.signal(number, stop) for number in termination_signals(signal.SIGQUIT)}
     try:
         yield
     except SignalException:
-        previous = dict.fromkeys(handled, signal.SIG_IGN)  # the ranks have ended; their result must still be printed
+        previous = dict.fromkeys(previous, signal.SIG_IGN)  # the ranks have ended; their result must still be printed
         raise
     finally:
-        for number in handled:
-            signal.signal(number, previous[number])
-
-
-@contextmanager
-def _logs(run_dir: Path) -> Iterator[Path]:
-    """Yields a folder for the ranks' output inside the run folder; deletes it, and empty parents it made, at the end.
-
-    The folder is locked. The next start deletes unlocked ones, which a killed parent process left.
-    """
-    root = run_dir / LOGS
-    created = [folder for folder in root.parents if not folder.exists()]
-    root.mkdir(parents=True, exist_ok=True)
-    logs = root / uuid.uuid4().hex
-    with ExitStack() as stack:
-        with _locked(root, wait=True):
-            for leftover in root.iterdir():
-                with _locked(leftover) as unused:
-                    if unused:
-                        shutil.rmtree(leftover)
-            logs.mkdir()
-            stack.enter_context(_locked(logs))
-        try:
-            yield logs
-        finally:
-            shutil.rmtree(logs)
-            for folder in (root, *created):
-                with suppress(OSError):  # not empty
-                    folder.rmdir()
-
-
-@contextmanager
-def _locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Locks a folder where its file system can, and yields whether this process holds the lock."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        locked = True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError:  # locked by another process, or unsupported (NFS locks no folders)
-            locked = False
-        yield locked
-    finally:
-        os.close(file)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _stdout(logs: Path) -> str:
-    """Reads the first rank's stdout; ranks write in the encoding of this process's stdout."""
+    """Reads the stdout of rank 0; ranks write in the encoding of this process's stdout."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return "".join(path.read_text(encoding) for path in sorted(logs.glob("**/0/stdout.log")))
-
-
-def _has_result(stdout: str) -> bool:
-    """Returns whether the first rank printed its result, which it does after everything is saved."""
-    return bool(stdout.strip()) and not stdout.startswith('{"error"')

@@ -1,10 +1,10 @@
 """Trains one GAN: steps, evaluations, checkpoints, stops and resumes.
 
-Read it from `Trainer.fit` down. `training/step/` has a single step, `loop/build.py` makes the parts of a run,
-`training/callbacks/` holds the callbacks, and `training/checkpoint/` the files of a run.
+Read it from `Trainer.fit` down. `training/step/` has a single step, `loop/build.py` builds the parts of a run,
+`training/callbacks/` has the callbacks, and `training/checkpoint/` the files of a run.
 
-`Trainer.state_dict` holds everything that the future of a run depends on: N steps in one go, and N steps with any
-stops and resumes in between, give the same bits on a CPU. Every rank runs this loop; ranks communicate through `ranks`.
+`Trainer.state_dict` holds everything that the rest of a run depends on: on a CPU, N steps without a stop and N steps
+with any stops and resumes in between give the same bits. Every rank runs this loop; ranks communicate through `ranks`.
 """
 
 import math
@@ -13,10 +13,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ganctl.files import add_path_to_errors
-from ganctl.training.callbacks.base import FINISHED, Callback, overrides_by_hook
+from ganctl.training.callbacks.base import FINISHED, HOOKS, Callback
 from ganctl.training.callbacks.defaults import check_callbacks, with_defaults
 from ganctl.training.checkpoint.format import read_checkpoint
 from ganctl.training.checkpoint.run_dir import create_run_dir, next_run_dir, prepare_run_dir, write_settings
@@ -48,11 +46,10 @@ class Trainer:
         Args:
             config: the settings, from `ganctl.configure` or `training.config.resolve.resolve`.
             run_dir: the run folder; None takes the next numbered one.
-            callbacks: run in this order. LRScheduler, Evaluate and Checkpoint are added from the settings where
-                missing.
+            callbacks: run in this order. A missing LRScheduler, Evaluate or Checkpoint is added, with the settings.
             max_steps: a step limit that changes no schedule; `fit` may override it.
             ranks: the group of training processes; None reads torchrun's environment variables.
-            lock: a lock of `run_dir` that this process already uses; None makes one.
+            lock: the lock of `run_dir` with which this process has read it; None creates one.
 
         Raises:
             ConfigError, DataError: the settings do not fit the data, the ranks or this machine.
@@ -64,19 +61,20 @@ class Trainer:
         self.config, self.device, self.class_names = self.parts.config, self.parts.device, self.parts.class_names
         self.batch_size, self._step, self._step_runner = self.parts.batch_size, self.parts.step, self.parts.step_runner
         self.epoch_images = self.parts.batches.per_epoch * self.batch_size
-        self._numbered, self._fresh, self._started = run_dir is None, True, False
+        self._numbered = run_dir is None
+        self._fresh, self._started = True, False  # without restored state; whether `fit` has begun a run
         self._lock = lock or RunLock()
         self.run_dir = self.ranks.broadcast(Path(run_dir or next_run_dir(config)))
-        self.clock = ThroughputTimer(batch_size=self.batch_size, device=self.device)
-        self.duration = ResolvedDuration(config.train.duration, epoch_images=self.epoch_images)
+        self.timer = ThroughputTimer(batch_size=self.batch_size, device=self.device)
+        self.duration = ResolvedDuration(config.train.duration)
+        self.duration.resolve(self.epoch_images)
         self.generator = self._step.ema
         self.source = GeneratorSource(self.generator, self.class_names)
-        self.callbacks = [callback for callback in callbacks if self.ranks.first or callback.every_rank]
-        self._overrides = overrides_by_hook(self.callbacks)
-        self._max_steps = self._limit = max_steps
+        self.callbacks = [callback for callback in callbacks if self.ranks.is_main or callback.every_rank]
+        self._overrides = {hook: [each for each in self.callbacks if each.overrides(hook)] for hook in HOOKS}
+        self._max_steps = max_steps
         self.step = self.images = 0
         self.metrics: dict[str, Any] = {}  # of the last evaluation
-        self._control = LoopControl()
 
     def fit(self, max_steps: int | None = None) -> Result:
         """Trains until the duration, a limit or a stop request; evaluates, saves, and returns the result.
@@ -91,43 +89,43 @@ class Trainer:
         with ExitStack() as stack:
             stack.callback(self._lock.release)
             self._enter_folder()
+            stack.enter_context(add_path_to_errors(self.run_dir))  # disk errors of callbacks name the run folder
             if self._started:
-                self.load_state_dict(self.ranks.on_first(lambda: read_checkpoint(self._checkpoint.last).state))
+                self.load_state_dict(self.ranks.run_on_main(lambda: read_checkpoint(self._checkpoint.last).state))
             for callback in self.callbacks:
-                stack.callback(self._close, callback)  # in reverse order, also if one fails
+                stack.callback(callback.close)  # in reverse order, also if one fails
             stack.callback(self.parts.batches.close)
             self._start_run()
             while not self._should_stop():
                 self._train_step()
                 evaluate = self._control.evaluation or self._duration_reached()
                 if evaluate or self._control.checkpoint:
-                    with self.clock.pause():
+                    with self.timer.pause():
                         if evaluate:
                             self._evaluate()
                         self._save(fresh=evaluate)
             return self._finish()
 
     def _enter_folder(self) -> None:
-        """Makes and locks the run folder, after the build: a run that cannot be built leaves no folder."""
+        """Creates and locks the run folder, after the build: a run that cannot be built leaves no folder."""
 
         def enter() -> Path:
-            fresh = self._fresh and not self._started
-            folder = create_run_dir(self.run_dir, self.config) if fresh and self._numbered else self.run_dir
-            prepare_run_dir(folder, self._lock, fresh=fresh)
+            folder = create_run_dir(self.run_dir, self.config) if self._fresh and self._numbered else self.run_dir
+            prepare_run_dir(folder, self._lock, fresh=self._fresh)
             return folder
 
-        self.run_dir = self.ranks.on_first(enter)
+        self.run_dir = self.ranks.run_on_main(enter)
 
     def _start_run(self) -> None:
-        self.ranks.on_first(lambda: write_settings(self.run_dir, self.config, self.ranks.size))
-        self._started = True
+        self.ranks.run_on_main(lambda: write_settings(self.run_dir, self.config, self.ranks.size))
+        self._fresh, self._started = False, True
         with preserve_random_states(self.device):  # an uninterrupted run draws nothing here
             self._emit("on_start")
         # a new folder has no checkpoint yet: this run must end with its own evaluation
         if not self.ranks.broadcast(self._checkpoint.last.exists()):
             self.metrics = {}
         self._control.agree(self.ranks, self.duration)  # on_start may have requested a stop
-        self.clock.start()
+        self.timer.start()
 
     def _train_step(self) -> None:
         lr_factor = math.prod(callback.on_schedule(self) for callback in self._overrides["on_schedule"])
@@ -136,9 +134,9 @@ class Trainer:
         )
         self.step += 1
         self.images += self.batch_size
-        self.clock.count()
-        if self.ranks.first:
-            self.duration.update(self.clock)
+        self.timer.count()
+        if self.ranks.is_main:
+            self.duration.update(self.timer)
         self._emit("on_step")
         if self.step % self.config.log.every == 0:
             self._emit("on_log", self._step.read_stats())
@@ -170,33 +168,35 @@ class Trainer:
     def _save(self, *, fresh: bool) -> None:
         """Saves the state. `fresh` means that `metrics` belong to this step and rank the checkpoint."""
         self._step.check(self.step)
-        best = self.ranks.first and self._checkpoint.register(self.step, self.images, self.metrics, fresh=fresh)
+        best = self.ranks.is_main and self._checkpoint.register(self.step, self.images, self.metrics, fresh=fresh)
         self._write(self.state_dict(), best=best, listed=True)
 
     def _write(self, state: Mapping[str, Any], *, best: bool, listed: bool) -> None:
-        if self.ranks.first:
+        if self.ranks.is_main:
             self._emit("on_checkpoint", self._checkpoint.write(state, best=best, listed=listed))
         self._control.evaluation = self._control.checkpoint = False
         self._control.agree(self.ranks, self.duration)
 
     def _finish(self) -> Result:
         """Evaluates and saves after the last step, where that is not done yet, and returns the scores to report."""
-        seconds, speed = self.clock.seconds, self.clock.images_per_second
+        seconds, images_per_second = self.timer.seconds, self.timer.images_per_second
         if self.metrics.get("step") != self.step:
-            # A limit stopped the run off its schedule. The state is taken before this extra evaluation, so that a
-            # resumed run ends with the same bits as a run without the stop.
+            # A limit stopped the run between two evaluations. The state is taken before this extra evaluation, so that
+            # a resumed run ends with the same bits as a run without the stop.
             self._step.check(self.step)
             state, best = self.state_dict(), False
             if self._control.evaluate_at_stop:
                 self._evaluate()
-                best = self.ranks.first and self._checkpoint.beats(self.metrics)
+                best = self.ranks.is_main and self._checkpoint.beats(self.metrics)
             self._write(state | {"look": self.metrics}, best=best, listed=False)
         metrics, reason, best_file = {"split": "val"} | self.metrics, self._control.stop, self._checkpoint.best
-        if self.ranks.first and best_file.exists() and reason in FINISHED:
+        if self.ranks.is_main and best_file.exists() and reason in FINISHED:
             metrics = self._score_best(self._checkpoint.newest_intact_best())
         self._emit("on_end", reason, metrics)  # it may delete checkpoints
         existing_best, last = (path if path.exists() else None for path in (best_file, self._checkpoint.last))
-        return Result(self.run_dir, self.step, self.images, seconds, speed, existing_best, last, metrics, reason)
+        return Result(
+            self.run_dir, self.step, self.images, seconds, images_per_second, existing_best, last, metrics, reason
+        )  # fmt: skip
 
     def _score_best(self, path: Path) -> dict[str, Any]:
         """Returns the best checkpoint's scores on the test split, which selects nothing."""
@@ -205,22 +205,13 @@ class Trainer:
         return {"step": saved.step, "images": saved.state["progress"]["images"], **self._measure(source, "test")}
 
     def _emit(self, hook: str, *arguments: Any) -> None:
-        with add_path_to_errors(self.run_dir):  # disk errors of callbacks name the run folder
-            for callback in self._overrides[hook]:
-                getattr(callback, hook)(self, *arguments)
-
-    def _close(self, callback: Callback) -> None:
-        with add_path_to_errors(self.run_dir):
-            callback.close()
+        for callback in self._overrides[hook]:
+            getattr(callback, hook)(self, *arguments)
 
     def describe(self) -> dict[str, Any]:
         """Returns the numbers of the planned run: parameters, images, batch size, steps."""
-        steps = -(-self.duration.images // self.batch_size) if self.duration.images else None
-        return self.parts.describe(self.ranks) | {"steps": steps, "first_step": self.step}
-
-    def estimate_memory(self) -> dict[str, int]:
-        """Estimates the memory of one rank, in bytes; runs both networks once."""
-        return self.parts.estimate_memory(self.ranks)
+        steps = math.ceil(self.duration.images / self.batch_size) if self.duration.images else None
+        return self.parts.describe() | {"steps": steps, "first_step": self.step}
 
     # --- the callback interface, `callbacks.base.Run`, together with the attributes ---
 
@@ -228,15 +219,8 @@ class Trainer:
     def progress(self) -> float:
         return self.duration.progress(self.images)
 
-    @property
-    def duration_images(self) -> int | None:
-        return self.duration.images
-
     def first_nonfinite(self) -> str | None:
         return self._step.first_nonfinite()
-
-    def draw(self, z: Tensor, label: Tensor) -> Tensor:
-        return self.source.draw(z, label)
 
     def request_stop(self, reason: str, *, evaluate: bool = True) -> None:
         self._control.request_stop(reason, evaluate=evaluate)
@@ -250,7 +234,7 @@ class Trainer:
     # --- state ---
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state that the future of the run depends on, and its description. Every rank must call it."""
+        """Returns everything that the rest of the run depends on, and a description. Every rank must call it."""
         return {
             "progress": {"step": self.step, "images": self.images, "batch_size": self.batch_size},
             "duration": self.duration.state_dict(),
@@ -280,7 +264,3 @@ class Trainer:
                 callback.load_state_dict(state["callbacks"][callback.key])
         self.metrics = dict(state["metrics"])
         self._fresh = False
-
-    def load_networks(self, state: Mapping[str, Any]) -> None:
-        """Starts this run with the networks of another run's state."""
-        self._step.load_networks(state["networks"])

@@ -1,8 +1,10 @@
-"""Backends compute a loss from its terms and its gradient by the weights; the autograd one supports all networks."""
+"""Backends: compute a loss from its terms, and the gradients of the weights; AutogradBackend supports all networks."""
 
+import functools
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +14,11 @@ from ganctl.training.device.precision import Precision
 from ganctl.training.device.step_inputs import StepInputs
 from ganctl.training.device.streams import StreamPool
 from ganctl.training.losses.gradient_penalty import mixed_gradient_norm, squared_gradient_norm
-from ganctl.training.losses.terms import BatchOutputs, LossResult, Outputs, Terms, group_by_class, inputs_of
+from ganctl.training.losses.terms import BatchOutputs, LossResult, Outputs, Term, Terms, inputs_of
 from ganctl.training.models.base import Discriminator, Generator
 
 
-class Fakes(NamedTuple):
+class GeneratedBatch(NamedTuple):
     """Generated images [N, C, H, W] and their latents [N, latent_dim]."""
 
     latents: Tensor
@@ -30,129 +32,134 @@ class Batch:
     Attributes:
         images: real images in [−1, 1], [N, C, H, W].
         labels: int64 [N], shared by real and generated images.
-        fakes: generated images for both phases, with their autograd graph; None if each phase generates its own.
-        first_layer: real, then generated images in the layout of the analytic backend's first layer, for both phases;
-            None if each phase prepares its own.
+        generated: for both phases, with the autograd graph of the images; None if each phase generates its own.
+        first_layer: real, then generated images for both phases, as `to_first_layer` of the analytic backend returns
+            them; None if each phase converts its own.
     """
 
     images: Tensor
     labels: Tensor
-    fakes: Fakes | None = None
+    generated: GeneratedBatch | None = None
     first_layer: Tensor | None = None
 
 
+@dataclass
 class Backend(ABC):
-    """Computes the losses of both networks, and sets the gradients of their parameters."""
+    """Computes the losses of both networks, and sets the gradients of their parameters.
 
-    def __init__(
-        self,
-        terms: Terms,
-        generator: Generator,
-        discriminator: nn.Module,
-        *,
-        precision: Precision,
-        scaler: torch.amp.GradScaler,
-        step_inputs: StepInputs,
-        streams: StreamPool,
-    ) -> None:
-        """Creates a backend.
+    Attributes:
+        terms: the loss terms of both networks.
+        generator: the generator.
+        discriminator: the discriminator, before its conversion to synchronized batch normalization.
+        precision: number format of the passes.
+        scaler: scales the losses before the backward pass.
+        step_inputs: contain the current factor of the penalties.
+        streams: side streams for the kernels of gradients.
+    """
 
-        Args:
-            terms: the loss terms of both networks.
-            generator: the generator.
-            discriminator: the discriminator.
-            precision: number format of the passes.
-            scaler: scales the losses before the backward pass.
-            step_inputs: contain the current factor of the penalties.
-            streams: side streams for the kernels of gradients.
-        """
-        self.terms, self.generator, self.discriminator = terms, generator, discriminator
-        self.precision, self.scaler, self.step_inputs, self.streams = precision, scaler, step_inputs, streams
-        self.dtype = next(generator.parameters()).dtype
-        self.discriminator_inputs = inputs_of(terms.discriminator)
-        self.generator_inputs = inputs_of(terms.generator)
-        self.generator_needs_real = any(term.needs_real for term in terms.generator)
+    terms: Terms
+    generator: Generator
+    discriminator: nn.Module
+    precision: Precision
+    scaler: torch.amp.GradScaler
+    step_inputs: StepInputs
+    streams: StreamPool
+
+    def __post_init__(self) -> None:
+        self.dtype = next(self.generator.parameters()).dtype
+        self.discriminator_inputs = inputs_of(self.terms.discriminator)
+        self.generator_inputs = inputs_of(self.terms.generator)
+        self.generator_needs_real = any(term.needs_real for term in self.terms.generator)
+        # then an output depends on all images of a batch
+        self.has_batch_norm = any(isinstance(module, _BatchNorm) for module in self.discriminator.modules())
 
     def prepare(self, batch: Batch) -> Batch:
         """Adds to a batch the data that this backend computes once for both phases."""
         return batch
 
     @abstractmethod
-    def backward_discriminator(self, batch: Batch, fakes: Fakes, mix: Tensor | None) -> LossResult:
+    def backward_discriminator(self, batch: Batch, generated: GeneratedBatch, mix: Tensor | None) -> LossResult:
         """Sets the gradients of the discriminator's parameters.
 
         Args:
-            fakes: detached from the generator's graph.
+            batch: the real images and the labels.
+            generated: detached from the generator's graph.
             mix: ε of the images between real and generated ones, [N]; None if no term reads them.
         """
 
     @abstractmethod
-    def backward_generator(self, batch: Batch, fakes: Fakes) -> LossResult:
-        """Sets the gradients of the generator's parameters; `fakes` must have the generator's autograd graph."""
+    def backward_generator(self, batch: Batch, generated: GeneratedBatch) -> LossResult:
+        """Sets the gradients of the generator's parameters; `generated` must have the generator's autograd graph."""
 
     def conditioning(self, labels: Tensor) -> tuple[Tensor, ...]:
-        """The labels as further arguments of a network's call; empty without conditioning."""
+        """The arguments of a network after its input: the labels, or nothing without conditioning."""
         return (labels,) if self.generator.conditional else ()
 
-    def sample_weights(self, features: Tensor | None, labels: Tensor) -> Tensor | None:
+    def discriminator_loss(self, outputs: BatchOutputs) -> LossResult:
+        """The discriminator's loss; its statistics include the mean logits."""
+        assert outputs.real is not None
+        loss, stats = self.sum(self.terms.discriminator, outputs)
+        real, fake = (each.logits.detach().mean() for each in (outputs.real, outputs.fake))
+        return LossResult(loss, {"real_logit": real, "fake_logit": fake, **stats})
+
+    def sum(self, terms: Sequence[Term], outputs: BatchOutputs) -> LossResult:
+        """The weighted sum of loss terms, and their values."""
+        outputs = replace(outputs, pair_weights=self._pair_weights(outputs))
+        stats: dict[str, Tensor] = {}
+        weighted: list[Tensor] = []
+        for term in terms:
+            value = term(outputs)
+            weight = term.weight * self.step_inputs.penalty_factor if term.scheduled else term.weight
+            weighted.append(weight * value)
+            if term.stat:
+                stats[term.stat] = value
+        return LossResult(functools.reduce(torch.add, weighted), stats)
+
+    @torch.no_grad()
+    def _pair_weights(self, outputs: BatchOutputs) -> Tensor | None:
         """Weights of the pairs of a real and a generated image, [N]; None if all are 1.
 
-        Both distributions are weighted by the same function of an image, so the optimum is unchanged: equal
-        distributions. Rare images get more weight.
-
-        Args:
-            features: of all real images, then of all generated ones, [2N, F].
-            labels: int64 [N].
+        Rare images get more weight. Both distributions are weighted by the same function of an image, so the optimum is
+        unchanged: equal distributions.
         """
-        if self.terms.feature_matching is None or not self.terms.rare_weight:
+        feature_matching, power, real = self.terms.feature_matching, self.terms.rare_weight, outputs.real
+        if feature_matching is None or not power or real is None:
             return None
-        assert features is not None
-        groups = group_by_class(labels, conditional=self.generator.conditional)
-        pairs = features.view(2, len(labels), -1)
-        return self.terms.feature_matching.sample_weight(pairs, groups, self.terms.rare_weight).mean(dim=0)
-
-    def sum(self, network: str, outputs: BatchOutputs) -> LossResult:
-        """The weighted sum of the terms of a network, "discriminator" or "generator"."""
-        terms = self.terms.discriminator if network == "discriminator" else self.terms.generator
-        return self.terms.sum(terms, outputs, self.step_inputs.penalty_factor)
+        assert real.features is not None
+        assert outputs.fake.features is not None
+        pairs = torch.stack([real.features, outputs.fake.features])
+        return feature_matching.image_weights(pairs, outputs.labels, power).mean(dim=0)
 
 
 class AutogradBackend(Backend):
-    """Gradients by autograd, with double backward for gradient norms; supports every network and term."""
+    """Computes gradients by autograd, with double backward for gradient norms; supports every network and term."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._one_pass = not has_batch_norm(self.discriminator)  # before a conversion to synchronized layers
-
-    def backward_discriminator(self, batch: Batch, fakes: Fakes, mix: Tensor | None) -> LossResult:
+    def backward_discriminator(self, batch: Batch, generated: GeneratedBatch, mix: Tensor | None) -> LossResult:
         inputs, n = self.discriminator_inputs, len(batch.images)
         penalized = bool(inputs & {"grad_norms", "mixed_grad_norms"})
         # gradient norms are differentiated again, which needs at least fp32 in the whole pass
         with self.precision.autocast(enabled=not penalized):
-            if not self._one_pass:
-                real, fake = (self._outputs(images, batch.labels) for images in (batch.images, fakes.images))
-            else:  # exact, since each output depends on one image
-                images = torch.cat([batch.images, fakes.images]).requires_grad_("grad_norms" in inputs)
+            if self.has_batch_norm:
+                real, fake = (self._outputs(images, batch.labels) for images in (batch.images, generated.images))
+            else:  # one pass is exact, since each output depends on one image
+                images = torch.cat([batch.images, generated.images]).requires_grad_("grad_norms" in inputs)
                 both = self._outputs(images, torch.cat([batch.labels, batch.labels]))
                 norms = squared_gradient_norm(both.logits, images) if "grad_norms" in inputs else None
                 real, fake = (_rows(both, norms, rows) for rows in (slice(n), slice(n, None)))
             mixed = None
             if "mixed_grad_norms" in inputs:
                 assert mix is not None
-                mixed = mixed_gradient_norm(self._logits, batch.images, fakes.images, batch.labels, mix)
-            weights = self._pair_weights(real.features, fake.features, batch.labels)
-            result = self.sum("discriminator", BatchOutputs(real, fake, batch.labels, fakes.latents, weights, mixed))
+                mixed = mixed_gradient_norm(self._logits, batch.images, generated.images, batch.labels, mix)
+            result = self.discriminator_loss(BatchOutputs(real, fake, batch.labels, generated.latents, mixed))
         self._backward(result.loss, list(self.discriminator.parameters()))
-        means = {"real_logit": real.logits.mean(), "fake_logit": fake.logits.mean()}
-        return LossResult(result.loss, means | result.stats)
+        return result
 
-    def backward_generator(self, batch: Batch, fakes: Fakes) -> LossResult:
+    def backward_generator(self, batch: Batch, generated: GeneratedBatch) -> LossResult:
         with self.precision.autocast():
             with torch.no_grad():
                 real = self._outputs(batch.images, batch.labels) if self.generator_needs_real else None
-            fake = self._outputs(fakes.images, batch.labels)
-            weights = None if real is None else self._pair_weights(real.features, fake.features, batch.labels)
-            result = self.sum("generator", BatchOutputs(real, fake, batch.labels, fakes.latents, weights))
+            fake = self._outputs(generated.images, batch.labels)
+            result = self.sum(self.terms.generator, BatchOutputs(real, fake, batch.labels, generated.latents))
         self._backward(result.loss, list(self.generator.parameters()))
         return result
 
@@ -167,23 +174,12 @@ class AutogradBackend(Backend):
         logits: Tensor = self.discriminator(images, *self.conditioning(labels)).to(self.dtype)
         return logits
 
-    def _pair_weights(self, real: Tensor | None, fake: Tensor | None, labels: Tensor) -> Tensor | None:
-        if real is None or fake is None:
-            return None
-        with torch.no_grad():
-            return self.sample_weights(torch.cat([real, fake]), labels)
-
     def _backward(self, loss: Tensor, parameters: list[nn.Parameter]) -> None:
         """Sets gradients by `backward`, which gives each gradient the memory layout of its parameter, unlike `grad`.
 
         The fused Adam reads both as flat arrays, so a permuted gradient would silently update the wrong weights.
         """
         self.scaler.scale(loss).backward(inputs=parameters)
-
-
-def has_batch_norm(network: nn.Module) -> bool:
-    """Returns whether a network has batch normalization, so that an output depends on all images of the batch."""
-    return any(isinstance(module, _BatchNorm) for module in network.modules())
 
 
 def _rows(outputs: Outputs, norms: Tensor | None, rows: slice) -> Outputs:

@@ -17,11 +17,11 @@ from ganctl.training.distributed.ranks import Ranks
 _DECAY = 0.99  # of the running statistics, per step
 _VARIANCE_WEIGHT = 3.0  # of the variance term; the mean term has 1
 _MIN_VARIANCE = 0.01  # lower bound of a variance, relative to the mean variance: some features hardly vary
-_MIN_SAMPLE_WEIGHT, _MAX_SAMPLE_WEIGHT = 0.2, 5.0
+_MIN_IMAGE_WEIGHT, _MAX_IMAGE_WEIGHT = 0.2, 5.0
 
 
 class FeatureMatching:
-    """Running statistics of F features in C classes (1 without classes), and the loss on them."""
+    """Running statistics of F features in C classes, and the loss on them; with C = 1, labels are ignored."""
 
     def __init__(self, weight: float, classes: int, features: int, device: torch.device) -> None:
         self._weight, self._classes = weight, torch.arange(classes, device=device).unsqueeze(1)
@@ -61,9 +61,10 @@ class FeatureMatching:
 
     @torch.no_grad()
     def _update(self, real: Tensor, fake: Tensor, labels: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
-        """Adds a batch to the statistics; returns the loss and its gradient by the fake features, [N, F]."""
+        """Adds a batch to the statistics; returns the loss and the gradient of the fake features, [N, F]."""
         both = torch.cat([real, fake], dim=1).double()
         batch = torch.cat([both, both.square()], dim=1)
+        labels = self._groups(labels)
         one_hot = (labels == self._classes).to(batch.dtype)  # torch's one_hot reads the labels on the host
         batch_statistics = torch.cat([one_hot.sum(dim=1, keepdim=True), one_hot @ batch], dim=1)
         ranks.all_reduce_mean([batch_statistics])
@@ -82,7 +83,7 @@ class FeatureMatching:
         return self._weight * value, torch.addcmul(offset[labels], slope, fake)
 
     @torch.no_grad()
-    def sample_weight(self, features: Tensor, labels: Tensor, power: float) -> Tensor:
+    def image_weights(self, features: Tensor, labels: Tensor, power: float) -> Tensor:
         """Weights of images by their rarity, [..., N], not differentiated.
 
         The weight is (mean_j (x_j − m_cj)² / v_j)^power with the means m of the classes and the variances v of real
@@ -94,10 +95,15 @@ class FeatureMatching:
             labels: int64 [N].
             power: the exponent.
         """
+        labels = self._groups(labels)
         mean_diff = features - self._means[0][labels]
         distances = (mean_diff.square_() @ self._variances[0].reciprocal().to(mean_diff.dtype)) / features.shape[-1]
         counted = (self._statistics[:, 0] > 0)[labels]
-        return torch.where(counted, distances.pow_(power).clamp_(_MIN_SAMPLE_WEIGHT, _MAX_SAMPLE_WEIGHT), self._one)
+        return torch.where(counted, distances.pow_(power).clamp_(_MIN_IMAGE_WEIGHT, _MAX_IMAGE_WEIGHT), self._one)
+
+    def _groups(self, labels: Tensor) -> Tensor:
+        """The class of each image, int64 [N]: its label, or 0 if there is one class."""
+        return labels if len(self._classes) > 1 else torch.zeros_like(labels)
 
     def _update_summary(self) -> None:
         """Derives shares [C, 1], means [2, C, F] and variances [2, F] from the statistics, in place."""

@@ -5,8 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-DiscriminatorFn = Callable[[Tensor, Tensor], Tensor]
-
 
 def squared_gradient_norm(logits: Tensor, images: Tensor) -> Tensor:
     """‖∇ₓD(x)‖² for each image, [N], differentiable.
@@ -21,7 +19,7 @@ def squared_gradient_norm(logits: Tensor, images: Tensor) -> Tensor:
 
 
 def mixed_gradient_norm(
-    discriminator: DiscriminatorFn, real: Tensor, fake: Tensor, labels: Tensor, mix: Tensor
+    discriminator: Callable[[Tensor, Tensor], Tensor], real: Tensor, fake: Tensor, labels: Tensor, mix: Tensor
 ) -> Tensor:
     """‖∇D(x̂)‖² at each x̂ = ε·real + (1 − ε)·fake, [N] (Gulrajani et al. 2017, arXiv:1704.00028, algorithm 1).
 

@@ -1,4 +1,4 @@
-"""The training objective of both networks: samples latents, generates images, and runs a backend's backward passes.
+"""The training objective of both networks: draws latents, generates images, and calls the backward passes of a backend.
 
 Every rank draws the random numbers of the whole batch from the same stream and uses its own slice. So the latents of a
 step do not depend on the number of ranks.
@@ -16,7 +16,7 @@ from ganctl.training.device.streams import NO_STREAMS, StreamPool
 from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import ConfigError
 from ganctl.training.losses.analytic.backend import AnalyticBackend, find_autograd_reason
-from ganctl.training.losses.backend import AutogradBackend, Backend, Batch, Fakes, has_batch_norm
+from ganctl.training.losses.backend import AutogradBackend, Backend, Batch, GeneratedBatch
 from ganctl.training.losses.terms import LossResult, build_terms
 from ganctl.training.models.base import Generator, to_float
 
@@ -31,7 +31,6 @@ class GANObjective:
         discriminator: nn.Module,
         *,
         precision: Precision,
-        scaler: torch.amp.GradScaler,
         ranks: Ranks,
         rng: torch.Generator,
         step_inputs: StepInputs,
@@ -45,7 +44,6 @@ class GANObjective:
             generator: on the same device as the discriminator.
             discriminator: before a conversion to synchronized batch normalization.
             precision: number format of the passes.
-            scaler: scales the losses before the backward pass.
             ranks: the ranks that share a batch.
             rng: stream of latents and of the penalties' random numbers, on the networks' device.
             step_inputs: per-step scalars.
@@ -58,24 +56,16 @@ class GANObjective:
         """
         self._config, self._ranks, self._rng, self._precision = config, ranks, rng, precision
         self.generator, self.dtype = generator, next(generator.parameters()).dtype
-        if config.loss.has_gradient_penalty and has_batch_norm(discriminator):
-            raise ConfigError(
-                ["loss.r1, loss.r2, loss.wgan_gp: found a discriminator with batch normalization, expected one whose"
-                 " logits depend on one image each, as a gradient penalty needs. Remove the layer, or set all three to"
-                 " 0."]
-            )  # fmt: skip
         self.terms = build_terms(config.loss, generator, discriminator, ranks)
         self.autograd_reason = find_autograd_reason(self.terms, discriminator, streams)
         backend = backend or (AutogradBackend if self.autograd_reason else AnalyticBackend)
-        self.backend = backend(
-            self.terms,
-            generator,
-            discriminator,
-            precision=precision,
-            scaler=scaler,
-            step_inputs=step_inputs,
-            streams=streams,
-        )
+        self.scaler = precision.scaler()
+        self.backend = backend(self.terms, generator, discriminator, precision, self.scaler, step_inputs, streams)
+        if config.loss.has_gradient_penalty and self.backend.has_batch_norm:
+            raise ConfigError(
+                ["loss.r1, loss.r2, loss.wgan_gp: found a discriminator with batch normalization, expected one whose"
+                 " logits depend on one image each. Remove the layer, or set all three to 0."]
+            )  # fmt: skip
 
     def prepare(self, images: Tensor, labels: Tensor, *, both: bool) -> Batch:
         """Converts a step's batch, and generates images for both phases if `train.reuse_fakes` is set.
@@ -92,19 +82,16 @@ class GANObjective:
 
     def backward_discriminator(self, batch: Batch) -> LossResult:
         """Sets the gradients of the discriminator's parameters."""
-        if batch.fakes is not None:
-            fakes = Fakes(batch.fakes.latents, batch.fakes.images.detach())
-        else:
-            with torch.no_grad():
-                fakes = self._generate(batch.labels)
+        with torch.no_grad():
+            generated = batch.generated or self._generate(batch.labels)
+        generated = generated._replace(images=generated.images.detach())
         needs_mix = "mixed_grad_norms" in self.backend.discriminator_inputs
         mix = self._draw(torch.rand, len(batch.images)) if needs_mix else None
-        return self.backend.backward_discriminator(batch, fakes, mix)
+        return self.backend.backward_discriminator(batch, generated, mix)
 
     def backward_generator(self, batch: Batch) -> LossResult:
         """Sets the gradients of the generator's parameters."""
-        fakes = self._generate(batch.labels) if batch.fakes is None else batch.fakes
-        return self.backend.backward_generator(batch, fakes)
+        return self.backend.backward_generator(batch, batch.generated or self._generate(batch.labels))
 
     def draw_latents(self, n: int) -> Tensor:
         """Draws n latents for this rank, [n, latent_dim], with standard deviation `train.latent_std`."""
@@ -126,11 +113,11 @@ class GANObjective:
         if self.terms.feature_matching:
             self.terms.feature_matching.load_state_dict(state)
 
-    def _generate(self, labels: Tensor) -> Fakes:
+    def _generate(self, labels: Tensor) -> GeneratedBatch:
         z = self.draw_latents(len(labels))
         with self._precision.autocast():
             images: Tensor = self.generator(z, *self.backend.conditioning(labels)).to(self.dtype)
-        return Fakes(z, images)
+        return GeneratedBatch(z, images)
 
     def _draw(self, sample: Callable[..., Tensor], n: int, *shape: int) -> Tensor:
         """Draws random numbers for the whole batch, and returns this rank's n."""

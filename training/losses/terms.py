@@ -10,18 +10,15 @@ and its gradient.
 - Gradient penalties: `gradient_penalty.py`. Feature matching: `feature_matching.py`.
 """
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from ganctl.training.config.schema import LossSettings
-from ganctl.training.device.step_inputs import Number
 from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import ConfigError
 from ganctl.training.losses.adversarial import AdversarialLoss, build_loss
@@ -55,8 +52,8 @@ class BatchOutputs:
     fake: Outputs
     labels: Tensor  # int64 [N], shared by real and generated images
     latents: Tensor  # [N, latent_dim] of the generated images
-    sample_weights: Tensor | None = None  # [N], by pair of a real and a generated image; None: all 1
     mixed_grad_norms: Tensor | None = None  # ‖∇ₓ logit‖² [N] at images between real and generated ones
+    pair_weights: Tensor | None = None  # [N], of pairs of a real and a generated image; None: all 1
 
 
 class LossResult(NamedTuple):
@@ -103,7 +100,7 @@ class DiscriminatorAdversarial(Term):
     def __call__(self, outputs: BatchOutputs) -> Tensor:
         assert outputs.real is not None
         logits = (each.logits for each in (outputs.real, outputs.fake))
-        return self._loss.discriminator(*(reweight(values, outputs.sample_weights) for values in logits))
+        return self._loss.discriminator(*(reweight(values, outputs.pair_weights) for values in logits))
 
 
 class GeneratorAdversarial(Term):
@@ -117,7 +114,7 @@ class GeneratorAdversarial(Term):
 
     def __call__(self, outputs: BatchOutputs) -> Tensor:
         real = outputs.real.logits if outputs.real else None
-        return self._loss.generator(real, reweight(outputs.fake.logits, outputs.sample_weights))
+        return self._loss.generator(real, reweight(outputs.fake.logits, outputs.pair_weights))
 
 
 class GradientNorm(Term):
@@ -186,16 +183,15 @@ class FeatureMatchingTerm(Term):
     inputs = frozenset({"features"})
     stat = "feature_matching"
 
-    def __init__(self, feature_matching: FeatureMatching, ranks: Ranks, *, conditional: bool) -> None:
+    def __init__(self, feature_matching: FeatureMatching, ranks: Ranks) -> None:
         super().__init__()
-        self._feature_matching, self._ranks, self._conditional = feature_matching, ranks, conditional
+        self._feature_matching, self._ranks = feature_matching, ranks
 
     def __call__(self, outputs: BatchOutputs) -> Tensor:
         real = outputs.real.features if outputs.real else None
         assert real is not None
         assert outputs.fake.features is not None
-        groups = group_by_class(outputs.labels, conditional=self._conditional)
-        return self._feature_matching.loss(real, outputs.fake.features, groups, self._ranks)
+        return self._feature_matching.loss(real, outputs.fake.features, outputs.labels, self._ranks)
 
 
 @dataclass(frozen=True)
@@ -206,25 +202,13 @@ class Terms:
         discriminator: the discriminator's terms.
         generator: the generator's terms.
         feature_matching: statistics of the features; None without feature matching.
-        rare_weight: exponent of the sample weights; 0 for no weights.
+        rare_weight: exponent of the pair weights; 0 for no weights.
     """
 
     discriminator: Sequence[Term]
     generator: Sequence[Term]
     feature_matching: FeatureMatching | None
     rare_weight: float
-
-    def sum(self, terms: Iterable[Term], outputs: BatchOutputs, penalty_factor: Number) -> LossResult:
-        """The weighted sum of terms; `penalty_factor` is the current factor of the scheduled ones."""
-        stats: dict[str, Tensor] = {}
-        total: list[Tensor] = []
-        for term in terms:
-            value = term(outputs)
-            weight = term.weight * penalty_factor if term.scheduled else term.weight
-            total.append(weight * value)
-            if term.stat:
-                stats[term.stat] = value
-        return LossResult(functools.reduce(torch.add, total), stats)
 
 
 def inputs_of(terms: Iterable[Term]) -> frozenset[Input]:
@@ -249,32 +233,37 @@ def resolve_weights(settings: LossSettings, discriminator: nn.Module) -> Weights
     Raises:
         ConfigError: a term needs a head that the discriminator lacks, or another term.
     """
-    classifier = latent_head = logit = None
-    if exposes_features(discriminator):  # attributes of other networks may mean anything
-        classifier, latent_head, logit = discriminator.classifier, discriminator.latent, discriminator.logit
-    classification = _weight("classification", settings.classification, _CLASSIFICATION, classifier)
-    classification_generator = _weight(
-        "classification_generator",
-        settings.classification_generator,
-        _GENERATOR_CLASSIFICATION * classification,
-        classifier,
-    )
+
+    def weight(name: str, default: float, head: str, description: str) -> float:
+        setting = getattr(settings, name)
+        # attributes of other networks may mean anything
+        if exposes_features(discriminator) and getattr(discriminator, head) is not None:
+            return default if setting == "auto" else float(setting)
+        if setting not in ("auto", 0):
+            raise ConfigError(
+                [f"loss.{name} = {setting}: this discriminator has no {description}. Set model.discriminator to 'conv'"
+                 " (a classifier also needs model.conditional and conditioning by projection), or a"
+                 " ganctl.Discriminator that has it and overrides neither forward nor logits_from_features; or set this"
+                 " to 'auto' or 0."]
+            )  # fmt: skip
+        return 0.0
+
+    classification = weight("classification", _CLASSIFICATION, "classifier", "classifier")
+    auto_generator = _GENERATOR_CLASSIFICATION * classification
+    classification_generator = weight("classification_generator", auto_generator, "classifier", "classifier")
     if classification_generator and not classification:
         raise ConfigError(
             [f"loss.classification_generator = {classification_generator}: found loss.classification = 0, expected a"
              " weight above 0, which trains the classifier. Set it above 0, or both to 0."]
         )  # fmt: skip
-    latent_reconstruction = _weight(
-        "latent_reconstruction", settings.latent_reconstruction, _LATENT_RECONSTRUCTION, latent_head
-    )
-    feature_matching = _weight("feature_matching", settings.feature_matching, _FEATURE_MATCHING, logit)
+    latent_reconstruction = weight("latent_reconstruction", _LATENT_RECONSTRUCTION, "latent", "latent head")
+    feature_matching = weight("feature_matching", _FEATURE_MATCHING, "features", "features of the images alone")
     auto = settings.rare_weight == "auto"
     rare_weight = (1.0 if feature_matching else 0.0) if auto else float(settings.rare_weight)
     if rare_weight and not feature_matching:
         raise ConfigError(
             [f"loss.rare_weight = {settings.rare_weight}: found loss.feature_matching = 0, expected a weight above 0,"
-             " since the statistics of feature matching show which images are rare. Set it above 0, or loss.rare_weight"
-             " to 0."]
+             " since its statistics show which images are rare. Set it above 0, or loss.rare_weight to 0."]
         )  # fmt: skip
     return Weights(classification, classification_generator, latent_reconstruction, feature_matching, rare_weight)
 
@@ -307,46 +296,14 @@ def build_terms(settings: LossSettings, generator: Generator, discriminator: nn.
     if weight := weights.feature_matching:
         device = next(generator.parameters()).device
         feature_matching = FeatureMatching(weight, generator.classes or 1, heads.logit.in_features, device)
-        generator_terms.append(FeatureMatchingTerm(feature_matching, ranks, conditional=generator.conditional))
+        generator_terms.append(FeatureMatchingTerm(feature_matching, ranks))
     return Terms(discriminator_terms, generator_terms, feature_matching, weights.rare_weight)
-
-
-def group_by_class(labels: Tensor, *, conditional: bool) -> Tensor:
-    """The class of each image for feature matching, int64 [N]; without conditioning all images are in class 0."""
-    return labels if conditional else torch.zeros_like(labels)
-
-
-class _Reweight(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, weights: Tensor) -> Tensor:
-        ctx.save_for_backward(weights)
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        (weights,) = ctx.saved_tensors
-        return grad * weights, None
 
 
 def reweight(values: Tensor, weights: Tensor | None) -> Tensor:
     """Multiplies the gradients of `values` [N] by `weights` [N], and keeps the values; None: keeps both."""
     if weights is None:
         return values
-    scaled: Tensor = _Reweight.apply(values, weights)
-    return scaled
-
-
-def _weight(name: str, setting: float | str, default: float, head: nn.Linear | None) -> float:
-    if head is None:
-        if setting != "auto" and setting:
-            output = {
-                "latent_reconstruction": "latent head",
-                "feature_matching": "features of the images alone",
-            }.get(name, "classifier")
-            raise ConfigError(
-                [f"loss.{name} = {setting}: this discriminator has no {output}. Set model.discriminator to 'conv' (a"
-                 " classifier also needs model.conditional and conditioning by projection), or a ganctl.Discriminator"
-                 " that has it and overrides neither forward nor logits_from_features; or set this to 'auto' or 0."]
-            )  # fmt: skip
-        return 0.0
-    return default if setting == "auto" else float(setting)
+    reweighted = values.view_as(values)
+    reweighted.register_hook(lambda grad: grad * weights)
+    return reweighted

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeGuard
 import torch
 from torch import Tensor, nn
 
-HIDDEN = 256  # number of features of the built-in discriminators
+NUM_FEATURES = 256  # number of features of the built-in discriminators
 
 
 class ImageShape(NamedTuple):
@@ -87,9 +87,8 @@ def exposes_features(network: nn.Module) -> TypeGuard[Discriminator]:
     """
     if not isinstance(network, Discriminator):
         return False
-    kind = type(network)
-    overridden = kind.logits_from_features is not Discriminator.logits_from_features
-    return kind.forward is Discriminator.forward and not overridden
+    methods = [(kind.forward, kind.logits_from_features) for kind in (type(network), Discriminator)]
+    return methods[0] == methods[1]
 
 
 class EmbeddingDiscriminator(Discriminator):

@@ -55,40 +55,32 @@ def build_discriminator(settings: ModelSettings, shape: ImageShape, classes: int
     return network
 
 
-@torch.no_grad()
 def _check_generator(network: object, settings: ModelSettings, shape: ImageShape) -> None:
     """Checks the type of a custom generator, and the shape and range of two images."""
     setting = f"model.generator = '{settings.generator}'"
     if not isinstance(network, Generator):
-        raise ConfigError(
-            [f"{setting}: found {type(network).__name__}, expected a ganctl.Generator. Return one from the callable."]
-        )
-    with torch.random.fork_rng(devices=[]):  # keeps the global random state of the training
-        images = network.eval()(torch.randn(2, network.latent_dim), *_labels(settings))
-    network.train()
-    if tuple(images.shape) != (2, *shape) or images.abs().max() > 1:
-        raise ConfigError(
-            [f"{setting}: two images have shape {tuple(images.shape)} and values up to {images.abs().max():.2f},"
-             f" expected {(2, *shape)} within [-1, 1]. End it in tanh."]
-        )  # fmt: skip
+        raise ConfigError([f"{setting}: found {type(network).__name__}, expected a ganctl.Generator. Return one."])
+    images = _try(network, settings, (network.latent_dim,))
+    if images.shape != (2, *shape) or images.abs().max() > 1:
+        found = f"two images have shape {tuple(images.shape)} and values up to {images.abs().max():.2f}"
+        raise ConfigError([f"{setting}: {found}, expected {(2, *shape)} within [-1, 1]. End it in tanh."])
 
 
-@torch.no_grad()
 def _check_discriminator(network: object, settings: ModelSettings, shape: ImageShape) -> None:
     """Checks the type of a custom discriminator, and the shape of two logits."""
     setting = f"model.discriminator = '{settings.discriminator}'"
     if not isinstance(network, nn.Module):
-        raise ConfigError(
-            [f"{setting}: found {type(network).__name__}, expected a torch.nn.Module. Return one from the callable."]
-        )
+        raise ConfigError([f"{setting}: found {type(network).__name__}, expected a torch.nn.Module. Return one."])
+    logits = _try(network, settings, shape)
+    if logits.shape != (2,):
+        raise ConfigError([f"{setting}: two logits have shape {tuple(logits.shape)}, expected (2,). Squeeze them."])
+
+
+@torch.no_grad()
+def _try(network: nn.Module, settings: ModelSettings, shape: tuple[int, ...]) -> Tensor:
+    """Returns the network's output for two random inputs of a shape; keeps the global random state."""
+    labels = (torch.zeros(2, dtype=torch.int64),) if settings.conditional else ()
     with torch.random.fork_rng(devices=[]):
-        logits = network.eval()(torch.zeros(2, *shape), *_labels(settings))
+        output: Tensor = network.eval()(torch.randn(2, *shape), *labels)
     network.train()
-    if tuple(logits.shape) != (2,):
-        raise ConfigError(
-            [f"{setting}: two logits have shape {tuple(logits.shape)}, expected (2,). Squeeze the last axis."]
-        )
-
-
-def _labels(settings: ModelSettings) -> tuple[Tensor, ...]:
-    return (torch.zeros(2, dtype=torch.int64),) if settings.conditional else ()
+    return output

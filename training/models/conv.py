@@ -15,30 +15,30 @@ from torch import Tensor, nn
 from ganctl.training.config.registry import DISCRIMINATORS, GENERATORS
 from ganctl.training.config.schema import ModelSettings
 from ganctl.training.errors import ConfigError
-from ganctl.training.models.base import HIDDEN, Discriminator, EmbeddingDiscriminator, Generator, ImageShape
+from ganctl.training.models.base import NUM_FEATURES, Discriminator, EmbeddingDiscriminator, Generator, ImageShape
 
 _EMBEDDING = 32  # size of the generator's label embedding
-_HIDDEN_LAYERS, _HIDDEN_UNITS = 2, 256  # of the generator
+_HIDDEN_UNITS = 256  # of each hidden layer of the generator
 _BLOCK = 2  # side of a block of pixels, which is one position of the outermost convolutions
 
 
-class FlattenLast(nn.Module):
-    """Flattens [N, C, H, W] to [N, H·W·C], without a copy for channels-last input."""
+class _ChannelsLast(nn.Module):
+    """Base class of layers between [N, C, H, W] and [N, H·W·C]."""
 
     def __init__(self, channels: int, height: int, width: int) -> None:
         super().__init__()
         self.shape = (height, width, channels)
+
+
+class FlattenLast(_ChannelsLast):
+    """Flattens [N, C, H, W] to [N, H·W·C], without a copy for channels-last input."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1).flatten(1)
 
 
-class UnflattenLast(nn.Module):
+class UnflattenLast(_ChannelsLast):
     """Unflattens [N, H·W·C] to [N, C, H, W], the inverse of FlattenLast."""
-
-    def __init__(self, channels: int, height: int, width: int) -> None:
-        super().__init__()
-        self.shape = (height, width, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         channels_last: Tensor = x.unflatten(1, self.shape)
@@ -59,8 +59,8 @@ class ConvGenerator(Generator):
         start = (2 * base_channels, shape.height // 4, shape.width // 4)
         inputs = latent_dim + (_EMBEDDING if classes else 0)
         self.hidden = nn.ModuleList(
-            nn.Sequential(nn.Linear(inputs + (_HIDDEN_UNITS if i else 0), _HIDDEN_UNITS), nn.LeakyReLU(0.2))
-            for i in range(_HIDDEN_LAYERS)
+            nn.Sequential(nn.Linear(width, _HIDDEN_UNITS), nn.LeakyReLU(0.2))
+            for width in (inputs, inputs + _HIDDEN_UNITS)
         )
         self.net = nn.Sequential(
             nn.Linear(inputs + _HIDDEN_UNITS, math.prod(start)),
@@ -93,7 +93,7 @@ def _conv_features(channels: int, shape: ImageShape, base_channels: int) -> nn.S
         nn.Conv2d(base_channels, 2 * base_channels, 4, stride=2, padding=1),
         nn.LeakyReLU(0.2),
         FlattenLast(*end),
-        nn.Linear(math.prod(end), HIDDEN),
+        nn.Linear(math.prod(end), NUM_FEATURES),
         nn.LeakyReLU(0.2),
     ).to(memory_format=torch.channels_last)
 
@@ -101,9 +101,8 @@ def _conv_features(channels: int, shape: ImageShape, base_channels: int) -> nn.S
 @GENERATORS.register("conv")
 def _conv_generator(settings: ModelSettings, shape: ImageShape, classes: int | None) -> Generator:
     _check_divisible_by_4(shape, "model.generator")
-    return ConvGenerator(
-        settings.latent_dim, classes, shape, settings.generator_base_channels or settings.base_channels
-    )
+    base_channels = settings.generator_base_channels or settings.base_channels
+    return ConvGenerator(settings.latent_dim, classes, shape, base_channels)
 
 
 @DISCRIMINATORS.register("conv")
@@ -111,13 +110,12 @@ def _conv_discriminator(settings: ModelSettings, shape: ImageShape, classes: int
     _check_divisible_by_4(shape, "model.discriminator")
     if classes and settings.conditioning == "embedding":
         features = _conv_features(shape.channels + 1, shape, settings.base_channels)
-        return EmbeddingDiscriminator(features, HIDDEN, classes, (1, shape.height, shape.width))
+        return EmbeddingDiscriminator(features, NUM_FEATURES, classes, (1, shape.height, shape.width))
     features = _conv_features(shape.channels, shape, settings.base_channels)
-    return Discriminator(features, HIDDEN, classes, settings.latent_dim)
+    return Discriminator(features, NUM_FEATURES, classes, settings.latent_dim)
 
 
 def _check_divisible_by_4(shape: ImageShape, setting: str) -> None:
     if shape.height % 4 or shape.width % 4:
-        raise ConfigError(
-            [f"{setting} = 'conv': found images of {shape.height} × {shape.width}, expected multiples of 4. Use 'mlp'."]
-        )
+        size = f"{shape.height} × {shape.width}"
+        raise ConfigError([f"{setting} = 'conv': found images of {size}, expected multiples of 4. Use 'mlp'."])

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ganctl.training.config.registry import DISCRIMINATORS, GENERATORS
 from ganctl.training.config.schema import ModelSettings
-from ganctl.training.models.base import HIDDEN, Discriminator, EmbeddingDiscriminator, Generator, ImageShape
+from ganctl.training.models.base import NUM_FEATURES, Discriminator, EmbeddingDiscriminator, Generator, ImageShape
 from ganctl.training.models.batch_norm import BatchNorm1d
 
 
@@ -47,5 +47,5 @@ def _mlp_generator(settings: ModelSettings, shape: ImageShape, classes: int | No
 @DISCRIMINATORS.register("mlp")
 def _mlp_discriminator(settings: ModelSettings, shape: ImageShape, classes: int | None) -> nn.Module:
     if classes and settings.conditioning != "projection":
-        return EmbeddingDiscriminator(_mlp_features(shape.size + classes), HIDDEN, classes, (classes,))
-    return Discriminator(_mlp_features(shape.size), HIDDEN, classes)
+        return EmbeddingDiscriminator(_mlp_features(shape.size + classes), NUM_FEATURES, classes, (classes,))
+    return Discriminator(_mlp_features(shape.size), NUM_FEATURES, classes)

@@ -4,7 +4,7 @@ PyTorch's SyncBatchNorm supports only GPUs; this one supports every device. A fo
 operation, and so does a backward pass.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,13 +29,11 @@ def convert_sync_batch_norm(network: nn.Module, ranks: Ranks) -> None:
         for name, child in list(parent.named_children()):
             if not isinstance(child, _BatchNorm):
                 continue
-            if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, BatchNorm1d):
-                setattr(parent, name, _SyncBatchNorm(child, ranks))
-            else:
-                raise ConfigError(
-                    [f"--nproc: {type(network).__name__}.{name} is a {type(child).__name__}, expected nn.BatchNorm1d or"
-                     " nn.BatchNorm2d for several ranks. Replace it, or train with one rank."]
-                )  # fmt: skip
+            if type(child) not in (nn.BatchNorm1d, nn.BatchNorm2d, BatchNorm1d):
+                found = f"{type(network).__name__}.{name} is a {type(child).__name__}"
+                expected = "expected nn.BatchNorm1d or nn.BatchNorm2d for several ranks"
+                raise ConfigError([f"--nproc: {found}, {expected}. Replace it, or train with one rank."])
+            setattr(parent, name, _SyncBatchNorm(child, ranks))
 
 
 class _SyncBatchNorm(nn.Module):
@@ -55,17 +53,14 @@ class _SyncBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training and self.running_mean is not None:
             return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self._eps)
-        outputs: tuple[Tensor, Tensor, Tensor] = _Normalize.apply(
-            x, self.weight, self.bias, _Options(self._ranks, self._eps)
-        )
+        outputs: tuple[Tensor, Tensor, Tensor] = _Normalize.apply(x, self.weight, self.bias, self._ranks, self._eps)
         normalized, mean, variance = outputs
         if self.training:
-            count = x.numel() // x.shape[1] * self._ranks.size
-            self._update_running_stats(mean, variance * (count / (count - 1)))
+            self._update_running_stats(mean, variance, x.numel() // x.shape[1] * self._ranks.size)
         return normalized
 
     @torch.no_grad()
-    def _update_running_stats(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running_stats(self, mean: Tensor, variance: Tensor, count: int) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         if self._counts_batches:
@@ -73,12 +68,7 @@ class _SyncBatchNorm(nn.Module):
         # without a momentum: the cumulative average
         weight = self._momentum if self._momentum is not None else 1 / int(self.num_batches_tracked)
         self.running_mean.lerp_(mean, weight)
-        self.running_var.lerp_(variance, weight)
-
-
-class _Options(NamedTuple):
-    ranks: Ranks
-    eps: float
+        self.running_var.lerp_(variance * (count / (count - 1)), weight)
 
 
 class _Normalize(torch.autograd.Function):
@@ -89,33 +79,32 @@ class _Normalize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, options: _Options) -> Any:
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, ranks: Ranks, eps: float) -> Any:
         unused = x.new_zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))  # sets the dtype
         local = torch.stack(torch.batch_norm_update_stats(x, unused, unused, 0.0))
-        by_rank = options.ranks.all_gather(local)  # [ranks, 2, C]: mean and variance
+        by_rank = ranks.all_gather(local)  # [ranks, 2, C]: mean and variance
         mean, within = by_rank.mean(dim=0)
         variance = within + (by_rank[:, 0] - mean).square_().mean(dim=0)
-        normalized = functional.batch_norm(x, mean, variance, weight, bias, eps=options.eps)
+        normalized = functional.batch_norm(x, mean, variance, weight, bias, eps=eps)
         ctx.save_for_backward(x, weight, bias, mean, variance)
         ctx.mark_non_differentiable(mean, variance)
-        ctx.options = options
+        ctx.ranks, ctx.eps = ranks, eps
         return normalized, mean, variance
 
     @staticmethod
     @once_differentiable  # gradient penalties with batch normalization are not supported
     def backward(ctx: Any, gradient: Tensor, *_: object) -> Any:
         x, weight, _, mean, variance = ctx.saved_tensors
-        options: _Options = ctx.options
         grad_fixed_stats, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, mean, variance, None, None, False, options.eps, [True] * 3
+            gradient, x, weight, mean, variance, None, None, False, ctx.eps, [True] * 3
         )
         means = torch.stack([grad_weight, grad_bias]) / (x.numel() // x.shape[1])
-        options.ranks.all_reduce_mean([means])
-        shape, factor = _channel_shape(x), (variance + options.eps).rsqrt()
+        ctx.ranks.all_reduce_mean([means])
+        shape, factor = _channel_shape(x), (variance + ctx.eps).rsqrt()
         slope = means[0] * factor.square() * (1 if weight is None else weight)
         offset = means[1] * factor * (1 if weight is None else weight) - slope * mean
         grad_x = torch.addcmul(grad_fixed_stats - offset.view(shape), x, slope.view(shape), value=-1).to(x.dtype)
-        return grad_x, *((None, None) if weight is None else (grad_weight, grad_bias)), None
+        return grad_x, *((None, None) if weight is None else (grad_weight, grad_bias)), None, None
 
 
 def _channel_shape(x: Tensor) -> list[int]:

@@ -4,6 +4,7 @@ For small networks, the hooks cost half as much as the arithmetic. Besides, cons
 imports PyTorch's compiler, which takes a second.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,7 @@ class FusedAdam:
         self.param_groups: list[dict[str, Any]] = [
             {"lr": lr, "betas": betas, "eps": eps, **group, "params": list(group["params"])} for group in groups
         ]
+        self.parameters: list[Tensor] = [p for group in self.param_groups for p in group["params"]]
         self.state: dict[Tensor, dict[str, Tensor]] = {}
         self._streams = streams
 
@@ -58,10 +60,11 @@ class FusedAdam:
         stays unchanged; this saves a quarter of the memory traffic.
         """
         updated = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
-        for parameter in (parameter for parameters in updated for parameter in parameters):
+        counts = []
+        for parameter in itertools.chain(*updated):
             if parameter not in self.state:
                 self.state[parameter] = _initial_state(parameter)
-        counts = [self.state[parameter]["step"] for parameters in updated for parameter in parameters]
+            counts.append(self.state[parameter]["step"])
         torch._foreach_add_(counts, 1)
         for group, parameters in zip(self.param_groups, updated, strict=True):
             if parameters:
@@ -72,14 +75,12 @@ class FusedAdam:
 
     def zero_grad(self) -> None:
         """Sets every gradient to None."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         """The layout of `torch.optim.Adam.state_dict`: parameters by index, learning rates as floats."""
-        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        index = {parameter: i for i, parameter in enumerate(parameters)}
+        index = {parameter: i for i, parameter in enumerate(self.parameters)}
         return {
             "state": {index[parameter]: dict(state) for parameter, state in self.state.items()},
             "param_groups": [
@@ -90,16 +91,12 @@ class FusedAdam:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Loads moments and step counts, but no hyperparameters: a resumed run may change them."""
-        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         indices = [index for group in state["param_groups"] for index in group["params"]]
-        by_index = dict(zip(indices, parameters, strict=True))
-        self.state = {
-            by_index[index]: {
-                name: _like(by_index[index], value) if value.dim() else value.to(by_index[index].device, copy=True)
-                for name, value in moments.items()
-            }
-            for index, moments in state["state"].items()
-        }
+        by_index = dict(zip(indices, self.parameters, strict=True))
+        self.state = {by_index[index]: _initial_state(by_index[index]) for index in state["state"]}
+        for index, moments in state["state"].items():
+            for name, value in moments.items():  # the files are contiguous, the moments have the parameter's layout
+                self.state[by_index[index]][name].copy_(value)
 
     def _update(self, group: Mapping[str, Any], parameters: list[Tensor]) -> None:
         states = [self.state[parameter] for parameter in parameters]
@@ -129,13 +126,9 @@ class FusedAdam:
 
 
 def _initial_state(parameter: Tensor) -> dict[str, Tensor]:
+    """Step count and moments, in the parameter's memory layout, which the kernel expects."""
     return {
         "step": torch.zeros((), device=parameter.device),
         "exp_avg": torch.zeros_like(parameter),
         "exp_avg_sq": torch.zeros_like(parameter),
     }
-
-
-def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """Copies loaded values, which are contiguous, into the parameter's memory layout, which the kernel expects."""
-    return torch.empty_like(parameter).copy_(value)

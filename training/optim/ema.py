@@ -1,25 +1,23 @@
 """Exponential moving average (EMA) of the generator, the network that is evaluated, exported and served."""
 
 from copy import deepcopy
-from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ganctl.training.device.step_inputs import Number
-from ganctl.training.device.streams import NO_STREAMS, StreamPool
+from ganctl.training.device.streams import StreamPool
+from ganctl.training.models.base import Generator
 
-N = TypeVar("N", bound=nn.Module)
 
-
-class EMA(Generic[N]):
-    """Keeps the EMA of a network's weights.
+class EMA:
+    """Keeps the EMA of a generator's weights.
 
     Attributes:
-        network: a copy of the network with the averaged weights, in evaluation mode.
+        network: a copy of the generator with the averaged weights, in evaluation mode.
     """
 
-    def __init__(self, current: N, streams: StreamPool = NO_STREAMS) -> None:
+    def __init__(self, current: Generator, streams: StreamPool) -> None:
         """Starts as a copy of `current`; `streams` run the update's kernels."""
         self.network = deepcopy(current)
         self.network.requires_grad_(False).eval()

@@ -33,7 +33,7 @@ class GradientClip:
                 operations and never waits for the device.
         """
         self._optimizer, self._limit, self._allow_sync = optimizer, limit, allow_sync
-        self._parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+        self._parameters = optimizer.parameters
         self._beta = optimizer.param_groups[0]["betas"][1]
         device = self._parameters[0].device
         self._index_tensors: dict[tuple[int, ...], Tensor] = {}

@@ -21,16 +21,13 @@ def param_groups(network: nn.Module, *, lr_by_fan_in: bool) -> list[dict[str, An
     Returns:
         Dicts with `params` and `scale`, in order of `scale`.
     """
-    groups: dict[float, list[nn.Parameter]] = {}
-    grouped: set[nn.Parameter] = set()
+    scales: dict[nn.Parameter, float] = {}
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             fan_in = _fan_in(module) if lr_by_fan_in and name == "weight" else 0.0
-            scale = (_REFERENCE_FAN_IN / fan_in) ** 0.5 if fan_in else 1.0
-            if parameter not in grouped:
-                groups.setdefault(scale, []).append(parameter)
-                grouped.add(parameter)
-    return [{"params": parameters, "scale": scale} for scale, parameters in sorted(groups.items())]
+            scales.setdefault(parameter, (_REFERENCE_FAN_IN / fan_in) ** 0.5 if fan_in else 1.0)
+    groups = sorted(set(scales.values()))
+    return [{"params": [p for p in scales if scales[p] == scale], "scale": scale} for scale in groups]
 
 
 def _fan_in(module: nn.Module) -> float:

@@ -20,6 +20,8 @@ from ganctl.training.data.base import ImageSet
 from ganctl.training.errors import CheckpointError, ConfigError, DataError
 from ganctl.training.images.source import GeneratorSource, Source, load_generator
 
+NAME_DATA = "Name the generator's data by --set data.name=…, data.root=…, data.size=… or data.channels=…"
+
 
 @dataclass(frozen=True)
 class OpenedSource:
@@ -27,7 +29,7 @@ class OpenedSource:
 
     data: DataSettings
     source: Source | None = None
-    fault: Exception | None = None  # the reason why `data` may not be the training data
+    data_error: Exception | None = None  # the reason why `data` may not be the training data
     images: Tensor | None = None  # uint8 [N, C, H, W]
     labels: Tensor | None = None  # int64 [N]
     facts: dict[str, Any] = field(default_factory=dict)
@@ -36,17 +38,17 @@ class OpenedSource:
 def open_checkpoint(path: Path) -> OpenedSource:
     """Opens the EMA generator of a checkpoint, or of a run's best checkpoint."""
     generator, checkpoint = load_generator(find_checkpoint(path))
-    data, fault = data_settings(checkpoint)
+    data, data_error = data_settings(checkpoint)
     names = tuple(map(nfc, checkpoint.state["data"]["class_names"]))
     facts = {"checkpoint": str(checkpoint.path.resolve()), "step": checkpoint.step}
-    return OpenedSource(data, GeneratorSource(generator, names), fault, facts=facts)
+    return OpenedSource(data, GeneratorSource(generator, names), data_error, facts=facts)
 
 
 def override_data_settings(opened: OpenedSource, assignments: Sequence[str]) -> DataSettings:
     """Returns the data settings of a source, overridden by GANCTL_DATA__… variables and then by --set `assignments`.
 
     Raises:
-        Exception: `opened.fault`, unless data.name is given.
+        Exception: `opened.data_error`, unless data.name is given.
         ConfigError: a setting is invalid, or of a section other than data.
     """
     section = "data."
@@ -55,8 +57,8 @@ def override_data_settings(opened: OpenedSource, assignments: Sequence[str]) -> 
         raise ConfigError([f"--set {each}: expected a setting of the data, such as data.root=…" for each in foreign])
     config, sources = resolve(assignments=assignments, environment=section_variables("data", os.environ))
     given = {name for name, source in sources.items() if source == "--set" or source.startswith(PREFIX)}
-    if opened.fault is not None and "data.name" not in given:
-        raise opened.fault
+    if opened.data_error is not None and "data.name" not in given:
+        raise opened.data_error
     keys = [name.removeprefix(section) for name in given if name.startswith(section)]
     return opened.data.model_copy(update={key: getattr(config.data, key) for key in keys})
 
@@ -76,19 +78,16 @@ def check_fit(opened: OpenedSource, real: ImageSet, path: Path) -> None:
     if images is None:
         assert source is not None
         images = source.draw(torch.zeros(1, source.latent_dim), torch.zeros(1, dtype=torch.int64))
-    faults = []
+    errors = []
     if (found := tuple(images.shape[1:])) != real.shape:
-        faults.append(f"found images {_by(found)} (channels, height, width), expected {_by(real.shape)}")
+        errors.append(f"found images {_by(found)} (channels, height, width), expected {_by(real.shape)}")
     if source is not None and source.conditional and source.class_names != real.class_names:
-        faults.append(f"found the classes {_listed(source.class_names)}, expected {_listed(real.class_names)}")
+        errors.append(f"found the classes {_listed(source.class_names)}, expected {_listed(real.class_names)}")
     if opened.labels is not None and not 0 <= opened.labels.min() <= opened.labels.max() < len(real.class_names):
         label_range = f"{opened.labels.min()} to {opened.labels.max()}"
-        faults.append(f"found labels from {label_range}, expected labels from 0 to {len(real.class_names) - 1}")
-    if faults:
-        raise DataError(
-            f"{path}: does not fit the data set: {'; '.join(faults)}. Name its training data by --set data.name=…,"
-            " data.root=…, data.size=… or data.channels=…"
-        )
+        errors.append(f"found labels from {label_range}, expected labels from 0 to {len(real.class_names) - 1}")
+    if errors:
+        raise DataError(f"{path}: does not fit the data set: {'; '.join(errors)}. {NAME_DATA}")
 
 
 def _by(shape: Sequence[int]) -> str:
@@ -99,8 +98,8 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """Describes the checkpoints of a run, or the contents of one checkpoint.
+def describe_run(path: Path) -> dict[str, Any]:
+    """Describes the checkpoints of a run, or the content of a single checkpoint.
 
     Raises:
         CheckpointError: `path` is neither a run nor a checkpoint, or is damaged.
@@ -109,9 +108,7 @@ def describe(path: Path) -> dict[str, Any]:
         return {"kind": "checkpoint", **_describe_checkpoint(path)}
     folder = path / CHECKPOINTS
     if not folder.is_dir():
-        raise CheckpointError(
-            f"{path}: found neither {CHECKPOINTS}/ nor manifest.json, expected a run, an export or a checkpoint file"
-        )
+        raise CheckpointError(f"{path}: found neither {CHECKPOINTS}/ nor manifest.json, expected a run or an export")
     names = sorted(entry.stem for entry in folder.glob("*.safetensors"))
     record: dict[str, Any] = {"kind": "run", "path": str(path.resolve()), "checkpoints": names}
     for name in ("best", "last"):

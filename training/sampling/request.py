@@ -1,4 +1,4 @@
-"""Sample requests and results, and the split of a request into batches that a source or a server can answer."""
+"""Requests and results of `ganctl sample`; splits a request into batches, which a server answers one by one."""
 
 import secrets
 from collections.abc import Sequence
@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from ganctl.common.text import nfc
 from ganctl.training.errors import TrainingError
 
-_GRID_COLUMNS = 10
-BATCH_LIMIT = 256  # images per batch; the service has the same limit per reply
+_BATCH_LIMIT = 256  # images per batch; the service has the same limit per reply
 
 
 class SampleRequestError(TrainingError, ValueError):
@@ -29,15 +28,6 @@ class SampleResult:
     seed: int
     columns: int  # of the grid in a picture file
     total_drawn: int | None = None  # number of drawn images, including rejected ones; None without rejection
-
-
-@dataclass(frozen=True)
-class Film:
-    """The frames of a walk."""
-
-    frames: NDArray[np.uint8]  # [F, H, W, C]
-    seed: int
-    keyframes: int  # number of requested images that the walk passes
 
 
 @dataclass(frozen=True)
@@ -101,7 +91,7 @@ class SampleRequest:
     @property
     def max_latents(self) -> int:
         """Maximum number of latents per batch."""
-        return max(1, BATCH_LIMIT // len(self.text)) if self.text else BATCH_LIMIT
+        return max(1, _BATCH_LIMIT // len(self.text)) if self.text else _BATCH_LIMIT
 
     def batches(self, num_classes: int) -> list[SampleBatch]:
         """Splits the request into batches; with `per_class` it covers all `num_classes` classes.
@@ -128,15 +118,5 @@ class SampleRequest:
         seed = secrets.randbelow(2**52) if self.seed is None else self.seed
         limit = self.max_latents
         if seed + (total - 1) // limit >= 2**53:
-            raise SampleRequestError(
-                f"--seed {seed}: the last of the consecutive seeds for {total} images exceeds 2^53 - 1. Take a smaller"
-                " seed"
-            )
+            raise SampleRequestError(f"--seed {seed}: {total} images need seeds beyond 2^53 - 1. Take a smaller one")
         return [(seed + i, min(limit, total - start)) for i, start in enumerate(range(0, total, limit))]
-
-    def result(
-        self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, seed: int, total_drawn: int | None = None
-    ) -> SampleResult:
-        """Makes the result of this request from images [N, H, W, C] and labels [N]."""
-        columns = len(self.text) if self.text else min(len(images), _GRID_COLUMNS)
-        return SampleResult(images, labels, seed, columns, total_drawn)

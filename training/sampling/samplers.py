@@ -1,4 +1,4 @@
-"""Samplers: draw the images of a request from a local source or a server."""
+"""Samplers, which draw the images of a request from a local source or a server."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,11 +11,12 @@ from ganctl.common.latents import draw_labels, latents
 from ganctl.training.images.source import Source
 from ganctl.training.sampling.request import SampleBatch, SampleRequest, SampleRequestError, SampleResult
 
+_GRID_COLUMNS = 10
 Pixels = NDArray[np.uint8]  # [N, H, W, C]
 Labels = NDArray[np.int64]  # [N]
 
 
-class Client(Protocol):
+class SamplingClient(Protocol):
     """The methods of a server's client that sampling needs."""
 
     def count_classes(self) -> int: ...
@@ -55,9 +56,7 @@ class LocalSampler:
         """Raises SampleRequestError if the generator is unconditional or lacks a class."""
         flag, names = request.class_flag, self.source.class_names
         if flag and not self.source.conditional:
-            raise SampleRequestError(
-                f"{flag}: this generator is unconditional, expected a conditional one. Leave {flag} out"
-            )
+            raise SampleRequestError(f"{flag}: this generator is unconditional. Leave {flag} out")
         unknown = [name for name in request.class_names if name not in names]
         if unknown:
             raise SampleRequestError(f"{flag} {unknown[0]!r}: expected one of {', '.join(names)}")
@@ -77,14 +76,10 @@ class LocalSampler:
     def draw(self, batch: SampleBatch, truncation: float) -> tuple[Pixels, Labels | None]:
         """Draws the images of a batch; see `Sampler.draw`."""
         classes = np.array([self.class_index(cls) for cls in batch.text or batch.classes], np.int64)
-        if batch.text:
-            label = np.tile(classes, batch.count)
-        elif len(classes):
-            label = np.resize(classes, batch.count)
-        else:
-            label = self.labels(batch.seed, batch.count)
+        num_images = batch.count * len(batch.text or " ")
+        label = np.resize(classes, num_images) if len(classes) else self.labels(batch.seed, batch.count)
         z = self.latents(batch.seed, batch.count, truncation)
-        z = z.repeat_interleave(len(label) // batch.count, dim=0)
+        z = z.repeat_interleave(num_images // batch.count, dim=0)
         images = self.source.draw(z, torch.from_numpy(label)).permute(0, 2, 3, 1).numpy()
         return images, label if self.source.conditional else None
 
@@ -103,7 +98,7 @@ class ServerSampler:
     Classes are sent by name: a class that is named 2 need not have the index 2.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: SamplingClient) -> None:
         self._client = client
 
     def check(self, request: SampleRequest) -> None:
@@ -119,11 +114,9 @@ class ServerSampler:
 
     def draw(self, batch: SampleBatch, truncation: float) -> tuple[Pixels, Labels | None]:
         """Draws the images of a batch; see `Sampler.draw`."""
-        indices = [cls for cls in batch.classes if isinstance(cls, int)]
-        names = [cls for cls in batch.classes if isinstance(cls, str)]
         images, labels, _ = self._client.sample(
-            digits=indices or None,
-            labels=names or None,
+            digits=[cls for cls in batch.classes if isinstance(cls, int)] or None,
+            labels=[cls for cls in batch.classes if isinstance(cls, str)] or None,
             text=batch.text,
             count=batch.count,
             seed=batch.seed,
@@ -141,7 +134,7 @@ def draw(request: SampleRequest, sampler: Sampler) -> SampleResult:
     sampler.check(request)
     batches = request.batches(sampler.count_classes() if request.per_class else 0)
     replies = [sampler.draw(batch, request.truncation) for batch in batches]
+    images = np.concatenate([images for images, _ in replies])
     labels = [label for _, label in replies if label is not None]
-    return request.result(
-        np.concatenate([images for images, _ in replies]), np.concatenate(labels) if labels else None, batches[0].seed
-    )
+    columns = len(request.text) if request.text else min(len(images), _GRID_COLUMNS)
+    return SampleResult(images, np.concatenate(labels) if labels else None, batches[0].seed, columns)

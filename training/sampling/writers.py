@@ -1,4 +1,4 @@
-"""Output files of `ganctl sample`: pictures, arrays, folders and films; and the reading of arrays."""
+"""Output files of `ganctl sample`: pictures, arrays, folders and animations; and the reading of arrays."""
 
 import csv
 import io
@@ -14,31 +14,30 @@ from ganctl.files import add_path_to_errors, new_folder, write_file
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.file_kinds import ARRAY_FILE_ERRORS, file_kind
 from ganctl.training.errors import DataError
-from ganctl.training.images.pictures import ENLARGEMENT, encode, encode_film, tile, to_picture
+from ganctl.training.images.pictures import ENLARGEMENT, encode, encode_animation, tile, to_picture
+from ganctl.training.sampling.animation import Animation
 from ganctl.training.sampling.inspection import OpenedSource
-from ganctl.training.sampling.request import Film, SampleRequestError, SampleResult
+from ganctl.training.sampling.request import SampleRequestError, SampleResult
 
 _MIN_IMAGES = 10  # fewer cannot be scored
 _CHANNELS = (1, 3, 4)  # possible numbers of channels
 _EXPECTED_ARRAYS = "expected `images` and `labels` as 'ganctl sample --out FILE.npz' writes them"
 _SUFFIXES = (".png", ".webp", ".gif", ".npz", "")
-_FILM_ENLARGEMENT = 4  # a frame is a single image, which is small
+_FRAME_ENLARGEMENT = 4  # a frame is a single image, which is small
 _FRAME_MS = 50
 _WEBP_SIDE = 16_383  # pixels; limit of the format
 
 
 def check_output_path(out: Path, *, frames: int | None = None) -> bool:
-    """Checks the path of --out; returns True if it is a film: a .gif, or a .webp with a number of frames.
+    """Checks the path of --out; returns True if it is an animation: a .gif, or a .webp with `frames`.
 
     Raises:
-        SampleRequestError: `out` has an unknown suffix or cannot be written, or `frames` is given for no film.
+        SampleRequestError: `out` has an unknown suffix or cannot be written, or `frames` is given for no animation.
     """
     if out.suffix not in _SUFFIXES:
-        raise SampleRequestError(
-            f"--out {out}: expected a name ending in .png, .webp, .gif or .npz, or a folder's name without a suffix"
-        )
+        raise SampleRequestError(f"--out {out}: expected a name ending in .png, .webp, .gif or .npz, or a folder")
     if frames is not None and out.suffix not in (".gif", ".webp"):
-        raise SampleRequestError(f"--frames {frames}: --out {out} is no film, expected a name ending in .gif or .webp")
+        raise SampleRequestError(f"--frames {frames}: --out {out} is no animation, expected a .gif or a .webp")
     if out.suffix and out.is_dir():
         raise SampleRequestError(f"--out {out}: found a folder, expected a file")
     if not out.suffix and out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -66,21 +65,23 @@ def save(result: SampleResult, out: Path) -> None:
         write_file(out, encode(to_picture(pixels, ENLARGEMENT), out.suffix[1:]))
     elif out.suffix == ".npz":
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **_arrays(result))
+        images = result.images[..., 0] if result.images.shape[-1] == 1 else result.images
+        labels: dict[str, Any] = {} if result.labels is None else {"labels": result.labels}
+        np.savez_compressed(buffer, images=images, **labels)
         with zipfile.ZipFile(buffer, "a") as archive:
             archive.comment = f"ganctl {__version__}".encode()
         write_file(out, buffer.getvalue())
     else:
-        assert not out.suffix, "films are written by save_walk"
+        assert not out.suffix, "animations are written by save_animation"
         with new_folder(out) as folder:
             _save_folder(result, folder)
             check_output_path(out)  # again: files written to it in the meantime would be deleted
 
 
-def save_walk(film: Film, out: Path) -> None:
-    """Writes a film to `out`, .gif or .webp, atomically, at 20 frames per second."""
-    frames = [to_picture(frame, _FILM_ENLARGEMENT) for frame in film.frames]
-    write_file(out, encode_film(frames, kind=out.suffix[1:].upper(), durations=_FRAME_MS))
+def save_animation(animation: Animation, out: Path) -> None:
+    """Writes an animation to `out`, .gif or .webp, atomically, at 20 frames per second."""
+    frames = [to_picture(frame, _FRAME_ENLARGEMENT) for frame in animation.frames]
+    write_file(out, encode_animation(frames, kind=out.suffix[1:].upper(), durations=_FRAME_MS))
 
 
 def open_images(path: Path) -> OpenedSource:
@@ -100,41 +101,31 @@ def open_images(path: Path) -> OpenedSource:
         raise DataError(f"{path}: found {file_kind(path)}; {_EXPECTED_ARRAYS}") from None
     except (*ARRAY_FILE_ERRORS, TypeError, AttributeError, IsADirectoryError) as error:
         raise DataError(f"{path}: {error}; {_EXPECTED_ARRAYS}") from error
-    if (fault := _fault_of_images(images) or _fault_of_labels(labels, len(images))) is not None:
-        raise DataError(f"{path}: {fault}")
-    facts = {"images_in_file": len(images)}
-    label_tensor = None if labels is None else torch.from_numpy(labels)
+    if reason := _check_images(images) or _check_labels(labels, len(images)):
+        raise DataError(f"{path}: {reason}")
     pixels = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2)
+    label_tensor, facts = None if labels is None else torch.from_numpy(labels), {"images_in_file": len(images)}
     return OpenedSource(DataSettings(), images=pixels, labels=label_tensor, facts=facts)
 
 
-def _fault_of_images(images: np.ndarray) -> str | None:
+def _check_images(images: np.ndarray) -> str | None:
+    """Returns the error of images that cannot be scored, or None."""
     found, expected = f"found images {images.dtype} {images.shape}", "uint8 [N, H, W] or [N, H, W, C]"
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) < _MIN_IMAGES:
-        hint = (
-            ". Convert images in [0, 1] by (images * 255).round().astype('uint8')" if images.dtype.kind == "f" else ""
-        )
+        hint = ". Convert [0, 1] by (images * 255).round().astype('uint8')" if images.dtype.kind == "f" else ""
         return f"{found}, expected {expected} with at least {_MIN_IMAGES} images{hint}"
     if images.ndim == 4 and images.shape[1] in _CHANNELS and images.shape[3] not in _CHANNELS:
         return f"{found} with channels first, expected {expected}. Convert them by images.transpose(0, 2, 3, 1)"
     return None
 
 
-def _fault_of_labels(labels: np.ndarray | None, n: int) -> str | None:
+def _check_labels(labels: np.ndarray | None, n: int) -> str | None:
+    """Returns the error of labels that do not belong to n images, or None."""
     if labels is None or (labels.dtype == np.int64 and labels.shape == (n,)):
         return None
-    column = "[:, 0]" if labels.shape == (n, 1) else ""
-    hint = (
-        f". Convert them by labels{column}.astype('int64')"
-        if labels.dtype.kind in "iu" and labels.shape in ((n,), (n, 1))
-        else ""
-    )
+    convertible = labels.dtype.kind in "iu" and labels.shape[:1] == (n,) and labels.size == n
+    hint = ". Convert them by labels.reshape(-1).astype('int64')" if convertible else ""
     return f"found labels {labels.dtype} {labels.shape}, expected int64 ({n},){hint}"
-
-
-def _arrays(result: SampleResult) -> dict[str, Any]:
-    images = result.images[..., 0] if result.images.shape[-1] == 1 else result.images
-    return {"images": images} | ({} if result.labels is None else {"labels": result.labels})
 
 
 def _save_folder(result: SampleResult, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Runs the whole training step as one CUDA graph: gather, random numbers, both phases, optimizers and EMA.
+"""Runs the whole training step as one CUDA graph: batch, random numbers, both phases, optimizers and EMA.
 
 The kernels of a small network take a few microseconds each, and Python takes longer to launch them. A graph launches
 all of them at once. It repeats the captured operations on the same memory. So a step's inputs are copied into fixed
@@ -9,6 +9,7 @@ captured, which runs no kernel. From then on each step is one replay.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from ganctl.training.config.registry import DISCRIMINATORS, GENERATORS, LOSSES
 from ganctl.training.config.schema import Config
 from ganctl.training.data.loader import ImagesAndLabels
+from ganctl.training.device.streams import StreamPool
 from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import ConfigError
 from ganctl.training.step.step import Step
@@ -41,15 +43,9 @@ def find_eager_reason(config: Config, device: torch.device, ranks: Ranks) -> str
         raise ConfigError([f"train.cuda_graph = true: {reason}. Set it to 'auto'."])
     if reason is not None or setting is False:
         return reason or "train.cuda_graph is false"
-    custom = [
-        registry.setting
-        for registry, name in (
-            (GENERATORS, config.model.generator),
-            (DISCRIMINATORS, config.model.discriminator),
-            (LOSSES, config.loss.name),
-        )
-        if not registry.is_builtin(name)
-    ]
+    model, loss = config.model, config.loss.name
+    used = ((GENERATORS, model.generator), (DISCRIMINATORS, model.discriminator), (LOSSES, loss))
+    custom = [registry.setting for registry, name in used if not registry.is_builtin(name)]
     if custom and setting == "auto":
         return f"{custom[0]} is custom and may read tensors on the host; if it does not, set train.cuda_graph=true"
     return None
@@ -70,8 +66,7 @@ def capture_on_cuda(work: Callable[[], None], rng: torch.Generator) -> Replay:
     # CUDA calls of other threads (a loader's pinning, for example) must not break the capture
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         work()
-    replay: Replay = graph.replay
-    return replay
+    return graph.replay
 
 
 class StepRunner:
@@ -95,62 +90,51 @@ class StepRunner:
         """
         self._step, self._gather, self.eager_reason, self._capture = step, gather, eager_reason, capture
         self._inputs: tuple[Tensor, ...] = ()
-        self._replays: dict[tuple[str, ...], Replay] = {}  # by the due phases
-        self._warmup_counts: dict[tuple[str, ...], int] = {}
+        self.replays: dict[tuple[str, ...], Replay] = {}  # by the due phases
+        self._warmup_counts = Counter[tuple[str, ...]]()
 
     def __call__(self, batch_ref: Sequence[Tensor], *, step: int, progress: float, lr_factor: float = 1.0) -> None:
         """Runs `Step` on the batch that `batch_ref` refers to; the other arguments are those of `Step`."""
         due = self._step.prepare(step=step, progress=progress, lr_factor=lr_factor)
         if self.eager_reason is not None:
-            self._step.update(*self._gather(*batch_ref), due)
+            self._update(batch_ref, due)
             return
-        if due not in self._replays and self._warmup_counts.get(due, 0) < WARMUP_STEPS:
-            self._warmup_counts[due] = self._warmup_counts.get(due, 0) + 1
-            self._run_on_warmup_stream(batch_ref, due)
+        if due not in self.replays and self._warmup_counts[due] < WARMUP_STEPS:
+            self._warmup_counts[due] += 1
+            # state that autograd keeps would bind a capture to the default stream, which cannot be captured
+            warmup = StreamPool(self._step.device, 1)
+            with warmup.stream(0):
+                self._update(batch_ref, due)
+            warmup.join()
             return
         if not self._inputs:
             self._inputs = tuple(tensor.clone() for tensor in batch_ref)
         for buffer, tensor in zip(self._inputs, batch_ref, strict=True):
             buffer.copy_(tensor)
-        replay = self._replays.get(due) or self._try_capture(due)
+        replay = self.replays.get(due) or self._try_capture(due)
         if replay is None:
-            self._step.update(*self._gather(*batch_ref), due)
+            self._update(batch_ref, due)
         else:
             replay()
-
-    @property
-    def captured(self) -> int:
-        """The number of captured graphs."""
-        return len(self._replays)
 
     def invalidate(self) -> None:
         """Drops all graphs, after the step's state moved to other memory; the next steps warm up and capture again."""
         self._inputs = ()
-        self._replays.clear()
+        self.replays.clear()
         self._warmup_counts.clear()
 
-    def _run_on_warmup_stream(self, batch_ref: Sequence[Tensor], due: tuple[str, ...]) -> None:
-        """Runs a step eagerly on a side stream: state that autograd keeps would bind a capture to the default stream,
-        which cannot be captured."""
-        if self._step.device.type != "cuda":
-            self._step.update(*self._gather(*batch_ref), due)
-            return
-        warmup_stream = torch.cuda.Stream()
-        warmup_stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(warmup_stream):
-            self._step.update(*self._gather(*batch_ref), due)
-        torch.cuda.current_stream().wait_stream(warmup_stream)
+    def _update(self, batch_ref: Sequence[Tensor], due: tuple[str, ...]) -> None:
+        self._step.update(*self._gather(*batch_ref), due)
 
     def _try_capture(self, due: tuple[str, ...]) -> Replay | None:
         """Captures a step; after a failure, restores the state and switches to eager steps."""
         rng_state = self._step.rng.get_state()
         try:
-            replay = self._capture(lambda: self._step.update(*self._gather(*self._inputs), due), self._step.rng)
+            self.replays[due] = self._capture(lambda: self._update(self._inputs, due), self._step.rng)
         except RuntimeError as error:  # CUDA's errors have this type
             self.eager_reason = f"the capture failed: {str(error).splitlines()[0]}"
             _log.warning("steps run eagerly: %s", self.eager_reason)
             self.invalidate()
             self._step.recover(rng_state)
             return None
-        self._replays[due] = replay
-        return replay
+        return self.replays[due]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ganctl.training.config.schema import Config
 from ganctl.training.device.step_inputs import Number
-from ganctl.training.device.streams import NO_STREAMS, StreamPool
+from ganctl.training.device.streams import StreamPool
 from ganctl.training.distributed.ranks import SINGLE_RANK, Ranks
 from ganctl.training.losses.backend import Batch
 from ganctl.training.losses.terms import LossResult
@@ -53,8 +53,7 @@ class Phase:
 
     def step(self, scaler: torch.amp.GradScaler, ranks: Ranks = SINGLE_RANK) -> None:
         """Averages the gradients over the ranks, clips them, and takes one optimizer step."""
-        gradients = [parameter.grad for parameter in self.network.parameters()]
-        ranks.all_reduce_mean([gradient for gradient in gradients if gradient is not None])
+        ranks.all_reduce_mean([p.grad for p in self.network.parameters() if p.grad is not None])
         optimizer = cast(torch.optim.Optimizer, self.optimizer)  # has the members that GradScaler uses
         if self.clip:
             scaler.unscale_(optimizer)
@@ -68,7 +67,7 @@ def build_phase(
     backward_loss: Callable[[Batch], LossResult],
     config: Config,
     *,
-    streams: StreamPool = NO_STREAMS,
+    streams: StreamPool,
     allow_sync: bool,
 ) -> Phase:
     """Builds the phase of the discriminator or the generator from the settings.

@@ -1,4 +1,4 @@
-"""One training step: two phases, each with its network, its loss and its optimizer, and the generator's EMA.
+"""One training step: updates the discriminator, the generator and the generator's EMA.
 
 A step on a GPU never waits for the device: statistics are summed in a device tensor and read once per log interval
 (`read_stats`). Losses are in `losses/`. Scalars that the host changes at each step are in `StepInputs`, so the rest of
@@ -9,6 +9,7 @@ changes from step to step.
 import hashlib
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,22 +69,20 @@ class Step:
         self._allow_sync = device.type == "cpu" and not capturable  # a CPU reads its tensors at no cost
         # kernels that are launched one by one gain nothing from side streams
         self._streams = StreamPool(device, _STREAMS) if capturable else NO_STREAMS
-        precision = precision or Precision("fp32", device.type, "default")
-        self._scaler = precision.scaler()
         self._ema = EMA(generator, self._streams)
         self.ema = self._ema.network
         self.objective = GANObjective(  # must see batch normalization before it is converted below
             config,
             generator,
             discriminator,
-            precision=precision,
-            scaler=self._scaler,
+            precision=precision or Precision("fp32", device.type, "default"),
             ranks=ranks,
             rng=self.rng,
             step_inputs=self.step_inputs,
             streams=self._streams,
             backend=backend,
         )
+        self._scaler = self.objective.scaler
         convert_sync_batch_norm(generator, ranks)
         convert_sync_batch_norm(discriminator, ranks)
         self.has_gradient_penalty = config.loss.has_gradient_penalty
@@ -92,12 +91,10 @@ class Step:
         self._stats = torch.zeros(len(names), device=device)
         self._sums = dict(zip(names, self._stats.unbind(), strict=True))  # views of `_stats`
         self._stats_steps = dict.fromkeys(self._stat_names, 0)
+        build = partial(build_phase, config=config, streams=self._streams, allow_sync=self._allow_sync)
         phases = [
-            build_phase(name, network, backward_loss, config, streams=self._streams, allow_sync=self._allow_sync)
-            for name, network, backward_loss in (
-                ("discriminator", discriminator, self.objective.backward_discriminator),
-                ("generator", generator, self.objective.backward_generator),
-            )
+            build("discriminator", discriminator, self.objective.backward_discriminator),
+            build("generator", generator, self.objective.backward_generator),
         ]
         self.phases = phases if config.train.first_update == "discriminator" else phases[::-1]
         # CPU: checked only after a non-finite loss. GPU: checked after the first phase of each step. If both networks
@@ -155,15 +152,12 @@ class Step:
             if phase is ema_phase:
                 self._ema.update(self.step_inputs.ema_weight)
             with self._streams.stream(_STREAMS - 1):
-                self._record(result.stats)
+                values = [value.detach() for value in result.stats.values()]
+                torch._foreach_add_([self._sums[name] for name in result.stats], values)
         self._streams.join()
         self._ema.copy_buffers()  # the generator's last forward pass changed them
         if self._scaler.is_enabled():
             self._scaler.update()  # both phases share one scale
-
-    def draw_latents(self, n: int) -> Tensor:
-        """Draws n latents for this rank from the step's random stream, [n, latent_dim]."""
-        return self.objective.draw_latents(n)
 
     def read_stats(self) -> dict[str, float]:
         """Means of the statistics since the last call, over all ranks. Waits for the device."""
@@ -197,8 +191,8 @@ class Step:
         """
         if name := self.first_nonfinite():
             raise TrainingError(
-                f"{name}: found NaN or inf at step {step}, expected finite numbers. The checkpoint before stays the"
-                " last one. Lower optimizer.lr, or raise loss.r1 and loss.r2."
+                f"{name}: found NaN or inf at step {step}. The checkpoint before stays the last one. Lower"
+                " optimizer.lr, or raise loss.r1 and loss.r2."
             )
         if self._ranks.size > 1:
             weights = [*self._nonfinite.tensors.values(), *self.ema.state_dict().values()]
@@ -237,9 +231,8 @@ class Step:
         else:  # generators of other device types have other states: start a new stream that the run has not used
             self.rng.manual_seed(int.from_bytes(hashlib.sha256(state["rng"].numpy().tobytes()).digest()[:7], "big"))
         if state["stats_names"] == list(self._sums):  # else the loss was changed on purpose: the means start anew
-            stats = state["stats"]
-            same_ranks = len(stats) == self._ranks.size
-            self._stats.copy_(stats[self._ranks.rank] if same_ranks else stats.mean(dim=0))
+            by_rank = state["stats"]
+            self._stats.copy_(by_rank[self._ranks.rank] if len(by_rank) == self._ranks.size else by_rank.mean(dim=0))
             self._stats_steps = dict(state["stats_steps"])
 
     def load_networks(self, state: dict[str, Any]) -> None:
@@ -259,6 +252,3 @@ class Step:
             self.rng.set_state(rng_state)
         if self._scaler.is_enabled():
             self._scaler._per_optimizer_states.clear()
-
-    def _record(self, values: dict[str, Tensor]) -> None:
-        torch._foreach_add_([self._sums[name] for name in values], [value.detach() for value in values.values()])

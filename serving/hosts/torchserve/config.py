@@ -9,7 +9,7 @@ from ganctl.serving.errors import SettingError
 from ganctl.serving.hosts.torchserve.ports import Ports
 from ganctl.serving.hosts.torchserve.workers import MAX_WORKERS
 
-# TorchServe's settings accept no IPv6 address, only a name; Java resolves this name with our file `hosts`.
+# TorchServe's settings accept no IPv6 address, only a name. Java looks this name up in our file `hosts`.
 _IPV6_NAME = "ipv6-address"
 
 JAVA_OPTIONS = (
@@ -30,7 +30,9 @@ JAVA_OPTIONS = (
 _INHERITED = ("HOME", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "TZ", "USER", "VIRTUAL_ENV")
 _INHERITED_PREFIXES = ("CUDA_", "KMP_", "MKL_", "OMP_", "ORT_", "PYTHON")
 # Java decodes arguments, variables and file names by the locale. Ours are UTF-8, and so is the workers' output.
-_UTF8 = {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+_CONSTANT = {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+# Weights in huge pages: after a pause, a worker with cold caches needs a fifth less time for an image.
+_CONSTANT["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
 
 
 def config_properties(folder: Path, address: str, ports: Ports, workers: int, token: bool) -> str:
@@ -82,13 +84,8 @@ disable_system_metrics=true
 """
 
 
-def java_options(folder: Path, address: str) -> tuple[str, ...]:
-    """Returns the Java options for a server on an IP address; for IPv6, Java resolves names with the file `hosts`."""
-    return (*JAVA_OPTIONS, f"-Djdk.net.hosts.file={folder / 'hosts'}") if ":" in address else JAVA_OPTIONS
-
-
 def hosts(address: str) -> str:
-    """Returns the text of the file `hosts`; it includes this machine's name, which TorchServe also resolves."""
+    """Returns the text of the file `hosts`: all names that TorchServe resolves, this machine's name among them."""
     return f"{address} {_IPV6_NAME}\n127.0.0.1 localhost {socket.gethostname()}\n"
 
 
@@ -119,10 +116,7 @@ def environment(
         name: value for name, value in given.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
     logs = str(folder / "logs")
-    variables |= _UTF8
-    variables |= {"TMPDIR": str(folder / "tmp"), "LOG_LOCATION": logs, "METRICS_LOCATION": logs}
-    # Weights in huge pages: a worker with cold caches after a pause then needs a fifth less time for an image.
-    variables["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+    variables |= _CONSTANT | {"TMPDIR": str(folder / "tmp"), "LOG_LOCATION": logs, "METRICS_LOCATION": logs}
     variables |= {"GANCTL_STATE": str(folder / "state"), "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics")}
     if not page:
         variables["GANCTL_PAGE"] = "off"

@@ -77,24 +77,19 @@ def drain(
     return True
 
 
-def stop_listening(pid: int, port: int) -> bool:
+def stop_listening(pid: int, port: int) -> None:
     """Makes the kernel refuse new connections to a port that the process listens on; open connections stay.
 
-    Returns False if the kernel does not allow it, as in a container without the right to trace its own processes. New
-    connections are then accepted, and the workers answer them with 503.
+    Has no effect where the kernel does not allow it, as in a container without the right to trace its own processes.
+    New connections are then accepted, and the workers answer them with 503.
     """
-    try:
-        with contextlib.ExitStack() as stack:
-            process = os.pidfd_open(pid)
-            stack.callback(os.close, process)
-            for number in _listening_descriptors(pid, port):
-                copied = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, process, number, 0)
-                if copied < 0:
-                    return False
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        process = os.pidfd_open(pid)
+        stack.callback(os.close, process)
+        for number in _listening_descriptors(pid, port):
+            copied = ctypes.CDLL(None).syscall(_PIDFD_GETFD, process, number, 0)
+            if copied >= 0:
                 stack.enter_context(socket.socket(fileno=copied)).shutdown(socket.SHUT_RD)
-    except OSError:
-        return False
-    return True
 
 
 def _listening_descriptors(pid: int, port: int) -> list[int]:

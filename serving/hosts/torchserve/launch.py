@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from ganctl.serving.errors import ServerError
@@ -31,9 +30,7 @@ main()
 """
 
 
-def launch(
-    java: Path, folder: PrivateFolder, environment: dict[str, str], options: Sequence[str] = JAVA_OPTIONS
-) -> "subprocess.Popen[bytes]":
+def launch(java: Path, folder: PrivateFolder, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     """Starts Java with the settings in `folder`, in a session of its own: a Ctrl-C in the terminal reaches only us.
 
     Raises:
@@ -45,22 +42,21 @@ def launch(
     torchserve = Path(package.origin).parent
     _write_home(folder.path / "home", torchserve)
     alias = folder.alias
-    command = [str(java), *options]
+    command = [str(java), *JAVA_OPTIONS, f"-Djdk.net.hosts.file={alias / 'hosts'}"]
     command += [f"-Dmodel_server_home={alias / 'home'}", f"-Djava.io.tmpdir={alias / 'tmp'}"]
     command += [f"-D{netty}.native.workdir={folder.native_libraries}" for netty in _NETTY_PACKAGES]
     command += [f"-Dlog4j.configurationFile=file://{alias / 'log4j2.xml'}", "-cp", f"{alias / 'home' / 'frontend'}/*"]
     command += ["org.pytorch.serve.ModelServer", "--python", sys.executable]
     command += ["-f", str(alias / "config.properties"), "-s", str(alias / "store"), "-ncs"]
     parent = os.getpid()
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    libc = ctypes.CDLL(None)
 
     def die_with_parent() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # when the terminal closes, we drain; Java would exit at once
-        if libc is not None:
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            libc.prctl(_PR_SET_TIMERSLACK, 1)  # ns: a batch waits 1 ms for requests; Linux's default would add 50 µs
-            if os.getppid() != parent:
-                os._exit(1)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc.prctl(_PR_SET_TIMERSLACK, 1)  # ns: a batch waits 1 ms for requests; Linux's default would add 50 µs
+        if os.getppid() != parent:
+            os._exit(1)
 
     with (folder.path / "logs" / "java.log").open("wb") as output:
         return subprocess.Popen(
@@ -76,7 +72,7 @@ def launch(
 
 
 def _write_home(home: Path, torchserve: Path) -> None:
-    """Writes TorchServe's home folder: links to its classes, and our script in the place of its worker's (ADR 14)."""
+    """Writes TorchServe's home folder: links to its classes, and our worker script instead of its own (ADR 14)."""
     (home / "ts").mkdir(parents=True)
     (home / "frontend").symlink_to(torchserve / "frontend")
     (home / "ts" / "version.txt").symlink_to(torchserve / "version.txt")

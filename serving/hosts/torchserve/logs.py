@@ -1,6 +1,7 @@
 """Reads a failed server's logs: finds dead workers, their traceback and errors of the operating system."""
 
 import errno
+import itertools
 import os
 import shutil
 import time
@@ -35,18 +36,18 @@ class Logs:
             traceback = self._traceback()
             if not traceback and waited > _NO_TRACEBACK_SECONDS:
                 return
-            if traceback and traceback == before and _is_complete(traceback):
+            # Complete once the last line names the exception: that line is not indented.
+            if traceback and traceback == before and not traceback[-1].startswith((" ", _TRACEBACK)):
                 return
             before = traceback
             time.sleep(_POLL_SECONDS)
 
     def system_error(self) -> OSError | None:
         """Returns the error of the operating system that kept Java from starting, or None."""
-        if os.strerror(errno.EMFILE) in self._text("java"):
+        java = self._text("java")
+        if os.strerror(errno.EMFILE) in java:
             return OSError(errno.EMFILE, os.strerror(errno.EMFILE), "TorchServe")
-        number = next(
-            (each for each in _DISK_ERRORS if f"IOException: {os.strerror(each)}" in self._text("java")), None
-        )
+        number = next((each for each in _DISK_ERRORS if f"IOException: {os.strerror(each)}" in java), None)
         if number is None and shutil.disk_usage(self._folder).free < _MIN_FREE_BYTES:
             number = errno.ENOSPC
         return None if number is None else OSError(number, os.strerror(number), str(self._folder))
@@ -55,12 +56,8 @@ class Logs:
         """The part of the logs that belongs in an error message: a worker's traceback, else each log's last lines."""
         if traceback := self._traceback():
             return "\nThe worker's traceback:\n" + "\n".join(traceback[:60])
-        parts = []
-        for name in ("server", "workers", "java"):
-            last = self._text(name).splitlines()[-15:]
-            if last:
-                parts.append(f"\nThe last lines of {name}.log:\n" + "\n".join(last))
-        return "".join(parts)
+        tails = {name: self._text(name).splitlines()[-15:] for name in ("server", "workers", "java")}
+        return "".join(f"\nThe last lines of {name}.log:\n" + "\n".join(tail) for name, tail in tails.items() if tail)
 
     def _traceback(self) -> list[str]:
         """The lines of the first traceback in `workers.log`, up to the first line of a restarted worker."""
@@ -69,14 +66,9 @@ class Logs:
             if message.startswith(_TRACEBACK):
                 thread = head.split(" ", 3)[-1]
                 messages = [message for head, _, message in lines[index:] if head.endswith(thread)]
-                return messages[: next((i for i, message in enumerate(messages) if message.startswith(_START)), None)]
+                return list(itertools.takewhile(lambda message: not message.startswith(_START), messages))
         return []
 
     def _text(self, name: str) -> str:
         path = self._folder / f"{name}.log"
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def _is_complete(traceback: list[str]) -> bool:
-    """Returns whether the last line is the one that names the exception."""
-    return not traceback[-1].startswith((" ", _TRACEBACK))

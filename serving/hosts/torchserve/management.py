@@ -14,7 +14,7 @@ import httpx
 from ganctl.serving.client.connections import empty_ssl_context, local_client
 from ganctl.serving.handler.problem import MEDIA_TYPE, problem
 
-_HOSTS = ("127.0.0.1", "localhost")  # any other `Host` comes from a web page whose name resolves to loopback
+_HOSTS = ("127.0.0.1", "localhost")  # another `Host` means DNS rebinding: a web page's name resolves to loopback
 
 
 def front_end_client(path: Path) -> httpx.Client:
@@ -55,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.headers.get("Host", "").partition(":")[0] not in _HOSTS:
             return self._refuse(HTTPStatus.MISDIRECTED_REQUEST, f"Host must be one of {', '.join(_HOSTS)}.")
-        headers = {name: self.headers[name] for name in ("Authorization",) if name in self.headers}
+        headers = {"Authorization": token} if (token := self.headers.get("Authorization")) else {}
         try:
             reply = self.torchserve.get(self.path, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:

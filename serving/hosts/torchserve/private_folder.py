@@ -1,12 +1,13 @@
 """A server's private folder in TMPDIR, with a path that Java and Unix sockets accept."""
 
 import contextlib
+import functools
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ganctl.serving.errors import ServerError
 
@@ -41,9 +42,9 @@ def ascii_alias(folder: Path) -> Iterator[Path]:
         alias = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
         if not alias.exists():
             raise ServerError(
-                f"the temporary folder {folder.parent}: found a path that is not plain ASCII or too long for the"
-                f" workers' sockets, and no /proc; expected a plain path, at most {_MAX_SOCKET_PATH} bytes with the"
-                " socket's name. Set TMPDIR to a short, plain path, such as /tmp."
+                f"the temporary folder {folder.parent}: found a path that is long or not plain ASCII, and no /proc;"
+                f" expected a path that fits into a Unix socket's address ({_MAX_SOCKET_PATH} bytes). Set TMPDIR to a"
+                " short, plain path, such as /tmp."
             )
         yield alias
     finally:
@@ -60,14 +61,14 @@ def executable_folder(folder: Path) -> Path:
         if os.access(candidate, os.W_OK | os.X_OK) and not os.statvfs(candidate).f_flag & os.ST_NOEXEC:
             return candidate
     raise ServerError(
-        f"the temporary folder {folder}: found a file system mounted noexec, and no other folder"
-        f" among {', '.join(_FALLBACK_FOLDERS)}; expected one"
-        " that native libraries can be loaded from. Set TMPDIR to a folder on a file system without noexec."
+        f"the temporary folder {folder}: found a file system mounted noexec, and no other folder among"
+        f" {', '.join(_FALLBACK_FOLDERS)}; expected one that native libraries can be loaded from. Set TMPDIR to a"
+        " folder on a file system without noexec."
     )
 
 
-class PrivateFolder:
-    """A new folder that only this user may enter, with the subfolders of a server.
+class PrivateFolder(NamedTuple):
+    """A folder that only this user may enter, with the subfolders of a server.
 
     path: the folder.
     alias: the same folder by a short ASCII path.
@@ -75,21 +76,21 @@ class PrivateFolder:
         TMPDIR is mounted noexec.
     """
 
-    def __init__(self) -> None:
-        """Creates the folder. Raises ServerError if TMPDIR is not usable."""
-        with contextlib.ExitStack() as stack:
-            # Resolved, because workers report resolved paths.
-            self.path = Path(tempfile.mkdtemp(prefix="ganctl-")).resolve()
-            stack.callback(shutil.rmtree, self.path, ignore_errors=True)
-            self.alias = stack.enter_context(ascii_alias(self.path))
-            for name in ("store", "workflows", "logs", "metrics", "state", "tmp", "versions"):
-                (self.path / name).mkdir()
-            self.native_libraries = self.alias / "tmp"
-            if (parent := executable_folder(self.path.parent)) != self.path.parent:
-                self.native_libraries = Path(tempfile.mkdtemp(prefix="ganctl-", dir=parent))
-                stack.callback(shutil.rmtree, self.native_libraries, ignore_errors=True)
-            self._stack = stack.pop_all()
+    path: Path
+    alias: Path
+    native_libraries: Path
 
-    def delete(self) -> None:
-        """Deletes the folder; safe to call again."""
-        self._stack.close()
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[PrivateFolder]:
+    """Creates a private folder in TMPDIR and deletes it at the end. Raises ServerError if TMPDIR is not usable."""
+    create = functools.partial(tempfile.TemporaryDirectory, prefix="ganctl-", ignore_cleanup_errors=True)
+    with contextlib.ExitStack() as stack:
+        path = Path(stack.enter_context(create())).resolve()  # workers report resolved paths
+        alias = stack.enter_context(ascii_alias(path))
+        for name in ("store", "workflows", "logs", "metrics", "state", "tmp", "versions"):
+            (path / name).mkdir()
+        native_libraries = alias / "tmp"
+        if (parent := executable_folder(path.parent)) != path.parent:
+            native_libraries = Path(stack.enter_context(create(dir=parent)))
+        yield PrivateFolder(path, alias, native_libraries)

@@ -1,13 +1,12 @@
 """Versions of the model on a server: the active one, and the previous one for a rollback.
 
-A new archive is verified, unpacked and tried by a process of its own (`worker/canary.py`). Only then does the link
+A new archive is verified, unpacked and tested by a separate process (`worker/smoke_test.py`). Only then does the link
 `current` point to it. The workers load it while the old model answers and switch between batches: no request fails.
 """
 
 import importlib.util
 import itertools
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -23,8 +22,7 @@ from ganctl.serving.archive.mar import MODEL_NAME, describe_archive
 from ganctl.serving.errors import DeployError, PackageError
 from ganctl.serving.hosts.torchserve.worker.commands import CURRENT
 
-_CANARY_SECONDS = 120.0
-_SWITCH_SECONDS = 120.0
+_MAX_SECONDS = 120.0  # for the smoke test, and for the workers to load a version
 
 
 class Version(NamedTuple):
@@ -47,8 +45,8 @@ class Versions:
         self._state = folder / "state"
         self._environment = environment
         self._numbers = itertools.count(1)
-        self.active: Version | None = None
-        self.previous: Version | None = None
+        self._previous: Version | None = None
+        self.active: Version
 
     def start(self, mar: Path, sha256: str | None) -> None:
         """Unpacks the first version, before there are workers, into the store that the front end loads from.
@@ -63,8 +61,11 @@ class Versions:
         self.active = self._unpack(mar, self._folder / "store" / f"{MODEL_NAME}.mar", sha256)
         self._activate(self.active)
 
-    def deploy(self, mar: Path, sha256: str | None) -> Version:
+    def deploy(self, mar: Path, sha256: str | None) -> dict[str, str]:
         """Makes a new version active. On an error the old version stays active.
+
+        Returns:
+            `model_version` and `previous`, the version that was active before.
 
         Raises:
             PackageError: as for `start`.
@@ -77,23 +78,22 @@ class Versions:
             archive.unlink(missing_ok=True)
         try:
             self._test(new)
-            self._switch(new)
+            return self._switch(new)
         except DeployError:
             shutil.rmtree(new.folder)
             raise
-        return new
 
-    def roll_back(self) -> Version:
+    def roll_back(self) -> dict[str, str]:
         """Makes the previous version active; the one that was active becomes the previous version.
+
+        Returns the same as `deploy`.
 
         Raises:
             DeployError: there is no previous version, or a worker could not load it.
         """
-        if self.previous is None:
+        if self._previous is None:
             raise DeployError("--rollback: found no previous version. Nothing was changed.")
-        self._switch(self.previous)
-        assert self.active is not None
-        return self.active
+        return self._switch(self._previous)
 
     def _unpack(self, mar: Path, archive: Path, sha256: str | None) -> Version:
         check_and_copy(mar, archive, sha256)
@@ -115,41 +115,38 @@ class Versions:
 
     def _test(self, version: Version) -> None:
         """Generates an image in a process of its own, so that a broken version cannot harm a worker."""
-        command = [sys.executable, "-P", "-m", "ganctl.serving.hosts.torchserve.worker.canary", str(version.folder)]
-        environment = {**self._environment, "PYTHONPATH": str(Path(__file__).parents[4])}
-        environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        command = [sys.executable, "-P", "-m", "ganctl.serving.hosts.torchserve.worker.smoke_test", str(version.folder)]
         try:
             done = subprocess.run(
                 command,
-                env=environment,
+                env={**self._environment, "PYTHONPATH": str(Path(__file__).parents[4])},
                 capture_output=True,
                 encoding="utf-8",
                 errors="replace",
-                timeout=_CANARY_SECONDS,
+                timeout=_MAX_SECONDS,
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
             raise DeployError(
-                f"the new version's smoke test took longer than {_CANARY_SECONDS:g} s. It was not deployed."
+                f"the new version's smoke test took longer than {_MAX_SECONDS:g} s. It was not deployed."
             ) from error
         if done.returncode != 0:
             raise DeployError(
                 f"the new version failed its smoke test and was not deployed. Its stderr:\n{done.stderr[-2000:]}"
             )
 
-    def _switch(self, new: Version) -> None:
+    def _switch(self, new: Version) -> dict[str, str]:
         old = self.active
-        assert old is not None
         self._activate(new)
         try:
             self._wait_for_workers(new)
         except DeployError:
             self._activate(old)
             raise
-        obsolete = self.previous
-        self.active, self.previous = new, old
-        if obsolete is not None and obsolete != new:
-            shutil.rmtree(obsolete.folder)
+        if self._previous not in (None, new):
+            shutil.rmtree(self._previous.folder)
+        self.active, self._previous = new, old
+        return {"model_version": new.model_version, "previous": old.model_version}
 
     def _activate(self, version: Version) -> None:
         """Points the link `current`, which the workers poll, to the version; atomic."""
@@ -159,7 +156,7 @@ class Versions:
         tmp.replace(self._state / CURRENT)
 
     def _wait_for_workers(self, version: Version) -> None:
-        deadline = time.monotonic() + _SWITCH_SECONDS
+        deadline = time.monotonic() + _MAX_SECONDS
         while time.monotonic() < deadline:
             reports = self._worker_reports()
             errors = [report["error"] for report in reports if report["error"]]
@@ -169,21 +166,13 @@ class Versions:
                 return
             time.sleep(0.02)
         raise DeployError(
-            f"not all workers loaded the new version within {_SWITCH_SECONDS:g} s. The old one stays active."
+            f"not all workers loaded the new version within {_MAX_SECONDS:g} s. The old one stays active."
         )
 
     def _worker_reports(self) -> list[dict[str, Any]]:
         """The reports of the living workers: `version` and `error` of each."""
-        reports = []
-        for path in self._state.glob("worker-*"):
-            if path.suffix == "" and _is_alive(int(path.name.partition("-")[2])):
-                reports.append(json.loads(path.read_text(encoding="utf-8")))
-        return reports
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        return [
+            json.loads(path.read_text(encoding="utf-8"))
+            for path in self._state.glob("worker-*")
+            if path.suffix == "" and Path("/proc", path.name.partition("-")[2]).exists()
+        ]

@@ -1,4 +1,4 @@
-"""Real TorchServes for the integration tests: one for each back-end, shared by all tests that do them no harm."""
+"""Real TorchServe servers: one per back-end, shared by all tests that do not damage them."""
 
 import contextlib
 import json

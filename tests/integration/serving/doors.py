@@ -1,4 +1,4 @@
-"""Where a server can be asked, and what it says."""
+"""URLs at which a server answers, and its replies."""
 
 from pathlib import Path
 from typing import Any

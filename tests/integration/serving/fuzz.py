@@ -1,4 +1,4 @@
-"""Sends hostile requests among good ones, and notes every answer that nobody should get."""
+"""Sends hostile requests among valid ones, and collects every reply that breaks the contract."""
 
 import contextlib
 import random

@@ -1,4 +1,4 @@
-"""Hostile requests whose fault is in their fields: in JSON, in a query, in a form."""
+"""Hostile requests with errors in their fields: in JSON, in a query, in a form."""
 
 import gzip
 import json

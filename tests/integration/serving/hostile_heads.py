@@ -1,4 +1,4 @@
-"""Hostile requests whose fault is outside their fields: verb, path, headers, length, chunks."""
+"""Hostile requests with errors outside their fields: method, path, headers, length, chunks."""
 
 import json
 import random

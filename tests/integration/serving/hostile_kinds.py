@@ -1,4 +1,4 @@
-"""What the kinds of hostile requests have in common."""
+"""Types and helpers of all kinds of hostile requests."""
 
 import random
 from dataclasses import dataclass

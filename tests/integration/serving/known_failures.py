@@ -1,4 +1,4 @@
-"""What TorchServe's own HTTP layer answers with a 5xx, before a request reaches the handler (docs/service.md)."""
+"""Requests for which TorchServe's own HTTP layer replies with a 5xx, before the handler (docs/service.md)."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Clients that ask a server again and again beside a test, counted by their answers and not by seconds."""
+"""Clients that send requests in the background of a test; a test waits for replies, not for seconds."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""A server listens on every kind of address of this machine, and all that is ours can ask it there."""
+"""A server listens on every kind of address of this machine, and our clients reach it there."""
 
 import os
 import shutil

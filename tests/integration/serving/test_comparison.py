@@ -1,4 +1,4 @@
-"""`ganctl bench serve` with real servers: each is what it is said to be, and draws what is asked for."""
+"""`ganctl bench serve` with real servers: each has the described settings and returns the requested images."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from ganctl.benchmarks.serving.cases import Case
 from ganctl.benchmarks.serving.models import prepare
 from ganctl.benchmarks.serving.process import run_server
 from ganctl.benchmarks.serving.run import ServingBenchmark, measure_all
-from ganctl.benchmarks.serving.systems import CEILING, LITSERVE, Models, System, systems
+from ganctl.benchmarks.serving.systems import CEILING, LITSERVE, Models, Target, systems
 from ganctl.benchmarks.serving.table import serve_table
 from tests import http
 from tests.unit.serving.small_export import seen_label, write_export
@@ -32,7 +32,7 @@ def models(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 @pytest.fixture(scope="module")
-def every(models: Models) -> dict[str, System]:
+def every(models: Models) -> dict[str, Target]:
     return {system.name: system for system in systems(models)}
 
 
@@ -42,7 +42,7 @@ def drawn(url: str, body: dict[str, int]) -> np.ndarray[tuple[int, ...], np.dtyp
         return np.asarray(image, np.uint8)
 
 
-def test_ours_and_the_ceiling_are_measured_side_by_side(every: dict[str, System]) -> None:
+def test_ours_and_the_ceiling_are_measured_side_by_side(every: dict[str, Target]) -> None:
     cases = [Case("GET", 4), Case("POST", 128), Case("JSON", 64), Case("grid", 16)]
     results = SHORT.run([every["onnx-1"], every[CEILING]], cases)
     ours, ceiling = results["systems"]
@@ -57,13 +57,13 @@ def test_ours_and_the_ceiling_are_measured_side_by_side(every: dict[str, System]
     assert f"| {ratio:.2f} |" in serve_table(results)
 
 
-def test_the_ceiling_answers_everything_with_the_same_digit(models: Models, every: dict[str, System]) -> None:
+def test_the_ceiling_answers_everything_with_the_same_digit(models: Models, every: dict[str, Target]) -> None:
     with run_server(CEILING, every[CEILING].prepare) as server:
         for body in ({"digits": 1}, {"digits": 2}):
             assert http.post(server.url, json=body).content == models.digit
 
 
-def test_a_stock_torchserve_gets_our_archive_and_none_of_our_settings(every: dict[str, System], tmp_path: Path) -> None:
+def test_a_stock_torchserve_gets_our_archive_and_none_of_our_settings(every: dict[str, Target], tmp_path: Path) -> None:
     every["stock"].prepare(tmp_path)
     with zipfile.ZipFile(tmp_path / "store" / "digits.mar") as archive:
         assert yaml.safe_load(archive.read("model-config.yaml")).keys() == {"handler"}
@@ -82,7 +82,7 @@ def management_of(pid: int) -> str:
 
 
 @pytest.mark.parametrize(("name", "package"), [(LITSERVE, "litserve"), ("fastapi", "uvicorn")])
-def test_a_peer_draws_the_digits_that_it_is_asked_for(every: dict[str, System], name: str, package: str) -> None:
+def test_a_peer_draws_the_digits_that_it_is_asked_for(every: dict[str, Target], name: str, package: str) -> None:
     pytest.importorskip(package, reason=f"the package {package} is not installed: 'make bench' installs it")
     system = every[name]
     with run_server(name, system.prepare) as server:

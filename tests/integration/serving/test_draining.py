@@ -1,4 +1,4 @@
-"""A server that is told to end answers what it has been asked, takes nothing new, and ends in time."""
+"""On SIGTERM a server answers all accepted requests, refuses new ones, and ends within the time limit."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""A server, and what asks it on this machine, work whatever the environment says of proxies, certificates and Java."""
+"""Server and local clients work with any proxy, certificate and Java variables in the environment."""
 
 from pathlib import Path
 

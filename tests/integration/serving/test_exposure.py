@@ -1,4 +1,4 @@
-"""What a server for all the world shows of itself: one port, to those who have its key, and none of its secrets.
+"""A server on all addresses exposes one port, to clients with the token, and none of its secrets.
 
 docs/security.md says which weakness of TorchServe each test is about.
 """

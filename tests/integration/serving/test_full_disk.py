@@ -1,4 +1,4 @@
-"""A disk that is full when the server wants to log."""
+"""A server keeps answering when the disk of its logs is full."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Hostile requests, byte by byte: they get their answer, and leave no trace in the server."""
+"""Hostile requests get a correct reply and have no lasting effect on the server."""
 
 import json
 import sys

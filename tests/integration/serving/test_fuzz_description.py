@@ -1,4 +1,4 @@
-"""The service does what its own description says, whatever is asked within the description and beyond it."""
+"""The service conforms to its OpenAPI description, for valid and for invalid requests."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A closed terminal drains a server as SIGTERM does; under nohup it goes on answering."""
+"""A closed terminal (SIGHUP) drains a server, as SIGTERM does; under nohup it keeps answering."""
 
 import fcntl
 import http.client

@@ -1,4 +1,4 @@
-"""Labels with any name are asked for over HTTP, by query, form and client, in either Unicode form."""
+"""Requests by label name over HTTP: any name, by query, form and client, in either Unicode form."""
 
 import json
 import unicodedata

@@ -1,4 +1,4 @@
-"""How `ganctl serve` starts, fails and ends: promptly, with the reason, and without remains."""
+"""Start, failure and end of `ganctl serve`: prompt, with the reason, and without files or processes left."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ import pytest
 from ganctl.serving.archive.mar import package
 from ganctl.serving.errors import ServerError
 from ganctl.serving.hosts.torchserve.launch import launch
-from ganctl.serving.hosts.torchserve.private_folder import PrivateFolder
+from ganctl.serving.hosts.torchserve.private_folder import private_folder
 from ganctl.serving.hosts.torchserve.server import Server
 from tests import http
 from tests.integration.serving.conftest import Running, finish, java_of, members, start_ganctl, stop
@@ -61,12 +61,9 @@ def test_java_waits_no_longer_than_it_is_told_to(tmp_path: Path) -> None:
     java = tmp_path / "java"  # one that tells how late its timers may be, ns; a running Java's are told to root only
     java.write_text("#!/bin/sh\ncat /proc/self/timerslack_ns\n")
     java.chmod(0o755)
-    folder = PrivateFolder()
-    try:
+    with private_folder() as folder:
         assert launch(java, folder, {"PATH": os.environ["PATH"]}).wait(PATIENCE) == 0
         assert (folder.path / "logs" / "java.log").read_text() == "1\n"
-    finally:
-        folder.delete()
 
 
 def test_workers_hold_what_they_have_loaded_in_large_pages(served: Running) -> None:
@@ -123,8 +120,8 @@ def test_a_bad_archive_is_refused_before_anything_starts(export: Path, tmp_path:
         mar.write_text("no archive")
     else:
         mar.unlink()
-    with pytest.raises(ServerError, match=r"digits\.mar") as caught:
-        Server(mar, port=0).start()
+    with pytest.raises(ServerError, match=r"digits\.mar") as caught, Server(mar, port=0):
+        pass
     assert caught.value.exit_code == 6
 
 

@@ -1,4 +1,4 @@
-"""The management port lets people read, and renew keys; it changes nothing, whoever asks."""
+"""The management port allows reading and token renewal, and nothing else."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""TMPDIR on a file system without the right to execute: another place serves for libraries, or the cause is told."""
+"""TMPDIR mounted noexec: libraries load from another folder, or the error names the cause."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""A running server tells what a pager asks: how much, how fast, what went wrong, and which request it was."""
+"""Metrics and logs of a running server: rates, latencies, errors, and request ids."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A server works wherever its temporary files, its archive and its log lie."""
+"""A server works with any path of its temporary files, archive and log."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""More than the server can do: the excess is told so at once and cleanly, what was accepted is served."""
+"""Overload: excess requests get a prompt 503, accepted ones are answered."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""The page as a browser meets it: served by a real TorchServe, run by a real Chromium."""
+"""The page for browsers, served by a real TorchServe and run by a real Chromium."""
 
 import html
 import json

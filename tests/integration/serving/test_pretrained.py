@@ -1,4 +1,4 @@
-"""The generator that comes with ganctl: small, as good as its card says, and at hand by name."""
+"""The generator that comes with ganctl: small, as good as its card says, available by name."""
 
 import json
 import subprocess

@@ -1,5 +1,4 @@
-"""What a request from a stranger, another user of the machine or a web page can do to a server: have it
-draw, no more.
+"""Requests of strangers, other users of the machine and web pages can only generate images.
 
 docs/security.md says which weakness of TorchServe each test is about.
 """

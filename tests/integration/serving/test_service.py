@@ -1,4 +1,4 @@
-"""The service as its users meet it: HTTP requests to a real TorchServe."""
+"""HTTP requests to a real TorchServe with our handler."""
 
 import functools
 import io

@@ -1,4 +1,4 @@
-"""Clients that are slow, or stop in the middle, cost nobody else anything."""
+"""Slow and stalled clients do not delay other clients."""
 
 import json
 import select

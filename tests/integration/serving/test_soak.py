@@ -1,4 +1,4 @@
-"""A long mixed load leaves the server as large as it was. SOAK_SECONDS sets how long (15 minutes)."""
+"""A long mixed load does not increase the server's memory. SOAK_SECONDS: its length (default: 15 minutes)."""
 
 import json
 import os

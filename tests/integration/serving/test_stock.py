@@ -1,4 +1,4 @@
-"""The archive is TorchServe's, not ours: a stock one serves it by its own worker, with the same bytes as ours."""
+"""A stock TorchServe serves our archive with its own worker, and returns the same bytes as our server."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where torch is not installed, as in the serving image, an archive of ONNX is served all the same."""
+"""An ONNX archive is served without torch installed, as in the serving image."""
 
 import os
 import subprocess

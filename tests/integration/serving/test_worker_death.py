@@ -1,4 +1,4 @@
-"""A worker that dies under load: only what it was drawing is lost, it comes back, and clients do not notice."""
+"""A worker dies under load: only its current batch is lost, it restarts, and clients retry unnoticed."""
 
 import os
 import signal

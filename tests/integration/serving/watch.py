@@ -1,4 +1,4 @@
-"""A server's processes, seen from outside: who they are, what memory they hold, what TorchServe says of them."""
+"""Observes a server's processes: pids, memory, and TorchServe's worker states."""
 
 import os
 import re

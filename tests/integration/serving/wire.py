@@ -1,4 +1,4 @@
-"""HTTP by the byte: sends what no HTTP library would, and reads what comes back."""
+"""Raw HTTP over sockets: sends bytes that no HTTP library sends, and parses the reply."""
 
 import socket
 from collections.abc import Sequence

@@ -22,12 +22,12 @@ def main(task: str) -> None:
     if task == "agree":
         agree(ranks)
     elif task == "first fails":
-        ranks.on_first(fail)
+        ranks.run_on_main(fail)
         ranks.all_reduce_max([1])  # never comes to this
     elif task == "differ":
-        ranks.assert_equal_across_ranks("the weights", 1.0 if ranks.first else 2.0)
+        ranks.assert_equal_across_ranks("the weights", 1.0 if ranks.is_main else 2.0)
     elif task == "one leaves":
-        if ranks.first:
+        if ranks.is_main:
             return
         ranks.all_reduce_max([1])
 
@@ -39,15 +39,15 @@ def agree(ranks: Ranks) -> None:
     large_tensors_are_averaged_whatever_their_layout(ranks)
     each_rank_has_random_numbers_of_its_own(ranks)
     other_kinds_of_batch_normalisation_are_refused(ranks)
-    if ranks.first:
+    if ranks.is_main:
         print("agreed", choose_device("cpu", ranks))
 
 
 def agree_on_numbers(ranks: Ranks) -> None:
-    assert ranks.local_slice(8) == (slice(0, 4) if ranks.first else slice(4, 8))
+    assert ranks.local_slice(8) == (slice(0, 4) if ranks.is_main else slice(4, 8))
     assert ranks.all_gather_object(ranks.rank) == [0, 1]
     assert ranks.broadcast(ranks.rank) == 0
-    assert ranks.on_first(lambda: f"by {ranks.rank}") == "by 0"
+    assert ranks.run_on_main(lambda: f"by {ranks.rank}") == "by 0"
     assert ranks.all_reduce_max([ranks.rank, -ranks.rank]) == [1, 0]
     ranks.assert_equal_across_ranks("what is equal", "x")
     tensors = [torch.full((3,), float(ranks.rank)), torch.full((2, 2), 10.0 * ranks.rank)]
@@ -67,11 +67,11 @@ def large_tensors_are_averaged_whatever_their_layout(ranks: Ranks) -> None:
 
 
 def requests_of_one_become_those_of_all(ranks: Ranks) -> None:
-    duration = ResolvedDuration(Duration.parse("10s"), epoch_images=100)
+    duration = ResolvedDuration(Duration.parse("10s"))
     requests = LoopControl()
     requests.agree(ranks, duration)
     assert (requests.stop, requests.evaluation, requests.checkpoint, duration.images) == ("", False, False, None)
-    if not ranks.first:
+    if not ranks.is_main:
         requests.stop, requests.evaluate_at_stop, requests.checkpoint = "SIGTERM", False, True
     else:
         duration.images = 777

@@ -31,7 +31,7 @@ def main() -> None:
             weights.append(clip.state_dict()["means"].sqrt())  # of the gradients' norms
         torch.testing.assert_close(weights[0], weights[2], rtol=1e-4, atol=1e-5, msg=f"weights of {case}")
         torch.testing.assert_close(weights[1], weights[3], rtol=1e-2, atol=1e-5, msg=f"gradients of {case}")
-    if ranks.first:
+    if ranks.is_main:
         print(f"alike: {'; '.join(CASES)}")
     ranks.leave()
 

@@ -76,7 +76,7 @@ def test_ranks_of_torchrun_go_on_under_nohup_where_it_handles_other_signals_only
     must_go_on(process, hold)
 
 
-@pytest.mark.parametrize("ignored", [signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("ignored", [signal.SIGHUP, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
 def test_what_was_ignored_at_the_start_stays_ignored(ignored: signal.Signals, hold: Hold, tmp_path: Path) -> None:
     """nohup ignores SIGHUP, a script's shell SIGINT for what it starts with `&`."""
     process = start(tmp_path / "run", *LIMIT, ignored=ignored, hold=hold)
@@ -93,7 +93,7 @@ def must_go_on(process: Process, hold: Hold) -> None:
     assert (json.loads(stdout)["stop_reason"], json.loads(stdout)["steps"]) == ("max-steps", STEPS)
 
 
-@pytest.mark.parametrize("words", [(), TWO_RANKS])
+@pytest.mark.parametrize("words", [TWO_RANKS, pytest.param((), marks=pytest.mark.soak)])
 def test_a_closed_terminal_saves_although_nothing_can_be_written_to_it_any_more(
     words: tuple[str, ...], hold: Hold, tmp_path: Path
 ) -> None:

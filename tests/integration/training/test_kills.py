@@ -42,7 +42,7 @@ def kill_after_a_save(run_dir: Path, preset: str, seconds: float) -> None:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("preset", ["conv", "lightning-basic-gan"])
+@pytest.mark.parametrize("preset", ["conv", pytest.param("lightning-basic-gan", marks=pytest.mark.soak)])
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.soak)])
 def test_killed_runs_end_as_undisturbed_ones(preset: str, kills: int, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"

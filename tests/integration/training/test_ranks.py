@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ CASES = {
         "model.discriminator=tests.integration.training.updates:Normalised",
     ],
 }
-SEVERAL = (2, 4)
+SEVERAL = (2, pytest.param(4, marks=pytest.mark.soak))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -33,26 +35,31 @@ def torchrun(ranks: int, *arguments: str, **options: object) -> subprocess.Compl
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE, **options)  # type: ignore[call-overload, no-any-return]
 
 
+Updates = Callable[[int], dict[str, torch.Tensor]]
+
+
 @pytest.fixture(scope="module")
-def updates(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, torch.Tensor]]:
-    """Gradients and weights by number of ranks."""
+def updates(tmp_path_factory: pytest.TempPathFactory) -> Updates:
+    """Gradients and weights for a number of ranks."""
     folder = tmp_path_factory.mktemp("updates")
-    found = {}
-    for ranks in (1, *SEVERAL):
+
+    @cache
+    def compute(ranks: int) -> dict[str, torch.Tensor]:
         target = folder / f"{ranks}.safetensors"
         done = torchrun(ranks, "-m", "tests.integration.training.updates", str(target), json.dumps(CASES))
         assert done.returncode == 0, done.stderr
-        found[ranks] = load_file(target)
-    return found
+        return load_file(target)
+
+    return compute
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
 @pytest.mark.parametrize("ranks", SEVERAL)
 def test_several_ranks_have_the_gradients_of_one_with_the_whole_batch(
-    case: str, dtype: str, tolerance: float, ranks: int, updates: dict[int, dict[str, torch.Tensor]]
+    case: str, dtype: str, tolerance: float, ranks: int, updates: Updates
 ) -> None:
-    one, several = updates[1], updates[ranks]
+    one, several = updates(1), updates(ranks)
     assert one.keys() == several.keys()
     names = [name for name in one if name.startswith(f"{case}/torch.{dtype}/gradient/")]
     assert len(names) > 10
@@ -67,9 +74,9 @@ def test_several_ranks_have_the_gradients_of_one_with_the_whole_batch(
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("ranks", SEVERAL)
 def test_several_ranks_have_the_weights_averages_and_statistics_of_one_after_some_steps(
-    case: str, ranks: int, updates: dict[int, dict[str, torch.Tensor]]
+    case: str, ranks: int, updates: Updates
 ) -> None:
-    one, several = updates[1], updates[ranks]
+    one, several = updates(1), updates(ranks)
     for name in one:
         if name.startswith(f"{case}/torch.float64/after/"):
             torch.testing.assert_close(one[name], several[name], rtol=1e-6, atol=1e-9, msg=name)

@@ -18,7 +18,6 @@ from tests.states import assert_same_run
 STEPS = 120
 HELD = 50  # where runs are hurt: between the evaluations of steps 40 and 60
 LIMIT = ("--max-steps", str(STEPS))
-PRESETS = ["conv", "lightning-basic-gan"]
 
 CALLBACK = """
 from ganctl.training.callbacks.base import Callback
@@ -32,24 +31,22 @@ class Failing(Callback):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run of two ranks for each preset."""
-    runs = {}
-    for preset in PRESETS:
-        runs[preset] = tmp_path_factory.mktemp("undisturbed") / preset
-        process = start(runs[preset], "--nproc", "2", *LIMIT, preset=preset)
-        stdout, stderr = finish(process)
-        assert process.returncode == 0, stderr
-        record = json.loads(stdout)  # one object: the other rank says nothing
-        assert (record["steps"], record["run_dir"], record["stop_reason"]) == (STEPS, str(runs[preset]), "max-steps")
-        assert "over 2 ranks" in stderr
-        assert not (runs[preset] / ".ranks").exists()
-    return runs
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two ranks."""
+    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    process = start(run_dir, "--nproc", "2", *LIMIT)
+    stdout, stderr = finish(process)
+    assert process.returncode == 0, stderr
+    record = json.loads(stdout)  # one object: the other rank says nothing
+    assert (record["steps"], record["run_dir"], record["stop_reason"]) == (STEPS, str(run_dir), "max-steps")
+    assert "over 2 ranks" in stderr
+    assert not (run_dir / ".ranks").exists()
+    return run_dir
 
 
 @pytest.mark.soak
 def test_torchrun_starts_ranks_again_when_one_was_killed_and_they_end_as_if_it_had_not_been(
-    undisturbed: dict[str, Path], tmp_path: Path
+    undisturbed: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
     hold = Hold(tmp_path / "hold", HELD)
@@ -60,7 +57,7 @@ def test_torchrun_starts_ranks_again_when_one_was_killed_and_they_end_as_if_it_h
     _, stderr = finish(process)
     assert process.returncode == 0, stderr
     assert "continues" in stderr
-    assert_same_run(undisturbed["conv"], run_dir)
+    assert_same_run(undisturbed, run_dir)
 
 
 def start_on_two_machines(run_dir: Path, port: int, hold: Hold | None = None) -> list[Process]:
@@ -91,11 +88,11 @@ def test_ranks_of_two_machines_start_again_too_even_if_one_is_killed_while_the_f
 
 
 def test_nproc_starts_ranks_again_when_one_was_killed_and_they_end_as_if_it_had_not_been(
-    undisturbed: dict[str, Path], tmp_path: Path
+    undisturbed: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
     hold = Hold(tmp_path / "hold", HELD)
-    process = start(run_dir, "--nproc", "2", *LIMIT, preset="lightning-basic-gan", hold=hold)
+    process = start(run_dir, "--nproc", "2", *LIMIT, hold=hold)
     hold.wait(process)
     os.kill(pid_of_rank(run_dir, 0), signal.SIGKILL)
     hold.release()
@@ -103,11 +100,11 @@ def test_nproc_starts_ranks_again_when_one_was_killed_and_they_end_as_if_it_had_
     assert process.returncode == 0, stderr
     assert "a rank was killed: all 2 ranks restart" in stderr
     assert json.loads(stdout)["steps"] == STEPS
-    assert_same_run(undisturbed["lightning-basic-gan"], run_dir)
+    assert_same_run(undisturbed, run_dir)
 
 
 def test_nproc_passes_a_signal_on_saves_and_goes_on_later_as_if_it_had_not_been_stopped(
-    undisturbed: dict[str, Path], tmp_path: Path
+    undisturbed: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
     hold = Hold(tmp_path / "hold", HELD)
@@ -123,7 +120,7 @@ def test_nproc_passes_a_signal_on_saves_and_goes_on_later_as_if_it_had_not_been_
     _, stderr = finish(again)
     assert again.returncode == 0, stderr
     assert f"from step {steps}" in stderr
-    assert_same_run(undisturbed["conv"], run_dir)
+    assert_same_run(undisturbed, run_dir)
 
 
 @pytest.mark.soak
@@ -219,7 +216,7 @@ def data(settings, split):
     ("setting", "told"),
     [
         ("model.discriminator='unequal:judge'", "the first weights: rank 1 of 2 differs from rank 0"),
-        ("data.name='unequal:data'", "before the first rank printed a result|another rank ended while"),
+        ("data.name='unequal:data'", "before rank 0 printed a result|another rank ended while"),
     ],
 )
 def test_ranks_that_differ_or_fail_alone_end_the_run_with_one_object_that_says_so(

@@ -12,21 +12,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
+from ganctl.benchmarks.truncation import TruncatedSource
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.evaluation.classifier import load_classifier
 from ganctl.training.evaluation.evaluator import Evaluator
-from ganctl.training.images.source import TruncatedSource
-from ganctl.training.sampling import (
-    LabelPredictor,
-    LocalSampler,
-    MisreadError,
-    SampleRequest,
-    SampleRequestError,
-    draw,
-    draw_accepted,
-    draw_walk,
-)
+from ganctl.training.sampling.animation import draw_animation
 from ganctl.training.sampling.inspection import open_checkpoint
+from ganctl.training.sampling.rejection import LabelPredictor, MisreadError, draw_accepted
+from ganctl.training.sampling.request import SampleRequest, SampleRequestError
+from ganctl.training.sampling.samplers import LocalSampler, draw
 from tests.conftest import Ganctl, train_small
 
 pytestmark = pytest.mark.soak
@@ -112,7 +106,7 @@ def largest_step(frames: NDArray[np.uint8]) -> float:
 @pytest.mark.parametrize("text", PAIRS)
 def test_a_walk_between_two_digits_is_smooth(text: str, drawer: LocalSampler) -> None:
     for seed in range(5):
-        film = draw_walk(SampleRequest(text=text, seed=seed), drawer, 48)
+        film = draw_animation(SampleRequest(text=text, seed=seed), drawer, 48)
         assert film.frames.shape == (48, 28, 28, 1)
         assert largest_step(film.frames) < 0.2
 
@@ -120,16 +114,16 @@ def test_a_walk_between_two_digits_is_smooth(text: str, drawer: LocalSampler) ->
 def test_a_walk_between_two_handwritings_is_smooth(drawer: LocalSampler) -> None:
     for digit in "0123456789":
         # between handwritings some pass quickly through what is between, more or less with each machine's rounding
-        assert largest_step(draw_walk(SampleRequest(labels=(digit,), count=2, seed=3), drawer, 48).frames) < 0.35
+        assert largest_step(draw_animation(SampleRequest(labels=(digit,), count=2, seed=3), drawer, 48).frames) < 0.35
 
 
 def test_a_walk_passes_the_digits_in_one_handwriting_and_returns(drawer: LocalSampler) -> None:
     for order in (SampleRequest(text="385", seed=2), SampleRequest(labels=("3", "8", "5"), seed=2)):
-        stops = draw_walk(order, drawer, 30).frames[::10]
+        stops = draw_animation(order, drawer, 30).frames[::10]
         assert np.array_equal(stops, draw(SampleRequest(text="385", seed=2), drawer).images)
-    twice = draw_walk(SampleRequest(labels=("3", "8"), count=4, seed=2), drawer, 40)
+    twice = draw_animation(SampleRequest(labels=("3", "8"), count=4, seed=2), drawer, 40)
     assert np.array_equal(twice.frames[::10], draw(SampleRequest(text="38", count=2, seed=2), drawer).images)
-    alike = draw_walk(SampleRequest(labels=("3",), count=5, seed=2), drawer, 50)
+    alike = draw_animation(SampleRequest(labels=("3",), count=5, seed=2), drawer, 50)
     assert (
         np.abs(
             alike.frames[::10].astype(int) - draw(SampleRequest(labels=("3",), count=5, seed=2), drawer).images
@@ -140,14 +134,14 @@ def test_a_walk_passes_the_digits_in_one_handwriting_and_returns(drawer: LocalSa
 
 def test_a_walk_that_cannot_be_is_told(drawer: LocalSampler) -> None:
     with pytest.raises(SampleRequestError, match=r"--frames 3: the walk passes 10 images"):
-        draw_walk(SampleRequest(per_class=1), drawer, 3)
+        draw_animation(SampleRequest(per_class=1), drawer, 3)
     for order in (
         SampleRequest(text="22"),
         SampleRequest(labels=("7",), count=1),
         SampleRequest(labels=("7",), truncation=0.0),
     ):
         with pytest.raises(SampleRequestError, match="found equal images only"):
-            draw_walk(order, drawer, None)
+            draw_animation(order, drawer, None)
 
 
 def test_truncation_trades_recall_for_precision(run: Path, drawer: LocalSampler) -> None:
@@ -265,6 +259,6 @@ def test_the_command_writes_a_film_that_begins_anew_for_ever(
         frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(film)]
     assert len(frames) == 12
     expected = (
-        draw_walk(SampleRequest(text="20", seed=3), drawer, 12).frames[..., 0].repeat(4, axis=1).repeat(4, axis=2)
+        draw_animation(SampleRequest(text="20", seed=3), drawer, 12).frames[..., 0].repeat(4, axis=1).repeat(4, axis=2)
     )
     assert np.array_equal(np.stack(frames), expected)

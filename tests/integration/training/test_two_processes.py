@@ -5,6 +5,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Ganctl
 from tests.held import Hold
 from tests.integration.training.processes import finish, start
@@ -63,6 +65,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.soak
 def test_of_two_that_start_at_once_as_two_ranks_each_one_trains_to_its_end(tmp_path: Path) -> None:
     both = [start(tmp_path / "run", "--nproc", "2", "--max-steps", "3") for _ in range(2)]
     ended = [(*finish(process), process.returncode) for process in both]

@@ -76,7 +76,7 @@ def main(target: str, cases: dict[str, list[str]]) -> None:
             for network in ("generator", "discriminator", "ema"):
                 for key, value in getattr(step, network).state_dict().items():
                     found[f"{name}/{dtype}/after/{network}.{key}"] = value.clone()
-    if ranks.first:
+    if ranks.is_main:
         save_file({key: value.contiguous() for key, value in found.items()}, target)
     ranks.leave()
 

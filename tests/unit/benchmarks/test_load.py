@@ -1,4 +1,4 @@
-"""The load generator counts what a server answers, and how long that takes."""
+"""The load generator counts a server's replies and measures their latencies."""
 
 import threading
 import time
@@ -9,11 +9,11 @@ import pytest
 
 from ganctl.benchmarks.serving.load import get, load, post
 
-SLOW = 0.02  # seconds that an answer takes
+SLOW = 0.02  # seconds until a reply
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers 200 after a while, in two pieces; POST of `no` gets a 400, and the connection is closed."""
+    """Replies with 200 after SLOW seconds, in two pieces; with 400 to a POST of `no`, and closes the connection."""
 
     protocol_version = "HTTP/1.1"
 
@@ -40,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Says nothing where the other side goes away, as a load generator does at its end."""
+    """Ignores clients that disconnect, as the load generator does at its end."""
 
     def handle_error(self, *_: object) -> None:
         pass
@@ -59,24 +59,24 @@ def address() -> Iterator[tuple[str, int]]:
         server.server_close()
 
 
-def test_latencies_are_those_of_whole_answers(address: tuple[str, int]) -> None:
+def test_latencies_include_the_whole_reply(address: tuple[str, int]) -> None:
     began = time.perf_counter()
     result = load(address, [get("/")], connections=4, seconds=0.2, warm_up=0.1, min_replies=40)
     wall = time.perf_counter() - began
     assert set(result.statuses) == {200}
     assert len(result.latencies) >= 40
     assert min(result.latencies) >= SLOW
-    assert sum(result.latencies) <= 4 * wall, "each connection waits for one answer at a time"
+    assert sum(result.latencies) <= 4 * wall, "each connection waits for one reply at a time"
     assert result.rate == pytest.approx(len(result.latencies) / result.seconds)
     assert result.failures == 0
 
 
-def test_refusals_are_counted_apart_and_do_not_end_it(address: tuple[str, int]) -> None:
+def test_refused_requests_are_counted_separately(address: tuple[str, int]) -> None:
     result = load(
         address, [post("/", b"yes"), post("/", b"no")], connections=3, seconds=0.1, warm_up=0.0, min_replies=40
     )
     assert set(result.statuses) == {200, 400}
     assert len(result.latencies) == result.statuses[200] >= 40
-    assert abs(result.statuses[400] - result.statuses[200]) <= 3, "every other one, but for those on their way"
+    assert abs(result.statuses[400] - result.statuses[200]) <= 3, "every second request, except for pending ones"
     assert result.failures == 0
-    assert result.summary()["p99_ms"] >= result.summary()["p50_ms"]
+    assert result.percentile(0.99) >= result.percentile(0.5)

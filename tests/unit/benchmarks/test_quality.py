@@ -1,4 +1,4 @@
-"""`ganctl bench quality`: equal terms, complete results, nothing done twice, nothing left out in silence."""
+"""`ganctl bench quality`: equal conditions, complete results, no repeated runs, reported failures."""
 
 import json
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from ganctl.benchmarks.table import table
 from ganctl.training.evaluation.evaluator import Evaluator
 from tests.conftest import Ganctl
 
-NAMES = ("tutorial-sound", "conv")
+NAMES = ("lightning-basic-gan", "conv")
 
 
 def quality(out: Path, told: list[str] | None = None, **changes: Any) -> QualityBenchmark:
@@ -26,7 +26,7 @@ def quality(out: Path, told: list[str] | None = None, **changes: Any) -> Quality
 
 
 class Blank:
-    """Draws nothing."""
+    """A source of black images."""
 
     latent_dim, conditional, class_names = 1, True, tuple("0123456789")
 
@@ -48,7 +48,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 @pytest.mark.soak
-def test_every_system_is_scored_at_the_end_and_on_the_way(finished: Finished) -> None:
+def test_every_system_is_scored_at_all_snapshots(finished: Finished) -> None:
     unconditional, conv = finished.results["systems"]
     for system in (unconditional, conv):
         (run,) = system["runs"]
@@ -64,10 +64,10 @@ def test_every_system_is_scored_at_the_end_and_on_the_way(finished: Finished) ->
     assert json.loads(json.dumps(finished.results)) == finished.results
 
 
-def test_the_images_have_the_mix_of_those_they_are_compared_with(
+def test_generated_images_have_the_label_frequencies_of_the_real_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Equal classes are another mix: real images of equal classes would be twice as far off as the floor."""
+    """With equal frequencies, real images would have twice the Fréchet distance of the floor."""
     seen = []
     score_images = Evaluator.score_images
 
@@ -86,11 +86,11 @@ def test_the_images_have_the_mix_of_those_they_are_compared_with(
     assert shown.shape == (20, 1, 28, 28)
 
 
-def test_the_table_has_a_row_for_each_system_and_says_what_is_missing_and_why(finished: Finished) -> None:
+def test_the_table_has_a_row_for_each_system_and_the_reasons_of_absent_ones(finished: Finished) -> None:
     text = table(finished.results | {"skipped": {"gpu": "no device"}, "failed": {"ns-gan-0": "it broke"}})
     head, rule, unconditional, conv = [line for line in text.splitlines() if line.startswith("|")]
     assert head.count("|") == rule.count("|") == unconditional.count("|") == conv.count("|")
-    assert unconditional.startswith("| tutorial-sound |")
+    assert unconditional.startswith("| lightning-basic-gan |")
     assert "| – |" in unconditional, "it has no labels"
     assert "| – |" not in conv
     assert "3 s of wall clock from its first step" in text
@@ -98,21 +98,21 @@ def test_the_table_has_a_row_for_each_system_and_says_what_is_missing_and_why(fi
     assert "- ns-gan-0 failed: it broke" in text
 
 
-def test_what_is_complete_is_not_repeated(finished: Finished) -> None:
+def test_complete_runs_are_not_repeated(finished: Finished) -> None:
     told: list[str] = []
     again = quality(finished.out, told).run()
     assert again == finished.results
     assert not any("training" in text for text in told)
 
 
-def test_a_folder_of_other_runs_is_refused_before_anything_is_trained(finished: Finished) -> None:
+def test_a_folder_with_other_settings_is_an_error_before_training(finished: Finished) -> None:
     told: list[str] = []
     with pytest.raises(BenchError, match=r"--out .*another budget"):
         quality(finished.out, told, seconds=4.0, seeds=2).run()
     assert not told
 
 
-def test_the_pictures_can_be_read(finished: Finished, tmp_path: Path) -> None:
+def test_the_figures_are_valid_images(finished: Finished, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the package matplotlib is not installed: 'make bench' installs it")
     from ganctl.benchmarks.figures import draw_curves, draw_samples
     from ganctl.benchmarks.quality.compare import real_samples
@@ -127,7 +127,7 @@ def test_the_pictures_can_be_read(finished: Finished, tmp_path: Path) -> None:
             assert len(picture.convert("L").getcolors(256) or []) > 20, "something is drawn"
 
 
-def test_seeds_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seeds_are_interleaved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
 
     def train(self: QualityBenchmark, system: System, seed: int) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def test_seeds_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(QualityBenchmark, "_train", train)
     results = quality(tmp_path, seeds=3).run()
     assert order == [(seed, name) for seed in range(3) for name in NAMES]
-    assert results["systems"][0]["worst_fd_times_floor"] == 2
+    assert results["systems"][0]["worst_fd_ratio"] == 2
 
 
 def scores(distance: float) -> dict[str, float | None]:
@@ -150,12 +150,12 @@ def test_a_summary_has_the_sample_deviation_and_the_worst_run() -> None:
     found = summary(runs)
     assert found["mean"]["fd_ratio"] == 5
     assert found["std"]["fd_ratio"] == pytest.approx(13**0.5)
-    assert found["worst_fd_times_floor"] == 9
+    assert found["worst_fd_ratio"] == 9
     assert found["mean"]["label_accuracy"] is None
-    assert summary(runs[:1])["std"]["fd_ratio"] is None, "one run says nothing about others"
+    assert summary(runs[:1])["std"]["fd_ratio"] is None, "one run has no deviation"
 
 
-def test_a_run_that_fails_is_told_and_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_is_reported_and_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "ganctl.benchmarks.quality.compare.systems", lambda: [System("nobody", "unknown to the child", preset="conv")]
     )
@@ -167,7 +167,7 @@ def test_a_run_that_fails_is_told_and_can_be_repeated(tmp_path: Path, monkeypatc
     assert not list((tmp_path / "runs").glob("*.json"))
 
 
-def test_what_cannot_be_compared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_and_unavailable_systems_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BenchUsageError, match="--system: found best, expected one of tutorial,"):
         quality(tmp_path, names=["best"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -178,7 +178,7 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path, monkeypatch: pytest.Mon
                     " or pip install 'ganctl[bench]'"]  # fmt: skip
 
 
-def test_the_command_leaves_everything_and_tells_one_object(finished: Finished, ganctl: Ganctl) -> None:
+def test_the_command_writes_all_files_and_prints_one_object(finished: Finished, ganctl: Ganctl) -> None:
     pytest.importorskip("matplotlib", reason="the package matplotlib is not installed: 'make bench' installs it")
     words = ["--seconds", 3, "--seeds", 1, "--num-images", 200, "--out", finished.out]
     words += [word for name in NAMES for word in ("--system", name)]

@@ -1,4 +1,4 @@
-"""The search for recipes: every trial once, by the real trainer, ranked by what the validation images say."""
+"""The recipe search runs each trial once with the real trainer and ranks trials by validation scores."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ set = ["optimizer.lr=1e30"]
 
 
 @pytest.mark.soak
-def test_finished_trials_are_logged_and_not_repeated_and_failures_are_told(tmp_path: Path) -> None:
+def test_finished_trials_are_logged_and_not_repeated_and_failures_are_reported(tmp_path: Path) -> None:
     file, log = tmp_path / "trials.toml", tmp_path / "log.jsonl"
     file.write_text(TRIALS)
     words = [str(file), "--log", str(log), "--num-images", "200", "--images", "640"]
@@ -53,7 +53,7 @@ def test_finished_trials_are_logged_and_not_repeated_and_failures_are_told(tmp_p
     assert log.read_text().splitlines() == [line]
 
 
-def test_a_trial_whose_settings_have_changed_since_is_another_one(tmp_path: Path) -> None:
+def test_a_trial_with_changed_settings_has_another_key(tmp_path: Path) -> None:
     path, config = tmp_path / "trials.toml", tmp_path / "own.toml"
     path.write_text('[[trial]]\nname = "a"\nconfig = "own.toml"\n')
     keys = []
@@ -64,7 +64,7 @@ def test_a_trial_whose_settings_have_changed_since_is_another_one(tmp_path: Path
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_a_trial_never_looks_at_the_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_never_loads_the_test_split(monkeypatch: pytest.MonkeyPatch) -> None:
     seen, load = set(), load_split
 
     def watched(data: DataSettings, split: Split) -> ImageSet:
@@ -79,7 +79,7 @@ def test_a_trial_never_looks_at_the_test_images(monkeypatch: pytest.MonkeyPatch)
     assert seen == {"val", "train"}, "the training images give the floor"
 
 
-def test_all_faults_of_the_file_are_told_before_anything_is_trained(tmp_path: Path) -> None:
+def test_all_errors_of_the_file_are_reported_before_training(tmp_path: Path) -> None:
     path = tmp_path / "trials.toml"
     path.write_text('[[trial]]\nname = "a"\nset = ["optimiser.lr=1"]\n[[trial]]\nname = "b"\npreset = "none"\n')
     with pytest.raises(BenchUsageError) as told:
@@ -97,7 +97,7 @@ def test_all_faults_of_the_file_are_told_before_anything_is_trained(tmp_path: Pa
         read_trials(path, seeds=1, duration="640 images", num_images=100)
 
 
-def test_seeds_take_turns_and_the_table_is_sorted_by_the_mean(tmp_path: Path) -> None:
+def test_seeds_are_interleaved_and_the_table_is_sorted_by_the_mean(tmp_path: Path) -> None:
     path = tmp_path / "trials.toml"
     path.write_text('[[trial]]\nname = "a"\n[[trial]]\nname = "b"\n')
     trials = read_trials(path, seeds=2, duration="640 images", num_images=100)
@@ -114,7 +114,7 @@ def test_seeds_take_turns_and_the_table_is_sorted_by_the_mean(tmp_path: Path) ->
     assert rows[1].endswith("| 30.0 | – | – |"), "its worst seed; without labels there is no accuracy"
 
 
-def test_the_worst_seed_is_told_for_each_score() -> None:
+def test_the_table_has_the_worst_seed_of_each_score() -> None:
     scores = dict.fromkeys(("precision", "recall", "coverage", "images_per_second", "cpu_seconds"), 1.0)
     found = ((3.0, 0.99, 0.97), (1.0, 0.98, 0.96), (2.0, 1.0, 0.98))
     records = [

@@ -1,4 +1,4 @@
-"""What is asked of every server is the same, and what comes back is looked at before it is measured."""
+"""All servers get the same requests, and one reply of each kind is checked before the measurement."""
 
 import http.server
 import io
@@ -48,15 +48,15 @@ def url() -> Iterator[str]:
         server.server_close()
 
 
-def test_the_bars_cases_are_among_them() -> None:
-    asked = cases()
+def test_the_required_cases_are_present() -> None:
+    present = cases()
     for kind in ("GET", "POST"):
-        assert [case.connections for case in asked if case.kind == kind] == [1, 16, 64, 128]
-    assert Case("grid", 16) in asked
-    assert len(set(asked)) == len(asked)
+        assert [case.connections for case in present if case.kind == kind] == [1, 16, 64, 128]
+    assert Case("grid", 16) in present
+    assert len(set(present)) == len(present)
 
 
-def test_a_get_has_no_body_and_a_post_takes_the_digits_in_turn() -> None:
+def test_get_has_no_body_and_post_cycles_through_the_digits() -> None:
     (get,) = Case("GET", 1).requests("/p")
     assert get.startswith(b"GET /p HTTP/1.1\r\n")
     assert get.endswith(b"\r\n\r\n")
@@ -74,7 +74,7 @@ def test_a_get_has_no_body_and_a_post_takes_the_digits_in_turn() -> None:
     [("GET", png(28)), ("POST", png(28)), ("grid", png(8 * 28)), ("JSON", b'{"images": [{"png": ""}]}')],
     ids=["GET", "POST", "grid", "JSON"],
 )
-def test_images_pass(url: str, kind: str, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_valid_replies_pass(url: str, kind: str, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Handler, "body", body)
     Case(kind, 1).check(url)
 
@@ -89,7 +89,7 @@ def test_images_pass(url: str, kind: str, body: bytes, monkeypatch: pytest.Monke
     ],
     ids=["refused", "too small", "no JSON", "no image"],
 )
-def test_anything_else_is_told(
+def test_other_replies_are_errors(
     url: str, kind: str, status: int, body: bytes, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Handler, "status", status)

@@ -1,4 +1,4 @@
-"""A server that is measured is started in a folder of its own, told by its pids, and leaves nothing behind."""
+"""A measured server has a folder of its own; all its processes are found, measured, and ended."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from ganctl.benchmarks.errors import BenchError
 from ganctl.benchmarks.serving.process import Launch, Process, process_tree, run_server
 from tests.waiting import wait_for
 
-SLEEP = "import time; time.sleep(3600)"  # longer than any test; it is ended before
+SLEEP = "import time; time.sleep(3600)"  # longer than any test
 TWO = f"""
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", {SLEEP!r}], start_new_session=True)
@@ -24,7 +24,7 @@ def printed(output: Path) -> str | None:
     return output.read_text().strip() or None
 
 
-def test_a_family_is_a_process_and_all_that_descend_from_it() -> None:
+def test_a_process_tree_holds_all_descendants() -> None:
     with subprocess.Popen([sys.executable, "-c", TWO], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
@@ -33,7 +33,7 @@ def test_a_family_is_a_process_and_all_that_descend_from_it() -> None:
         os.kill(child, 9)
 
 
-def test_what_a_server_has_started_is_ended_with_it_though_it_left_its_session() -> None:
+def test_child_processes_in_other_sessions_are_ended_too() -> None:
     with run_server("two", lambda folder: Launch([sys.executable, "-c", TWO], printed)) as server:
         child = int(server.url)
         folder = Path(f"/proc/{child}/cwd").readlink()
@@ -45,13 +45,13 @@ def test_what_a_server_has_started_is_ended_with_it_though_it_left_its_session()
     assert memory["workers"] == 1
     assert 1 < memory["pss"] < memory["rss"] < memory["pss"] + 100
     assert memory["pss_all"] > memory["pss"]
-    wait_for(  # whoever adopted the child may have yet to take notice
+    wait_for(  # the child's new parent may not have reaped it yet
         lambda: not any(process in process_tree(process.pid) for process in processes), "nothing of the server is left"
     )
     assert not folder.exists()
 
 
-def test_no_setting_of_this_shell_reaches_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_do_not_inherit_thread_and_torchserve_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("TS_NUMBER_OF_NETTY_THREADS", "7")
     tell = f"import os; print(sorted(os.environ), flush=True); {SLEEP}"
@@ -62,13 +62,13 @@ def test_no_setting_of_this_shell_reaches_a_server(monkeypatch: pytest.MonkeyPat
         assert "TS_NUMBER_OF_NETTY_THREADS" not in server.url
 
 
-def test_a_server_that_does_not_start_is_told_with_its_last_words() -> None:
+def test_the_error_of_a_failed_start_has_the_last_output() -> None:
     launch = Launch([sys.executable, "-c", "raise SystemExit('no room at the inn')"], lambda output: None)
     told = r"peer ended with status 1 while starting.\n  no room at the inn"
     with pytest.raises(BenchError, match=told), run_server("peer", lambda folder: launch):
         raise AssertionError("it never started")
 
 
-def test_a_later_process_of_the_same_pid_is_another() -> None:
+def test_processes_with_a_reused_pid_differ() -> None:
     (own,) = [process for process in process_tree(os.getpid()) if process.pid == os.getpid()]
     assert own != Process(own.pid, own.start_time + 1)

@@ -1,4 +1,4 @@
-"""`ganctl bench serve` measures servers in turns, the best settings of each, and says what it left out."""
+"""`ganctl bench serve` interleaves servers, measures each with its best settings, and reports skipped ones."""
 
 import importlib.util
 from functools import partial
@@ -8,18 +8,19 @@ from typing import Any
 import pytest
 
 from ganctl.benchmarks.errors import BenchUsageError
+from ganctl.benchmarks.report import choose
 from ganctl.benchmarks.serving.cases import Case
-from ganctl.benchmarks.serving.run import ServingBenchmark, choose
-from ganctl.benchmarks.serving.systems import CEILING, LITSERVE, Models, System, by_port, systems
+from ganctl.benchmarks.serving.run import ServingBenchmark
+from ganctl.benchmarks.serving.systems import CEILING, LITSERVE, Models, Target, by_port, systems
 from ganctl.benchmarks.serving.table import serve_table
 
 TINY = str(Path(__file__).parent / "tiny_server.py")
 MODELS = Models(onnx=Path("a.mar"), torchscript=None, generator=Path("a.onnx"), conv=Path("c.mar"), digit=b"")
 
 
-def tiny(name: str, *words: str, **others: Any) -> System:
+def tiny(name: str, *words: str, **others: Any) -> Target:
     prepare = partial(by_port, [TINY, *words], Path("a.onnx"), "/")
-    return System(name, f"tiny {' '.join(words)}".strip(), prepare, kinds=("GET", "POST"), **others)
+    return Target(name, f"tiny {' '.join(words)}".strip(), prepare, kinds=("GET", "POST"), **others)
 
 
 def serving(told: list[str], repetitions: int = 1, min_replies: int = 1) -> ServingBenchmark:
@@ -28,7 +29,11 @@ def serving(told: list[str], repetitions: int = 1, min_replies: int = 1) -> Serv
     )
 
 
-def test_repetitions_go_through_all_servers_before_the_next() -> None:
+def by_name() -> dict[str, Target]:
+    return {system.name: system for system in systems(MODELS)}
+
+
+def test_each_repetition_measures_all_servers() -> None:
     told: list[str] = []
     cases = [Case("GET", 2), Case("POST", 4), Case("grid", 1)]
     results = serving(told, 2).run([tiny("one"), tiny("two", "0.5")], cases)
@@ -36,7 +41,7 @@ def test_repetitions_go_through_all_servers_before_the_next() -> None:
         ["1 of 2", " one"], ["1 of 2", " two"], ["2 of 2", " one"], ["2 of 2", " two"],
     ]  # fmt: skip
     one, two = results["systems"]
-    assert [case["kind"] for case in one["cases"]] == ["GET", "POST"], "it cannot be asked for grids"
+    assert [case["kind"] for case in one["cases"]] == ["GET", "POST"], "it does not support grids"
     for system in (one, two):
         assert len(system["ready_seconds"]) == len(system["memory"]) == 2
         assert all(len(case["rates"]) == len(case["p99_ms"]) == 2 for case in system["cases"])
@@ -45,14 +50,14 @@ def test_repetitions_go_through_all_servers_before_the_next() -> None:
     assert min(slow["p50_ms"]) >= 500
 
 
-def test_refusals_count_for_nothing_but_their_share() -> None:
+def test_refused_requests_count_only_in_their_share() -> None:
     results = serving([], min_replies=100).run([tiny("one")], [Case("GET", 2), Case("POST", 4)])
     get, post = results["systems"][0]["cases"]
     assert get["refused"] == [0]
-    assert post["refused"][0] == pytest.approx(0.1, abs=0.03), "every tenth asks for a 3"
+    assert post["refused"][0] == pytest.approx(0.1, abs=0.03), "every tenth request is for a 3"
 
 
-def test_of_several_settings_the_best_in_a_short_try_is_measured() -> None:
+def test_the_fastest_variant_of_a_short_trial_is_measured() -> None:
     told: list[str] = []
     system = tiny("one", "3", variants=(tiny("one"),))
     (measured,) = serving(told).run([system], [Case("GET", 1)])["systems"]
@@ -60,13 +65,13 @@ def test_of_several_settings_the_best_in_a_short_try_is_measured() -> None:
     assert [text.split(":")[0] for text in told] == ["trial of tiny 3", "trial of tiny", "1 of 1"]
 
 
-def test_a_peer_whose_package_is_missing_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peers_with_missing_packages_are_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         "importlib.util.find_spec",
         lambda name, *rest: None if name in ("litserve", "uvicorn") else find_spec(name, *rest),
     )
-    found = choose(systems(MODELS), ["torchscript", LITSERVE, "fastapi"])
+    found = choose(by_name(), ["torchscript", LITSERVE, "fastapi"], "--only")
     results = serving([]).run(found, [Case("GET", 1)])
     assert results["systems"] == []
     text = serve_table(results)
@@ -75,11 +80,10 @@ def test_a_peer_whose_package_is_missing_is_left_out_with_the_reason(monkeypatch
     assert "- torchscript was skipped: the export has no generator.ts" in text
 
 
-def test_the_names_of_systems_are_one_each_and_a_wrong_one_is_told() -> None:
-    every = systems(MODELS)
-    names = [system.name for system in every]
-    assert len(set(names)) == len(names)
-    assert [system.name for system in choose(every, [CEILING, "onnx-2"])] == ["onnx-2", CEILING]
-    assert choose(every, []) == every
+def test_names_are_unique_and_an_unknown_one_is_an_error() -> None:
+    every = by_name()
+    assert len(every) == len(systems(MODELS))
+    assert [system.name for system in choose(every, [CEILING, "onnx-2"], "--only")] == ["onnx-2", CEILING]
+    assert choose(every, [], "--only") == list(every.values())
     with pytest.raises(BenchUsageError, match="--only: found onyx-2, expected one of onnx-1, onnx-2"):
-        choose(every, ["onyx-2"])
+        choose(every, ["onyx-2"], "--only")

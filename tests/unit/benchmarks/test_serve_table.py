@@ -1,4 +1,4 @@
-"""The tables of `ganctl bench serve` tell medians, ratios within repetitions, and what is missing."""
+"""The tables of `ganctl bench serve` show medians, ratios within repetitions, and dashes for absent figures."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def test_rates_and_latencies_are_medians() -> None:
     assert rest[4:] == ["1,000", "64,000", "20.0", "2.0", "300", "200", "700"]
 
 
-def test_ratios_are_those_of_the_same_repetition_at_128_connections() -> None:
+def test_ratios_pair_the_same_repetition_at_128_connections() -> None:
     text = serve_table(
         results(
             system("ours", [600.0, 1200.0, 800.0]),
@@ -52,11 +52,11 @@ def test_ratios_are_those_of_the_same_repetition_at_128_connections() -> None:
         )
     )
     assert rows(text, "ours")[2][1:4] == ["0.60", "0.60", "6.00"]
-    assert rows(text, LITSERVE)[2][1:4] == ["–", "0.10", "–"], "it takes no GET, and is no ratio to itself"
+    assert rows(text, LITSERVE)[2][1:4] == ["–", "0.10", "–"], "it has no GET, and no ratio to itself"
     assert rows(text, CEILING)[2][1:4] == ["–", "–", "10.00"]
 
 
-def test_what_was_not_asked_is_a_dash_and_what_was_refused_is_told() -> None:
+def test_unmeasured_cases_are_dashes_and_refused_shares_are_shown() -> None:
     text = serve_table(results(system("stock", [100.0] * 3, [Case("GET", 128)], refused=0.213)))
     rates, _, rest = rows(text, "stock")
     assert rates == ["stock", "–", "–", "–", "200 (21%)", "–", "–", "–", "–"]
@@ -72,7 +72,7 @@ def test_every_row_is_as_wide_as_its_table() -> None:
             assert len({line.count("|") for line in block.splitlines()}) == 1
 
 
-def test_a_table_takes_the_place_of_the_one_between_the_markers(tmp_path: Path) -> None:
+def test_the_table_between_the_markers_is_replaced(tmp_path: Path) -> None:
     document = tmp_path / "B.md"
     document.write_text(f"before\n{START_MARKER}\nold\n{END_MARKER}\nafter\n", "utf-8")
     for _ in range(2):
@@ -80,7 +80,7 @@ def test_a_table_takes_the_place_of_the_one_between_the_markers(tmp_path: Path) 
     assert document.read_text("utf-8") == f"before\n{START_MARKER}\n\n| new |\n\n{END_MARKER}\nafter\n"
 
 
-def test_a_document_without_markers_is_left_as_it_is_and_told(tmp_path: Path) -> None:
+def test_a_document_without_markers_is_an_error_and_unchanged(tmp_path: Path) -> None:
     document = tmp_path / "B.md"
     document.write_text("nothing here\n")
     with pytest.raises(BenchUsageError, match=r"--into .*B\.md: expected the lines <!--"):

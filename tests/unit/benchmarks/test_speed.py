@@ -1,4 +1,4 @@
-"""`ganctl bench train`: the loops that are compared do the same work, and what is told is what was measured."""
+"""`ganctl bench train`: the compared loops do the same work, and the table shows the measured values."""
 
 import copy
 import json
@@ -13,7 +13,14 @@ from click.testing import CliRunner
 from ganctl.benchmarks.errors import BenchError
 from ganctl.benchmarks.speed import run_length
 from ganctl.benchmarks.speed.bare import BareStep
-from ganctl.benchmarks.speed.compare import Case, SpeedBenchmark, comparison, flops_per_image, preset_batches, ratio
+from ganctl.benchmarks.speed.compare import (
+    Loop,
+    SpeedBenchmark,
+    comparison,
+    flops_per_image,
+    preset_batches,
+    ratio,
+)
 from ganctl.benchmarks.speed.meter import WARM_UP, Meter
 from ganctl.benchmarks.speed.straightforward import StraightforwardStep
 from ganctl.benchmarks.speed.table import speed_table
@@ -64,7 +71,7 @@ def test_the_bare_loop_has_the_losses_of_our_step() -> None:
         torch.testing.assert_close(average, other, rtol=1e-5, atol=1e-7)
 
 
-def test_the_operations_of_the_tutorials_step_are_those_of_its_layers() -> None:
+def test_flops_of_the_tutorials_step_are_those_of_its_layers() -> None:
     generator, discriminator = (100, 128, 256, 512, 1024, 784), (784, 512, 256, 1)
     g, d = (sum(a * b for a, b in pairwise(widths)) for widths in (generator, discriminator))
     first_g, first_d = 100 * 128, 784 * 512  # whose inputs need no gradient, where these are latents or pixels
@@ -73,7 +80,7 @@ def test_the_operations_of_the_tutorials_step_are_those_of_its_layers() -> None:
     assert flops_per_image("lightning-basic-gan", 64) == 2 * (for_generator + for_discriminator)
 
 
-def test_a_meter_leaves_out_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_meter_excludes_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "time", lambda: now)
     monkeypatch.setattr(time, "perf_counter", lambda: now)
@@ -91,9 +98,9 @@ def test_a_meter_leaves_out_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.soak
-def test_loops_are_measured_in_processes_of_their_own() -> None:
+def test_each_loop_is_measured_in_a_process_of_its_own() -> None:
     told: list[str] = []
-    cases = [Case(system, "conv", 16, "fp32", ("model.base_channels=4",)) for system in ("step", "ours")]
+    cases = [Loop(system, "conv", 16, "fp32", ("model.base_channels=4",)) for system in ("step", "ours")]
     results = SpeedBenchmark(seconds=0.2, repetitions=2, announce=told.append).run(cases, ["fp32"])
     assert results["products_flops"]["fp32"] > 0
     for case, found in zip(cases, results["cases"], strict=True):
@@ -106,26 +113,26 @@ def test_loops_are_measured_in_processes_of_their_own() -> None:
     assert len(told) == 4
 
 
-def test_the_precision_that_auto_takes_is_told_with_its_reason() -> None:
+def test_the_precision_of_auto_is_reported_with_its_reason() -> None:
     (found,) = SpeedBenchmark(seconds=0.1, repetitions=1, announce=lambda text: None).automatic([("quick", 16)])
     assert (found["preset"], found["batch"]) == ("quick", 16)
     assert found["precision"] in ("fp32", "bf16")
     assert "times as fast" in found["reason"]
 
 
-def test_a_loop_that_fails_is_told_with_its_reason() -> None:
+def test_the_error_of_a_failed_loop_has_its_reason() -> None:
     speed = SpeedBenchmark(seconds=0.1, repetitions=1, announce=lambda text: None)
     with pytest.raises(BenchError, match=r"model\.widht"):
-        speed.run([Case("step", "conv", 16, "fp32", ("model.widht=4",))], ["fp32"])
+        speed.run([Loop("step", "conv", 16, "fp32", ("model.widht=4",))], ["fp32"])
 
 
-def test_ratios_are_of_the_same_repetition() -> None:
+def test_ratios_pair_the_same_repetition() -> None:
     slow_machine_twice = ratio({"rates": [30, 10, 30]}, {"rates": [10, 2, 10]})
     assert slow_machine_twice == 3
 
 
-def test_the_table_tells_every_loop_beside_its_peer() -> None:
-    def record(case: Case, rate: float) -> dict[str, Any]:
+def test_the_table_compares_each_loop_with_its_peer() -> None:
+    def record(case: Loop, rate: float) -> dict[str, Any]:
         return {
             "system": case.system, "preset": case.preset, "batch": case.batch, "precision": case.precision,
             "assignments": [], "images_per_second": rate, "rates": [rate], "share_of_products": 0.5,
@@ -150,7 +157,7 @@ def test_the_table_tells_every_loop_beside_its_peer() -> None:
 
 
 @pytest.mark.soak
-def test_a_run_of_small_epochs_tells_how_its_steps_and_memory_grow() -> None:
+def test_run_length_reports_the_growth_of_step_time_and_memory() -> None:
     done = CliRunner().invoke(run_length.main, ["--epochs", "8"], catch_exceptions=False)
     found = json.loads(done.stdout.strip().splitlines()[-1])
     assert found["steps"] == 80

@@ -1,4 +1,4 @@
-"""What is compared: the published networks, trained as published, for a time that counts training alone."""
+"""Systems of `ganctl bench quality`: published networks, trained as published; only training time counts."""
 
 import io
 import itertools
@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.tensorboard.summary import image as tensorboard_image
 
 from ganctl.benchmarks import tutorial
-from ganctl.benchmarks.quality.own import QUIET, train
+from ganctl.benchmarks.quality.our_trainer import QUIET, train
 from ganctl.benchmarks.quality.recorder import SNAPSHOTS, Recorder
 from ganctl.benchmarks.systems import System, systems
 from ganctl.training.config.resolve import configure, preset_names, resolve
@@ -43,7 +43,7 @@ def test_the_tutorials_networks_have_the_published_sizes() -> None:
     assert judged.max() <= 1, "it ends in a sigmoid"
 
 
-def test_the_tutorials_images_are_scored_as_its_grids_show_them() -> None:
+def test_the_tutorials_images_are_scored_as_its_grids_display_them() -> None:
     network = tutorial.generator()
     for layer in network:
         if isinstance(layer, nn.Linear):
@@ -68,11 +68,11 @@ def test_lucics_networks_have_the_shapes_of_infogan(system: System) -> None:
     assert weights(generator) == [(1024, 64), (128 * 7 * 7, 1024), (128, 64, 4, 4), (64, 1, 4, 4)]
     assert weights(discriminator) == [(64, 1, 4, 4), (128, 64, 4, 4), (1024, 128 * 7 * 7), (1, 1024)]
     assert discriminator(generator(torch.randn(2, 64))).shape == (2,)
-    normalised = sum(isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) for layer in discriminator.modules())
-    assert normalised == (2 if system.name == "ns-gan" else 0), "a gradient penalty suffers no batch normalisation"
+    normalized = sum(isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) for layer in discriminator.modules())
+    assert normalized == (2 if system.name == "ns-gan" else 0), "no batch normalization with a gradient penalty"
 
 
-def test_lucics_settings_are_theirs_with_the_best_of_their_rates_whatever_our_default_preset_says() -> None:
+def test_lucics_settings_do_not_depend_on_our_default_preset() -> None:
     for system in LUCIC:
         settings = {"optimizer.lr": 1e-3, "optimizer.beta1": 0.5, "optimizer.schedule": "constant"}
         settings |= {"train.batch_size": 64, "train.ema_decay": 0.0, "loss.r1": 0.0, "loss.r2": 0.0}
@@ -86,17 +86,17 @@ def test_lucics_settings_are_theirs_with_the_best_of_their_rates_whatever_our_de
         assert settings.items() <= config.flat().items()
 
 
-def test_our_conditional_presets_take_part_with_schedules_that_fit_the_time() -> None:
+def test_our_presets_have_schedules_that_span_the_budget() -> None:
     ours = {system.name: system for system in systems() if system.preset}
     conditional = {name for name in preset_names() if configure(name).model.conditional}
-    assert ours.keys() == conditional | {"tutorial-sound"}
+    assert ours.keys() == conditional | {"lightning-basic-gan"}
     for system in ours.values():
         config = system.settings(90, 7)
         assert config is not None
         assert (str(config.train.duration), config.train.seed) == ("90s", 7)
 
 
-def test_a_system_that_cannot_run_says_why_and_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unavailable_system_has_a_reason_and_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / "large.toml").write_text('[train]\ndevice = "cuda"\n')
@@ -105,7 +105,7 @@ def test_a_system_that_cannot_run_says_why_and_what_to_do(monkeypatch: pytest.Mo
     assert System("conv", "", preset="conv").unavailable() is None
 
 
-def test_copies_are_due_ever_more_rarely_and_at_the_end() -> None:
+def test_snapshots_are_due_at_doubling_times_and_at_the_end() -> None:
     recorder = Recorder(32)
     for second in range(1, 33):
         if recorder.is_due(second):
@@ -115,12 +115,12 @@ def test_copies_are_due_ever_more_rarely_and_at_the_end() -> None:
     assert recorder.is_over(32)
 
 
-def test_the_making_of_copies_costs_no_training_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snapshots_do_not_count_as_training_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     take, now = Recorder.take, 0.0
 
     def monotonic() -> float:
         nonlocal now
-        now += 0.003  # whoever looks at the clock has worked meanwhile
+        now += 0.003  # some work before each reading of the clock
         return now
 
     def take_slowly(*arguments: Any) -> None:
@@ -140,7 +140,7 @@ def test_the_making_of_copies_costs_no_training_time(tmp_path: Path, monkeypatch
     assert all(a.seconds < b.seconds and a.images < b.images for a, b in itertools.pairwise(copies))
 
 
-def test_a_run_that_reaches_its_horizon_ends_with_a_copy_of_its_last_average(tmp_path: Path) -> None:
+def test_a_run_that_reaches_its_duration_ends_with_a_snapshot_of_the_final_ema(tmp_path: Path) -> None:
     config, _ = resolve(assignments=[*QUIET, "model.base_channels=8", "train.duration=640 images"], environment={})
     recorder = Recorder(1000)
     trainer = train(config, recorder, tmp_path / "run")
@@ -149,7 +149,7 @@ def test_a_run_that_reaches_its_horizon_ends_with_a_copy_of_its_last_average(tmp
         assert torch.equal(tensor, recorder.snapshots[-1].weights[name])
 
 
-def test_lightning_trains_the_tutorial_until_the_time_is_over(tmp_path: Path) -> None:
+def test_lightning_trains_the_tutorial_until_the_budget_is_used_up(tmp_path: Path) -> None:
     pytest.importorskip("lightning", reason="the package lightning is not installed: 'make bench' installs it")
     from ganctl.benchmarks import tutorial_lightning
 

@@ -1,7 +1,7 @@
 """A server for the tests of `ganctl bench serve`: `python tiny_server.py [SECONDS] --port PORT`.
 
-It answers everything with a PNG after so many seconds, and refuses a POST that asks for a 3. Its child ignores SIGTERM,
-as a worker may.
+It replies with a PNG after SECONDS, and with 503 to a POST for the digit 3. Its child process ignores SIGTERM, as a
+worker may.
 """
 
 import io
@@ -43,7 +43,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, *_: object) -> None:
-        """A load generator goes away at its end."""
+        """Ignores clients that disconnect, as the load generator does at its end."""
 
 
 if __name__ == "__main__":

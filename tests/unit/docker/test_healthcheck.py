@@ -1,4 +1,4 @@
-"""The serving image's health check says healthy when every worker is READY, and only then."""
+"""The serving image's health check passes exactly when every worker is READY."""
 
 import json
 import os
@@ -21,9 +21,9 @@ SCRIPT = DOCKER / "healthcheck.py"
 
 
 class FakeManagement:
-    """A management API on a free loopback port: answers `status` and `body`, or with `hangs` nothing until the end.
+    """A management API on a free loopback port: replies with `status` and `body`; with `hangs`, not before the end.
 
-    With `key_file` it demands tokens as TorchServe does: 400 for a wrong one, and a new one for who has the API's.
+    With `key_file` it demands tokens as TorchServe does: 400 for a wrong one, and a new one for the key `API`.
     """
 
     def __init__(self) -> None:
@@ -51,13 +51,13 @@ class FakeManagement:
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def has(self, *statuses: str, min_workers: int = 1) -> None:
-        """Answers as TorchServe does for one model version whose workers have these statuses."""
+        """Sets TorchServe's reply for one model version whose workers have these statuses."""
         workers = [{"id": str(9000 + i), "status": status, "gpu": False} for i, status in enumerate(statuses)]
         model = {"modelName": "digits", "modelVersion": "1.0", "minWorkers": min_workers, "workers": workers}
         self.body = json.dumps([model]).encode()
 
     def demands_tokens(self, temporary: Path, expired: bool = False) -> None:
-        """Writes the key file of a server of ours below `temporary`; `expired` has its management key refused."""
+        """Writes a server's key file below `temporary`; with `expired`, its management key is refused."""
         self.key_file = temporary / "ganctl-x7" / "key_file.json"
         self.key_file.parent.mkdir()
         self.write_keys("old-key")
@@ -90,14 +90,14 @@ def management() -> Iterator[FakeManagement]:
 
 @pytest.fixture
 def run_check(tmp_path: Path) -> Callable[..., tuple[int, str]]:
-    """Runs the script as the image does, isolated and without site-packages; gives its exit status and its one line."""
+    """Runs the script as the image does, without site-packages; returns its exit status and its line of output."""
 
     def run(*arguments: str, **environment: str) -> tuple[int, str]:
         command = [sys.executable, "-I", "-S", str(SCRIPT), *arguments]
         environment |= {"TMPDIR": str(tmp_path)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
         assert done.stderr == ""
-        assert done.stdout.count("\n") == 1, "one line, because that is what an engine shows"
+        assert done.stdout.count("\n") == 1, "an engine shows one line"
         return done.returncode, done.stdout.strip()
 
     return run
@@ -117,13 +117,13 @@ def test_the_address_may_come_from_the_environment(management: FakeManagement, r
 
 
 @pytest.mark.parametrize("text", ["tcp://10.0.0.1:80", "127.0.0.1:8081/models/digits", "x"])
-def test_an_address_that_is_none_is_told_with_its_variable(text: str, run_check: Check) -> None:
+def test_the_error_of_an_invalid_address_names_the_variable(text: str, run_check: Check) -> None:
     status, told = run_check(GANCTL_HEALTH_URL=text)
     assert status == 1
     assert told.startswith(f"GANCTL_HEALTH_URL: found '{text}', expected an address such as http://127.0.0.1:8081")
 
 
-def test_a_proxy_in_the_environment_is_not_asked_for_the_loopback(management: FakeManagement, run_check: Check) -> None:
+def test_proxies_of_the_environment_are_ignored(management: FakeManagement, run_check: Check) -> None:
     management.has("READY")
     assert run_check(GANCTL_HEALTH_URL=management.url, http_proxy="http://127.0.0.1:1")[0] == 0
 
@@ -146,9 +146,7 @@ def test_fewer_workers_than_the_model_must_have_is_unhealthy(management: FakeMan
     assert run_check(management.url) == (1, "1 of 2 workers are running")
 
 
-def test_a_server_that_demands_tokens_is_asked_with_its_own(
-    management: FakeManagement, run_check: Check, tmp_path: Path
-) -> None:
+def test_the_token_of_the_server_is_sent(management: FakeManagement, run_check: Check, tmp_path: Path) -> None:
     management.demands_tokens(tmp_path)
     management.has("READY")
     assert run_check(management.url)[0] == 0
@@ -156,16 +154,14 @@ def test_a_server_that_demands_tokens_is_asked_with_its_own(
     assert run_check(management.url) == (1, "worker 9000 is UNLOADED")
 
 
-def test_a_token_that_has_ended_is_renewed(management: FakeManagement, run_check: Check, tmp_path: Path) -> None:
+def test_an_expired_token_is_renewed(management: FakeManagement, run_check: Check, tmp_path: Path) -> None:
     management.demands_tokens(tmp_path, expired=True)
     management.has("READY")
     assert run_check(management.url)[0] == 0
     assert management.valid_key == "new-key"
 
 
-def test_the_tokens_of_a_server_before_this_one_are_not_used(
-    management: FakeManagement, run_check: Check, tmp_path: Path
-) -> None:
+def test_tokens_of_an_earlier_server_are_not_used(management: FakeManagement, run_check: Check, tmp_path: Path) -> None:
     (tmp_path / "ganctl-dead").mkdir()
     stale = tmp_path / "ganctl-dead" / "key_file.json"
     stale.write_text('{"management": {"key": "stale"}, "API": {"key": "stale"}}')
@@ -200,7 +196,7 @@ def make_ping(fake: FakeManagement) -> None:
 
 
 @pytest.mark.parametrize("answer", [make_unknown, make_locked, make_empty, make_html, make_foreign, make_ping])
-def test_any_other_answer_is_unhealthy(
+def test_any_other_reply_is_unhealthy(
     management: FakeManagement, run_check: Check, answer: Callable[[FakeManagement], None]
 ) -> None:
     answer(management)
@@ -209,7 +205,7 @@ def test_any_other_answer_is_unhealthy(
     assert reason
 
 
-def test_nobody_listening_is_unhealthy(management: FakeManagement, run_check: Check) -> None:
+def test_a_closed_port_is_unhealthy(management: FakeManagement, run_check: Check) -> None:
     management.server.shutdown()
     management.server.server_close()
     code, reason = run_check(management.url)
@@ -217,7 +213,7 @@ def test_nobody_listening_is_unhealthy(management: FakeManagement, run_check: Ch
     assert management.url in reason
 
 
-def test_a_server_that_hangs_is_unhealthy_before_the_engine_loses_patience(
+def test_a_server_that_hangs_is_unhealthy_before_the_engines_timeout(
     management: FakeManagement, run_check: Check
 ) -> None:
     management.has("READY")

@@ -1,4 +1,4 @@
-"""The images are made of what the project declares: nothing that serving imports is left out, nothing is unlocked."""
+"""The images contain every package that serving imports, at locked versions."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-# Where the name that is imported is not the name that is installed.
+# Imported names that differ from the names of their distributions.
 DISTRIBUTIONS = {
     "prometheus_client": "prometheus-client",
     "PIL": "pillow",
@@ -23,7 +23,7 @@ def serve_packages() -> set[str]:
 
 
 def imported_by(file: Path) -> set[str]:
-    """The top-level modules that `file` imports, anywhere in it, standard library and relative imports aside."""
+    """Returns the top-level modules that `file` imports, except relative ones and the standard library."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -34,12 +34,12 @@ def imported_by(file: Path) -> set[str]:
 
 
 def top_level(name: str) -> str:
-    """The package of a module; of ganctl's own the room, too."""
+    """Returns the package of a module; for ganctl, package and room."""
     return ".".join(name.split(".")[: 2 if name.startswith("ganctl.") else 1])
 
 
-def test_the_serving_image_holds_whatever_serving_imports_but_torch() -> None:
-    """torch would be nine tenths of it, and draws archives of TorchScript only."""
+def test_the_serving_image_has_all_imports_of_serving_except_torch() -> None:
+    """torch would be nine tenths of the image, and only TorchScript archives need it."""
     files = [
         *(ROOT / "ganctl").glob("*.py"),
         *(f for f in (ROOT / "serving").rglob("*.py") if not imported_by(f) & {"ganctl.training"}),
@@ -49,15 +49,15 @@ def test_the_serving_image_holds_whatever_serving_imports_but_torch() -> None:
     assert needed - {"torch"} <= serve_packages()
 
 
-def test_the_serving_image_holds_only_dependencies_of_the_project() -> None:
-    """Their versions come from the lock, which knows the project's dependencies and no others."""
+def test_the_serving_image_has_only_dependencies_of_the_project() -> None:
+    """Their versions come from the lock, which has only the project's dependencies."""
     with (ROOT / "pyproject.toml").open("rb") as file:
         declared = tomllib.load(file)["project"]["dependencies"]
     assert serve_packages() <= {re.split(r"[^A-Za-z0-9._-]", requirement)[0] for requirement in declared}
 
 
 def test_the_lock_has_a_hash_for_every_package() -> None:
-    """The images are built with the lock as constraints, which checks hashes where they are given."""
+    """The images are built with the lock as constraints; hashes are checked only if present."""
     blocks = re.split(r"\n(?=[a-z0-9])", (ROOT / "requirements.lock").read_text(encoding="utf-8"))
     assert [block.splitlines()[0] for block in blocks if "==" in block and "--hash=sha256:" not in block] == []
 

@@ -164,9 +164,9 @@ def test_images_that_are_no_numbers_are_no_parity(small_run: Path) -> None:
 
 def test_exporting_again_replaces_the_export_and_nothing_else(small_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "export"
-    export(small_run, out=out, kinds=["torchscript"])
+    export(small_run, out=out, formats=["torchscript"])
     first = read_manifest(out)
-    export(small_run, out=out, kinds=["torchscript"])
+    export(small_run, out=out, formats=["torchscript"])
     assert read_manifest(out)["model_version"] == first["model_version"]
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
     (tmp_path / "mine").mkdir()
@@ -180,7 +180,7 @@ def test_exporting_again_replaces_the_export_and_nothing_else(small_run: Path, t
 
 
 def test_the_same_checkpoint_has_the_same_model_version(exported: Path, small_run: Path, tmp_path: Path) -> None:
-    again = export(small_run, out=tmp_path / "again", kinds=["torchscript"])
+    again = export(small_run, out=tmp_path / "again", formats=["torchscript"])
     assert read_manifest(again)["model_version"] == read_manifest(exported)["model_version"]
 
 

@@ -16,7 +16,7 @@ import os
 import time
 from pathlib import Path
 
-from ganctl_handler.service import handle as answer
+from ganctl_handler.torchserve import handle as answer
 
 FOLDER = Path({folder!r})
 

@@ -13,7 +13,9 @@ from ganctl.exports.runtime import open_export
 from ganctl.serving.client.client import Client
 from ganctl.serving.errors import RemoteError
 from ganctl.serving.handler.service import Service
-from ganctl.training.sampling import LabelPredictor, LocalSampler, SampleRequest, ServerSampler, draw, draw_accepted
+from ganctl.training.sampling.rejection import LabelPredictor, draw_accepted
+from ganctl.training.sampling.request import SampleRequest
+from ganctl.training.sampling.samplers import LocalSampler, ServerSampler, draw
 from tests.unit.serving.small_export import seen_label, write_export
 
 # names as of a folder's classes: some look like numbers, none is its own
@@ -26,9 +28,7 @@ def client_of(service: Service) -> Client:
         (reply,) = service.answer([({"body": request.content}, dict(request.headers))])
         return httpx.Response(reply.status, content=reply.body, headers={"Content-Type": reply.media})
 
-    client = Client("http://127.0.0.1:8080")
-    client.transport = httpx.MockTransport(answer)
-    return client
+    return Client("http://127.0.0.1:8080", transport=httpx.MockTransport(answer))
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +119,9 @@ def test_the_client_counts_the_classes_that_the_service_describes(load: Callable
     ],
 )
 def test_classes_that_cannot_be_counted_are_no_guess(status: int, body: dict[str, object], told: str) -> None:
-    with Client("http://127.0.0.1:8080") as client:
-        client.transport = httpx.MockTransport(lambda request: httpx.Response(status, json=body))
-        with pytest.raises(RemoteError, match=told):
-            client.count_classes()
+    transport = httpx.MockTransport(lambda request: httpx.Response(status, json=body))
+    with Client("http://127.0.0.1:8080", transport=transport) as client, pytest.raises(RemoteError, match=told):
+        client.count_classes()
 
 
 def test_images_come_as_arrays_and_as_pictures(service: Service) -> None:

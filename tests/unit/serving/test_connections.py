@@ -249,7 +249,7 @@ def test_a_proxy_that_refuses_is_told(server: Recorder, bare: pytest.MonkeyPatch
 def test_what_is_no_url_is_told(url: str) -> None:
     done = CliRunner().invoke(cli, ["sample", url, "--out", "x.png"])
     assert done.exit_code == 6, done.output
-    assert f"{url}: is no server's address" in done.output
+    assert f"{url}: is not the address of a server" in done.output
 
 
 @pytest.mark.parametrize("source", ["127.0.0.1:8080", "localhost:8080", "[::1]:8080", "http:/127.0.0.1:8080"])

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ganctl.common.latents import draw_labels, latents
 from ganctl.common.pixels import to_uint8
-from ganctl.serving.handler.engine import CHUNKS, Engine, Floats, Labels
+from ganctl.serving.handler.engine import CHUNKS, Engine, Floats, Inputs
 from ganctl.serving.handler.model import Model
 from ganctl.serving.handler.service import Service
 
@@ -16,7 +16,7 @@ MODEL = Model("abc", 4, tuple("0123456789"), 1, 2, 2)
 
 
 class Fake:
-    """A back-end whose output is its label, in tenths, disturbed as a test wants; keeps the shapes it was asked for."""
+    """A back-end that returns its labels in tenths plus a disturbance of the test; records the chunk sizes."""
 
     def __init__(
         self, disturbance: Callable[[int], Floats | float] = lambda n: 0.0, shape: tuple[int, ...] = (1, 2, 2)
@@ -25,15 +25,24 @@ class Fake:
         self.shape = shape
         self.asked: list[int] = []
 
-    def run(self, z: Floats, label: Labels | None) -> Floats:
-        assert label is not None
-        self.asked.append(len(z))
-        images = np.ones((len(z), *self.shape), np.float32) * (label / 10).reshape(-1, 1, 1, 1).astype(np.float32)
-        return (images + self.disturbance(len(z))).astype(np.float32)
+    def __call__(self, inputs: Inputs) -> Floats:
+        count, label = len(inputs["z"]), inputs["label"]
+        self.asked.append(count)
+        images = np.ones((count, *self.shape), np.float32) * (label / 10).reshape(-1, 1, 1, 1).astype(np.float32)
+        return (images + self.disturbance(count)).astype(np.float32)
 
 
 def drawn(engine: Engine, count: int) -> NDArray[np.uint8]:
-    return engine.generate(latents(1, count, 4), np.arange(count, dtype=np.int64) % 10)
+    return engine.generate({"z": latents(1, count, 4), "label": np.arange(count, dtype=np.int64) % 10})
+
+
+def inputs_of(seed: int, count: int, conditional: bool) -> Inputs:
+    label = {"label": draw_labels(seed, count, 10)} if conditional else {}
+    return {"z": latents(seed, count, 16), **label}
+
+
+def rows_of(inputs: Inputs, rows: NDArray[np.int64]) -> Inputs:
+    return {name: values[rows] for name, values in inputs.items()}
 
 
 @pytest.mark.parametrize("backend", ["onnx", "torchscript"])
@@ -42,16 +51,14 @@ def test_every_image_is_the_same_alone_and_at_every_place_of_every_batch(
     load: Callable[..., Service], backend: str, conditional: bool, channels: int
 ) -> None:
     engine = load(backend, conditional, channels).engine
-    z, label = latents(5, 70, 16), draw_labels(5, 70, 10)
-    alone = np.concatenate(
-        [engine.generate(z[i : i + 1], label[i : i + 1] if conditional else None) for i in range(len(z))]
-    )
+    inputs = inputs_of(5, 70, conditional)
+    alone = np.concatenate([engine.generate(rows_of(inputs, np.array([i]))) for i in range(70)])
     assert alone.shape == (70, 28, 28, channels)
     assert alone.dtype == np.uint8
     random = np.random.default_rng(0)
     for count in (2, 3, 5, 7, 8, 13, 31, 32, 33, 64, 70):
         rows = random.permutation(70)[:count]
-        batch = engine.generate(z[rows], label[rows] if conditional else None)
+        batch = engine.generate(rows_of(inputs, rows))
         assert np.array_equal(batch, alone[rows]), count
 
 
@@ -59,10 +66,9 @@ def test_every_image_is_the_same_alone_and_at_every_place_of_every_batch(
 def test_the_back_ends_agree_within_one_grey_level(
     load: Callable[..., Service], conditional: bool, channels: int
 ) -> None:
-    z, label = latents(6, 50, 16), draw_labels(6, 50, 10) if conditional else None
+    inputs = inputs_of(6, 50, conditional)
     one, other = (
-        load(backend, conditional, channels).engine.generate(z, label).astype(int)
-        for backend in ("onnx", "torchscript")
+        load(backend, conditional, channels).engine.generate(inputs).astype(int) for backend in ("onnx", "torchscript")
     )
     assert np.abs(one - other).max() <= 1
 

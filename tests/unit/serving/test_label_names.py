@@ -13,7 +13,7 @@ from ganctl.serving.handler.model import Model
 from ganctl.serving.handler.problem import BadRequest
 from ganctl.serving.handler.request import Parser, Request
 from ganctl.serving.handler.service import Service
-from ganctl.serving.hosts.torchserve.worker.protocol import Incoming, read_message
+from ganctl.serving.hosts.torchserve.worker.protocol import PredictRequest, read_message
 from tests.unit.serving.small_export import NAMES, write_export
 from tests.unit.serving.test_worker_protocol import number, sized
 
@@ -100,7 +100,7 @@ def test_a_letter_with_its_mark_is_one_character_of_a_text(form: Form) -> None:
     given = json.dumps({"text": text, "count": 2}).encode()
     for request in (ask(body=given), ask(text=text.encode(), count=b"2")):
         assert request.labels == 2 * tuple(map(ODD.index, "a\u00e9b"))
-        assert (request.draws, request.repeat) == (2, 3)
+        assert (request.num_latents, request.repeat) == (2, 3)
 
 
 def test_the_longest_text_is_counted_in_composed_characters() -> None:
@@ -171,4 +171,4 @@ def test_the_worker_hands_on_what_a_query_repeats() -> None:
     given = [(b"labels", b"a"), (b"seed", b"1"), (b"labels", b"a"), (b"labels", b"b")]
     fields = b"".join(sized(name) + sized(b"text/plain") + sized(value) for name, value in given)
     message = b"I" + sized(b"one") + number(-1) + fields + number(-1) + number(-1)
-    assert read_message(message) == [Incoming(b"one", {}, {"labels": [b"a", b"a", b"b"], "seed": b"1"})]
+    assert read_message(message) == [PredictRequest(b"one", {}, {"labels": [b"a", b"a", b"b"], "seed": b"1"})]

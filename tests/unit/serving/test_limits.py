@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ganctl.serving.handler import service as service_module
-from ganctl.serving.handler.engine import Engine
+from ganctl.serving.handler.engine import Engine, Inputs
 from ganctl.serving.handler.model import Limits, Model
 from ganctl.serving.handler.service import Service
 
@@ -22,9 +22,10 @@ class Counting:
     def __init__(self) -> None:
         self.images = 0
 
-    def generate(self, z: NDArray[np.float32], label: NDArray[np.int64] | None) -> NDArray[np.uint8]:
-        self.images += len(z)
-        return np.zeros((len(z), 28, 28, 1), np.uint8)
+    def generate(self, inputs: Inputs) -> NDArray[np.uint8]:
+        count = len(inputs["z"])
+        self.images += count
+        return np.zeros((count, 28, 28, 1), np.uint8)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a failing worker says is told whole, and once, however slowly it is written and however often it starts anew."""
+"""A failed worker's traceback is reported completely and once, however slowly it is written."""
 
 import threading
 from pathlib import Path
@@ -17,27 +17,27 @@ def write(folder: Path, *messages: str) -> None:
         file.writelines(f"{HEAD}{message}\n" for message in messages)
 
 
-def test_a_traceback_is_told_when_its_last_line_has_come(tmp_path: Path) -> None:
+def test_waits_until_the_last_line_of_a_traceback(tmp_path: Path) -> None:
     write(tmp_path, *START, *DEATH)
     events: list[str] = []
 
     def wait() -> None:
         Logs(tmp_path).wait_for_traceback(PATIENCE)
-        events.append("told")
+        events.append("returned")
 
     waiting = threading.Thread(target=wait)
     waiting.start()
     for number in range(3):
-        waiting.join(0.15)  # no time is too short or too long: it only gives who does not wait the time to say so
+        waiting.join(0.15)  # any pause works; a longer one only makes a missing wait more visible
         write(tmp_path, f'  File "handler.py", line {number}, in handle')
     events.append("written")
     write(tmp_path, REASON)
     waiting.join(PATIENCE)
-    assert events == ["written", "told"]
+    assert events == ["written", "returned"]
     assert Logs(tmp_path).message().splitlines()[-1] == REASON
 
 
-def test_a_worker_that_starts_in_its_place_is_not_told_too(tmp_path: Path) -> None:
+def test_only_the_first_workers_traceback_is_reported(tmp_path: Path) -> None:
     for _ in range(3):
         write(tmp_path, *START, *DEATH, REASON)
     assert Logs(tmp_path).worker_died()
@@ -46,7 +46,7 @@ def test_a_worker_that_starts_in_its_place_is_not_told_too(tmp_path: Path) -> No
     assert Logs(tmp_path).message().splitlines()[-1] == REASON
 
 
-def test_a_death_without_a_traceback_is_told_by_the_last_lines(tmp_path: Path) -> None:
+def test_without_a_traceback_the_last_lines_are_reported(tmp_path: Path) -> None:
     write(tmp_path, *START, "Backend worker process died.")
     Logs(tmp_path).wait_for_traceback()
     assert "The last lines of workers.log" in Logs(tmp_path).message()

@@ -41,8 +41,7 @@ def answering(outcomes: list[Outcome], asked: list[httpx.Request]) -> Callable[[
 def waiting(outcomes: list[Outcome], **options: Any) -> tuple[bytes, int]:
     """A picture by the client that waits, and how often it asked."""
     asked: list[httpx.Request] = []
-    with Client(URL, **options) as client:
-        client.transport = httpx.MockTransport(answering(outcomes, asked))
+    with Client(URL, transport=httpx.MockTransport(answering(outcomes, asked)), **options) as client:
         return client.picture(digits=7), len(asked)
 
 
@@ -51,8 +50,7 @@ def awaiting(outcomes: list[Outcome], **options: Any) -> tuple[bytes, int]:
     asked: list[httpx.Request] = []
 
     async def ask() -> bytes:
-        async with AsyncClient(URL, **options) as client:
-            client.transport = httpx.MockTransport(answering(outcomes, asked))
+        async with AsyncClient(URL, transport=httpx.MockTransport(answering(outcomes, asked)), **options) as client:
             return await client.picture(digits=7)
 
     return asyncio.run(ask()), len(asked)
@@ -128,8 +126,7 @@ def test_attempts_have_half_of_the_time_that_is_left_and_all_of_it_after_one_wit
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     lost = httpx.ReadTimeout("nothing came")
-    with Client(URL, timeout=5) as client:
-        client.transport = httpx.MockTransport(answering([BUSY, lost, GOOD], asked))
+    with Client(URL, timeout=5, transport=httpx.MockTransport(answering([BUSY, lost, GOOD], asked))) as client:
         assert client.picture() == b"picture"
     assert [request.extensions["timeout"]["read"] for request in asked] == [2.5, 1.0, 1.0]
 
@@ -184,12 +181,13 @@ def test_a_key_that_is_too_old_is_read_again_and_then_renewed(tmp_path: Path, as
             return httpx.Response(200, content=b"picture")
         return httpx.Response(400, json={"message": "Token Authentication failed. Token expired"})
 
-    options: dict[str, Any] = {"token_file": file, "management_url": "http://127.0.0.1:8081"}
     transport = httpx.MockTransport(answer)
+    options: dict[str, Any] = {
+        "token_file": file, "management_url": "http://127.0.0.1:8081", "transport": transport
+    }  # fmt: skip
 
     def waiting() -> None:
         with Client(URL, **options) as client:
-            client.transport = transport
             write_keys(file, "two")
             assert client.picture() == b"picture"  # the file has another key by now
             assert not renewals
@@ -199,7 +197,6 @@ def test_a_key_that_is_too_old_is_read_again_and_then_renewed(tmp_path: Path, as
 
     async def awaiting() -> None:
         async with AsyncClient(URL, **options) as client:
-            client.transport = transport
             write_keys(file, "two")
             assert await client.picture() == b"picture"
             valid.append("nobody has it")
@@ -210,8 +207,7 @@ def test_a_key_that_is_too_old_is_read_again_and_then_renewed(tmp_path: Path, as
         asyncio.run(awaiting())
     else:
         waiting()
-    with Client(URL, token_file=file) as client:
-        client.transport = transport
+    with Client(URL, token_file=file, transport=transport) as client:
         valid.append("nobody has it")
         with pytest.raises(RemoteError, match="Token expired"):
             client.picture()  # nowhere to renew it

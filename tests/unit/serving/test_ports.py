@@ -1,12 +1,10 @@
-"""Free ports are the server's from the moment they are found, though it listens on them only seconds later."""
+"""Ports stay reserved from the moment they are chosen until the server listens on them, seconds later."""
 
 import socket
 
 import pytest
 
-from ganctl.serving.hosts.torchserve.ports import free_ports
-
-NAMES = ("inference", "management", "metrics", "grpc", "grpc_management")
+from ganctl.serving.hosts.torchserve.ports import reserve_ports
 
 
 def listen(port: int, *, reuse: bool) -> None:
@@ -16,12 +14,10 @@ def listen(port: int, *, reuse: bool) -> None:
         listener.listen()
 
 
-def test_nobody_else_gets_them_before_the_server_listens_there() -> None:
-    ports = free_ports("127.0.0.1", 0)
-    numbers = [getattr(ports, name) for name in NAMES]
-    assert len(set(numbers)) == 5
-    for number in numbers:
-        with pytest.raises(OSError, match="in use"):
-            listen(number, reuse=False)
-        listen(number, reuse=True)  # as TorchServe does
-    ports.release()
+def test_only_a_server_with_so_reuseaddr_can_listen_on_a_reserved_port() -> None:
+    with reserve_ports("127.0.0.1", 0) as ports:
+        assert len(set(ports)) == 5
+        for number in ports:
+            with pytest.raises(OSError, match="in use"):
+                listen(number, reuse=False)
+            listen(number, reuse=True)  # as TorchServe does

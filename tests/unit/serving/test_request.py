@@ -67,7 +67,7 @@ def test_labels_come_from_digits_labels_text_or_the_seed(fields: dict[str, Any],
 
 def test_text_draws_one_latent_for_each_strip() -> None:
     request = ask({"text": "2026", "count": 3})
-    assert (request.draws, request.repeat, request.images, request.columns) == (3, 4, 12, 4)
+    assert (request.num_latents, request.repeat, request.images, request.columns) == (3, 4, 12, 4)
 
 
 @pytest.mark.parametrize(

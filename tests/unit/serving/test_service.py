@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from ganctl.serving.handler.replies import Reply
 from ganctl.serving.handler.request import Parser
-from ganctl.serving.handler.service import Reply, Service
+from ganctl.serving.handler.service import Service
 from tests.unit.serving.small_export import seen_label
 
 JSON = {"Accept": "application/json"}

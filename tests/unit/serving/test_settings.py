@@ -1,4 +1,4 @@
-"""TorchServe runs with settings of ours, whatever the environment around it says."""
+"""TorchServe gets our settings, whatever the environment variables of the caller are."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ FOLDER = Path("/private")
 
 
 @pytest.mark.parametrize("name", ["PATH", "HOME", "OMP_NUM_THREADS", "PYTHONPATH", "ORT_DISABLE_TELEMETRY"])
-def test_what_workers_need_passes(name: str) -> None:
+def test_variables_that_workers_need_are_inherited(name: str) -> None:
     assert environment({name: "x"}, FOLDER)[name] == "x"
 
 
@@ -20,13 +20,13 @@ def test_what_workers_need_passes(name: str) -> None:
     ["AWS_SECRET_ACCESS_KEY", "https_proxy", "TS_CONFIG_FILE", "JAVA_TOOL_OPTIONS", "GANCTL_API_KEY",
      "GANCTL_SERVICE_PORT", "GANCTL_ACCESS_LOG", "GANCTL_STATE"],
 )  # fmt: skip
-def test_nothing_else_does(name: str) -> None:
+def test_other_variables_are_not_inherited(name: str) -> None:
     assert environment({name: "x"}, FOLDER).get(name) != "x"
     assert "x" not in environment({name: "x"}, FOLDER).values()
 
 
 @pytest.mark.parametrize("name", ["LANG", "LC_ALL", "LC_CTYPE", "PYTHONUTF8", "PYTHONIOENCODING"])
-def test_java_and_workers_take_every_name_as_utf8(name: str) -> None:
+def test_java_and_workers_use_utf8_for_names(name: str) -> None:
     passed = environment({name: "x"}, FOLDER)
     assert "x" not in passed.values()
     assert passed["LC_ALL"] == "C.UTF-8"
@@ -40,8 +40,8 @@ def test_everything_is_written_into_the_private_folder() -> None:
     assert all(Path(path).is_relative_to(FOLDER) for path in paths)
 
 
-def test_only_inference_is_asked_to_leave_loopback() -> None:
-    lines = config_properties(FOLDER, "0.0.0.0", Ports.consecutive(8080), 2, token=True).splitlines()
+def test_only_inference_listens_beyond_loopback() -> None:
+    lines = config_properties(FOLDER, "0.0.0.0", Ports(*range(8080, 8085)), 2, token=True).splitlines()
     settings = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
     addresses = {name: value for name, value in settings.items() if name.endswith("_address")}
     assert addresses.pop("inference_address") == "http://0.0.0.0:8080"

@@ -1,4 +1,4 @@
-"""The worker understands the front end's messages, wherever they are cut, and answers so that it is understood."""
+"""The worker decodes the front end's messages, however they are split, and encodes replies for it."""
 
 import io
 import struct
@@ -6,13 +6,12 @@ import struct
 import pytest
 
 from ganctl.serving.hosts.torchserve.worker.protocol import (
-    Incoming,
+    LOADED,
     Incomplete,
-    Load,
-    Outgoing,
+    PredictReply,
+    PredictRequest,
     read_message,
     write_batch,
-    write_loaded,
 )
 
 
@@ -44,37 +43,37 @@ LOAD = (
 
 def test_a_batch_is_read_with_headers_and_fields() -> None:
     assert read_message(BATCH) == [
-        Incoming(b"one", {"Accept": "image/png", "x": "ü"}, {}),
-        Incoming(b"two", {}, {"body": b'{"digits": 7}' + b"\xff" * 12, "seed": b""}),
+        PredictRequest(b"one", {"Accept": "image/png", "x": "ü"}, {}),
+        PredictRequest(b"two", {}, {"body": b'{"digits": 7}' + b"\xff" * 12, "seed": b""}),
     ]
 
 
-def test_an_order_to_load_is_read() -> None:
-    assert read_message(LOAD) == Load("/models/digits", "entry.py")
+def test_the_command_to_load_a_model_is_no_batch() -> None:
+    assert read_message(LOAD) is None
 
 
 @pytest.mark.parametrize("message", [BATCH, LOAD], ids=["batch", "load"])
 def test_a_message_cut_anywhere_is_incomplete(message: bytes) -> None:
-    """Also behind bytes in a body that look like an end."""
+    """Also after bytes in a body that equal the end marker."""
     for end in range(1, len(message)):
         with pytest.raises(Incomplete):
             read_message(message[:end])
 
 
 @pytest.mark.parametrize("message", [b"X" + BATCH[1:], BATCH + BATCH])
-def test_what_is_no_message_is_told(message: bytes) -> None:
+def test_invalid_messages_are_errors(message: bytes) -> None:
     with pytest.raises(ValueError, match=r"expected b'L'|after the end"):
         read_message(message)
 
 
-def test_headers_that_are_no_text_do_not_end_the_worker() -> None:
+def test_headers_that_are_not_utf8_are_decoded_with_replacement_characters() -> None:
     read = read_message(b"I" + request(b"1", {b"a\xff": b"\xfe"}, {b"\xff": b"1"}) + number(-1))
-    assert read == [Incoming(b"1", {"a�": "�"}, {"�": b"1"})]
+    assert read == [PredictRequest(b"1", {"a�": "�"}, {"�": b"1"})]
 
 
-def test_a_reply_is_laid_out_as_the_front_end_reads_it() -> None:
+def test_a_batch_of_replies_has_the_format_that_the_front_end_reads() -> None:
     """As `ModelResponseDecoder.java` reads it."""
-    reply = Outgoing(b"one", 400, "Bad Request", {"content-type": "text/x", "é": "ü"}, b"body")
+    reply = PredictReply(b"one", 400, "Bad Request", {"content-type": "text/x", "é": "ü"}, b"body")
     stream = io.BytesIO(write_batch([reply]))
 
     def read_number() -> int:
@@ -92,5 +91,5 @@ def test_a_reply_is_laid_out_as_the_front_end_reads_it() -> None:
     assert stream.read() == b""
 
 
-def test_a_loaded_model_is_reported() -> None:
-    assert write_loaded(200, "loaded") == number(200) + sized(b"loaded") + number(-1)
+def test_the_reply_to_the_load_command_has_code_200() -> None:
+    assert number(200) + sized(b"loaded") + number(-1) == LOADED

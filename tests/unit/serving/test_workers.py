@@ -1,4 +1,4 @@
-"""There are as many workers as the machine, or the container, has use for."""
+"""The default number of workers follows the cores and the container's CPU limit."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ def cores(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"), [("max 100000", 8), ("150000 100000", 2), ("50000 100000", 1), (None, 8)]
 )
-def test_one_for_each_core_within_the_limit_of_the_container(tmp_path: Path, text: str | None, expected: int) -> None:
+def test_one_worker_per_core_within_the_containers_limit(tmp_path: Path, text: str | None, expected: int) -> None:
     quota = tmp_path / "cpu.max"
     if text is not None:
         quota.write_text(f"{text}\n")

@@ -1,7 +1,6 @@
 """Fixtures of several files here."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ def data_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def register_data() -> Iterator[RegisterData]:
+def register_data(monkeypatch: pytest.MonkeyPatch) -> RegisterData:
     """Registers a data set for one test."""
-    with ExitStack() as stack:
-        yield lambda name, load: stack.enter_context(DATASETS.registered(name, load))
+    return lambda name, load: monkeypatch.setitem(DATASETS.entries, name, load)

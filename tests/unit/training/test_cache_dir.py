@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganctl.training.config.cache_dir import cache_dir, read_cached, write_cached
+from ganctl.training.config.cache_dir import cache_path, read_cached, write_cached
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.datasets import load_split
 from ganctl.training.data.idx import read_idx
@@ -40,7 +40,7 @@ def test_the_cache_is_where_the_xdg_specification_says_or_nowhere(
     if xdg is not None:
         monkeypatch.setenv("XDG_CACHE_HOME", xdg)
     monkeypatch.setenv("HOME", home)
-    assert cache_dir() == (Path(expected) if expected else None)
+    assert cache_path() == (Path(expected) if expected else None)
 
 
 def a_file(folder: Path) -> Path:
@@ -80,7 +80,7 @@ def files_that_are_folders(folder: Path) -> Path:
 def use_the_cache() -> list[str]:
     """Reads packed MNIST and keeps a tensor, as `evaluate` does; returns what was told."""
     told: list[str] = []
-    assert read_idx(EMBEDDED / "t10k-labels-idx1-ubyte.gz", dimensions=1).shape == (10_000,)
+    assert read_idx(EMBEDDED / "t10k-labels-idx1-ubyte.gz", (10_000,)).shape == (10_000,)
     kept = TensorCache(told.append).get_or_compute({"what": "x"}, lambda: {"a": torch.arange(5)})
     assert torch.equal(kept["a"], torch.arange(5))
     return told

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from PIL import Image, ImageSequence
@@ -17,13 +18,14 @@ from ganctl.training.callbacks import (
     LRScheduler,
     Profiler,
     Progress,
+    SampleGrid,
     SignalHandler,
     StatsLog,
-    Timelapse,
     TimeLimit,
 )
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.config.resolve import resolve
+from ganctl.training.config.schema import EarlyStoppingSettings, OptimizerSettings
 from ganctl.training.loop.control import Result
 from ganctl.training.loop.session import Session
 from ganctl.training.loop.trainer import Trainer
@@ -58,8 +60,8 @@ def test_a_run_folder_holds_what_a_report_could_ask_for(tmp_path: Path) -> None:
     assert json.loads((run_dir / "environment.json").read_text())["versions"]["torch"]
 
 
-def test_a_timelapse_has_pictures_to_join_whoever_else_is_there(tmp_path: Path) -> None:
-    run_with(tmp_path, Timelapse(), extra=("train.batch_size=32", "evaluation.every=128 images"))
+def test_the_timelapse_shows_the_picture_of_each_evaluation(tmp_path: Path) -> None:
+    run_with(tmp_path, SampleGrid(), extra=("train.batch_size=32", "evaluation.every=128 images"))
     with Image.open(tmp_path / "timelapse.gif") as film:
         assert len(list(ImageSequence.Iterator(film))) == len(list((tmp_path / "samples").glob("*.png"))) == 3
 
@@ -84,19 +86,25 @@ def rate(schedule: LRScheduler, *, images: int = 10_000, progress: float = 0.0) 
     return schedule.on_schedule(Moment(images, progress))  # type: ignore[arg-type]
 
 
+def scheduler(schedule: Literal["linear", "cosine"], **settings: Any) -> LRScheduler:
+    full = {"decay_start": 0.0, "min_lr_ratio": 0.0} | settings
+    return LRScheduler(OptimizerSettings(schedule=schedule, **full))
+
+
 def test_learning_rates_rise_over_the_warm_up_and_fall_as_asked() -> None:
-    warm = LRScheduler("linear", decay_start=0.5, warmup=100)
+    warm = scheduler("linear", decay_start=0.5, warmup=100)
     assert [rate(warm, images=images) for images in (0, 40, 90, 5000)] == [0.1, 0.5, 1.0, 1.0]
     assert [rate(warm, progress=progress) for progress in (0.5, 0.75, 1.0)] == [1.0, 0.5, 0.0]
-    cosine = LRScheduler("cosine", decay_start=0.0)
+    cosine = scheduler("cosine")
     assert [rate(cosine, progress=p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
-    partly = LRScheduler("linear", min_lr_ratio=0.2)
+    partly = scheduler("linear", min_lr_ratio=0.2)
     assert [rate(partly, progress=p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.6, 0.2])
-    early = LRScheduler("linear", min_lr_ratio=0.2, decay_start=0.1, decay_end=0.5)
+    early = scheduler("linear", min_lr_ratio=0.2, decay_start=0.1, decay_end=0.5)
     assert [rate(early, progress=p) for p in (0.1, 0.3, 0.5, 1)] == pytest.approx([1, 0.6, 0.2, 0.2])
-    at_once = LRScheduler("cosine", min_lr_ratio=0.2, decay_start=0.5, decay_end=0.5)
+    at_once = scheduler("cosine", min_lr_ratio=0.2, decay_start=0.5, decay_end=0.5)
     assert [rate(at_once, progress=p) for p in (0.5, 0.6)] == pytest.approx([1, 0.2])
-    assert rate(LRScheduler(lambda progress: 2 - progress, warmup=100), images=40, progress=0.5) == 0.75
+    own = LRScheduler(OptimizerSettings(warmup=100), schedule=lambda progress: 2 - progress)
+    assert rate(own, images=40, progress=0.5) == 0.75
 
 
 def test_the_learning_rate_of_each_step_is_the_setting_times_the_schedule(tmp_path: Path) -> None:
@@ -123,7 +131,7 @@ class LoopControl:
     [([5, 4, 4, 4], 4), ([5, 4, 3.95, 3.9], 4), ([5, 6, 4, 5, 5.5], 5), ([5, 4, 3, 2], None)],
 )
 def test_early_stopping_waits_for_its_patience(scores: list[float], stops_at: int | None) -> None:
-    early_stopping = EarlyStopping(patience=2, min_delta=0.2)
+    early_stopping = EarlyStopping(EarlyStoppingSettings(patience=2, min_delta=0.2))
     run = LoopControl()
     for n, score in enumerate(scores, start=1):
         early_stopping.on_evaluation(run, {"fd": score})  # type: ignore[arg-type]
@@ -131,7 +139,7 @@ def test_early_stopping_waits_for_its_patience(scores: list[float], stops_at: in
 
 
 def test_early_stopping_goes_on_counting_after_a_resume() -> None:
-    first, second = EarlyStopping(patience=2), EarlyStopping(patience=2)
+    first, second = EarlyStopping(EarlyStoppingSettings(patience=2)), EarlyStopping(EarlyStoppingSettings(patience=2))
     for score in (5.0, 6.0):
         first.on_evaluation(None, {"fd": score})  # type: ignore[arg-type]
     second.load_state_dict(first.state_dict())
@@ -140,7 +148,9 @@ def test_early_stopping_goes_on_counting_after_a_resume() -> None:
 
 @pytest.mark.parametrize(("monitor", "scores", "stops_at"), [("fd", [9, 5, 4], 2), ("label_accuracy", [0.2, 0.95], 2)])
 def test_early_stopping_stops_at_the_score_that_was_wanted(monitor: str, scores: list[float], stops_at: int) -> None:
-    early_stopping = EarlyStopping(monitor=monitor, patience=0, stopping_threshold=5.0 if monitor == "fd" else 0.9)
+    early_stopping = EarlyStopping(
+        EarlyStoppingSettings(monitor=monitor, patience=0, stopping_threshold=5.0 if monitor == "fd" else 0.9)
+    )
     run = LoopControl()
     for n, score in enumerate(scores, start=1):
         early_stopping.on_evaluation(run, {monitor: score})  # type: ignore[arg-type]
@@ -216,11 +226,14 @@ def test_a_second_signal_ends_the_process_at_once_but_an_echo_of_the_first_does_
 
 
 def test_a_goal_is_reached_by_the_score_itself_however_small_the_step_to_it() -> None:
-    callback, run = EarlyStopping(patience=0, min_delta=0.2, stopping_threshold=4.9), LoopControl()
+    callback, run = (
+        EarlyStopping(EarlyStoppingSettings(patience=0, min_delta=0.2, stopping_threshold=4.9)),
+        LoopControl(),
+    )
     callback.on_evaluation(run, {"fd": 5.0})  # type: ignore[arg-type]
     assert not run.reasons
     callback.on_evaluation(run, {"fd": 4.85})  # type: ignore[arg-type]
-    resumed = EarlyStopping(patience=0, min_delta=0.2, stopping_threshold=4.9)
+    resumed = EarlyStopping(EarlyStoppingSettings(patience=0, min_delta=0.2, stopping_threshold=4.9))
     resumed.load_state_dict(callback.state_dict())
     resumed.on_start(run)  # type: ignore[arg-type]
     assert run.reasons == ["goal", "goal"]

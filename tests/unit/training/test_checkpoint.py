@@ -85,7 +85,7 @@ def test_a_checkpoint_cut_short_is_refused(share: float, tmp_path: Path) -> None
 def test_absent_and_foreign_files_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         read_checkpoint(tmp_path / "absent")
-    with pytest.raises(CheckpointError, match="folder"):
+    with pytest.raises(CheckpointError, match="Is a directory"):
         read_checkpoint(tmp_path)
     (tmp_path / "foreign").write_bytes(b"PK\x03\x04 a zip, perhaps a pickle" * 9)
     with pytest.raises(CheckpointError, match="expected a checkpoint of ganctl"):

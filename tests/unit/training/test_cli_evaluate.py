@@ -14,7 +14,7 @@ from ganctl.main import cli
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet, Split
 from ganctl.training.data.datasets import load_split
-from ganctl.training.evaluation.classifier import read_classifier_metadata
+from ganctl.training.evaluation.classifier import load_classifier
 from tests.unit.training.conftest import RegisterData
 from tests.unit.training.test_inception import Scripted, scripted
 
@@ -52,7 +52,7 @@ def test_the_reply_says_all_scores_and_what_they_are_made_of(small_run: Path) ->
     assert (record["num_images"], record["draws"], record["features"]) == (300, 1, "classifier")
     assert record["memorisation"].keys() == {"ratio", "share_closer", "flagged", "num_images"}
     classifier = record["classifier"]
-    assert classifier["accuracy"] == float(read_classifier_metadata()["test_accuracy"]) == 0.9959
+    assert classifier["accuracy"] == float(load_classifier(DataSettings()).metadata["test_accuracy"]) == 0.9959
     assert (classifier["features"], len(classifier["sha256"])) == (128, 64)
     assert "std" not in record
     again = scores(small_run, "--num-images", 300)  # with what the first call has kept
@@ -61,7 +61,7 @@ def test_the_reply_says_all_scores_and_what_they_are_made_of(small_run: Path) ->
 
 def test_the_help_says_which_layer_and_how_accurate() -> None:
     told = " ".join(evaluate("--help").stdout.split())
-    assert f"{float(read_classifier_metadata()['test_accuracy']):.2%}".replace("%", " %") in told
+    assert f"{float(load_classifier(DataSettings()).metadata['test_accuracy']):.2%}".replace("%", " %") in told
     assert "after the ReLU of its hidden layer" in told
 
 

@@ -1,4 +1,5 @@
-"""`ganctl sample` as a user types it: pictures, films, arrays and folders, or one clear message and nothing written."""
+"""`ganctl sample` as a user types it: pictures, animations, arrays and folders, or one clear message and
+nothing written."""
 
 from pathlib import Path
 
@@ -55,15 +56,15 @@ def test_orders_that_make_no_sense_are_usage_errors(
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (("--out", "a.png", "--frames", 9), 2, "--frames 9: --out a.png is no film, expected a name ending in .gif"),
+        (("--out", "a.png", "--frames", 9), 2, "--frames 9: --out a.png is no animation, expected a .gif"),
         (("--out", "a.gif", "--reject-misread"), 2, "--reject-misread: frames between two classes"),
         (("--out", "a.png", "--set", "data.name=kmnist"), 2, "--set data.name=kmnist: it only sets the classifier"),
-        (("--out", "a.gif", "--text", "22"), 2, "--out: a film walks from image to image"),
+        (("--out", "a.gif", "--text", "22"), 2, "--out: an animation walks from image to image"),
         (("--out", "a.gif", "--digit", "x"), 2, "--label 'x': expected one of 0, 1"),
         (("--out", "a.webp", "--count", 3000), 2, "--out a.webp: the picture would be 16,800 pixels long"),
     ],
 )
-def test_films_and_verified_orders_that_make_no_sense_are_told(
+def test_animations_and_verified_orders_that_make_no_sense_are_told(
     words: tuple[object, ...], code: int, told: str, ganctl: Ganctl, small_run: Path, tmp_path: Path
 ) -> None:
     done = ganctl("sample", small_run, *words)

@@ -81,7 +81,7 @@ def test_a_run_is_repeated_by_the_file_in_its_folder(tmp_path: Path) -> None:
     config = configure(
         "conv", {"checkpoint.monitor_threshold": None, "data.root": "/é\n#", "model.options": {"a": "\\"}}
     )
-    write_settings(tmp_path, config)
+    write_settings(tmp_path, config, ranks=1)
     assert resolve(config_file=tmp_path / "config.toml", environment={})[0] == config
 
 

@@ -11,8 +11,10 @@ from PIL import Image, ImageSequence
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet
 from ganctl.training.errors import ConfigError, DataError
-from ganctl.training.sampling import Film, SampleResult, open_images, save, save_walk
+from ganctl.training.sampling.animation import Animation
 from ganctl.training.sampling.inspection import OpenedSource, check_fit, override_data_settings
+from ganctl.training.sampling.request import SampleResult
+from ganctl.training.sampling.writers import open_images, save, save_animation
 
 REAL = ImageSet(torch.zeros(5, 3, 32, 32, dtype=torch.uint8), torch.arange(5) % 3, ("leaf", "sea", "sun"))
 
@@ -39,12 +41,12 @@ def test_saved_arrays_are_opened_as_they_were(tmp_path: Path, channels: int) -> 
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_film_keeps_its_frames_in_grey_exactly_and_in_colour_where_the_format_can(
+def test_an_animation_keeps_its_frames_in_grey_exactly_and_in_colour_where_the_format_can(
     tmp_path: Path, channels: int
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (5, 24, 24, channels), dtype=np.uint8)
     for name, exact in (("a.webp", True), ("a.gif", channels == 1)):
-        save_walk(Film(noise, seed=0, keyframes=2), tmp_path / name)
+        save_animation(Animation(noise, seed=0, keyframes=2), tmp_path / name)
         with Image.open(tmp_path / name) as film:
             frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(film)]
         assert len(frames) == 5

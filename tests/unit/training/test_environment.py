@@ -3,16 +3,14 @@
 import json
 import logging
 import os
-import subprocess
-import sys
 
 import pytest
 from click.testing import CliRunner, Result
 
 from ganctl.main import cli
 from ganctl.training.config.resolve import resolve
-from ganctl.training.config.schema import setting_descriptions
-from tests.waiting import PATIENCE
+from ganctl.training.config.schema import DESCRIPTIONS
+from tests.conftest import Ganctl
 
 IP = "10.0.0.1"
 
@@ -127,14 +125,13 @@ def test_a_misspelt_setting_is_a_fault_with_a_suggestion(
 
 def test_every_setting_can_be_set_whatever_is_set_beside_it() -> None:
     values = resolve(environment={})[0].flat()
-    for name, _ in setting_descriptions():
+    for name in DESCRIPTIONS:
         variable = f"GANCTL_{name.upper().replace('.', '__')}"
         text = "unset" if values[name] is None else json.dumps(values[name])
         assert resolve(environment={**OTHERS, variable: text})[1][name] == variable
 
 
-def test_the_data_of_evaluation_follow_the_same_rule() -> None:
-    """In a process of its own, whose environment is all that differs."""
+def test_the_data_of_evaluation_follow_the_same_rule(ganctl: Ganctl) -> None:
     words = ["evaluate", "pretrained", "--num-images", "100", "--json"]
     for variables, code, told in (
         ({**kubernetes("ganctl-data"), **docker_link("ganctl-data"), "GANCTL_DATA_DIR": "/x"}, 0, ""),
@@ -143,9 +140,6 @@ def test_the_data_of_evaluation_follow_the_same_rule() -> None:
         ({"GANCTL_DTAA__ROOT": "/x"}, 3, "Did you mean data.root"),
         ({"GANCTL_DATA__ROOT": "/proc/self"}, 4, "/proc/self"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "ganctl", *words], env={**os.environ, **variables}, capture_output=True, text=True,
-            timeout=PATIENCE, check=False,
-        )  # fmt: skip
+        done = ganctl(*words, env={**os.environ, **variables})
         assert done.returncode == code, done.stderr
         assert told in done.stderr

@@ -86,7 +86,7 @@ def test_replays_give_the_numbers_of_the_eager_step(variant: dict[str, Any]) -> 
     captured, replayed = update(config, name=name, capture=recorded)
     assert train(plain, eager) == train(captured, replayed)
     kinds = 2 if config.train.n_critic > 1 else 1
-    assert replayed.captured == kinds, "or nothing was replayed"
+    assert len(replayed.replays) == kinds, "or nothing was replayed"
     assert torch.equal(plain.rng.get_state(), captured.rng.get_state())
     for key, value in state(plain).items():
         assert torch.equal(value, state(captured)[key]), key

@@ -32,31 +32,31 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_is_decompressed_once(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "some-idx3-ubyte.gz", PIXELS)
-    assert np.array_equal(read_idx(path, dimensions=3), PIXELS)
+    assert np.array_equal(read_idx(path, PIXELS.shape), PIXELS)
     assert len(list(cache.iterdir())) == 1
     forbid(monkeypatch)
-    assert np.array_equal(read_idx(path, dimensions=3), PIXELS)
+    assert np.array_equal(read_idx(path, PIXELS.shape), PIXELS)
 
 
 def test_another_file_of_the_name_is_another_file(tmp_path: Path, cache: Path) -> None:
     path = write(tmp_path / "some-idx3-ubyte.gz", PIXELS)
-    read_idx(path, dimensions=3)
-    assert np.array_equal(read_idx(write(path, PIXELS + 1), dimensions=3), PIXELS + 1)
+    read_idx(path, PIXELS.shape)
+    assert np.array_equal(read_idx(write(path, PIXELS + 1), PIXELS.shape), PIXELS + 1)
     assert len(list(cache.iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-1], lambda raw: raw[:-1] + b"x", lambda raw: b""])
 def test_what_was_damaged_in_the_cache_is_made_anew(tmp_path: Path, cache: Path, damage: object) -> None:
     path = write(tmp_path / "some-idx3-ubyte.gz", PIXELS)
-    read_idx(path, dimensions=3)
+    read_idx(path, PIXELS.shape)
     (kept,) = cache.iterdir()
     whole = kept.read_bytes()
     kept.write_bytes(damage(whole))  # type: ignore[operator]  # pytest's parameters have no types
-    assert np.array_equal(read_idx(path, dimensions=3), PIXELS)
+    assert np.array_equal(read_idx(path, PIXELS.shape), PIXELS)
     assert kept.read_bytes() == whole
 
 
 def test_without_a_cache_it_is_read_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert np.array_equal(read_idx(write(tmp_path / "some-idx3-ubyte.gz", PIXELS), dimensions=3), PIXELS)
+    assert np.array_equal(read_idx(write(tmp_path / "some-idx3-ubyte.gz", PIXELS), PIXELS.shape), PIXELS)

@@ -34,9 +34,14 @@ def test_each_rank_takes_the_gpu_of_its_place(monkeypatch: pytest.MonkeyPatch) -
         choose_device("auto", Ranks(2, 3, 2))
 
 
-def test_ranks_that_torchrun_starts_again_need_the_folder_of_what_they_had_done() -> None:
+def test_ranks_that_torchrun_starts_again_need_the_folder_of_what_they_had_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    variables = {"RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "a", "TORCHELASTIC_RESTART_COUNT": "1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="--run-dir: found none, expected the folder of the restarted run"):
-        Session(ranks=Ranks(0, 1, 0, restarts=1))
+        Session()
 
 
 @pytest.mark.parametrize("kills", [0, 1, 3, 4])

@@ -1,6 +1,6 @@
 """Each term of the losses has, by each backend, the gradient that double backward gives in float64."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -64,8 +64,8 @@ class Seen:
 
     @property
     def latents(self) -> Tensor:
-        assert self.batch.fakes is not None
-        return self.batch.fakes.latents
+        assert self.batch.generated is not None
+        return self.batch.generated.latents
 
     def classes(self, features: Tensor) -> Tensor:
         assert self.network.classifier is not None
@@ -144,14 +144,12 @@ def build(case: Case, backend: type[Backend] | None) -> tuple[GANObjective, Disc
     generator = build_generator(config.model, SHAPE, 10).double()
     discriminator = build_discriminator(config.model, SHAPE, 10).double()
     assert isinstance(discriminator, Discriminator)
-    precision = Precision("fp32", "cpu", "a test")
     return (
         GANObjective(
             config,
             generator,
             discriminator,
-            precision=precision,
-            scaler=precision.scaler(),
+            precision=Precision("fp32", "cpu", "a test"),
             ranks=SINGLE_RANK,
             rng=torch.Generator().manual_seed(0),
             step_inputs=StepInputs(CPU),
@@ -162,9 +160,8 @@ def build(case: Case, backend: type[Backend] | None) -> tuple[GANObjective, Disc
 
 
 @pytest.fixture(autouse=True)
-def no_loss() -> Iterator[None]:
-    with LOSSES.registered("none", NoLoss()):
-        yield
+def no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOSSES.entries, "none", NoLoss())
 
 
 @pytest.mark.parametrize("backend", [AutogradBackend, AnalyticBackend])
@@ -173,14 +170,16 @@ def test_a_term_has_the_gradient_of_double_backward(name: str, backend: type[Bac
     case = CASES[name]
     objective, discriminator = build(case, backend)
     step = objective.prepare(*batch(), both=True)
-    assert step.fakes is not None
+    assert step.generated is not None
     of_discriminator = [*discriminator.parameters()]
-    expected = Seen.of(discriminator, step, step.fakes.images.detach().requires_grad_())
+    expected = Seen.of(discriminator, step, step.generated.images.detach().requires_grad_())
     loss = torch.zeros(()) if case.discriminator is None else case.discriminator(expected)
     compare(objective.backward_discriminator, step, loss, of_discriminator, case.tolerance)
     of_generator = [*objective.generator.parameters()]
     loss = (
-        torch.zeros(()) if case.generator is None else case.generator(Seen.of(discriminator, step, step.fakes.images))
+        torch.zeros(())
+        if case.generator is None
+        else case.generator(Seen.of(discriminator, step, step.generated.images))
     )
     compare(objective.backward_generator, step, loss, of_generator, case.tolerance)
 
@@ -209,12 +208,12 @@ def test_wgan_gp_has_the_gradient_of_double_backward_and_the_analytic_backend_st
     assert isinstance(objective.backend, AutogradBackend)
     assert objective.autograd_reason == "a loss term reads mixed_grad_norms, which needs double backward"
     step = objective.prepare(*batch(), both=True)
-    assert step.fakes is not None
+    assert step.generated is not None
     mix = torch.rand(8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    objective.backend.backward_discriminator(step, step.fakes._replace(images=step.fakes.images.detach()), mix)
+    objective.backend.backward_discriminator(step, step.generated._replace(images=step.generated.images.detach()), mix)
     found = [parameter.grad for parameter in discriminator.features.parameters()]
     epsilon = mix.view(-1, 1, 1, 1)
-    between = (epsilon * step.images + (1 - epsilon) * step.fakes.images).detach().requires_grad_()
+    between = (epsilon * step.images + (1 - epsilon) * step.generated.images).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(discriminator(between, step.labels).sum(), between, create_graph=True)
     loss = 2.0 * (gradient.flatten(1).norm(dim=1) - 1).square().mean()
     expected = torch.autograd.grad(loss, [*discriminator.features.parameters()], allow_unused=True)

@@ -109,22 +109,22 @@ def test_what_is_taken_up_goes_on_as_if_it_had_not_stopped() -> None:
 def test_rare_is_what_lies_far_from_its_class_in_units_of_what_real_images_do() -> None:
     matching, _ = settled(spread=1.0, offset=0.0)
     seen = features(5)
-    found = matching.sample_weight(seen, LABELS, 1.0)
+    found = matching.image_weights(seen, LABELS, 1.0)
     expected = (seen - (2.0 * LABELS - 1).unsqueeze(1)).square().mean(dim=1)  # means ±1, variances 1
     torch.testing.assert_close(found, expected.clamp(0.2, 5), rtol=0.1, atol=0.05)
-    torch.testing.assert_close(matching.sample_weight(seen, LABELS, 0.5), found.sqrt())
-    far = matching.sample_weight(features(5, offset=10.0), LABELS, 1.0)
-    near = matching.sample_weight(features(5, spread=0.0), LABELS, 1.0)
+    torch.testing.assert_close(matching.image_weights(seen, LABELS, 0.5), found.sqrt())
+    far = matching.image_weights(features(5, offset=10.0), LABELS, 1.0)
+    near = matching.image_weights(features(5, spread=0.0), LABELS, 1.0)
     assert (far == 5).all()
     torch.testing.assert_close(near, torch.full((64,), 0.2))
 
 
 def test_nothing_is_rare_before_anything_was_seen() -> None:
     matching = FeatureMatching(1.0, 2, 16, CPU)
-    assert (matching.sample_weight(features(0), LABELS, 1.0) == 1).all()
+    assert (matching.image_weights(features(0), LABELS, 1.0) == 1).all()
     first = LABELS.eq(0)
     matching.loss(features(0)[first], features(1)[first], LABELS[first], SINGLE_RANK)
-    found = matching.sample_weight(features(2, offset=3.0), LABELS, 1.0)
+    found = matching.image_weights(features(2, offset=3.0), LABELS, 1.0)
     assert (found[first] > 1).all()
     assert (found[~first] == 1).all(), "nothing is known of the other class"
 

@@ -218,7 +218,7 @@ def test_the_version_stands_in_every_file(small_run: Path, tmp_path: Path) -> No
     assert json.loads(run("inspect", small_run, "--json").output)["best"]["ganctl_version"] == OURS
     assert json.loads((small_run / "environment.json").read_text())["versions"]["ganctl"] == OURS
     assert (small_run / "config.toml").read_text("utf-8").startswith(f"# Written by ganctl {OURS}\n")
-    folder = export(small_run, out=tmp_path / "export", kinds=["torchscript", "onnx"])
+    folder = export(small_run, out=tmp_path / "export", formats=["torchscript", "onnx"])
     assert json.loads(run("inspect", folder, "--json").output)["ganctl_version"] == OURS
     noted = {entry.key: entry.value for entry in onnx.load(folder / "generator.onnx").metadata_props}
     assert noted["ganctl_version"] == OURS
@@ -235,7 +235,7 @@ def test_the_version_stands_in_every_file(small_run: Path, tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def exported(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(small_run, out=tmp_path_factory.mktemp("of") / "export", kinds=["onnx"])
+    return export(small_run, out=tmp_path_factory.mktemp("of") / "export", formats=["onnx"])
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,9 @@ def test_four_passes_give_the_gradients_of_double_backward(name: str) -> None:
     labels = None if net.projection is None else torch.arange(N)
     kappas = torch.rand(N, generator=rng, dtype=torch.float64)
     assert is_piecewise_linear(net)
-    passes = AnalyticR1R2(net, to_first_layer(net, images), labels)
-    logits = passes.logits.requires_grad_()
-    (slopes,) = torch.autograd.grad(softplus(-logits).mean(), logits)
-    gradients = passes.image_gradients()
+    passes = AnalyticR1R2(net, to_first_layer(net, images))
+    logits, gradients = passes.image_gradients(labels)
+    (slopes,) = torch.autograd.grad(softplus(-logits.requires_grad_()).mean(), logits)
     found = passes.parameter_gradients(slopes, kappas.view(-1, *[1] * (gradients.dim() - 1)) * gradients)
     names: dict[Tensor, str] = {parameter: name for name, parameter in net.named_parameters()}
     expected = by_autograd(net, images, labels, kappas)
@@ -62,10 +61,10 @@ def test_a_network_that_only_moves_pixels_before_it_judges_is_known_too() -> Non
     net = Discriminator(nn.Sequential(nn.Flatten()), 12, None).double()
     images = torch.rand(N, 3, 2, 2, dtype=torch.float64)
     assert is_piecewise_linear(net)
-    passes = AnalyticR1R2(net, to_first_layer(net, images), None)
-    torch.testing.assert_close(passes.logits, net(images))
+    passes = AnalyticR1R2(net, to_first_layer(net, images))
+    logits, gradients = passes.image_gradients(None)
+    torch.testing.assert_close(logits, net(images))
     kappas = torch.rand(N, dtype=torch.float64)
-    gradients = passes.image_gradients()
     found = passes.parameter_gradients(torch.zeros(N, dtype=torch.float64), kappas.view(-1, 1, 1, 1) * gradients)
     expected = torch.autograd.grad(
         (kappas / 2 * squared_gradient_norm(net(images.requires_grad_()), images)).sum(), net.logit.weight

@@ -122,7 +122,7 @@ def test_a_run_of_ones_own_networks_loss_data_and_callback_goes_through_to_pictu
     result = trainer.fit()
     assert load_object(f"{own}:Loud", "--callback").heard == list(range(1, 13))
     assert result.metrics["fd"] is None or result.metrics["fd"] > 0  # the scorer of so few images may learn nothing
-    assert trainer.draw(torch.zeros(2, trainer.source.latent_dim), torch.zeros(2, dtype=torch.int64)).shape == (
+    assert trainer.source.draw(torch.zeros(2, trainer.source.latent_dim), torch.zeros(2, dtype=torch.int64)).shape == (
         2,
         1,
         28,
@@ -203,7 +203,7 @@ def test_all_unknown_names_are_told_at_once_with_where_they_came_from() -> None:
     assert str(raised.value).count("--set: ") == 4
 
 
-def test_a_registered_name_is_a_setting_within_its_block() -> None:
+def test_a_registered_name_is_a_setting_until_it_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     class Flat(Generator):
         def __init__(self, settings: ModelSettings, shape: ImageShape, classes: int | None) -> None:
             super().__init__(settings.latent_dim, classes, shape)
@@ -213,7 +213,9 @@ def test_a_registered_name_is_a_setting_within_its_block() -> None:
             return torch.tanh(self.bias).expand(len(z), -1).view(-1, *self.shape)
 
     assignments = ["model.generator=flat", "loss.name=same"]
-    with GENERATORS.registered("flat", Flat), LOSSES.registered("same", NonSaturating):
+    with monkeypatch.context() as patch:
+        patch.setitem(GENERATORS.entries, "flat", Flat)
+        patch.setitem(LOSSES.entries, "same", NonSaturating)
         config, _ = resolve(assignments=assignments, environment={})
         assert isinstance(GENERATORS.get(config.model.generator)(config.model, ImageShape(1, 28, 28), 10), Flat)
         assert not GENERATORS.is_builtin("flat")
@@ -232,7 +234,7 @@ def test_what_comes_with_ganctl() -> None:
 def test_the_memory_of_a_network_with_a_tensor_of_its_own_is_told(own: str, tmp_path: Path) -> None:
     settings = [*SMALL, f"model.generator='{own}:Fixed'", "train.batch_size=8"]
     trainer = Session(assignments=settings, run_dir=tmp_path / "run").build(max_steps=1)
-    facts = trainer.estimate_memory()
+    facts = trainer.parts.estimate_memory()
     assert 0 < facts["activation_bytes"] < facts["memory_bytes"]
     assert trainer.fit().steps == 1
 

@@ -31,7 +31,7 @@ def failed_start(run_dir: Path) -> None:
         launch(run_dir, extra=LOGGED).build(callbacks=[Failing()]).fit()
 
 
-@pytest.mark.parametrize("resume", [None, "auto"])
+@pytest.mark.parametrize("resume", ["auto", pytest.param(None, marks=pytest.mark.soak)])
 def test_the_same_command_after_a_failed_start_gives_the_run_that_a_new_folder_gives(
     resume: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -102,7 +102,7 @@ class Meanwhile(Callback):
             self.done = True
 
 
-@pytest.mark.parametrize("resume", [None, "auto"])
+@pytest.mark.parametrize("resume", ["auto", pytest.param(None, marks=pytest.mark.soak)])
 def test_a_folder_that_is_trained_in_is_refused_with_who_does_and_free_afterwards(
     resume: str | None, tmp_path: Path
 ) -> None:
@@ -136,7 +136,7 @@ def test_looking_at_a_run_in_work_is_not_refused(tmp_path: Path) -> None:
     told = []
 
     def look() -> None:
-        told.append(Session(run_dir=tmp_path, resume="auto", dry=True).build().describe())
+        told.append(Session(run_dir=tmp_path, resume="auto", dry_run=True).build().describe())
         with pytest.raises(CheckpointError, match="no best checkpoint yet"):
             find_checkpoint(tmp_path)
 
@@ -147,7 +147,7 @@ def test_looking_at_a_run_in_work_is_not_refused(tmp_path: Path) -> None:
 def test_runs_that_start_in_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
     starts = [Session(preset="conv", assignments=[*SHORT, f"log.root={tmp_path}"]) for _ in range(2)]
     assert starts[0].run_dir == starts[1].run_dir
-    with starts[0].reserved() as first, starts[1].reserved() as second:
+    with starts[0].reserve_run_dir() as first, starts[1].reserve_run_dir() as second:
         (first / "something").touch()
         assert first != second
     assert first.exists(), "its ranks have put something there"

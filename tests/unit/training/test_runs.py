@@ -11,6 +11,7 @@ from ganctl.training.callbacks import Checkpoint
 from ganctl.training.checkpoint.format import read_checkpoint
 from ganctl.training.checkpoint.run_dir import find_checkpoint, newest_checkpoint, next_run_dir
 from ganctl.training.config.resolve import resolve
+from ganctl.training.config.schema import CheckpointSettings, Duration
 from ganctl.training.errors import CheckpointError, ConfigError
 
 
@@ -24,7 +25,7 @@ class Somewhere:
 
 
 def keeper(run_dir: Path, **settings: Any) -> Checkpoint:
-    checkpoint = Checkpoint(**settings)
+    checkpoint = Checkpoint(CheckpointSettings.model_validate(settings))
     checkpoint.on_start(Somewhere(run_dir))  # type: ignore[arg-type]
     return checkpoint
 
@@ -34,7 +35,7 @@ def state(step: int) -> dict[str, Any]:
 
 
 def save(checkpoint: Checkpoint, step: int, score: float | None) -> None:
-    scores = {} if score is None else {checkpoint.watches[0]: score}
+    scores = {} if score is None else {checkpoint.required_scores[0]: score}
     best = checkpoint.register(step, 10 * step, scores, fresh=score is not None)
     checkpoint.write(state(step), best=best)
 
@@ -192,7 +193,7 @@ def test_what_a_killed_process_left_goes_and_what_somebody_put_there_stays(tmp_p
     folder = tmp_path / "checkpoints"
     for name in (".ganctl-4711-0a1b2c3d.safetensors", ".ganctl-4711-4e5f6071", "2.safetensors", "mine.safetensors"):
         (folder / name).write_bytes(b"x")
-    resumed = Checkpoint(filename="{step}")
+    resumed = Checkpoint(CheckpointSettings(filename="{step}"))
     resumed.load_state_dict(store.state_dict())
     resumed.on_start(Somewhere(tmp_path))  # type: ignore[arg-type]
     assert {path.name for path in folder.iterdir()} == {
@@ -203,7 +204,7 @@ def test_what_a_killed_process_left_goes_and_what_somebody_put_there_stays(tmp_p
 def test_files_of_an_earlier_template_go_in_their_turn(tmp_path: Path) -> None:
     store = keeper(tmp_path, save_top_k=1)
     save(store, 1, 5.0)
-    resumed = Checkpoint(save_top_k=1, filename="new-{step}")
+    resumed = Checkpoint(CheckpointSettings(save_top_k=1, filename="new-{step}"))
     resumed.load_state_dict(store.state_dict())
     resumed.on_start(Somewhere(tmp_path))  # type: ignore[arg-type]
     for step, score in ((2, 4.0), (3, 3.0)):
@@ -245,7 +246,7 @@ def test_a_time_between_saves_that_was_measured_is_kept(tmp_path: Path) -> None:
     store = keeper(tmp_path, every="100s")
     assert store.every is not None
     store.every.images = 12_345
-    resumed = Checkpoint(every="100s")
+    resumed = Checkpoint(CheckpointSettings(every=Duration.parse("100s")))
     resumed.load_state_dict(store.state_dict())
     assert resumed.state_dict() == store.state_dict()
     resumed.on_start(Somewhere(tmp_path))  # type: ignore[arg-type]

@@ -16,11 +16,12 @@ from ganctl.main import cli
 from ganctl.training.callbacks.checkpoints import Checkpoint
 from ganctl.training.callbacks.stopping import EarlyStopping
 from ganctl.training.config.registry import DATASETS
-from ganctl.training.config.schema import DataSettings
+from ganctl.training.config.schema import CheckpointSettings, DataSettings, EarlyStoppingSettings
 from ganctl.training.data.base import ImageSet, Split
 from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
-from ganctl.training.evaluation.validity import ScorerAccuracy
+from ganctl.training.evaluation.network import Classifier
+from ganctl.training.evaluation.validity import find_scorer_fault
 from ganctl.training.loop.session import Session
 from tests.conftest import SMALL
 
@@ -171,7 +172,9 @@ def test_digits_have_a_verdict_from_two_hundred_on(tmp_path: Path, n: int, real:
 def test_a_scorer_has_learnt_what_chance_and_the_largest_class_do_not_explain(
     accuracy: float, majority: float, images: int, classes: int, sound: bool
 ) -> None:
-    assert (ScorerAccuracy(accuracy, majority, images, classes).fault is None) == sound
+    classifier = Classifier(1, classes, 49)
+    classifier.metadata = {"test_accuracy": f"{accuracy}", "test_majority": f"{majority}", "test_images": f"{images}"}
+    assert (find_scorer_fault(classifier) is None) == sound
 
 
 @pytest.mark.parametrize("monitor", ["fd", "fd_ratio", "label_accuracy"])
@@ -194,7 +197,7 @@ def test_without_scores_the_latest_checkpoint_is_best_and_nothing_stops_the_run(
 
 
 def test_checkpoints_with_a_score_come_before_those_without() -> None:
-    store = Checkpoint(save_top_k=3)
+    store = Checkpoint(CheckpointSettings(save_top_k=3))
     for step, score in enumerate([None, 7.0, float("nan"), 5.0, None], start=1):
         store.register(step, step, {"fd": score}, fresh=True)
     assert [step for _, step, _ in store.ranking] == [4, 2, 5]
@@ -207,7 +210,7 @@ def test_early_stopping_does_not_count_what_has_no_score() -> None:
         def request_stop(self, reason: str, *, evaluate: bool = True) -> None:
             self.stopped = reason
 
-    run, stopping = Run(), EarlyStopping(patience=1, stopping_threshold=1.0)
+    run, stopping = Run(), EarlyStopping(EarlyStoppingSettings(patience=1, stopping_threshold=1.0))
     for score in (None, float("nan"), 9.0, None, None):
         stopping.on_evaluation(run, {"fd": score})  # type: ignore[arg-type]
     assert run.stopped == ""

@@ -7,7 +7,7 @@ import pytest
 import tomli_w
 
 from ganctl.training.config.resolve import preset_names, preset_text, resolve
-from ganctl.training.config.schema import Config, Duration, setting_descriptions
+from ganctl.training.config.schema import DESCRIPTIONS, Config, Duration
 from ganctl.training.errors import ConfigError
 
 
@@ -157,9 +157,8 @@ def test_every_preset_is_valid_and_repeats_itself_from_its_resolved_settings(nam
 
 
 def test_every_setting_says_what_it_means() -> None:
-    names = dict(setting_descriptions())
-    assert names.keys() == Config().flat().keys()
-    assert all(names.values())
+    assert DESCRIPTIONS.keys() == Config().flat().keys()
+    assert all(DESCRIPTIONS.values())
 
 
 def test_a_variable_may_set_any_setting() -> None:

@@ -276,8 +276,8 @@ def test_another_kind_of_device_goes_on_with_a_stream_of_its_own() -> None:
     first, second = build()[1], build()[1]
     for other in (first, second):
         other.load_state_dict(state)
-    assert torch.equal(first.draw_latents(4), second.draw_latents(4))
-    assert not torch.equal(first.draw_latents(4), step.draw_latents(4))
+    assert torch.equal(first.objective.draw_latents(4), second.objective.draw_latents(4))
+    assert not torch.equal(first.objective.draw_latents(4), step.objective.draw_latents(4))
 
 
 def test_ranks_compare_both_networks_and_the_average_before_a_save(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +294,7 @@ def test_ranks_compare_both_networks_and_the_average_before_a_save(monkeypatch: 
 
 def test_z_may_be_narrower_in_training_than_in_use() -> None:
     _, step = build("train.latent_std=0.5")
-    fakes = step.objective.prepare(*batch(500), both=True).fakes
+    fakes = step.objective.prepare(*batch(500), both=True).generated
     assert fakes is not None
     assert fakes.latents.std() == pytest.approx(0.5, rel=0.02)
-    assert step.draw_latents(500).std() == pytest.approx(0.5, rel=0.02)
+    assert step.objective.draw_latents(500).std() == pytest.approx(0.5, rel=0.02)

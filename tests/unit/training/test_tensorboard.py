@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageSequence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ganctl.training.callbacks import TensorBoard, Timelapse
+from ganctl.training.callbacks import SampleGrid, TensorBoard
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.config.resolve import resolve
 from ganctl.training.loop.session import Session
@@ -72,7 +72,7 @@ def test_tensorboard_shows_the_distance_beside_its_floor_in_one_chart(tmp_path: 
 
 
 def test_tensorboard_plays_the_walk_and_at_the_end_the_timelapse(tmp_path: Path) -> None:
-    run_with(tmp_path, Timelapse(), TensorBoard(), extra=("train.batch_size=32", "evaluation.every=128 images"))
+    run_with(tmp_path, SampleGrid(), TensorBoard(), extra=("train.batch_size=32", "evaluation.every=128 images"))
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [event.step for event in events.Images("walk")] == [4, 8, 12]
     walk = events.Images("walk")[-1]

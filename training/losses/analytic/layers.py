@@ -1,4 +1,4 @@
-"""Layers with hand-derived gradients: forward, backward, and a linearized forward with the slopes of the first pass.
+"""Layers with hand-derived gradients: forward, backward, and a second forward pass with the slopes of the first one.
 
 A pass may use a narrower dtype than the parameters; a layer holds a copy of its weights in the dtype of the passes.
 """
@@ -29,7 +29,7 @@ class Layer:
         return rearranged
 
     def backward(self, grad_out: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """The gradient by the inputs, from `grad_out`, the gradient by the outputs; may overwrite `grad_out`."""
+        """The gradient of the inputs, from `grad_out`, the gradient of the outputs; may overwrite `grad_out`."""
         match self._module:
             case nn.PixelUnshuffle():
                 return functional.pixel_shuffle(grad_out, self._module.downscale_factor)
@@ -38,9 +38,9 @@ class Layer:
                 return channels_last.permute(0, 3, 1, 2)
         return grad_out.view_as(inputs)
 
-    def forward_linearized(self, u: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
-        """Forward pass of `u` with the slopes at `outputs`, and biases times `dloss_dlogits` [N]; may overwrite `u`."""
-        return self.forward(u)
+    def forward_linearized(self, inputs: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
+        """Forward pass with the slopes at `outputs`, and biases times `dloss_dlogits` [N]; may overwrite `inputs`."""
+        return self.forward(inputs)
 
 
 class LeakyReLU(Layer):
@@ -53,8 +53,8 @@ class LeakyReLU(Layer):
     def backward(self, grad_out: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
         return self._times_slope(grad_out, outputs)
 
-    def forward_linearized(self, u: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
-        return self._times_slope(u, outputs)
+    def forward_linearized(self, inputs: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
+        return self._times_slope(inputs, outputs)
 
     def _times_slope(self, values: Tensor, outputs: Tensor) -> Tensor:
         """Multiplies `values`, in place, by 1 where the layer's output was positive, else by its negative slope."""
@@ -73,17 +73,14 @@ class ParameterLayer(Layer, ABC):
         self._weight, self._bias = module.weight.to(dtype), module.bias.to(dtype)
 
     @abstractmethod
-    def weight_gradient(self, grad_out: Tensor, u: Tensor) -> Tensor:
-        """Σᵢ grad_outᵢ ⊗ uᵢ, summed over the positions that share the weights."""
+    def weight_gradient(self, grad_out: Tensor, inputs: Tensor) -> Tensor:
+        """Σᵢ grad_outᵢ ⊗ inputsᵢ, summed over the positions that share the weights."""
 
     def add_gradients(self, grads: dict[Tensor, Tensor], grad_out: Tensor, inputs: Tensor) -> None:
         """Adds the gradients of weight and bias to `grads`, by parameter."""
-        weight, bias = self.parameters
         positions = tuple(range(2, grad_out.dim()))
-        for parameter, gradient in (
-            (weight, self.weight_gradient(grad_out, inputs)),
-            (bias, grad_out.sum(dim=(0, *positions))),
-        ):
+        gradients = (self.weight_gradient(grad_out, inputs), grad_out.sum(dim=(0, *positions)))
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
             if parameter in grads:
                 grads[parameter].add_(gradient)
             else:
@@ -99,11 +96,11 @@ class Linear(ParameterLayer):
     def backward(self, grad_out: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
         return grad_out @ self._weight
 
-    def forward_linearized(self, u: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
-        return torch.addr(u @ self._weight.T, dloss_dlogits, self._bias)
+    def forward_linearized(self, inputs: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
+        return torch.addr(inputs @ self._weight.T, dloss_dlogits, self._bias)
 
-    def weight_gradient(self, grad_out: Tensor, u: Tensor) -> Tensor:
-        return grad_out.T @ u
+    def weight_gradient(self, grad_out: Tensor, inputs: Tensor) -> Tensor:
+        return grad_out.T @ inputs
 
     def add_gradients(self, grads: dict[Tensor, Tensor], grad_out: Tensor, inputs: Tensor) -> None:
         weight, bias = self.parameters
@@ -128,15 +125,15 @@ class Convolution(ParameterLayer):
     def backward(self, grad_out: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
         return self._gradients(grad_out, inputs, (True, False))[0]
 
-    def forward_linearized(self, u: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
-        products = functional.conv2d(u, self._weight, None, self._stride, self._padding)
+    def forward_linearized(self, inputs: Tensor, dloss_dlogits: Tensor, outputs: Tensor) -> Tensor:
+        products = functional.conv2d(inputs, self._weight, None, self._stride, self._padding)
         return products.addcmul_(dloss_dlogits.view(-1, 1, 1, 1), self._bias.view(1, -1, 1, 1))
 
-    def weight_gradient(self, grad_out: Tensor, u: Tensor) -> Tensor:
-        return self._gradients(grad_out, u, (False, True))[1]
+    def weight_gradient(self, grad_out: Tensor, inputs: Tensor) -> Tensor:
+        return self._gradients(grad_out, inputs, (False, True))[1]
 
     def _gradients(self, grad_out: Tensor, inputs: Tensor, mask: tuple[bool, bool]) -> Sequence[Tensor]:
-        """Gradients by inputs and by weights; `mask` selects which of the two are computed."""
+        """Gradients of the inputs and of the weights; `mask` selects which of the two are computed."""
         grads: Sequence[Tensor] = _convolution_backward(
             grad_out, inputs, self._weight, None, *self._geometry, (*mask, False)
         )

@@ -7,9 +7,9 @@ m_l be the slopes (1 or 0.2) at layer l, a_l its inputs, and g_l = ∂logit/∂(
     ∂/∂W_l = Σᵢ g_l,i ⊗ (cᵢ a_l,i + κᵢ ȧ_l,i) = Σᵢ g_l,i ⊗ u_l,i,        ∂/∂b_l = Σᵢ cᵢ g_l,i,
 
 where cᵢ = ∂ℓ/∂logitᵢ, v = ∇ₓ logit, and ȧ is v passed forward through the same slopes, without biases: the derivative
-of ½‖v‖² is that of v · ∇ₓ logit with v held fixed. By linearity, u = c·a + κ·ȧ is one forward pass of c·x + κ·v, with
-biases times c. So the passes are: forward (a), backward (g and v), forward (u), and the products for the weights.
-autograd computes the backward signal twice and the products for the weights twice.
+of ½‖v‖² is that of v · ∇ₓ logit with v held fixed. By linearity, one forward pass of c·x + κ·v, with biases times c,
+gives the combined inputs u = c·a + κ·ȧ. So the passes are: forward (a), backward (g and v), forward (u), and the
+products for the weights. autograd computes the backward signal twice and the products for the weights twice.
 """
 
 import torch
@@ -48,7 +48,7 @@ def to_first_layer(network: Discriminator, images: Tensor) -> Tensor:
 
 
 def from_first_layer(network: Discriminator, gradients: Tensor, shape: torch.Size) -> Tensor:
-    """Converts a gradient by the output of `to_first_layer` to one by images of `shape`, [N, C, H, W]."""
+    """Converts the gradient of the output of `to_first_layer` to that of the images, which have `shape`."""
     for layer in reversed(_split(network)[0]):
         gradients = LAYERS[type(layer)](layer, gradients.dtype).backward(gradients, gradients, gradients)
     return gradients.view(shape)
@@ -73,11 +73,7 @@ class FeaturePass:
 
     @torch.no_grad()
     def __init__(
-        self,
-        network: Discriminator,
-        images: Tensor,
-        dtype: torch.dtype | None = None,
-        streams: StreamPool = NO_STREAMS,
+        self, network: Discriminator, images: Tensor, dtype: torch.dtype | None = None, streams: StreamPool = NO_STREAMS
     ) -> None:
         """Runs the forward pass.
 
@@ -87,29 +83,31 @@ class FeaturePass:
             dtype: of the passes; None for the parameters' dtype.
             streams: side streams for the kernels of parameter gradients.
         """
-        self._streams = streams
+        self._network, self._streams = network, streams
         self._param_dtype = network.logit.weight.dtype
         self._pass_dtype = dtype or self._param_dtype
         self._layers = [LAYERS[type(module)](module, self._pass_dtype) for module in _split(network)[1]]
         overwritten = not isinstance(self._layers[0], ParameterLayer)
-        # inputs of each layer, then the last layer's output
-        self._inputs = [images.to(self._pass_dtype, copy=overwritten)]
+        self._images = activations = images.to(self._pass_dtype, copy=overwritten)
+        self._trace: list[tuple[Layer, Tensor, Tensor]] = []  # each layer with its inputs and outputs
         for layer in self._layers:
-            self._inputs.append(layer.forward(self._inputs[-1]))
-        self.features = self._inputs[-1].to(self._param_dtype)
+            inputs, activations = activations, layer.forward(activations)
+            self._trace.append((layer, inputs, activations))
+        self.features = activations.to(self._param_dtype)
 
     @torch.no_grad()
-    def backward(self, grad_out: Tensor, rows: slice) -> Tensor:
-        """The gradient by some of the images, in the layout of `to_first_layer`.
+    def backward(self, grad_out: Tensor, rows: slice, grads_out: list[Tensor] | None = None) -> Tensor:
+        """The gradient of some of the images, in the layout of `to_first_layer`.
 
         Args:
-            grad_out: the gradient by `features[rows]`, [n, F]; may be overwritten.
+            grad_out: the gradient of `features[rows]`, [n, F]; may be overwritten.
             rows: the images.
+            grads_out: receives the gradients of the outputs of all layers, the last layer first.
         """
         grad_out = grad_out.to(self._pass_dtype)
-        for layer, inputs, outputs in zip(
-            reversed(self._layers), reversed(self._inputs[:-1]), reversed(self._inputs[1:]), strict=True
-        ):
+        for layer, inputs, outputs in reversed(self._trace):
+            if grads_out is not None:
+                grads_out.append(grad_out)
             grad_out = layer.backward(grad_out, inputs[rows], outputs[rows])
         return grad_out.to(self._param_dtype)
 
@@ -118,69 +116,42 @@ class FeaturePass:
         """Adds the parameter gradients of a loss over some of the images, by a plain backward pass.
 
         Args:
-            grad_out: the loss's gradient by `features[rows]`, [n, F]; may be overwritten.
+            grad_out: the gradient of `features[rows]`, [n, F]; may be overwritten.
             rows: the images of the loss.
-            grads: gradients by parameter, updated in place.
+            grads: the gradient of each parameter, updated in place.
         """
         grad_out, kept = grad_out.to(self._pass_dtype), list[Tensor]()
-        layers = list(zip(self._layers, self._inputs[:-1], self._inputs[1:], strict=True))
-        while not isinstance(layers[0][0], ParameterLayer):
-            del layers[0]  # layers before the first weights need no gradient
-        for layer, inputs, outputs in reversed(layers):
+        first = next(layer for layer in self._layers if isinstance(layer, ParameterLayer))
+        for layer, inputs, outputs in reversed(self._trace):
             if isinstance(layer, ParameterLayer):
                 kept.append(grad_out)  # its memory must not be reused before `join`
                 with self._streams.next():
                     layer.add_gradients(grads, grad_out, inputs[rows])
-            if layer is not layers[0][0]:
-                grad_out = layer.backward(grad_out, inputs[rows], outputs[rows])
+            if layer is first:
+                break  # the layers before need no gradient
+            grad_out = layer.backward(grad_out, inputs[rows], outputs[rows])
         self._streams.join()
 
 
 class AnalyticR1R2(FeaturePass):
-    """The four passes of one batch: construct it, read `logits`, call `image_gradients`, then `parameter_gradients`.
-
-    Attributes:
-        logits: [N].
-    """
+    """The four passes of one batch: construct it (first pass), call `image_gradients`, then `parameter_gradients`."""
 
     @torch.no_grad()
-    def __init__(
-        self,
-        network: Discriminator,
-        images: Tensor,
-        labels: Tensor | None,
-        dtype: torch.dtype | None = None,
-        streams: StreamPool = NO_STREAMS,
-    ) -> None:
-        """Runs the first pass.
+    def image_gradients(self, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Runs the second pass.
 
         Args:
-            network: must be piecewise linear (`is_piecewise_linear`).
-            images: output of `to_first_layer`, [N, …].
             labels: int64 [N]; None for a discriminator without projection.
-            dtype: of the passes; None for the parameters' dtype.
-            streams: side streams for the kernels of parameter gradients.
-        """
-        super().__init__(network, images, dtype, streams)
-        self._network, self._labels = network, labels
-        self._head = network.logit.weight.expand(len(images), -1)
-        if network.projection is not None:
-            self._head = self._head + network.projection(labels)
-        self.logits = (self.features * self._head).sum(dim=1) + network.logit.bias
-        self._grads_out: list[Tensor] = []
 
-    @torch.no_grad()
-    def image_gradients(self) -> Tensor:
-        """Runs the second pass: ∇ₓ logitᵢ by the output of `to_first_layer`, [N, …]."""
-        grad_out = self._head.to(self._pass_dtype).contiguous()
-        grads_out = []
-        for layer, inputs, outputs in zip(
-            reversed(self._layers), reversed(self._inputs[:-1]), reversed(self._inputs[1:]), strict=True
-        ):
-            grads_out.append(grad_out)
-            grad_out = layer.backward(grad_out, inputs, outputs)
-        self._grads_out = grads_out[::-1]
-        return grad_out.to(self._param_dtype)
+        Returns:
+            The logits [N], and ∇ₓ logitᵢ in the layout of `to_first_layer`, [N, …].
+        """
+        head = self._network.logit.weight.expand(len(self.features), -1)
+        if self._network.projection is not None:
+            head = head + self._network.projection(labels)
+        logits = (self.features * head).sum(dim=1) + self._network.logit.bias
+        self._labels, self._grads_out = labels, list[Tensor]()
+        return logits, self.backward(head.contiguous(), slice(None), self._grads_out)
 
     @torch.no_grad()
     def parameter_gradients(self, dloss_dlogits: Tensor, directions: Tensor) -> dict[Tensor, Tensor]:
@@ -193,26 +164,25 @@ class AnalyticR1R2(FeaturePass):
             directions: κᵢ ∇ₓ logitᵢ for the penalty Σ κᵢ/2 ‖∇ₓ logitᵢ‖², in the layout of `image_gradients`, [N, …].
 
         Returns:
-            Gradients by parameter: of the layers, the logit head and the projection.
+            The gradient of each parameter of the layers, the logit head and the projection.
         """
-        assert self._grads_out, "call image_gradients first"
         grads: dict[Tensor, Tensor] = {}
-        images = self._inputs[0]
-        u = torch.addcmul(directions, dloss_dlogits.view(-1, *[1] * (images.dim() - 1)), images).to(self._pass_dtype)
+        by_image = dloss_dlogits.view(-1, *[1] * (self._images.dim() - 1))
+        combined = torch.addcmul(directions, by_image, self._images).to(self._pass_dtype)  # u of the derivation above
         narrow_dloss, kept = dloss_dlogits.to(self._pass_dtype), list[Tensor]()
-        for layer, grad_out, outputs in zip(self._layers, self._grads_out, self._inputs[1:], strict=True):
+        for (layer, _, outputs), grad_out in zip(self._trace, reversed(self._grads_out), strict=True):
             if isinstance(layer, ParameterLayer):
                 weight, bias = layer.parameters
-                kept.append(u)  # as in `add_gradients`
+                kept.append(combined)  # as in `add_gradients`
                 with self._streams.next():
-                    grads[weight] = layer.weight_gradient(grad_out, u).to(self._param_dtype)
+                    grads[weight] = layer.weight_gradient(grad_out, combined).to(self._param_dtype)
                     grad_out = grad_out.sum(dim=(2, 3)) if grad_out.dim() == 4 else grad_out
                     grads[bias] = (narrow_dloss @ grad_out).to(self._param_dtype)
-            u = layer.forward_linearized(u, narrow_dloss, outputs)
-        logit, projection, u = self._network.logit, self._network.projection, u.to(self._param_dtype)
-        grads |= {logit.weight: u.sum(dim=0, keepdim=True), logit.bias: dloss_dlogits.sum().view(1)}
+            combined = layer.forward_linearized(combined, narrow_dloss, outputs)
+        logit, projection, combined = self._network.logit, self._network.projection, combined.to(self._param_dtype)
+        grads |= {logit.weight: combined.sum(dim=0, keepdim=True), logit.bias: dloss_dlogits.sum().view(1)}
         if projection is not None:
             assert self._labels is not None, "a projection needs labels"
-            grads[projection.weight] = torch.zeros_like(projection.weight).index_add_(0, self._labels, u)
+            grads[projection.weight] = torch.zeros_like(projection.weight).index_add_(0, self._labels, combined)
         self._streams.join()
         return grads

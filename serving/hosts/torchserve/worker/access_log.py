@@ -2,14 +2,14 @@
 
 import json
 import logging
-import logging.handlers
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from ganctl.serving.hosts.torchserve.worker.correlation import correlation_headers
-from ganctl.serving.hosts.torchserve.worker.protocol import Incoming, Outgoing
+from ganctl.serving.hosts.torchserve.worker.protocol import PredictReply, PredictRequest
 
 _MAX_BYTES, _BACKUPS = 10_000_000, 3  # for each worker: the current file and three full ones
 
@@ -19,22 +19,19 @@ class AccessLog:
 
     def __init__(self, folder: Path) -> None:
         path = folder / f"access-{os.getpid()}.jsonl"
-        self._handler = logging.handlers.RotatingFileHandler(path, maxBytes=_MAX_BYTES, backupCount=_BACKUPS)
         self._log = logging.Logger("access")  # outside the logger hierarchy, whose levels must not apply
-        self._log.addHandler(self._handler)
+        self._log.addHandler(RotatingFileHandler(path, maxBytes=_MAX_BYTES, backupCount=_BACKUPS))
 
-    def write(self, batch: Sequence[Incoming], replies: Sequence[Outgoing], seconds: float) -> None:
+    def write(self, batch: Sequence[PredictRequest], replies: Sequence[PredictReply], seconds: float) -> None:
         """Logs a batch that was answered `seconds` after its arrival."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         for request, reply in zip(batch, replies, strict=True):
             headers = {name.lower(): value for name, value in reply.headers.items()}
-            correlation = {
-                name.lower().replace("-", "_"): value for name, value in correlation_headers(request.headers).items()
-            }
+            correlation = correlation_headers(request.headers)
             record = {
                 "time": now,
                 "request_id": request.identity.decode("ascii", "replace"),
-                **correlation,
+                **{name.lower().replace("-", "_"): value for name, value in correlation.items()},
                 "status": reply.status,
                 "media_type": headers.get("content-type"),
                 "bytes": len(reply.body),

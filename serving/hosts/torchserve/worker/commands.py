@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 
 from ganctl.serving.hosts.torchserve.worker.model_host import ModelHost
@@ -21,55 +22,49 @@ log = logging.getLogger(__name__)
 
 
 class Commands:
-    """Follows the folder `state`; with None, serves the model that the front end names for the worker's whole life."""
+    """Follows the folder `state`."""
 
-    def __init__(self, state: Path | None) -> None:
+    def __init__(self, state: Path) -> None:
         self._state = state
-        self._handler = ""
         self._failed: Path | None = None
         self.draining = False
         self.model: ModelHost
 
-    def load(self, folder: Path, handler: str) -> None:
+    def load(self) -> None:
         """Loads the first model and starts polling `state`."""
-        self._handler = handler
-        self.model = ModelHost(self._active_version() or folder, handler)
+        self.model = ModelHost(self._active_version())
         freeze_gc()
-        if self._state is not None:
-            self._poll()
-            self._report(self.model.folder)
-            threading.Thread(target=self._poll_forever, name="commands", daemon=True).start()
+        self._poll()
+        self._report(self.model.folder)
+        threading.Thread(target=self._poll_forever, name="commands", daemon=True).start()
 
     def _poll_forever(self) -> None:
-        pause = threading.Event()
-        while not pause.wait(_POLL_SECONDS):
+        while True:
+            time.sleep(_POLL_SECONDS)
             self._poll()
 
     def _poll(self) -> None:
-        assert self._state is not None
         self.draining = (self._state / DRAINING).exists()
         active = self._active_version()
-        if active is None or active in (self.model.folder, self._failed):
+        if active in (self.model.folder, self._failed):
             return
         # The old model answers until the new one is loaded completely; a batch uses one of them throughout.
         try:
-            model = ModelHost(active, self._handler)
+            self.model = ModelHost(active)
         except Exception as error:  # no exception of an archive's code may end a worker that serves the old version
             log.exception("version %s cannot be loaded", active.name)
             self._failed = active
             self._report(active, repr(error))
             return
-        self.model = model
         self._failed = None
         freeze_gc()
         self._report(active)
 
-    def _active_version(self) -> Path | None:
+    def _active_version(self) -> Path:
         """The folder of the version to serve."""
-        return None if self._state is None else (self._state / CURRENT).resolve(strict=True)
+        return (self._state / CURRENT).resolve(strict=True)
 
     def _report(self, folder: Path, error: str | None = None) -> None:
-        assert self._state is not None
         report = self._state / f"worker-{os.getpid()}"
         tmp = report.with_suffix(".new")
         try:

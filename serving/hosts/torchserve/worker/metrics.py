@@ -5,26 +5,17 @@ import os
 from collections import Counter as Count
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from ganctl.serving.hosts.torchserve.worker.protocol import Outgoing
+from ganctl.serving.hosts.torchserve.worker.model_host import Observation
+from ganctl.serving.hosts.torchserve.worker.protocol import PredictReply
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _FILE_BYTES = 1 << 16  # several times what the metrics need
 _SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 
 log = logging.getLogger(__name__)
-
-
-class Observation(Protocol):
-    """Measurements of one batch, reported by the handler; `faults` counts invalid fields of requests by name."""
-
-    images: int
-    inference_seconds: float
-    encode_seconds: float
-    faults: Count[str]
 
 
 class Metrics:
@@ -52,7 +43,7 @@ class Metrics:
         """Marks the worker as busy."""
         self._busy.set(1)
 
-    def finish_batch(self, replies: Sequence[Outgoing], observation: Observation | None, seconds: float) -> None:
+    def finish_batch(self, replies: Sequence[PredictReply], observation: Observation | None, seconds: float) -> None:
         """Marks the worker as idle and counts an answered batch.
 
         Args:
@@ -76,19 +67,17 @@ class Metrics:
 
 
 def create_metrics() -> Metrics | None:
-    """Returns new metrics, or None if $PROMETHEUS_MULTIPROC_DIR is not set or its disk is full."""
-    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    if folder is None:
-        return None
+    """Returns new metrics, or None if the disk of $PROMETHEUS_MULTIPROC_DIR is full."""
+    folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
     try:
-        _reserve(Path(folder))
+        _allocate_files(folder)
     except OSError:
         log.warning("this worker has no metrics: their files cannot be created in %s", folder, exc_info=True)
         return None
     return Metrics()
 
 
-def _reserve(folder: Path) -> None:
+def _allocate_files(folder: Path) -> None:
     """Allocates the files on disk: a write to a mapped file would end the process with SIGBUS once the disk is full."""
     for kind in ("counter", "histogram", "gauge_livesum"):  # prometheus_client's file names
         path = folder / f"{kind}_{os.getpid()}.db"

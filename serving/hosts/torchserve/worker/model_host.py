@@ -2,14 +2,25 @@
 
 import importlib
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
-from ganctl.serving.hosts.torchserve.worker.metrics import Observation
-from ganctl.serving.hosts.torchserve.worker.protocol import Incoming, Outgoing
+from ganctl.serving.hosts.torchserve.worker.protocol import PredictReply, PredictRequest
+
+_HANDLER = "ganctl_entry"  # the module of every archive of ganctl that defines TorchServe's `handle`
+
+
+class Observation(Protocol):
+    """Measurements of one batch, reported by the handler; `faults` counts invalid fields of requests by name."""
+
+    images: int
+    inference_seconds: float
+    encode_seconds: float
+    faults: Counter[str]
 
 
 class Context:
@@ -24,7 +35,7 @@ class Context:
         self.system_properties: dict[str, Any] = {"model_dir": str(folder)}
         self.start_batch(())
 
-    def start_batch(self, batch: Sequence[Incoming]) -> None:
+    def start_batch(self, batch: Sequence[PredictRequest]) -> None:
         """Resets the context for a new batch."""
         self._requests = batch
         self.statuses = [(200, "OK")] * len(batch)
@@ -45,34 +56,34 @@ class Context:
 
 
 class ModelHost:
-    """A loaded model: the archive unpacked in `folder`, whose module `handler` defines TorchServe's `handle`."""
+    """The handler and the generator of the archive that is unpacked in `folder`, loaded."""
 
-    def __init__(self, folder: Path, handler: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._context = Context(folder)
-        self._handle = _import(folder, Path(handler).stem).handle
+        self._handle = _import_handler(folder).handle
         self._handle(None, self._context)
 
-    def answer(self, batch: Sequence[Incoming]) -> tuple[list[Outgoing], Observation | None]:
+    def answer(self, batch: Sequence[PredictRequest]) -> tuple[list[PredictReply], Observation | None]:
         """Returns the replies, in the order of the requests, and the handler's measurements."""
         context = self._context
         context.start_batch(batch)
         bodies = self._handle([request.inputs for request in batch], context)
         replies = [
-            Outgoing(request.identity, *status, headers, body)
+            PredictReply(request.identity, *status, headers, body)
             for request, status, headers, body in zip(batch, context.statuses, context.headers, bodies, strict=True)
         ]
         return replies, context.observation
 
 
-def _import(folder: Path, name: str) -> Any:
-    """Imports a module of `folder`, even if modules of the same names of an older version are in use."""
+def _import_handler(folder: Path) -> Any:
+    """Imports the handler's module of `folder`, even if modules of the same names of an older version are in use."""
     own = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
     for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] in own]:
         del sys.modules[loaded]
     importlib.invalidate_caches()
     sys.path.insert(0, str(folder))
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(_HANDLER)
     finally:
         sys.path.remove(str(folder))

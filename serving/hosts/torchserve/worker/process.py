@@ -1,7 +1,8 @@
 """Main loop of a worker: TorchServe's front end starts it, connects to it, and sends one model to load, then batches.
 
 It replaces TorchServe's `model_service_worker.py`. Environment variables: GANCTL_STATE is the folder of the server's
-commands (`commands.py`), PROMETHEUS_MULTIPROC_DIR the folder of the metrics, GANCTL_ACCESS_LOG that of the access log.
+commands (`commands.py`), PROMETHEUS_MULTIPROC_DIR the folder of the metrics. GANCTL_ACCESS_LOG, the folder of the
+access log, is optional.
 """
 
 import argparse
@@ -18,15 +19,14 @@ from ganctl.serving.handler.problem import MEDIA_TYPE, problem
 from ganctl.serving.hosts.torchserve.worker.access_log import AccessLog
 from ganctl.serving.hosts.torchserve.worker.commands import Commands
 from ganctl.serving.hosts.torchserve.worker.correlation import correlation_headers
-from ganctl.serving.hosts.torchserve.worker.metrics import Metrics, Observation, create_metrics
+from ganctl.serving.hosts.torchserve.worker.metrics import create_metrics
 from ganctl.serving.hosts.torchserve.worker.protocol import (
-    Incoming,
+    LOADED,
     Incomplete,
-    Load,
-    Outgoing,
+    PredictReply,
+    PredictRequest,
     read_message,
     write_batch,
-    write_loaded,
 )
 
 _CONNECT_SECONDS = 30.0
@@ -38,69 +38,54 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Answers the front end's messages.
+    """Answers the front end's messages."""
 
-    Args:
-        commands: the active model and the draining flag.
-        metrics: None to count nothing.
-        access_log: None to log no request.
-    """
-
-    def __init__(self, commands: Commands, metrics: Metrics | None = None, access_log: AccessLog | None = None) -> None:
-        self._commands = commands
-        self._metrics = metrics
-        self._access_log = access_log
+    def __init__(self) -> None:
+        self._commands = Commands(Path(os.environ["GANCTL_STATE"]))
+        self._metrics = create_metrics()
+        folder = os.environ.get("GANCTL_ACCESS_LOG")
+        self._access_log = AccessLog(Path(folder)) if folder else None
 
     def serve(self, connection: socket.socket) -> None:
         """Answers until the front end closes the connection."""
         data = b""
         while received := connection.recv(_RECEIVE_BYTES):
-            data = data + received if data else received
+            data += received
             try:
-                message = read_message(data)
+                batch = read_message(data)
             except Incomplete:
                 continue
             data = b""
-            if isinstance(message, Load):
-                connection.sendall(self._load(message))
-                continue
-            if self._metrics is not None:
-                self._metrics.start_batch()
-            started = time.perf_counter()
-            replies, observation = self.answer(message)
-            connection.sendall(write_batch(replies))
-            self._record(message, replies, observation, time.perf_counter() - started)
+            if batch is None:
+                self._commands.load()
+                if self._metrics is not None:
+                    self._metrics.count_start()
+                connection.sendall(LOADED)
+            else:
+                self._answer(connection, batch)
 
-    def _load(self, message: Load) -> bytes:
-        self._commands.load(Path(message.folder), message.handler)
+    def _answer(self, connection: socket.socket, batch: Sequence[PredictRequest]) -> None:
+        """Answers a batch, counts it and logs it; while draining, each reply is a 503."""
         if self._metrics is not None:
-            self._metrics.count_start()
-        return write_loaded(200, "loaded")
-
-    def answer(self, batch: Sequence[Incoming]) -> tuple[list[Outgoing], Observation | None]:
-        """Returns the replies to a batch, and the handler's measurements; while draining, each reply is a 503."""
-        replies: list[Outgoing]
-        observation: Observation | None
+            self._metrics.start_batch()
+        started = time.perf_counter()
         if self._commands.draining:
             replies, observation = [_draining_reply(request) for request in batch], None
         else:
             replies, observation = self._commands.model.answer(batch)
         for request, reply in zip(batch, replies, strict=True):
             reply.headers.update(correlation_headers(request.headers))
-        return replies, observation
-
-    def _record(
-        self, batch: Sequence[Incoming], replies: Sequence[Outgoing], observation: Observation | None, seconds: float
-    ) -> None:
+        connection.sendall(write_batch(replies))
+        seconds = time.perf_counter() - started
         if self._metrics is not None:
             self._metrics.finish_batch(replies, observation, seconds)
         if self._access_log is not None:
             self._access_log.write(batch, replies, seconds)
 
 
-def _draining_reply(request: Incoming) -> Outgoing:
+def _draining_reply(request: PredictRequest) -> PredictReply:
     headers = {"content-type": MEDIA_TYPE, "Retry-After": "1"}
-    return Outgoing(request.identity, _DRAINING, _DRAINING.phrase, headers, _DRAINING_BODY)
+    return PredictReply(request.identity, _DRAINING, _DRAINING.phrase, headers, _DRAINING_BODY)
 
 
 def main() -> None:
@@ -122,16 +107,7 @@ def main() -> None:
     with connection:
         connection.settimeout(None)
         try:
-            _create_worker().serve(connection)
+            Worker().serve(connection)
         except Exception:  # any failure must end the worker with TorchServe's message, which the server looks for
             log.exception("Backend worker process died.")
             sys.exit(1)
-
-
-def _create_worker() -> Worker:
-    state, access_log = os.environ.get("GANCTL_STATE"), os.environ.get("GANCTL_ACCESS_LOG")
-    return Worker(
-        Commands(Path(state) if state else None),
-        create_metrics(),
-        AccessLog(Path(access_log)) if access_log else None,
-    )

@@ -19,15 +19,8 @@ class Incomplete(Exception):
     """The rest of the message has not arrived yet."""
 
 
-class Load(NamedTuple):
-    """The command to load a model: the folder of its unpacked archive, and the file in it that defines `handle`."""
-
-    folder: str
-    handler: str
-
-
-class Incoming(NamedTuple):
-    """A request.
+class PredictRequest(NamedTuple):
+    """A request of a client.
 
     `inputs` holds the bytes of the body, as `body`, and those of each field of the query or form; a list if a field is
     repeated.
@@ -38,7 +31,7 @@ class Incoming(NamedTuple):
     inputs: dict[str, bytes | list[bytes]]
 
 
-class Outgoing(NamedTuple):
+class PredictReply(NamedTuple):
     """The reply to the request with the same identity."""
 
     identity: bytes
@@ -48,8 +41,12 @@ class Outgoing(NamedTuple):
     body: bytes
 
 
-def read_message(data: bytes) -> Load | list[Incoming]:
+def read_message(data: bytes) -> list[PredictRequest] | None:
     """Decodes one whole message.
+
+    Returns:
+        the requests of a batch, or None for the command to load the model. The fields of that command are skipped: the
+        server's folder `state` names the version to load.
 
     Raises:
         Incomplete: the end of the message is missing.
@@ -62,26 +59,26 @@ def read_message(data: bytes) -> Load | list[Incoming]:
     if command == _PREDICT and not data.endswith(_END):
         raise Incomplete
     try:
-        message, end = _read_load(data) if command == _LOAD else _read_batch(data)
+        requests, end = (None, _end_of_load(data)) if command == _LOAD else _read_batch(data)
     except struct.error as error:
         raise Incomplete from error
     if end > len(data):
         raise Incomplete
     if end < len(data):
         raise ValueError(f"message: found {len(data) - end} bytes after the end, expected none before the reply")
-    return message
+    return requests
 
 
-def _read_load(data: bytes) -> tuple[Load, int]:
+def _end_of_load(data: bytes) -> int:
     _name, at = _read_bytes(data, 1)
-    folder, at = _read_bytes(data, at)
-    handler, at = _read_bytes(data, at + 4)  # after the batch size
+    _folder, at = _read_bytes(data, at)
+    _handler, at = _read_bytes(data, at + 4)  # after the batch size
     _envelope, at = _read_bytes(data, at + 4)  # after the GPU's number
-    return Load(folder.decode(), handler.decode()), at + 1  # the last byte is a flag for Pillow's size limit
+    return at + 1  # the last byte is a flag for Pillow's size limit
 
 
-def _read_batch(data: bytes) -> tuple[list[Incoming], int]:
-    requests: list[Incoming] = []
+def _read_batch(data: bytes) -> tuple[list[PredictRequest], int]:
+    requests: list[PredictRequest] = []
     at = 1
     while _read_int(data, at)[0] >= 0:
         identity, at = _read_bytes(data, at)
@@ -105,7 +102,7 @@ def _read_batch(data: bytes) -> tuple[list[Incoming], int]:
             else:
                 inputs[field] = [before, value]
         at += 4
-        requests.append(Incoming(identity, headers, inputs))
+        requests.append(PredictRequest(identity, headers, inputs))
     return requests, at + 4
 
 
@@ -120,12 +117,7 @@ def _decode_name(name: bytes) -> str:
     return name.decode("utf-8", "replace")
 
 
-def write_loaded(code: int, message: str) -> bytes:
-    """Encodes the reply to `Load`: code 200, or an error code with its message."""
-    return _pack_int(code) + _pack_bytes(message.encode()) + _END
-
-
-def write_batch(replies: Iterable[Outgoing]) -> bytes:
+def write_batch(replies: Iterable[PredictReply]) -> bytes:
     """Encodes the replies to a batch."""
     parts = [_pack_int(200), _pack_bytes(b"")]
     for identity, status, phrase, headers, body in replies:
@@ -147,3 +139,7 @@ def _pack_text(text: str) -> bytes:
 
 def _pack_bytes(data: bytes) -> bytes:
     return _pack_int(len(data)) + data
+
+
+# The reply to the command to load the model: code 200 and a message.
+LOADED = _pack_int(200) + _pack_bytes(b"loaded") + _END

@@ -18,12 +18,12 @@ class SnapshotCallback(Callback):
         self._recorder = recorder
 
     def on_step(self, run: Run) -> None:
-        seconds = run.images / run.clock.images_per_second  # of training steps only
-        done = run.duration_images is not None and run.images >= run.duration_images
+        seconds = run.images / run.timer.images_per_second  # of training steps only
+        done = run.duration.images is not None and run.images >= run.duration.images
         last = done or self._recorder.is_over(seconds)
         if last or self._recorder.is_due(seconds):
-            with run.clock.pause():  # synchronizes the device, so that the time is exact
-                seconds = run.images / run.clock.images_per_second
+            with run.timer.pause():  # synchronizes the device, so that the time is exact
+                seconds = run.images / run.timer.images_per_second
                 self._recorder.take(seconds, run.images, run.generator)
         if last:
             run.request_stop("budget", evaluate=False)
