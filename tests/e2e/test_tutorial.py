@@ -58,4 +58,4 @@ def test_the_commands_of_the_tutorial_lead_from_a_folder_of_images_to_http(tmp_p
     reply, _ = json.JSONDecoder().raw_decode(done.stdout, done.stdout.index('{"model_version"'))
     assert [image["label"] for image in reply["images"]] == [0, 2, 0, 2]
     assert "(3, 32, 32, 3)" in done.stdout
-    assert "served" in done.stdout + done.stderr, "the new version"
+    assert "now serves model" in done.stdout + done.stderr, "the new version"

@@ -110,6 +110,7 @@ def test_no_rank_waits_for_one_that_fails_and_the_reason_is_told(task: str, mess
         assert "exitcode  : 4" in done.stderr
 
 
+@pytest.mark.soak
 def test_the_peer_in_the_benchmark_of_many_ranks_does_the_same_updates() -> None:
     done = torchrun(2, "-m", "tests.integration.training.peers")
     assert done.returncode == 0, done.stderr

@@ -231,7 +231,7 @@ def test_ranks_that_differ_or_fail_alone_end_the_run_with_one_object_that_says_s
     assert "start again" not in stderr
 
 
-@pytest.mark.parametrize("flag", ["--dry-run", "--print-config"])
+@pytest.mark.parametrize("flag", ["--dry-run", pytest.param("--print-config", marks=pytest.mark.soak)])
 def test_under_torchrun_one_rank_speaks(flag: str, tmp_path: Path) -> None:
     process = start(tmp_path / "run", flag, torchrun=("--nproc-per-node=2",))
     stdout, stderr = finish(process)

@@ -31,8 +31,8 @@ def test_help_lists_the_commands_and_imports_nothing_but_click(ganctl: Ganctl) -
     for command in ("train", "evaluate", "sample", "export", "package", "serve", "inspect", "doctor", "demo"):
         assert command in done.stdout
     code = "import sys; before = set(sys.modules); sys.argv = ['ganctl', '--help']\n"
-    code += "from ganctl.__main__ import main\ntry: main()\nexcept SystemExit: pass\n"
-    code += "print({name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    code += "import atexit\nfrom ganctl.__main__ import main\n@atexit.register\ndef show():\n"
+    code += "    print({name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)\nmain()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(ast.literal_eval(done.stdout.splitlines()[-1])) == {"click", "ganctl"}
 
