@@ -65,9 +65,11 @@ slowest: $(READY) ## Run every test and renew tests/slowest.md, the table of the
 reference: $(READY) ## Renew docs/reference.md from the code
 	$(BIN)/python docs/generate_reference.py
 
+# without two tests that coverage itself fails: it imports json before the command, and writes into a limited file
 coverage: $(READY) ## Which lines and branches of the product the tests run; fails below 95 %
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not soak"
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not soak" \
+		-k "not on_pythonpath_that_hides_another and not test_limits_of_the_process"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under 95
 
