@@ -62,7 +62,7 @@ def scores(folder: Path) -> dict[str, Any]:
     assert "skips files that cannot be read as images (1)" in told
     assert trained["metrics"]["class_accuracy"].keys() == COLOURS.keys()
     assert "training the classifier that scores folder" in told
-    assert "the classifier reads 100.0% of the test images right" in told
+    assert "the test accuracy of the classifier is 100.0%" in told
     ganctl(folder, "export", "run", "--out", "export")
     scores, told = ganctl(folder, "evaluate", "run")
     assert "training the classifier" not in told, "it was kept"
@@ -82,7 +82,7 @@ def test_a_run_its_export_and_its_images_are_scored_wherever_the_data_lie(folder
     assert "training the classifier" not in told, "the export knows how the images were read"
     assert by_export["fd"] == pytest.approx(scores["fd"], rel=0.05)
     _, told = ganctl(folder, "evaluate", "drawn.npz", code=4)
-    assert "its images are 3 × 32 × 32 (channels, height, width), the real ones 1 × 28 × 28" in told
+    assert "found images 3 × 32 × 32 (channels, height, width), expected 1 × 28 × 28" in told
     words = ("--set", "data.name=folder", "--set", "data.root=moved", "--set", f"data.size={SIZE}")
     by_file, _ = ganctl(folder, "evaluate", "drawn.npz", *words, "--set", "data.skip_corrupt=true")
     assert by_file["label_accuracy"] > 0.9

@@ -56,7 +56,7 @@ def test_torchrun_starts_ranks_again_when_one_was_killed_and_they_end_as_if_it_h
     hold.release()
     _, stderr = finish(process)
     assert process.returncode == 0, stderr
-    assert "continues" in stderr
+    assert "from step 40" in stderr
     assert_same_run(undisturbed, run_dir)
 
 

@@ -148,7 +148,7 @@ def test_truncation_trades_recall_for_precision(run: Path, drawer: LocalSampler)
     evaluator = Evaluator(open_checkpoint(run).data, "test", num_images=1000)
     scores = [evaluator.score(TruncatedSource(drawer.source, value)) for value in (1.0, 0.7, 0.4)]
     for more, less in pairwise(scores):
-        assert less["precision"] > more["precision"] + 0.02
+        assert less["precision"] > more["precision"] + 0.01
         assert less["recall"] < 0.6 * more["recall"]  # so short a training has little of it
         assert less["label_accuracy"] > more["label_accuracy"]
     assert scores[-1]["recall"] < scores[0]["recall"] - 0.1
