@@ -71,7 +71,7 @@ coverage: $(READY) ## Which lines and branches of the product the tests run; fai
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not soak" \
 		-k "not on_pythonpath_that_hides_another and not test_limits_of_the_process"
 	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report --fail-under 95
+	$(BIN)/coverage report --include '$(CURDIR)/*' --fail-under 95
 
 format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .
