@@ -35,7 +35,7 @@ def run(*words: object, cwd: Path, **environment: str) -> "subprocess.CompletedP
 
 
 @pytest.mark.timeout(4 * INSTALLING)
-def test_the_wheel_installed_alone_trains_and_draws_in_another_folder(tmp_path: Path) -> None:
+def test_the_wheel_installed_alone_trains_draws_and_packs_in_another_folder(tmp_path: Path) -> None:
     built = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT, cwd=ROOT)
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("ganctl-*.whl")
@@ -55,6 +55,9 @@ def test_the_wheel_installed_alone_trains_and_draws_in_another_folder(tmp_path: 
     assert drawn.returncode == 0, drawn.stderr
     where = run(python, "-c", "import ganctl.training; print(ganctl.training.__file__)", cwd=folder)
     assert where.stdout.startswith(str(venv))
+    exported = Path(where.stdout.strip()).parents[1] / "exports/pretrained"
+    packed = run(venv / "bin/ganctl", "package", exported, "--out", folder, cwd=folder)
+    assert packed.returncode == 0, packed.stderr
 
 
 @pytest.mark.timeout(4 * INSTALLING)
