@@ -38,7 +38,7 @@ RUN --mount=type=secret,id=ca \
 
 # ---- the project: a small layer that changes with every commit, laid over the dependencies in the final stage
 FROM tools AS app
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY ganctl ganctl
 COPY training training
 COPY exports exports
