@@ -5,7 +5,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class CommonHook(BuildHookInterface):  # type: ignore[type-arg]  # generic in some versions of hatchling only
+class CommonHook(BuildHookInterface):
     """Leaves editable installs as they are: they find the folder through the link."""
 
     PLUGIN_NAME = "custom"
