@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ganctl.options import PathParam, json_option
-from ganctl.streams import emit
+from ganctl.streams import print_json
 
 _announce = functools.partial(click.echo, err=True)
 
@@ -160,7 +160,7 @@ def _save(
 
 def _print(results: dict[str, Any], text: str, files: Mapping[str, str], as_json: bool) -> None:
     if as_json:
-        emit(results | {"files": files})
+        print_json(results | {"files": files})
     else:
         click.echo(text)
         click.echo(f"Files: {', '.join(files.values())}")

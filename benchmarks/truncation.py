@@ -26,9 +26,9 @@ class TruncatedSource:
         self._source, self._truncation = source, truncation
         self.latent_dim, self.conditional, self.class_names = source.latent_dim, source.conditional, source.class_names
 
-    def draw(self, z: Tensor, label: Tensor) -> Tensor:
-        """Draws images; see `Source.draw`."""
-        return self._source.draw(z * self._truncation, label)
+    def generate(self, z: Tensor, label: Tensor) -> Tensor:
+        """Generates images; see `Source.generate`."""
+        return self._source.generate(z * self._truncation, label)
 
 
 @click.command()

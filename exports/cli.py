@@ -6,7 +6,7 @@ import click
 
 from ganctl.exports.formats import FILES
 from ganctl.options import PathParam, json_option
-from ganctl.streams import emit, note
+from ganctl.streams import note, print_json
 
 
 @click.command()
@@ -27,6 +27,6 @@ def export(source: Path, formats: tuple[str, ...], out: Path | None, as_json: bo
     folder = write_export(source, out=out, formats=formats, announce=note)
     fields = manifest.read(folder)
     if as_json:
-        emit({"export": str(folder.resolve()), **fields})
+        print_json({"export": str(folder.resolve()), **fields})
     else:
         click.echo(f"{folder}: generator {fields['model_version']}, verified\nnext: ganctl package {folder}")

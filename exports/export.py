@@ -39,7 +39,7 @@ def export(
 
     Raises:
         CheckpointError: the source is absent, damaged, or has no best checkpoint yet.
-        ParityError: a file draws other images than the generator; nothing is left behind.
+        ParityError: a file gives other images than the generator; nothing is left behind.
         ExportError: `out` holds files that do not belong to an export.
     """
     path = find_checkpoint(source)
@@ -74,5 +74,5 @@ def _draw_samples(generator: Generator, class_names: Sequence[str]) -> bytes:
     rng = torch.Generator().manual_seed(1)
     z = torch.randn(len(labels) // images_per_latent, generator.latent_dim, generator=rng)
     z = z.repeat_interleave(images_per_latent, dim=0)
-    images = GeneratorSource(generator, tuple(class_names)).draw(z, labels)
+    images = GeneratorSource(generator, tuple(class_names)).generate(z, labels)
     return encode(to_picture(tile(images.numpy(), columns=classes), ENLARGEMENT), "png")

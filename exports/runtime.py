@@ -21,7 +21,7 @@ _CHUNK = 256
 
 
 class ExportSource:
-    """A source that draws with one file of an export: ONNX if there is one, else the next format of FILES."""
+    """A source that runs one file of an export: ONNX if there is one, else the next format of FILES."""
 
     def __init__(self, folder: Path, fields: Mapping[str, Any]) -> None:
         name = next((name for name, file in FILES.items() if file in fields["files"]), None)
@@ -33,8 +33,8 @@ class ExportSource:
         self.class_names = tuple(map(nfc, fields["class_names"]))
 
     @torch.inference_mode()
-    def draw(self, z: Tensor, label: Tensor) -> Tensor:
-        """Draws images, uint8 [N, C, H, W]; see `training.images.source.Source`."""
+    def generate(self, z: Tensor, label: Tensor) -> Tensor:
+        """Generates images, uint8 [N, C, H, W]; see `training.images.source.Source`."""
         images = []
         for chunk in zip(z.split(_CHUNK), label.split(_CHUNK), strict=True):
             output = self._run(*chunk if self.conditional else chunk[:1])

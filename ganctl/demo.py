@@ -18,7 +18,7 @@ import click
 from ganctl.options import PathParam, json_option
 from ganctl.processes import ganctl_command
 from ganctl.serving.client.client import Client
-from ganctl.streams import emit, note
+from ganctl.streams import note, print_json
 
 _STYLES = 8  # rows of the image, one latent each
 _SCALE = 3
@@ -47,7 +47,7 @@ def demo(out: Path, train_seconds: int, as_json: bool) -> None:
         records = _run_stages(files, train_seconds)
     if as_json:
         paths = {name: str(path.resolve()) for name, path in files.items()}
-        emit({"files": paths, **records})
+        print_json({"files": paths, **records})
         return
     click.echo("\n" + "\n".join(f"{name:<20} {value}" for name, value in (files | _summary(records)).items()))
     click.echo(f"\nLook at {files['digits.png']}. Next: ganctl serve {files['digits.mar']}")

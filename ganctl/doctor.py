@@ -18,7 +18,7 @@ from ganctl.options import json_option
 from ganctl.serving.errors import ServerError
 from ganctl.serving.hosts.torchserve.java import find_java, java_version
 from ganctl.serving.hosts.torchserve.private_folder import executable_folder
-from ganctl.streams import emit
+from ganctl.streams import print_json
 
 # Run in a child process: importing torch takes seconds and memory, and a broken CUDA driver may crash the process.
 _TORCH_PROBE = """
@@ -129,7 +129,7 @@ def doctor(as_json: bool) -> None:
         record = {
             name: {"ok": ok, "found": found, "advice": None if ok else advice} for name, ok, found, advice in findings
         }
-        emit({"ok": all(finding.ok for finding in findings), "findings": record})
+        print_json({"ok": all(finding.ok for finding in findings), "findings": record})
         return
     for finding in findings:
         click.echo(f"{'ok  ' if finding.ok else 'LACK'}  {finding.name:<21} {finding.found}")

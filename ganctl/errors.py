@@ -17,7 +17,7 @@ import click
 from ganctl import import_path
 from ganctl.processes import is_later_rank
 from ganctl.signals import stop_unwinding
-from ganctl.streams import emit
+from ganctl.streams import print_json
 
 
 def report(error: BaseException) -> int:
@@ -41,7 +41,7 @@ def report(error: BaseException) -> int:
     with suppress(OSError):
         # only rank 0 prints JSON, and not before a restart
         if "--json" in sys.argv and not is_later_rank() and not getattr(error, "will_restart", False):
-            emit({"error": message, "exit_code": code})
+            print_json({"error": message, "exit_code": code})
     return code
 
 

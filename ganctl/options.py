@@ -60,7 +60,7 @@ class SourceParam(click.ParamType[str]):
             if scheme not in ("http", "https"):
                 self.fail(f"{value}: found the scheme {scheme}, expected a path or a URL of http or https.", param, ctx)
             if not self._servers:
-                hint = f"`ganctl sample {url_text} --out images.npz` draws from a server"
+                hint = f"`ganctl sample {url_text} --out images.npz` samples from a server"
                 self.fail(f"{value}: found the address of a server, expected a path; {hint}.", param, ctx)
             if url_text.lower() != value.lower():
                 self.fail(f"{value}: found no file of this name. Write a server's URL as {url_text}.", param, ctx)

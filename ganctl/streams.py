@@ -82,7 +82,7 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
-def emit(record: Mapping[str, Any]) -> None:
+def print_json(record: Mapping[str, Any]) -> None:
     """Writes the JSON object of `--json`: one line on stdout, flushed; ASCII if stdout is not UTF-8."""
     text = _readable(json.dumps(record, ensure_ascii=False, allow_nan=False, default=str))
     if codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8":

@@ -8,7 +8,7 @@ The endpoints are async: with a thread per request the server reached 1,800 requ
 from fastapi import FastAPI, Response
 from pydantic import BaseModel, Field
 
-from ganctl.benchmarks.peers.drawing import Generator, png
+from ganctl.benchmarks.peers.generator import Generator, png
 
 app = FastAPI()
 generator = Generator()
@@ -32,5 +32,5 @@ async def post_digits(request: DigitsRequest) -> Response:
 
 
 def generate(request: DigitsRequest) -> Response:
-    images = generator.draw(generator.labels(request.digits, request.count))
+    images = generator.generate(generator.labels(request.digits, request.count))
     return Response(png(images), media_type="image/png")

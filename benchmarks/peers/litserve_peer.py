@@ -11,7 +11,7 @@ import numpy as np
 from fastapi import Response
 from numpy.typing import NDArray
 
-from ganctl.benchmarks.peers.drawing import Generator, png
+from ganctl.benchmarks.peers.generator import Generator, png
 
 
 class Digits(litserve.LitAPI):
@@ -27,7 +27,7 @@ class Digits(litserve.LitAPI):
         return inputs  # LitServe's default stacks them, which needs equal lengths
 
     def predict(self, batch: list[NDArray[np.int64]]) -> list[NDArray[np.uint8]]:
-        images = self.generator.draw(np.concatenate(batch))
+        images = self.generator.generate(np.concatenate(batch))
         return np.split(images, np.cumsum([len(labels) for labels in batch])[:-1])
 
     def unbatch(self, output: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:

@@ -60,7 +60,7 @@ def main(name: str, seed: int, seconds: float, num_images: int, out: Path) -> No
     images = []
     for snapshot in recorder.snapshots:
         trained.load_state_dict(snapshot.weights)
-        images.append(source.draw(z, labels).numpy())
+        images.append(source.generate(z, labels).numpy())
     np.savez(
         out,
         images=np.stack(images),

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from ganctl.training.models.base import Generator
 
-# format → file name, in order of preference for drawing
+# format → file name, in order of preference for sampling
 FILES = {"onnx": "generator.onnx", "torchscript": "generator.ts", "pt2": "generator.pt2"}
 
 

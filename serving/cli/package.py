@@ -6,7 +6,7 @@ from typing import Literal
 import click
 
 from ganctl.options import PathParam, json_option
-from ganctl.streams import emit
+from ganctl.streams import print_json
 
 
 @click.command()
@@ -22,7 +22,7 @@ def package(export_dir: Path, backend: Literal["onnx", "torchscript"], out: Path
     mar = pack(export_dir, out, backend)
     record = describe_archive(mar)
     if as_json:
-        emit(record)
+        print_json(record)
     else:
         click.echo(f"{mar}: {record['bytes'] / 1e6:.1f} MB, model {record['model_version']}, {backend}")
         click.echo(f"Next: ganctl serve {mar}")

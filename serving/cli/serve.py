@@ -13,7 +13,7 @@ import click
 
 from ganctl.options import PRETRAINED, PathParam, SourceParam, json_option
 from ganctl.signals import termination_signals
-from ganctl.streams import emit
+from ganctl.streams import print_json
 
 if TYPE_CHECKING:
     from ganctl.serving.archive.mar import BackendName
@@ -128,7 +128,7 @@ def serve(
 def _print_ready(server: "Server", as_json: bool) -> None:
     if as_json:
         record = {"url": server.url, "pid": os.getpid(), "management_url": server.management_url}
-        emit(record | {"metrics_url": server.metrics_url, "token_file": server.token_file})
+        print_json(record | {"metrics_url": server.metrics_url, "token_file": server.token_file})
         return
     click.echo(f"Ready with {server.workers} workers. Ctrl-C stops the server. An image, enlarged five times:")
     click.echo(f"  {server.url}/digits/predict?digits=7&scale=5")
@@ -185,7 +185,7 @@ def deploy(
             mar = _archive(Path(source), Path(folder), backend, sha256)
             done = send_command(port, {"mar": str(mar.absolute()), "sha256": sha256})
     if as_json:
-        emit(done)
+        print_json(done)
     else:
         click.echo(f"Port {port} now serves model {done['model_version']}; the previous one is {done['previous']}.")
         click.echo(f"Undo: ganctl deploy --rollback --port {port}")

@@ -10,9 +10,10 @@ from typing import Any
 
 from ganctl.files import is_temporary, link_file
 from ganctl.training.callbacks.base import FINISHED, Callback, Run
+from ganctl.training.callbacks.monitor import Monitor
 from ganctl.training.checkpoint.format import SUFFIX, read_checkpoint, write_checkpoint
 from ganctl.training.checkpoint.run_dir import CHECKPOINTS
-from ganctl.training.config.schema import CheckpointSettings, finite_or_none, monitor_sign
+from ganctl.training.config.schema import CheckpointSettings
 from ganctl.training.device.timing import ResolvedDuration
 from ganctl.training.errors import CheckpointError
 
@@ -31,7 +32,7 @@ class Checkpoint(Callback):
     def __init__(self, settings: CheckpointSettings | None = None) -> None:
         """Takes the settings `checkpoint.…`."""
         self._settings = settings = settings or CheckpointSettings()
-        self._sign = monitor_sign(settings.monitor, settings.mode)
+        self._monitor = Monitor(settings.monitor, settings.mode)
         fields = [name for _, name, _, _ in Formatter().parse(settings.filename) if name]
         scores = [settings.monitor, *(name for name in fields if name not in _NON_SCORES)]
         self.required_scores = tuple(dict.fromkeys(scores))
@@ -95,7 +96,7 @@ class Checkpoint(Callback):
         name, listed = self._name(step, images, scores), self._listed
         best = fresh and self.beats(scores)
         if fresh:
-            entries = [*self.ranking, (finite_or_none(scores[self._settings.monitor]), step, name)]
+            entries = [*self.ranking, (self._monitor.score(scores), step, name)]
             self.ranking = sorted(entries, key=lambda entry: self._rank_key(*entry[:2]))[: self._settings.save_top_k]
         self.recent = [*self.recent[-1:], (step, name)]
         self._unlisted |= listed
@@ -103,7 +104,7 @@ class Checkpoint(Callback):
 
     def beats(self, scores: Mapping[str, Any]) -> bool:
         """Returns whether the scores of the newest state are better than all ranked ones."""
-        key = self._rank_key(finite_or_none(scores[self._settings.monitor]), math.inf)
+        key = self._rank_key(self._monitor.score(scores), math.inf)
         return not self.ranking or key < self._rank_key(*self.ranking[0][:2])
 
     def _rank_key(self, score: float | None, step: float) -> tuple[float, float]:
@@ -114,8 +115,9 @@ class Checkpoint(Callback):
         """
         if score is None:
             return math.inf, -step
-        cost, threshold = self._sign * score, self._settings.monitor_threshold
-        return (-math.inf, -step) if threshold is not None and cost <= self._sign * threshold else (cost, step)
+        sign, threshold = self._monitor.sign, self._settings.monitor_threshold
+        cost = sign * score
+        return (-math.inf, -step) if threshold is not None and cost <= sign * threshold else (cost, step)
 
     def write(self, state: Mapping[str, Any], *, best: bool, listed: bool = True) -> Path:
         """Writes the state that was registered last, links `last` to it, and deletes unlisted files.

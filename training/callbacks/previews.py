@@ -1,4 +1,4 @@
-"""Preview images from fixed latents, drawn by the current EMA generator."""
+"""Preview images from fixed latents, from the current EMA generator."""
 
 import math
 
@@ -24,7 +24,7 @@ def fixed_grid(run: Run) -> NDArray[np.uint8]:
         z = _latents(run, _STYLES, _SEED).repeat_interleave(classes, dim=0)
     else:
         z = _latents(run, _STYLES * classes, _SEED)
-    return tile(run.source.draw(z, torch.arange(classes).repeat(_STYLES)).numpy(), columns=classes)
+    return tile(run.source.generate(z, torch.arange(classes).repeat(_STYLES)).numpy(), columns=classes)
 
 
 def class_grids(run: Run) -> dict[str, NDArray[np.uint8]]:
@@ -37,7 +37,7 @@ def class_grids(run: Run) -> dict[str, NDArray[np.uint8]]:
     classes = len(run.class_names)
     per_class = max(_MIN_PER_CLASS, min(_MAX_PER_CLASS, _MAX_IN_ALL // classes))
     z = _latents(run, per_class, _CLASS_SEED).repeat(classes, 1)
-    images = run.source.draw(z, torch.arange(classes).repeat_interleave(per_class)).numpy()
+    images = run.source.generate(z, torch.arange(classes).repeat_interleave(per_class)).numpy()
     columns = math.isqrt(per_class - 1) + 1
     return {
         name: tile(images[i * per_class : (i + 1) * per_class], columns=columns)
@@ -56,7 +56,7 @@ def walk(run: Run) -> list[NDArray[np.uint8]]:
     keyframes = _latents(run, walks * _WALK_KEYFRAMES, _WALK_SEED).view(walks, _WALK_KEYFRAMES, -1)
     paths = torch.stack([walk_latents(latents, _WALK_FRAMES) for latents in keyframes], dim=1)  # [frames, walks, D]
     z = paths.expand(-1, columns, -1).flatten(0, 1)
-    images = run.source.draw(z, torch.arange(columns).repeat(_WALK_FRAMES)).numpy()
+    images = run.source.generate(z, torch.arange(columns).repeat(_WALK_FRAMES)).numpy()
     return [tile(row, columns=columns) for row in np.split(images, _WALK_FRAMES)]
 
 

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 from ganctl.signals import REPEAT_WINDOW, termination_signals
 from ganctl.training.callbacks.base import Callback, Run
-from ganctl.training.config.schema import EarlyStoppingSettings, finite_or_none, monitor_sign
+from ganctl.training.callbacks.monitor import Monitor
+from ganctl.training.config.schema import EarlyStoppingSettings
 from ganctl.training.errors import TrainingError
 
 
@@ -25,7 +26,7 @@ class EarlyStopping(Callback):
     def __init__(self, settings: EarlyStoppingSettings | None = None) -> None:
         """Takes the settings `early_stopping.…`; None is a patience of 3."""
         self._settings = settings = settings or EarlyStoppingSettings(patience=3)
-        self._sign = monitor_sign(settings.monitor, settings.mode)
+        self._monitor = Monitor(settings.monitor, settings.mode)
         self.required_scores = (settings.monitor,)
         self._best: float | None = None
         self._waited, self._reached = 0, False
@@ -34,14 +35,15 @@ class EarlyStopping(Callback):
         self._request_stop(run)  # a run that stopped early must not train further when resumed
 
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
-        score, threshold = finite_or_none(scores[self._settings.monitor]), self._settings.stopping_threshold
+        score, sign = self._monitor.score(scores), self._monitor.sign
+        threshold = self._settings.stopping_threshold
         if score is None:
             return
-        if self._best is None or self._sign * (self._best - score) > self._settings.min_delta:
+        if self._best is None or sign * (self._best - score) > self._settings.min_delta:
             self._best, self._waited = score, 0
         else:
             self._waited += 1
-        if threshold is not None and self._sign * (threshold - score) >= 0:
+        if threshold is not None and sign * (threshold - score) >= 0:
             self._reached = True
         self._request_stop(run)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ganctl.options import SourceParam, expand_home, json_option
-from ganctl.streams import emit, note
+from ganctl.streams import note, print_json
 from ganctl.training.cli.inspect import open_source, score_line
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def evaluate(
     record = {"source": str(path.resolve()), **opened.facts, "split": split, **scores, "draws": draws}
     record |= _feature_networks(evaluator, network) | {"seconds": round(time.monotonic() - start, 2)}
     if as_json:
-        emit(record)
+        print_json(record)
     else:
         _print_scores(record)
 
@@ -126,7 +126,7 @@ def _score(
     for draw in range(draws):
         if opened.images is None:
             assert opened.source is not None
-            images, labels = evaluator.draw(opened.source, draw)
+            images, labels = evaluator.generate(opened.source, draw)
         else:
             images = opened.images[: evaluator.num_images]
             labels = None if opened.labels is None else opened.labels[: evaluator.num_images]
@@ -154,10 +154,10 @@ def _cas_scores(opened: "OpenedSource", data: "DataSettings", cache: "TensorCach
         fakes = ImageSet(opened.images[:n], opened.labels[:n], names)
     else:
         assert opened.source is not None
-        note(f"drawing {n:,} training images for the classifier")
+        note(f"generating {n:,} training images for the classifier")
         labels = torch.arange(n) % len(names)
         z = torch.randn(n, opened.source.latent_dim, generator=torch.Generator().manual_seed(LATENTS_SEED))
-        fakes = ImageSet(opened.source.draw(z, labels), labels, names)
+        fakes = ImageSet(opened.source.generate(z, labels), labels, names)
     return classification_accuracy(fakes, data, cache=cache, announce=note)
 
 

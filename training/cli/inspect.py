@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ganctl.options import SourceParam, json_option
-from ganctl.streams import emit
+from ganctl.streams import print_json
 
 if TYPE_CHECKING:
     from ganctl.training.sampling.inspection import OpenedSource
@@ -56,7 +56,7 @@ def inspect(source: str, as_json: bool) -> None:
 
         record = describe_run(path)
     if as_json:
-        emit(record)
+        print_json(record)
         return
     for name, value in record.items():
         click.echo(f"{name:20} {value}")

@@ -1,4 +1,4 @@
-"""The command `sample`: draws images, here or on a server, and writes a file or a folder."""
+"""The command `sample`: samples images, here or on a server, and writes a file or a folder."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ganctl.options import PathParam, SourceParam, json_option
-from ganctl.streams import emit, note
+from ganctl.streams import note, print_json
 from ganctl.training.cli.inspect import open_source
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--text", help="Draw a string of digits in one style.")
 @click.option("--count", type=click.IntRange(min=1), help="Number of images (of strips with --text).")
 @click.option("--per-class", type=click.IntRange(min=1), help="Number of images of each class.")
-@click.option("--seed", type=click.IntRange(0, 2**53 - 1), help="Seed; the same seed draws the same images.")
+@click.option("--seed", type=click.IntRange(0, 2**53 - 1), help="Seed; the same seed gives the same images.")
 @click.option("--truncation", type=click.FloatRange(0, 1), default=1.0, help="Scale of the latents around their mean.")
 @click.option("--reject-misread", is_flag=True, help="Redraw images that the classifier reads as another class.")
 @click.option("--frames", type=click.IntRange(2, 10_000), help="Frames of an animation [default: 24 per image].")
@@ -55,7 +55,7 @@ def sample(
 
     `pretrained` is the generator that ganctl contains.
 
-    The same seed draws the same images from each of them. --truncation 1 keeps the full variety; towards 0, images
+    The same seed gives the same images from each of them. --truncation 1 keeps the full variety; towards 0, images
     become cleaner and more alike.
 
     A .gif (or a .webp with --frames) is a walk through latent space from each image to the next and back to the first.
@@ -64,7 +64,7 @@ def sample(
     --reject-misread redraws each image until the classifier of the data set reads it as the requested class. It needs
     data with reliable labels. Images that are read correctly at once are the same as without it.
     """
-    from ganctl.training.sampling.animation import draw_animation
+    from ganctl.training.sampling.animation import sample_animation
     from ganctl.training.sampling.request import SampleRequest
     from ganctl.training.sampling.samplers import LocalSampler
     from ganctl.training.sampling.writers import check_output_path, save, save_animation
@@ -75,10 +75,10 @@ def sample(
     record: dict[str, Any] = {"out": str(out.resolve())}
     if animated:
         if _is_server(source):
-            raise click.UsageError(f"--out {out}: a server draws no walks, only images. Name a run, or a .png.")
+            raise click.UsageError(f"--out {out}: a server samples no walks, only images. Name a run, or a .png.")
         local = open_source(Path(source)).source
         assert local is not None, "a path of images is not accepted"
-        animation = draw_animation(request, LocalSampler(local), frames)
+        animation = sample_animation(request, LocalSampler(local), frames)
         save_animation(animation, out)
         record |= {"count": animation.keyframes, "frames": len(animation.frames), "seed": animation.seed}
         message = f"a walk of {len(animation.frames)} frames through {animation.keyframes} images in {out}"
@@ -91,7 +91,7 @@ def sample(
             record |= {"drawn": result.total_drawn, "rejected": result.total_drawn - len(result.images)}
             message += f", {record['drawn']} drawn, {record['rejected']} rejected"
     if as_json:
-        emit(record)
+        print_json(record)
     else:
         click.echo(f"{message} (seed {record['seed']})")
 
@@ -118,8 +118,8 @@ def _draw(request: "SampleRequest", source: str, token: str | None, assignments:
     from ganctl.training.config.schema import DataSettings
     from ganctl.training.evaluation.classifier import load_classifier
     from ganctl.training.sampling.inspection import OpenedSource, override_data_settings
-    from ganctl.training.sampling.rejection import LabelPredictor, draw_accepted
-    from ganctl.training.sampling.samplers import LocalSampler, ServerSampler, draw
+    from ganctl.training.sampling.rejection import LabelPredictor, sample_accepted
+    from ganctl.training.sampling.samplers import LocalSampler, ServerSampler, sample_images
 
     with ExitStack() as stack:
         if _is_server(source):
@@ -134,7 +134,7 @@ def _draw(request: "SampleRequest", source: str, token: str | None, assignments:
         if request.reject_misread:
             data = override_data_settings(opened, assignments)
             sampler.check(request)  # before the classifier is trained, which takes minutes
-            result = draw_accepted(request, sampler, LabelPredictor(load_classifier(data, note), data.name))
+            result = sample_accepted(request, sampler, LabelPredictor(load_classifier(data, note), data.name))
         else:
-            result = draw(request, sampler)
+            result = sample_images(request, sampler)
     return result

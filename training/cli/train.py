@@ -15,7 +15,7 @@ import click
 from ganctl.options import PathParam, json_option
 from ganctl.processes import ganctl_command
 from ganctl.signals import termination_signals
-from ganctl.streams import emit, note
+from ganctl.streams import note, print_json
 from ganctl.training.cli.inspect import score_line
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _train_ranks(session: "Session", ranks: int, callbacks: tuple[str, ...], as_
             error = f"ended by {result.signal} before the first save"
             note(f"Error: {error}")
         if as_json:
-            emit({"error": error, "exit_code": result.exit_code})
+            print_json({"error": error, "exit_code": result.exit_code})
     raise SystemExit(result.exit_code)
 
 
@@ -185,7 +185,7 @@ def _print_facts(trainer: "Trainer", preset: str, *, dry_run: bool, as_json: boo
     if dry_run:
         facts |= trainer.parts.estimate_memory()
         if as_json:
-            emit(facts)
+            print_json(facts)
         else:
             click.echo("\n".join(f"{name:24} {value}" for name, value in (facts | {"classes": classes}).items()))
         return
@@ -220,7 +220,7 @@ def _print_config(config: "Config", sources: dict[str, str], as_json: bool) -> N
 
     if as_json:
         values = {"preset": config.preset} | config.flat()
-        emit({name: {"value": values[name], "source": sources[name]} for name in values})
+        print_json({name: {"value": values[name], "source": sources[name]} for name in values})
         return
     text = config_toml(config, sources)
     if codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8":  # TOML is UTF-8; escaped ASCII is valid UTF-8
@@ -235,7 +235,7 @@ def _print_result(result: "Result", config: "Config", as_json: bool) -> None:
 
     if as_json:
         paths = {"run_dir": result.run_dir, "best": result.best, "last": result.last}
-        emit(
+        print_json(
             vars(result)
             | {"seconds": round(result.seconds, 3), "images_per_second": round(result.images_per_second, 1)}
             | {name: path.resolve() for name, path in paths.items() if path}

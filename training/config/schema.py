@@ -3,7 +3,6 @@
 The models are frozen: a configuration does not change during a run, and each checkpoint stores all of it.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -262,16 +261,6 @@ class LogSettings(Section):
     name: Annotated[str, Field(pattern=r"^[\w.+=-]+$")] | None = Field(
         None, description="name of a numbered run; unset: preset and data set"
     )
-
-
-def monitor_sign(monitor: str, mode: str) -> int:
-    """Returns 1 if a lower score is better, -1 if a higher score is better."""
-    return 1 if mode == "min" or (mode == "auto" and monitor in ("fd", "fd_ratio")) else -1
-
-
-def finite_or_none(score: float | None) -> float | None:
-    """Returns a monitored score as float; None if it is None, NaN or infinite."""
-    return float(score) if score is not None and math.isfinite(score) else None
 
 
 class Config(Section):

@@ -56,7 +56,7 @@ class Evaluator:
         Args:
             data: the data set; its classifier predicts the labels.
             split: the split of the real images.
-            num_images: number of real images, and of the images that `draw` generates.
+            num_images: number of real images, and of the images that `generate` returns.
             device: device of the classifier; default: the CPU.
             announce: receives progress messages.
             classifier: the classifier of the data set, if it is loaded already.
@@ -106,7 +106,7 @@ class Evaluator:
         output = classify(self.classifier, images)
         return replace(output, features=self._features(images)) if self._features else output
 
-    def draw(self, source: Source, index: int = 0) -> tuple[Tensor, Tensor | None]:
+    def generate(self, source: Source, index: int = 0) -> tuple[Tensor, Tensor | None]:
         """Generates `num_images` images with the class frequencies of the real images.
 
         Args:
@@ -117,11 +117,11 @@ class Evaluator:
             images uint8 [N, C, H, W] and their labels int64 [N] (None if the generator is unconditional).
         """
         z = torch.randn(self.num_images, source.latent_dim, generator=torch.Generator().manual_seed(_SEED + index))
-        return source.draw(z, self._labels), self._labels if source.conditional else None
+        return source.generate(z, self._labels), self._labels if source.conditional else None
 
     def score(self, source: Source, *, full: bool = True) -> dict[str, Any]:
         """Scores `num_images` images of a generator; see `score_images`."""
-        return self.score_images(*self.draw(source), full=full)
+        return self.score_images(*self.generate(source), full=full)
 
     def score_images(self, images: Tensor, labels: Tensor | None, *, full: bool = True) -> dict[str, Any]:
         """Scores generated images. Invalid scores (see `validity.py`) are None.

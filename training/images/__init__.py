@@ -1,1 +1,1 @@
-"""Generated images: the sources that draw them, interpolation of latents and labels, and picture files."""
+"""Generated images: the sources that generate them, interpolation of latents and labels, and picture files."""

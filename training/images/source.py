@@ -21,7 +21,7 @@ _CHUNK = 200  # images; larger chunks do not fit into a CPU's caches
 
 
 class Source(Protocol):
-    """An object that draws images from latents and labels."""
+    """An object that generates images from latents and labels."""
 
     @property
     def latent_dim(self) -> int: ...
@@ -29,8 +29,8 @@ class Source(Protocol):
     def conditional(self) -> bool: ...
     @property
     def class_names(self) -> tuple[str, ...]: ...
-    def draw(self, z: Tensor, label: Tensor) -> Tensor:
-        """Draws images, uint8 [N, C, H, W] on the CPU.
+    def generate(self, z: Tensor, label: Tensor) -> Tensor:
+        """Generates images, uint8 [N, C, H, W] on the CPU.
 
         Args:
             z: latents, float32 [N, latent_dim].
@@ -45,17 +45,17 @@ class GeneratorSource:
         self.generator, self.class_names = generator, class_names
         self.latent_dim, self.conditional = generator.latent_dim, generator.conditional
 
-    def draw(self, z: Tensor, label: Tensor) -> Tensor:
-        """Draws images; see `Source.draw`."""
-        return self._draw(lambda z, label: self.generator(*(z, label) if self.conditional else (z,)), z, label)
+    def generate(self, z: Tensor, label: Tensor) -> Tensor:
+        """Generates images; see `Source.generate`."""
+        return self._generate(lambda z, label: self.generator(*(z, label) if self.conditional else (z,)), z, label)
 
     @property
     def can_mix_labels(self) -> bool:
-        """True if the generator reads labels through its `embedding` only, as `draw_mixed` requires."""
+        """True if the generator reads labels through its `embedding` only, as `generate_mixed` requires."""
         return isinstance(getattr(self.generator, "embedding", None), nn.Embedding)
 
-    def draw_mixed(self, z: Tensor, weights: Tensor) -> Tensor:
-        """Draws images between the classes, uint8 [N, C, H, W] on the CPU.
+    def generate_mixed(self, z: Tensor, weights: Tensor) -> Tensor:
+        """Generates images between the classes, uint8 [N, C, H, W] on the CPU.
 
         The embedding table is temporarily replaced by one row per image: the weighted mean of the class embeddings.
 
@@ -71,10 +71,10 @@ class GeneratorSource:
             images: Tensor = functional_call(self.generator, {"embedding.weight": weights @ table}, (z, rows))
             return images
 
-        return self._draw(forward, z, weights)
+        return self._generate(forward, z, weights)
 
     @torch.inference_mode()
-    def _draw(self, forward: Callable[[Tensor, Tensor], Tensor], z: Tensor, label: Tensor) -> Tensor:
+    def _generate(self, forward: Callable[[Tensor, Tensor], Tensor], z: Tensor, label: Tensor) -> Tensor:
         device = next(self.generator.parameters()).device
         training = self.generator.training
         self.generator.eval()

@@ -26,7 +26,7 @@ class Animation:
     keyframes: int  # number of requested images that the walk passes
 
 
-def draw_animation(request: SampleRequest, sampler: LocalSampler, frames: int | None) -> Animation:
+def sample_animation(request: SampleRequest, sampler: LocalSampler, frames: int | None) -> Animation:
     """Draws a closed walk through the requested images.
 
     A list of classes (labels, all classes, or a text) keeps one latent: the walk goes from class to class in one
@@ -34,7 +34,7 @@ def draw_animation(request: SampleRequest, sampler: LocalSampler, frames: int | 
 
     Args:
         request: the keyframes.
-        sampler: draws the images.
+        sampler: samples the images.
         frames: number of frames of the whole walk; None: 24 per keyframe.
 
     Raises:
@@ -44,7 +44,7 @@ def draw_animation(request: SampleRequest, sampler: LocalSampler, frames: int | 
     source = sampler.source
     names = range(sampler.count_classes()) if request.per_class else request.class_names
     classes = torch.tensor([sampler.class_index(name) for name in names], dtype=torch.int64)
-    z, labels, seed = _draw_keyframes(request, sampler, classes)
+    z, labels, seed = _sample_keyframes(request, sampler, classes)
     if (z == z[0]).all() and (labels == labels[0]).all():
         raise SampleRequestError(
             "--out: an animation walks from image to image: found equal images only, expected two different ones. Name"
@@ -55,9 +55,9 @@ def draw_animation(request: SampleRequest, sampler: LocalSampler, frames: int | 
         raise SampleRequestError(f"--frames {frames}: the walk passes {len(z)} images, expected as many frames or more")
     path = walk_latents(z, frames)
     if not source.conditional or (labels == labels.roll(-1)).all():
-        images = source.draw(path, labels[:1].expand(frames))
+        images = source.generate(path, labels[:1].expand(frames))
     elif isinstance(source, GeneratorSource) and source.can_mix_labels:
-        images = source.draw_mixed(path, walk_labels(labels, sampler.count_classes(), frames))
+        images = source.generate_mixed(path, walk_labels(labels, sampler.count_classes(), frames))
     else:
         raise SampleRequestError(
             f"{request.class_flag or '--out'}: this source cannot mix labels, expected a run or a checkpoint whose"
@@ -66,7 +66,7 @@ def draw_animation(request: SampleRequest, sampler: LocalSampler, frames: int | 
     return Animation(images.permute(0, 2, 3, 1).numpy(), seed, len(z))
 
 
-def _draw_keyframes(request: SampleRequest, sampler: LocalSampler, classes: Tensor) -> tuple[Tensor, Tensor, int]:
+def _sample_keyframes(request: SampleRequest, sampler: LocalSampler, classes: Tensor) -> tuple[Tensor, Tensor, int]:
     """Draws the latents [K, D] and the labels [K] of the keyframes; returns them with the first seed.
 
     The classes are repeated, with one latent per repetition. Without classes, each keyframe has its own latent, and its

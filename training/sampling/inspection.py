@@ -25,7 +25,7 @@ NAME_DATA = "Name the generator's data by --set data.name=…, data.root=…, da
 
 @dataclass(frozen=True)
 class OpenedSource:
-    """An opened SOURCE argument: either a source that draws images, or images from a file."""
+    """An opened SOURCE argument: either a source that generates images, or images from a file."""
 
     data: DataSettings
     source: Source | None = None
@@ -77,7 +77,7 @@ def check_fit(opened: OpenedSource, real: ImageSet, path: Path) -> None:
     images, source = opened.images, opened.source
     if images is None:
         assert source is not None
-        images = source.draw(torch.zeros(1, source.latent_dim), torch.zeros(1, dtype=torch.int64))
+        images = source.generate(torch.zeros(1, source.latent_dim), torch.zeros(1, dtype=torch.int64))
     errors = []
     if (found := tuple(images.shape[1:])) != real.shape:
         errors.append(f"found images {_by(found)} (channels, height, width), expected {_by(real.shape)}")

@@ -1,8 +1,8 @@
 """Rejection sampling for `--reject-misread`: keeps only images that the classifier of the data set reads as requested.
 
-A rejected image (or strip of a text, if one of its digits is rejected) is drawn again from other seeds, which follow
-from the seed of the request alone. So an accepted image equals the one drawn without --reject-misread, and image i does
-not depend on the number of requested images.
+A rejected image (or strip of a text, if one of its digits is rejected) is sampled again from other seeds, which follow
+from the seed of the request alone. So an accepted image equals the one sampled without --reject-misread, and image i
+does not depend on the number of requested images.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from ganctl.training.evaluation.network import Classifier, classify, spatial_pos
 from ganctl.training.evaluation.validity import find_scorer_fault
 from ganctl.training.sampling.inspection import NAME_DATA
 from ganctl.training.sampling.request import SampleBatch, SampleRequest, SampleRequestError, SampleResult
-from ganctl.training.sampling.samplers import Labels, Pixels, Sampler, draw
+from ganctl.training.sampling.samplers import Labels, Pixels, Sampler, sample_images
 
 MAX_REJECTIONS = 500  # consecutive rejections of a class, in images or strips
 
@@ -52,7 +52,7 @@ class LabelPredictor:
         return classify(self._classifier, torch.from_numpy(images).permute(0, 3, 1, 2)).predictions.numpy()
 
 
-def draw_accepted(request: SampleRequest, sampler: Sampler, predictor: LabelPredictor) -> SampleResult:
+def sample_accepted(request: SampleRequest, sampler: Sampler, predictor: LabelPredictor) -> SampleResult:
     """Draws images until the predictor reads all of them as requested; `total_drawn` includes the rejected ones.
 
     Raises:
@@ -60,13 +60,13 @@ def draw_accepted(request: SampleRequest, sampler: Sampler, predictor: LabelPred
         MisreadError: MAX_REJECTIONS consecutive images of a class were rejected.
         DataError: see LabelPredictor.
     """
-    result = draw(request, sampler)
+    result = sample_images(request, sampler)
     if result.labels is None:
         raise SampleRequestError("--reject-misread: this generator is unconditional. Leave the flag out")
     images, labels, unit_size = result.images, result.labels, len(request.text or " ")
     if labels.max() >= predictor.classes:
         raise DataError(
-            f"--reject-misread: the generator draws class {labels.max()}, the classifier was trained on 0 to"
+            f"--reject-misread: the generator generates class {labels.max()}, the classifier was trained on 0 to"
             f" {predictor.classes - 1}. {NAME_DATA}"
         )
     pending = np.arange(len(images) // unit_size)  # indices of images, or of strips
@@ -97,7 +97,7 @@ def _redraw(request: SampleRequest, sampler: Sampler, labels: Labels, seed: int)
     batches, limit = [], request.max_latents
     for i, part in enumerate(np.split(labels, range(limit, len(labels), limit))):
         batches.append(SampleBatch(seed + i, len(part), () if request.text else part.tolist(), request.text))
-    return np.concatenate([sampler.draw(batch, request.truncation)[0] for batch in batches])
+    return np.concatenate([sampler.sample(batch, request.truncation)[0] for batch in batches])
 
 
 def _attempt_seed(seed: int, attempt: int) -> int:

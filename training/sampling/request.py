@@ -27,14 +27,14 @@ class SampleResult:
     labels: NDArray[np.int64] | None  # [N]
     seed: int
     columns: int  # of the grid in a picture file
-    total_drawn: int | None = None  # number of drawn images, including rejected ones; None without rejection
+    total_drawn: int | None = None  # number of sampled images, including rejected ones; None without rejection
 
 
 @dataclass(frozen=True)
 class SampleBatch:
     """A part of a request that fits into one reply: `count` latents from `seed`.
 
-    `classes` (indices or names) are repeated over the latents. A text is drawn whole for each latent. Without either,
+    `classes` (indices or names) are repeated over the latents. A text is sampled whole for each latent. Without either,
     the labels follow from the seed.
     """
 
@@ -46,10 +46,10 @@ class SampleBatch:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """The images to draw; the fields are the flags of `ganctl sample`. Class names and text are normalized to NFC.
+    """The images to sample; the fields are the flags of `ganctl sample`. Class names and text are normalized to NFC.
 
     A request that exceeds the limit of one reply is split into batches with consecutive seeds, for a server and for a
-    local source alike, so that both draw the same images.
+    local source alike, so that both give the same images.
 
     Raises:
         SampleRequestError: a class name or the text is not UTF-8.

@@ -1,4 +1,4 @@
-"""Samplers, which draw the images of a request from a local source or a server."""
+"""Samplers, which get the images of a request from a local source or a server."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -33,7 +33,7 @@ class SamplingClient(Protocol):
 
 
 class Sampler(Protocol):
-    """Draws the batches of a request."""
+    """Samples the batches of a request."""
 
     def check(self, request: SampleRequest) -> None:
         """Raises SampleRequestError if the sampler cannot fulfill the request, as far as that is known in advance."""
@@ -42,12 +42,12 @@ class Sampler(Protocol):
     def class_name(self, label: int) -> str:
         """Name of a class for messages."""
 
-    def draw(self, batch: SampleBatch, truncation: float) -> tuple[Pixels, Labels | None]:
-        """Draws the images of a batch; returns them with their labels (None if the generator is unconditional)."""
+    def sample(self, batch: SampleBatch, truncation: float) -> tuple[Pixels, Labels | None]:
+        """Samples the images of a batch; returns them with their labels (None if the generator is unconditional)."""
 
 
 class LocalSampler:
-    """Draws from a source, with the same latents and labels as the service for the same seed."""
+    """Samples from a source, with the same latents and labels as the service for the same seed."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -73,14 +73,14 @@ class LocalSampler:
         """Index of a class that is given by its index or its name."""
         return cls if isinstance(cls, int) else self.source.class_names.index(cls)
 
-    def draw(self, batch: SampleBatch, truncation: float) -> tuple[Pixels, Labels | None]:
-        """Draws the images of a batch; see `Sampler.draw`."""
+    def sample(self, batch: SampleBatch, truncation: float) -> tuple[Pixels, Labels | None]:
+        """Samples the images of a batch; see `Sampler.sample`."""
         classes = np.array([self.class_index(cls) for cls in batch.text or batch.classes], np.int64)
         num_images = batch.count * len(batch.text or " ")
         label = np.resize(classes, num_images) if len(classes) else self.labels(batch.seed, batch.count)
         z = self.latents(batch.seed, batch.count, truncation)
         z = z.repeat_interleave(num_images // batch.count, dim=0)
-        images = self.source.draw(z, torch.from_numpy(label)).permute(0, 2, 3, 1).numpy()
+        images = self.source.generate(z, torch.from_numpy(label)).permute(0, 2, 3, 1).numpy()
         return images, label if self.source.conditional else None
 
     def latents(self, seed: int, count: int, truncation: float) -> torch.Tensor:
@@ -93,7 +93,7 @@ class LocalSampler:
 
 
 class ServerSampler:
-    """Draws from a server, which checks the request itself.
+    """Samples from a server, which checks the request itself.
 
     Classes are sent by name: a class that is named 2 need not have the index 2.
     """
@@ -112,8 +112,8 @@ class ServerSampler:
         """Name of a class for messages; the client knows only its index."""
         return f"number {label}"
 
-    def draw(self, batch: SampleBatch, truncation: float) -> tuple[Pixels, Labels | None]:
-        """Draws the images of a batch; see `Sampler.draw`."""
+    def sample(self, batch: SampleBatch, truncation: float) -> tuple[Pixels, Labels | None]:
+        """Samples the images of a batch; see `Sampler.sample`."""
         images, labels, _ = self._client.sample(
             digits=[cls for cls in batch.classes if isinstance(cls, int)] or None,
             labels=[cls for cls in batch.classes if isinstance(cls, str)] or None,
@@ -125,15 +125,15 @@ class ServerSampler:
         return images if images.ndim == 4 else images[..., None], None if (labels < 0).any() else labels
 
 
-def draw(request: SampleRequest, sampler: Sampler) -> SampleResult:
-    """Draws the images of a request.
+def sample_images(request: SampleRequest, sampler: Sampler) -> SampleResult:
+    """Samples the images of a request.
 
     Raises:
         SampleRequestError: the request names an unknown class, or any class of an unconditional generator.
     """
     sampler.check(request)
     batches = request.batches(sampler.count_classes() if request.per_class else 0)
-    replies = [sampler.draw(batch, request.truncation) for batch in batches]
+    replies = [sampler.sample(batch, request.truncation) for batch in batches]
     images = np.concatenate([images for images, _ in replies])
     labels = [label for _, label in replies if label is not None]
     columns = len(request.text) if request.text else min(len(images), _GRID_COLUMNS)

@@ -30,7 +30,7 @@ class Blank:
 
     latent_dim, conditional, class_names = 1, True, tuple("0123456789")
 
-    def draw(self, z: Tensor, label: Tensor) -> Tensor:
+    def generate(self, z: Tensor, label: Tensor) -> Tensor:
         return torch.zeros(len(z), 1, 28, 28, dtype=torch.uint8)
 
 
@@ -72,7 +72,7 @@ def test_generated_images_have_the_label_frequencies_of_the_real_ones(
     score_images = Evaluator.score_images
 
     def spy(self: Evaluator, images: Tensor, labels: Tensor | None, **options: Any) -> dict[str, Any]:
-        seen.append((labels, self.draw(Blank())[1]))
+        seen.append((labels, self.generate(Blank())[1]))
         return score_images(self, images, labels, **options)
 
     monkeypatch.setattr(Evaluator, "score_images", spy)

@@ -211,5 +211,5 @@ def test_an_export_draws_the_images_of_its_checkpoint(exported: Path, small_run:
     assert ours is not None
     assert theirs is not None
     z, label = torch.randn(300, theirs.latent_dim), torch.arange(300) % 10
-    difference = ours.draw(z, label).int() - theirs.draw(z, label).int()
+    difference = ours.generate(z, label).int() - theirs.generate(z, label).int()
     assert difference.abs().max() <= 1

@@ -13,9 +13,9 @@ from ganctl.exports.runtime import open_export
 from ganctl.serving.client.client import Client
 from ganctl.serving.errors import RemoteError
 from ganctl.serving.handler.service import Service
-from ganctl.training.sampling.rejection import LabelPredictor, draw_accepted
+from ganctl.training.sampling.rejection import LabelPredictor, sample_accepted
 from ganctl.training.sampling.request import SampleRequest
-from ganctl.training.sampling.samplers import LocalSampler, ServerSampler, draw
+from ganctl.training.sampling.samplers import LocalSampler, ServerSampler, sample_images
 from tests.unit.serving.small_export import seen_label, write_export
 
 # names as of a folder's classes: some look like numbers, none is its own
@@ -62,9 +62,9 @@ def drawer_of(folder: Path) -> LocalSampler:
 )
 def test_a_server_draws_what_its_export_draws_for_the_same_order(named: Path, order: SampleRequest) -> None:
     service = Service.load(named, {"backend": "onnx", "model_file": "generator.onnx"})
-    here = draw(order, drawer_of(named))
+    here = sample_images(order, drawer_of(named))
     with client_of(service) as client:
-        there = draw(order, ServerSampler(client))
+        there = sample_images(order, ServerSampler(client))
     assert here.labels is not None
     assert there.labels is not None
     assert there.labels.tolist() == here.labels.tolist()
@@ -74,7 +74,7 @@ def test_a_server_draws_what_its_export_draws_for_the_same_order(named: Path, or
 def test_a_class_that_the_server_does_not_know_is_told_with_those_it_knows(named: Path) -> None:
     service = Service.load(named, {"backend": "onnx", "model_file": "generator.onnx"})
     with client_of(service) as client, pytest.raises(RemoteError, match="must be one of 10, 2, leaf"):
-        draw(SampleRequest(labels=("moon",)), ServerSampler(client))
+        sample_images(SampleRequest(labels=("moon",)), ServerSampler(client))
 
 
 class Strict(LabelPredictor):
@@ -95,8 +95,8 @@ class Strict(LabelPredictor):
 def test_a_server_draws_verified_what_its_export_draws_verified(named: Path, order: SampleRequest) -> None:
     service = Service.load(named, {"backend": "onnx", "model_file": "generator.onnx"})
     with client_of(service) as client:
-        there = draw_accepted(order, ServerSampler(client), Strict())
-    here = draw_accepted(order, drawer_of(named), Strict())
+        there = sample_accepted(order, ServerSampler(client), Strict())
+    here = sample_accepted(order, drawer_of(named), Strict())
     assert here.total_drawn is not None
     assert here.total_drawn > len(here.images)
     assert there.total_drawn == here.total_drawn

@@ -149,11 +149,11 @@ def test_a_generator_is_asked_for_the_classes_that_the_real_images_have(evaluato
     class Blank:
         latent_dim, conditional, class_names = 2, True, tuple("0123456789")
 
-        def draw(self, z: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        def generate(self, z: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
             return torch.zeros(len(z), 1, 28, 28, dtype=torch.uint8)
 
     test = load_split(MNIST, "test")
-    labels = evaluator.draw(Blank())[1]
+    labels = evaluator.generate(Blank())[1]
     assert labels is not None
     assert labels.tolist() == test.labels[fixed_permutation(len(test))[:1000]].tolist()
 

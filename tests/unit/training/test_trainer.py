@@ -212,10 +212,10 @@ def test_allowed_changes_reach_the_optimizer(tmp_path: Path) -> None:
 
 
 def test_more_label_accuracy_is_better_without_saying_so() -> None:
-    from ganctl.training.config.schema import monitor_sign
+    from ganctl.training.callbacks.monitor import Monitor
 
     cases = [("fd", "auto"), ("label_accuracy", "auto"), ("fd", "max")]
-    assert [monitor_sign(*case) for case in cases] == [1, -1, -1]
+    assert [Monitor(*case).sign for case in cases] == [1, -1, -1]
 
 
 def test_an_unconditional_generator_cannot_be_watched_by_label_accuracy(tmp_path: Path) -> None:

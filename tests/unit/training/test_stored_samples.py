@@ -24,7 +24,7 @@ class Generated:
 
     latent_dim, conditional, class_names = 4, True, REAL.class_names
 
-    def draw(self, z: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    def generate(self, z: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(z), 3, 32, 32, dtype=torch.uint8)
 
 

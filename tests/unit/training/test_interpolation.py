@@ -70,9 +70,11 @@ def test_mixed_labels_draw_what_lies_between_and_pure_ones_what_they_always_draw
     assert source.can_mix_labels
     z, labels = torch.randn(6, source.latent_dim), torch.tensor([0, 9, 3, 3, 5, 1])
     before = {name: value.clone() for name, value in source.generator.state_dict().items()}
-    pure = source.draw_mixed(z, torch.eye(10)[labels])
-    assert torch.equal(pure, source.draw(z, labels))
-    between = source.draw_mixed(z[:1].expand(3, -1), torch.tensor([[1.0, 0], [0.5, 0.5], [0, 1]]) @ torch.eye(10)[:2])
+    pure = source.generate_mixed(z, torch.eye(10)[labels])
+    assert torch.equal(pure, source.generate(z, labels))
+    between = source.generate_mixed(
+        z[:1].expand(3, -1), torch.tensor([[1.0, 0], [0.5, 0.5], [0, 1]]) @ torch.eye(10)[:2]
+    )
     steps = between.float().diff(dim=0).flatten(1).norm(dim=1)
     assert steps.max() < (between[0].float() - between[2].float()).norm()
     assert all(torch.equal(value, before[name]) for name, value in source.generator.state_dict().items())

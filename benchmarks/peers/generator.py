@@ -24,7 +24,7 @@ class Generator:
         self._latent_dim = self._session.get_inputs()[0].shape[1]
         self._random = np.random.default_rng()
 
-    def draw(self, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def generate(self, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Generates an image for each label, int64 [N], in one pass: uint8 [N, H, W]."""
         z = self._random.standard_normal((len(labels), self._latent_dim), dtype=np.float32)
         (images,) = self._session.run(None, {"z": z, "label": labels})
