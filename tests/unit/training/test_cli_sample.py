@@ -95,7 +95,7 @@ def test_what_has_no_labels_is_not_verified_and_a_server_walks_nowhere(
     assert "--reject-misread: this generator is unconditional" in done.stderr
     done = ganctl("sample", "http://127.0.0.1:9", "--out", "a.gif")
     assert done.returncode == 2
-    assert "--out a.gif: a server draws no walks" in done.stderr
+    assert "--out a.gif: a server samples no walks" in done.stderr
     assert ganctl("sample", small_unconditional_run, "--out", "walk.gif", "--frames", 8).returncode == 0
     with Image.open(tmp_path / "walk.gif") as film:
         assert film.size == (112, 112)
