@@ -17,16 +17,16 @@ _announce = functools.partial(click.echo, err=True)
 
 def _out_option(default: str, text: str = "Folder for the results.") -> Callable[[Any], Any]:
     kind = PathParam(file_okay=False, path_type=Path)
-    return click.option("--out", default=Path(default), show_default=True, type=kind, help=text)
+    return click.option("--out", default=Path(default), type=kind, help=text)
 
 
 def _seconds_option(default: float, text: str) -> Callable[[Any], Any]:
-    return click.option("--seconds", default=default, show_default=True, type=click.FloatRange(min=0.1), help=text)
+    return click.option("--seconds", default=default, type=click.FloatRange(min=0.1), help=text)
 
 
 def _repetitions_option(default: int) -> Callable[[Any], Any]:
     text = "Repetitions of all, interleaved."
-    return click.option("--repetitions", default=default, show_default=True, type=click.IntRange(min=1), help=text)
+    return click.option("--repetitions", default=default, type=click.IntRange(min=1), help=text)
 
 
 @click.group()
@@ -58,12 +58,11 @@ def train(seconds: float, repetitions: int, growth: bool, out: Path, as_json: bo
 
 @bench.command()
 @_seconds_option(120.0, "Training time of each run.")
-@click.option("--draws", "seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Runs of each system.")
+@click.option("--draws", "seeds", default=3, type=click.IntRange(min=1), help="Runs of each system.")
 @click.option("--system", "names", multiple=True, metavar="NAME", help="Only this system; may be repeated.")
 @click.option(
     "--num-images",
     default=10_000,
-    show_default=True,
     type=click.IntRange(200, 10_000),
     help="Number of images to score.",
 )
@@ -109,9 +108,7 @@ def quality(seconds: float, seeds: int, names: tuple[str, ...], num_images: int,
 @click.option("--only", "names", multiple=True, metavar="NAME", help="Only this server; may be repeated.")
 @_seconds_option(3.0, "Length of each measurement.")
 @_repetitions_option(3)
-@click.option(
-    "--warm-up", default=8.0, show_default=True, type=click.FloatRange(min=0), help="Seconds of warm-up at each start."
-)
+@click.option("--warm-up", default=8.0, type=click.FloatRange(min=0), help="Seconds of warm-up at each start.")
 @click.option(
     "--into", type=PathParam(exists=True, dir_okay=False, path_type=Path), help="Markdown file for the table."
 )

@@ -9,8 +9,10 @@ import torch
 from ganctl.exports import manifest, parity
 from ganctl.exports.errors import ExportError
 from ganctl.exports.formats import FILES, get_format
+from ganctl.exports.formats.base import example_inputs
 from ganctl.exports.model_card import model_card
 from ganctl.files import new_folder, read_file, write_file
+from ganctl.manifest import NAME
 from ganctl.training.checkpoint.run_dir import CHECKPOINTS, find_checkpoint
 from ganctl.training.images.pictures import ENLARGEMENT, encode, tile, to_picture
 from ganctl.training.images.source import GeneratorSource, load_generator
@@ -46,7 +48,8 @@ def export(
     generator, checkpoint = load_generator(path)
     run_dir = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
     out = (out or run_dir / "export").resolve()
-    if out.exists() and not manifest.can_be_replaced(out):
+    export_files = {NAME, "card.md", "samples.png", *FILES.values()}
+    if out.exists() and not (out.is_dir() and {file.name for file in out.iterdir()} <= export_files):
         raise ExportError(f"--out {out}: found something else than an export, expected a new folder. Name another one")
     base = manifest.base_fields(generator, checkpoint)
     with new_folder(out) as folder:
@@ -62,7 +65,7 @@ def export(
         write_file(folder / "samples.png", _draw_samples(generator, base["class_names"]))
         fields = manifest.build(base, folder, checkpoint, differences)
         write_file(folder / "card.md", model_card(fields))
-        write_file(folder / manifest.NAME, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
+        write_file(folder / NAME, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
     return out
 
 
@@ -71,8 +74,7 @@ def _draw_samples(generator: Generator, class_names: Sequence[str]) -> bytes:
     classes = len(class_names)
     labels = torch.arange(classes).repeat(_STYLES)
     images_per_latent = classes if generator.conditional else 1
-    rng = torch.Generator().manual_seed(1)
-    z = torch.randn(len(labels) // images_per_latent, generator.latent_dim, generator=rng)
+    z, *_ = example_inputs(generator, len(labels) // images_per_latent, seed=1)
     z = z.repeat_interleave(images_per_latent, dim=0)
     images = GeneratorSource(generator, tuple(class_names)).generate(z, labels)
     return encode(to_picture(tile(images.numpy(), columns=classes), ENLARGEMENT), "png")

@@ -13,6 +13,7 @@ from ganctl.exports import manifest
 from ganctl.exports.errors import ExportError
 from ganctl.exports.formats import FILES, get_format
 from ganctl.files import read_file
+from ganctl.manifest import NAME
 from ganctl.training.checkpoint.stored_config import read_data_settings
 from ganctl.training.sampling.inspection import OpenedSource
 from ganctl.versions import written_by
@@ -52,7 +53,7 @@ def open_export(folder: Path) -> OpenedSource:
     source = ExportSource(folder, fields)
     facts = {"export": str(folder.resolve()), "artefact": source.artifact, "model_version": fields["model_version"]}
     stored = fields.get("data_settings")  # missing in older exports
-    data, errors = read_data_settings({"name": fields["data"]} | (stored if isinstance(stored, dict) else {}))
-    prefix = f"{folder / manifest.NAME}:{written_by(fields.get('ganctl_version'))}"
+    data, errors = read_data_settings({"name": fields.get("data")} | (stored if isinstance(stored, dict) else {}))
+    prefix = f"{folder / NAME}:{written_by(fields.get('ganctl_version'))}"
     fault = ExportError(f"{prefix} {' '.join(errors)}") if errors else None
     return OpenedSource(data, source, fault, facts=facts)

@@ -71,11 +71,8 @@ def _locked_folder(out: Path) -> Iterator[None]:
         except OSError as error:
             note(f"{out}: this file system has no locks ({error.strerror}). Run only one demo there.")
         for name in _OUTPUTS:
-            path = out / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            shutil.rmtree(out / name, ignore_errors=True)
+            (out / name).unlink(missing_ok=True)
         yield
 
 

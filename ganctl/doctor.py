@@ -4,7 +4,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from ganctl import import_path
 from ganctl.options import json_option
 from ganctl.serving.errors import ServerError
 from ganctl.serving.hosts.torchserve.java import find_java, java_version
+from ganctl.serving.hosts.torchserve.ports import reserve_ports
 from ganctl.serving.hosts.torchserve.private_folder import executable_folder
 from ganctl.streams import print_json
 
@@ -74,31 +74,24 @@ def _package(name: str, use: str) -> Finding:
 
 
 def _ports() -> Finding:
-    in_use = []
-    for port in range(8080, 8085):
-        try:
-            socket.create_server(("127.0.0.1", port)).close()
-        except OSError:
-            in_use.append(str(port))
-    found = f"{', '.join(in_use)} in use" if in_use else "8080 to 8084 are free"
-    advice = "`ganctl serve --port 0` uses free ports; `ss -ltnp` shows the processes that use these."
-    return Finding("ports", not in_use, found, advice)
+    try:
+        with reserve_ports("127.0.0.1", 8080):
+            return Finding("ports", True, "8080 to 8084 are free")
+    except ServerError as error:
+        return Finding("ports", False, "not all of 8080 to 8084 are free", str(error))
 
 
 def _temporary() -> Finding:
     """Checks the temporary folder, from which TorchServe's native library is loaded."""
     try:
         folder = Path(tempfile.gettempdir())
+        native_folder = executable_folder(folder)
     except OSError as error:
         return Finding("tmpdir", False, error.strerror or str(error), "Set TMPDIR to a writable folder.")
-    try:
-        native_folder = executable_folder(folder)
     except ServerError as error:
         return Finding("tmpdir", False, f"{folder}, mounted noexec", str(error))
-    if native_folder == folder:
-        return Finding("tmpdir", True, str(folder))
-    found = f"{folder}, mounted noexec: `ganctl serve` loads TorchServe's native library from {native_folder}"
-    return Finding("tmpdir", True, found)
+    noexec = f", mounted noexec: `ganctl serve` loads TorchServe's native library from {native_folder}"
+    return Finding("tmpdir", True, f"{folder}{noexec if native_folder != folder else ''}")
 
 
 def _disk(folder: Path) -> Finding:

@@ -32,7 +32,7 @@ def report(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, BrokenPipeError) and error.filename == "stdout":
         return 1  # the reader has closed the pipe
-    code, message = _exit_code_and_message(error)
+    code, message = exit_code_and_message(error)
     with suppress(OSError):  # if one stream fails, write the other one
         if isinstance(error, click.ClickException):
             error.show()
@@ -45,7 +45,8 @@ def report(error: BaseException) -> int:
     return code
 
 
-def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
+def exit_code_and_message(error: BaseException) -> tuple[int, str]:
+    """Returns the exit code and the message of an error; prints the traceback of a defect on stderr."""
     if isinstance(error, click.ClickException):
         return error.exit_code, error.format_message()
     if isinstance(error, click.Abort | KeyboardInterrupt):

@@ -30,7 +30,9 @@ def find_shadow(error: BaseException) -> str | None:
     """Returns a message if `error` comes from a module that shadows another one; None otherwise."""
     for name, file in _suspects(error):
         if (shadowed := _shadowed_file(name, file)) is not None:
-            return _message(name, file, shadowed)
+            folder = _folder(file)
+            remedy = f"take {folder} from PYTHONPATH" if folder in _pythonpath() else f"uninstall it from {folder}"
+            return f"the Python module {name}: found {file}, expected {shadowed}. Rename the first, or {remedy}."
     return None
 
 
@@ -97,15 +99,6 @@ def _current_folder() -> str:
         return os.getcwd()
     except FileNotFoundError:  # deleted
         return ""
-
-
-def _message(name: str, found: str, expected: str) -> str:
-    folder = _folder(found)
-    if folder not in _pythonpath():
-        hint = f"Rename or uninstall the first: {folder} comes first on Python's import path."
-    else:
-        hint = f"Rename the first, or take {folder} from PYTHONPATH."
-    return f"the Python module {name}: found {found}, expected {expected}. {hint}"
 
 
 def _folder(file: str) -> str:

@@ -2,9 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -70,9 +69,4 @@ class SourceParam(click.ParamType[str]):
         return expand_home(str(value))
 
 
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-
-
-def json_option(function: Decorated) -> Decorated:
-    """Adds the `--json` flag, which every command has."""
-    return click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")(function)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")

@@ -6,7 +6,9 @@ import socket
 
 from ganctl.serving.errors import HostError, ServerError
 
-_URL = re.compile(r"(?!unix:)[a-z][a-z0-9+.-]*://(\[.*?\]|[^/:]*)(:\d+)?(/.*)?", re.IGNORECASE)
+_URL = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*://)?(?P<address>\[.*?\]|[^/:]*)(?::(?P<port>\d*))?(?P<path>/.*)?", re.IGNORECASE
+)
 _REMEDY = "Give an address of this machine, such as 127.0.0.1 (this machine only) or 0.0.0.0 (every network)."
 
 
@@ -31,30 +33,23 @@ def resolve(host: str) -> str:
 
 def _syntax_error(host: str) -> str | None:
     """The message for a value that is not a host; None if it may be one."""
-    if not host.strip():
-        return f"found an empty text, expected an address. {_REMEDY}"
-    if (url := _URL.fullmatch(host)) is not None:
-        return f"found a URL, expected an address. Give --host {url[1]}{_port_flag(url[2])}."
-    if host.startswith("unix:") or "/" in host:
-        return f"found a path, expected an address, as the server listens on TCP only. {_REMEDY}"
-    if (pair := re.fullmatch(r"(\[.*\]|[^:]*)(:\d*)", host)) is not None:
-        return f"found a port after the address. Give --host {pair[1] or '0.0.0.0'}{_port_flag(pair[2])}."
+    if not host.strip() or host.startswith(("unix:", "/", "./", "../")):
+        return f"expected an address, as the server listens on TCP only. {_REMEDY}"
     if host.isascii() and host.isdigit():  # getaddrinfo takes 8080 for 0.0.31.144
-        return f"found a number, expected an address. Give --host 0.0.0.0 --port {host}."
-    if host == "*":
-        return "found no address; 0.0.0.0 means every network, and :: means the same with IPv6. Give --host 0.0.0.0."
-    return None
-
-
-def _port_flag(port: str | None) -> str:
-    return f" --port {port[1:]}" if port and port != ":" else ""
+        host = f":{host}"
+    url = _URL.fullmatch(host)
+    if url is None or not (url["scheme"] or url["port"] or url["path"] or host == "*"):
+        return None
+    found = "a URL" if url["scheme"] else "a port" if url["port"] else repr(host)
+    address = url["address"] if url["address"] not in ("", "*") else "0.0.0.0"
+    port = f" --port {url['port']}" if url["port"] else ""
+    return f"found {found}, expected an address. Give --host {address}{port}."
 
 
 def is_loopback(address: str) -> bool:
     """Return whether an IP address can be reached only from this machine."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return (mapped or ip).is_loopback
+    ip = ipaddress.ip_address(address)
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
 
 
 def connect_address(listen_address: str) -> str:

@@ -1,1 +1,1 @@
-"""A package, so that no other distribution's `tests` is taken for ours."""
+"""Makes `tests` a package, so that `import tests` never finds the tests of another distribution."""

@@ -1,6 +1,6 @@
-"""Runs `ganctl` in a process forked from one that has imported torch: a new process without the seconds of an import.
+"""Runs `ganctl` in a process that is forked from one that has imported torch, which saves seconds of imports.
 
-A test about the start of Python itself (import path, locale, limits) starts `python -m ganctl` instead.
+A test about the start of Python (import path, locale, limits) runs `python -m ganctl` instead.
 """
 
 import gc
@@ -23,7 +23,7 @@ PRELOADED = (
 
 
 class ForkServer:
-    """Forks one command at a time from a process that the first command starts."""
+    """Runs one command at a time, forked from a server process; the first command starts that process."""
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[str] | None = None
@@ -31,9 +31,9 @@ class ForkServer:
     def run(
         self, words: Sequence[str], cwd: Path, env: Mapping[str, str], timeout: float
     ) -> "subprocess.CompletedProcess[str]":
-        """Runs `ganctl WORDS…` as `subprocess.run` does with its streams captured."""
+        """Runs `ganctl WORDS…`, like `subprocess.run` with `capture_output=True`."""
         if self._server is None:
-            # -P keeps the folder of this file, with its http.py, out of the import path
+            # -P: tests/http.py must not shadow the standard library's http
             command = [sys.executable, "-P", __file__]
             self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         requests, replies = self._server.stdin, self._server.stdout
@@ -43,36 +43,36 @@ class ForkServer:
             streams = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (stdout, stderr)]
             print(json.dumps([words, str(cwd), dict(env), streams]), file=requests, flush=True)
             pid = int(replies.readline())
-            ended, _, _ = select.select([replies], [], [], timeout)
-            if not ended:
+            readable, _, _ = select.select([replies], [], [], timeout)
+            if not readable:
                 os.kill(pid, signal.SIGKILL)
             code = int(replies.readline())
-            if not ended:
+            if not readable:
                 raise subprocess.TimeoutExpired(["ganctl", *words], timeout)
             return subprocess.CompletedProcess(["ganctl", *words], code, stdout.read(), stderr.read())
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the server process."""
         if self._server is not None:
             self._server.communicate()
 
 
 def _serve() -> None:
-    """Forks a command for each line of stdin; prints its process id and, after its end, its exit code."""
+    """Forks a command for each line of stdin; prints its process id and, when it ends, its exit code."""
     for name in PRELOADED:
         importlib.import_module(name)
-    gc.freeze()  # or each command would collect the modules at its exit, in half a second
+    gc.freeze()  # without it, each command spends half a second at exit on collecting the modules
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
-            _become_ganctl(*json.loads(line))
+            _run_ganctl(*json.loads(line))
         print(pid, flush=True)
         _, status = os.waitpid(pid, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-def _become_ganctl(words: list[str], cwd: str, env: dict[str, str], streams: list[str]) -> None:
-    """Ends this process with the exit code of `ganctl WORDS…`, by SystemExit."""
+def _run_ganctl(words: list[str], cwd: str, env: dict[str, str], streams: list[str]) -> None:
+    """Runs `ganctl WORDS…` in this process, which then ends by SystemExit with its exit code."""
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)

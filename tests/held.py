@@ -1,7 +1,7 @@
-"""Holds a training or an export in another process at a known place, until the test lets it go on or a signal arrives.
+"""Pauses a training or an export in another process at a known place, until the test releases it or a signal arrives.
 
-A test that stops or kills a command does it while the command is held: it is surely not over yet, however fast it is,
-and the place is always the same one.
+A test that stops or kills a command does it while the command is held. The command cannot end too early, however fast
+it is, and the place is always the same.
 """
 
 import os
@@ -23,7 +23,7 @@ from ganctl.training.models.base import ImageShape
 from ganctl.training.models.conv import ConvGenerator
 from tests.waiting import PATIENCE, wait_for
 
-ROOT = str(Path(__file__).parents[1])  # to find this module in the process that is to be held
+ROOT = str(Path(__file__).parents[1])  # PYTHONPATH of the held process, so that it can import this module
 CALLBACK = ("--callback", f"{__name__}:Held")
 GENERATOR = f"model.generator='{__name__}:HeldGenerator'"
 EXPORT = "the writing of TorchScript"
@@ -31,8 +31,11 @@ _FOLDER, _PLACE = "HELD_FOLDER", "HELD_AT"
 
 
 class Hold:
-    """The test's side, in a folder that it makes. With the words CALLBACK a training is held at the end of `step` or in
-    its evaluation; an export of a run with the setting GENERATOR at EXPORT."""
+    """The test's side of a hold: creates a folder, and synchronizes with the held process through files in it.
+
+    A training with the arguments CALLBACK is held at the end of `step`, or in the evaluation of `step`. An export of a
+    run with the setting GENERATOR is held if `step` is EXPORT.
+    """
 
     def __init__(self, folder: Path, step: int | str, *, evaluation: bool = False) -> None:
         self._folder, self._place = folder, _place(step, evaluation)
@@ -40,25 +43,25 @@ class Hold:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables for the process that is to be held."""
+        """Environment variables for the held process."""
         return {_FOLDER: str(self._folder), _PLACE: self._place, "PYTHONPATH": ROOT}
 
     @property
     def reached(self) -> bool:
-        """Whether the run is held, or has been."""
+        """Whether the process has reached the place."""
         return (self._folder / "held").exists()
 
     def wait(self, process: Any = None) -> None:
-        """Returns once the run is held."""
-        wait_for(lambda: self.reached, f"the run is held in {self._place}", process=process)
+        """Waits until the process is held; `process` must not end before."""
+        wait_for(lambda: self.reached, f"the process is held in {self._place}", process=process)
 
     def release(self) -> None:
-        """Lets it go on, and holds it no more."""
+        """Lets the process continue; it is not held again."""
         (self._folder / "released").touch()
 
 
 class Held(Callback):
-    """Holds the first rank of a run. Without the variables it does nothing."""
+    """Holds rank 0 of a training. Does nothing without the environment variables."""
 
     def on_step(self, run: Run) -> None:
         _hold(_place(run.step, False))
@@ -69,14 +72,14 @@ class Held(Callback):
 
 
 class HeldGenerator(ConvGenerator):
-    """The generator `conv`, held while it is written as TorchScript."""
+    """The generator `conv`; holds an export while it traces the generator for TorchScript."""
 
     def __init__(self, settings: ModelSettings, shape: ImageShape, classes: int | None) -> None:
         super().__init__(settings.latent_dim, classes, shape, settings.base_channels)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        # as torch.jit.is_tracing, which has no types
-        if torch._C._get_tracing_state() is not None:  # noqa: SLF001 - torch's
+        # the same as torch.jit.is_tracing(), which is untyped
+        if torch._C._get_tracing_state() is not None:  # noqa: SLF001 - torch has no public typed function
             _hold(EXPORT)
         return super().forward(z, label)
 
@@ -92,16 +95,16 @@ def _hold(place: str) -> None:
     received: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
 
-    def noticed(handler: Any) -> Callable[[int, FrameType | None], None]:
-        def notice(number: int, frame: FrameType | None) -> None:
+    def recording(handler: Any) -> Callable[[int, FrameType | None], None]:
+        def record(number: int, frame: FrameType | None) -> None:
             received.append(number)
             handler(number, frame)
 
-        return notice
+        return record
 
     for number, handler in before.items():
         if callable(handler):
-            signal.signal(number, noticed(handler))
+            signal.signal(number, recording(handler))
     try:
         (folder / "held").touch()
         deadline = time.monotonic() + PATIENCE

@@ -1,4 +1,4 @@
-"""HTTP to the tests' own servers: the environment's proxies are not asked, and the timeout only bounds a hang."""
+"""HTTP requests to the servers of the tests: without proxies, and with a timeout that only limits a hang."""
 
 import functools
 

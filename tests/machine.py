@@ -1,4 +1,4 @@
-"""What the machine that runs the tests can do; what depends on it skips itself, with the reason."""
+"""Detects features of this machine and its kernel. Tests that need a missing feature are skipped."""
 
 import ctypes
 import functools
@@ -14,12 +14,12 @@ _PIDFD_GETFD = 438  # the same number on every architecture
 
 @functools.cache
 def may_copy_sockets() -> bool:
-    """Whether a process may have a copy of another's sockets: containers forbid it where they forbid to trace."""
+    """Returns whether a process may copy the sockets of another one; containers that forbid tracing forbid it too."""
     if sys.platform != "linux":
         return False
     own = os.pidfd_open(os.getpid())
-    with socket.socket() as some:
-        copied: int = ctypes.CDLL(None).syscall(_PIDFD_GETFD, own, some.fileno(), 0)
+    with socket.socket() as sock:
+        copied: int = ctypes.CDLL(None).syscall(_PIDFD_GETFD, own, sock.fileno(), 0)
     os.close(own)
     if copied >= 0:
         os.close(copied)
@@ -27,20 +27,20 @@ def may_copy_sockets() -> bool:
 
 
 def large_pages_given(size: int) -> int:
-    """How many bytes of a block of `size` the kernel backs with large pages now, where they are asked for."""
+    """Allocates `size` bytes with MADV_HUGEPAGE, and returns how many of them the kernel backs with huge pages."""
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return 0
-    before = _anonymous_large_pages()
+    before = _huge_page_bytes()
     with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as block:
         try:
             block.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # a kernel without them
+        except OSError:  # this kernel has no huge pages
             return 0
-        for place in range(0, size, mmap.PAGESIZE):
-            block[place] = 1
-        return _anonymous_large_pages() - before
+        for offset in range(0, size, mmap.PAGESIZE):
+            block[offset] = 1
+        return _huge_page_bytes() - before
 
 
-def _anonymous_large_pages() -> int:
+def _huge_page_bytes() -> int:
     (kilobytes,) = re.findall(r"AnonHugePages: +(\d+) kB", Path("/proc/self/smaps_rollup").read_text())
     return 1024 * int(kilobytes)

@@ -1,4 +1,7 @@
-"""A file system that refuses: a library, loaded before libc, that fails or holds one kind of call on chosen paths."""
+"""Simulates file system errors with a library that is preloaded before libc.
+
+The library makes one kind of system call on chosen paths fail, or holds it.
+"""
 
 import os
 import shutil
@@ -28,7 +31,7 @@ static int is_refused(const char *call, const char *path) {
     const char *calls = getenv("REFUSE_CALL"), *part = getenv("REFUSE_PATH"), *held = getenv("REFUSE_HELD");
     if (!calls || !part || strcmp(calls, call) || !path || !strstr(path, part)) return 0;
     if (seen++ < atoi(getenv("REFUSE_AFTER"))) return 0;
-    if (held) { /* once, until the file is deleted; a signal that has come is then handled */
+    if (held) { /* once, until the file is deleted; EINTR then lets Python handle a pending signal */
         if (seen > atoi(getenv("REFUSE_AFTER")) + 1) return 0;
         NEXT(close)(NEXT(open)(held, O_CREAT | O_WRONLY, 0600));
         while (access(held, F_OK) == 0) nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
@@ -87,7 +90,7 @@ int open64(const char *path, int flags, ...) {
 
 
 def build(folder: Path) -> Path:
-    """The library, built in `folder`; skips the test where that is impossible."""
+    """Compiles the library in `folder`, and returns its path; skips the test if this is not possible."""
     compiler = shutil.which("cc")
     if sys.platform != "linux" or compiler is None:
         pytest.skip("needs Linux and a C compiler (cc)")
@@ -96,19 +99,24 @@ def build(folder: Path) -> Path:
     command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        pytest.skip(f"cc builds no library here: {done.stderr[:200]}")
+        pytest.skip(f"cc cannot build the library: {done.stderr[:200]}")
     return library
 
 
 def refuse(library: Path, call: str, path: object, number: int, *, after: int = 0) -> dict[str, str]:
-    """The environment of a process whose `call` fails with an errno, but for the first `after` ones.
+    """Returns the environment of a process in which a system call fails.
 
-    call: write, read, fsync, close, rename, link, mkdir or open. path: a part of the paths (of a rename, the new name).
+    Args:
+        library: result of `build`.
+        call: write, read, fsync, close, rename, link, mkdir or open.
+        path: the call fails if its path contains this text (rename: the new path).
+        number: errno of the failure.
+        after: number of such calls that succeed first.
     """
-    chosen = {"REFUSE_CALL": call, "REFUSE_PATH": str(path), "REFUSE_ERRNO": str(number), "REFUSE_AFTER": str(after)}
-    return {**os.environ, "LD_PRELOAD": str(library), **chosen}
+    variables = {"REFUSE_CALL": call, "REFUSE_PATH": str(path), "REFUSE_ERRNO": str(number), "REFUSE_AFTER": str(after)}
+    return {**os.environ, "LD_PRELOAD": str(library), **variables}
 
 
 def hold(library: Path, call: str, path: object, held: Path, *, after: int = 0) -> dict[str, str]:
-    """The environment of a process that makes the file `held` in such a `call`, and waits there until it is deleted."""
+    """Returns the environment of a process that creates the file `held` in a call, and waits there for its deletion."""
     return refuse(library, call, path, 0, after=after) | {"REFUSE_HELD": str(held)}

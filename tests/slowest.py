@@ -1,4 +1,4 @@
-"""Writes a table of the slowest tests and test files of a run."""
+"""Writes tables of the slowest tests and test files of a test run."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ _ROWS = 20
 
 
 class SlowestTable:
-    """A plugin that sums the seconds of each test, with its set-up and tear-down."""
+    """A pytest plugin that sums the duration of each test, with setup and teardown."""
 
     def __init__(self, target: Path) -> None:
         self._target, self._seconds = target, defaultdict[str, float](float)

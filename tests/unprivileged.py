@@ -1,4 +1,4 @@
-"""The command line as a user that the system does not list, for tests that root runs."""
+"""Runs the command line as a user without an entry in the user database, in tests that root runs."""
 
 import os
 import shutil
@@ -14,10 +14,10 @@ _NOT_COPIED = shutil.ignore_patterns("test", "tests", "site-packages", "idlelib"
 
 
 @dataclass(frozen=True)
-class Stranger:
-    """Runs `ganctl` as a user without a name and, unless the environment names one, without a home.
+class UnlistedUser:
+    """Runs `ganctl` as a user without a name and, unless `variables` set HOME, without a home folder.
 
-    `folder` belongs to that user and is reachable; most folders of pytest are not.
+    The user owns `folder` and can reach it; most folders of pytest are closed to other users.
     """
 
     folder: Path
@@ -25,26 +25,26 @@ class Stranger:
     libraries: Path
 
     def environment(self, **variables: str) -> dict[str, str]:
-        """PATH and what the interpreter needs, with `variables`; no HOME, no XDG_CACHE_HOME."""
+        """Returns `variables`, PATH and the variables that the interpreter needs; no HOME and no XDG_CACHE_HOME."""
         needed = {"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": str(self.libraries), "OMP_NUM_THREADS": "1"}
         return {**needed, **variables}
 
     def run(self, *words: object, **variables: str) -> "subprocess.CompletedProcess[str]":
-        """`ganctl WORDS…` in `folder`."""
+        """Runs `ganctl WORDS…` in `folder`."""
         return self.run_python("-m", "ganctl", *words, **variables)
 
     def run_python(self, *words: object, **variables: str) -> "subprocess.CompletedProcess[str]":
-        """`python WORDS…` in `folder`."""
+        """Runs `python WORDS…` in `folder`."""
         return subprocess.run(
             [str(self.python), *map(str, words)], cwd=self.folder, env=self.environment(**variables),
             user=UID, group=UID, extra_groups=[], capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
 
 
-def stranger_in(folder: Path) -> Stranger | str:
-    """A stranger with a home of its own below `folder`; or the reason why there can be none here.
+def create_unlisted_user(folder: Path) -> UnlistedUser | str:
+    """Returns a user with a folder below `folder`, or the reason why this machine does not allow it.
 
-    Where other users cannot reach the interpreter (one below /root), a copy of its standard library is made.
+    If other users cannot read the interpreter (for example, below /root), it is copied with its standard library.
     """
     if os.name != "posix" or os.geteuid() != 0:
         return "only root can run a command as another user"
@@ -52,26 +52,26 @@ def stranger_in(folder: Path) -> Stranger | str:
     own = folder / "work"
     own.mkdir()
     os.chown(own, UID, UID)
-    found = Stranger(own, Path(sys.executable), Path(sys.base_prefix) / "lib")
-    if _works(found):
-        return found
-    copied = Stranger(own, _copy_interpreter(folder), folder / "base" / "lib")
+    user = UnlistedUser(own, Path(sys.executable), Path(sys.base_prefix) / "lib")
+    if _works(user):
+        return user
+    copied = UnlistedUser(own, _copy_interpreter(folder), folder / "base" / "lib")
     return copied if _works(copied) else "other users cannot read the packages that this interpreter uses"
 
 
-def _works(stranger: Stranger) -> bool:
+def _works(user: UnlistedUser) -> bool:
     try:
-        return stranger.run_python("-c", "import click, ganctl, torch").returncode == 0
+        return user.run_python("-c", "import click, ganctl, torch").returncode == 0
     except PermissionError:
         return False
 
 
 def _copy_interpreter(folder: Path) -> Path:
-    """A virtual environment with a copied base and the packages of this one."""
+    """Copies the base interpreter into a virtual environment with the packages of this one; returns its `python`."""
     name, source = f"python3.{sys.version_info.minor}", Path(sys.base_prefix)
     base, venv = folder / "base", folder / "venv"
-    for each in ("bin", "lib"):
-        (base / each).mkdir(parents=True)
+    for subfolder in ("bin", "lib"):
+        (base / subfolder).mkdir(parents=True)
     shutil.copy2(source / "bin" / name, base / "bin" / name)
     for library in (source / "lib").glob("libpython*"):
         shutil.copy2(library, base / "lib" / library.name)

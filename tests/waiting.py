@@ -1,6 +1,6 @@
-"""How tests wait for other processes and threads: for a condition or an event, never for a time.
+"""Waits for other processes and threads: for a condition or an event, never for a fixed time.
 
-PATIENCE only bounds a hang. No test passes or fails by how much of it is used.
+PATIENCE only limits a hang; no test measures it.
 """
 
 import subprocess
@@ -11,19 +11,27 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 PATIENCE = 600.0  # seconds
-_LOOK_EVERY = 0.01  # seconds
+_POLL_INTERVAL = 0.01  # seconds
 
 
 def wait_for(
-    condition: Callable[[], T], what: str, *, process: "subprocess.Popen[Any] | None" = None, patience: float = PATIENCE
+    condition: Callable[[], T],
+    description: str,
+    *,
+    process: "subprocess.Popen[Any] | None" = None,
+    patience: float = PATIENCE,
 ) -> T:
-    """Returns what `condition` gives once that is true; `what` names it in the message of a failure.
+    """Polls until the result of `condition` is true, and returns it.
 
-    process: one that must not end meanwhile, as the condition could then never come true.
+    Args:
+        condition: called repeatedly.
+        description: names the condition in the message of a failure.
+        process: must not end before the condition is true.
+        patience: seconds until the wait fails.
     """
     deadline = time.monotonic() + patience
-    while not (found := condition()):
-        assert process is None or process.poll() is None, (what, process.communicate())
-        assert time.monotonic() < deadline, f"waited {patience:g} s in vain: {what}"
-        time.sleep(_LOOK_EVERY)
-    return found
+    while not (result := condition()):
+        assert process is None or process.poll() is None, (description, process.communicate())
+        assert time.monotonic() < deadline, f"not true after {patience:g} s: {description}"
+        time.sleep(_POLL_INTERVAL)
+    return result

@@ -3,7 +3,7 @@
 TrainingError (1)
 ├── RankLostError (1)    another rank ended
 ├── FolderInUse (2)      a run folder that holds another run or other files, or in which another process trains
-├── ConfigError (3)      a setting, a preset or a config file; one error holds all faults of a configuration
+├── ConfigError (3)      a setting, a preset or a config file; one exception holds all errors of a configuration
 ├── DataError (4)        a data set that is absent, truncated, damaged or of another format
 └── CheckpointError (4)  a checkpoint or run that is absent, damaged or of another experiment
     └── VersionError (4) a checkpoint of another ganctl version with unknown content
@@ -40,14 +40,14 @@ class FolderInUse(TrainingError):
 
 
 class ConfigError(TrainingError, ValueError):
-    """One or more faults of a configuration; each names its setting and its source."""
+    """One or more errors of a configuration; each names its setting and its source."""
 
     exit_code = 3
 
-    def __init__(self, faults: Sequence[str]) -> None:
-        self.faults = tuple(faults)
-        head = "the settings have a fault" if len(faults) == 1 else f"the settings have {len(faults)} faults"
-        super().__init__(f"{head}:" + "".join(f"\n  - {fault}" for fault in faults))
+    def __init__(self, errors: Sequence[str]) -> None:
+        self.errors = tuple(errors)
+        head = "the settings have an error" if len(errors) == 1 else f"the settings have {len(errors)} errors"
+        super().__init__(f"{head}:" + "".join(f"\n  - {error}" for error in errors))
 
 
 class DataError(TrainingError, ValueError):
@@ -66,17 +66,23 @@ class VersionError(CheckpointError):
     """Checkpoint with content that this version of ganctl does not understand."""
 
     def __init__(
-        self, path: Path, version: str | None, faults: Sequence[str], *, alternative: str = "train again"
+        self, path: Path, version: str | None, errors: Sequence[str], *, alternative: str = "train again"
     ) -> None:
         """Builds the message.
 
         Args:
             path: the checkpoint.
             version: the ganctl version that wrote it; None if the file names no version.
-            faults: the parts that are not understood.
+            errors: the parts that are not understood.
             alternative: a remedy besides the other version.
         """
-        listed = f" {faults[0]} " if len(faults) == 1 else "".join(f"\n  - {fault}" for fault in faults) + "\n"
+        listed = f" {errors[0]} " if len(errors) == 1 else "".join(f"\n  - {error}" for error in errors) + "\n"
         writer = "the ganctl that wrote it" if version is None else f"ganctl {version}"
         choice = f"Use {writer}" if version != __version__ else "Use another checkpoint"
         super().__init__(f"{path}:{written_by(version)}{listed}{choice}, or {alternative}.")
+
+
+def divergence_error(finding: str, step: int) -> TrainingError:
+    """Returns the error of a run in which a number became NaN or inf."""
+    remedy = "Lower optimizer.lr, or raise loss.r1 and loss.r2"
+    return TrainingError(f"{finding} at step {step}. The checkpoint before stays the last one. {remedy}.")

@@ -115,7 +115,7 @@ def read_trials(path: Path, *, seeds: int, duration: str | None, num_images: int
         try:
             trial.settings()
         except ConfigError as error:
-            errors += [f"{trial.name}: {fault}" for fault in error.faults]
+            errors += [f"{trial.name}: {fault}" for fault in error.errors]
     if errors:  # report all of them before anything is trained
         raise BenchUsageError(f"{path}: found invalid settings:" + "".join(f"\n  - {error}" for error in errors))
     return trials
@@ -207,12 +207,10 @@ def _cell(aggregate: Callable[[list[float]], float], values: Sequence[float | No
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--images", type=click.IntRange(min=1), help="Duration of each trial, in images.")
 @click.option("--seconds", type=click.FloatRange(min=1), help="Duration of each trial, in seconds.")
-@click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1))
-@click.option("--jobs", default=2, show_default=True, type=click.IntRange(min=1), help="Number of trials at a time.")
-@click.option(
-    "--num-images", default=5000, show_default=True, type=click.IntRange(200, 5000), help="Number of images to score."
-)
-@click.option("--log", default=Path("search.jsonl"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--seeds", default=1, type=click.IntRange(min=1))
+@click.option("--jobs", default=2, type=click.IntRange(min=1), help="Number of trials at a time.")
+@click.option("--num-images", default=5000, type=click.IntRange(200, 5000), help="Number of images to score.")
+@click.option("--log", default=Path("search.jsonl"), type=click.Path(path_type=Path))
 def main(
     file: Path, images: int | None, seconds: float | None, seeds: int, jobs: int, num_images: int, log: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""NumPy code that training and the archive's handler share; it imports only NumPy and the standard library.
+"""Code that training, exports and the archive's handler share; it imports only NumPy and the standard library.
 
 `serving/handler/common` is a link to this folder, and an archive packs the folder with the handler.
 """

@@ -61,8 +61,10 @@ def read_archive(mar: Path, sha256: str | None = None) -> tuple[dict[str, bytes]
         ) from error
 
 
-def check_and_copy(mar: Path, into: Path, sha256: str | None = None) -> None:
+def check_and_copy(mar: Path, into: Path, sha256: str | None = None) -> dict[str, bytes]:
     """Verify the archive `mar` and write its members into a new archive, `into`. Serve only the new one.
+
+    Returns the contents of the members by name.
 
     Nobody can exchange the copy after the verification. It also removes hidden members: TorchServe unpacks a zip file
     from the front by its local headers, while Python reads the directory at the end.
@@ -74,6 +76,7 @@ def check_and_copy(mar: Path, into: Path, sha256: str | None = None) -> None:
     with add_path_to_errors(into), zipfile.ZipFile(into, "x") as copy:
         for name, content in members.items():
             copy.writestr(name, content)
+    return members
 
 
 def _read_members(archive: zipfile.ZipFile, mar: Path) -> dict[str, bytes]:
@@ -94,10 +97,8 @@ def _read_members(archive: zipfile.ZipFile, mar: Path) -> dict[str, bytes]:
     if not isinstance(recorded, dict):
         raise PackageError(f"{mar}: its {DIGESTS} is not a JSON object. Package the export again.")
     for name in sorted(recorded.keys() | found.keys()):
-        if name not in found:
-            raise PackageError(f"{mar}: lacks {name}, which was packed into it. Package the export again.")
-        if recorded.get(name) != found[name]:
-            raise PackageError(f"{mar}: {name} in it is not the file that was packed. Package the export again.")
+        if recorded.get(name) != found.get(name):
+            raise PackageError(f"{mar}: {name} is missing, or is not the file that was packed. Package again.")
     return members
 
 

@@ -17,11 +17,11 @@ from typing import Any, Literal
 import yaml
 
 from ganctl import __version__
-from ganctl.files import read_file, sha256_of, write_file
+from ganctl.files import read_file, write_file
+from ganctl.manifest import NAME, parse_manifest, read_manifest
 from ganctl.serving.archive.integrity import DIGESTS, digest_list, read_archive
 from ganctl.serving.errors import PackageError
-from ganctl.serving.handler.model import Limits, Model
-from ganctl.versions import written_by
+from ganctl.serving.handler.model import Limits
 
 MODEL_NAME = "digits"
 
@@ -84,17 +84,7 @@ def read_export(export_dir: Path) -> dict[str, Any]:
     Raises:
         PackageError: the manifest is missing or invalid, or a file is missing or damaged.
     """
-    path = export_dir / "manifest.json"
-    if not path.is_file():
-        raise PackageError(f"{export_dir}: found no manifest.json, expected a folder that `ganctl export` wrote.")
-    manifest = _parse_manifest(read_file(path), str(path))
-    for name, entry in manifest["files"].items():
-        file = export_dir / name
-        if not file.is_file():
-            raise PackageError(f"{file}: is missing, though manifest.json lists it. Export again.")
-        if sha256_of(file) != entry["sha256"]:
-            raise PackageError(f"{file}: is damaged: its SHA-256 differs from manifest.json. Export again.")
-    return manifest
+    return read_manifest(export_dir, PackageError)
 
 
 def describe_archive(mar: Path) -> dict[str, Any]:
@@ -104,8 +94,18 @@ def describe_archive(mar: Path) -> dict[str, Any]:
         PackageError: the archive is absent, damaged, or not made by `ganctl package`.
     """
     members, sha256 = read_archive(mar)
+    facts = {"kind": "archive", "path": str(mar.absolute()), "bytes": mar.stat().st_size, "sha256": sha256}
+    return facts | describe_members(members, mar)
+
+
+def describe_members(members: Mapping[str, bytes], mar: Path) -> dict[str, Any]:
+    """Return what the verified members of the archive `mar` say about its model.
+
+    Raises:
+        PackageError: as for `describe_archive`.
+    """
     try:
-        manifest = _parse_manifest(members["manifest.json"], f"{mar}, manifest.json")
+        manifest = parse_manifest(members[NAME], f"{mar}, {NAME}", PackageError)
         config = _parse_config(members[_CONFIG_NAME])
         backend, model_file = config["handler"]["backend"], config["handler"]["model_file"]
         digest = hashlib.sha256(members[model_file]).hexdigest()
@@ -113,44 +113,14 @@ def describe_archive(mar: Path) -> dict[str, Any]:
         raise PackageError(f"{mar}: is not an archive of `ganctl package` ({error}). Package again.") from error
     if digest != manifest["files"].get(model_file, {}).get("sha256"):
         raise PackageError(f"{mar}: {model_file} in it is not the file that its manifest describes. Package again.")
-    return {
-        "kind": "archive",
-        "path": str(mar.absolute()),
-        "model_name": MODEL_NAME,
-        "backend": backend,
-        "model_file": model_file,
-        "bytes": mar.stat().st_size,
-        "sha256": sha256,
-        **{key: manifest.get(key) for key in _DESCRIPTION},
-        "config": config,
-    }
-
-
-def _parse_manifest(data: bytes, source: str) -> dict[str, Any]:
-    """Parse and check a manifest; `source` names it in messages."""
-    manifest: dict[str, Any] = {"ganctl_version": __version__}  # until it is parsed
-    try:
-        manifest = json.loads(data)
-        Model.from_manifest(manifest)
-        files = manifest.get("files")
-        if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
-            raise ValueError("files: must give sha256 for each file name")
-    except ValueError as error:
-        version = manifest.get("ganctl_version") if isinstance(manifest, dict) else __version__
-        raise PackageError(f"{source}:{written_by(version)} {error}. Export again.") from error
-    return manifest
+    described = {key: manifest.get(key) for key in _DESCRIPTION}
+    return {"model_name": MODEL_NAME, "backend": backend, "model_file": model_file, **described, "config": config}
 
 
 def _parse_config(text: bytes) -> Any:
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
         raise ValueError(f"{_CONFIG_NAME} contains YAML aliases")  # a few nested aliases can expand to gigabytes
     return yaml.safe_load(text)
-
-
-def _is_entry(name: str, entry: object) -> bool:
-    """Return whether an entry of the manifest's `files` is valid."""
-    is_plain = Path(name).name == name  # a name with a folder could point anywhere
-    return is_plain and isinstance(entry, dict) and isinstance(entry.get("sha256"), str)
 
 
 def _members(export_dir: Path, backend: BackendName) -> dict[str, bytes]:
@@ -169,7 +139,7 @@ def _members(export_dir: Path, backend: BackendName) -> dict[str, bytes]:
         "MAR-INF/MANIFEST.json": json.dumps(torchserve_manifest, indent=2).encode(),
         _CONFIG_NAME: (_CONFIG + "".join(lines)).encode(),
         _ENTRY_NAME: _ENTRY.encode(),
-        "manifest.json": read_file(export_dir / "manifest.json"),
+        NAME: read_file(export_dir / NAME),
         model_file: read_file(export_dir / model_file),
         **{
             f"ganctl_handler/{path.relative_to(_HANDLER).as_posix()}": read_file(path)

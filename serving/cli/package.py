@@ -11,7 +11,7 @@ from ganctl.streams import print_json
 
 @click.command()
 @click.argument("export_dir", type=PathParam(path_type=Path))
-@click.option("--backend", type=click.Choice(["onnx", "torchscript"]), default="onnx", show_default=True)
+@click.option("--backend", type=click.Choice(["onnx", "torchscript"]), default="onnx")
 @click.option("--out", type=PathParam(path_type=Path), help="Folder for digits.mar.  [default: the export's parent]")
 @json_option
 def package(export_dir: Path, backend: Literal["onnx", "torchscript"], out: Path | None, as_json: bool) -> None:

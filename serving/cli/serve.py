@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from ganctl.options import PRETRAINED, PathParam, SourceParam, json_option
-from ganctl.signals import termination_signals
-from ganctl.streams import print_json
+from ganctl.signals import Terminated, termination_signals
+from ganctl.streams import note, print_json
 
 if TYPE_CHECKING:
     from ganctl.serving.archive.mar import BackendName
@@ -45,15 +45,15 @@ _sha256_option = click.option(
 
 @click.command()
 @click.argument("source", type=SourceParam(), default=PRETRAINED)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
-@click.option("--port", type=click.IntRange(0, 65531), default=8080, show_default=True, help="0 chooses free ports.")
-@click.option("--workers", callback=_workers, default="auto", show_default=True, help="Number of worker processes.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 for all.")
+@click.option("--port", type=click.IntRange(0, 65531), default=8080, help="0 chooses free ports.")
+@click.option("--workers", callback=_workers, default="auto", help="Number of worker processes.")
 @click.option("--auth", type=click.Choice(["token", "none"]), help="[default: none on loopback, token elsewhere]")
-@click.option("--page/--no-page", default=True, show_default=True, help="Show a page to browsers.")
+@click.option("--page/--no-page", default=True, help="Show a page to browsers.")
 @_backend_option
 @_sha256_option
 @click.option("--access-log", metavar="DIR", type=PathParam(file_okay=False), help="Log each request there, as JSON.")
-@click.option("--drain-seconds", type=click.FloatRange(min=0), default=10.0, show_default=True, help=_DRAIN)
+@click.option("--drain-seconds", type=click.FloatRange(min=0), default=10.0, help=_DRAIN)
 @json_option
 def serve(
     source: str,
@@ -83,25 +83,21 @@ def serve(
 
     address, temporary = resolve(host), Path(tempfile.gettempdir())
     if (native_folder := executable_folder(temporary)) != temporary:
-        note = f"{temporary} is mounted noexec: TorchServe's native library is loaded from {native_folder}."
-        click.echo(note, err=True)
-
-    class Stopped(BaseException):
-        """A signal arrived. Not an Exception, so that no handler for failures catches it."""
+        note(f"{temporary} is mounted noexec: TorchServe's native library is loaded from {native_folder}.")
 
     def stop(number: int, frame: object) -> None:
         if not stopping.is_set():
             stopping.set()
-            raise Stopped
+            raise Terminated(number)
         if number != signal.SIGHUP:  # a closed terminal sends it twice: from the kernel and from the shell
             abort.set()  # no second exception, which would interrupt the shutdown
 
     stopping, abort = threading.Event(), threading.Event()
     before = {number: signal.signal(number, stop) for number in termination_signals()}
     try:
-        with contextlib.suppress(Stopped), tempfile.TemporaryDirectory(prefix="ganctl-") as folder:
+        with contextlib.suppress(Terminated), tempfile.TemporaryDirectory(prefix="ganctl-") as folder:
             mar = _archive(Path(source), Path(folder), backend, sha256)
-            click.echo(f"Starting TorchServe for {mar} …", err=True)
+            note(f"Starting TorchServe for {mar} …")
             with Server(
                 mar,
                 host=address,
@@ -115,11 +111,11 @@ def serve(
                 _print_ready(server, as_json)
                 try:
                     server.wait()
-                except Stopped:
-                    click.echo("Draining …", err=True)
+                except Terminated:
+                    note("Draining …")
                     if not server.drain(drain_seconds, abort):
-                        click.echo("Ended before all requests were answered.", err=True)
-        click.echo("Stopped.", err=True)
+                        note("Ended before all requests were answered.")
+        note("Stopped.")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -161,7 +157,7 @@ def _archive(source: Path, folder: Path, backend: "BackendName | None", sha256: 
 
 @click.command()
 @click.argument("source", type=SourceParam(), required=False)
-@click.option("--port", type=click.IntRange(1, 65531), default=8080, show_default=True, help="The server's port.")
+@click.option("--port", type=click.IntRange(1, 65531), default=8080, help="The server's port.")
 @_backend_option
 @_sha256_option
 @click.option("--rollback", is_flag=True, help="Serve the previous version again; takes no SOURCE.")

@@ -7,6 +7,7 @@ repeat the request with growing delays until the timeout. A repetition is safe, 
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import cached_property
 from typing import Any, Unpack
 
@@ -16,7 +17,7 @@ from ganctl.serving.client.core import BaseClient, Fields, Sample
 from ganctl.serving.handler.request import OPENAPI_TYPE
 
 
-class Client(BaseClient):
+class Client(BaseClient, AbstractContextManager["Client"]):
     """A synchronous client whose connection is reused between requests; `with` closes it.
 
     Every method that sends a request raises RemoteError if no server replies or the server refuses the request.
@@ -25,9 +26,6 @@ class Client(BaseClient):
     @cached_property
     def _http(self) -> httpx.Client:
         return httpx.Client(**self._options)
-
-    def __enter__(self) -> "Client":
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
@@ -68,15 +66,12 @@ class Client(BaseClient):
         raise AssertionError("the coroutine waits for an event loop")
 
 
-class AsyncClient(BaseClient):
+class AsyncClient(BaseClient, AbstractAsyncContextManager["AsyncClient"]):
     """An asyncio client: `async with AsyncClient(url) as client: sample = await client.sample(digits=7)`."""
 
     @cached_property
     def _http(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(**self._options)
-
-    async def __aenter__(self) -> "AsyncClient":
-        return self
 
     async def __aexit__(self, *exception: object) -> None:
         await self.close()

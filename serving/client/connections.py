@@ -135,11 +135,9 @@ def _certificates() -> tuple[ssl.SSLContext, str]:
             return ssl.create_default_context(capath=folder), f"SSL_CERT_DIR={folder}"
         return httpx.create_ssl_context(trust_env=False), "the package certifi"
     except OSError as error:  # includes ssl.SSLError
-        used = (
-            "SSL_CERT_FILE" if file else "SSL_CERT_DIR",
-            "SSLKEYLOGFILE",
-        )  # Python writes session keys to the latter
-        shown = " and ".join(f"{name}={os.environ[name]}" for name in used if os.environ.get(name))
+        # Python writes session keys to SSLKEYLOGFILE
+        names = ("SSL_CERT_FILE" if file else "SSL_CERT_DIR", "SSLKEYLOGFILE")
+        shown = " and ".join(f"{name}={os.environ[name]}" for name in names if os.environ.get(name))
         raise RemoteError(
             f"{shown}: cannot be used ({error}), expected PEM certificates. Correct or unset it."
         ) from error

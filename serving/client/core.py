@@ -100,8 +100,7 @@ class BaseClient:
         Raises:
             RemoteError: no server replies, or it refuses the request.
         """
-        values = {name: value for name, value in fields.items() if value is not None}
-        body = json.dumps(values, default=lambda value: value.tolist(), allow_nan=False)  # tolist: of NumPy
+        body = json.dumps({name: _json_value(name, value) for name, value in fields.items() if value is not None})
         attempt, renewed, deadline = 0, False, time.monotonic() + self._timeout
         share = 0.5  # of the time left, for one attempt
         while True:
@@ -176,6 +175,14 @@ class BaseClient:
                 reason += " (the key `inference` of the server's token file)"
         message = f"{self.url}: refused the request ({reply.status_code}): {reason.rstrip('.')}."
         return RemoteError(message + self._route.proxy_hint, reply.status_code, problem)
+
+
+def _json_value(name: str, value: Any) -> Any:
+    """Converts the NumPy values in a field. Raises TypeError or ValueError if JSON cannot hold the value."""
+    try:
+        return json.loads(json.dumps(value, default=lambda array: array.tolist(), allow_nan=False))
+    except (AttributeError, TypeError) as error:
+        raise TypeError(f"{name}: found {value!r}, expected a value that JSON can hold") from error
 
 
 def _decode_png(data: str) -> NDArray[np.uint8]:

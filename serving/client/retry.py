@@ -20,16 +20,16 @@ def backoff(
         time_left: seconds until the deadline.
         server_seen: whether the server has replied before; if not, a failed connection is not retried.
     """
+    least = 0.0
     if isinstance(outcome, httpx.Response):
         worker_died = outcome.status_code == 500 and "Worker died" in outcome.text  # TorchServe starts another one
         if outcome.status_code not in _RETRY_STATUSES and not worker_died:
             return None
-        retry_after = outcome.headers.get("retry-after", "")
-        least = float(retry_after) if retry_after.isdecimal() else 0.0
+        if (retry_after := outcome.headers.get("retry-after", "")).isdecimal():
+            least = float(retry_after)
     else:
         unreachable = isinstance(outcome, httpx.ConnectError | httpx.ProxyError)
         if not isinstance(outcome, httpx.TransportError) or (unreachable and not server_seen):
             return None
-        least = 0.0
     delay: float = max(least, min(_MAX_DELAY, _FIRST_DELAY * 2**attempt) * random.uniform(0.5, 1.0))
     return delay if delay < time_left else None

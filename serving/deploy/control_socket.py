@@ -13,7 +13,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ganctl.serving.errors import ServerError, ServingError
+from ganctl.errors import exit_code_and_message
+from ganctl.serving.errors import ServerError
 
 Message = Mapping[str, Any]
 
@@ -64,14 +65,9 @@ class ControlSocket:
             command = _receive(connection)
             connection.settimeout(None)
             return {"done": self._handle(command)}
-        except ServingError as error:
-            return {"error": str(error), "exit_code": error.exit_code}
-        except OSError as error:
-            path = f"{error.filename}: " if error.filename else ""
-            message = f"the server failed: {path}{error.strerror or error}. The old version is served."
-            return {"error": message, "exit_code": 1}
         except Exception as error:  # any defect is reported to the client, and the thread goes on
-            return {"error": f"the server failed: {error!r}", "exit_code": 1}
+            code, message = exit_code_and_message(error)
+            return {"error": message, "exit_code": code}
 
 
 def send_command(port: int, command: Message) -> Message:

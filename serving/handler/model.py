@@ -1,12 +1,12 @@
 """The generator's interface, read from the export's manifest, and the limits of a request."""
 
-import json
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
+from .common.manifest import check_manifest
 from .common.text import nfc
 
 
@@ -81,41 +81,13 @@ class Model:
         Raises:
             ValueError: a field is invalid; the message names it.
         """
-        if not isinstance(manifest, dict):
-            raise ValueError(f"the manifest must be a JSON object, found {type(manifest).__name__}")  # noqa: TRY004
-        get = partial(_get, manifest)
-        get("schema_version", lambda v: v == 1, "1, the only version that this code reads")
-        get("z.distribution", lambda v: v == "normal", '"normal"')
-        conditional = get("conditional", lambda v: isinstance(v, bool), "true or false")
-        inputs = ["z", "label"] if conditional else ["z"]
-        get("inputs", lambda v: v == inputs, f"{json.dumps(inputs)}, as conditional is {conditional}")
-        unique = "a list of names, one for each label and different in NFC"
+        facts = check_manifest(manifest)
         return cls(
-            version=get("model_version", lambda v: isinstance(v, str) and v.isalnum(), "letters and digits"),
-            latent_dim=get("z.dim", _is_positive, "a positive integer"),
-            class_names=tuple(map(nfc, get("class_names", _are_class_names, unique))) if conditional else (),
-            channels=get("image.channels", lambda v: v in (1, 3), "1 (grayscale) or 3 (RGB)"),
-            height=get("image.height", _is_positive, "a positive integer"),
-            width=get("image.width", _is_positive, "a positive integer"),
+            version=facts["model_version"],
+            latent_dim=facts["z"]["dim"],
+            class_names=tuple(map(nfc, facts["class_names"])) if facts["conditional"] else (),
+            channels=facts["image"]["channels"],
+            height=facts["image"]["height"],
+            width=facts["image"]["width"],
             limits=limits or Limits(),
         )
-
-
-def _is_positive(value: object) -> bool:
-    return type(value) is int and value > 0
-
-
-def _are_class_names(value: object) -> bool:
-    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
-        return False
-    return 0 < len(value) == len(set(map(nfc, value)))
-
-
-def _get(manifest: object, path: str, is_valid: Callable[[Any], bool], expected: str) -> Any:
-    """The value at a dotted path of the manifest; None if it is absent. Raises ValueError if it is not valid."""
-    value: Any = manifest
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    if not is_valid(value):
-        raise ValueError(f"{path}: must be {expected}; found {json.dumps(value, default=str)[:80]}")
-    return value

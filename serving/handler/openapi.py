@@ -154,8 +154,8 @@ _TEXT = "Labels of one character each, drawn side by side from one latent."
 _TRUNCATION = "Scales the latents towards their mean; 0 is the mean."
 _SCALE = "Enlarges each pixel to `scale` × `scale` pixels."
 _FRAMES = (
-    f"Number of frames of a film ({' or '.join(ANIMATION_TYPES)}): a closed walk through `count` latents. Each frame"
-    " shows one label, a list of labels side by side, or a text."
+    f"Number of frames of an animation ({' or '.join(ANIMATION_TYPES)}): a closed walk through `count` latents. Each"
+    " frame shows one label, a list of labels side by side, or a text."
 )
 _PAGE = "A page for browsers, if no field is given and `Accept` lists this type."
 _ACCEPT = {

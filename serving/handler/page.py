@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -16,6 +17,18 @@ _TEMPLATE = Path(__file__).with_name("page.html")
 _WIDTH = 448  # pixels; the first picture, four images wide, is about this wide
 _FRAMES = 48  # initial value of the field: an animation of 2.4 seconds
 _EXAMPLE = "2026"
+
+
+def page_enabled(environment: Mapping[str, str]) -> bool:
+    """Return whether the variable GANCTL_PAGE leaves the page enabled.
+
+    Raises:
+        ValueError: its value is neither `on` nor `off`.
+    """
+    text = environment.get("GANCTL_PAGE", "")
+    if text.strip().lower() not in ("", "on", "off"):
+        raise ValueError(f"GANCTL_PAGE: found {text!r}, expected on or off. Change it, or unset it.")
+    return text.strip().lower() != "off"
 
 
 def build_page(model: Model) -> Reply:

@@ -94,7 +94,7 @@ class Parser:
             offered = (HTML_TYPE, *MEDIA_TYPES)
         media = choose(accept, offered)
         if media is None:
-            subject = "a film" if offered is ANIMATION_TYPES else "this service"
+            subject = "an animation" if offered is ANIMATION_TYPES else "this service"
             html = f", and {HTML_TYPE} where no field is given" if self._page else ""
             detail = f"allows no type of {subject}: expected {', '.join(offered)}{html}"
             errors.append(FieldError("Accept", detail, 406))
@@ -119,7 +119,7 @@ def _build(fields: "_FieldReader", media: str) -> Request:
         default_count = min(DEFAULT_KEYFRAMES, frames)
     count = fields.integer("count", 2 if frames else 1, limits.max_count, default=default_count)
     if 0 < frames < count:
-        fields.add_error("frames", f"must be at least `count`, the {count} keyframes of the film; found {frames}")
+        fields.add_error("frames", f"must be at least `count`, the {count} keyframes of the animation; found {frames}")
     seed = fields.integer("seed", 0, MAX_SEED, default=0)
     truncation = fields.get("truncation", _is_fraction, "a number from 0 to 1", default=1.0)
     scale = fields.integer("scale", 1, limits.max_scale, default=1)

@@ -21,7 +21,7 @@ from .engine import BACKENDS, Engine, Inputs
 from .fields import FIELDS
 from .model import Limits, Model
 from .openapi import build_openapi
-from .page import build_page
+from .page import build_page, page_enabled
 from .problem import MAX_ERRORS, MEDIA_TYPE, BadRequest, FieldError, problem
 from .replies import Reply, encode
 from .request import HTML_TYPE, OPENAPI_TYPE, Parser, Request
@@ -70,7 +70,10 @@ class Service:
         engine = Engine(BACKENDS[config["backend"]](folder / config["model_file"]), model)
         code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("**/*.py")))
         identity = f"{model.version} {config['backend']} {hashlib.sha256(code).hexdigest()}"
-        return cls(model, engine, identity, _page_enabled(config))
+        page = config.get("page", False)
+        if type(page) is not bool:
+            raise ValueError(f"page: must be true or false, found {page!r}")
+        return cls(model, engine, identity, page_enabled(os.environ) and page)
 
     def answer(self, batch: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[Reply]:
         """Answer requests given as (inputs, headers). A faulty request does not affect the others."""
@@ -176,18 +179,3 @@ def _metric_name(error: FieldError) -> str:
 def etag_matches(header: str, etag: str) -> bool:
     """Return whether an `If-None-Match` header matches the entity tag (RFC 9110, section 13.1.2)."""
     return any(member.strip().removeprefix("W/") in (etag, "*") for member in header.split(","))
-
-
-def _page_enabled(config: Mapping[str, Any]) -> bool:
-    """Return whether model-config.yaml has `page: true` and the variable GANCTL_PAGE is not off.
-
-    Raises:
-        ValueError: one of the two has another value than those allowed.
-    """
-    page = config.get("page", False)
-    if type(page) is not bool:
-        raise ValueError(f"page: must be true or false, found {page!r}")
-    variable = os.environ.get("GANCTL_PAGE", "")
-    if variable.strip().lower() not in ("", "on", "off"):
-        raise ValueError(f"GANCTL_PAGE: must be on or off, found {variable!r}")
-    return page and variable.strip().lower() != "off"

@@ -1,4 +1,4 @@
-"""The diffs of docs/extending.md apply, touch two product files at most, and do what the page says."""
+"""The diffs in docs/extending.md apply, change at most two files each, and do what the page says."""
 
 import json
 import os
@@ -19,7 +19,7 @@ DIFFS = re.findall(r"```diff\n(.*?)```", (ROOT / "docs/extending.md").read_text(
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the product with every diff applied."""
+    """A copy of the product with all diffs applied."""
     folder = tmp_path_factory.mktemp("extended")
     packages = ("ganctl", "training", "exports", "serving")
     subprocess.run(["cp", "-a", *(str(ROOT / name) for name in packages), str(folder)], check=True)
@@ -32,7 +32,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(extended: Path, folder: Path, *words: str) -> bytes:
-    """The output of Python with these words, which imports the extended product."""
+    """Runs Python with the extended product; returns its stdout."""
     environment = os.environ | {"PYTHONPATH": str(extended), "XDG_CACHE_HOME": str(folder / "cache")}
     command = [sys.executable, *words]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=PATIENCE, check=False)
@@ -40,16 +40,20 @@ def run(extended: Path, folder: Path, *words: str) -> bytes:
     return done.stdout
 
 
-def test_every_diff_touches_two_files_at_most() -> None:
+def test_every_diff_changes_at_most_two_files() -> None:
     assert len(DIFFS) == 6
     for diff in DIFFS:
         assert 1 <= len(re.findall(r"^\+\+\+ b/", diff, re.MULTILINE)) <= 2
 
 
-def test_a_reader_a_network_a_loss_term_a_callback_and_a_format_work_together(extended: Path, tmp_path: Path) -> None:
+def test_the_new_reader_network_loss_term_callback_and_export_format_work_together(
+    extended: Path, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (240, 64, 64, 3), dtype=np.uint8)
-    np.savez(tmp_path / "set.npz", images=images, labels=np.zeros(240, np.int64))  # one class: no classifier to train
+    np.savez(
+        tmp_path / "set.npz", images=images, labels=np.zeros(240, np.int64)
+    )  # one class, so that no classifier is trained
     settings = [
         "data.name=npz", "data.root=set.npz", "model.generator=resnet64", "model.base_channels=4", "loss.drift=0.01",
         "log.every=1", "train.batch_size=8", "evaluation.num_images=100",
@@ -65,7 +69,7 @@ def test_a_reader_a_network_a_loss_term_a_callback_and_a_format_work_together(ex
     assert manifest["parity"].keys() == {"generator.opset17.onnx"}
 
 
-def test_a_reply_type_is_offered_and_answered(extended: Path, tmp_path: Path) -> None:
+def test_the_new_reply_type_is_served(extended: Path, tmp_path: Path) -> None:
     script = """
 import json, sys
 from pathlib import Path
@@ -78,5 +82,5 @@ assert reply.status == 200, reply
 sys.stdout.buffer.write(reply.body)
 """
     (tmp_path / "seven.bmp").write_bytes(run(extended, tmp_path, "-c", script))
-    with Image.open(tmp_path / "seven.bmp") as picture:
-        assert (picture.format, picture.size) == ("BMP", (28, 28))
+    with Image.open(tmp_path / "seven.bmp") as image:
+        assert (image.format, image.size) == ("BMP", (28, 28))

@@ -1,4 +1,4 @@
-"""A stranger's ways in: the README's commands in a copy of the project, and the wheel in an environment of its own."""
+"""Installs ganctl as a new user does: from the README in a copy of the project, and from the wheel."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).parent / "uv"
-INSTALLING = 1800  # seconds; bounds a hang, wherever the packages come from
+INSTALL_TIMEOUT = 1800  # seconds; only limits a hang, however slow the package index is
 
 
 def run(*words: object, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -30,20 +30,20 @@ def run(*words: object, cwd: Path, **environment: str) -> "subprocess.CompletedP
         capture_output=True,
         text=True,
         check=False,
-        timeout=INSTALLING,
+        timeout=INSTALL_TIMEOUT,
     )
 
 
-@pytest.mark.timeout(4 * INSTALLING)
-def test_the_wheel_installed_alone_trains_draws_and_packs_in_another_folder(tmp_path: Path) -> None:
+@pytest.mark.timeout(4 * INSTALL_TIMEOUT)
+def test_the_wheel_in_a_new_environment_trains_samples_and_packages(tmp_path: Path) -> None:
     built = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT, cwd=ROOT)
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("ganctl-*.whl")
     assert {name.partition("/")[0].partition("-")[0] for name in zipfile.ZipFile(wheel).namelist()} == {"ganctl"}
-    venv, folder = tmp_path / "venv", tmp_path / "elsewhere"
+    venv, folder = tmp_path / "venv", tmp_path / "work"
     folder.mkdir()
-    made = run(UV, "venv", "--python", sys.executable, venv, cwd=tmp_path)
-    assert made.returncode == 0, made.stderr
+    created = run(UV, "venv", "--python", sys.executable, venv, cwd=tmp_path)
+    assert created.returncode == 0, created.stderr
     python = venv / "bin/python"
     lock = ROOT / "requirements.lock"
     installed = run(UV, "pip", "install", "--python", python, "--constraint", lock, wheel, cwd=tmp_path)
@@ -51,17 +51,17 @@ def test_the_wheel_installed_alone_trains_draws_and_packs_in_another_folder(tmp_
     trained = run(venv / "bin/ganctl", "train", "--max-steps", 3, "--json", cwd=folder)
     assert trained.returncode == 0, trained.stderr
     assert json.loads(trained.stdout)["run_dir"].startswith(str(folder))
-    drawn = run(venv / "bin/ganctl", "sample", "pretrained", "--out", "digits.png", "--json", cwd=folder)
-    assert drawn.returncode == 0, drawn.stderr
-    where = run(python, "-c", "import ganctl.training; print(ganctl.training.__file__)", cwd=folder)
-    assert where.stdout.startswith(str(venv))
-    exported = Path(where.stdout.strip()).parents[1] / "exports/pretrained"
-    packed = run(venv / "bin/ganctl", "package", exported, "--out", folder, cwd=folder)
-    assert packed.returncode == 0, packed.stderr
+    sampled = run(venv / "bin/ganctl", "sample", "pretrained", "--out", "digits.png", "--json", cwd=folder)
+    assert sampled.returncode == 0, sampled.stderr
+    imported = run(python, "-c", "import ganctl.training; print(ganctl.training.__file__)", cwd=folder)
+    assert imported.stdout.startswith(str(venv))
+    exported = Path(imported.stdout.strip()).parents[1] / "exports/pretrained"
+    packaged = run(venv / "bin/ganctl", "package", exported, "--out", folder, cwd=folder)
+    assert packaged.returncode == 0, packaged.stderr
 
 
-@pytest.mark.timeout(4 * INSTALLING)
-def test_the_readmes_commands_work_in_a_copy_of_the_project(tmp_path: Path) -> None:
+@pytest.mark.timeout(4 * INSTALL_TIMEOUT)
+def test_the_commands_of_the_readme_work_in_a_copy_of_the_project(tmp_path: Path) -> None:
     copy = tmp_path / PLACE
     files = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout.split()
     for name in files:
@@ -74,24 +74,23 @@ def test_the_readmes_commands_work_in_a_copy_of_the_project(tmp_path: Path) -> N
             (copy / name).chmod((ROOT / name).stat().st_mode)
     demo, serve = re.findall(r"```sh\n(.*?)\n```", (copy / "README.md").read_text(), re.DOTALL)
 
-    set_up = run("make", "setup", cwd=copy, LC_ALL="C")
-    assert set_up.returncode == 0, set_up.stderr
-    odd = environment(tmp_path)
-    made = run("nohup", "sh", "-c", demo, cwd=copy, TRAIN_SECONDS="10", **odd)
-    assert made.returncode == 0, made.stderr
+    setup = run("make", "setup", cwd=copy, LC_ALL="C")
+    assert setup.returncode == 0, setup.stderr
+    variables = environment(tmp_path)
+    demo_done = run("nohup", "sh", "-c", demo, cwd=copy, TRAIN_SECONDS="10", **variables)
+    assert demo_done.returncode == 0, demo_done.stderr
     for name in ("run", "export", "digits.mar", "digits.png"):
         assert (copy / "demo" / name).exists(), name
-    for told in ("demo/digits.png", "Fréchet distance", "time to train", "ganctl serve demo/digits.mar"):
-        assert told in made.stdout
-    with Image.open(copy / "demo/digits.png") as picture:
-        columns, rows = picture.size
-    assert (columns, rows) == (10 * 28 * 3, 8 * 28 * 3)
+    for text in ("demo/digits.png", "Fréchet distance", "time to train", "ganctl serve demo/digits.mar"):
+        assert text in demo_done.stdout
+    with Image.open(copy / "demo/digits.png") as image:
+        assert image.size == (10 * 28 * 3, 8 * 28 * 3)
 
-    again = run("make", "setup", cwd=copy, **odd)
-    assert "installing" not in again.stdout + again.stderr, "a second call installs nothing"
+    again = run("make", "setup", cwd=copy, **variables)
+    assert "installing" not in again.stdout + again.stderr, "a second setup installs nothing"
 
     command = f"exec {serve} --port 0 --workers 1 --json"
-    with subprocess.Popen(["sh", "-c", command], cwd=copy, env=odd, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(["sh", "-c", command], cwd=copy, env=variables, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         url = json.loads(server.stdout.readline())["url"]
         reply = http.get(f"{url}/digits/predict?text=2026&scale=5")

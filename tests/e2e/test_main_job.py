@@ -1,5 +1,6 @@
-"""The main job with its real parts, in an odd place: train, export, package, serve, and digits over HTTP."""
+"""The main commands end to end, in a folder with an unusual name: train, export, package, serve, sample over HTTP."""
 
+import base64
 import io
 import json
 import signal
@@ -22,7 +23,7 @@ from tests import http
 from tests.e2e.elsewhere import PLACE, environment
 from tests.waiting import PATIENCE
 
-pytestmark = pytest.mark.timeout(2 * PATIENCE)  # the first test waits for a training, too
+pytestmark = pytest.mark.timeout(2 * PATIENCE)  # the first test includes a training
 
 
 def ganctl(folder: Path, *words: object) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A small conditional GAN, trained for two epochs, behind a real TorchServe."""
     folder = tmp_path_factory.mktemp("job") / PLACE
     folder.mkdir(parents=True)
-    # the default recipe at half its width; the duration is all there is, so that the learning rate ends low
+    # the default recipe with half its channels, to the end of its duration, where the learning rate is low
     settings = ("--set", "model.base_channels=16", "--set", "train.duration=45000 images", "--set", "optimizer.lr=2e-3")
     records = {"train": ganctl(folder, "train", *settings, "--run-dir", "run")}
     records["export"] = ganctl(folder, "export", "run", "--out", "export")
@@ -65,10 +66,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     yield Served(folder, records["serve"]["url"], records)
     server.send_signal(signal.SIGTERM)
     assert server.wait(timeout=PATIENCE) == 0
-    assert server.stdout.read() == ""  # one object, and no more
+    assert server.stdout.read() == ""  # exactly one object
 
 
-def test_the_trained_digits_are_read_as_what_was_asked_for(served: Served) -> None:
+def test_the_classifier_reads_the_served_digits_as_their_labels(served: Served) -> None:
     with http.Client(base_url=served.url) as client:
         reply = client.post(
             "/predictions/digits",
@@ -78,38 +79,36 @@ def test_the_trained_digits_are_read_as_what_was_asked_for(served: Served) -> No
     assert reply.status_code == 200, reply.text
     record = reply.json()
     assert record["model_version"] == served.records["export"]["model_version"]
-    import base64
-
-    pictures = [Image.open(io.BytesIO(base64.b64decode(entry["png"]))) for entry in record["images"]]
-    images = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))[:, None]
+    pngs = [Image.open(io.BytesIO(base64.b64decode(entry["png"]))) for entry in record["images"]]
+    images = torch.from_numpy(np.stack([np.asarray(png) for png in pngs]))[:, None]
     labels = torch.tensor([entry["label"] for entry in record["images"]])
     assert labels.tolist() == list(range(10)) * 20
     accuracy = (classify(load_classifier(DataSettings()), images).predictions == labels).float().mean().item()
     assert accuracy >= 0.7  # the demo trains ten times longer; chance is 0.1
 
 
-def test_server_export_and_checkpoint_draw_the_same_digits_for_a_seed(served: Served) -> None:
-    drawn = {}
+def test_server_export_and_checkpoint_generate_the_same_digits_for_a_seed(served: Served) -> None:
+    samples = {}
     for name, source in (("server", served.url), ("export", "export"), ("run", "run")):
         words = ("--digit", 4, "--digit", 2, "--count", 300, "--seed", 9, "--truncation", 0.7)
         ganctl(served.folder, "sample", source, *words, "--out", f"{name}.npz")
         with np.load(served.folder / f"{name}.npz") as arrays:
-            drawn[name] = (arrays["images"].astype(int), arrays["labels"])
+            samples[name] = (arrays["images"].astype(int), arrays["labels"])
     for name in ("export", "run"):
-        assert np.abs(drawn[name][0] - drawn["server"][0]).max() <= 1
-        assert np.array_equal(drawn[name][1], drawn["server"][1])
+        assert np.abs(samples[name][0] - samples["server"][0]).max() <= 1
+        assert np.array_equal(samples[name][1], samples["server"][1])
 
 
-def test_a_text_is_drawn_in_one_handwriting_by_server_and_run_alike(served: Served) -> None:
+def test_server_and_run_generate_the_same_images_for_a_text(served: Served) -> None:
     for name, source in (("server", served.url), ("run", "run")):
         words = ("--text", "2026", "--count", 2, "--seed", 3, "--out", f"{name}-text.png")
         ganctl(served.folder, "sample", source, *words)
-    pictures = [np.asarray(Image.open(served.folder / f"{name}-text.png")).astype(int) for name in ("server", "run")]
-    assert pictures[0].shape == (2 * 56, 4 * 56)
-    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+    images = [np.asarray(Image.open(served.folder / f"{name}-text.png")).astype(int) for name in ("server", "run")]
+    assert images[0].shape == (2 * 56, 4 * 56)
+    assert np.abs(images[0] - images[1]).max() <= 1
 
 
-def test_inspect_knows_the_version_of_every_form_of_the_model(served: Served) -> None:
+def test_inspect_prints_the_same_version_for_export_archive_and_checkpoint(served: Served) -> None:
     version = served.records["export"]["model_version"]
     assert ganctl(served.folder, "inspect", "export")["model_version"] == version
     assert ganctl(served.folder, "inspect", "digits.mar")["model_version"] == version
@@ -117,13 +116,13 @@ def test_inspect_knows_the_version_of_every_form_of_the_model(served: Served) ->
     assert checkpoint["generator_sha256"].startswith(version)
 
 
-def test_a_run_can_be_served_as_it_is(served: Served) -> None:
+def test_serve_accepts_a_run_folder(served: Served) -> None:
     command = [sys.executable, "-m", "ganctl", "serve", "run", "--port", "0", "--workers", "1", "--json"]
-    odd = environment(served.folder.parent)
-    with subprocess.Popen(command, cwd=served.folder, env=odd, stdout=subprocess.PIPE, text=True) as server:
+    variables = environment(served.folder.parent)
+    with subprocess.Popen(command, cwd=served.folder, env=variables, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         url = json.loads(server.stdout.readline())["url"]
-        picture = http.get(f"{url}/predictions/digits")
-        assert picture.headers["content-type"] == "image/png"
+        reply = http.get(f"{url}/predictions/digits")
+        assert reply.headers["content-type"] == "image/png"
         server.send_signal(signal.SIGINT)
         assert server.wait(timeout=PATIENCE) == 0

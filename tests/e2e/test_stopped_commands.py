@@ -1,6 +1,7 @@
-"""Commands that are ended by a signal end what they have started, and leave nothing half made."""
+"""A signal that ends a command also ends the processes that it started, and leaves no partial output."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from tests import held
 from tests.conftest import train_small
 from tests.waiting import PATIENCE, wait_for
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def start(*words: object, **variables: str) -> "subprocess.Popen[str]":
@@ -21,37 +22,39 @@ def start(*words: object, **variables: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def processes_with(word: str) -> list[int]:
-    """The living processes that have `word` in their command line."""
-    found = []
+def processes_with(text: str) -> list[int]:
+    """Returns the ids of the processes whose command line contains `text`."""
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if word.encode() in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-        except OSError:  # gone meanwhile
+            if text.encode() in (folder / "cmdline").read_bytes():
+                pids.append(int(folder.name))
+        except OSError:  # the process has ended
             continue
-    return found
+    return pids
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.soak)])
-def test_a_demo_that_is_ended_ends_its_stage_which_saves(number: signal.Signals, tmp_path: Path) -> None:
-    """Another demo in the same folder is refused meanwhile."""
+def test_a_signal_to_a_demo_saves_its_training_and_ends_all_its_processes(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """Before the signal, a second demo in the same folder is refused."""
     process = start("demo", "--out", tmp_path / "demo", "--train-seconds", "600")
     stats = tmp_path / "demo/run/stats.jsonl"
     wait_for(lambda: stats.exists() and stats.read_text(), "the first steps are done", process=process)
     second = start("demo", "--out", tmp_path / "demo", "--train-seconds", "600")
     _, err = second.communicate(timeout=PATIENCE)
     assert second.returncode == 2
-    assert "another demo uses it" in err
+    assert f"--out {tmp_path / 'demo'}: another demo" in err
     process.send_signal(number)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number
-    assert "and saved at step" in err
-    assert f"Error: ended by {number.name}" in err
+    assert re.search(r"\bsaved at step \d", err), err
+    assert re.search(rf"^Error: .*\b{number.name}\b", err, re.MULTILINE), err
     assert processes_with(str(tmp_path)) == []
 
 
-def test_an_export_that_is_hung_up_leaves_nothing(tmp_path: Path) -> None:
+def test_sighup_during_an_export_leaves_no_output_folder(tmp_path: Path) -> None:
     run, out, hold = tmp_path / "run", tmp_path / "out", held.Hold(tmp_path / "hold", held.EXPORT)
     train_small(run, max_steps=1, extra=(held.GENERATOR,))
     process = start("export", run, "--out", out / "export", **hold.environment)

@@ -1,6 +1,6 @@
-"""What is promised in seconds, measured on a machine that does nothing else: `make soak`.
+"""Promised time limits, measured on an otherwise idle machine: `make soak`.
 
-The promises behind them are tested without a clock beside everything else.
+Other tests check the same features without a clock.
 """
 
 import os
@@ -28,26 +28,26 @@ def export(tmp_path: Path) -> Path:
     return write_export(tmp_path / "export")
 
 
-def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
-def test_help_comes_within_three_tenths_of_a_second(started_ganctl: Ganctl) -> None:
+def test_help_is_printed_within_300_milliseconds(started_ganctl: Ganctl) -> None:
     assert statistics.median(seconds(lambda: started_ganctl("--help")) for _ in range(9)) < 0.3
 
 
-def test_a_killed_worker_is_back_within_ten_seconds(export: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_within_ten_seconds(export: Path, tmp_path: Path) -> None:
     with running(export, tmp_path) as server:
         watch = Watch(server)
-        before = watch.workers()
-        os.kill(min(before), signal.SIGKILL)
+        workers = watch.workers()
+        os.kill(min(workers), signal.SIGKILL)
 
-        def is_back() -> bool:
-            return len(watch.workers() - before) == 1 and watch.ready() == 2
+        def is_replaced() -> bool:
+            return len(watch.workers() - workers) == 1 and watch.ready() == 2
 
-        assert seconds(lambda: wait_for(is_back, "the worker is back")) < 10
+        assert seconds(lambda: wait_for(is_replaced, "a new worker is ready")) < 10
 
 
 def test_an_idle_server_ends_within_five_seconds(export: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every command works for a user that has no home, whose home is another's, and whom the system does not list."""
+"""Every command works for a user without a name, and without a home folder that the user can read."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import one_object
-from tests.unprivileged import UID, Stranger, stranger_in
+from tests.unprivileged import UID, UnlistedUser, create_unlisted_user
 from tests.waiting import PATIENCE
 
 SMALL = (
@@ -28,46 +28,46 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def stranger() -> Iterator[Stranger]:
-    folder = Path(tempfile.mkdtemp(prefix="ganctl-stranger-"))  # pytest's own folders are closed to other users
+def user() -> Iterator[UnlistedUser]:
+    folder = Path(tempfile.mkdtemp(prefix="ganctl-user-"))  # pytest's folders are closed to other users
     try:
-        found = stranger_in(folder)
-        if isinstance(found, str):
-            pytest.skip(found)
-        yield found
+        result = create_unlisted_user(folder)
+        if isinstance(result, str):
+            pytest.skip(result)
+        yield result
     finally:
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("kind", ["unset", "another's"])
-def test_evaluation_needs_no_home(kind: str, stranger: Stranger) -> None:
-    private = stranger.folder.parent / "of-root"
+@pytest.mark.parametrize("home", ["unset", "unreadable"])
+def test_evaluation_needs_no_home_folder(home: str, user: UnlistedUser) -> None:
+    private = user.folder.parent / "of-root"
     private.mkdir(mode=0o700, exist_ok=True)
-    variables = {"HOME": str(private)} if kind == "another's" else {}
-    done = stranger.run("evaluate", "pretrained", "--num-images", 100, "--json", **variables)
+    variables = {"HOME": str(private)} if home == "unreadable" else {}
+    done = user.run("evaluate", "pretrained", "--num-images", 100, "--json", **variables)
     assert done.returncode == 0, done.stderr
     assert one_object(done.stdout)["num_images"] == 100
-    assert done.stderr.count("are not cached") == 1, "told once"
+    assert done.stderr.count("not cached") == 1, "reported once"
     assert "Traceback" not in done.stderr
 
 
-def test_the_whole_way_needs_no_home(stranger: Stranger) -> None:
+def test_train_export_package_and_sample_need_no_home_folder(user: UnlistedUser) -> None:
     for words in (
         ("train", *SMALL, "--run-dir", "run"),
         ("export", "run"),
         ("package", "run/export"),
         ("sample", "run", "--out", "digits.png"),
     ):
-        done = stranger.run(*words, "--json")
+        done = user.run(*words, "--json")
         assert done.returncode == 0, (words, done.stderr)
         assert one_object(done.stdout)
         assert "Traceback" not in done.stderr, (words, done.stderr)
 
 
-def test_a_server_needs_no_home(stranger: Stranger) -> None:
-    command = [str(stranger.python), "-m", "ganctl", "serve", "--port", "0", "--workers", "1", "--json"]
+def test_serve_needs_no_home_folder(user: UnlistedUser) -> None:
+    command = [str(user.python), "-m", "ganctl", "serve", "--port", "0", "--workers", "1", "--json"]
     with subprocess.Popen(
-        command, cwd=stranger.folder, env=stranger.environment(), user=UID, group=UID, extra_groups=[],
+        command, cwd=user.folder, env=user.environment(), user=UID, group=UID, extra_groups=[],
         stdout=subprocess.PIPE, text=True,
     ) as server:  # fmt: skip
         try:
@@ -82,8 +82,9 @@ def test_a_server_needs_no_home(stranger: Stranger) -> None:
         assert server.wait(PATIENCE) == 0
 
 
-def test_a_data_set_to_be_downloaded_needs_a_folder_which_is_told(stranger: Stranger) -> None:
-    done = stranger.run("train", "--dry-run", "--set", "data.name=kmnist")
+def test_the_error_of_a_download_without_a_cache_folder_names_data_root_and_path_datasets(user: UnlistedUser) -> None:
+    done = user.run("train", "--dry-run", "--set", "data.name=kmnist")
     assert done.returncode == 4, done.stderr
-    assert "Set data.root or PATH_DATASETS to a folder" in done.stderr
+    for name in ("data.root", "PATH_DATASETS"):
+        assert name in done.stderr
     assert "Traceback" not in done.stderr

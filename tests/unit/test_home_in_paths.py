@@ -1,4 +1,4 @@
-"""`~` and `~user` in any path: the home folder, or a message that names the flag, setting or variable."""
+"""`~` and `~user` in paths: the home folder, or an error that names the flag, setting or variable."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ UNKNOWN = "~nosuchuser/x"
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder of that name must not be made in the project."""
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changes to an empty folder, in case a command creates a folder with the name `~nosuchuser`."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -22,8 +22,16 @@ def run(*words: str) -> Result:
     return CliRunner().invoke(cli, words)
 
 
+def assert_unknown_home(result: Result, source: str, code: int) -> None:
+    """The command failed with this exit code and a message that names the source of the path, and the user."""
+    assert result.exit_code == code, result.output
+    for fact in ("home folder", "~nosuchuser", source):
+        assert fact in result.output
+    assert "Traceback" not in result.output
+
+
 @pytest.mark.parametrize(
-    ("words", "names", "code"),
+    ("words", "source", "code"),
     [
         (("train", "--run-dir", UNKNOWN), "--run-dir", 2),
         (("train", "--config", UNKNOWN), "--config", 2),
@@ -47,27 +55,23 @@ def run(*words: str) -> Result:
         (("demo", "--out", UNKNOWN), "--out", 2),
     ],
 )
-def test_an_unknown_home_is_told_with_the_name_of_what_gave_it(words: tuple[str, ...], names: str, code: int) -> None:
-    done = run(*words, *(["--dry-run"] if words[0] == "train" else []))
-    assert done.exit_code == code, done.output
-    assert "the home folder of ~nosuchuser is unknown" in done.output
-    assert names in done.output
-    assert "Traceback" not in done.output
+def test_an_unknown_home_folder_is_an_error_that_names_the_flag_or_setting(
+    words: tuple[str, ...], source: str, code: int
+) -> None:
+    assert_unknown_home(run(*words, *(["--dry-run"] if words[0] == "train" else [])), source, code)
 
 
 @pytest.mark.parametrize(
-    ("variable", "code"),
-    [("PATH_DATASETS", 3), ("GANCTL_DATA__ROOT", 3), ("GANCTL_LOG__ROOT", 3), ("GANCTL_TRAIN__INIT_FROM", 3)],
+    "variable", ["PATH_DATASETS", "GANCTL_DATA__ROOT", "GANCTL_LOG__ROOT", "GANCTL_TRAIN__INIT_FROM"]
 )
-def test_a_variable_is_named_too(variable: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_home_folder_is_an_error_that_names_the_environment_variable(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(variable, UNKNOWN)
-    done = run("train", "--dry-run")
-    assert done.exit_code == code
-    assert variable in done.output
-    assert "the home folder of ~nosuchuser is unknown" in done.output
+    assert_unknown_home(run("train", "--dry-run"), variable, 3)
 
 
-def test_the_home_folder_is_meant_where_the_shell_has_left_its_sign(
+def test_a_tilde_that_the_shell_did_not_expand_is_the_home_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -75,23 +79,25 @@ def test_the_home_folder_is_meant_where_the_shell_has_left_its_sign(
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["digits.png"]
 
 
-def test_a_file_of_that_very_name_is_meant_where_there_is_one(tmp_path: Path) -> None:
+def test_an_existing_folder_whose_name_begins_with_a_tilde_is_used(tmp_path: Path) -> None:
     (tmp_path / "~run").mkdir()
     done = run("inspect", "~run")
     assert done.exit_code == 4
-    assert "~run: found neither checkpoints/ nor manifest.json" in done.output
+    for fact in ("~run:", "checkpoints/", "manifest.json"):
+        assert fact in done.output
 
 
-def path_parameters(command: click.Command, name: str) -> list[tuple[str, click.ParamType[object]]]:
-    inner = command.commands.items() if isinstance(command, click.Group) else ()
-    found = [(f"{name} {parameter.name}", parameter.type) for parameter in command.params]
-    return [*found, *(each for key, sub in inner for each in path_parameters(sub, f"{name} {key}"))]
+def parameters_of(command: click.Command, name: str) -> list[tuple[str, click.ParamType[object]]]:
+    """The names and types of the parameters of a command and its subcommands."""
+    subcommands = command.commands.items() if isinstance(command, click.Group) else ()
+    own = [(f"{name} {parameter.name}", parameter.type) for parameter in command.params]
+    return [*own, *(each for key, sub in subcommands for each in parameters_of(sub, f"{name} {key}"))]
 
 
-def test_every_parameter_that_is_a_path_reads_the_sign() -> None:
+def test_every_path_parameter_of_every_command_expands_a_tilde() -> None:
     with click.Context(cli) as context:
         commands = {name: cli.get_command(context, name) for name in COMMANDS}
-    parameters = [each for name, command in commands.items() if command for each in path_parameters(command, name)]
+    parameters = [each for name, command in commands.items() if command for each in parameters_of(command, name)]
     paths = [(name, kind) for name, kind in parameters if isinstance(kind, click.Path)]
     assert len(paths) > 10
     assert [name for name, kind in paths if not isinstance(kind, PathParam)] == []

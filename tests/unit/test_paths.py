@@ -1,4 +1,4 @@
-"""Commands take every path and write every name, whatever the locale says of their characters."""
+"""Paths and class names may have any character in any locale."""
 
 import csv
 import json
@@ -14,15 +14,17 @@ from tests.conftest import Ganctl
 
 PRETRAINED = Path(ganctl.exports.__file__).parent / "pretrained"
 
-ODD = "é 日本 #1 %41 & \"q\" 'p' \\n"
-ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # Python's own way out of it, switched off
+SPECIAL = "é 日本 #1 %41 & \"q\" 'p' \\n"
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # Python must not switch to UTF-8 by itself
 
 
-def test_an_export_is_read_and_packed_in_any_folder(started_ganctl: Ganctl, tmp_path: Path) -> None:
-    export = shutil.copytree(PRETRAINED, tmp_path / ODD / "export")
-    out = tmp_path / ODD / "out"
-    drawn = started_ganctl("sample", export, "--count", "2", "--out", out / "ü.npz", env=os.environ | ASCII)
-    assert drawn.returncode == 0, drawn.stderr
+def test_an_export_in_a_folder_with_special_characters_is_sampled_and_packed(
+    started_ganctl: Ganctl, tmp_path: Path
+) -> None:
+    export = shutil.copytree(PRETRAINED, tmp_path / SPECIAL / "export")
+    out = tmp_path / SPECIAL / "out"
+    sampled = started_ganctl("sample", export, "--count", "2", "--out", out / "ü.npz", env=os.environ | ASCII)
+    assert sampled.returncode == 0, sampled.stderr
     with np.load(out / "ü.npz") as arrays:
         assert arrays["images"].shape == (2, 28, 28)
     packed = started_ganctl("package", export, "--out", out, env=os.environ | ASCII)
@@ -32,26 +34,26 @@ def test_an_export_is_read_and_packed_in_any_folder(started_ganctl: Ganctl, tmp_
 
 
 def test_class_names_and_paths_do_not_depend_on_the_locale(started_ganctl: Ganctl, tmp_path: Path) -> None:
-    data, run = tmp_path / ODD / "data", tmp_path / ODD / "run"
+    data, run = tmp_path / SPECIAL / "data", tmp_path / SPECIAL / "run"
     for number, name in enumerate(("café", "日本")):
         (data / name).mkdir(parents=True)
         for image in range(10):
             Image.new("L", (28, 28), 100 * number + image).save(data / name / f"{image}.png")
-    environment = os.environ | ASCII | {"XDG_CACHE_HOME": str(tmp_path / ODD / "cache")}
-    small = (
+    environment = os.environ | ASCII | {"XDG_CACHE_HOME": str(tmp_path / SPECIAL / "cache")}
+    settings = (
         "model.base_channels=8",
         "evaluation.num_images=100",
         "data.name=folder",
         f"data.root={data}",
         "log.tensorboard=false",
     )
-    words = [word for setting in small for word in ("--set", setting)]
+    words = [word for setting in settings for word in ("--set", setting)]
     trained = started_ganctl(
         "train", *words, "--batch-size", "8", "--max-steps", "2", "--run-dir", run, env=environment
     )
     assert trained.returncode == 0, trained.stderr
-    drawn = started_ganctl("sample", run, "--digit", "café", "--count", "2", "--out", run / "ü", env=environment)
-    assert drawn.returncode == 0, drawn.stderr
+    sampled = started_ganctl("sample", run, "--digit", "café", "--count", "2", "--out", run / "ü", env=environment)
+    assert sampled.returncode == 0, sampled.stderr
     with (run / "ü" / "labels.csv").open(encoding="utf-8") as rows:
         assert [row["label"] for row in csv.DictReader(rows)] == ["0", "0"]
     exported = started_ganctl("export", run, "--out", run / "ë", env=environment)

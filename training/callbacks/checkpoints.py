@@ -94,13 +94,12 @@ class Checkpoint(Callback):
             True if it is the best one.
         """
         name, listed = self._name(step, images, scores), self._listed
-        best = fresh and self.beats(scores)
         if fresh:
             entries = [*self.ranking, (self._monitor.score(scores), step, name)]
             self.ranking = sorted(entries, key=lambda entry: self._rank_key(*entry[:2]))[: self._settings.save_top_k]
         self.recent = [*self.recent[-1:], (step, name)]
         self._unlisted |= listed
-        return best
+        return fresh and self.ranking[0][2] == name
 
     def beats(self, scores: Mapping[str, Any]) -> bool:
         """Returns whether the scores of the newest state are better than all ranked ones."""

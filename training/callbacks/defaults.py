@@ -42,9 +42,8 @@ def check_callbacks(callbacks: Sequence[Callback], ranks: Ranks) -> None:
     errors = []
     keys = [callback.key for callback in callbacks]
     if duplicates := sorted({key for key in keys if keys.count(key) > 1}):
-        errors.append(
-            f"callbacks: found {', '.join(keys)}, expected different keys. Give one {duplicates[0]} another `key`."
-        )
+        found = f"callbacks: found {', '.join(keys)}, expected different keys"
+        errors.append(f"{found}. Give one {duplicates[0]} another `key`.")
     provided = [name for callback in callbacks for name in callback.provided_scores]
     errors += [
         f"{callback.key}: no callback produces the score {name!r}, expected one of {', '.join(provided)}."

@@ -38,11 +38,8 @@ def class_grids(run: Run) -> dict[str, NDArray[np.uint8]]:
     per_class = max(_MIN_PER_CLASS, min(_MAX_PER_CLASS, _MAX_IN_ALL // classes))
     z = _latents(run, per_class, _CLASS_SEED).repeat(classes, 1)
     images = run.source.generate(z, torch.arange(classes).repeat_interleave(per_class)).numpy()
-    columns = math.isqrt(per_class - 1) + 1
-    return {
-        name: tile(images[i * per_class : (i + 1) * per_class], columns=columns)
-        for i, name in enumerate(run.class_names)
-    }
+    columns, by_class = math.isqrt(per_class - 1) + 1, np.split(images, classes)
+    return {name: tile(rows, columns=columns) for name, rows in zip(run.class_names, by_class, strict=True)}
 
 
 def walk(run: Run) -> list[NDArray[np.uint8]]:

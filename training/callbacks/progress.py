@@ -11,6 +11,7 @@ from rich.progress import Progress as Bar
 
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.callbacks.logs import append_line
+from ganctl.training.evaluation.summary import score_line
 
 _LINE_INTERVAL = 10.0  # seconds between plain lines
 
@@ -58,14 +59,7 @@ class Progress(Callback):
             self._print(line)
 
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
-        summary, labels = "no scores", scores["label_accuracy"]
-        if scores["fd"] is not None:
-            summary = f"FD {scores['fd']:.2f}"
-            summary += "" if scores.get("no_summary") else f" ({scores['fd'] / scores['fd_floor']:.1f} × floor)"
-        summary += f", label accuracy {labels:.3f}" if labels is not None else ""
-        accuracy = scores.get("scorer_accuracy")
-        summary += f" (real images {accuracy:.3f})" if accuracy is not None else ""
-        line = f"step {run.step}  validation: {summary}"
+        line = f"step {run.step}  {score_line(scores)}"
         _log(run, line)
         self._print(line)
 

@@ -14,7 +14,7 @@ from ganctl.signals import REPEAT_WINDOW, termination_signals
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.callbacks.monitor import Monitor
 from ganctl.training.config.schema import EarlyStoppingSettings
-from ganctl.training.errors import TrainingError
+from ganctl.training.errors import divergence_error
 
 
 class EarlyStopping(Callback):
@@ -79,10 +79,7 @@ class NonFinite(Callback):
         if nonfinite:
             tensor = run.first_nonfinite()
             origin = f"{tensor} is NaN or inf" if tensor else "all weights are finite"
-            raise TrainingError(
-                f"{', '.join(nonfinite)} became {stats[nonfinite[0]]} before step {run.step}; {origin}; the last"
-                " checkpoint is intact. Lower optimizer.lr, or raise loss.r1 and loss.r2."
-            )
+            raise divergence_error(f"{', '.join(nonfinite)}: found {stats[nonfinite[0]]} ({origin})", run.step)
 
 
 class SignalHandler(Callback):

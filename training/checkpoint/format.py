@@ -85,7 +85,7 @@ def read_checkpoint(path: Path) -> LoadedCheckpoint:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}. Use another checkpoint") from error
-    metadata = _metadata(content)
+    metadata = read_metadata(content)
     version, found_format = metadata.get("ganctl_version"), metadata.get("format", "")
     if found_format.startswith(_FORMAT_PREFIX) and found_format != _FORMAT:
         raise VersionError(path, version, [f"it has the format {found_format!r}, expected {_FORMAT!r}."])
@@ -114,7 +114,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _metadata(content: bytearray) -> dict[str, str]:
+def read_metadata(content: bytes | bytearray) -> dict[str, str]:
     """The metadata of a safetensors file; empty if the content is not one."""
     try:
         header = json.loads(content[8 : 8 + _header_length(content)])
@@ -130,7 +130,7 @@ def _digest_position(content: bytearray) -> slice | None:
     return None if field is None else slice(*field.span(1))
 
 
-def _header_length(content: bytearray) -> int:
+def _header_length(content: bytes | bytearray) -> int:
     return min(int.from_bytes(content[:8], "little"), len(content))  # in a file of another kind it may be any number
 
 

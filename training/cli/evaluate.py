@@ -7,7 +7,7 @@ import click
 
 from ganctl.options import SourceParam, expand_home, json_option
 from ganctl.streams import note, print_json
-from ganctl.training.cli.inspect import open_source, score_line
+from ganctl.training.cli.inspect import data_settings_option, open_source
 
 if TYPE_CHECKING:
     from ganctl.training.config.schema import DataSettings
@@ -18,18 +18,14 @@ if TYPE_CHECKING:
     from ganctl.training.sampling.inspection import OpenedSource
 
 
-class FeaturesParam(click.ParamType[Path | None]):
+def inception_file(text: str) -> Path | None:
     """Parses `--features`: `classifier` (None) or `inception=FILE` (the path)."""
-
-    name = "features"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | None:
-        kind, equals, file = str(value).partition("=")
-        if kind == "classifier" and not equals:
-            return None
-        if kind != "inception" or not file:
-            self.fail(f"found {value!r}, expected 'classifier' or 'inception=FILE'", param, ctx)
-        return Path(expand_home(file))
+    if text == "classifier":
+        return None
+    kind, _, file = text.partition("=")
+    if kind != "inception" or not file:
+        raise click.BadParameter(f"found {text!r}, expected 'classifier' or 'inception=FILE'")
+    return Path(expand_home(file))
 
 
 @click.command()
@@ -37,19 +33,10 @@ class FeaturesParam(click.ParamType[Path | None]):
 @click.option("--num-images", default=10_000, type=click.IntRange(100, 60_000), help="Number of generated images.")
 @click.option("--split", type=click.Choice(["test", "val", "train"]), default="test", help="Real images to use.")
 @click.option("--draws", default=1, type=click.IntRange(1, 100), help="Number of independent draws of latents.")
-@click.option(
-    "--features",
-    type=FeaturesParam(),
-    metavar="inception=FILE",
-    help="Compare in the features of an Inception network.",
-)
+@click.option("--features", type=inception_file, metavar="inception=FILE", help="Compare in Inception features.")
 @click.option("--cas", is_flag=True, help="Also train a classifier on generated images; takes minutes.")
-@click.option(
-    "--cas-images", default=60_000, type=click.IntRange(100, 1_000_000), help="Number of training images for --cas."
-)
-@click.option(
-    "--set", "assignments", multiple=True, metavar="data.KEY=VALUE", help="Override a data setting of SOURCE."
-)
+@click.option("--cas-images", default=60_000, type=click.IntRange(100, 1_000_000), help="Number of images for --cas.")
+@data_settings_option
 @json_option
 def evaluate(
     source: str,
@@ -179,6 +166,8 @@ def _feature_networks(evaluator: "Evaluator", inception: "Inception | None") -> 
 
 def _print_scores(record: dict[str, Any]) -> None:
     """Prints the scores as a table, with standard deviations and the scores of real images where known."""
+    from ganctl.training.evaluation.summary import score_line
+
     if record["features"] == "inception":
         click.echo("in the features of the Inception network:")
     click.echo(score_line(record))

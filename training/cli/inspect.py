@@ -5,7 +5,7 @@ needs none of them.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,21 +16,9 @@ if TYPE_CHECKING:
     from ganctl.training.sampling.inspection import OpenedSource
 
 
-def score_line(scores: dict[str, Any]) -> str:
-    """Summarizes scores in a sentence, with the accuracy of the scoring classifier."""
-    parts = []
-    if scores["fd"] is None:
-        parts.append("no scores")
-    elif scores.get("no_summary"):
-        parts.append(f"Fréchet distance {scores['fd']:.2f}")
-    else:
-        times = f"{scores['fd'] / scores['fd_floor']:.1f} × the floor {scores['fd_floor']:.2f}"
-        parts.append(f"Fréchet distance {scores['fd']:.2f}, {times} of real images")
-    if scores["label_accuracy"] is not None:
-        parts.append(f"label accuracy {scores['label_accuracy']:.1%}")
-    if (accuracy := scores.get("scorer_accuracy")) is not None:  # missing in scores of an earlier version
-        parts.append(f"the scoring classifier reads {accuracy:.2%} of held-out images right")
-    return f"on the {scores['split']} images: {'; '.join(parts)}"
+data_settings_option = click.option(
+    "--set", "assignments", multiple=True, metavar="data.KEY=VALUE", help="Override a data setting of SOURCE."
+)
 
 
 @click.command()

@@ -8,24 +8,51 @@ import click
 
 from ganctl.options import PathParam, SourceParam, json_option
 from ganctl.streams import note, print_json
-from ganctl.training.cli.inspect import open_source
+from ganctl.training.cli.inspect import data_settings_option, open_source
 
 if TYPE_CHECKING:
-    from ganctl.training.sampling.request import SampleRequest, SampleResult
-    from ganctl.training.sampling.samplers import Sampler
+    from ganctl.serving.client.client import Client
+    from ganctl.training.sampling.request import SampleBatch, SampleRequest, SampleResult
+    from ganctl.training.sampling.samplers import Labels, Pixels, Sampler
+
+
+class ServerSampler:
+    """Samples from a server, which checks the request itself.
+
+    Classes are sent by name: a class that is named 2 need not have the index 2.
+    """
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+
+    def check(self, request: "SampleRequest") -> None:
+        """Does nothing: the server checks the request."""
+
+    def count_classes(self) -> int:
+        """Number of classes of the server's model."""
+        return self._client.count_classes()
+
+    def class_name(self, label: int) -> str:
+        """Name of a class for messages; the client knows only its index."""
+        return f"number {label}"
+
+    def sample(self, batch: "SampleBatch", truncation: float) -> "tuple[Pixels, Labels | None]":
+        """Samples the images of a batch; see `Sampler.sample`."""
+        images, labels, _ = self._client.sample(
+            digits=[cls for cls in batch.classes if isinstance(cls, int)] or None,
+            labels=[cls for cls in batch.classes if isinstance(cls, str)] or None,
+            text=batch.text,
+            count=batch.count,
+            seed=batch.seed,
+            truncation=truncation,
+        )
+        return images if images.ndim == 4 else images[..., None], None if (labels < 0).any() else labels
 
 
 @click.command()
 @click.argument("source", type=SourceParam(servers=True))
-@click.option(
-    "--out",
-    required=True,
-    type=PathParam(path_type=Path),
-    help="Write a .png, .webp, .gif or .npz, or a folder of PNGs.",
-)
-@click.option(
-    "--label", "--digit", "labels", multiple=True, metavar="L", help="Draw the class of this name; repeatable."
-)
+@click.option("--out", required=True, type=PathParam(path_type=Path), help="Write this file or folder.")
+@click.option("--label", "--digit", "labels", multiple=True, metavar="L", help="Draw the class L; repeatable.")
 @click.option("--text", help="Draw a string of digits in one style.")
 @click.option("--count", type=click.IntRange(min=1), help="Number of images (of strips with --text).")
 @click.option("--per-class", type=click.IntRange(min=1), help="Number of images of each class.")
@@ -33,13 +60,7 @@ if TYPE_CHECKING:
 @click.option("--truncation", type=click.FloatRange(0, 1), default=1.0, help="Scale of the latents around their mean.")
 @click.option("--reject-misread", is_flag=True, help="Redraw images that the classifier reads as another class.")
 @click.option("--frames", type=click.IntRange(2, 10_000), help="Frames of an animation [default: 24 per image].")
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="data.KEY=VALUE",
-    help="Override a data setting of SOURCE (for --reject-misread).",
-)
+@data_settings_option
 @click.option("--token", help="Inference key of a server with tokens.")
 @json_option
 def sample(
@@ -53,7 +74,7 @@ def sample(
 ) -> None:
     """Draw images of a generator. SOURCE is a run, a checkpoint, an export, the URL of a server, or `pretrained`.
 
-    `pretrained` is the generator that ganctl contains.
+    `pretrained` is the generator that ganctl contains. --out is a .png, .webp, .gif or .npz, or a folder of PNGs.
 
     The same seed gives the same images from each of them. --truncation 1 keeps the full variety; towards 0, images
     become cleaner and more alike.
@@ -62,7 +83,7 @@ def sample(
     A list of digits, or a --text, is walked in one style; --count repeats it in further styles.
 
     --reject-misread redraws each image until the classifier of the data set reads it as the requested class. It needs
-    data with reliable labels. Images that are read correctly at once are the same as without it.
+    data with reliable labels, which --set may name. Images that are read correctly at once are the same as without it.
     """
     from ganctl.training.sampling.animation import sample_animation
     from ganctl.training.sampling.request import SampleRequest
@@ -119,7 +140,7 @@ def _draw(request: "SampleRequest", source: str, token: str | None, assignments:
     from ganctl.training.evaluation.classifier import load_classifier
     from ganctl.training.sampling.inspection import OpenedSource, override_data_settings
     from ganctl.training.sampling.rejection import LabelPredictor, sample_accepted
-    from ganctl.training.sampling.samplers import LocalSampler, ServerSampler, sample_images
+    from ganctl.training.sampling.samplers import LocalSampler, sample_images
 
     with ExitStack() as stack:
         if _is_server(source):

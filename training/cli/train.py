@@ -16,7 +16,6 @@ from ganctl.options import PathParam, json_option
 from ganctl.processes import ganctl_command
 from ganctl.signals import termination_signals
 from ganctl.streams import note, print_json
-from ganctl.training.cli.inspect import score_line
 
 if TYPE_CHECKING:
     from ganctl.training.config.schema import Config
@@ -25,16 +24,12 @@ if TYPE_CHECKING:
     from ganctl.training.loop.trainer import Trainer
 
 
-class SecondsParam(click.ParamType[float]):
+def duration(text: str) -> float:
     """Parses a duration such as 120s, 15m or 1h; returns seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)?", str(value))
-        if match is None:
-            self.fail(f"found {value!r}, expected a duration such as 120s, 15m or 1h", param, ctx)
-        return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)?", text)
+    if match is None:
+        raise click.BadParameter(f"found {text!r}, expected a duration such as 120s, 15m or 1h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
 
 
 _CLASSES_SHOWN = 12  # in one line of output
@@ -46,7 +41,7 @@ _CLASSES_SHOWN = 12  # in one line of output
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set one setting; repeatable.")
 @click.option("--epochs", "duration", type=click.IntRange(min=1), help="Set the duration, which schedules follow.")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop after this many steps; changes no schedule.")
-@click.option("--max-time", type=SecondsParam(), help="Stop after this time, such as 120s; changes no schedule.")
+@click.option("--max-time", type=duration, help="Stop after this time, such as 120s; changes no schedule.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Set the number of images per step, over all ranks.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Set the number format.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Set the device.")
@@ -128,10 +123,9 @@ def train(
         _print_result(result, session.config, as_json)
     if interrupted:
         if is_main:
-            note(
-                f"training was interrupted by {result.stop_reason} and saved at step {result.steps}. Continue with"
-                f" 'ganctl train --run-dir {shlex.quote(str(result.run_dir))} --resume auto'"
-            )
+            command = f"ganctl train --run-dir {shlex.quote(str(result.run_dir))} --resume auto"
+            saved = f"training was interrupted by {result.stop_reason} and saved at step {result.steps}"
+            note(f"{saved}. Continue with '{command}'")
         raise SystemExit(130)  # after the JSON object
 
 
@@ -148,9 +142,7 @@ def _announce_rank(ranks: int) -> None:
     if environment is None or environment.torchrun:
         return
     if ranks > 1:
-        raise ConfigError(
-            [f"--nproc {ranks}: this process is one of WORLD_SIZE = {environment.size} already. Leave --nproc out."]
-        )
+        raise ConfigError([f"--nproc {ranks}: found WORLD_SIZE = {environment.size}, expected none. Omit --nproc."])
     rank = f"rank {environment.rank} of {environment.size} (RANK, WORLD_SIZE)"
     note(f"{rank}: connects to rank 0 at {environment.address}")
 
@@ -231,7 +223,7 @@ def _print_config(config: "Config", sources: dict[str, str], as_json: bool) -> N
 def _print_result(result: "Result", config: "Config", as_json: bool) -> None:
     from ganctl.training.callbacks.base import FINISHED
     from ganctl.training.checkpoint.format import read_checkpoint
-    from ganctl.training.evaluation.summary import needs_more_training, summary
+    from ganctl.training.evaluation.summary import needs_more_training, score_line, summary
 
     if as_json:
         paths = {"run_dir": result.run_dir, "best": result.best, "last": result.last}

@@ -4,6 +4,8 @@ The folder is `$XDG_CACHE_HOME/ganctl`, else `~/.cache/ganctl`. Any file in it m
 is absent, foreign, read-only or full, or a file is damaged, the result is computed again.
 """
 
+import hashlib
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -32,6 +34,12 @@ def cache_path(*parts: str) -> Path | None:
     except (RuntimeError, OSError):  # HOME is unset and the user is unknown to the system, or it cannot be accessed
         return None
     return home.joinpath(".cache", "ganctl", *parts) if usable else None
+
+
+def keyed_path(folder: str, key: object, suffix: str) -> Path | None:
+    """Returns the path of the result for `key`, JSON values, in a folder of the cache; None as for `cache_path`."""
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return cache_path(folder, f"{digest[:32]}{suffix}")
 
 
 def read_cached(

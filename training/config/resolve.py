@@ -127,7 +127,7 @@ def _unknown_names(values: Values, sources: Mapping[str, str]) -> list[str]:
             try:
                 registry.get(name)
             except ConfigError as error:
-                errors += [f"{sources[registry.setting]}: {message}" for message in error.faults]
+                errors += [f"{sources[registry.setting]}: {message}" for message in error.errors]
     return errors
 
 

@@ -231,8 +231,7 @@ class CheckpointSettings(MonitorSettings):
     """Checkpoints that a run saves and keeps."""
 
     monitor_threshold: float | None = Field(
-        None,
-        description="a score that is good enough: the latest checkpoint that reaches it becomes `best`",
+        None, description="a score that is good enough: the latest checkpoint that reaches it becomes `best`"
     )
     save_top_k: PositiveInt = Field(2, description="number of best checkpoints to keep in addition to `last`")
     save_last: bool = Field(True, description="keep `last` and the checkpoint before it when a run is complete")

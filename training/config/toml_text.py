@@ -35,10 +35,8 @@ def decode_text(data: bytes) -> str:
         return data.removeprefix(codecs.BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"found the byte 0x{data[error.start]:02x} in line {line}, which is not UTF-8 (Latin-1 or Windows-1252?)."
-            f" {_SAVE_AS_UTF_8}"
-        ) from error
+        found = f"found the byte 0x{data[error.start]:02x} in line {line}"
+        raise ValueError(f"{found}, which is not UTF-8 (Latin-1 or Windows-1252?). {_SAVE_AS_UTF_8}") from error
 
 
 def parse_toml(text: str) -> dict[str, Any]:

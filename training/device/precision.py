@@ -55,16 +55,13 @@ def check_precision(config: Config, device: torch.device) -> None:
     Raises:
         ConfigError: it does not.
     """
-    setting = config.train.precision
+    setting, fault = config.train.precision, None
     if setting == "fp16" and device.type == "cpu":
-        raise ConfigError(
-            ["train.precision = 'fp16': CPUs have no fast fp16, expected a GPU. Set it to 'bf16', 'fp32' or 'auto'."]
-        )
+        fault = "CPUs have no fast fp16, expected a GPU"
     if setting == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise ConfigError(
-            ["train.precision = 'bf16': this GPU has no bf16, expected Ampere or newer. Set it to 'fp16', 'fp32' or"
-             " 'auto'."]
-        )  # fmt: skip
+        fault = "this GPU has no bf16, expected Ampere or newer"
+    if fault:
+        raise ConfigError([f"train.precision = '{setting}': {fault}. Set it to 'auto', or to another format."])
 
 
 def choose_precision(config: Config, device: torch.device, *, fastest_on_cpu: Callable[[], Precision]) -> Precision:

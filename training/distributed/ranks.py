@@ -156,10 +156,8 @@ class Ranks:
         values = self.all_gather_object(value)
         different = [str(rank) for rank, other in enumerate(values) if other != values[0]]
         if different:
-            raise TrainingError(
-                f"{name}: rank {', '.join(different)} of {self.size} differs from rank 0, expected equal values. Give"
-                " every rank the same command, settings, data and version of ganctl."
-            )
+            found = f"{name}: rank {', '.join(different)} of {self.size} differs from rank 0, expected equal values"
+            raise TrainingError(f"{found}. Give every rank the same command, settings, data and version of ganctl.")
 
 
 SINGLE_RANK = Ranks()
@@ -216,10 +214,8 @@ def _detect_lost_rank() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RankLostError(
-            f"another rank ended while this one waited for it ({str(error).splitlines()[0]}). Read the error of the"
-            " rank that ended first."
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise RankLostError(f"another rank ended ({reason}). Read the error of the rank that ended first.") from error
 
 
 def choose_device(name: str, ranks: Ranks) -> torch.device:
@@ -234,16 +230,12 @@ def choose_device(name: str, ranks: Ranks) -> torch.device:
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ConfigError(
-            ["train.device = 'cuda': torch found no CUDA device. Set it to 'cpu' or 'auto', or run 'ganctl doctor'."]
-        )
+        raise ConfigError(["train.device = 'cuda': found no CUDA device. Set it to 'auto', or run 'ganctl doctor'."])
     if name == "cpu" or not available:
         return torch.device("cpu")
     if ranks.local_rank >= (count := torch.cuda.device_count()):
-        raise ConfigError(
-            [f"--nproc: found {count} GPUs on this machine, expected one for each rank, up to local rank"
-             f" {ranks.local_rank}. Start {count} ranks here, or set train.device to 'cpu'."]
-        )  # fmt: skip
+        fault = f"found {count} GPUs on this machine, expected more for local rank {ranks.local_rank}"
+        raise ConfigError([f"--nproc: {fault}. Start {count} ranks here, or set train.device to 'cpu'."])
     return torch.device("cuda", ranks.local_rank)
 
 

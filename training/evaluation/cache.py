@@ -4,7 +4,6 @@ The files are `real/DIGEST.safetensors` below `cache_path()`. Any of them may be
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ganctl import __version__
-from ganctl.training.checkpoint.format import weights_digest
-from ganctl.training.config.cache_dir import cache_path, read_cached, write_cached
+from ganctl.training.checkpoint.format import read_metadata, weights_digest
+from ganctl.training.config.cache_dir import keyed_path, read_cached, write_cached
 
 FORMAT = 1  # raise it when the meaning or the computation of a cached tensor changes
 _DIGEST_KEY = "sha256"
@@ -27,15 +26,11 @@ class TensorCache:
         """`announce` receives a message if a file is damaged or cannot be written."""
         self._announce = announce
         self._write_failure_announced = False
-        self.folder = cache_path("real")
 
     def path(self, inputs: Mapping[str, str | int]) -> Path | None:
         """The file for `inputs`, FORMAT and the versions of torch (its rounding differs) and ganctl."""
-        if self.folder is None:
-            return None
         key = {**inputs, "format": FORMAT, "torch": torch.__version__, "ganctl": __version__}
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        return self.folder / f"{digest[:32]}.safetensors"
+        return keyed_path("real", key, ".safetensors")
 
     def get_or_compute(
         self, inputs: Mapping[str, str | int], compute: Callable[[], dict[str, Tensor]]
@@ -45,8 +40,9 @@ class TensorCache:
         A damaged file or an unusable folder is announced; the tensors are then computed.
         """
         path = self.path(inputs)
-        if (cached := read_cached(path, _read, self._announce)) is not None:
-            return cached
+        cached = read_cached(path, lambda path: read_tensors(path, _DIGEST_KEY), self._announce)
+        if cached is not None:
+            return cached[0]
         tensors = compute()
         content = safetensors.torch.save(tensors, metadata={_DIGEST_KEY: weights_digest(tensors)})
         reason = write_cached(path, content)
@@ -61,11 +57,15 @@ def images_digest(images: Tensor) -> str:
     return hashlib.sha256(f"{tuple(images.shape)}".encode() + images.contiguous().numpy().tobytes()).hexdigest()
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, digest_key: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Reads the tensors and the metadata of a safetensors file, which contain the `weights_digest` of the tensors.
+
+    Raises:
+        OSError: the file cannot be read.
+        Exception: its content is damaged.
+    """
     content = path.read_bytes()  # one read: `safe_open` opens the file twice, and another process may delete it between
-    tensors = safetensors.torch.load(content)
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # 8 bytes of length, then the header
-    expected = header.get("__metadata__", {}).get(_DIGEST_KEY)
-    if (found := weights_digest(tensors)) != expected:
-        raise ValueError(f"SHA-256 of its tensors: found {found[:16]}…, expected {str(expected)[:16]}…")
-    return tensors
+    tensors, metadata = safetensors.torch.load(content), read_metadata(content)
+    if (found := weights_digest(tensors)) != (expected := metadata[digest_key]):
+        raise ValueError(f"SHA-256 of its tensors: found {found}, expected {expected}")
+    return tensors, metadata

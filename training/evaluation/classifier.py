@@ -8,14 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors import SafetensorError
 
-from ganctl.training.checkpoint.format import weights_digest
 from ganctl.training.config.cache_dir import cache_path, read_cached, write_cached
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.datasets import data_digest, load_split
 from ganctl.training.errors import DataError
+from ganctl.training.evaluation.cache import read_tensors
 from ganctl.training.evaluation.network import DIGEST_KEY, MNIST_CLASSIFIER, Classifier
 
 
@@ -58,11 +57,7 @@ def read_classifier(path: Path) -> Classifier:
         DataError: the file is damaged, or holds other weights.
     """
     try:
-        weights = load_file(path)
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-        if (found := weights_digest(weights)) != (expected := metadata[DIGEST_KEY]):
-            raise ValueError(f"SHA-256 of the weights: found {found}, expected {expected}")
+        weights, metadata = read_tensors(path, DIGEST_KEY)
         classes, inputs = weights["head.weight"].shape[0], weights["body.13.weight"].shape[1]
         with torch.random.fork_rng(devices=[]):  # keeps the random state of a surrounding training run
             classifier = Classifier(weights["body.0.weight"].shape[1], classes, inputs // 64)

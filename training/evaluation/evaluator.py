@@ -79,28 +79,23 @@ class Evaluator:
         def compute() -> dict[str, Tensor]:
             return ReferenceStats.compute(self._classify(images), self._classify(other_images))
 
-        if cache is None:
-            self.real = ReferenceStats(compute())
-        else:
-            inputs = {
-                "what": "real side",
-                "split": split,
-                "num_images": self.num_images,
-                "images": images_digest(images),
-                "others": images_digest(other_images),
-                "classifier": weights_digest(self.classifier.state_dict()),
-                "features": features.digest if features else "",
-                "device": str(features.device if features else device),
-            }
-            self.real = ReferenceStats(cache.get_or_compute(inputs, compute))
+        inputs = {
+            "what": "real side",
+            "split": split,
+            "num_images": self.num_images,
+            "images": images_digest(images),
+            "others": images_digest(other_images),
+            "classifier": weights_digest(self.classifier.state_dict()),
+            "features": features.digest if features else "",
+            "device": str(features.device if features else device),
+        }
+        self.real = ReferenceStats(cache.get_or_compute(inputs, compute) if cache else compute())
         self._distinct_images = count_distinct(images)
         self._no_floor = self.real.floor <= _MIN_FLOOR * float(self.real.gaussian.covariance.trace())
         # equal splits are legitimate if each class consists of a single image
         if self._no_floor and count_distinct(real.images, other.images) > len(self.class_names):
-            raise DataError(
-                f"data.name = '{data.name}': found the same images in the splits {split} and {other_split}, expected"
-                " different images: their distance is the floor of the scores. Give each split its own images"
-            )
+            found = f"data.name = '{data.name}': found the same images in the splits {split} and {other_split}"
+            raise DataError(f"{found}, so that the scores have no floor. Give each split its own images")
 
     def _classify(self, images: Tensor) -> ClassifierOutput:
         output = classify(self.classifier, images)

@@ -29,10 +29,6 @@ _CHUNK = 50
 _PROGRESS_SECONDS = 10  # between two progress messages
 
 
-class PackageMissingError(TrainingError):
-    """An optional package is not installed."""
-
-
 class Inception:
     """An Inception network as a feature extractor, on a GPU if there is one.
 
@@ -44,7 +40,7 @@ class Inception:
 
         Raises:
             DataError: the file is absent, damaged, or a network other than the two above.
-            PackageMissingError: the file holds torch-fidelity's weights, and the package is not installed.
+            TrainingError: the file holds torch-fidelity's weights, and the package is not installed.
         """
         self._announce = announce
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -114,10 +110,8 @@ def _load_fidelity(path: Path, device: torch.device) -> Callable[[Tensor], Tenso
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ModuleNotFoundError as error:
-        raise PackageMissingError(
-            f"{FLAG}: {path}: these weights need the package torch-fidelity, which is not installed. Do pip install"
-            " torch-fidelity (the extra `inception`), or use NVIDIA's inception-2015-12-05.pt"
-        ) from error
+        found = "these weights need a package that is not installed. Do pip install torch-fidelity"
+        raise TrainingError(f"{FLAG}: {path}: {found}, or use NVIDIA's inception-2015-12-05.pt") from error
     try:
         network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
     except (RuntimeError, TypeError, AttributeError) as error:  # load_state_dict: other names, or no dict

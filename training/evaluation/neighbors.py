@@ -33,11 +33,8 @@ class MemorizationDetector:
         def compute() -> dict[str, Tensor]:
             return {"distances": nearest_distances(reference, self._train)}
 
-        if cache is None:
-            self._expected = compute()["distances"]
-        else:
-            inputs = {"what": "memorisation", "train": images_digest(self._train), "held_out": images_digest(reference)}
-            self._expected = cache.get_or_compute(inputs, compute)["distances"]
+        inputs = {"what": "memorisation", "train": images_digest(self._train), "held_out": images_digest(reference)}
+        self._expected = (cache.get_or_compute(inputs, compute) if cache else compute())["distances"]
 
     def check(self, fakes: Tensor) -> dict[str, Any]:
         """Compares up to SAMPLE of the generated images, uint8 [N, C, H, W], with the training images.

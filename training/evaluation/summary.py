@@ -14,6 +14,19 @@ _SUMMARIES = {  # by the upper limit of fd / fd_floor
 _GOOD_ACCURACY = 0.98  # a lower label accuracy is mentioned
 
 
+def score_line(scores: Mapping[str, Any]) -> str:
+    """Summarizes scores in a sentence, with the accuracy of the scoring classifier."""
+    fd, floor = scores["fd"], scores["fd_floor"]
+    text = "no scores" if fd is None else f"Fréchet distance {fd:.2f}"
+    if fd is not None and not scores.get("no_summary"):
+        text += f", {fd / floor:.1f} × the floor {floor:.2f} of real images"
+    if scores["label_accuracy"] is not None:
+        text += f"; label accuracy {scores['label_accuracy']:.1%}"
+    if (accuracy := scores.get("scorer_accuracy")) is not None:  # missing in scores of an earlier version
+        text += f"; the scoring classifier reads {accuracy:.2%} of held-out images right"
+    return f"on the {scores['split']} images: {text}"
+
+
 def summary(scores: Mapping[str, Any]) -> str:
     """Returns one or two sentences about `fd`, `fd_floor` and `label_accuracy` (None without labels).
 

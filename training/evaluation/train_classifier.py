@@ -1,6 +1,6 @@
 """Trains the classifier that scores generators, and measures its test accuracy.
 
-    python -m ganctl.training.evaluation.train_classifier [--data mnist] [--out FILE]
+    python -m ganctl.training.evaluation.train_classifier [--out FILE]
 
 made the packaged `classifier.safetensors`. The classifier is trained on the 55,000 training images only: its features
 depend neither on the validation images, which select checkpoints, nor on the test images, which give the scores.
@@ -122,12 +122,10 @@ def accuracy_metadata(classifier: Classifier, test: ImageSet) -> dict[str, str]:
 
 
 @click.command()
-@click.option("--data", default="mnist", show_default=True, type=click.Choice(["mnist", "fashion-mnist", "kmnist"]))
 @click.option("--out", type=click.Path(path_type=Path), default=MNIST_CLASSIFIER)
-def main(data: str, out: Path) -> None:
-    """Train the scoring classifier and print its test accuracy."""
-    settings = DataSettings.model_validate({"name": data})
-    classifier = train_and_test(settings, lambda text: click.echo(text, err=True))
+def main(out: Path) -> None:
+    """Train the scoring classifier of MNIST and print its test accuracy."""
+    classifier = train_and_test(DataSettings(), lambda text: click.echo(text, err=True))
     write_file(out, serialize_classifier(classifier))
     click.echo(f"{out}: test accuracy {classifier.metadata['test_accuracy']}")
 

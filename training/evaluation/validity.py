@@ -32,10 +32,8 @@ def find_scorer_fault(classifier: Classifier) -> str | None:
     minimum = majority + max(_DEVIATIONS * error, _MIN_SKILL * (1 - majority))
     if accuracy >= minimum and accuracy > majority:
         return None
-    return (
-        f"the scoring classifier reads {accuracy:.1%} of {images:,.0f} held-out images right, expected at least"
-        f" {minimum:.1%} (always guessing the most frequent class gives {majority:.1%})"
-    )
+    found = f"the scoring classifier reads {accuracy:.1%} of {images:,.0f} held-out images right"
+    return f"{found}, expected at least {minimum:.1%} (always guessing the most frequent class gives {majority:.1%})"
 
 
 def too_few_images(generated: int, real: int) -> str | None:

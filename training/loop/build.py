@@ -150,9 +150,7 @@ def _batch_size(config: Config, device: torch.device, ranks: Ranks, images: int)
     if size % ranks.size:
         lower = size // ranks.size * ranks.size
         multiples = " or ".join(str(n) for n in (lower, lower + ranks.size) if n)
-        raise ConfigError(
-            [f"train.batch_size = {size}: expected a multiple of the {ranks.size} ranks. Give {multiples}."]
-        )
+        raise ConfigError([f"train.batch_size = {size}: expected a multiple of {ranks.size} ranks. Give {multiples}."])
     return size
 
 

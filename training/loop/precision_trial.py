@@ -5,7 +5,6 @@ networks only. The steps alternate between the formats and use separate networks
 result is cached by machine and settings, and later runs reuse it.
 """
 
-import hashlib
 import json
 import math
 import platform
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from ganctl.training.config.cache_dir import cache_path, read_cached, write_cached
+from ganctl.training.config.cache_dir import keyed_path, read_cached, write_cached
 from ganctl.training.config.schema import Config
 from ganctl.training.data.base import ImageSet
 from ganctl.training.device.precision import Precision
@@ -176,8 +175,7 @@ def _file(config: Config, data: ImageSet, batch: int, ranks: Ranks) -> Path | No
         [batch, ranks.size, data.shape, len(data.class_names)],
         [cpu, torch.get_num_threads(), torch.__version__],
     ]
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    return cache_path("precision", f"{digest[:32]}.json")
+    return keyed_path("precision", facts, ".json")
 
 
 def _read(path: Path) -> Trial:

@@ -187,19 +187,16 @@ def _restore(load: Callable[[Mapping[str, Any]], None], saved: LoadedCheckpoint)
         expected = (KeyError, RuntimeError, ValueError)  # raised by torch and ganctl where shapes or names differ
         if not isinstance(error, expected) and saved.version == __version__:
             raise
-        raise CheckpointError(
-            f"{saved.path}:{written_by(saved.version)} it does not fit these settings: {error}"
-        ) from error
+        fault = f"it does not fit these settings: {error}"
+        raise CheckpointError(f"{saved.path}:{written_by(saved.version)} {fault}") from error
 
 
 def _check_same_data(saved: LoadedCheckpoint, current: Mapping[str, Any]) -> None:
     previous = saved.state["data"]
     if previous != current:
         changed = ", ".join(name for name in current if current[name] != previous.get(name))
-        raise ConfigError(
-            [f"data: the training images are not those of {saved.path} (changed: {changed})."
-             " Set data.root to those images, or give --allow-changes."]
-        )  # fmt: skip
+        fault = f"data: the training images are not those of {saved.path} (changed: {changed})"
+        raise ConfigError([f"{fault}. Set data.root to those images, or give --allow-changes."])
 
 
 def _differences(saved: LoadedCheckpoint, trainer: Trainer) -> list[str]:
@@ -207,9 +204,7 @@ def _differences(saved: LoadedCheckpoint, trainer: Trainer) -> list[str]:
     messages = []
     missing = saved.state["callbacks"].keys() - {callback.key for callback in trainer.callbacks} - {*builtin.__all__}
     if missing:
-        messages.append(
-            f"callbacks of the run that are missing now: {', '.join(sorted(missing))}; add them with --callback"
-        )
+        messages.append(f"missing callbacks of the run: {', '.join(sorted(missing))}; add them with --callback")
     if (device := trainer.device.type) != (previous := saved.state["networks"]["device"]):
         messages.append(f"{device} instead of {previous}: the random numbers differ from here on")
     threads, previous_threads = torch.get_num_threads(), saved.state["networks"]["threads"]
@@ -260,9 +255,7 @@ def _check_unused(run_dir: Path) -> None:
     if not run_dir.exists():
         return
     if has_checkpoints(run_dir):
-        raise FolderInUse(
-            f"--run-dir {run_dir}: it already holds a run. Add --resume auto to continue it, or name another folder."
-        )
+        raise FolderInUse(f"--run-dir {run_dir}: it already holds a run. Add --resume auto, or name another folder.")
     if (name := foreign_file(run_dir)) is not None:
         raise FolderInUse(f"--run-dir {run_dir}: found {name}, expected an empty folder or a run. Name another folder.")
 

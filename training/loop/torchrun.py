@@ -84,10 +84,8 @@ def run_ranks(
             return result
         if attempt < _RESTARTS:
             announce(f"a rank was killed: all {ranks} ranks restart from the last checkpoint in {run_dir}")
-    raise TrainingError(
-        f"{run_dir}: ranks were killed {_RESTARTS + 1} times (out of memory?); the last checkpoint is intact. Continue"
-        " with --resume auto and a smaller --batch-size."
-    )
+    found = f"{run_dir}: ranks were killed {_RESTARTS + 1} times (out of memory?); the last checkpoint is intact"
+    raise TrainingError(f"{found}. Continue with --resume auto and a smaller --batch-size.")
 
 
 def _launch(command: Sequence[str], ranks: int, logs: Path) -> RanksResult | None:

@@ -109,18 +109,13 @@ def build_loss(settings: LossSettings) -> AdversarialLoss:
     """
     entry = LOSSES.get(settings.name)
     loss = cast(AdversarialLoss, entry() if isinstance(entry, type) else entry)
+    setting = f"loss.name = '{settings.name}'"
     members = ("discriminator", "generator", "needs_real")
     if missing := [name for name in members if not hasattr(loss, name)]:
-        raise ConfigError(
-            [f"loss.name = '{settings.name}': {entry!r} has no {', '.join(missing)}, expected {', '.join(members)}. Add"
-             " the missing ones."]
-        )  # fmt: skip
+        raise ConfigError([f"{setting}: {entry!r} has no {', '.join(missing)}, expected {', '.join(members)}. Add it."])
     logits = torch.zeros(2)
     for value in (loss.discriminator(logits, logits), loss.generator(logits if loss.needs_real else None, logits)):
         if not isinstance(value, Tensor) or value.shape != ():
             returned = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ConfigError(
-                [f"loss.name = '{settings.name}': for two logits it returned {returned}, expected a scalar tensor."
-                 " Reduce it, for example by .mean()."]
-            )  # fmt: skip
+            raise ConfigError([f"{setting}: for two logits it returned {returned}, expected a scalar. Use .mean()."])
     return loss

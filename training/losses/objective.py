@@ -62,10 +62,8 @@ class GANObjective:
         self.scaler = precision.scaler()
         self.backend = backend(self.terms, generator, discriminator, precision, self.scaler, step_inputs, streams)
         if config.loss.has_gradient_penalty and self.backend.has_batch_norm:
-            raise ConfigError(
-                ["loss.r1, loss.r2, loss.wgan_gp: found a discriminator with batch normalization, expected one whose"
-                 " logits depend on one image each. Remove the layer, or set all three to 0."]
-            )  # fmt: skip
+            fault = "found a discriminator with batch normalization, expected logits that depend on one image each"
+            raise ConfigError([f"loss.r1, loss.r2, loss.wgan_gp: {fault}. Remove it, or set all three to 0."])
 
     def prepare(self, images: Tensor, labels: Tensor, *, both: bool) -> Batch:
         """Converts a step's batch, and generates images for both phases if `train.reuse_fakes` is set.

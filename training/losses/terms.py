@@ -251,21 +251,20 @@ def resolve_weights(settings: LossSettings, discriminator: nn.Module) -> Weights
     classification = weight("classification", _CLASSIFICATION, "classifier", "classifier")
     auto_generator = _GENERATOR_CLASSIFICATION * classification
     classification_generator = weight("classification_generator", auto_generator, "classifier", "classifier")
-    if classification_generator and not classification:
-        raise ConfigError(
-            [f"loss.classification_generator = {classification_generator}: found loss.classification = 0, expected a"
-             " weight above 0, which trains the classifier. Set it above 0, or both to 0."]
-        )  # fmt: skip
+    _require("classification_generator", classification_generator, "classification", classification)
     latent_reconstruction = weight("latent_reconstruction", _LATENT_RECONSTRUCTION, "latent", "latent head")
     feature_matching = weight("feature_matching", _FEATURE_MATCHING, "features", "features of the images alone")
     auto = settings.rare_weight == "auto"
     rare_weight = (1.0 if feature_matching else 0.0) if auto else float(settings.rare_weight)
-    if rare_weight and not feature_matching:
-        raise ConfigError(
-            [f"loss.rare_weight = {settings.rare_weight}: found loss.feature_matching = 0, expected a weight above 0,"
-             " since its statistics show which images are rare. Set it above 0, or loss.rare_weight to 0."]
-        )  # fmt: skip
+    _require("rare_weight", rare_weight, "feature_matching", feature_matching)
     return Weights(classification, classification_generator, latent_reconstruction, feature_matching, rare_weight)
+
+
+def _require(name: str, weight: float, needed: str, needed_weight: float) -> None:
+    """Raises ConfigError if the weight `name` is set, and `needed`, without which it has no effect, is 0."""
+    if weight and not needed_weight:
+        fault = f"loss.{name} = {weight}: found loss.{needed} = 0, expected a weight above 0"
+        raise ConfigError([f"{fault}. Set it above 0, or loss.{name} to 0."])
 
 
 def build_terms(settings: LossSettings, generator: Generator, discriminator: nn.Module, ranks: Ranks) -> Terms:

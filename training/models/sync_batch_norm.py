@@ -100,13 +100,9 @@ class _Normalize(torch.autograd.Function):
         )
         means = torch.stack([grad_weight, grad_bias]) / (x.numel() // x.shape[1])
         ctx.ranks.all_reduce_mean([means])
-        shape, factor = _channel_shape(x), (variance + ctx.eps).rsqrt()
+        factor = (variance + ctx.eps).rsqrt()
         slope = means[0] * factor.square() * (1 if weight is None else weight)
         offset = means[1] * factor * (1 if weight is None else weight) - slope * mean
+        shape = [1, -1] + [1] * (x.dim() - 2)  # broadcasts one number per channel over x
         grad_x = torch.addcmul(grad_fixed_stats - offset.view(shape), x, slope.view(shape), value=-1).to(x.dtype)
         return grad_x, *((None, None) if weight is None else (grad_weight, grad_bias)), None, None
-
-
-def _channel_shape(x: Tensor) -> list[int]:
-    """The shape [1, C, 1, …] that broadcasts one number per channel over x."""
-    return [1, -1] + [1] * (x.dim() - 2)

@@ -46,10 +46,8 @@ def sample_animation(request: SampleRequest, sampler: LocalSampler, frames: int 
     classes = torch.tensor([sampler.class_index(name) for name in names], dtype=torch.int64)
     z, labels, seed = _sample_keyframes(request, sampler, classes)
     if (z == z[0]).all() and (labels == labels[0]).all():
-        raise SampleRequestError(
-            "--out: an animation walks from image to image: found equal images only, expected two different ones. Name"
-            " different digits, a --count of 2 or more, or a --truncation above 0"
-        )
+        found = "an animation walks from image to image: found equal images only, expected two different ones"
+        raise SampleRequestError(f"--out: {found}. Name different digits, a larger --count or --truncation")
     frames = frames or max(len(z), min(_FRAMES_PER_KEYFRAME * len(z), _MAX_FRAMES))
     if frames < len(z):
         raise SampleRequestError(f"--frames {frames}: the walk passes {len(z)} images, expected as many frames or more")
@@ -59,10 +57,9 @@ def sample_animation(request: SampleRequest, sampler: LocalSampler, frames: int 
     elif isinstance(source, GeneratorSource) and source.can_mix_labels:
         images = source.generate_mixed(path, walk_labels(labels, sampler.count_classes(), frames))
     else:
-        raise SampleRequestError(
-            f"{request.class_flag or '--out'}: this source cannot mix labels, expected a run or a checkpoint whose"
-            " generator has an `embedding`. Name one, or a single --label to walk through its styles"
-        )
+        found = "this source cannot mix labels, expected a run or a checkpoint whose generator has an `embedding`"
+        flag = request.class_flag or "--out"
+        raise SampleRequestError(f"{flag}: {found}. Name one, or a single --label to walk through its styles")
     return Animation(images.permute(0, 2, 3, 1).numpy(), seed, len(z))
 
 

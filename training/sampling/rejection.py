@@ -45,10 +45,8 @@ class LabelPredictor:
         _, height, width, channels = images.shape
         expected = (self._classifier.channels, self._classifier.positions)
         if (channels, spatial_positions(height, width)) != expected:
-            raise DataError(
-                f"--reject-misread: found images of {height} × {width} × {channels} (height, width, channels), expected"
-                f" those of {self._data_name}, on which the classifier was trained. {NAME_DATA}"
-            )
+            found = f"found images of {height} × {width} × {channels} (height, width, channels)"
+            raise DataError(f"--reject-misread: {found}, expected those of {self._data_name}. {NAME_DATA}")
         return classify(self._classifier, torch.from_numpy(images).permute(0, 3, 1, 2)).predictions.numpy()
 
 
@@ -65,10 +63,8 @@ def sample_accepted(request: SampleRequest, sampler: Sampler, predictor: LabelPr
         raise SampleRequestError("--reject-misread: this generator is unconditional. Leave the flag out")
     images, labels, unit_size = result.images, result.labels, len(request.text or " ")
     if labels.max() >= predictor.classes:
-        raise DataError(
-            f"--reject-misread: the generator generates class {labels.max()}, the classifier was trained on 0 to"
-            f" {predictor.classes - 1}. {NAME_DATA}"
-        )
+        found = f"found the class {labels.max()}, expected 0 to {predictor.classes - 1} as in the classifier's data"
+        raise DataError(f"--reject-misread: {found}. {NAME_DATA}")
     pending = np.arange(len(images) // unit_size)  # indices of images, or of strips
     streaks = Counter[int]()  # consecutive rejections of each class
     total_drawn = attempt = 0

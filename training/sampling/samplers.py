@@ -1,6 +1,5 @@
-"""Samplers, which get the images of a request from a local source or a server."""
+"""The interface of samplers, which get the images of a request, and the sampler of a local source."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,22 +13,6 @@ from ganctl.training.sampling.request import SampleBatch, SampleRequest, SampleR
 _GRID_COLUMNS = 10
 Pixels = NDArray[np.uint8]  # [N, H, W, C]
 Labels = NDArray[np.int64]  # [N]
-
-
-class SamplingClient(Protocol):
-    """The methods of a server's client that sampling needs."""
-
-    def count_classes(self) -> int: ...
-    def sample(
-        self,
-        *,
-        digits: Sequence[int] | None = None,
-        labels: Sequence[str] | None = None,
-        text: str | None = None,
-        count: int | None = None,
-        seed: int | None = None,
-        truncation: float | None = None,
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64], int]: ...
 
 
 class Sampler(Protocol):
@@ -90,39 +73,6 @@ class LocalSampler:
     def labels(self, seed: int, count: int) -> Labels:
         """Random labels of a seed, int64 [count]."""
         return draw_labels(seed, count, len(self.source.class_names))
-
-
-class ServerSampler:
-    """Samples from a server, which checks the request itself.
-
-    Classes are sent by name: a class that is named 2 need not have the index 2.
-    """
-
-    def __init__(self, client: SamplingClient) -> None:
-        self._client = client
-
-    def check(self, request: SampleRequest) -> None:
-        """Does nothing: the server checks the request."""
-
-    def count_classes(self) -> int:
-        """Number of classes of the server's model."""
-        return self._client.count_classes()
-
-    def class_name(self, label: int) -> str:
-        """Name of a class for messages; the client knows only its index."""
-        return f"number {label}"
-
-    def sample(self, batch: SampleBatch, truncation: float) -> tuple[Pixels, Labels | None]:
-        """Samples the images of a batch; see `Sampler.sample`."""
-        images, labels, _ = self._client.sample(
-            digits=[cls for cls in batch.classes if isinstance(cls, int)] or None,
-            labels=[cls for cls in batch.classes if isinstance(cls, str)] or None,
-            text=batch.text,
-            count=batch.count,
-            seed=batch.seed,
-            truncation=truncation,
-        )
-        return images if images.ndim == 4 else images[..., None], None if (labels < 0).any() else labels
 
 
 def sample_images(request: SampleRequest, sampler: Sampler) -> SampleResult:

@@ -58,10 +58,8 @@ def save(result: SampleResult, out: Path) -> None:
     if out.suffix in (".png", ".webp"):
         pixels = tile(result.images.transpose(0, 3, 1, 2), columns=result.columns)
         if out.suffix == ".webp" and (side := max(pixels.shape[:2]) * ENLARGEMENT) > _WEBP_SIDE:
-            raise SampleRequestError(
-                f"--out {out}: the picture would be {side:,} pixels long, expected at most {_WEBP_SIDE:,} for a WebP."
-                " Name a .png, or request fewer images"
-            )
+            found = f"the picture would be {side:,} pixels long, expected at most {_WEBP_SIDE:,} for a WebP"
+            raise SampleRequestError(f"--out {out}: {found}. Name a .png, or request fewer images")
         write_file(out, encode(to_picture(pixels, ENLARGEMENT), out.suffix[1:]))
     elif out.suffix == ".npz":
         buffer = io.BytesIO()

@@ -20,7 +20,7 @@ from ganctl.training.device.precision import Precision
 from ganctl.training.device.step_inputs import StepInputs
 from ganctl.training.device.streams import NO_STREAMS, StreamPool
 from ganctl.training.distributed.ranks import SINGLE_RANK, Ranks, fingerprint
-from ganctl.training.errors import TrainingError
+from ganctl.training.errors import divergence_error
 from ganctl.training.losses.backend import Backend
 from ganctl.training.losses.objective import GANObjective
 from ganctl.training.models.base import Generator
@@ -190,10 +190,7 @@ class Step:
             TrainingError: a tensor contains NaN or inf, or ranks have different weights.
         """
         if name := self.first_nonfinite():
-            raise TrainingError(
-                f"{name}: found NaN or inf at step {step}. The checkpoint before stays the last one. Lower"
-                " optimizer.lr, or raise loss.r1 and loss.r2."
-            )
+            raise divergence_error(f"{name}: found NaN or inf", step)
         if self._ranks.size > 1:
             weights = [*self._nonfinite.tensors.values(), *self.ema.state_dict().values()]
             self._ranks.assert_equal_across_ranks(f"the weights at step {step}", fingerprint(weights))

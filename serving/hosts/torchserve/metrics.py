@@ -32,7 +32,7 @@ class MetricsEndpoint(Collector):
         self._worker_metrics = MultiProcessCollector(None, path=str(folder))
         registry = CollectorRegistry()
         registry.register(self)
-        self._server, self._thread = start_http_server(port, "127.0.0.1", registry)
+        self._server, _ = start_http_server(port, "127.0.0.1", registry)
 
     def any_worker_busy(self) -> bool:
         """Returns whether a living worker is answering a batch."""
@@ -43,7 +43,6 @@ class MetricsEndpoint(Collector):
         """Closes the endpoint."""
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join()
 
     def collect(self) -> Iterator[Metric]:
         """Yields the workers' metrics, those of the front end, and the served version.

@@ -49,10 +49,7 @@ def reserve_ports(host: str, port: int) -> Iterator[Ports]:
                     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` includes IPv4 addresses
                 listener.bind(socket.getaddrinfo(address, number, family, socket.SOCK_STREAM)[0][4])
             except OSError as error:
-                purpose = name.replace("_", " ")
-                raise _port_error(
-                    error, address, f"--port {port}: port {number} on {address}, for {purpose}"
-                ) from error
+                raise _port_error(error, address, f"--port {port}: port {number} on {address}, for {name}") from error
             numbers.append(listener.getsockname()[1])
         yield Ports(*numbers)
 
@@ -63,26 +60,13 @@ def _has_ipv6() -> bool:
     return addresses.exists() and bool(addresses.read_bytes())
 
 
-def _compressed(address: str) -> str:
-    """Returns the usual spelling of an address: the system writes ::1:8080 as ::0.1.128.128."""
-    try:
-        return ipaddress.ip_address(address).compressed
-    except ValueError:  # with a zone (fe80::1%eth0)
-        return address
-
-
 def _port_error(error: OSError, address: str, port: str) -> ServerError:
     """Returns the error for a port that cannot be bound; `port` describes it."""
-    if error.errno == errno.EADDRNOTAVAIL:
-        hint = " A port goes into --port." if ":" in address else ""
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EINVAL):  # EINVAL: fe80::1 without its network interface
+        shown = ipaddress.ip_address(address).compressed  # ::1:8080, which the system writes ::0.1.128.128
         return ServerError(
-            f"--host: found the address {_compressed(address)}, which no network interface of this machine has. Give"
-            f" one that `ip address` lists, or 0.0.0.0 for all of them.{hint}"
-        )
-    if error.errno == errno.EINVAL and address.startswith("fe80:"):
-        return ServerError(
-            f"--host: found the link-local address {address}, expected one that does not depend on a network interface."
-            " Give another address of this machine."
+            f"--host: found the address {shown}, on which this machine cannot listen. Give one that `ip address` lists,"
+            " or 0.0.0.0 for all of them. A port goes into --port."
         )
     hints = {errno.EADDRINUSE: " `ss -ltnp` names its user.", errno.EACCES: " Ports below 1024 need root."}
     return ServerError(

@@ -24,7 +24,7 @@ def ascii_alias(folder: Path) -> Iterator[Path]:
     """Yields a short path of ASCII letters for the folder: its own path, or that of a file descriptor in /proc.
 
     Raises:
-        ServerError: there is no such path.
+        ServerError: Java cannot open the folder by any path.
     """
     fits = len(os.fsencode(folder / _LONGEST_SOCKET)) <= _MAX_SOCKET_PATH
     if fits and _PLAIN.fullmatch(str(folder)):
@@ -34,19 +34,11 @@ def ascii_alias(folder: Path) -> Iterator[Path]:
         os.fsencode(folder).decode("utf-8")
     except UnicodeDecodeError as error:  # Java resolves the alias and then cannot spell the path
         raise ServerError(
-            f"the temporary folder {folder.parent}: found bytes that are not UTF-8, expected a path that Java can open."
-            " Set TMPDIR to another folder, such as /tmp."
+            f"the temporary folder {folder.parent}: found bytes that are not UTF-8. Set TMPDIR to another one."
         ) from error
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     try:
-        alias = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
-        if not alias.exists():
-            raise ServerError(
-                f"the temporary folder {folder.parent}: found a path that is long or not plain ASCII, and no /proc;"
-                f" expected a path that fits into a Unix socket's address ({_MAX_SOCKET_PATH} bytes). Set TMPDIR to a"
-                " short, plain path, such as /tmp."
-            )
-        yield alias
+        yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
     finally:
         os.close(descriptor)
 
@@ -61,9 +53,8 @@ def executable_folder(folder: Path) -> Path:
         if os.access(candidate, os.W_OK | os.X_OK) and not os.statvfs(candidate).f_flag & os.ST_NOEXEC:
             return candidate
     raise ServerError(
-        f"the temporary folder {folder}: found a file system mounted noexec, and no other folder among"
-        f" {', '.join(_FALLBACK_FOLDERS)}; expected one that native libraries can be loaded from. Set TMPDIR to a"
-        " folder on a file system without noexec."
+        f"the temporary folder {folder}: found a file system mounted noexec, and no better one among"
+        f" {', '.join(_FALLBACK_FOLDERS)}. Set TMPDIR to a folder on a file system without noexec."
     )
 
 

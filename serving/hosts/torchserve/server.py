@@ -18,15 +18,9 @@ from ganctl.serving.addresses import connect_address, is_loopback, resolve, url_
 from ganctl.serving.archive.mar import MODEL_NAME
 from ganctl.serving.client.connections import local_client
 from ganctl.serving.deploy.control_socket import ControlSocket, Message
-from ganctl.serving.errors import PackageError, ServerError
-from ganctl.serving.hosts.torchserve.config import (
-    METRICS,
-    config_properties,
-    environment,
-    hosts,
-    log4j2,
-    page_enabled,
-)
+from ganctl.serving.errors import PackageError, ServerError, SettingError
+from ganctl.serving.handler.page import page_enabled
+from ganctl.serving.hosts.torchserve.config import METRICS, config_properties, environment, hosts, log4j2
 from ganctl.serving.hosts.torchserve.draining import drain
 from ganctl.serving.hosts.torchserve.java import find_java
 from ganctl.serving.hosts.torchserve.launch import launch
@@ -73,7 +67,10 @@ class Server:
         self.address = resolve(host)
         self.workers = workers or default_workers()
         self.auth = auth or ("none" if is_loopback(self.address) else "token")
-        self.page = page and page_enabled(os.environ)
+        try:
+            self.page = page_enabled(os.environ) and page
+        except ValueError as error:
+            raise SettingError(str(error)) from error
         self.token_file: Path | None = None
         self._mar, self._sha256, self._access_log = mar.absolute(), sha256, access_log
         self._requested_port = port
@@ -88,6 +85,9 @@ class Server:
         """
         java = find_java()
         with contextlib.ExitStack() as stack, reserve_ports(self.address, self._requested_port) as self._ports:
+            self.url = f"http://{url_host(connect_address(self.address))}:{self._ports.inference}"
+            self.management_url = f"http://127.0.0.1:{self._ports.management}"
+            self.metrics_url = f"http://127.0.0.1:{self._ports.metrics}/metrics"
             self.folder = stack.enter_context(private_folder())
             self._logs = Logs(self.folder.path / "logs")
             self._launch(java)
@@ -105,22 +105,6 @@ class Server:
     def __exit__(self, *_: object) -> None:
         """Ends TorchServe and its workers and deletes the private folder, in bounded time."""
         self._stack.close()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def url(self) -> str:
-        return f"http://{url_host(connect_address(self.address))}:{self._ports.inference}"
-
-    @property
-    def management_url(self) -> str:
-        return f"http://127.0.0.1:{self._ports.management}"
-
-    @property
-    def metrics_url(self) -> str:
-        return f"http://127.0.0.1:{self._ports.metrics}/metrics"
 
     def wait(self) -> None:
         """Blocks while TorchServe runs. Raises ServerError when it exits."""
@@ -184,6 +168,7 @@ class Server:
         if self._access_log is not None:
             self._access_log.mkdir(parents=True, exist_ok=True)
         self._process = launch(java, folder, variables)
+        self.pid = self._process.pid
         if token:
             self.token_file = folder.path / "key_file.json"  # TorchServe writes it to its working directory
 
@@ -214,9 +199,7 @@ class Server:
             stack.callback(ControlSocket(ports.inference, self._handle).close)
         except OSError as error:  # in use since the ports were checked
             names = f"{ports.management}, {ports.metrics} or the control socket of `ganctl deploy`"
-            raise ServerError(
-                f"--port {self._requested_port}: {names} cannot be used ({error}). Give another --port."
-            ) from error
+            raise ServerError(f"--port: {names} cannot be used ({error}). Give another --port.") from error
 
     def _handle(self, command: Message) -> Message:
         if command.get("rollback"):
@@ -246,12 +229,8 @@ class Server:
             reply = management.get(f"/models/{MODEL_NAME}", headers=self.authorization("management"))
         except (httpx.TransportError, OSError, ValueError):
             return False  # TorchServe does not listen yet, or the token file is absent or incomplete
-        if reply.status_code == 404:  # TorchServe listens only after it has tried to load the archive
-            raise self._error(f"TorchServe refused the archive {self._mar}.")
-        if reply.status_code != 200:
-            raise ServerError(
-                f"TorchServe's management API: found status {reply.status_code} ({reply.text[:500]}), expected 200."
-            )
+        if reply.status_code != 200:  # TorchServe listens only after it has tried to load the archive
+            raise self._error(f"TorchServe refused the archive {self._mar} ({reply.status_code}: {reply.text[:500]}).")
         workers = reply.json()[0]["workers"]
         return len(workers) >= self.workers and all(worker["status"] == "READY" for worker in workers)
 

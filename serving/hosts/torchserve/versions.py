@@ -11,14 +11,13 @@ import shutil
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ganctl.files import add_path_to_errors
-from ganctl.serving.archive.integrity import check_and_copy
-from ganctl.serving.archive.mar import MODEL_NAME, describe_archive
+from ganctl.serving.archive.integrity import check_and_copy, read_archive
+from ganctl.serving.archive.mar import MODEL_NAME, describe_members
 from ganctl.serving.errors import DeployError, PackageError
 from ganctl.serving.hosts.torchserve.worker.commands import CURRENT
 
@@ -58,7 +57,7 @@ class Versions:
         Raises:
             PackageError: the archive is damaged, has another digest, or needs a package that is not installed.
         """
-        self.active = self._unpack(mar, self._folder / "store" / f"{MODEL_NAME}.mar", sha256)
+        self.active = self._unpack(check_and_copy(mar, self._folder / "store" / f"{MODEL_NAME}.mar", sha256), mar)
         self._activate(self.active)
 
     def deploy(self, mar: Path, sha256: str | None) -> dict[str, str]:
@@ -71,11 +70,8 @@ class Versions:
             PackageError: as for `start`.
             DeployError: the smoke test failed, or a worker could not load the version.
         """
-        archive = self._folder / "versions" / "new.mar"
-        try:
-            new = self._unpack(mar, archive, sha256)
-        finally:
-            archive.unlink(missing_ok=True)
+        members, _ = read_archive(mar, sha256)
+        new = self._unpack(members, mar)
         try:
             self._test(new)
             return self._switch(new)
@@ -95,9 +91,8 @@ class Versions:
             raise DeployError("--rollback: found no previous version. Nothing was changed.")
         return self._switch(self._previous)
 
-    def _unpack(self, mar: Path, archive: Path, sha256: str | None) -> Version:
-        check_and_copy(mar, archive, sha256)
-        description = describe_archive(archive)
+    def _unpack(self, members: Mapping[str, bytes], mar: Path) -> Version:
+        description = describe_members(members, mar)
         if description["backend"] == "torchscript" and importlib.util.find_spec("torch") is None:
             raise PackageError(
                 f"{mar}: found a TorchScript generator, which needs the package torch. Install torch, or package the"
@@ -106,8 +101,10 @@ class Versions:
         model_version = str(description["model_version"])
         folder = self._folder / "versions" / f"{next(self._numbers)}-{model_version}"
         try:
-            with add_path_to_errors(folder), zipfile.ZipFile(archive) as members:
-                members.extractall(folder)
+            for name, content in members.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                with add_path_to_errors(folder / name):
+                    (folder / name).write_bytes(content)
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -117,23 +114,18 @@ class Versions:
         """Generates an image in a process of its own, so that a broken version cannot harm a worker."""
         command = [sys.executable, "-P", "-m", "ganctl.serving.hosts.torchserve.worker.smoke_test", str(version.folder)]
         try:
-            done = subprocess.run(
+            subprocess.run(
                 command,
                 env={**self._environment, "PYTHONPATH": str(Path(__file__).parents[4])},
                 capture_output=True,
                 encoding="utf-8",
                 errors="replace",
                 timeout=_MAX_SECONDS,
-                check=False,
+                check=True,
             )
-        except subprocess.TimeoutExpired as error:
-            raise DeployError(
-                f"the new version's smoke test took longer than {_MAX_SECONDS:g} s. It was not deployed."
-            ) from error
-        if done.returncode != 0:
-            raise DeployError(
-                f"the new version failed its smoke test and was not deployed. Its stderr:\n{done.stderr[-2000:]}"
-            )
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            reason = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
+            raise DeployError(f"the new version failed its smoke test, and is not served:\n{reason[-2000:]}") from error
 
     def _switch(self, new: Version) -> dict[str, str]:
         old = self.active
@@ -165,14 +157,12 @@ class Versions:
             if reports and all(report["version"] == version.folder.name for report in reports):
                 return
             time.sleep(0.02)
-        raise DeployError(
-            f"not all workers loaded the new version within {_MAX_SECONDS:g} s. The old one stays active."
-        )
+        raise DeployError(f"not all workers loaded the new version in {_MAX_SECONDS:g} s. The old one stays active.")
 
     def _worker_reports(self) -> list[dict[str, Any]]:
         """The reports of the living workers: `version` and `error` of each."""
         return [
             json.loads(path.read_text(encoding="utf-8"))
             for path in self._state.glob("worker-*")
-            if path.suffix == "" and Path("/proc", path.name.partition("-")[2]).exists()
+            if Path("/proc", path.name.partition("-")[2]).exists()
         ]

@@ -1,4 +1,4 @@
-"""Real TorchServe servers: one per back-end, shared by all tests that do not damage them."""
+"""Runs real TorchServe servers: one per backend, shared by all tests that do not damage them."""
 
 import contextlib
 import json
@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ PROJECT = Path(__file__).parents[3]
 
 
 class Running(NamedTuple):
-    """A `ganctl serve`: its process, what it printed when ready, and the folder that holds its temporary files."""
+    """A running `ganctl serve`: its process, the JSON record that it printed, and its folder for temporary files."""
 
     process: "subprocess.Popen[str]"
     record: dict[str, Any]
@@ -34,7 +35,7 @@ class Running(NamedTuple):
 
 
 def start_ganctl(*arguments: str, temporary: Path) -> "subprocess.Popen[str]":
-    """Runs `ganctl ARGUMENTS` with its temporary files in `temporary`."""
+    """Starts `ganctl ARGUMENTS` with its temporary files in `temporary`."""
     path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": path}
     command = [sys.executable, "-m", "ganctl", *arguments]
@@ -42,36 +43,36 @@ def start_ganctl(*arguments: str, temporary: Path) -> "subprocess.Popen[str]":
 
 
 def finish(process: "subprocess.Popen[str]") -> tuple[str, str]:
-    """What it has written to stdout and stderr, the rest of it, when it ends."""
+    """Waits for the process to end, and returns the unread rest of its stdout and stderr."""
     return process.communicate(timeout=PATIENCE)
 
 
 def java_of(pid: int) -> list[int]:
-    """The process ids of the children of `pid` that are Java, by /proc."""
+    """The process ids of the Java processes among the children of `pid`."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             if parent == pid and b"org.pytorch.serve.ModelServer" in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
-        except OSError:  # gone meanwhile
+        except OSError:  # the process has ended
             continue
     return found
 
 
 def stop(pid: int) -> None:
-    """Stops a process, and returns once all of its threads stand still: until then it may take what comes next."""
+    """Stops a process, and returns once all of its threads have stopped: until then one may still take a request."""
     os.kill(pid, signal.SIGSTOP)
 
-    def stands_still() -> bool:
+    def all_threads_stopped() -> bool:
         tasks = Path(f"/proc/{pid}/task").glob("*/stat")
         return all(task.read_text().rpartition(")")[2].split()[0] in "TX" for task in tasks)
 
-    wait_for(stands_still, f"process {pid} stands still")
+    wait_for(all_threads_stopped, f"all threads of process {pid} have stopped")
 
 
 def members(group: int) -> list[int]:
-    """The living processes of a process group, by /proc: Java and its workers."""
+    """The process ids of the living processes of a process group: Java and its workers."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -85,15 +86,15 @@ def members(group: int) -> list[int]:
 
 @pytest.fixture(scope="session")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A conditional export, grey; not to be changed."""
+    """A conditional export of gray images; a test must not change it."""
     return write_export(tmp_path_factory.mktemp("export") / "export")
 
 
 @contextlib.contextmanager
 def running(source: Path, temporary: Path, *arguments: str) -> Iterator[Running]:
-    """`ganctl serve SOURCE --json` with two workers, ready, for as long as the block lasts."""
-    words = ("serve", str(source), "--port", "0", "--workers", "2", "--json", *arguments)
-    process = start_ganctl(*words, temporary=temporary)
+    """Runs `ganctl serve SOURCE --json` with two workers until the block ends; yields when it is ready."""
+    command = ("serve", str(source), "--port", "0", "--workers", "2", "--json", *arguments)
+    process = start_ganctl(*command, temporary=temporary)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -106,33 +107,40 @@ def running(source: Path, temporary: Path, *arguments: str) -> Iterator[Running]
 
 @pytest.fixture(scope="session")
 def served(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A server with two workers and ONNX Runtime; not to be harmed."""
+    """A shared server with two workers and ONNX Runtime; a test must not damage it."""
     with running(export, tmp_path_factory.mktemp("t")) as server:
         yield server
 
 
 @pytest.fixture
 def own(export: Path, tmp_path: Path) -> Iterator[Running]:
-    """The same, for one test that does harm."""
+    """A server with two workers and ONNX Runtime for one test, which may damage it."""
     with running(export, tmp_path) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def guarded(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with one worker, TorchScript, and a token."""
+def token_server(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A shared server with one worker, TorchScript and `--auth token`."""
     mar = package(export, tmp_path_factory.mktemp("mar"), "torchscript")
     with Server(mar, port=0, workers=1, auth="token") as server:
         yield server
 
 
 @pytest.fixture
+def temporary() -> Iterator[Path]:
+    """An empty folder with a short path, for a server's temporary files: the path of a Unix socket is limited."""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as name:
+        yield Path(name)
+
+
+@pytest.fixture
 def gate(tmp_path: Path) -> Gate:
-    """A gate for the workers of an archive."""
+    """A gate at which the workers of `gated` wait."""
     return Gate(tmp_path / "gate")
 
 
 @pytest.fixture
 def gated(export: Path, gate: Gate, tmp_path: Path) -> Path:
-    """An archive with that gate."""
+    """An archive whose workers wait at `gate`."""
     return gate.archive(package(export, tmp_path / "gated"))

@@ -1,4 +1,4 @@
-"""URLs at which a server answers, and its replies."""
+"""HTTP helpers: prediction paths, replies, metrics, and the private folder of a server."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests import http
 from tests.integration.serving.conftest import Running
 
-DRAWING = (
+Metrics = dict[tuple[str, tuple[tuple[str, str], ...]], float]  # (name, sorted labels) → value
+
+# All paths that generate images.
+PREDICTION_PATHS = (
     "/predictions/digits",
     "/predictions/digits/1.0",
     "/explanations/digits",
@@ -20,18 +23,32 @@ DRAWING = (
 )
 
 
-def private(running: Running) -> Path:
-    """The folder of settings, store and logs."""
-    return next(running.temporary.glob("ganctl-*/config.properties")).parent
+def private_folder(server: Running) -> Path:
+    """The folder with a server's settings, model store and logs."""
+    return next(server.temporary.glob("ganctl-*/config.properties")).parent
+
+
+def metrics(metrics_url: str) -> Metrics:
+    """All samples of the metrics endpoint."""
+    text = http.get(metrics_url).raise_for_status().text
+    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    return {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples}
 
 
 def received(metrics_url: str) -> float:
-    """How many requests for images TorchServe has read, be they answered or waiting."""
-    families = text_string_to_metric_families(http.get(metrics_url).text)
-    samples = (sample for family in families for sample in family.samples)
-    return sum(sample.value for sample in samples if sample.name == "ts_inference_requests_total")
+    """The number of image requests that TorchServe has read, answered or not."""
+    return sum(value for (name, _), value in metrics(metrics_url).items() if name == "ts_inference_requests_total")
 
 
-def status(method: str, url: str, key: str | None = None, **more: Any) -> int:
+def status(method: str, url: str, key: str | None = None, **options: Any) -> int:
+    """The status of the reply to a request with this key."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return http.request(method, url, headers=headers, **more).status_code
+    return http.request(method, url, headers=headers, **options).status_code
+
+
+def seeded_image(server: Running) -> bytes:
+    """The reply to a request with a fixed seed; the same bytes every time."""
+    body = {"digits": [3, 1, 4], "count": 9, "seed": 2_026, "scale": 2}
+    reply = http.post(f"{server.url}/predictions/digits", json=body)
+    assert reply.status_code == 200, reply.text
+    return reply.content

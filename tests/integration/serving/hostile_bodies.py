@@ -1,4 +1,4 @@
-"""Hostile requests with errors in their fields: in JSON, in a query, in a form."""
+"""Hostile requests with errors in their fields: JSON, queries and forms."""
 
 import gzip
 import json
@@ -24,8 +24,8 @@ def _value(rng: random.Random, depth: int = 0) -> Any:
 
 
 def _wrong_types(rng: random.Random) -> Hostile:
-    given = {rng.choice((*FIELDS, "other", "", "\ud800", "é")): _value(rng) for _ in range(rng.randint(1, 5))}
-    return Hostile("wrong types", request(body=json.dumps(given).encode(), headers=[JSON]))
+    body = {rng.choice((*FIELDS, "other", "", "\ud800", "é")): _value(rng) for _ in range(rng.randint(1, 5))}
+    return Hostile("wrong types", request(body=json.dumps(body).encode(), headers=[JSON]))
 
 
 WRONG_JSON = (
@@ -47,11 +47,11 @@ WRONG_JSON = (
 
 
 def _raw_json(rng: random.Random) -> Hostile:
-    deep = rng.choice((10, 900, 1_100, 20_000, 100_000))
+    depth = rng.choice((10, 900, 1_100, 20_000, 100_000))
     nines = "9" * rng.choice((20, 400, 4_000, 5_000, 60_000))
     values = (nines, f"-{nines}", f"1e{nines}", f"-1e-{nines}", f"0.{nines}", "NaN", "-Infinity", "[Infinity]")
     field = rng.choice(FIELDS)
-    nested = ("[" * deep, "[" * deep + "]" * deep, '{"a":' * deep, '{"a":' * deep + "1" + "}" * deep)
+    nested = ("[" * depth, "[" * depth + "]" * depth, '{"a":' * depth, '{"a":' * depth + "1" + "}" * depth)
     numbers = [f'{{"{field}": {value}}}' for value in (*values, f'1, "{field}": 2')]
     body = rng.choice((rng.choice(WRONG_JSON), rng.choice(nested), rng.choice(numbers)))
     return Hostile("raw JSON", request(body=body.encode(), headers=[JSON]))
@@ -102,7 +102,7 @@ def _forms(rng: random.Random) -> Hostile:
     return Hostile("forms", request("POST", path, _pairs(rng).encode("latin-1"), headers))
 
 
-EDGES = ("x", "x", "x", "", "-" * 100, "é", '"x"', "x y")
+BOUNDARIES = ("x", "x", "x", "", "-" * 100, "é", '"x"', "x y")
 MULTIPART = (
     *("multipart/form-data; boundary={}", "multipart/form-data; boundary={}; charset=x"),
     *("multipart/form-data", "multipart/mixed; boundary={}"),
@@ -121,11 +121,11 @@ PART_HEADERS = (
 
 
 def _multipart(rng: random.Random) -> Hostile:
-    edge, value = rng.choice(EDGES), rng.choice(("1", "", "é", "x" * 70_000))
+    boundary, value = rng.choice(BOUNDARIES), rng.choice(("1", "", "é", "x" * 70_000))
     head = f"Content-Disposition: {rng.choice(DISPOSITIONS)}\r\n{rng.choice(PART_HEADERS)}"
-    end = rng.choice((f"--{edge}--\r\n", f"--{edge}--", "", "--"))
-    body = f"--{edge}\r\n{head}\r\n{value}\r\n" * rng.choice((1, 1, 2, 30)) + end
-    headers = [("Content-Type", rng.choice(MULTIPART).format(edge))]
+    end = rng.choice((f"--{boundary}--\r\n", f"--{boundary}--", "", "--"))
+    body = f"--{boundary}\r\n{head}\r\n{value}\r\n" * rng.choice((1, 1, 2, 30)) + end
+    headers = [("Content-Type", rng.choice(MULTIPART).format(boundary))]
     return Hostile("multipart", request(body=body.encode(), headers=headers))
 
 

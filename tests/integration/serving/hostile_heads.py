@@ -51,9 +51,9 @@ LENGTHS = ("-1", "+5", "0x10", "1e3", "x", " ", "5, 5", "9" * 20, str(2**31), st
 
 def _lengths(rng: random.Random) -> Hostile:
     body = json.dumps(fields(rng)).encode()
-    length = rng.choice((*LENGTHS, *(str(len(body) + more) for more in (1, 1_000, -1))))
-    twice = [("Content-Length", str(len(body)))] if rng.random() < 0.2 else []
-    return Hostile("lengths", request(body=body, headers=[JSON, *twice], length=length), answered=False)
+    length = rng.choice((*LENGTHS, *(str(len(body) + extra) for extra in (1, 1_000, -1))))
+    second = [("Content-Length", str(len(body)))] if rng.random() < 0.2 else []
+    return Hostile("lengths", request(body=body, headers=[JSON, *second], length=length), needs_reply=False)
 
 
 def _chunks(rng: random.Random) -> Hostile:
@@ -72,10 +72,10 @@ CODINGS = ("chunked", "chunked", "chunked", "gzip, chunked", "chunked, chunked",
 def _bad_chunks(rng: random.Random) -> Hostile:
     body = json.dumps(fields(rng)).encode()
     size = b"%x" % len(body)
-    unended = (size + b"\r\n" + body, size + b"\r\n" + body + b"\r\n0\r\n", size + b"\n" + body + b"\n0\n\n")
-    sent = rng.choice((rng.choice(SIZES) + b"\r\n" + body, rng.choice(unended)))
+    unterminated = (size + b"\r\n" + body, size + b"\r\n" + body + b"\r\n0\r\n", size + b"\n" + body + b"\n0\n\n")
+    sent = rng.choice((rng.choice(SIZES) + b"\r\n" + body, rng.choice(unterminated)))
     headers = [JSON, ("Transfer-Encoding", rng.choice(CODINGS))]
-    return Hostile("bad chunks", request(headers=headers, length=rng.choice(("", "5"))) + sent, answered=False)
+    return Hostile("bad chunks", request(headers=headers, length=rng.choice(("", "5"))) + sent, needs_reply=False)
 
 
 VERBS = (

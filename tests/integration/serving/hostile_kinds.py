@@ -1,4 +1,4 @@
-"""Types and helpers of all kinds of hostile requests."""
+"""The type of a hostile request, and the valid fields that hostile requests start from."""
 
 import random
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ FIELDS = ("digits", "labels", "text", "count", "seed", "truncation", "scale", "l
 
 @dataclass(frozen=True)
 class Hostile:
-    """A request as it goes over the wire."""
+    """The bytes of a request."""
 
     kind: str
     data: bytes
-    answered: bool = True  # whether there must be a reply; else there may be none, as the request may have no end
+    needs_reply: bool = True  # False if the request may be incomplete, so that no reply need come
 
 
 def fields(rng: random.Random) -> dict[str, Any]:
-    """What a good client asks for."""
-    asked: dict[str, Any] = {"digits": rng.randrange(10), "seed": rng.randrange(2**53)}
+    """Random fields of a valid request."""
+    body: dict[str, Any] = {"digits": rng.randrange(10), "seed": rng.randrange(2**53)}
     if rng.random() < 0.5:
-        asked |= {"count": rng.randint(1, 9), "scale": rng.randint(1, 3)}
-    return asked
+        body |= {"count": rng.randint(1, 9), "scale": rng.randint(1, 3)}
+    return body

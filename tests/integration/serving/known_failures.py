@@ -1,8 +1,8 @@
-"""Requests for which TorchServe's own HTTP layer replies with a 5xx, before the handler (docs/service.md)."""
+"""Requests to which TorchServe's own HTTP layer replies with a 5xx, before the handler (docs/service.md)."""
 
 import json
 
-# By the name that TorchServe gives in the reply's `type`.
+# The `type` in TorchServe's reply → the requests that cause it.
 KNOWN = {
     "ErrorDataDecoderException": "a form that cannot be decoded: a bad percent-encoding, a field without a name, …",
     "StringIndexOutOfBoundsException": "a multipart form with an empty boundary",
@@ -11,7 +11,7 @@ KNOWN = {
 
 
 def is_known(status: int, body: bytes) -> bool:
-    """Whether a reply is one of those."""
+    """Returns whether a reply is one of the known failures."""
     if status != 500:
         return False
     try:

@@ -9,44 +9,48 @@ from tests.waiting import wait_for
 
 
 class Repeated:
-    """How often each client has asked and been answered."""
+    """Counts the replies of each client."""
 
     def __init__(self, clients: int) -> None:
         self.counts = [0] * clients
         self.futures: list[Future[None]] = []
 
-    def wait_for_more(self, many: int) -> None:
-        """Returns once every client has been answered so many times more; raises what a client has raised."""
+    def wait_for_more(self, count: int) -> None:
+        """Returns once every client has got `count` more replies; raises the exception of a client that failed."""
         before = list(self.counts)
 
         def enough() -> bool:
             for future in self.futures:
                 if future.done():
                     future.result()
-            return all(now >= then + many for now, then in zip(self.counts, before, strict=True))
+            return all(now >= then + count for now, then in zip(self.counts, before, strict=True))
 
-        wait_for(enough, f"every client is answered {many} times more")
+        wait_for(enough, f"every client gets {count} more replies")
 
 
 @contextmanager
 def repeated(clients: int, start: Callable[[], Callable[[], object]]) -> Iterator[Repeated]:
-    """Runs what `start()` gives, one for each client on a thread of its own, again and again until the block ends.
+    """Runs `clients` threads that send requests until the block ends.
 
-    What a client raises comes out at the end of the block.
+    Args:
+        start: called once in each thread; returns a function that sends one request and waits for the reply.
+
+    Raises:
+        Exception: the exception of a client, at the end of the block.
     """
-    over, running = threading.Event(), Repeated(clients)
+    stopped, running = threading.Event(), Repeated(clients)
 
-    def ask(client: int) -> None:
-        once = start()
-        while not over.is_set():
-            once()
+    def run_client(client: int) -> None:
+        send = start()
+        while not stopped.is_set():
+            send()
             running.counts[client] += 1
 
     with ThreadPoolExecutor(clients) as threads:
-        running.futures = [threads.submit(ask, client) for client in range(clients)]
+        running.futures = [threads.submit(run_client, client) for client in range(clients)]
         try:
             yield running
         finally:
-            over.set()
+            stopped.set()
         for future in running.futures:
             future.result()

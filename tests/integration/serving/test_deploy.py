@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 from collections import Counter
@@ -25,20 +26,20 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two versions that answer the same request with other bytes, and one that cannot be loaded."""
+    """Two archives that differ in their version only, and one whose ONNX file is damaged."""
     folder = tmp_path_factory.mktemp("versions")
-    made = []
+    archives = []
     for number, version in enumerate(("aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc")):
         export = write_export(folder / str(number))
         manifest = json.loads((export / "manifest.json").read_text())
         manifest["model_version"] = version
         if number == 2:
-            broken = b"no ONNX at all"
-            (export / "generator.onnx").write_bytes(broken)
-            manifest["files"]["generator.onnx"] = entry(broken)
+            damaged = b"not an ONNX model"
+            (export / "generator.onnx").write_bytes(damaged)
+            manifest["files"]["generator.onnx"] = entry(damaged)
         (export / "manifest.json").write_text(json.dumps(manifest))
-        made.append(package(export, folder / f"out{number}"))
-    return made
+        archives.append(package(export, folder / f"out{number}"))
+    return archives
 
 
 @pytest.fixture
@@ -57,25 +58,25 @@ def test_no_request_fails_while_versions_change_under_load(server: Server, archi
     def client() -> Callable[[], None]:
         connection, digits = http.Client(base_url=server.url), itertools.cycle(range(10))
 
-        def ask() -> None:
+        def send() -> None:
             statuses[connection.post("/predictions/digits", json={"digits": next(digits)}).status_code] += 1
 
-        return ask
+        return send
 
-    with repeated(16, client) as asking:
-        asking.wait_for_more(5)
+    with repeated(16, client) as clients:
+        clients.wait_for_more(5)
         for archive, expected in ((archives[1], "bbbbbbbbbbbb"), (archives[0], "aaaaaaaaaaaa")):
             assert server.deploy(archive)["model_version"] == expected
-            assert {version(server) for _ in range(20)} == {expected}, "no worker has stayed behind"
-            asking.wait_for_more(5)
+            assert {version(server) for _ in range(20)} == {expected}, "every worker serves the new version"
+            clients.wait_for_more(5)
         assert server.roll_back() == {"model_version": "bbbbbbbbbbbb", "previous": "aaaaaaaaaaaa"}
-        asking.wait_for_more(5)
+        clients.wait_for_more(5)
     assert set(statuses) == {200}
 
 
-def test_a_version_that_cannot_draw_never_reaches_a_worker(server: Server, archives: list[Path]) -> None:
+def test_a_version_that_fails_its_smoke_test_is_not_deployed(server: Server, archives: list[Path]) -> None:
     workers = set(members(server.pid))
-    with pytest.raises(DeployError, match="failed its smoke test") as caught:
+    with pytest.raises(DeployError, match="smoke test") as caught:
         server.deploy(archives[2])
     assert "INVALID_PROTOBUF" in str(caught.value) or "InvalidProtobuf" in str(caught.value)
     assert version(server) == "aaaaaaaaaaaa"
@@ -83,21 +84,21 @@ def test_a_version_that_cannot_draw_never_reaches_a_worker(server: Server, archi
 
 
 def test_a_damaged_archive_changes_nothing(server: Server, archives: list[Path], tmp_path: Path) -> None:
-    cut = tmp_path / "digits.mar"
-    cut.write_bytes(archives[1].read_bytes()[:2000])
-    with pytest.raises(PackageError, match=r"digits\.mar"):
-        server.deploy(cut)
-    with pytest.raises(PackageError, match="--sha256"):
+    truncated = tmp_path / "digits.mar"
+    truncated.write_bytes(archives[1].read_bytes()[:2000])
+    with pytest.raises(PackageError, match=re.escape(str(truncated))):
+        server.deploy(truncated)
+    with pytest.raises(PackageError, match=f"--sha256 {'0' * 64}: {re.escape(str(archives[1]))}"):
         server.deploy(archives[1], sha256="0" * 64)
     assert version(server) == "aaaaaaaaaaaa"
 
 
-def test_there_is_no_way_back_before_there_was_a_way_on(server: Server) -> None:
-    with pytest.raises(DeployError, match="no previous version"):
+def test_a_rollback_without_a_previous_version_is_refused(server: Server) -> None:
+    with pytest.raises(DeployError, match="--rollback: "):
         server.roll_back()
 
 
-def test_a_worker_that_starts_anew_serves_the_new_version(server: Server, archives: list[Path]) -> None:
+def test_a_restarted_worker_serves_the_new_version(server: Server, archives: list[Path]) -> None:
     server.deploy(archives[1])
     victims = [pid for pid in members(server.pid) if pid != server.pid]
     for victim in victims:
@@ -108,24 +109,24 @@ def test_a_worker_that_starts_anew_serves_the_new_version(server: Server, archiv
         replies.append(http.get(f"{server.url}/predictions/digits"))
         return replies[-1].status_code == 200
 
-    wait_for(served, "a worker has come back")
+    wait_for(served, "a restarted worker answers")
     assert replies[-1].headers["x-model-version"] == "bbbbbbbbbbbb"
 
 
-def test_of_the_old_versions_only_the_one_before_is_kept(server: Server, archives: list[Path]) -> None:
+def test_only_the_active_and_the_previous_version_are_kept(server: Server, archives: list[Path]) -> None:
     for archive in (archives[1], archives[0], archives[1]):
         server.deploy(archive)
     assert len(list((server.folder.path / "versions").iterdir())) == 2
 
 
-def test_the_command_deploys_into_the_server_of_a_port_and_takes_it_back(
+def test_the_command_deploys_to_the_server_of_a_port_and_rolls_back(
     served: Running, archives: list[Path], tmp_path: Path
 ) -> None:
     port = served.url.rpartition(":")[2]
     before = http.get(f"{served.url}/predictions/digits").headers["x-model-version"]
 
-    def deploy(*words: str) -> tuple[int, str, str]:
-        process = start_ganctl("deploy", *words, "--port", port, "--json", temporary=tmp_path)
+    def deploy(*arguments: str) -> tuple[int, str, str]:
+        process = start_ganctl("deploy", *arguments, "--port", port, "--json", temporary=tmp_path)
         out, err = finish(process)
         return process.returncode, out, err
 
@@ -134,17 +135,18 @@ def test_the_command_deploys_into_the_server_of_a_port_and_takes_it_back(
     assert http.get(f"{served.url}/predictions/digits").headers["x-model-version"] == "bbbbbbbbbbbb"
     code, _, err = deploy(str(archives[2]))
     assert code == 5
-    assert "failed its smoke test" in err
+    assert "smoke test" in err
     code, out, _ = deploy("--rollback")
     assert (code, json.loads(out)["model_version"]) == (0, before)
     assert http.get(f"{served.url}/predictions/digits").headers["x-model-version"] == before
     code, _, err = deploy("--rollback", str(archives[1]))
     assert code == 2
+    assert "--rollback" in err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_port_without_a_server_is_told(archives: list[Path], tmp_path: Path) -> None:
+def test_a_port_without_a_server_is_named_in_the_error(archives: list[Path], tmp_path: Path) -> None:
     process = start_ganctl("deploy", str(archives[0]), "--port", "9", temporary=tmp_path)
     _, err = finish(process)
     assert process.returncode == 6
-    assert "--port 9: no `ganctl serve` of this user" in err
+    assert re.search("--port 9: .*`ganctl serve`", err), err

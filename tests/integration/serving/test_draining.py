@@ -26,22 +26,16 @@ from tests.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shuts a socket of another process")
 
-PATIENT = ("--drain-seconds", str(PATIENCE))  # no slow machine ends these servers before all is answered
-LARGE = request(
-    body=b'{"count": 256, "scale": 2}', headers=[JSON, HELD, ("Accept", "application/x-npz")]
-)  # a reply of 800,000 bytes, so that twelve of them fit into a batch
+LONG_DRAIN = ("--drain-seconds", str(PATIENCE))  # so that a slow machine does not reach the limit
+# Its reply has 800,000 bytes, so that twelve of them fit into a batch.
+LARGE = request(body=b'{"count": 256, "scale": 2}', headers=[JSON, HELD, ("Accept", "application/x-npz")])
 
 
-@pytest.fixture
-def temporary(tmp_path: Path) -> Path:
-    """The servers' folder for temporary files, empty."""
-    (tmp_path / "t").mkdir()
-    return tmp_path / "t"
-
-
-@pytest.mark.skipif(not may_copy_sockets(), reason="no socket of another process can be had here (docs/operating.md)")
-def test_what_is_in_hand_is_answered_and_the_rest_is_refused(gated: Path, gate: Gate, temporary: Path) -> None:
-    with running(gated, temporary, *PATIENT) as server:
+@pytest.mark.skipif(not may_copy_sockets(), reason="this system forbids pidfd_getfd (docs/operating.md)")
+def test_sigterm_answers_accepted_requests_and_refuses_new_connections(
+    gated: Path, gate: Gate, temporary: Path
+) -> None:
+    with running(gated, temporary, *LONG_DRAIN) as server:
         java, metrics = java_of(server.process.pid)[0], str(server.record["metrics_url"])
         before = received(metrics)
         gate.close("drawing")
@@ -49,11 +43,11 @@ def test_what_is_in_hand_is_answered_and_the_rest_is_refused(gated: Path, gate: 
             for wire in wires:
                 wire.send(LARGE)
             wait_for(lambda: received(metrics) == before + len(wires), "TorchServe has all requests")
-            wait_for(lambda: gate.waiting("drawing"), "a worker has some of them in hand")
+            wait_for(lambda: gate.waiting("drawing"), "a worker has some of the requests")
             server.process.send_signal(signal.SIGTERM)
             wait_for(lambda: _refuses(server.url), "new connections are refused")
             answered, _, _ = select.select([wire.socket for wire in wires], [], [], 0)
-            assert not answered, "new connections are refused while the old ones still wait for their answers"
+            assert not answered, "new connections are refused before the accepted requests are answered"
             gate.open("drawing")
             replies = [wire.read() for wire in wires]
         _, err = finish(server.process)
@@ -66,14 +60,14 @@ def test_what_is_in_hand_is_answered_and_the_rest_is_refused(gated: Path, gate: 
 
 
 @contextlib.contextmanager
-def _wires(url: str, many: int) -> Iterator[list[Wire]]:
-    """Connections that wait for their replies as long as a test may take."""
+def _wires(url: str, count: int) -> Iterator[list[Wire]]:
+    """Opens `count` connections."""
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(Wire(url)) for _ in range(many)]
+        yield [stack.enter_context(Wire(url)) for _ in range(count)]
 
 
 def _refuses(url: str) -> bool:
-    """Whether new connections are refused."""
+    """Returns whether the server refuses a new connection."""
     try:
         with Wire(url):
             return False
@@ -81,38 +75,38 @@ def _refuses(url: str) -> bool:
         return True
 
 
-def test_clients_that_never_pause_get_a_clean_503_and_a_closed_connection(
+def test_draining_answers_busy_keep_alive_clients_with_503_and_closes_their_connections(
     gated: Path, gate: Gate, temporary: Path
 ) -> None:
-    seen: list[list[httpx.Response]] = [[] for _ in range(8)]
+    replies_of_clients: list[list[httpx.Response]] = [[] for _ in range(8)]
 
-    def ask_on(replies: list[httpx.Response]) -> None:
+    def send_until_refused(replies: list[httpx.Response]) -> None:
         with http.Client() as client:
             while not replies or replies[-1].status_code == 200:
                 replies.append(client.post(f"{server.url}/predictions/digits", json={"digits": 7}))
 
-    with running(gated, temporary, *PATIENT) as server:
+    with running(gated, temporary, *LONG_DRAIN) as server:
         gate.close("drawing")
         with _wires(server.url, 1) as (held,):
-            held.send(LARGE)  # one worker has it in hand until all clients have been told: the server cannot end before
-            wait_for(lambda: gate.waiting("drawing"), "a worker has the request in hand")
-            asking = [threading.Thread(target=ask_on, args=(replies,)) for replies in seen]
-            for thread in asking:
+            held.send(LARGE)  # held until every client has got its 503, so that the server cannot end before
+            wait_for(lambda: gate.waiting("drawing"), "a worker has the request")
+            threads = [threading.Thread(target=send_until_refused, args=(each,)) for each in replies_of_clients]
+            for thread in threads:
                 thread.start()
-            wait_for(lambda: all(seen), "every client has been answered")
+            wait_for(lambda: all(replies_of_clients), "every client has got a reply")
             server.process.send_signal(signal.SIGTERM)
-            for thread in asking:
+            for thread in threads:
                 thread.join(PATIENCE)
-            time.sleep(1)  # long enough for a server that does not wait to end
+            time.sleep(1)  # enough for a server that does not wait for the held request to end
             assert server.process.poll() is None
             gate.open("drawing")
             reply = held.read()
         _, err = finish(server.process)
     assert reply is not None
     assert reply.status == 200
-    for *answered, refused in seen:
+    for *answered, refused in replies_of_clients:
         assert {reply.status_code for reply in answered} == {200}
-        assert refused.status_code == 503, "each connection was told"
+        assert refused.status_code == 503, "the last reply of every connection"
         assert refused.headers["content-type"] == "application/problem+json"
         assert refused.headers["retry-after"] == "1"
         assert refused.headers["connection"] == "close"
@@ -120,23 +114,23 @@ def test_clients_that_never_pause_get_a_clean_503_and_a_closed_connection(
     assert "Ended before" not in err
 
 
-def test_ending_takes_no_longer_than_it_may(gated: Path, gate: Gate, temporary: Path) -> None:
+def test_drain_seconds_limits_the_wait_for_workers(gated: Path, gate: Gate, temporary: Path) -> None:
     with running(gated, temporary, "--drain-seconds", "1") as server:
         java = java_of(server.process.pid)[0]
-        gate.close("drawing")  # and it stays so: who waited for the workers would wait for ever
+        gate.close("drawing")  # for good: a server that waited for the workers would never end
         with _wires(server.url, 8) as wires:
             for wire in wires:
                 wire.send(LARGE)
-            wait_for(lambda: gate.waiting("drawing"), "a worker has some of them in hand")
+            wait_for(lambda: gate.waiting("drawing"), "a worker has some of the requests")
             server.process.send_signal(signal.SIGTERM)
             _, err = finish(server.process)
-    assert "Ended before all requests were answered." in err
+    assert "Ended before" in err
     assert server.process.returncode == 0
     assert members(java) == []
     assert list(temporary.iterdir()) == []
 
 
-def test_a_key_that_has_ended_is_renewed_for_the_end(export: Path, tmp_path: Path) -> None:
+def test_draining_renews_an_expired_key(export: Path, tmp_path: Path) -> None:
     with Server(package(export, tmp_path), port=0, workers=1, auth="token") as server:
         assert server.token_file is not None
         keys = json.loads(server.token_file.read_text())

@@ -22,16 +22,18 @@ HOSTILE = {
 }
 
 
-def test_serving_is_this_machines_own_business(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_sample_and_deploy_ignore_proxy_certificate_and_java_variables(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in HOSTILE.items():
         monkeypatch.setenv(name, value)
     with running(export, tmp_path) as server:
         port = server.url.rpartition(":")[2]
-        for words in (
+        for command in (
             ("sample", server.url, "--out", str(tmp_path / "x.png")),
             ("deploy", str(export), "--port", port),
         ):
-            process = start_ganctl(*words, temporary=tmp_path)
+            process = start_ganctl(*command, temporary=tmp_path)
             _, err = finish(process)
             assert process.returncode == 0, err
-    assert "Picked up" not in finish(server.process)[1]
+    assert "Picked up" not in finish(server.process)[1], "Java read no options from the environment"

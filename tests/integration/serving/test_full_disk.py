@@ -12,6 +12,7 @@ import pytest
 
 from tests import http
 from tests.integration.serving.conftest import Running, running
+from tests.integration.serving.doors import seeded_image
 from tests.integration.serving.watch import Watch
 from tests.waiting import wait_for
 
@@ -26,51 +27,46 @@ def small_disk() -> Iterator[Path]:
         try:
             mounted = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError:
-            pytest.skip("there is no mount here")
+            pytest.skip("the program mount is needed")
         if mounted.returncode != 0:
-            pytest.skip(f"may not mount a file system here: {mounted.stderr.strip()}")
+            pytest.skip(f"this user may not mount a file system: {mounted.stderr.strip()}")
         yield Path(name)
         subprocess.run(["umount", name], check=True)
 
 
-def test_a_server_that_cannot_write_its_logs_goes_on(export: Path, small_disk: Path) -> None:
+def test_a_server_answers_while_the_disk_of_its_logs_is_full(export: Path, small_disk: Path) -> None:
     with running(export, small_disk) as server:
-        expected = _seeded(server)
+        expected = seeded_image(server)
         logs = next(small_disk.glob("ganctl-*/logs"))
         _fill(small_disk / "filler")
         before = _bytes(logs)
         for _ in range(30):
-            _make_it_log(server)
-            assert _seeded(server) == expected
-        assert _bytes(logs) - before < 30_000, "thirty stack traces have more bytes: the disk was not full"
+            _log_stack_trace(server)
+            assert seeded_image(server) == expected
+        assert _bytes(logs) - before < 30_000, "thirty stack traces are longer: the disk was not full"
 
         watch = Watch(server)
         killed = watch.workers()
         os.kill(min(killed), signal.SIGKILL)
         wait_for(
             lambda: watch.workers() - killed and watch.ready() == 2,
-            "a worker that died while the disk was full comes back",
+            "a worker that died while the disk was full is restarted",
         )
-        assert _seeded(server) == expected
+        assert seeded_image(server) == expected
 
         (small_disk / "filler").unlink()
-        _make_it_log(server)
-        wait_for(lambda: _bytes(logs) > before, "it logs again once there is room")
+        _log_stack_trace(server)
+        wait_for(lambda: _bytes(logs) > before, "the server logs again once the disk has space")
 
 
-def _seeded(server: Running) -> bytes:
-    reply = http.post(f"{server.url}/predictions/digits", json={"digits": 7, "seed": 3, "count": 9})
-    assert reply.status_code == 200, reply.text
-    return reply.content
-
-
-def _make_it_log(server: Running) -> None:
-    """TorchServe logs a stack trace for a form that it cannot decode."""
+def _log_stack_trace(server: Running) -> None:
+    """Makes TorchServe log a stack trace, by a form that it cannot decode."""
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     assert http.post(f"{server.url}/predictions/digits", content=b"seed=%zz", headers=form).status_code == 500
 
 
 def _fill(path: Path) -> None:
+    """Writes a file that takes all free space of its file system."""
     disk = os.statvfs(path.parent)
     with path.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, disk.f_bavail * disk.f_frsize)
@@ -78,4 +74,5 @@ def _fill(path: Path) -> None:
 
 
 def _bytes(folder: Path) -> int:
+    """The size of all files of a folder."""
     return sum(path.stat().st_size for path in folder.iterdir())

@@ -15,14 +15,14 @@ from tests import http
 from tests.integration.serving.conftest import Running
 from tests.integration.serving.known_failures import is_known
 
-# Which fields go together is told in words; verbs are TorchServe's, which takes any for any.
-BEYOND_A_DESCRIPTION = [checks.positive_data_acceptance, checks.unsupported_method]
+# The description states in prose which fields exclude each other, and TorchServe accepts every method.
+UNDESCRIBED = [checks.positive_data_acceptance, checks.unsupported_method]
 
 
 @pytest.fixture(scope="session")
 def description(served: Running) -> OpenApiSchema:
-    told = http.get(f"{served.url}/predictions/digits", headers={"Accept": OPENAPI_TYPE}).json()
-    schema = schemathesis.openapi.from_dict(told)
+    document = http.get(f"{served.url}/predictions/digits", headers={"Accept": OPENAPI_TYPE}).json()
+    schema = schemathesis.openapi.from_dict(document)
     schema.config.update(base_url=served.url)
     schema.config.checks.negative_data_rejection.expected_statuses = ["400", "406", "413"]
     assert isinstance(schema, OpenApiSchema)
@@ -32,18 +32,20 @@ def description(served: Running) -> OpenApiSchema:
 @pytest.mark.parametrize(
     ("operation", "mode"),
     [
-        ("draw", GenerationMode.POSITIVE),  # nothing in it could be wrong: its one header takes any text
+        ("draw", GenerationMode.POSITIVE),  # cannot be invalid: its only parameter is a header that takes any text
         *((name, mode) for name in ("drawFields", "drawQuery") for mode in GenerationMode),
     ],
 )
-def test_replies_are_as_described(description: OpenApiSchema, operation: str, mode: GenerationMode) -> None:
+def test_replies_conform_to_the_openapi_description(
+    description: OpenApiSchema, operation: str, mode: GenerationMode
+) -> None:
     cases = description.find_operation_by_id(operation).as_strategy(generation_mode=mode)
 
     @settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(case=cases, media=st.none() | st.sampled_from(MEDIA_TYPES))
-    def ask(case: schemathesis.Case[Any], media: str | None) -> None:
+    def check_reply(case: schemathesis.Case[Any], media: str | None) -> None:
         reply = case.call(headers={} if media is None else {"Accept": media})
         if not is_known(reply.status_code, reply.content):
-            case.validate_response(reply, excluded_checks=BEYOND_A_DESCRIPTION)
+            case.validate_response(reply, excluded_checks=UNDESCRIBED)
 
-    ask()
+    check_reply()

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import termios
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,23 +22,16 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 
 
 @pytest.fixture
-def temporary() -> Iterator[Path]:
-    """An empty folder with a short path: the workers' sockets lie in it."""
-    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as name:
-        yield Path(name)
-
-
-@pytest.fixture
 def ignores_hang_ups() -> Iterator[None]:
-    """What is started meanwhile ignores SIGHUP, as nohup has it."""
+    """Processes that the test starts ignore SIGHUP, as under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     yield
     signal.signal(signal.SIGHUP, before)
 
 
-def test_a_hang_up_of_every_process_that_comes_twice_drains(export: Path, temporary: Path) -> None:
-    words = ("serve", str(export), "--port", "0", "--workers", "1", "--json", "--drain-seconds", str(PATIENCE))
-    process = start_ganctl(*words, temporary=temporary)
+def test_two_hang_ups_of_every_process_drain_the_server(export: Path, temporary: Path) -> None:
+    command = ("serve", str(export), "--port", "0", "--workers", "1", "--json", "--drain-seconds", str(PATIENCE))
+    process = start_ganctl(*command, temporary=temporary)
     assert process.stdout is not None
     assert process.stderr is not None
     record = json.loads(process.stdout.readline())
@@ -49,14 +41,14 @@ def test_a_hang_up_of_every_process_that_comes_twice_drains(export: Path, tempor
     connection = http.client.HTTPConnection("127.0.0.1", int(url.rpartition(":")[2]), timeout=PATIENCE)
     connection.request("GET", "/ping")
     connection.getresponse().read()
-    stop(worker)  # the request is in hand until we say
+    stop(worker)  # so that it holds the request until SIGCONT
     connection.request("GET", "/predictions/digits")
     wait_for(lambda: received(record["metrics_url"]) == before + 1, "TorchServe has the request")
     for pid in (java, worker, process.pid):
         os.kill(pid, signal.SIGHUP)
-    while process.stderr.readline() != "Draining …\n":
+    while "Draining" not in process.stderr.readline():
         assert process.poll() is None
-    process.send_signal(signal.SIGHUP)  # the kernel and the shell both tell of a closed terminal
+    process.send_signal(signal.SIGHUP)  # for a closed terminal, the kernel and the shell send one each
     os.kill(worker, signal.SIGCONT)
     assert connection.getresponse().status == 200
     _, err = finish(process)
@@ -66,11 +58,11 @@ def test_a_hang_up_of_every_process_that_comes_twice_drains(export: Path, tempor
     assert list(temporary.iterdir()) == []
 
 
-def test_a_closed_terminal_drains_although_nothing_can_be_written_to_it(export: Path, temporary: Path) -> None:
-    ours, terminal = os.openpty()
-    words = [sys.executable, "-m", "ganctl", "serve", str(export), "--port", "0", "--workers", "1", "--json"]
+def test_a_closed_terminal_drains_the_server(export: Path, temporary: Path) -> None:
+    controller, terminal = os.openpty()
+    command = [sys.executable, "-m", "ganctl", "serve", str(export), "--port", "0", "--workers", "1", "--json"]
     process = subprocess.Popen(
-        words,
+        command,
         env=os.environ | {"TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=terminal,
@@ -82,14 +74,14 @@ def test_a_closed_terminal_drains_although_nothing_can_be_written_to_it(export: 
         assert process.stdout is not None
         assert "url" in json.loads(process.stdout.readline())
         java = java_of(process.pid)[0]
-        os.close(ours)
+        os.close(controller)  # nothing can be written to the terminal any more
         assert process.wait(timeout=PATIENCE) == 0
     assert members(java) == []
     assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.usefixtures("ignores_hang_ups")
-def test_a_server_under_nohup_goes_on_whatever_process_is_hung_up(export: Path, temporary: Path) -> None:
+def test_a_server_under_nohup_ignores_hang_ups_of_every_process(export: Path, temporary: Path) -> None:
     process = start_ganctl("serve", str(export), "--port", "0", "--workers", "1", "--json", temporary=temporary)
     assert process.stdout is not None
     url = json.loads(process.stdout.readline())["url"]
@@ -100,4 +92,4 @@ def test_a_server_under_nohup_goes_on_whatever_process_is_hung_up(export: Path, 
     process.terminate()
     _, err = finish(process)
     assert process.returncode == 0, err
-    assert "Draining" in err, "it was SIGTERM that ended it"
+    assert "Draining" in err, "SIGTERM ended it, not SIGHUP"

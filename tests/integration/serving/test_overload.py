@@ -24,24 +24,24 @@ from tests.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
-QUEUE, TAKEN = 1_024, 2 * 64  # what waits in the queue, and what two workers have taken out of it at most
+QUEUE, TAKEN = 1_024, 2 * 64  # requests in the full queue; requests that two workers have taken from it, at most
 EXCESS = 100
-A_BATCH = Limits().max_batch  # of the largest requests, however the front end divides them among batches
+A_BATCH = Limits().max_batch  # requests; at least one full batch is answered, however large they are
 
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    """Room for some thousand connections."""
+    """Raises the limit of open files for some thousand connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 4_096:
-        pytest.skip(f"this system lets a process have {hard} files; the test needs 4,096")
+        pytest.skip(f"RLIMIT_NOFILE is {hard}; the test needs 4,096")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4_096), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.usefixtures("many_files")
-def test_a_full_queue_refuses_the_excess_with_503_and_loses_nothing_that_it_took(own: Running) -> None:
+def test_a_full_queue_refuses_excess_requests_with_503_and_answers_the_others(own: Running) -> None:
     watch = Watch(own)
     workers = watch.workers()
     wires = [Wire(own.url) for _ in range(QUEUE + TAKEN + EXCESS)]
@@ -50,7 +50,7 @@ def test_a_full_queue_refuses_the_excess_with_503_and_loses_nothing_that_it_took
             stop(pid)
         for seed, wire in enumerate(wires):
             wire.send(request(body=json.dumps({"seed": seed}).encode(), headers=[JSON]))
-        refused = _refused_while_nobody_draws(wires)
+        refused = _wait_for_refusals(wires)
         for pid in workers:
             os.kill(pid, signal.SIGCONT)
         replies = [wire.read() for wire in wires]
@@ -58,7 +58,7 @@ def test_a_full_queue_refuses_the_excess_with_503_and_loses_nothing_that_it_took
         for wire in wires:
             wire.close()
     statuses = Counter(reply.status if reply else None for reply in replies)
-    assert set(statuses) == {200, 503}, "each gets a whole reply"
+    assert set(statuses) == {200, 503}, "every request gets a complete reply"
     assert EXCESS <= refused <= statuses[503] <= EXCESS + TAKEN
     for seed, reply in enumerate(replies):
         assert reply is not None
@@ -71,27 +71,27 @@ def test_a_full_queue_refuses_the_excess_with_503_and_loses_nothing_that_it_took
     assert watch.workers() == workers
 
 
-def _refused_while_nobody_draws(wires: list[Wire]) -> int:
-    """How many have their answer although no worker moves, once the excess has."""
+def _wait_for_refusals(wires: list[Wire]) -> int:
+    """Returns how many connections have a reply, once EXCESS have one; the workers are stopped meanwhile."""
     poll = select.poll()
     for wire in wires:
         poll.register(wire.socket, select.POLLIN)
 
     def answered() -> int:
-        many = len(poll.poll(0))
-        return many if many >= EXCESS else 0
+        count = len(poll.poll(0))
+        return count if count >= EXCESS else 0
 
-    return wait_for(answered, f"the excess of {EXCESS} is refused")
+    return wait_for(answered, f"{EXCESS} requests are refused")
 
 
-def test_many_large_replies_at_once_end_no_worker(own: Running) -> None:
+def test_many_large_replies_at_once_restart_no_worker(own: Running) -> None:
     watch = Watch(own)
     workers = watch.workers()
-    large = {"count": 256, "scale": 5, "seed": 1}  # five million bytes
+    large = {"count": 256, "scale": 5, "seed": 1}  # a reply of five million bytes
     post = functools.partial(http.post, f"{own.url}/predictions/digits")
     with ThreadPoolExecutor(64) as threads:
-        asked = [threads.submit(post, json=large, headers={"Accept": "application/x-npz"}) for _ in range(64)]
-        replies = [future.result() for future in asked]
+        futures = [threads.submit(post, json=large, headers={"Accept": "application/x-npz"}) for _ in range(64)]
+        replies = [future.result() for future in futures]
     statuses = Counter(reply.status_code for reply in replies)
     assert set(statuses) <= {200, 429}
     assert statuses[200] >= A_BATCH
@@ -99,10 +99,10 @@ def test_many_large_replies_at_once_end_no_worker(own: Running) -> None:
     assert watch.workers() == workers
 
 
-def test_the_client_waits_for_its_turn_among_many_large_requests(own: Running) -> None:
-    def ask(seed: int) -> int:
+def test_clients_retry_until_many_large_requests_are_answered(own: Running) -> None:
+    def picture_size(seed: int) -> int:
         with Client(own.url, timeout=PATIENCE) as client:
             return len(client.picture(count=256, scale=9, seed=seed))
 
     with ThreadPoolExecutor(32) as threads:
-        assert min(threads.map(ask, range(32))) > 10_000
+        assert min(threads.map(picture_size, range(32))) > 10_000

@@ -1,4 +1,4 @@
-"""HTTP requests to a real TorchServe with our handler."""
+"""HTTP requests to a real server: fields, media types, errors, tokens, and the Python client."""
 
 import functools
 import io
@@ -34,7 +34,7 @@ def pixels(reply: httpx.Response) -> NDArray[np.uint8]:
         return np.asarray(image)
 
 
-def test_an_address_typed_into_a_browser_draws_a_digit(served: Running) -> None:
+def test_a_query_in_a_browser_returns_an_image(served: Running) -> None:
     accept = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
     reply = http.get(f"{served.url}/digits/predict?digits=7&seed=3&scale=2", headers=accept)
     assert pixels(reply).shape == (56, 56)
@@ -43,7 +43,7 @@ def test_an_address_typed_into_a_browser_draws_a_digit(served: Running) -> None:
     assert len(reply.headers["x-model-version"]) == 12
 
 
-def test_get_and_post_queries_forms_and_json_mean_the_same(served: Running) -> None:
+def test_queries_forms_and_json_return_the_same_image(served: Running) -> None:
     fields = {"digits": "2", "seed": "5"}
     replies = [
         post(served, {"digits": 2, "seed": 5}),
@@ -57,7 +57,7 @@ def test_get_and_post_queries_forms_and_json_mean_the_same(served: Running) -> N
     assert len({reply.content for reply in replies}) == 1
 
 
-def test_without_anything_one_image_is_drawn_with_a_new_seed(served: Running) -> None:
+def test_a_request_without_fields_returns_one_image_of_a_new_seed(served: Running) -> None:
     replies = [http.get(f"{served.url}/predictions/digits") for _ in range(2)]
     assert pixels(replies[0]).shape == (28, 28)
     assert replies[0].headers["x-seed"] != replies[1].headers["x-seed"]
@@ -74,22 +74,22 @@ def test_without_anything_one_image_is_drawn_with_a_new_seed(served: Running) ->
         ("application/openapi+json", b"{"),
     ],
 )
-def test_every_type_is_there_for_who_accepts_it(served: Running, media: str, start: bytes) -> None:
+def test_the_accept_header_selects_the_media_type(served: Running, media: str, start: bytes) -> None:
     reply = post(served, {"digits": 7, "seed": 3, "count": 4}, Accept=f"{media}, */*;q=0.1")
     assert (reply.status_code, reply.headers["content-type"]) == (200, media)
     assert reply.headers["vary"] == "Accept"
     assert reply.content.startswith(start)
 
 
-def test_a_query_gives_a_film(served: Running) -> None:
+def test_a_query_with_frames_returns_an_animation(served: Running) -> None:
     reply = http.get(f"{served.url}/digits/predict?text=2026&frames=12&seed=3")
     assert (reply.status_code, reply.headers["content-type"]) == (200, "image/gif")
-    with Image.open(io.BytesIO(reply.content)) as film:
-        assert film.size == (4 * 28, 28)
-        assert len(list(ImageSequence.Iterator(film))) == 12
+    with Image.open(io.BytesIO(reply.content)) as animation:
+        assert animation.size == (4 * 28, 28)
+        assert len(list(ImageSequence.Iterator(animation))) == 12
 
 
-def test_who_knows_the_tag_gets_304_and_keeps_the_connection(served: Running) -> None:
+def test_a_known_etag_gets_304_and_keeps_the_connection(served: Running) -> None:
     with http.Client(base_url=served.url) as client:
         address = "/digits/predict?digits=7&seed=3"
         tag = client.get(address).headers["etag"]
@@ -99,7 +99,7 @@ def test_who_knows_the_tag_gets_304_and_keeps_the_connection(served: Running) ->
         assert "etag" not in client.get("/digits/predict?digits=7").headers
 
 
-def test_text_and_count_and_layout(served: Running) -> None:
+def test_text_count_and_layout_determine_the_size_of_the_image(served: Running) -> None:
     picture = pixels(post(served, {"text": "2026", "count": 3, "seed": 1}))
     assert picture.shape == (3 * 28, 4 * 28)
     assert [seen_label(picture[28:56, 28 * i : 28 * i + 28]) for i in range(4)] == [2, 0, 2, 6]
@@ -107,7 +107,7 @@ def test_text_and_count_and_layout(served: Running) -> None:
     assert pixels(post(served, {"count": 256})).shape == (16 * 28, 16 * 28)
 
 
-def test_the_client_gives_arrays(served: Running) -> None:
+def test_the_client_returns_arrays_and_files(served: Running) -> None:
     with Client(served.url) as client:
         images, labels, seed = client.sample(digits=[1, 2], count=4, seed=9)
         assert images.shape == (4, 28, 28)
@@ -124,16 +124,16 @@ def test_the_client_gives_arrays(served: Running) -> None:
         assert client.sample(seed=1).images.shape == (1, 28, 28)
 
 
-def test_the_code_of_the_services_page_runs(served: Running) -> None:
+def test_the_python_code_of_the_service_page_runs(served: Running) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (PROJECT / "docs/service.md").read_text("utf-8"), re.DOTALL)
-    found: dict[str, Any] = {}
-    exec(code.replace("http://127.0.0.1:8080", served.url), found)
-    assert found["sample"].images.shape == (100, 28, 28)
-    assert found["film"].startswith(b"RIFF")
+    variables: dict[str, Any] = {}
+    exec(code.replace("http://127.0.0.1:8080", served.url), variables)
+    assert variables["sample"].images.shape == (100, 28, 28)
+    assert variables["film"].startswith(b"RIFF")
 
 
-def test_the_client_says_what_was_wrong(served: Running) -> None:
-    with Client(served.url) as client, pytest.raises(RemoteError, match="seed: must be a whole number") as caught:
+def test_the_client_raises_the_errors_of_all_fields(served: Running) -> None:
+    with Client(served.url) as client, pytest.raises(RemoteError, match=r"seed: .*digits: |digits: .*seed: ") as caught:
         client.sample(seed=-1, digits=11)
     assert caught.value.status == 400
     assert {error["field"] for error in caught.value.problem["errors"]} == {"seed", "digits"}
@@ -143,34 +143,34 @@ def test_the_client_says_what_was_wrong(served: Running) -> None:
         client.sample()
 
 
-def test_the_same_request_has_the_same_bytes_alone_and_under_load(served: Running, guarded: Server) -> None:
-    asked: list[dict[str, Any]] = [{"digits": i % 10, "seed": i, "count": 1 + i % 7} for i in range(30)]
-    headers = guarded.authorization("inference")
-    for server in (served.url, guarded.url):
+def test_the_same_request_has_the_same_bytes_alone_and_under_load(served: Running, token_server: Server) -> None:
+    bodies: list[dict[str, Any]] = [{"digits": i % 10, "seed": i, "count": 1 + i % 7} for i in range(30)]
+    headers = token_server.authorization("inference")
+    for server in (served.url, token_server.url):
         with http.Client(base_url=server, headers=headers) as client:
-            alone = [client.post("/predictions/digits", json=body) for body in asked]
+            alone = [client.post("/predictions/digits", json=body) for body in bodies]
             assert {reply.status_code for reply in alone} == {200}
             noise: list[dict[str, Any]] = [{"count": random.randint(1, 40)} for _ in range(90)]
-            order = random.sample([*enumerate(asked * 2), *enumerate(noise, 1000)], 150)
+            order = random.sample([*enumerate(bodies * 2), *enumerate(noise, 1000)], 150)
             post_json = functools.partial(client.post, "/predictions/digits")
             with ThreadPoolExecutor(24) as threads:
                 replies = [future.result() for future in [threads.submit(post_json, json=body) for _, body in order]]
-        for (place, _), reply in zip(order, replies, strict=True):
+        for (index, _), reply in zip(order, replies, strict=True):
             assert reply.status_code == 200
-            if place < 1000:
-                assert reply.content == alone[place % 30].content
+            if index < 1000:
+                assert reply.content == alone[index % 30].content
 
 
-def test_both_back_ends_draw_the_same_within_one_grey_level(served: Running, guarded: Server) -> None:
-    token = guarded.authorization("inference")["Authorization"].split()[1]
-    with Client(served.url) as one, Client(guarded.url, token=token) as other:
+def test_images_of_onnx_and_torchscript_differ_by_at_most_one_gray_level(served: Running, token_server: Server) -> None:
+    token = token_server.authorization("inference")["Authorization"].split()[1]
+    with Client(served.url) as one, Client(token_server.url, token=token) as other:
         fields: dict[str, Any] = {"seed": 77, "count": 100}
         first, second = one.sample(**fields), other.sample(**fields)
     assert first.labels.tolist() == second.labels.tolist()
     assert np.abs(first.images.astype(int) - second.images.astype(int)).max() <= 1
 
 
-BAD = [
+INVALID = [  # body, headers, status, field in the problem
     (b'{"digits": "7"}', {}, 400, "digits"),
     (b'{"digits": true}', {}, 400, "digits"),
     (b'{"count": 3.5}', {}, 400, "count"),
@@ -196,17 +196,17 @@ BAD = [
 ]
 
 
-def test_every_bad_request_gets_its_problem_while_its_neighbours_are_served(served: Running) -> None:
-    good = {"digits": 3, "seed": 3}
-    expected = post(served, good).content
-    mixed = [case for case in BAD for _ in range(3)] + [None] * 60
+def test_invalid_requests_get_their_problem_and_concurrent_valid_ones_their_image(served: Running) -> None:
+    valid = {"digits": 3, "seed": 3}
+    expected = post(served, valid).content
+    mixed = [case for case in INVALID for _ in range(3)] + [None] * 60
     random.shuffle(mixed)
 
-    def ask(case: tuple[bytes, dict[str, str], int, str] | None) -> httpx.Response:
-        return post(served, good) if case is None else post(served, case[0], **case[1])
+    def send(case: tuple[bytes, dict[str, str], int, str] | None) -> httpx.Response:
+        return post(served, valid) if case is None else post(served, case[0], **case[1])
 
     with ThreadPoolExecutor(24) as threads:
-        replies = list(threads.map(ask, mixed))
+        replies = list(threads.map(send, mixed))
     for case, reply in zip(mixed, replies, strict=True):
         if case is None:
             assert (reply.status_code, reply.content) == (200, expected)
@@ -234,19 +234,19 @@ def test_every_bad_request_gets_its_problem_while_its_neighbours_are_served(serv
         {"Content-Type": "é".encode("latin-1")},
     ],
 )
-def test_strange_headers_make_no_5xx(served: Running, headers: dict[str, Any]) -> None:
+def test_unusual_headers_cause_no_5xx(served: Running, headers: dict[str, Any]) -> None:
     reply = http.post(f"{served.url}/predictions/digits", content=b'{"seed": 3}', headers=headers)
     assert reply.status_code in (200, 400, 406)
 
 
-def test_after_all_that_both_workers_are_the_ones_that_started(served: Running) -> None:
+def test_the_requests_of_the_tests_above_restart_no_worker(served: Running) -> None:
     workers = http.get(f"{served.record['management_url']}/models/digits").json()[0]["workers"]
     logs = next(served.temporary.glob("ganctl-*/logs"))
     assert [worker["status"] for worker in workers] == ["READY", "READY"]
     assert (logs / "workers.log").read_text().count("Torch worker started") == 2
 
 
-def test_the_logs_stay_quiet_under_requests(served: Running) -> None:
+def test_requests_write_nothing_to_the_logs(served: Running) -> None:
     logs = next(served.temporary.glob("ganctl-*/logs"))
     before = sum(path.stat().st_size for path in logs.iterdir())
     for seed in range(50):
@@ -254,28 +254,28 @@ def test_the_logs_stay_quiet_under_requests(served: Running) -> None:
     assert sum(path.stat().st_size for path in logs.iterdir()) == before
 
 
-def test_a_token_is_demanded_where_auth_is_token(guarded: Server) -> None:
-    assert guarded.token_file is not None
-    assert guarded.token_file.stat().st_mode & 0o077 == 0
-    key = json.loads(guarded.token_file.read_text())["inference"]["key"]
-    with Client(guarded.url) as stranger, pytest.raises(RemoteError, match="token file"):
-        stranger.sample()
-    with Client(guarded.url, token=key) as client:
+def test_auth_token_requires_the_inference_key(token_server: Server) -> None:
+    assert token_server.token_file is not None
+    assert token_server.token_file.stat().st_mode & 0o077 == 0
+    key = json.loads(token_server.token_file.read_text())["inference"]["key"]
+    with Client(token_server.url) as client, pytest.raises(RemoteError, match=r"\(400\).*`inference`"):
+        client.sample()
+    with Client(token_server.url, token=key) as client:
         assert client.sample(digits=1).labels.tolist() == [1]
 
 
-def test_a_client_goes_on_with_the_next_key(guarded: Server) -> None:
-    file = guarded.token_file
+def test_a_client_reads_and_renews_an_expired_key(token_server: Server) -> None:
+    file = token_server.token_file
     assert file is not None
     keys = json.loads(file.read_text())
-    with Client(guarded.url, token_file=file, management_url=guarded.management_url) as client:
+    with Client(token_server.url, token_file=file, management_url=token_server.management_url) as client:
         assert client.sample(digits=1).labels.tolist() == [1]
         headers = {"Authorization": f"Bearer {keys['API']['key']}"}
-        renewed = http.get(f"{guarded.management_url}/token", params={"type": "inference"}, headers=headers)
+        renewed = http.get(f"{token_server.management_url}/token", params={"type": "inference"}, headers=headers)
         assert renewed.status_code == 200
-        assert client.sample(digits=2).labels.tolist() == [2]  # it has read the file again
-    keys["inference"]["key"] = "too old"
+        assert client.sample(digits=2).labels.tolist() == [2]  # the client has read the renewed key
+    keys["inference"]["key"] = "expired"
     file.write_text(json.dumps(keys))
-    with Client(guarded.url, token_file=file, management_url=guarded.management_url) as client:
-        assert client.sample(digits=3).labels.tolist() == [3]  # it has had another one made
-    assert json.loads(file.read_text())["inference"]["key"] != "too old"
+    with Client(token_server.url, token_file=file, management_url=token_server.management_url) as client:
+        assert client.sample(digits=3).labels.tolist() == [3]  # the client has renewed the key
+    assert json.loads(file.read_text())["inference"]["key"] != "expired"

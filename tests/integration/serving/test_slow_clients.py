@@ -16,42 +16,44 @@ from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
-SLOW, HALF, DEAF = 80, 60, 60
+SLOW, INCOMPLETE, NOT_READING = 80, 60, 60  # clients that send byte by byte, send half a request, read no reply
 BODY = json.dumps({"digits": 7, "seed": 3}).encode()
 
 
-def test_two_hundred_slow_and_half_open_clients_keep_nobody_waiting(own: Running) -> None:
-    """The slow ones move on only when the good client has been answered: did it have to wait for them, it would do so
-    for ever."""
+def test_two_hundred_slow_clients_do_not_delay_another_client(own: Running) -> None:
+    """The slow clients send their next byte only after the other client has its reply; if the reply had to wait for
+    them, it would never come."""
     watch = Watch(own)
     workers = watch.workers()
     with ExitStack() as stack:
         slow = [stack.enter_context(Wire(own.url)) for _ in range(SLOW)]
-        half = [stack.enter_context(Wire(own.url)) for _ in range(HALF)]
-        deaf = [stack.enter_context(Wire(own.url, buffer=4_096)) for _ in range(DEAF)]
-        for wire in half:
+        incomplete = [stack.enter_context(Wire(own.url)) for _ in range(INCOMPLETE)]
+        not_reading = [stack.enter_context(Wire(own.url, buffer=4_096)) for _ in range(NOT_READING)]
+        for wire in incomplete:
             wire.send(request(body=BODY, headers=[JSON])[:-5])
-        for wire in deaf:
+        for wire in not_reading:
             wire.send(_large_request())
-        for wire in deaf:  # what they ask for is drawn all the same, and waits to be read
+        for wire in not_reading:  # their replies are sent, and wait to be read
             assert select.select([wire.socket], [], [], PATIENCE)[0]
         for byte in request(body=BODY, headers=[JSON])[:-5]:
             for wire in slow:
                 wire.send(bytes([byte]))
             assert http.post(f"{own.url}/predictions/digits", json={"digits": 7}).status_code == 200
-        assert not select.select([wire.socket for wire in (*slow, *half)], [], [], 0)[0], "none was closed or answered"
+        assert not select.select([wire.socket for wire in (*slow, *incomplete)], [], [], 0)[0], (
+            "no connection was closed or answered"
+        )
     assert watch.workers() == workers
 
 
-def test_who_breaks_off_in_the_middle_harms_nobody(served: Running) -> None:
+def test_aborted_requests_restart_no_worker(served: Running) -> None:
     workers = Watch(served).workers()
-    whole = request(body=BODY, headers=[JSON])
-    for cut in range(1, len(whole) + 1, 7):
+    complete = request(body=BODY, headers=[JSON])
+    for cut in range(1, len(complete) + 1, 7):
         with Wire(served.url) as wire:
-            wire.send(whole[:cut])
+            wire.send(complete[:cut])
     for _ in range(20):
         with Wire(served.url, buffer=4_096) as wire:
-            wire.send(_large_request())  # gone before the reply is
+            wire.send(_large_request())  # the client closes the connection before the reply
     assert http.post(f"{served.url}/predictions/digits", content=BODY).status_code == 200
     assert Watch(served).workers() == workers
 

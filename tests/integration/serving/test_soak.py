@@ -1,4 +1,4 @@
-"""A long mixed load does not increase the server's memory. SOAK_SECONDS: its length (default: 15 minutes)."""
+"""A long mixed load does not increase the server's memory. SOAK_SECONDS sets its length (default: 15 minutes)."""
 
 import json
 import os
@@ -29,36 +29,36 @@ pytestmark = [
 
 
 def test_memory_stays_flat_under_a_long_mixed_load(own: Running) -> None:
-    watch, over = Watch(own), threading.Event()
+    watch, stopped = Watch(own), threading.Event()
     workers = watch.workers()
-    samples: list[tuple[float, ...]] = []  # seconds, and the memory then
+    samples: list[tuple[float, ...]] = []  # seconds since the start, then the fields of Memory
     with ThreadPoolExecutor(CONNECTIONS) as threads:
-        loads = [threads.submit(_load, own.url, seed, over) for seed in range(CONNECTIONS)]
+        loads = [threads.submit(_load, own.url, seed, stopped) for seed in range(CONNECTIONS)]
         try:
             start = time.monotonic()
             while (now := time.monotonic() - start) < SECONDS:
                 samples.append((now, *watch.memory()))
                 time.sleep(SECONDS / 60)
         finally:
-            over.set()
+            stopped.set()
         statuses = sum((load.result() for load in loads), Counter[int]())
     assert set(statuses) <= {200, 400, 429}, statuses
     assert statuses[200] > 50 * SECONDS
     assert watch.workers() == workers
     minutes = SECONDS / 60
     warm = np.array(samples[len(samples) // 3 :])
-    heap, java, worker = np.polyfit(warm[:, 0] / 60, warm[:, 1:], 1)[0]  # MiB a minute
-    print(f"{dict(statuses)}; MiB a minute: heap {heap:+.3f}, Java {java:+.2f}, worker {worker:+.2f}; {samples[-1]}")
+    heap, java, worker = np.polyfit(warm[:, 0] / 60, warm[:, 1:], 1)[0]  # MiB per minute
+    print(f"{dict(statuses)}; MiB per minute: heap {heap:+.3f}, Java {java:+.2f}, worker {worker:+.2f}; {samples[-1]}")
     assert heap < 2 / minutes
-    assert worker < 16 / minutes  # batches of large requests come and go
-    assert java < 512 / minutes  # Java takes memory as it likes; what it needs of it is told by the heap
+    assert worker < 16 / minutes  # grows and shrinks with batches of large requests
+    assert java < 512 / minutes  # Java reserves memory in advance; the heap shows what it uses
 
 
-def _load(url: str, seed: int, over: threading.Event) -> Counter[int]:
-    """Asks on one connection until it is over: mostly small requests, a large one and a faulty one at times."""
+def _load(url: str, seed: int, stopped: threading.Event) -> Counter[int]:
+    """Sends requests until `stopped`: most are small, some large, some invalid. Counts the statuses."""
     rng, statuses = random.Random(seed), Counter[int]()
     wire = Wire(url)
-    while not over.is_set():
+    while not stopped.is_set():
         kind = rng.random()
         if kind < 0.02:
             fields = {"count": 256, "scale": rng.randint(1, 4), "seed": rng.randrange(2**53)}

@@ -1,4 +1,4 @@
-"""A worker dies under load: only its current batch is lost, it restarts, and clients retry unnoticed."""
+"""A worker dies under load: only its current batch is lost, it is restarted, and `Client` retries."""
 
 import os
 import signal
@@ -19,70 +19,69 @@ from tests.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
-CLIENTS = 6  # of either kind
-LOST_AFTER = 30.0  # seconds without a reply, after which a request counts as one that TorchServe has lost
+CLIENTS = 6  # with retries, and as many without
+LOST_AFTER = 30.0  # seconds without a reply, after which a request counts as lost by TorchServe
 
 
-def test_a_killed_worker_costs_its_own_requests_and_comes_back(gated: Path, gate: Gate, tmp_path: Path) -> None:
-    failures: list[list[str]] = []  # of each client that asks once
+def test_a_killed_worker_loses_only_its_batch_and_is_restarted(gated: Path, gate: Gate, temporary: Path) -> None:
+    failures: list[list[str]] = []  # of each client without retries
 
-    def asks_once() -> Callable[[], None]:
-        client, mine = http.Client(base_url=server.url, timeout=LOST_AFTER), list[str]()
-        failures.append(mine)
+    def client_without_retries() -> Callable[[], None]:
+        client, own_failures = http.Client(base_url=server.url, timeout=LOST_AFTER), list[str]()
+        failures.append(own_failures)
 
-        def ask() -> None:
+        def send() -> None:
             try:
                 reply = client.post("/predictions/digits", json={"digits": 7, "count": 16})
-            except httpx.ReadTimeout:  # TorchServe has lost it (docs/service.md): no reply comes
-                mine.append("lost")
+            except httpx.ReadTimeout:  # TorchServe has lost the request (docs/service.md)
+                own_failures.append("lost")
                 return
             if reply.status_code != 200:
-                mine.append(reply.text)
+                own_failures.append(reply.text)
 
-        return ask
+        return send
 
-    def asks_again_where_it_helps() -> Callable[[], None]:
+    def client_with_retries() -> Callable[[], None]:
         client = Client(server.url, timeout=PATIENCE)
 
-        def ask() -> None:
+        def send() -> None:
             assert client.sample(digits=3, count=16).labels.tolist() == [3] * 16
 
-        return ask
+        return send
 
-    def kill_one_that_answers() -> set[int]:
-        """Kills a worker with requests in its hands; gives the workers that there were."""
+    def kill_busy_worker() -> set[int]:
+        """Kills a worker that has a batch; returns the pids of all workers before."""
         before = watch.workers()
         gate.close("answering")
-        victim, *_ = wait_for(lambda: gate.waiting("answering") & before, "a worker has requests in hand")
+        victim, *_ = wait_for(lambda: gate.waiting("answering") & before, "a worker has a batch")
         os.kill(victim, signal.SIGKILL)
         gate.open("answering")
         return before
 
-    def is_back(before: set[int]) -> bool:
+    def is_restarted(before: set[int]) -> bool:
         return len(watch.workers() - before) == 1 and watch.ready() == 2
 
-    (tmp_path / "t").mkdir()
-    with running(gated, tmp_path / "t") as server:
+    with running(gated, temporary) as server:
         watch = Watch(server)
-        with repeated(CLIENTS, asks_again_where_it_helps) as patient:
-            patient.wait_for_more(1)
-            before = kill_one_that_answers()
-            patient.wait_for_more(3)  # none sees a failure
-            wait_for(lambda: is_back(before), "both serve again")
+        with repeated(CLIENTS, client_with_retries) as clients:
+            clients.wait_for_more(1)
+            before = kill_busy_worker()
+            clients.wait_for_more(3)  # a failed request would raise here
+            wait_for(lambda: is_restarted(before), "both workers are ready again")
 
-        with repeated(CLIENTS, asks_once) as plain:
-            plain.wait_for_more(1)
-            gate.close("loading")  # the next worker does not come back before the other one was seen to serve
-            before = kill_one_that_answers()
-            wait_for(lambda: gate.waiting("loading"), "another worker starts in its place")
+        with repeated(CLIENTS, client_without_retries) as clients:
+            clients.wait_for_more(1)
+            gate.close("loading")  # delays the restart, until the other worker has answered alone
+            before = kill_busy_worker()
+            wait_for(lambda: gate.waiting("loading"), "the new worker loads the model")
             assert watch.ready() == 1
-            plain.wait_for_more(3)
+            clients.wait_for_more(3)
             gate.open("loading")
-            wait_for(lambda: is_back(before), "both serve again")
+            wait_for(lambda: is_restarted(before), "both workers are ready again")
             lost = sum(map(len, failures))
-            plain.wait_for_more(3)
-        assert len(watch.workers() & before) == 1, "the other one goes on"
-    assert sum(map(len, failures)) == lost > 0, "nothing is lost any more"
-    assert max(map(len, failures)) <= 1, "each loses at most the request that the worker had taken with it"
+            clients.wait_for_more(3)
+        assert len(watch.workers() & before) == 1, "the other worker was not restarted"
+    assert sum(map(len, failures)) == lost > 0, "nothing is lost after the restart"
+    assert max(map(len, failures)) <= 1, "each client loses at most its request in the batch of the killed worker"
     for failure in sum(failures, list[str]()):
         assert failure == "lost" or "Worker died" in failure

@@ -13,11 +13,11 @@ from tests.waiting import wait_for
 
 
 class Memory(NamedTuple):
-    """MiB."""
+    """The memory of a server, in MiB."""
 
-    heap: float  # in use in Java's heap
-    java: float  # of Java in memory, with what it has ready for more
-    worker: float  # of the largest worker in memory
+    heap: float  # used part of Java's heap
+    java: float  # resident set of Java, free heap included
+    worker: float  # resident set of the largest worker
 
 
 class Watch:
@@ -28,37 +28,37 @@ class Watch:
         (self.java,) = java_of(server.process.pid)
 
     def workers(self) -> set[int]:
-        """The process ids of the workers that live."""
+        """The process ids of the living workers."""
         return set(members(self.java)) - {self.java}
 
     def ready(self) -> int:
-        """How many workers TorchServe holds for ready."""
-        told = http.get(f"{self._management}/models/digits").json()[0]["workers"]
-        return sum(worker["status"] == "READY" for worker in told)
+        """The number of workers that TorchServe reports as READY."""
+        workers = http.get(f"{self._management}/models/digits").json()[0]["workers"]
+        return sum(worker["status"] == "READY" for worker in workers)
 
     def memory(self) -> Memory:
-        """What is held now. Java throws away before what it no longer needs, or its heap would tell nothing."""
-        self._ask_java("GC.run")
-        told = self._ask_java("GC.heap_info")
-        new, tenured = re.findall(r"generation +total \d+K, used (\d+)K", told)
+        """Measures the memory after a garbage collection; without it, the heap's size would mean nothing."""
+        self._jcmd("GC.run")
+        heap = self._jcmd("GC.heap_info")
+        new, tenured = re.findall(r"generation +total \d+K, used (\d+)K", heap)
         workers = max(map(_resident, self.workers()))
         return Memory(heap=(int(new) + int(tenured)) / 1024, java=_resident(self.java), worker=workers)
 
-    def _ask_java(self, command: str) -> str:
-        """What `jcmd PID COMMAND` says.
+    def _jcmd(self, command: str) -> str:
+        """Returns the output of `jcmd PID COMMAND`.
 
-        HotSpot's attach protocol: a file and a signal make it listen on a socket, which takes a version, a command and
-        three arguments.
+        Speaks HotSpot's attach protocol: a file and a signal make Java listen on a Unix socket, which takes a version,
+        a command and three arguments.
         """
-        listening = Path(f"/tmp/.java_pid{self.java}")
-        if not listening.exists():
-            wanted = Path(f"/proc/{self.java}/cwd/.attach_pid{self.java}")
-            wanted.touch()
+        socket_path = Path(f"/tmp/.java_pid{self.java}")
+        if not socket_path.exists():
+            attach_file = Path(f"/proc/{self.java}/cwd/.attach_pid{self.java}")
+            attach_file.touch()
             os.kill(self.java, signal.SIGQUIT)
-            wait_for(listening.exists, "Java listens")
-            wanted.unlink()
+            wait_for(socket_path.exists, "Java listens on its attach socket")
+            attach_file.unlink()
         with socket.socket(socket.AF_UNIX) as attached:
-            attached.connect(str(listening))
+            attached.connect(str(socket_path))
             attached.sendall(b"1\0jcmd\0%s\0\0\0" % command.encode())
             answer = attached.makefile("rb").read().decode()
         assert answer.startswith("0\n"), answer
@@ -66,5 +66,6 @@ class Watch:
 
 
 def _resident(pid: int) -> float:
+    """The resident set of a process, in MiB."""
     (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:"))
     return int(line.split()[1]) / 1024

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 from tests.waiting import PATIENCE
 
 
-class Broken(Exception):
-    """What came is no complete reply."""
+class BrokenReply(Exception):
+    """The server sent something else than a complete HTTP reply."""
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,19 @@ class Reply:
 class Wire:
     """A connection to a server: `send` bytes, `read` replies."""
 
-    def __init__(self, url: str, patience: float = PATIENCE, buffer: int = 0) -> None:
-        """patience: seconds for a reply; what must come comes within the default on any machine.
-        buffer: bytes that are taken from the network before somebody reads them; 0 leaves it to the system."""
+    def __init__(self, url: str, timeout: float = PATIENCE, buffer: int = 0) -> None:
+        """Connects to the server of `url`.
+
+        Args:
+            timeout: seconds to wait for a reply; the default only limits a hang.
+            buffer: bytes of the socket's receive buffer; 0 chooses the system's default.
+        """
         parts = urlsplit(url)
         assert parts.hostname is not None
         self.socket = socket.socket()
         if buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-        self.socket.settimeout(patience)
+        self.socket.settimeout(timeout)
         self.socket.connect((parts.hostname, parts.port or 80))
         self._file = self.socket.makefile("rb")
 
@@ -48,9 +52,11 @@ class Wire:
         self.socket.sendall(data)
 
     def read(self) -> Reply | None:
-        """The next reply; None where the server has closed the connection instead.
+        """Returns the next reply; None if the server closed the connection without one.
 
-        Raises TimeoutError where nothing comes, and Broken where the reply ends too early, or is none.
+        Raises:
+            TimeoutError: nothing arrived in time.
+            BrokenReply: the reply is incomplete, or is not HTTP.
         """
         try:
             line = self._file.readline(65_536)
@@ -58,7 +64,7 @@ class Wire:
             return None
         if not line:
             return None
-        if line.startswith(b"HTTP/1.1 100 "):  # the answer to an `Expect`; the reply comes after it
+        if line.startswith(b"HTTP/1.1 100 "):  # the interim reply to `Expect`; the final reply follows
             self._headers()
             return self.read()
         try:
@@ -67,9 +73,9 @@ class Wire:
             headers = self._headers()
             body = self._file.read(int(headers["content-length"]))
         except (ConnectionError, ValueError, KeyError, AssertionError) as error:
-            raise Broken(f"{line[:80]!r}: {error!r}") from error
+            raise BrokenReply(f"{line[:80]!r}: {error!r}") from error
         if len(body) < int(headers["content-length"]):
-            raise Broken(f"{len(body)} bytes of {headers['content-length']}")
+            raise BrokenReply(f"{len(body)} bytes of {headers['content-length']}")
         return Reply(int(status), headers, body)
 
     def _headers(self) -> dict[str, str]:
@@ -88,7 +94,7 @@ def request(
     *,
     length: str | bytes | None = None,
 ) -> bytes:
-    """A request as it goes over the wire, Content-Length included (or what `length` says in its place)."""
+    """The bytes of a request; `length` replaces the value of Content-Length, and "" leaves that header out."""
     lines = [b"%s %s HTTP/1.1" % (_bytes(verb), _bytes(target)), b"Host: x"]
     lines += [b"%s: %s" % (_bytes(name), _bytes(value)) for name, value in headers]
     if length != "":

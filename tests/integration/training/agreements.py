@@ -1,4 +1,4 @@
-"""Run by torchrun in test_ranks.py: what ranks tell each other. Whatever does not hold ends the process."""
+"""Run by torchrun in test_ranks.py: tests communication between ranks. A failed assertion ends the process."""
 
 import sys
 
@@ -19,37 +19,37 @@ CPU = torch.device("cpu")
 def main(task: str) -> None:
     ranks = Ranks.join()
     assert ranks.size == 2
-    if task == "agree":
-        agree(ranks)
-    elif task == "first fails":
+    if task == "check":
+        check(ranks)
+    elif task == "rank 0 fails":
         ranks.run_on_main(fail)
-        ranks.all_reduce_max([1])  # never comes to this
-    elif task == "differ":
+        ranks.all_reduce_max([1])  # not reached
+    elif task == "values differ":
         ranks.assert_equal_across_ranks("the weights", 1.0 if ranks.is_main else 2.0)
-    elif task == "one leaves":
+    elif task == "rank 0 ends":
         if ranks.is_main:
             return
         ranks.all_reduce_max([1])
 
 
-def agree(ranks: Ranks) -> None:
-    agree_on_numbers(ranks)
-    batch_statistics_are_those_of_all_samples(ranks)
-    requests_of_one_become_those_of_all(ranks)
-    large_tensors_are_averaged_whatever_their_layout(ranks)
-    each_rank_has_random_numbers_of_its_own(ranks)
-    other_kinds_of_batch_normalisation_are_refused(ranks)
+def check(ranks: Ranks) -> None:
+    check_collectives(ranks)
+    check_sync_batch_norm(ranks)
+    check_loop_control(ranks)
+    check_mean_of_large_tensors(ranks)
+    check_random_states(ranks)
+    check_refused_batch_norm(ranks)
     if ranks.is_main:
-        print("agreed", choose_device("cpu", ranks))
+        print("passed", choose_device("cpu", ranks))
 
 
-def agree_on_numbers(ranks: Ranks) -> None:
+def check_collectives(ranks: Ranks) -> None:
     assert ranks.local_slice(8) == (slice(0, 4) if ranks.is_main else slice(4, 8))
     assert ranks.all_gather_object(ranks.rank) == [0, 1]
     assert ranks.broadcast(ranks.rank) == 0
-    assert ranks.run_on_main(lambda: f"by {ranks.rank}") == "by 0"
+    assert ranks.run_on_main(lambda: f"rank {ranks.rank}") == "rank 0"
     assert ranks.all_reduce_max([ranks.rank, -ranks.rank]) == [1, 0]
-    ranks.assert_equal_across_ranks("what is equal", "x")
+    ranks.assert_equal_across_ranks("an equal value", "x")
     tensors = [torch.full((3,), float(ranks.rank)), torch.full((2, 2), 10.0 * ranks.rank)]
     ranks.all_reduce_mean(tensors)
     assert torch.equal(tensors[0], torch.full((3,), 0.5))
@@ -58,7 +58,8 @@ def agree_on_numbers(ranks: Ranks) -> None:
     assert torch.equal(stacked, torch.tensor([[[1.0, 2.0]], [[2.0, 3.0]]]))
 
 
-def large_tensors_are_averaged_whatever_their_layout(ranks: Ranks) -> None:
+def check_mean_of_large_tensors(ranks: Ranks) -> None:
+    """Tensors in the channels_last layout, and empty ones, are averaged correctly."""
     for dtype in (torch.float32, torch.float64):
         wide = torch.arange(700_000, dtype=dtype).view(10, 70, 100, 10).to(memory_format=torch.channels_last)
         mean = wide * (1 + 2 * ranks.rank)
@@ -66,7 +67,8 @@ def large_tensors_are_averaged_whatever_their_layout(ranks: Ranks) -> None:
         assert torch.equal(mean, wide * 2)
 
 
-def requests_of_one_become_those_of_all(ranks: Ranks) -> None:
+def check_loop_control(ranks: Ranks) -> None:
+    """After `agree`, all ranks have the requests of every rank, and the duration of rank 0."""
     duration = ResolvedDuration(Duration.parse("10s"))
     requests = LoopControl()
     requests.agree(ranks, duration)
@@ -80,7 +82,8 @@ def requests_of_one_become_those_of_all(ranks: Ranks) -> None:
     assert (requests.checkpoint, duration.images) == (True, 777)
 
 
-def each_rank_has_random_numbers_of_its_own(ranks: Ranks) -> None:
+def check_random_states(ranks: Ranks) -> None:
+    """Each rank gets its own random state back."""
     torch.manual_seed(5 + ranks.rank)
     states = ranks.all_gather_object(random_states(CPU))
     expected = torch.rand(3)
@@ -90,8 +93,8 @@ def each_rank_has_random_numbers_of_its_own(ranks: Ranks) -> None:
     assert not torch.equal(others[0], others[1])
 
 
-def batch_statistics_are_those_of_all_samples(ranks: Ranks) -> None:
-    """The gradient, too."""
+def check_sync_batch_norm(ranks: Ranks) -> None:
+    """Outputs, gradients and statistics equal those of one process with the whole batch."""
     for network, shape, options in (
         (nn.BatchNorm1d(3), (8, 3), {}),
         (nn.BatchNorm2d(3), (8, 3, 5, 5), {}),
@@ -99,13 +102,13 @@ def batch_statistics_are_those_of_all_samples(ranks: Ranks) -> None:
         (nn.BatchNorm2d(3), (8, 3, 5, 5), {"track_running_stats": False}),
         (nn.BatchNorm1d(3), (8, 3), {"momentum": None}),
     ):
-        everything = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        batch = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         results = []
-        for mine in (Ranks(), ranks):
+        for group in (Ranks(), ranks):
             parent = nn.Sequential(type(network)(3, **options)).double()
-            convert_sync_batch_norm(parent, mine)
-            x = everything[mine.local_slice(8)].clone().requires_grad_(True)
-            weights = torch.arange(x.numel() * mine.size, dtype=torch.float64).view(shape)[mine.local_slice(8)].sin()
+            convert_sync_batch_norm(parent, group)
+            x = batch[group.local_slice(8)].clone().requires_grad_(True)
+            weights = torch.arange(x.numel() * group.size, dtype=torch.float64).view(shape)[group.local_slice(8)].sin()
             (gradient,) = torch.autograd.grad((parent(x) * weights).sum(), x)
             results.append([parent(x).detach(), gradient, *parent.state_dict().values()])
         for whole, share in zip(*results, strict=True):
@@ -113,16 +116,18 @@ def batch_statistics_are_those_of_all_samples(ranks: Ranks) -> None:
             torch.testing.assert_close(share, expected, rtol=1e-9, atol=1e-12)
 
 
-def other_kinds_of_batch_normalisation_are_refused(ranks: Ranks) -> None:
-    class Own(nn.BatchNorm2d): ...
+def check_refused_batch_norm(ranks: Ranks) -> None:
+    """Other kinds of batch normalization raise an error that names them."""
 
-    for kind in (Own, nn.BatchNorm3d):
-        with pytest.raises(ConfigError, match=f"is a {kind.__name__}"):
+    class CustomBatchNorm(nn.BatchNorm2d): ...
+
+    for kind in (CustomBatchNorm, nn.BatchNorm3d):
+        with pytest.raises(ConfigError, match=rf"--nproc: .*\b{kind.__name__}\b"):
             convert_sync_batch_norm(nn.Sequential(kind(3)), ranks)
 
 
 def fail() -> None:
-    raise CheckpointError("run: nothing is here")
+    raise CheckpointError("run: a failure of rank 0")
 
 
 if __name__ == "__main__":

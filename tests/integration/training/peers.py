@@ -1,4 +1,4 @@
-"""Run by torchrun in test_ranks.py: what `benchmarks.rank_step` times are two ways to the same weights."""
+"""Run by torchrun in test_ranks.py: both implementations in `benchmarks.speed.rank_step` compute the same weights."""
 
 import torch
 
@@ -16,23 +16,22 @@ def main() -> None:
     for case, assignments in CASES.items():
         weights = []
         for make in (build, build_wrapped):
-            step = make(
-                (*assignments, "model.base_channels=4", "optimizer.grad_clip_ratio=0.1"), ranks, cpu
-            )  # every gradient is cut
-            bare = step.discriminator
+            settings = (*assignments, "model.base_channels=4", "optimizer.grad_clip_ratio=0.1")  # clips every gradient
+            step = make(settings, ranks, cpu)
+            discriminator = step.discriminator
             for number in range(STEPS):
                 share = ranks.local_slice(BATCH)
                 images, labels = data.images[:BATCH][share], data.labels[:BATCH][share]
-                # small rates: what rounds otherwise must not grow
+                # a low rate: differences of rounding must not grow
                 step(images, labels, step=number, progress=0.0, lr_factor=1e-3)
-            weights.append(torch.cat([parameter.detach().flatten() for parameter in bare.parameters()]))
+            weights.append(torch.cat([parameter.detach().flatten() for parameter in discriminator.parameters()]))
             clip = step.phases[0].clip
             assert clip is not None
-            weights.append(clip.state_dict()["means"].sqrt())  # of the gradients' norms
+            weights.append(clip.state_dict()["means"].sqrt())  # the RMS of each gradient norm
         torch.testing.assert_close(weights[0], weights[2], rtol=1e-4, atol=1e-5, msg=f"weights of {case}")
         torch.testing.assert_close(weights[1], weights[3], rtol=1e-2, atol=1e-5, msg=f"gradients of {case}")
     if ranks.is_main:
-        print(f"alike: {'; '.join(CASES)}")
+        print(f"equal: {'; '.join(CASES)}")
     ranks.leave()
 
 

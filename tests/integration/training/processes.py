@@ -1,7 +1,8 @@
-"""Training in processes of its own: alone, as ranks by `--nproc`, or under torchrun; and how to find and hurt one."""
+"""Starts trainings in other processes: alone, with `--nproc`, or under torchrun; finds the process of a rank."""
 
 import fcntl
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -32,12 +33,18 @@ def start(
     terminal: int | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> Process:
-    """`ganctl train` for `run_dir`; with `torchrun` options by that program. It waits where `hold` says.
+    """Starts `ganctl train` for `run_dir`.
 
     Args:
-        ignored: a signal that the process is started to ignore.
-        terminal: the file descriptor of a terminal that becomes the process's own, for all that it writes.
-        variables: of its environment, beside ours.
+        run_dir: the value of `--run-dir`.
+        words: more arguments of `ganctl train`.
+        torchrun: options of torchrun; if empty, the command runs without torchrun.
+        preset: the value of `--preset`.
+        python_path: a folder for PYTHONPATH.
+        hold: holds the training; see tests/held.py.
+        ignored: a signal that the process ignores from its start.
+        terminal: file descriptor of a terminal, which becomes the controlling terminal and receives all output.
+        variables: additional environment variables.
     """
 
     def prepare() -> None:
@@ -46,8 +53,8 @@ def start(
         if terminal is not None:
             fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
-    alone = () if "--nnodes=2" in torchrun else ("--standalone",)
-    launcher = ["-m", "torch.distributed.run", *alone, *torchrun] if torchrun else []
+    standalone = () if "--nnodes=2" in torchrun else ("--standalone",)
+    launcher = ["-m", "torch.distributed.run", *standalone, *torchrun] if torchrun else []
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     command = [sys.executable, *launcher, "-m", "ganctl", "train", "--run-dir", str(run_dir), "--preset", preset]
     path = ":".join([held.ROOT, *([str(python_path)] if python_path else [])])
@@ -63,28 +70,33 @@ def start(
 
 
 def finish(process: Process) -> tuple[str, str]:
-    """What it has written to stdout and stderr when it ends."""
+    """Waits for the end of the process; returns its stdout and stderr."""
     return process.communicate(timeout=PATIENCE)
 
 
+def check_interrupted(stderr: str, number: signal.Signals, step: int) -> None:
+    """Checks that the message about a stopped training names the signal, the saved step and how to resume."""
+    assert re.search(rf"\b{number.name}\b.*\bstep {step}\b.*--resume auto", stderr), stderr
+
+
 def pid_of_rank(run_dir: Path, rank: int) -> int:
-    """The process that trains as this rank into `run_dir`."""
+    """Returns the process id of a rank that trains in `run_dir`."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
             variables = (folder / "environ").read_bytes().split(b"\0")
-        except OSError:  # it has ended meanwhile, or is somebody else's
+        except OSError:  # it has ended, or belongs to another user
             continue
         if str(run_dir).encode() in words and f"RANK={rank}".encode() in variables:
             return int(folder.name)
-    raise AssertionError(f"no process is rank {rank} of {run_dir}")
+    raise AssertionError(f"rank {rank} of {run_dir} has no process")
 
 
 @contextmanager
 def reserved_port() -> Iterator[int]:
-    """A port that the system gives to nobody who asks for any port, and that a server may listen on."""
+    """Yields a port that a server can listen on, and that the system does not assign to other processes meanwhile."""
     with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the server sets it too
         holder.bind(("127.0.0.1", 0))
         port: int = holder.getsockname()[1]
         yield port

@@ -1,8 +1,9 @@
-"""A closed terminal ends a training with everything saved; what a process was started to ignore stays ignored."""
+"""SIGHUP of a closed terminal ends a training with a checkpoint; ignored signals stay ignored."""
 
 import contextlib
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import pytest
 
 from ganctl.training.checkpoint.format import read_checkpoint
 from tests.held import Hold
-from tests.integration.training.processes import Process, finish, pid_of_rank, start
+from tests.integration.training.processes import Process, check_interrupted, finish, pid_of_rank, start
 from tests.waiting import PATIENCE, wait_for
 
 STEPS = 40
-HELD = 30  # where the signal comes
+HELD = 30  # the step in which the signal arrives
 LIMIT = ("--max-steps", str(STEPS))
 TWO_RANKS = ("--nproc", "2")
 
@@ -28,8 +29,14 @@ def saved_step(run_dir: Path) -> int:
     return read_checkpoint(run_dir / "checkpoints/last.safetensors").step
 
 
-def test_two_ranks_save_when_their_parent_is_hung_up_twice(hold: Hold, tmp_path: Path) -> None:
-    """The kernel and the shell both tell of a closed terminal."""
+def check_log(run_dir: Path, number: signal.Signals) -> None:
+    """Checks that the last line of the log names the saved step and the signal."""
+    last = (run_dir / "log.txt").read_text().splitlines()[-1]
+    assert re.search(rf"\bstep {saved_step(run_dir)}\b.*\b{number.name}\b", last), last
+
+
+def test_two_ranks_save_when_nproc_gets_sighup_twice(hold: Hold, tmp_path: Path) -> None:
+    """The kernel and the shell both send SIGHUP when a terminal is closed."""
     process = start(tmp_path / "run", *TWO_RANKS, *LIMIT, hold=hold)
     hold.wait(process)
     process.send_signal(signal.SIGHUP)
@@ -39,15 +46,15 @@ def test_two_ranks_save_when_their_parent_is_hung_up_twice(hold: Hold, tmp_path:
     record = json.loads(stdout)
     assert record["stop_reason"] == "SIGHUP"
     assert HELD <= record["steps"] == saved_step(tmp_path / "run") < STEPS
-    assert f"interrupted by SIGHUP and saved at step {record['steps']}" in stderr
+    check_interrupted(stderr, signal.SIGHUP, record["steps"])
 
 
 @pytest.mark.parametrize("ignored", [None, signal.SIGHUP])
 @pytest.mark.soak
-def test_ranks_of_torchrun_save_when_it_is_hung_up_also_where_nohup_started_it(
+def test_ranks_save_when_torchrun_gets_sighup_even_under_nohup(
     ignored: signal.Signals | None, hold: Hold, tmp_path: Path
 ) -> None:
-    """torchrun itself ends on SIGHUP in any case, unless it is told by --signals-to-handle."""
+    """torchrun itself ends on SIGHUP, unless --signals-to-handle excludes it."""
     process = start(tmp_path / "run", *LIMIT, torchrun=("--nproc-per-node=2",), ignored=ignored, hold=hold)
     hold.wait(process)
     process.send_signal(signal.SIGHUP)
@@ -58,35 +65,37 @@ def test_ranks_of_torchrun_save_when_it_is_hung_up_also_where_nohup_started_it(
 
 
 @pytest.mark.soak
-def test_two_ranks_go_on_under_nohup_whatever_process_is_hung_up(hold: Hold, tmp_path: Path) -> None:
+def test_two_ranks_under_nohup_continue_after_sighup_to_any_of_their_processes(hold: Hold, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     process = start(run_dir, *TWO_RANKS, *LIMIT, ignored=signal.SIGHUP, hold=hold)
     hold.wait(process)
     for pid in (process.pid, pid_of_rank(run_dir, 0), pid_of_rank(run_dir, 1)):
         os.kill(pid, signal.SIGHUP)
-    must_go_on(process, hold)
+    check_completes(process, hold)
 
 
 @pytest.mark.soak
-def test_ranks_of_torchrun_go_on_under_nohup_where_it_handles_other_signals_only(hold: Hold, tmp_path: Path) -> None:
+def test_ranks_under_nohup_continue_after_sighup_if_torchrun_does_not_handle_it(hold: Hold, tmp_path: Path) -> None:
     options = ("--nproc-per-node=2", "--signals-to-handle=SIGTERM,SIGINT")
     process = start(tmp_path / "run", *LIMIT, torchrun=options, ignored=signal.SIGHUP, hold=hold)
     hold.wait(process)
     process.send_signal(signal.SIGHUP)
-    must_go_on(process, hold)
+    check_completes(process, hold)
 
 
 @pytest.mark.parametrize("ignored", [signal.SIGHUP, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
-def test_what_was_ignored_at_the_start_stays_ignored(ignored: signal.Signals, hold: Hold, tmp_path: Path) -> None:
-    """nohup ignores SIGHUP, a script's shell SIGINT for what it starts with `&`."""
+def test_a_signal_that_is_ignored_at_the_start_stays_ignored(
+    ignored: signal.Signals, hold: Hold, tmp_path: Path
+) -> None:
+    """nohup ignores SIGHUP; the shell of a script ignores SIGINT for commands with `&`."""
     process = start(tmp_path / "run", *LIMIT, ignored=ignored, hold=hold)
     hold.wait(process)
     process.send_signal(ignored)
-    must_go_on(process, hold)
+    check_completes(process, hold)
 
 
-def must_go_on(process: Process, hold: Hold) -> None:
-    """It trains to its end."""
+def check_completes(process: Process, hold: Hold) -> None:
+    """Releases the training, and checks that it runs to its last step."""
     hold.release()
     stdout, stderr = finish(process)
     assert process.returncode == 0, stderr
@@ -94,27 +103,27 @@ def must_go_on(process: Process, hold: Hold) -> None:
 
 
 @pytest.mark.parametrize("words", [TWO_RANKS, pytest.param((), marks=pytest.mark.soak)])
-def test_a_closed_terminal_saves_although_nothing_can_be_written_to_it_any_more(
-    words: tuple[str, ...], hold: Hold, tmp_path: Path
-) -> None:
+def test_a_training_saves_when_its_terminal_is_closed(words: tuple[str, ...], hold: Hold, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    ours, terminal = os.openpty()
+    controller, terminal = os.openpty()
     process = start(run_dir, *words, *LIMIT, "--set", "log.refresh=0.001", terminal=terminal, hold=hold)
     os.close(terminal)
-    os.set_blocking(ours, False)
+    os.set_blocking(controller, False)
 
     def read_until_held() -> bool:
         with contextlib.suppress(BlockingIOError):
-            os.read(ours, 1 << 20)  # a terminal that nobody reads fills
+            os.read(controller, 1 << 20)  # the buffer of an unread terminal becomes full
         return hold.reached
 
     wait_for(read_until_held, "the run is held", process=process)
-    os.close(ours)
+    os.close(controller)
     assert process.wait(timeout=PATIENCE) == 130
-    assert f"ends at step {saved_step(run_dir)}: SIGHUP" in (run_dir / "log.txt").read_text()
+    check_log(run_dir, signal.SIGHUP)
 
 
-def test_a_run_outlives_the_readers_of_its_output(hold: Hold, tmp_path: Path) -> None:
+def test_a_training_continues_when_stdout_and_stderr_are_closed_and_saves_on_sigterm(
+    hold: Hold, tmp_path: Path
+) -> None:
     run_dir = tmp_path / "run"
     process = start(run_dir, *LIMIT, hold=hold)
     hold.wait(process)
@@ -124,4 +133,4 @@ def test_a_run_outlives_the_readers_of_its_output(hold: Hold, tmp_path: Path) ->
     process.stderr.close()
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=PATIENCE) == 130
-    assert f"ends at step {saved_step(run_dir)}: SIGTERM" in (run_dir / "log.txt").read_text()
+    check_log(run_dir, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""A run that is killed at random moments, and continued each time, ends with the bits of one that was left alone."""
+"""A run that is killed at random times, and resumed each time, ends bitwise equal to an uninterrupted one."""
 
 import random
 import re
@@ -18,7 +18,7 @@ SETTINGS = [
     *SMALL, "log.tensorboard=true", "train.batch_size=32", "train.duration=100 epochs",
     "evaluation.every=640 images", "checkpoint.every=224 images", "early_stopping.patience=10000",
 ]  # fmt: skip
-MORE = 45  # steps after the last kill
+FINAL_STEPS = 45  # after the last kill
 
 
 def start(run_dir: Path, preset: str, *words: str) -> "subprocess.Popen[bytes]":
@@ -29,14 +29,14 @@ def start(run_dir: Path, preset: str, *words: str) -> "subprocess.Popen[bytes]":
 
 
 def kill_after_a_save(run_dir: Path, preset: str, seconds: float) -> None:
-    """Lets the run go on until it has saved once more, and then so many seconds."""
+    """Resumes the run, waits for its next save, and kills it `seconds` later."""
     last = run_dir / "checkpoints/last.safetensors"
     before = last.stat().st_mtime_ns if last.exists() else 0
     process = start(run_dir, preset)
     while not last.exists() or last.stat().st_mtime_ns == before:
-        assert process.poll() is None, "it ended by itself"
+        assert process.poll() is None, "the run ended before the kill"
         time.sleep(0.002)
-    time.sleep(seconds)  # steps, an evaluation or a save: whatever comes then
+    time.sleep(seconds)  # the kill may hit a step, an evaluation or a save
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
 
@@ -44,19 +44,21 @@ def kill_after_a_save(run_dir: Path, preset: str, seconds: float) -> None:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("preset", ["conv", pytest.param("lightning-basic-gan", marks=pytest.mark.soak)])
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.soak)])
-def test_killed_runs_end_as_undisturbed_ones(preset: str, kills: int, tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+def test_a_killed_and_resumed_run_ends_bitwise_equal_to_an_uninterrupted_one(
+    preset: str, kills: int, tmp_path: Path
+) -> None:
+    uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
     seed = random.randrange(1 << 32)
-    print(f"moments by random.Random({seed})")
+    print(f"times of the kills: random.Random({seed})")
     rng = random.Random(seed)
     for _ in range(kills):
-        kill_after_a_save(broken, preset, rng.uniform(0, 0.8))
-    steps = str(read_checkpoint(broken / "checkpoints/last.safetensors").step + MORE)
-    assert start(broken, preset, "--max-steps", steps).wait() == 0
-    assert start(whole, preset, "--max-steps", steps).wait() == 0
-    begins = [int(step) for step in re.findall(r"begins at step (\d+)", (broken / "log.txt").read_text())]
-    assert len(begins) == kills + 1
-    assert begins[0] == 0 < begins[1], "it went on from a checkpoint"
-    assert begins == sorted(begins)
-    assert_same_run(whole, broken)
-    assert_same_events(whole, broken)
+        kill_after_a_save(killed, preset, rng.uniform(0, 0.8))
+    steps = str(read_checkpoint(killed / "checkpoints/last.safetensors").step + FINAL_STEPS)
+    assert start(killed, preset, "--max-steps", steps).wait() == 0
+    assert start(uninterrupted, preset, "--max-steps", steps).wait() == 0
+    first_steps = [int(step) for step in re.findall(r"begins at step (\d+)", (killed / "log.txt").read_text())]
+    assert len(first_steps) == kills + 1
+    assert first_steps[0] == 0 < first_steps[1], "the run resumes from a checkpoint"
+    assert first_steps == sorted(first_steps)
+    assert_same_run(uninterrupted, killed)
+    assert_same_events(uninterrupted, killed)

@@ -1,7 +1,8 @@
-"""RANK and WORLD_SIZE in the environment, as PyTorchJob and scripts for SLURM and MPI set them without torchrun."""
+"""RANK and WORLD_SIZE in the environment: PyTorchJob and scripts for SLURM and MPI set them without torchrun."""
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -17,15 +18,15 @@ GROUP = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_POR
 LIMIT = ("--max-steps", "20")
 
 
-def test_processes_with_ranks_train_as_one_and_the_first_one_tells(tmp_path: Path) -> None:
+def test_processes_with_rank_and_world_size_train_together_and_rank_0_prints_the_result(tmp_path: Path) -> None:
     with reserved_port() as port:
         address = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
         ranks = [start(tmp_path / "run", *LIMIT, variables=address | {"RANK": str(rank)}) for rank in range(2)]
         outputs = [finish(rank) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     assert json.loads(outputs[0][0])["steps"] == 20
-    assert outputs[1][0] == "", "one rank tells the result"
-    assert f"rank 1 of 2 (RANK, WORLD_SIZE): connects to rank 0 at localhost:{port}" in outputs[1][1]
+    assert outputs[1][0] == "", "only rank 0 prints the result"
+    assert re.search(rf"rank 1 of 2 \(RANK, WORLD_SIZE\).*localhost:{port}\b", outputs[1][1])
     by_torchrun = start(tmp_path / "reference", "--nproc", "2", *LIMIT)
     finish(by_torchrun)
     assert by_torchrun.returncode == 0
@@ -33,39 +34,38 @@ def test_processes_with_ranks_train_as_one_and_the_first_one_tells(tmp_path: Pat
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
-def test_a_rank_that_waits_for_the_others_is_ended_by_ctrl_c(rank: str, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_rank_that_waits_for_the_other_ranks(rank: str, tmp_path: Path) -> None:
     with reserved_port() as port:
         process = start(tmp_path / "run", variables=GROUP | {"RANK": rank, "MASTER_PORT": str(port)})
         assert process.stderr is not None
-        assert "connects to rank 0" in process.stderr.readline()
+        assert f"localhost:{port}" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
         finish(process)
     assert process.returncode in (-signal.SIGINT, 130)
 
 
 @pytest.mark.parametrize(
-    ("variables", "told"),
+    ("variables", "message"),
     [
-        ({"WORLD_SIZE": "2"}, "RANK is not set: expected a number from 0 to 1"),
-        (GROUP | {"RANK": "2"}, "RANK = '2': expected a number from 0 to 1"),
-        (GROUP | {"RANK": "-1"}, "RANK = '-1': expected a number from 0 to 1"),
-        ({"WORLD_SIZE": "1", "RANK": "1"}, "RANK = '1': expected a number from 0 to 0"),
-        (GROUP | {"WORLD_SIZE": "two"}, "WORLD_SIZE = 'two': expected a number from 1"),
-        (GROUP | {"WORLD_SIZE": "0"}, "WORLD_SIZE = '0': expected a number from 1"),
-        (GROUP | {"MASTER_ADDR": ""}, "MASTER_ADDR is not set: expected the host of the process with RANK 0"),
-        (GROUP | {"MASTER_PORT": "tcp://10.0.0.1:80"}, "MASTER_PORT = 'tcp://10.0.0.1:80': expected a number from 1"),
-        (GROUP | {"LOCAL_RANK": "first"}, "LOCAL_RANK = 'first': expected a number from 0"),
+        ({"WORLD_SIZE": "2"}, r"\bRANK is not set\b.*\b0 to 1\b"),
+        (GROUP | {"RANK": "2"}, r"\bRANK = '2'.*\b0 to 1\b"),
+        (GROUP | {"RANK": "-1"}, r"\bRANK = '-1'.*\b0 to 1\b"),
+        ({"WORLD_SIZE": "1", "RANK": "1"}, r"\bRANK = '1'.*\b0 to 0\b"),
+        (GROUP | {"WORLD_SIZE": "two"}, r"\bWORLD_SIZE = 'two'.*\b1\b"),
+        (GROUP | {"WORLD_SIZE": "0"}, r"\bWORLD_SIZE = '0'.*\b1\b"),
+        (GROUP | {"MASTER_ADDR": ""}, r"\bMASTER_ADDR is not set\b"),
+        (GROUP | {"MASTER_PORT": "tcp://10.0.0.1:80"}, r"\bMASTER_PORT = 'tcp://10\.0\.0\.1:80'.*\b1 to 65535\b"),
+        (GROUP | {"LOCAL_RANK": "first"}, r"\bLOCAL_RANK = 'first'.*\b0\b"),
     ],
 )
-def test_variables_that_make_no_group_are_told_by_name(
-    variables: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch
+def test_the_error_of_an_invalid_rank_variable_names_it_and_its_value(
+    variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=message) as raised:
         Session()
-    assert caught.value.exit_code == 3
-    assert told in str(caught.value)
+    assert raised.value.exit_code == 3
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_variables_that_make_no_group_are_told_by_name(
         {"LOCAL_RANK": "3"},
     ],
 )
-def test_variables_that_name_no_group_of_several_are_passed_over(
+def test_rank_variables_of_a_single_process_are_ignored(
     variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in variables.items():
@@ -87,15 +87,15 @@ def test_variables_that_name_no_group_of_several_are_passed_over(
     assert Session().ranks.size == 1
 
 
-def test_a_process_with_a_rank_starts_no_further_ones(ganctl: Ganctl) -> None:
+def test_nproc_in_a_process_that_has_a_rank_is_an_error(ganctl: Ganctl) -> None:
     done = ganctl("train", "--nproc", "2", "--json", env=os.environ | GROUP)
     assert done.returncode == 3
-    assert "--nproc 2: this process is one of WORLD_SIZE = 2 already. Leave --nproc out" in done.stderr
+    assert re.search(r"--nproc 2: .*\bWORLD_SIZE = 2\b", done.stderr)
     assert json.loads(done.stdout)["exit_code"] == 3
 
 
 @pytest.mark.parametrize("variables", [{"RANK": "1"}, {"RANK": "1", "WORLD_SIZE": "two"}, {"WORLD_SIZE": "2"}])
-def test_a_process_without_a_place_in_a_group_tells_its_error_as_one_object(
+def test_a_process_with_incomplete_rank_variables_prints_its_error_as_one_json_object(
     variables: dict[str, str], ganctl: Ganctl
 ) -> None:
     done = ganctl("train", "--preset", "absent", "--json", env=os.environ | variables)
@@ -103,7 +103,7 @@ def test_a_process_without_a_place_in_a_group_tells_its_error_as_one_object(
     assert json.loads(done.stdout)["exit_code"] == 3
 
 
-def test_commands_that_do_not_train_are_plain_commands_beside_other_ranks(ganctl: Ganctl, small_run: Path) -> None:
+def test_commands_other_than_train_ignore_the_rank_variables(ganctl: Ganctl, small_run: Path) -> None:
     environment = os.environ | GROUP | {"RANK": "1"}
     done = ganctl("evaluate", small_run, "--num-images", "500", "--json", env=environment)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Two ranks that are killed, stopped or started anew: the run goes on, and ends as one that was left alone."""
+"""Training with two ranks that are killed, stopped or resumed ends bitwise equal to an uninterrupted one."""
 
 import json
 import os
@@ -12,41 +12,41 @@ import torch
 
 from ganctl.training.checkpoint.format import read_checkpoint
 from tests.held import Hold
-from tests.integration.training.processes import Process, finish, pid_of_rank, reserved_port, start
+from tests.integration.training.processes import Process, check_interrupted, finish, pid_of_rank, reserved_port, start
 from tests.states import assert_same_run
 
 STEPS = 120
-HELD = 50  # where runs are hurt: between the evaluations of steps 40 and 60
+HELD = 50  # the step in which ranks are killed or stopped; the last evaluation was at step 40
 LIMIT = ("--max-steps", str(STEPS))
 
-CALLBACK = """
+FAILING_CALLBACK = """
 from ganctl.training.callbacks.base import Callback
 
 class Failing(Callback):
     every_rank = True
     def on_step(self, run):
         if run.step == 5:
-            raise RuntimeError("a callback's own defect")
+            raise RuntimeError("an error of the callback")
 """
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two ranks."""
-    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of two ranks."""
+    run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
     process = start(run_dir, "--nproc", "2", *LIMIT)
     stdout, stderr = finish(process)
     assert process.returncode == 0, stderr
-    record = json.loads(stdout)  # one object: the other rank says nothing
+    record = json.loads(stdout)  # one object: only rank 0 prints
     assert (record["steps"], record["run_dir"], record["stop_reason"]) == (STEPS, str(run_dir), "max-steps")
-    assert "over 2 ranks" in stderr
+    assert re.search(r"\b2 ranks\b", stderr), stderr
     assert not (run_dir / ".ranks").exists()
     return run_dir
 
 
 @pytest.mark.soak
-def test_torchrun_starts_ranks_again_when_one_was_killed_and_they_end_as_if_it_had_not_been(
-    undisturbed: Path, tmp_path: Path
+def test_torchrun_restarts_all_ranks_after_one_was_killed_and_they_end_like_an_uninterrupted_run(
+    uninterrupted: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
     hold = Hold(tmp_path / "hold", HELD)
@@ -56,24 +56,29 @@ def test_torchrun_starts_ranks_again_when_one_was_killed_and_they_end_as_if_it_h
     hold.release()
     _, stderr = finish(process)
     assert process.returncode == 0, stderr
-    assert "from step 40" in stderr
-    assert_same_run(undisturbed, run_dir)
+    check_resumed(stderr, 40)
+    assert_same_run(uninterrupted, run_dir)
+
+
+def check_resumed(stderr: str, step: int) -> None:
+    """Checks that the message about a resumed run names the checkpoint and its step."""
+    assert re.search(rf"/checkpoints/\S+ .*\bstep {step}\b", stderr), stderr
 
 
 def start_on_two_machines(run_dir: Path, port: int, hold: Hold | None = None) -> list[Process]:
-    """A rank on each: an agent each, who do not know that they share one. The agents meet at the port."""
-    meeting = ("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=a")
-    torchrun = ("--nnodes=2", "--nproc-per-node=1", "--max-restarts=2", *meeting)
+    """Simulates two machines of one rank: starts two agents of torchrun, which connect through the port."""
+    rendezvous = ("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=a")
+    torchrun = ("--nnodes=2", "--nproc-per-node=1", "--max-restarts=2", *rendezvous)
     return [start(run_dir, *LIMIT, torchrun=torchrun, hold=hold) for _ in range(2)]
 
 
 @pytest.mark.soak
-def test_ranks_of_two_machines_start_again_too_even_if_one_is_killed_while_the_first_one_evaluates(
+def test_ranks_of_two_machines_restart_even_if_one_is_killed_while_rank_0_evaluates(
     tmp_path: Path,
 ) -> None:
-    run_dir, alone, hold = tmp_path / "run", tmp_path / "undisturbed", Hold(tmp_path / "hold", 40, evaluation=True)
+    run_dir, expected, hold = tmp_path / "run", tmp_path / "uninterrupted", Hold(tmp_path / "hold", 40, evaluation=True)
     with reserved_port() as port:
-        machines = start_on_two_machines(alone, port)
+        machines = start_on_two_machines(expected, port)
         outputs = [finish(machine) for machine in machines]
         assert [machine.returncode for machine in machines] == [0, 0], outputs
     with reserved_port() as port:
@@ -83,12 +88,12 @@ def test_ranks_of_two_machines_start_again_too_even_if_one_is_killed_while_the_f
         hold.release()
         outputs = [finish(machine) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], outputs
-    assert sorted(len(stdout.splitlines()) for stdout, _ in outputs) == [0, 1], "one rank tells the result, once"
-    assert_same_run(alone, run_dir)
+    assert sorted(len(stdout.splitlines()) for stdout, _ in outputs) == [0, 1], "one rank prints the result, once"
+    assert_same_run(expected, run_dir)
 
 
-def test_nproc_starts_ranks_again_when_one_was_killed_and_they_end_as_if_it_had_not_been(
-    undisturbed: Path, tmp_path: Path
+def test_nproc_restarts_all_ranks_after_one_was_killed_and_they_end_like_an_uninterrupted_run(
+    uninterrupted: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
     hold = Hold(tmp_path / "hold", HELD)
@@ -98,13 +103,14 @@ def test_nproc_starts_ranks_again_when_one_was_killed_and_they_end_as_if_it_had_
     hold.release()
     stdout, stderr = finish(process)
     assert process.returncode == 0, stderr
-    assert "a rank was killed: all 2 ranks restart" in stderr
+    assert re.search(rf"\bkilled\b.*\b2 ranks restart\b.*{re.escape(str(run_dir))}", stderr), stderr
+    check_resumed(stderr, 40)
     assert json.loads(stdout)["steps"] == STEPS
-    assert_same_run(undisturbed, run_dir)
+    assert_same_run(uninterrupted, run_dir)
 
 
-def test_nproc_passes_a_signal_on_saves_and_goes_on_later_as_if_it_had_not_been_stopped(
-    undisturbed: Path, tmp_path: Path
+def test_nproc_saves_on_sigterm_and_the_resumed_run_ends_like_an_uninterrupted_one(
+    uninterrupted: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
     hold = Hold(tmp_path / "hold", HELD)
@@ -114,17 +120,17 @@ def test_nproc_passes_a_signal_on_saves_and_goes_on_later_as_if_it_had_not_been_
     stdout, stderr = finish(process)
     assert process.returncode == 130, stderr
     steps = json.loads(stdout)["steps"]
-    assert HELD <= steps <= HELD + 1  # the signal is noticed in this step or the next
-    assert f"interrupted by SIGTERM and saved at step {steps}" in stderr
+    assert HELD <= steps <= HELD + 1  # the ranks stop after this step or the next
+    check_interrupted(stderr, signal.SIGTERM, steps)
     again = start(run_dir, "--nproc", "2", "--resume", "auto", *LIMIT)
     _, stderr = finish(again)
     assert again.returncode == 0, stderr
-    assert f"from step {steps}" in stderr
-    assert_same_run(undisturbed, run_dir)
+    check_resumed(stderr, steps)
+    assert_same_run(uninterrupted, run_dir)
 
 
 @pytest.mark.soak
-def test_torchrun_that_is_stopped_never_ends_with_0_and_one_rank_may_go_on_where_two_stopped(tmp_path: Path) -> None:
+def test_stopped_torchrun_never_exits_with_0_and_one_rank_can_resume_the_run_of_two(tmp_path: Path) -> None:
     two, hold = tmp_path / "two", Hold(tmp_path / "hold", HELD)
     process = start(two, *LIMIT, "--precision", "fp32", torchrun=("--nproc-per-node=2",), hold=hold)
     hold.wait(process)
@@ -132,7 +138,7 @@ def test_torchrun_that_is_stopped_never_ends_with_0_and_one_rank_may_go_on_where
     _, stderr = finish(process)
     assert process.returncode != 0
     steps = read_checkpoint(two / "checkpoints/last.safetensors").step
-    assert f"interrupted by SIGTERM and saved at step {steps}" in stderr
+    check_interrupted(stderr, signal.SIGTERM, steps)
 
     one = tmp_path / "one"
     shutil.copytree(two, one)
@@ -144,40 +150,40 @@ def test_torchrun_that_is_stopped_never_ends_with_0_and_one_rank_may_go_on_where
         states.append(read_checkpoint(run_dir / "checkpoints/last.safetensors").state)
     assert states[0]["progress"] == states[1]["progress"]
     assert torch.equal(*(state["networks"]["rng"] for state in states)), "the latents are the same"
-    for name, weight in states[0]["networks"]["ema"].items():  # sums that are split otherwise round otherwise
+    for name, weight in states[0]["networks"]["ema"].items():  # sums over other shares of the batch round differently
         assert (states[1]["networks"]["ema"][name] - weight).norm() <= 1e-4 * weight.norm() + 1e-6, name
 
 
-def test_what_a_rank_fails_on_by_itself_is_told_and_not_tried_again(tmp_path: Path) -> None:
-    (tmp_path / "failing_callback.py").write_text(CALLBACK)
+def test_an_error_of_a_callback_on_every_rank_is_reported_and_causes_no_restart(tmp_path: Path) -> None:
+    (tmp_path / "failing_callback.py").write_text(FAILING_CALLBACK)
     process = start(
         tmp_path / "run", "--nproc", "2", "--callback", "failing_callback:Failing", *LIMIT, python_path=tmp_path
     )
     stdout, stderr = finish(process)
     assert process.returncode == 1
-    assert "a callback's own defect" in stderr
-    assert "start again" not in stderr
+    assert "an error of the callback" in stderr
+    assert "ranks restart" not in stderr
     assert json.loads(stdout)["exit_code"] == 1
 
 
 @pytest.mark.soak
-def test_the_end_asked_for_after_a_save_on_one_rank_ends_all(tmp_path: Path) -> None:
-    (tmp_path / "late_callback.py").write_text(
+def test_a_stop_request_of_a_callback_on_rank_0_stops_all_ranks(tmp_path: Path) -> None:
+    (tmp_path / "stopping_callback.py").write_text(
         "from ganctl.training.callbacks.base import Callback\n\n"
-        "class AtSave(Callback):\n"
+        "class StopAfterSave(Callback):\n"
         "    def on_checkpoint(self, run, path):\n"
         "        run.request_stop('saved enough')\n"
     )
-    words = ("--nproc", "2", "--callback", "late_callback:AtSave", *LIMIT)
+    words = ("--nproc", "2", "--callback", "stopping_callback:StopAfterSave", *LIMIT)
     process = start(tmp_path / "run", *words, python_path=tmp_path)
     stdout, stderr = finish(process)
     assert process.returncode == 0, stderr
-    assert "start again" not in stderr
+    assert "ranks restart" not in stderr
     assert (json.loads(stdout)["stop_reason"], json.loads(stdout)["steps"]) == ("saved enough", 20)
 
 
 @pytest.mark.soak
-def test_a_signal_to_ranks_with_loaders_saves(tmp_path: Path) -> None:
+def test_ranks_with_data_loaders_save_on_sigterm_and_flags_override_variables_on_every_rank(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     loader = ("--set", "data.on_device=false", "--set", "data.num_workers=1")
     hold = Hold(tmp_path / "hold", HELD)
@@ -189,10 +195,10 @@ def test_a_signal_to_ranks_with_loaders_saves(tmp_path: Path) -> None:
     assert process.returncode == 130, stderr
     saved = read_checkpoint(run_dir / "checkpoints/last.safetensors")
     assert saved.step == json.loads(stdout)["steps"]
-    assert saved.state["config"]["train"]["seed"] == 0, "the flag comes before the variable for each rank, zero too"
+    assert saved.state["config"]["train"]["seed"] == 0, "--seed 0 overrides GANCTL_TRAIN__SEED on every rank"
 
 
-UNEQUAL = """
+UNEQUAL_RANKS = """
 import os
 import torch
 from ganctl.training.data.datasets import load_split
@@ -200,7 +206,7 @@ from ganctl.training.config.schema import DataSettings
 from ganctl.training.config.schema import ModelSettings
 from ganctl.training.models.build import build_discriminator
 
-def judge(settings, shape, classes):
+def discriminator(settings, shape, classes):
     network = build_discriminator(ModelSettings(base_channels=4), shape, classes)
     torch.nn.init.constant_(network.logit.bias, float(os.environ["RANK"]))
     return network
@@ -213,26 +219,26 @@ def data(settings, split):
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
-        ("model.discriminator='unequal:judge'", "the first weights: rank 1 of 2 differs from rank 0"),
-        ("data.name='unequal:data'", "before rank 0 printed a result|another rank ended while"),
+        ("model.discriminator='unequal:discriminator'", r"\bweights: rank 1 of 2\b"),
+        ("data.name='unequal:data'", r"\brank (failed|ended)\b"),
     ],
 )
-def test_ranks_that_differ_or_fail_alone_end_the_run_with_one_object_that_says_so(
-    setting: str, told: str, tmp_path: Path
+def test_a_rank_that_differs_or_fails_ends_all_ranks_with_one_json_object_and_no_restart(
+    setting: str, message: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "unequal.py").write_text(UNEQUAL)
+    (tmp_path / "unequal.py").write_text(UNEQUAL_RANKS)
     words = ("--nproc", "2", "--set", setting, *LIMIT)
     process = start(tmp_path / "run", *words, python_path=tmp_path)
     stdout, stderr = finish(process)
     assert process.returncode > 0, stderr
-    assert re.search(told, json.loads(stdout)["error"])
-    assert "start again" not in stderr
+    assert re.search(message, json.loads(stdout)["error"])
+    assert "ranks restart" not in stderr
 
 
 @pytest.mark.parametrize("flag", ["--dry-run", pytest.param("--print-config", marks=pytest.mark.soak)])
-def test_under_torchrun_one_rank_speaks(flag: str, tmp_path: Path) -> None:
+def test_one_rank_prints_the_output_under_torchrun(flag: str, tmp_path: Path) -> None:
     process = start(tmp_path / "run", flag, torchrun=("--nproc-per-node=2",))
     stdout, stderr = finish(process)
     assert process.returncode == 0, stderr
@@ -240,7 +246,7 @@ def test_under_torchrun_one_rank_speaks(flag: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-def test_two_runs_of_two_ranks_share_a_machine(tmp_path: Path) -> None:
+def test_two_runs_of_two_ranks_can_share_a_machine(tmp_path: Path) -> None:
     processes = [start(tmp_path / name, "--nproc", "2", "--max-steps", "3") for name in "ab"]
     for process in processes:
         stdout, stderr = finish(process)

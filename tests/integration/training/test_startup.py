@@ -1,4 +1,4 @@
-"""What a first step waits for."""
+"""Imports that would delay the first training step."""
 
 import subprocess
 import sys
@@ -7,8 +7,8 @@ from pathlib import Path
 from tests.conftest import SMALL
 
 
-def test_a_training_never_imports_pytorchs_compiler(tmp_path: Path) -> None:
-    """It takes a second, and nothing is compiled."""
+def test_a_training_does_not_import_the_compiler_of_pytorch(tmp_path: Path) -> None:
+    """The import takes a second, and training compiles nothing."""
     settings = [word for setting in SMALL for word in ("--set", setting)]
     command = [sys.executable, "-X", "importtime", "-m", "ganctl", "train", "--max-steps", "2", "--run-dir"]
     for words in ([], ["--max-steps", "3", "--resume", "auto"]):

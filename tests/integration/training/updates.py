@@ -1,6 +1,6 @@
-"""Run by torchrun in test_ranks.py: the gradients and weights of some updates, for a table of settings.
+"""Run by torchrun in test_ranks.py: writes the gradients and weights of some updates for a table of settings.
 
-Each rank takes its share of the batch; the first writes what it has to the file that is named first.
+Each rank computes its share of the batch; rank 0 writes the results to the file in the first argument.
 """
 
 import json
@@ -24,8 +24,8 @@ from ganctl.training.step.step import Step
 SHAPE, BATCH, STEPS = ImageShape(1, 28, 28), 8, 3
 
 
-class Normalised(nn.Module):
-    """A discriminator whose images see each other, with a parameter that cannot be cut into shares."""
+class BatchNormDiscriminator(nn.Module):
+    """A discriminator with batch normalization, and with a scalar parameter."""
 
     def __init__(self, *_: object) -> None:
         super().__init__()
@@ -38,8 +38,8 @@ class Normalised(nn.Module):
         return logits
 
 
-def recorded(phase: Phase, ranks: Ranks, gradients: dict[str, Tensor]) -> Callable[[Batch], LossResult]:
-    """The phase's backward pass, with its gradients recorded, averaged over the ranks."""
+def record_gradients(phase: Phase, ranks: Ranks, gradients: dict[str, Tensor]) -> Callable[[Batch], LossResult]:
+    """Wraps the backward pass of a phase: stores its gradients, averaged over the ranks, in `gradients`."""
 
     def backward(batch: Batch) -> LossResult:
         result = phase.backward_loss(batch)
@@ -54,7 +54,7 @@ def recorded(phase: Phase, ranks: Ranks, gradients: dict[str, Tensor]) -> Callab
 
 def main(target: str, cases: dict[str, list[str]]) -> None:
     ranks = Ranks.join()
-    found: dict[str, Tensor] = {}
+    results: dict[str, Tensor] = {}
     for name, assignments in cases.items():
         preset, *rest = assignments
         for dtype in (torch.float64, torch.float32):
@@ -64,7 +64,9 @@ def main(target: str, cases: dict[str, list[str]]) -> None:
             discriminator = build_discriminator(config.model, SHAPE, 10).to(dtype)
             step = Step(config, generator, discriminator, torch.device("cpu"), ranks=ranks)
             gradients: dict[str, Tensor] = {}
-            step.phases = [replace(phase, backward_loss=recorded(phase, ranks, gradients)) for phase in step.phases]
+            step.phases = [
+                replace(phase, backward_loss=record_gradients(phase, ranks, gradients)) for phase in step.phases
+            ]
             rng = torch.Generator().manual_seed(2)
             for number in range(STEPS):
                 images = torch.randint(256, (BATCH, *SHAPE), generator=rng, dtype=torch.uint8)
@@ -72,12 +74,12 @@ def main(target: str, cases: dict[str, list[str]]) -> None:
                 share = ranks.local_slice(BATCH)
                 step(images[share], labels[share], step=number, progress=0.0, lr_factor=0.1)
                 if number == 0:
-                    found |= {f"{name}/{dtype}/gradient/{key}": gradient for key, gradient in gradients.items()}
+                    results |= {f"{name}/{dtype}/gradient/{key}": gradient for key, gradient in gradients.items()}
             for network in ("generator", "discriminator", "ema"):
                 for key, value in getattr(step, network).state_dict().items():
-                    found[f"{name}/{dtype}/after/{network}.{key}"] = value.clone()
+                    results[f"{name}/{dtype}/after/{network}.{key}"] = value.clone()
     if ranks.is_main:
-        save_file({key: value.contiguous() for key, value in found.items()}, target)
+        save_file({key: value.contiguous() for key, value in results.items()}, target)
     ranks.leave()
 
 

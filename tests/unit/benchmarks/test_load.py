@@ -13,7 +13,7 @@ SLOW = 0.02  # seconds until a reply
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Replies with 200 after SLOW seconds, in two pieces; with 400 to a POST of `no`, and closes the connection."""
+    """Replies in two parts: to GET after SLOW seconds, to a POST of `no` with 400, after which it disconnects."""
 
     protocol_version = "HTTP/1.1"
 

@@ -1,4 +1,4 @@
-"""A measured server has a folder of its own; all its processes are found, measured, and ended."""
+"""A measured server has its own folder; all its processes are found, measured and ended."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def test_a_process_tree_holds_all_descendants() -> None:
         os.kill(child, 9)
 
 
-def test_child_processes_in_other_sessions_are_ended_too() -> None:
+def test_child_processes_in_other_sessions_are_measured_and_ended() -> None:
     with run_server("two", lambda folder: Launch([sys.executable, "-c", TWO], printed)) as server:
         child = int(server.url)
         folder = Path(f"/proc/{child}/cwd").readlink()
@@ -54,19 +54,19 @@ def test_child_processes_in_other_sessions_are_ended_too() -> None:
 def test_servers_do_not_inherit_thread_and_torchserve_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("TS_NUMBER_OF_NETTY_THREADS", "7")
-    tell = f"import os; print(sorted(os.environ), flush=True); {SLEEP}"
-    launch = Launch([sys.executable, "-c", tell], printed, {"GIVEN": "1"})
+    code = f"import os; print(sorted(os.environ), flush=True); {SLEEP}"
+    launch = Launch([sys.executable, "-c", code], printed, {"GIVEN": "1"})
     with run_server("environment", lambda folder: launch) as server:
         assert "'GIVEN'" in server.url
         assert "OMP_NUM_THREADS" not in server.url
         assert "TS_NUMBER_OF_NETTY_THREADS" not in server.url
 
 
-def test_the_error_of_a_failed_start_has_the_last_output() -> None:
-    launch = Launch([sys.executable, "-c", "raise SystemExit('no room at the inn')"], lambda output: None)
-    told = r"peer ended with status 1 while starting.\n  no room at the inn"
-    with pytest.raises(BenchError, match=told), run_server("peer", lambda folder: launch):
-        raise AssertionError("it never started")
+def test_the_error_of_a_failed_start_has_the_name_the_exit_status_and_the_last_output() -> None:
+    launch = Launch([sys.executable, "-c", "raise SystemExit('the model is missing')"], lambda output: None)
+    facts = r"^peer\b.* 1\b.*\n +the model is missing"
+    with pytest.raises(BenchError, match=facts), run_server("peer", lambda folder: launch):
+        raise AssertionError("the server cannot start")
 
 
 def test_processes_with_a_reused_pid_differ() -> None:

@@ -1,7 +1,7 @@
 """A server for the tests of `ganctl bench serve`: `python tiny_server.py [SECONDS] --port PORT`.
 
-It replies with a PNG after SECONDS, and with 503 to a POST for the digit 3. Its child process ignores SIGTERM, as a
-worker may.
+It replies with a PNG after SECONDS, and with 503 to a POST for the digit 3. Its child process ignores SIGTERM, like a
+worker that hangs.
 """
 
 import io
@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from PIL import Image
 
-_STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(3600)"
+_IGNORES_SIGTERM = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(3600)"
 _file = io.BytesIO()
 Image.new("L", (28, 28)).save(_file, "PNG")
 
@@ -47,5 +47,5 @@ class Server(ThreadingHTTPServer):
 
 
 if __name__ == "__main__":
-    subprocess.Popen([sys.executable, "-c", _STUBBORN])
+    subprocess.Popen([sys.executable, "-c", _IGNORES_SIGTERM])
     Server(("127.0.0.1", int(sys.argv[-1])), Handler).serve_forever()

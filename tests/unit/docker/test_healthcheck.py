@@ -21,14 +21,14 @@ SCRIPT = DOCKER / "healthcheck.py"
 
 
 class FakeManagement:
-    """A management API on a free loopback port: replies with `status` and `body`; with `hangs`, not before the end.
+    """A management API on a free loopback port: replies with `status` and `body`; with `hangs`, only at the test's end.
 
-    With `key_file` it demands tokens as TorchServe does: 400 for a wrong one, and a new one for the key `API`.
+    With `key_file` it requires tokens as TorchServe does: 400 for a wrong one, and a new one for the key `API`.
     """
 
     def __init__(self) -> None:
         self.status, self.body, self.hangs = 200, b"", False
-        self.over = threading.Event()
+        self.end = threading.Event()
         self.key_file: Path | None = None
         self.valid_key = ""
         fake = self
@@ -36,7 +36,7 @@ class FakeManagement:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if fake.hangs:
-                    fake.over.wait(PATIENCE)
+                    fake.end.wait(PATIENCE)
                 status, body = fake.answer(self.path, self.headers.get("Authorization", ""))
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
@@ -44,19 +44,19 @@ class FakeManagement:
                 self.wfile.write(body)
 
             def log_message(self, *args: Any) -> None:
-                """Quiet: the test's own output is enough."""
+                """Logs nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/models/digits"
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
-    def has(self, *statuses: str, min_workers: int = 1) -> None:
+    def set_workers(self, *statuses: str, min_workers: int = 1) -> None:
         """Sets TorchServe's reply for one model version whose workers have these statuses."""
         workers = [{"id": str(9000 + i), "status": status, "gpu": False} for i, status in enumerate(statuses)]
         model = {"modelName": "digits", "modelVersion": "1.0", "minWorkers": min_workers, "workers": workers}
         self.body = json.dumps([model]).encode()
 
-    def demands_tokens(self, temporary: Path, expired: bool = False) -> None:
+    def require_tokens(self, temporary: Path, expired: bool = False) -> None:
         """Writes a server's key file below `temporary`; with `expired`, its management key is refused."""
         self.key_file = temporary / "ganctl-x7" / "key_file.json"
         self.key_file.parent.mkdir()
@@ -83,7 +83,7 @@ class FakeManagement:
 def management() -> Iterator[FakeManagement]:
     fake = FakeManagement()
     yield fake
-    fake.over.set()
+    fake.end.set()
     fake.server.shutdown()
     fake.server.server_close()
 
@@ -107,24 +107,26 @@ Check = Callable[..., tuple[int, str]]
 
 
 def test_all_workers_ready_is_healthy(management: FakeManagement, run_check: Check) -> None:
-    management.has("READY", "READY", min_workers=2)
-    assert run_check(management.url) == (0, "all workers are READY")
+    management.set_workers("READY", "READY", min_workers=2)
+    code, message = run_check(management.url)
+    assert code == 0
+    assert "READY" in message
 
 
 def test_the_address_may_come_from_the_environment(management: FakeManagement, run_check: Check) -> None:
-    management.has("READY")
+    management.set_workers("READY")
     assert run_check(GANCTL_HEALTH_URL=management.url)[0] == 0
 
 
 @pytest.mark.parametrize("text", ["tcp://10.0.0.1:80", "127.0.0.1:8081/models/digits", "x"])
 def test_the_error_of_an_invalid_address_names_the_variable(text: str, run_check: Check) -> None:
-    status, told = run_check(GANCTL_HEALTH_URL=text)
-    assert status == 1
-    assert told.startswith(f"GANCTL_HEALTH_URL: found '{text}', expected an address such as http://127.0.0.1:8081")
+    code, message = run_check(GANCTL_HEALTH_URL=text)
+    assert code == 1
+    assert re.match(rf"GANCTL_HEALTH_URL: .*'{re.escape(text)}'.*\bhttp://127\.0\.0\.1:8081\b", message)
 
 
 def test_proxies_of_the_environment_are_ignored(management: FakeManagement, run_check: Check) -> None:
-    management.has("READY")
+    management.set_workers("READY")
     assert run_check(GANCTL_HEALTH_URL=management.url, http_proxy="http://127.0.0.1:1")[0] == 0
 
 
@@ -132,31 +134,40 @@ def test_proxies_of_the_environment_are_ignored(management: FakeManagement, run_
 def test_one_worker_that_is_not_ready_is_unhealthy_and_named(
     management: FakeManagement, run_check: Check, status: str
 ) -> None:
-    management.has("READY", status, min_workers=2)
-    assert run_check(management.url) == (1, f"worker 9001 is {status}")
+    management.set_workers("READY", status, min_workers=2)
+    code, reason = run_check(management.url)
+    assert code == 1
+    assert re.search(rf"\b9001 .*\b{status}\b", reason)
+    assert "9000" not in reason
 
 
 def test_a_model_without_workers_is_unhealthy(management: FakeManagement, run_check: Check) -> None:
-    management.has(min_workers=0)
-    assert run_check(management.url) == (1, "0 of 1 workers are running")
+    management.set_workers(min_workers=0)
+    code, reason = run_check(management.url)
+    assert code == 1
+    assert re.search(r"\b0 of 1\b", reason)
 
 
 def test_fewer_workers_than_the_model_must_have_is_unhealthy(management: FakeManagement, run_check: Check) -> None:
-    management.has("READY", min_workers=2)
-    assert run_check(management.url) == (1, "1 of 2 workers are running")
+    management.set_workers("READY", min_workers=2)
+    code, reason = run_check(management.url)
+    assert code == 1
+    assert re.search(r"\b1 of 2\b", reason)
 
 
 def test_the_token_of_the_server_is_sent(management: FakeManagement, run_check: Check, tmp_path: Path) -> None:
-    management.demands_tokens(tmp_path)
-    management.has("READY")
+    management.require_tokens(tmp_path)
+    management.set_workers("READY")
     assert run_check(management.url)[0] == 0
-    management.has("UNLOADED")
-    assert run_check(management.url) == (1, "worker 9000 is UNLOADED")
+    management.set_workers("UNLOADED")
+    code, reason = run_check(management.url)
+    assert code == 1
+    assert re.search(r"\b9000 .*\bUNLOADED\b", reason)
 
 
 def test_an_expired_token_is_renewed(management: FakeManagement, run_check: Check, tmp_path: Path) -> None:
-    management.demands_tokens(tmp_path, expired=True)
-    management.has("READY")
+    management.require_tokens(tmp_path, expired=True)
+    management.set_workers("READY")
     assert run_check(management.url)[0] == 0
     assert management.valid_key == "new-key"
 
@@ -166,8 +177,8 @@ def test_tokens_of_an_earlier_server_are_not_used(management: FakeManagement, ru
     stale = tmp_path / "ganctl-dead" / "key_file.json"
     stale.write_text('{"management": {"key": "stale"}, "API": {"key": "stale"}}')
     os.utime(stale, (0, 0))
-    management.demands_tokens(tmp_path)
-    management.has("READY")
+    management.require_tokens(tmp_path)
+    management.set_workers("READY")
     assert run_check(management.url)[0] == 0
 
 
@@ -195,11 +206,11 @@ def make_ping(fake: FakeManagement) -> None:
     fake.body = b'{"status": "Healthy"}'
 
 
-@pytest.mark.parametrize("answer", [make_unknown, make_locked, make_empty, make_html, make_foreign, make_ping])
+@pytest.mark.parametrize("set_reply", [make_unknown, make_locked, make_empty, make_html, make_foreign, make_ping])
 def test_any_other_reply_is_unhealthy(
-    management: FakeManagement, run_check: Check, answer: Callable[[FakeManagement], None]
+    management: FakeManagement, run_check: Check, set_reply: Callable[[FakeManagement], None]
 ) -> None:
-    answer(management)
+    set_reply(management)
     code, reason = run_check(management.url)
     assert code == 1
     assert reason
@@ -216,7 +227,7 @@ def test_a_closed_port_is_unhealthy(management: FakeManagement, run_check: Check
 def test_a_server_that_hangs_is_unhealthy_before_the_engines_timeout(
     management: FakeManagement, run_check: Check
 ) -> None:
-    management.has("READY")
+    management.set_workers("READY")
     management.hangs = True
     code, reason = run_check(management.url)
     assert code == 1

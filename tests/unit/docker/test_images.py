@@ -34,7 +34,7 @@ def imported_by(file: Path) -> set[str]:
 
 
 def top_level(name: str) -> str:
-    """Returns the package of a module; for ganctl, package and room."""
+    """Returns the package of a module; for ganctl also the subpackage."""
     return ".".join(name.split(".")[: 2 if name.startswith("ganctl.") else 1])
 
 

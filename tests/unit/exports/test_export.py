@@ -1,4 +1,4 @@
-"""An export draws what its checkpoint draws, says so in its manifest, and is whole or not there."""
+"""An export generates the images of its checkpoint, describes itself in its manifest, and is written atomically."""
 
 import json
 import re
@@ -37,14 +37,14 @@ def exported_unconditional(small_unconditional_run: Path, tmp_path_factory: pyte
 
 
 @pytest.fixture(scope="module")
-def exported_colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a run on one's own images, three classes of 32 × 32 pixels in colour; its networks are as they began."""
-    folder = tmp_path_factory.mktemp("colour")
-    for name, colour in (("it's", (40, 200, 60)), ("sea", (30, 60, 220)), ("sun\nset", (250, 220, 30))):
-        (folder / "own" / name).mkdir(parents=True)
+def exported_color(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of an almost untrained run on a folder of images: three classes of 32 × 32 pixels in color."""
+    folder = tmp_path_factory.mktemp("color")
+    for name, color in (("it's", (40, 200, 60)), ("sea", (30, 60, 220)), ("sun\nset", (250, 220, 30))):
+        (folder / "images" / name).mkdir(parents=True)
         for i in range(10):
-            Image.new("RGB", (32, 32), colour).save(folder / "own" / name / f"{i}.png")
-    settings = ["data.name=folder", f"data.root={folder / 'own'}", "data.size=32", "data.skip_corrupt=true"]
+            Image.new("RGB", (32, 32), color).save(folder / "images" / name / f"{i}.png")
+    settings = ["data.name=folder", f"data.root={folder / 'images'}", "data.size=32", "data.skip_corrupt=true"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         train_small(folder / "run", max_steps=1, extra=(*settings, "train.batch_size=8"))
@@ -52,33 +52,33 @@ def exported_colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    return facts
+    fields: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return fields
 
 
-def test_an_export_holds_the_artefacts_the_manifest_the_card_and_samples(exported: Path) -> None:
+def test_an_export_contains_the_generators_the_manifest_the_card_and_samples(exported: Path) -> None:
     assert {path.name for path in exported.iterdir()} == {
         "generator.ts", "generator.onnx", "generator.pt2", "manifest.json", "card.md", "samples.png",
     }  # fmt: skip
 
 
 def test_the_manifest_names_the_model_the_files_and_the_measured_parity(exported: Path, small_run: Path) -> None:
-    facts = manifest.read(exported)
+    fields = manifest.read(exported)
     best = read_checkpoint(small_run / "checkpoints/best.safetensors")
-    assert facts["model_version"] == weights_digest(best.state["networks"]["ema"])[:12]
-    assert facts["checkpoint"]["sha256"] == best.sha256
-    assert facts["checkpoint"]["metrics"] == best.metrics
-    assert (facts["z"], facts["image"]) == (
+    assert fields["model_version"] == weights_digest(best.state["networks"]["ema"])[:12]
+    assert fields["checkpoint"]["sha256"] == best.sha256
+    assert fields["checkpoint"]["metrics"] == best.metrics
+    assert (fields["z"], fields["image"]) == (
         {"dim": best.state["config"]["model"]["latent_dim"], "distribution": "normal"},
         {"channels": 1, "height": 28, "width": 28},
     )
-    for name, sizes in facts["parity"].items():
+    for name, sizes in fields["parity"].items():
         assert set(sizes) == {"1", "2", "3", "7", "64", "256"}
         assert max(sizes.values()) <= 1e-5, name
 
 
 @pytest.mark.parametrize("kind", ["conditional", "unconditional"])
-def test_onnx_runtime_alone_draws_what_the_checkpoint_draws(kind: str, request: pytest.FixtureRequest) -> None:
+def test_onnx_runtime_generates_the_images_of_the_checkpoint(kind: str, request: pytest.FixtureRequest) -> None:
     suffix = "" if kind == "conditional" else "_unconditional"
     folder: Path = request.getfixturevalue(f"exported{suffix}")
     run: Path = request.getfixturevalue(f"small{suffix}_run")
@@ -87,56 +87,56 @@ def test_onnx_runtime_alone_draws_what_the_checkpoint_draws(kind: str, request: 
     expected = (generator(z, label) if generator.conditional else generator(z)).add(1).div(2)
     session = onnxruntime.InferenceSession(folder / "generator.onnx")
     feed = {"z": z.numpy(), "label": label.numpy()}
-    found = session.run(["image"], {entry.name: feed[entry.name] for entry in session.get_inputs()})[0]
-    assert found.dtype == np.float32
-    assert np.abs(found - expected.detach().numpy()).max() <= 1e-5
+    images = session.run(["image"], {entry.name: feed[entry.name] for entry in session.get_inputs()})[0]
+    assert images.dtype == np.float32
+    assert np.abs(images - expected.detach().numpy()).max() <= 1e-5
     assert len(session.get_inputs()) == (2 if generator.conditional else 1)
 
 
-@pytest.mark.parametrize("case", ["3 classes in colour", "10 digits", "unconditional"])
-def test_the_card_says_how_to_draw_an_image_of_each_class(case: str, request: pytest.FixtureRequest) -> None:
-    fixtures = {"3 classes in colour": "exported_colour", "10 digits": "exported"}
+@pytest.mark.parametrize("case", ["3 classes in color", "10 digits", "unconditional"])
+def test_the_code_in_the_card_generates_an_image_of_each_class(case: str, request: pytest.FixtureRequest) -> None:
+    fixtures = {"3 classes in color": "exported_color", "10 digits": "exported"}
     folder: Path = request.getfixturevalue(fixtures.get(case, "exported_unconditional"))
-    found = re.search(r"^```python\n(.*?)^```$", (folder / "card.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert found is not None
-    code = found[1] + "print(images.dtype, images.shape)"
+    match = re.search(r"^```python\n(.*?)^```$", (folder / "card.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert match is not None
+    code = match[1] + "print(images.dtype, images.shape)"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
-    shape = "(3, 3, 32, 32)" if case == "3 classes in colour" else "(10, 1, 28, 28)"
+    shape = "(3, 3, 32, 32)" if case == "3 classes in color" else "(10, 1, 28, 28)"
     assert done.stdout == f"float32 {shape}\n", done.stderr
 
 
-def test_an_export_knows_how_its_images_were_read(exported_colour: Path, tmp_path: Path) -> None:
-    opened = open_export(exported_colour)
+def test_an_export_stores_the_data_settings_of_its_run(exported_color: Path, tmp_path: Path) -> None:
+    opened = open_export(exported_color)
     assert opened.data == DataSettings(name="folder", size=32, skip_corrupt=True)
-    assert read_manifest(exported_colour)["data"] == "folder"
-    shutil.copytree(exported_colour, tmp_path / "old")
-    facts = read_manifest(tmp_path / "old")
-    del facts["data_settings"]  # as exports were before they knew
-    (tmp_path / "old/manifest.json").write_text(json.dumps(facts))
+    assert read_manifest(exported_color)["data"] == "folder"
+    shutil.copytree(exported_color, tmp_path / "old")
+    fields = read_manifest(tmp_path / "old")
+    del fields["data_settings"]  # as in exports of earlier versions
+    (tmp_path / "old/manifest.json").write_text(json.dumps(fields))
     assert open_export(tmp_path / "old").data == DataSettings(name="folder")
 
 
-def test_the_essentials_travel_inside_the_files(exported: Path) -> None:
-    facts = read_manifest(exported)
+def test_the_exported_files_contain_the_model_version_and_the_class_names(exported: Path) -> None:
+    fields = read_manifest(exported)
     model = onnx.load(exported / "generator.onnx")
-    inside = {entry.key: entry.value for entry in model.metadata_props}
-    assert inside["model_version"] == facts["model_version"]
-    assert json.loads(inside["class_names"]) == list("0123456789")
-    extra = {"model_version": "", "z": ""}
-    torch.jit.load(str(exported / "generator.ts"), _extra_files=extra)
-    assert extra["model_version"] == facts["model_version"].encode()
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata["model_version"] == fields["model_version"]
+    assert json.loads(metadata["class_names"]) == list("0123456789")
+    extra_files = {"model_version": "", "z": ""}
+    torch.jit.load(str(exported / "generator.ts"), _extra_files=extra_files)
+    assert extra_files["model_version"] == fields["model_version"].encode()
     assert not any(tensor.external_data for tensor in model.graph.initializer)
 
 
-def test_torchscript_needs_nothing_of_ours(exported: Path, tmp_path: Path) -> None:
+def test_torchscript_runs_without_ganctl(exported: Path, tmp_path: Path) -> None:
     z = f"torch.zeros(2, {manifest.read(exported)['z']['dim']})"
     code = f"import torch, sys; m = torch.jit.load(sys.argv[1]); x = m({z}, torch.tensor([1, 2]))\n"
-    code += "assert x.shape == (2, 1, 28, 28) and 'training' not in sys.modules"
+    code += "assert x.shape == (2, 1, 28, 28) and 'ganctl' not in sys.modules"
     command = [sys.executable, "-W", "ignore", "-c", code, str(exported / "generator.ts")]
     subprocess.run(command, check=True, cwd=tmp_path)
 
 
-def test_an_artefact_that_draws_something_else_is_refused_and_nothing_is_left(
+def test_a_file_that_generates_other_images_is_refused_and_no_export_is_left(
     small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = get_format("onnx").write
@@ -150,19 +150,19 @@ def test_an_artefact_that_draws_something_else_is_refused_and_nothing_is_left(
         return content
 
     monkeypatch.setattr("ganctl.exports.formats.onnx.write", shifted)
-    with pytest.raises(ParityError, match=r"differs from the checkpoint's generator by .* at N = \d") as raised:
+    with pytest.raises(ParityError, match=r"generator\.onnx: .*\d\.\d+e-\d+ .*\bN = \d.*--format") as raised:
         export(small_run, out=tmp_path / "export")
     assert raised.value.exit_code == 5
     assert list(tmp_path.iterdir()) == []
 
 
-def test_images_that_are_no_numbers_are_no_parity(small_run: Path) -> None:
+def test_nan_images_fail_the_parity_check(small_run: Path) -> None:
     generator, _ = load_generator(small_run / "checkpoints/best.safetensors")
-    with pytest.raises(ParityError, match="nan"):
+    with pytest.raises(ParityError, match=r"x: .*\bnan\b"):
         parity.measure("x", lambda z, label: torch.full((len(z), 1, 28, 28), torch.nan), generator)
 
 
-def test_exporting_again_replaces_the_export_and_nothing_else(small_run: Path, tmp_path: Path) -> None:
+def test_exporting_again_replaces_an_export_but_no_other_folder(small_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "export"
     export(small_run, out=out, formats=["torchscript"])
     first = read_manifest(out)
@@ -171,10 +171,10 @@ def test_exporting_again_replaces_the_export_and_nothing_else(small_run: Path, t
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
-    with pytest.raises(ExportError, match="something else than an export"):
+    with pytest.raises(ExportError, match=f"--out {tmp_path / 'mine'}: "):
         export(small_run, out=tmp_path / "mine")
     (tmp_path / "mine/manifest.json").write_text('{"name": "a web application"}')
-    with pytest.raises(ExportError, match="something else than an export"):
+    with pytest.raises(ExportError, match=f"--out {tmp_path / 'mine'}: "):
         export(small_run, out=tmp_path / "mine")
     assert (tmp_path / "mine/thesis.txt").exists()
 
@@ -185,31 +185,39 @@ def test_the_same_checkpoint_has_the_same_model_version(exported: Path, small_ru
 
 
 @pytest.mark.parametrize(
-    ("harm", "message"),
+    ("damage", "message"),
     [
-        (lambda folder: (folder / "generator.onnx").write_bytes(b"cut"), "generator.onnx: damaged"),
-        (lambda folder: (folder / "generator.ts").unlink(), "generator.ts: absent"),
-        (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json"),
-        (lambda folder: (folder / "manifest.json").write_text("{"), "not JSON"),
-        (lambda folder: (folder / "manifest.json").write_text('{"schema_version": 99}'), "schema_version 99"),
-        (lambda folder: (folder / "manifest.json").write_text('{"schema_version": 1}'), "lacks checkpoint"),
+        (lambda folder: (folder / "generator.onnx").write_bytes(b"cut"), r"generator\.onnx: .*\bSHA-256\b"),
+        (lambda folder: (folder / "generator.ts").unlink(), r"generator\.ts: (?!.*\bSHA-256\b).*\bmanifest\.json\b"),
+        (lambda folder: (folder / "manifest.json").unlink(), r"export: .*\bmanifest\.json\b.*ganctl export"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), r"manifest\.json:.*\bline 1\b"),
+        (
+            lambda folder: (folder / "manifest.json").write_text('{"schema_version": 99}'),
+            r"manifest\.json:.*\bschema_version\b.*\b99\b",
+        ),
+        (
+            lambda folder: (folder / "manifest.json").write_text('{"schema_version": 1}'),
+            r"manifest\.json:.*\bmodel_version\b",
+        ),
     ],
 )
-def test_a_harmed_export_is_told_by_file(harm: Any, message: str, exported: Path, tmp_path: Path) -> None:
+def test_the_error_of_a_damaged_export_names_the_file_and_the_cause(
+    damage: Any, message: str, exported: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "export"
     shutil.copytree(exported, folder)
-    harm(folder)
+    damage(folder)
     with pytest.raises(ExportError, match=message) as raised:
         open_export(folder)
     assert raised.value.exit_code == 4
 
 
-def test_an_export_draws_the_images_of_its_checkpoint(exported: Path, small_run: Path) -> None:
+def test_an_opened_export_generates_the_images_of_its_checkpoint(exported: Path, small_run: Path) -> None:
     from ganctl.training.sampling.inspection import open_checkpoint
 
-    ours, theirs = open_export(exported).source, open_checkpoint(small_run).source
-    assert ours is not None
-    assert theirs is not None
-    z, label = torch.randn(300, theirs.latent_dim), torch.arange(300) % 10
-    difference = ours.generate(z, label).int() - theirs.generate(z, label).int()
+    opened, checkpoint = open_export(exported).source, open_checkpoint(small_run).source
+    assert opened is not None
+    assert checkpoint is not None
+    z, label = torch.randn(300, checkpoint.latent_dim), torch.arange(300) % 10
+    difference = opened.generate(z, label).int() - checkpoint.generate(z, label).int()
     assert difference.abs().max() <= 1

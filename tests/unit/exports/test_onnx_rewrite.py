@@ -1,4 +1,4 @@
-"""The upsampling on coarse grids draws what the generator draws, whatever its grid, and leaves other networks alone."""
+"""The ONNX rewrite of upsampling layers changes neither the images, of any size, nor other networks."""
 
 import pytest
 import torch
@@ -11,16 +11,16 @@ from ganctl.training.models.mlp import MlpGenerator
 
 
 @pytest.mark.parametrize(("channels", "height", "width"), [(1, 28, 28), (3, 32, 16), (1, 4, 8)])
-def test_it_draws_what_the_generator_draws(channels: int, height: int, width: int) -> None:
+def test_the_rewritten_generator_generates_the_same_images(channels: int, height: int, width: int) -> None:
     torch.manual_seed(0)
     generator = ConvGenerator(8, 10, ImageShape(channels, height, width), base_channels=6)
-    faster = rewrite_upsampling(generator)
-    assert any(isinstance(module, CoarseUpsampling) for module in faster.modules())
+    rewritten = rewrite_upsampling(generator)
+    assert any(isinstance(module, CoarseUpsampling) for module in rewritten.modules())
     z, label = torch.randn(5, 8), torch.arange(5)
-    torch.testing.assert_close(faster(z, label), generator(z, label), rtol=0, atol=1e-6)
+    torch.testing.assert_close(rewritten(z, label), generator(z, label), rtol=0, atol=1e-6)
 
 
-def test_the_generator_itself_stays_as_it_is() -> None:
+def test_the_rewrite_does_not_change_the_original_generator() -> None:
     generator = ConvGenerator(8, None, ImageShape(1, 8, 8), base_channels=4)
     before = [type(module) for module in generator.modules()]
     rewrite_upsampling(generator)
@@ -37,9 +37,9 @@ def test_the_generator_itself_stays_as_it_is() -> None:
         [nn.ConvTranspose2d(4, 4, 2, 2), nn.LeakyReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.PixelShuffle(2)],
     ],
 )
-def test_layers_that_only_look_like_it_are_left_alone(layers: list[nn.Module]) -> None:
+def test_layers_that_only_resemble_the_pattern_are_not_rewritten(layers: list[nn.Module]) -> None:
     generator = MlpGenerator(8, None, ImageShape(1, 8, 8))
     generator.net = nn.Sequential(*layers)
-    kept = rewrite_upsampling(generator).net
-    assert isinstance(kept, nn.Sequential)
-    assert [type(layer) for layer in kept] == [type(layer) for layer in layers]
+    net = rewrite_upsampling(generator).net
+    assert isinstance(net, nn.Sequential)
+    assert [type(layer) for layer in net] == [type(layer) for layer in layers]

@@ -1,4 +1,4 @@
-"""Archives as somebody else might make them of ours."""
+"""Copies of an archive with other members."""
 
 import zipfile
 from collections.abc import Mapping
@@ -8,7 +8,10 @@ from ganctl.serving.archive.integrity import DIGESTS, digest_list
 
 
 def rewrite(mar: Path, changes: Mapping[str | zipfile.ZipInfo, bytes | None], *, sealed: bool) -> Path:
-    """A copy beside `mar` with members changed, added, or (None) left out; `sealed`: its list of digests agrees."""
+    """Write `rewritten.mar` beside `mar`, with members changed, added, or (None) removed.
+
+    sealed: whether the list of digests is updated to the new members.
+    """
     out = mar.with_name("rewritten.mar")
     names = [change.filename if isinstance(change, zipfile.ZipInfo) else change for change in changes]
     with zipfile.ZipFile(mar) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:

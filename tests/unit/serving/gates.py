@@ -1,6 +1,6 @@
-"""Archives whose workers wait at a gate, for as long as a test wants: while they load the model, or before they answer.
+"""Archives whose workers wait at a gate until the test opens it: while they load the model, or before they reply.
 
-So what a server has in hand lasts neither longer nor shorter than the test needs, whatever machine it runs on.
+The duration of a load or a request then does not depend on the speed of the machine.
 """
 
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.unit.serving.archives import rewrite
 
-HELD = ("X-Hold", "yes")  # the header of requests that wait at the gate
+HELD = ("X-Hold", "yes")  # the header of requests that wait at the gate `drawing`
 
 _ENTRY = """\
 import os
@@ -28,38 +28,41 @@ def handle(data, context):
     return answer(data, context)
 
 
-def wait(what):
-    here = FOLDER / f"{{what}}-{{os.getpid()}}"
-    while (FOLDER / what).exists() and Path("/proc/{test}").exists():  # not for ever, where the test was killed
-        here.touch()
+def wait(stage):
+    mark = FOLDER / f"{{stage}}-{{os.getpid()}}"
+    while (FOLDER / stage).exists() and Path("/proc/{test}").exists():  # ends if the test was killed
+        mark.touch()
         time.sleep(0.01)
-    here.unlink(missing_ok=True)
+    mark.unlink(missing_ok=True)
 """
 
 
 class Gate:
-    """A folder through which the test and the workers of its archives know of each other. It begins open."""
+    """A folder with files for closed gates, written by the test, and for waiting workers. All gates are open at first.
+
+    The stages are `loading` (of a model), `answering` (any batch) and `drawing` (only requests with the header HELD).
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir()
 
     def archive(self, mar: Path) -> Path:
-        """A copy beside `mar` with the gate in it; TorchServe waits for it as long as a test may take."""
+        """Write a copy beside `mar` with this gate and a response timeout that is longer than any test."""
         with zipfile.ZipFile(mar) as members:
             config = members.read("model-config.yaml").decode()
-        patient = config.replace("responseTimeout: 30 ", "responseTimeout: 3600 ")
-        assert patient != config
+        changed = config.replace("responseTimeout: 30 ", "responseTimeout: 3600 ")
+        assert changed != config
         entry = _ENTRY.format(folder=str(self._folder), test=os.getpid())
-        return rewrite(mar, {"ganctl_entry.py": entry.encode(), "model-config.yaml": patient.encode()}, sealed=True)
+        return rewrite(mar, {"ganctl_entry.py": entry.encode(), "model-config.yaml": changed.encode()}, sealed=True)
 
-    def close(self, what: str) -> None:
-        """Has workers wait that are `loading` a model, `answering` any batch, or `drawing` for a request with HELD."""
-        (self._folder / what).touch()
+    def close(self, stage: str) -> None:
+        """Make workers wait at this stage until `open`."""
+        (self._folder / stage).touch()
 
-    def open(self, what: str) -> None:
-        (self._folder / what).unlink()
+    def open(self, stage: str) -> None:
+        (self._folder / stage).unlink()
 
-    def waiting(self, what: str) -> set[int]:
-        """The process ids of the workers that wait."""
-        return {int(path.name.partition("-")[2]) for path in self._folder.glob(f"{what}-*")}
+    def waiting(self, stage: str) -> set[int]:
+        """The process IDs of the workers that wait at this stage."""
+        return {int(path.name.partition("-")[2]) for path in self._folder.glob(f"{stage}-*")}

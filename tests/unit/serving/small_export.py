@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 Z_DIM, CLASSES = 16, 10
 NAMES = [str(digit) for digit in range(CLASSES)]
+MODEL_FILES = {"onnx": "generator.onnx", "torchscript": "generator.ts"}  # by back-end
 
 
 class Generator(nn.Module):
-    """z → noise by a linear layer and a convolution, with the block of the label (if any) lit: [N, C, 28, 28]."""
+    """Noise from z, by a linear layer and a convolution, plus a bright block for the label (if any): [N, C, 28, 28]."""
 
     def __init__(self, channels: int, conditional: bool) -> None:
         super().__init__()
@@ -42,13 +43,13 @@ class Generator(nn.Module):
 
 
 def seen_label(image: Any) -> int:
-    """The label whose block is lit in an image [28, 28] or [28, 28, C]."""
+    """The label whose block is the brightest in an image [28, 28] or [28, 28, C]."""
     blocks = [image[7 * (k // 4) : 7 * (k // 4) + 7, 7 * (k % 4) : 7 * (k % 4) + 7].mean() for k in range(CLASSES)]
     return max(range(CLASSES), key=blocks.__getitem__)
 
 
 def write_export(folder: Path, conditional: bool = True, channels: int = 1) -> Path:
-    """Writes an export as DESIGN describes it into `folder`, and gives the folder."""
+    """Write an export into `folder`, in the format of `ganctl export`, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for name, content in _model_files(conditional, channels).items():
@@ -75,7 +76,7 @@ def write_export(folder: Path, conditional: bool = True, channels: int = 1) -> P
 
 
 def entry(content: bytes) -> dict[str, Any]:
-    """A file's entry in the manifest."""
+    """A file's entry in `files` of the manifest."""
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
@@ -92,8 +93,8 @@ def _model_files(conditional: bool, channels: int) -> dict[str, bytes]:
 
 
 def _onnx(generator: Generator, channels: int) -> bytes:
-    """The same network as ONNX, written node by node: PyTorch's exporter takes many seconds for the same."""
-    make, single = onnx.helper, onnx.TensorProto.FLOAT
+    """The network as ONNX, written node by node, because PyTorch's exporter needs many seconds."""
+    make, float32 = onnx.helper, onnx.TensorProto.FLOAT
     weights = {name: value.numpy() for name, value in generator.state_dict().items()}
     weights |= {"shape8": np.array([-1, 8, 14, 14]), "shape_image": np.array([-1, channels, 28, 28])}
     nodes = [
@@ -109,7 +110,7 @@ def _onnx(generator: Generator, channels: int) -> bytes:
             pads=[1, 1, 1, 1],
         ),
     ]
-    inputs = [make.make_tensor_value_info("z", single, ["N", Z_DIM])]
+    inputs = [make.make_tensor_value_info("z", float32, ["N", Z_DIM])]
     if generator.conditional:
         inputs.append(make.make_tensor_value_info("label", onnx.TensorProto.INT64, ["N"]))
         nodes += [
@@ -123,7 +124,7 @@ def _onnx(generator: Generator, channels: int) -> bytes:
         nodes,
         "small",
         inputs,
-        [make.make_tensor_value_info("image", single, ["N", channels, 28, 28])],
+        [make.make_tensor_value_info("image", float32, ["N", channels, 28, 28])],
         [onnx.numpy_helper.from_array(value, name) for name, value in weights.items() if name in used],
     )
     model = make.make_model(graph, opset_imports=[make.make_opsetid("", 18)], ir_version=9)

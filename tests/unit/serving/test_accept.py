@@ -41,5 +41,5 @@ def test_the_best_accepted_type_is_chosen(header: str | None, chosen: str | None
 
 
 @given(st.text(max_size=200))
-def test_no_header_is_too_strange(header: str) -> None:
+def test_no_value_of_the_header_is_an_error(header: str) -> None:
     assert choose(header, (PNG, JSON)) in (PNG, JSON, None)

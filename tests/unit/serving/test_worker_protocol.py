@@ -13,18 +13,11 @@ from ganctl.serving.hosts.torchserve.worker.protocol import (
     read_message,
     write_batch,
 )
-
-
-def number(value: int) -> bytes:
-    return struct.pack("!i", value)
-
-
-def sized(data: bytes) -> bytes:
-    return number(len(data)) + data
+from tests.unit.serving.wire import number, sized
 
 
 def request(identity: bytes, headers: dict[bytes, bytes], inputs: dict[bytes, bytes]) -> bytes:
-    """As `ModelRequestEncoder.java` writes it."""
+    """A request in the format that `ModelRequestEncoder.java` writes."""
     head = b"".join(sized(name) + sized(value) for name, value in headers.items())
     body = b"".join(sized(name) + sized(b"application/json") + sized(value) for name, value in inputs.items())
     return sized(identity) + head + number(-1) + body + number(-1)
@@ -48,21 +41,23 @@ def test_a_batch_is_read_with_headers_and_fields() -> None:
     ]
 
 
-def test_the_command_to_load_a_model_is_no_batch() -> None:
+def test_the_command_to_load_a_model_is_not_a_batch() -> None:
     assert read_message(LOAD) is None
 
 
 @pytest.mark.parametrize("message", [BATCH, LOAD], ids=["batch", "load"])
 def test_a_message_cut_anywhere_is_incomplete(message: bytes) -> None:
-    """Also after bytes in a body that equal the end marker."""
+    """BATCH has bytes in a body that equal the end marker; a cut after them must not look complete."""
     for end in range(1, len(message)):
         with pytest.raises(Incomplete):
             read_message(message[:end])
 
 
-@pytest.mark.parametrize("message", [b"X" + BATCH[1:], BATCH + BATCH])
-def test_invalid_messages_are_errors(message: bytes) -> None:
-    with pytest.raises(ValueError, match=r"expected b'L'|after the end"):
+@pytest.mark.parametrize(
+    ("message", "found"), [(b"X" + BATCH[1:], "b'X'.*b'L'"), (BATCH + BATCH, f"{len(BATCH)} bytes")]
+)
+def test_messages_with_an_unknown_command_or_extra_bytes_are_errors(message: bytes, found: str) -> None:
+    with pytest.raises(ValueError, match=f"message: .*{found}"):
         read_message(message)
 
 
@@ -72,7 +67,7 @@ def test_headers_that_are_not_utf8_are_decoded_with_replacement_characters() -> 
 
 
 def test_a_batch_of_replies_has_the_format_that_the_front_end_reads() -> None:
-    """As `ModelResponseDecoder.java` reads it."""
+    """See `ModelResponseDecoder.java`."""
     reply = PredictReply(b"one", 400, "Bad Request", {"content-type": "text/x", "é": "ü"}, b"body")
     stream = io.BytesIO(write_batch([reply]))
 

@@ -1,4 +1,4 @@
-"""Fixtures of several files here."""
+"""Fixtures shared by the tests of training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ RegisterData = Callable[[str, Any], None]
 
 @pytest.fixture
 def data_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's cache of images that is empty."""
+    """Empties the caches of images, on disk and in memory; returns the folder of the one on disk."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     image_folder.clear_memory_cache()
     return tmp_path / "cache" / "ganctl" / "datasets"
@@ -22,5 +22,5 @@ def data_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def register_data(monkeypatch: pytest.MonkeyPatch) -> RegisterData:
-    """Registers a data set for one test."""
+    """Returns a function that registers a data set for the duration of the test."""
     return lambda name, load: monkeypatch.setitem(DATASETS.entries, name, load)

@@ -1,4 +1,4 @@
-"""One image file as the pixels that a data set would have."""
+"""Decodes one image file as a data set does."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from ganctl.training.data.decode import HighDepthImage, read_image, to_square, w
 
 
 def decode(path: Path, size: int, *, gray: bool) -> np.ndarray:
-    """An image file as uint8 [3, size, size] (three equal channels with `gray`), by this image's own white level."""
+    """Decodes a file to uint8 [3, size, size] with its own white level; with `gray`, the three channels are equal."""
     image = read_image(path)[0]
     if isinstance(image, HighDepthImage):
         image = image.to_eight_bits(white_level(image.value_range().high))

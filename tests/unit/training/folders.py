@@ -1,4 +1,4 @@
-"""Class folders for tests: painted with noise, and read."""
+"""Writes class folders of random images, and reads them as a data set."""
 
 import sys
 from pathlib import Path
@@ -12,12 +12,12 @@ from ganctl.training.data.base import ImageSet
 from ganctl.training.data.datasets import load_split
 
 posix = pytest.mark.skipif(
-    sys.platform != "linux", reason="names that are no UTF-8, FIFOs, limits of open files: Linux"
+    sys.platform != "linux", reason="needs Linux: file names that are not UTF-8, FIFOs, limits of open files"
 )
 
 
 def paint(path: Path, *, mode: str = "RGB", size: tuple[int, int] = (28, 28), seed: int = 0) -> None:
-    """A picture of noise."""
+    """Writes an image of random pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     channels = {"L": (), "RGB": (3,), "RGBA": (4,)}[mode]
     pixels = np.random.default_rng(seed).integers(256, size=(size[1], size[0], *channels), dtype=np.uint8)
@@ -25,6 +25,7 @@ def paint(path: Path, *, mode: str = "RGB", size: tuple[int, int] = (28, 28), se
 
 
 def fill(root: Path, *, classes: tuple[str, ...] = ("cat", "dog"), images: int = 20, mode: str = "RGB") -> Path:
+    """Writes `images` random images of each class below `root`; returns `root`."""
     for label, name in enumerate(classes):
         for i in range(images):
             paint(root / name / f"{i}.png", mode=mode, seed=100 * label + i)
@@ -32,13 +33,15 @@ def fill(root: Path, *, classes: tuple[str, ...] = ("cat", "dog"), images: int =
 
 
 def of(root: Path, **settings: object) -> DataSettings:
+    """Settings of the data set at `root`, read in this process."""
     return DataSettings.model_validate({"name": "folder", "root": str(root), "num_workers": 0, **settings})
 
 
 def read(root: Path, split: str = "train", **settings: object) -> ImageSet:
+    """Reads one split."""
     return load_split(of(root, **settings), split)  # type: ignore[arg-type]
 
 
 def count(root: Path, **settings: object) -> int:
-    """The images of all splits."""
+    """Counts the images of all splits."""
     return sum(len(read(root, split, **settings)) for split in ("train", "val", "test"))

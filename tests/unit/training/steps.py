@@ -1,4 +1,4 @@
-"""A small step and a batch for it."""
+"""Builds a small training step and a batch for it."""
 
 import torch
 
@@ -14,6 +14,7 @@ SHAPE = ImageShape(1, 28, 28)
 
 
 def build(*assignments: str, preset: str = "conv", backend: type[Backend] | None = None) -> tuple[Config, Step]:
+    """Builds the step of a preset with small networks."""
     config, _ = resolve(preset=preset, assignments=["model.base_channels=4", *assignments], environment={})
     torch.manual_seed(0)
     generator, discriminator = build_generator(config.model, SHAPE, 10), build_discriminator(config.model, SHAPE, 10)
@@ -21,24 +22,25 @@ def build(*assignments: str, preset: str = "conv", backend: type[Backend] | None
 
 
 def batch(n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns random images, uint8 [n, 1, 28, 28], and labels, int64 [n]; the same at each call."""
     rng = torch.Generator().manual_seed(3)
     images = torch.randint(256, (n, *SHAPE), generator=rng, dtype=torch.uint8)
     return images, torch.randint(10, (n,), generator=rng)
 
 
 def distance_of_features(real: torch.Tensor, fake: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """What `FeatureMatching.loss` documents, of one batch, by autograd."""
-    members = [labels == c for c in labels.unique()]
-    means = [torch.stack([features[group].mean(dim=0) for group in members]) for features in (real, fake)]
+    """Computes the documented value of `FeatureMatching.loss` for one batch, in operations that autograd supports."""
+    masks = [labels == c for c in labels.unique()]
+    means = [torch.stack([features[mask].mean(dim=0) for mask in masks]) for features in (real, fake)]
     variances = [
-        sum((features[group] - mean).square().sum(dim=0) for group, mean in zip(members, of_groups, strict=True))
+        sum((features[mask] - mean).square().sum(dim=0) for mask, mean in zip(masks, class_means, strict=True))
         / len(labels)
-        for features, of_groups in zip((real, fake), means, strict=True)
+        for features, class_means in zip((real, fake), means, strict=True)
     ]
-    least = 0.01 * variances[0].mean()
-    wanted, found = (variances[0] + least).detach(), variances[1] + least.detach()
-    shares = torch.stack([group.float().mean().unsqueeze(0) for group in members])
-    first = (shares * torch.log(1 + (means[1] - means[0]).square() / wanted)).sum(dim=0).mean()
-    second = (2 * (found - wanted) / (found + wanted)).square().mean()
-    distance: torch.Tensor = first + 1.5 * second
+    floor = 0.01 * variances[0].mean()
+    real_variance, fake_variance = (variances[0] + floor).detach(), variances[1] + floor.detach()
+    frequencies = torch.stack([mask.float().mean().unsqueeze(0) for mask in masks])
+    mean_term = (frequencies * torch.log(1 + (means[1] - means[0]).square() / real_variance)).sum(dim=0).mean()
+    variance_term = (2 * (fake_variance - real_variance) / (fake_variance + real_variance)).square().mean()
+    distance: torch.Tensor = mean_term + 1.5 * variance_term
     return distance

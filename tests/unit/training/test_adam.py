@@ -14,10 +14,10 @@ SHAPES = ((5, 3), (7,), (2,))
 
 def train(optimizers: tuple[FusedAdam, torch.optim.Adam], parameters: tuple[list[nn.Parameter], ...]) -> None:
     for n in range(5):
-        for ours, theirs in zip(*parameters, strict=True):
-            ours.grad = torch.randn(ours.shape)
-            theirs.grad = ours.grad.clone()
-        if n < 3:  # the last parameter joins later, and its state starts then
+        for fused, reference in zip(*parameters, strict=True):
+            fused.grad = torch.randn(fused.shape)
+            reference.grad = fused.grad.clone()
+        if n < 3:  # the last parameter has no gradient at first, so its state starts later
             parameters[0][2].grad = parameters[1][2].grad = None
         for optimizer in optimizers:
             optimizer.step()
@@ -25,25 +25,26 @@ def train(optimizers: tuple[FusedAdam, torch.optim.Adam], parameters: tuple[list
 
 def build() -> tuple[tuple[FusedAdam, torch.optim.Adam], tuple[list[nn.Parameter], ...]]:
     torch.manual_seed(0)
-    ours = [nn.Parameter(torch.randn(shape)) for shape in SHAPES]
-    theirs = copy.deepcopy(ours)
+    fused = [nn.Parameter(torch.randn(shape)) for shape in SHAPES]
+    reference = copy.deepcopy(fused)
 
     def groups(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
         return [{"params": parameters[:2], "lr": 0.1}, {"params": parameters[2:]}]
 
     options: dict[str, Any] = {"lr": 1e-3, "betas": (0.3, 0.9), "eps": 1e-3}
-    return (FusedAdam(groups(ours), **options), torch.optim.Adam(groups(theirs), fused=True, **options)), (ours, theirs)
+    optimizers = (FusedAdam(groups(fused), **options), torch.optim.Adam(groups(reference), fused=True, **options))
+    return optimizers, (fused, reference)
 
 
-def test_a_step_and_its_state_equal_those_of_torch_optim() -> None:
+def test_steps_and_their_state_equal_those_of_torch_optim_adam() -> None:
     optimizers, parameters = build()
     train(optimizers, parameters)
     assert all(map(torch.equal, *parameters))
-    ours, theirs = (optimizer.state_dict()["state"] for optimizer in optimizers)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    fused, reference = (optimizer.state_dict()["state"] for optimizer in optimizers)
+    torch.testing.assert_close(fused, reference, rtol=0, atol=0)
 
 
-def test_training_goes_on_from_a_state_of_torch_optim() -> None:
+def test_training_continues_from_a_state_of_torch_optim_adam() -> None:
     optimizers, parameters = build()
     train(optimizers, parameters)
     optimizers[0].load_state_dict(optimizers[1].state_dict())
@@ -51,7 +52,7 @@ def test_training_goes_on_from_a_state_of_torch_optim() -> None:
     assert all(map(torch.equal, *parameters))
 
 
-def test_moments_from_a_file_take_the_memory_layout_of_their_parameter() -> None:
+def test_loaded_moments_get_the_memory_layout_of_their_parameter() -> None:
     parameter = nn.Parameter(torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last))
     optimizer = FusedAdam([{"params": [parameter]}], lr=1e-3, betas=(0.0, 0.9), eps=1e-8)
     parameter.grad = torch.randn_like(parameter)
@@ -63,7 +64,7 @@ def test_moments_from_a_file_take_the_memory_layout_of_their_parameter() -> None
 
 
 @pytest.mark.parametrize("overflowed", [False, True])
-def test_the_loss_scaler_leaves_out_an_update_that_overflowed(*, overflowed: bool) -> None:
+def test_the_loss_scaler_skips_an_update_that_overflowed(*, overflowed: bool) -> None:
     (optimizer, _), (parameters, _) = build()
     before = [parameter.detach().clone() for parameter in parameters]
     scaler: Any = torch.amp.GradScaler("cpu", init_scale=4.0)

@@ -1,4 +1,4 @@
-"""Both networks' gradients by passes over the discriminator's layers are those of autograd."""
+"""The analytic backend gives both networks the gradients and losses of the autograd backend."""
 
 import pytest
 import torch
@@ -11,19 +11,20 @@ from tests.unit.training.steps import batch, build
 PLAIN = ("loss.r1=0", "loss.r2=0")
 VARIANTS = {
     "tutorial": ("lightning-basic-gan", ()),
-    "tutorial, in its order": ("lightning-basic-gan", ("train.first_update=generator", "train.reuse_fakes=false")),
+    "tutorial, generator first": ("lightning-basic-gan", ("train.first_update=generator", "train.reuse_fakes=false")),
     "labels, all heads, pairs": ("conv", PLAIN),
     "labels, no heads": (
         "conv",
         (*PLAIN, "loss.classification=0", "loss.latent_reconstruction=0", "loss.feature_matching=0"),
     ),
-    "no labels, each by itself": ("conv", (*PLAIN, "model.conditional=false", "loss.name=non-saturating")),
-    "phases apart": ("conv", (*PLAIN, "train.reuse_fakes=false", "train.first_update=generator")),
-    "one network at times": ("conv", (*PLAIN, "train.n_critic=2")),
+    "no labels, non-saturating": ("conv", (*PLAIN, "model.conditional=false", "loss.name=non-saturating")),
+    "separate phases": ("conv", (*PLAIN, "train.reuse_fakes=false", "train.first_update=generator")),
+    "discriminator more often": ("conv", (*PLAIN, "train.n_critic=2")),
 }
 
 
-def learn(step: Step) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+def run_two_steps(step: Step) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """Returns the gradients of the second step, and the mean losses."""
     for number in range(2):
         step(*batch(), step=number, progress=0.0)
     gradients = {
@@ -36,11 +37,11 @@ def learn(step: Step) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_gradients_by_layers_are_those_of_autograd(variant: str) -> None:
+def test_gradients_and_losses_equal_those_of_autograd(variant: str) -> None:
     preset, assignments = VARIANTS[variant]
-    found, stats = learn(build(*assignments, preset=preset, backend=AnalyticBackend)[1])
-    expected, expected_stats = learn(build(*assignments, preset=preset, backend=AutogradBackend)[1])
-    assert set(found) == set(expected)
+    gradients, stats = run_two_steps(build(*assignments, preset=preset, backend=AnalyticBackend)[1])
+    expected, expected_stats = run_two_steps(build(*assignments, preset=preset, backend=AutogradBackend)[1])
+    assert set(gradients) == set(expected)
     for name, gradient in expected.items():
-        assert (found[name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-6, name
+        assert (gradients[name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-6, name
     assert stats == pytest.approx(expected_stats, rel=1e-3, abs=1e-5)

@@ -1,4 +1,4 @@
-"""Batches: every image once an epoch, a new order each epoch, the same whoever gathers them, wherever one begins."""
+"""Batches: no image twice in an epoch, a new order in each epoch, equal for loaders, ranks and resumed runs."""
 
 import multiprocessing
 import os
@@ -28,7 +28,7 @@ def numbers(source: Batches, steps: range) -> list[list[int]]:
     return [source.at(step)[0][:, 0, 0, 0].tolist() for step in steps]
 
 
-def test_an_epoch_shows_no_image_twice_and_the_next_one_another_order() -> None:
+def test_an_epoch_repeats_no_image_and_each_epoch_has_another_order() -> None:
     source = batches()
     assert source.per_epoch == SIZE // BATCH == 6
     first, second = ([*chain(*numbers(source, range(start, start + 6)))] for start in (0, 6))
@@ -48,24 +48,24 @@ def test_seeds_that_differ_by_one_share_no_epoch() -> None:
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_share_each_batch(ranks: int) -> None:
+def test_each_batch_is_divided_among_the_ranks(ranks: int) -> None:
     shares = [batches(rank=rank, ranks=ranks).at(9)[0][:, 0, 0, 0].tolist() for rank in range(ranks)]
     assert [*chain(*shares)] == numbers(batches(), range(9, 10))[0]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_gives_the_same_batches_as_images_on_the_device_from_any_step_on(workers: int) -> None:
+def test_a_loader_gives_the_same_batches_as_images_on_the_device_from_any_step(workers: int) -> None:
     loader = batches(on_device=False, workers=workers, rank=1, ranks=2)
     assert (loader.on_device, loader.device_bytes) == (False, 0)
     on_device = batches(rank=1, ranks=2)
     state = torch.get_rng_state()
-    for steps in (range(4, 9), range(9, 11), range(2)):  # on, on, and back, as after a resume
+    for steps in (range(4, 9), range(9, 11), range(2)):  # forward, forward, and back, as after a resume
         assert numbers(loader, steps) == numbers(on_device, steps)
-    assert torch.equal(torch.get_rng_state(), state), "it used up the training's random numbers"
+    assert torch.equal(torch.get_rng_state(), state), "the loader drew from the random numbers of the training"
     loader.close()
 
 
-def test_images_live_on_the_device_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_kept_on_the_device_if_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert batches(on_device="auto").on_device
     from ganctl.training.data.loader import _fits_on_device
 
@@ -74,9 +74,9 @@ def test_images_live_on_the_device_where_they_fit(monkeypatch: pytest.MonkeyPatc
         assert _fits_on_device(DATA, torch.device("cuda")) is fits
 
 
-def test_a_signal_to_the_whole_process_group_ends_no_process_of_a_loader() -> None:
+def test_loader_processes_survive_signals_to_the_process_group() -> None:
     source, on_device = batches(on_device=False, workers=2), batches()
-    assert numbers(source, range(4)) == numbers(on_device, range(4))  # both are at work
+    assert numbers(source, range(4)) == numbers(on_device, range(4))  # both worker processes have started
     workers = multiprocessing.active_children()
     assert len(workers) == 2
     for worker in workers:

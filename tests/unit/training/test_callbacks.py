@@ -1,4 +1,4 @@
-"""The callbacks that come with a run: what they write, and when they end it."""
+"""The built-in callbacks: the files that they write, and the conditions on which they stop a run."""
 
 import gzip
 import io
@@ -37,7 +37,7 @@ def run_with(tmp_path: Path, *callbacks: Callback, max_steps: int | None = 12, e
     return Trainer(config, run_dir=tmp_path, callbacks=callbacks, max_steps=max_steps).fit()
 
 
-def test_a_run_folder_holds_what_a_report_could_ask_for(tmp_path: Path) -> None:
+def test_a_run_folder_holds_settings_environment_scores_images_and_logs(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     Session(assignments=[*SMALL, "log.tensorboard=true"], run_dir=run_dir).build(max_steps=12).fit()
     names = {path.name for path in run_dir.iterdir()}
@@ -60,13 +60,13 @@ def test_a_run_folder_holds_what_a_report_could_ask_for(tmp_path: Path) -> None:
     assert json.loads((run_dir / "environment.json").read_text())["versions"]["torch"]
 
 
-def test_the_timelapse_shows_the_picture_of_each_evaluation(tmp_path: Path) -> None:
+def test_the_timelapse_has_one_frame_for_each_evaluation(tmp_path: Path) -> None:
     run_with(tmp_path, SampleGrid(), extra=("train.batch_size=32", "evaluation.every=128 images"))
-    with Image.open(tmp_path / "timelapse.gif") as film:
-        assert len(list(ImageSequence.Iterator(film))) == len(list((tmp_path / "samples").glob("*.png"))) == 3
+    with Image.open(tmp_path / "timelapse.gif") as animation:
+        assert len(list(ImageSequence.Iterator(animation))) == len(list((tmp_path / "samples").glob("*.png"))) == 3
 
 
-def test_the_profiler_leaves_a_trace_of_some_steps(tmp_path: Path) -> None:
+def test_the_profiler_writes_a_trace_of_its_steps(tmp_path: Path) -> None:
     run_with(tmp_path, Profiler(steps=2), max_steps=20)
     (path,) = (tmp_path / "profile").glob("*.pt.trace.json.gz")
     trace = json.loads(gzip.decompress(path.read_bytes()))
@@ -75,15 +75,15 @@ def test_the_profiler_leaves_a_trace_of_some_steps(tmp_path: Path) -> None:
     assert "ProfilerStep#15" in names
 
 
-class Moment:
-    """As much of a run as a schedule looks at."""
+class Position:
+    """Stand-in for a run, with the attributes that a schedule reads."""
 
     def __init__(self, images: int, progress: float) -> None:
         self.images, self.progress, self.batch_size = images, progress, 10
 
 
 def rate(schedule: LRScheduler, *, images: int = 10_000, progress: float = 0.0) -> float:
-    return schedule.on_schedule(Moment(images, progress))  # type: ignore[arg-type]
+    return schedule.on_schedule(Position(images, progress))  # type: ignore[arg-type]
 
 
 def scheduler(schedule: Literal["linear", "cosine"], **settings: Any) -> LRScheduler:
@@ -91,7 +91,7 @@ def scheduler(schedule: Literal["linear", "cosine"], **settings: Any) -> LRSched
     return LRScheduler(OptimizerSettings(schedule=schedule, **full))
 
 
-def test_learning_rates_rise_over_the_warm_up_and_fall_as_asked() -> None:
+def test_learning_rates_rise_in_the_warmup_and_fall_by_the_schedule() -> None:
     warm = scheduler("linear", decay_start=0.5, warmup=100)
     assert [rate(warm, images=images) for images in (0, 40, 90, 5000)] == [0.1, 0.5, 1.0, 1.0]
     assert [rate(warm, progress=progress) for progress in (0.5, 0.75, 1.0)] == [1.0, 0.5, 0.0]
@@ -116,8 +116,8 @@ def test_the_learning_rate_of_each_step_is_the_setting_times_the_schedule(tmp_pa
     assert [row["lr"] for row in rows if "lr" in row] == pytest.approx([1e-3, 0.9e-3, 0.8e-3, 0.7e-3])
 
 
-class LoopControl:
-    """Takes the place of a run, as far as early stopping needs one."""
+class StopRequests:
+    """Stand-in for a run: records the requests to stop."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
@@ -132,13 +132,13 @@ class LoopControl:
 )
 def test_early_stopping_waits_for_its_patience(scores: list[float], stops_at: int | None) -> None:
     early_stopping = EarlyStopping(EarlyStoppingSettings(patience=2, min_delta=0.2))
-    run = LoopControl()
+    run = StopRequests()
     for n, score in enumerate(scores, start=1):
         early_stopping.on_evaluation(run, {"fd": score})  # type: ignore[arg-type]
         assert run.reasons == (["early-stopping"] if n == stops_at else [])
 
 
-def test_early_stopping_goes_on_counting_after_a_resume() -> None:
+def test_early_stopping_continues_counting_after_a_resume() -> None:
     first, second = EarlyStopping(EarlyStoppingSettings(patience=2)), EarlyStopping(EarlyStoppingSettings(patience=2))
     for score in (5.0, 6.0):
         first.on_evaluation(None, {"fd": score})  # type: ignore[arg-type]
@@ -147,11 +147,11 @@ def test_early_stopping_goes_on_counting_after_a_resume() -> None:
 
 
 @pytest.mark.parametrize(("monitor", "scores", "stops_at"), [("fd", [9, 5, 4], 2), ("label_accuracy", [0.2, 0.95], 2)])
-def test_early_stopping_stops_at_the_score_that_was_wanted(monitor: str, scores: list[float], stops_at: int) -> None:
+def test_early_stopping_stops_at_the_stopping_threshold(monitor: str, scores: list[float], stops_at: int) -> None:
     early_stopping = EarlyStopping(
         EarlyStoppingSettings(monitor=monitor, patience=0, stopping_threshold=5.0 if monitor == "fd" else 0.9)
     )
-    run = LoopControl()
+    run = StopRequests()
     for n, score in enumerate(scores, start=1):
         early_stopping.on_evaluation(run, {monitor: score})  # type: ignore[arg-type]
         assert bool(run.reasons) == (n >= stops_at)
@@ -169,44 +169,44 @@ class Kill(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_signal_ends_the_run_after_its_step_with_everything_saved(tmp_path: Path) -> None:
+def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     result = run_with(tmp_path, Kill(), SignalHandler(), max_steps=50)
     assert result.stop_reason == "SIGTERM"
     assert result.steps == 5
     assert result.last is not None
     assert result.last.exists()
-    assert result.best is None  # no time was taken for an evaluation
+    assert result.best is None  # the run ends without an evaluation
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
+def test_progress_is_plain_lines_without_a_terminal(tmp_path: Path) -> None:
     text = io.StringIO()
     run_with(tmp_path, Progress(Console(file=text, width=120)))
     assert "images/s" in text.getvalue()
-    assert "× floor" in text.getvalue()
+    assert "× the floor" in text.getvalue()
     assert "\x1b" not in text.getvalue()
-    assert "ends at step 12: max-steps" in (tmp_path / "log.txt").read_text()
+    assert re.search(r"\bstep 12\b.*\bmax-steps$", (tmp_path / "log.txt").read_text(), re.MULTILINE)
 
 
 def test_progress_is_a_bar_with_rate_losses_and_time_left_on_a_terminal(tmp_path: Path) -> None:
-    drawn = {}
+    outputs = {}
     always, never = 1e-9, 1e9  # seconds between two updates
     for refresh in (always, never):
         text = io.StringIO()
         console = Console(file=text, width=140, force_terminal=True)
         run_with(tmp_path / str(refresh), Progress(console), extra=("log.every=2", f"log.refresh={refresh}"))
-        drawn[refresh] = text.getvalue()
+        outputs[refresh] = text.getvalue()
     for expected in ("━", "/s", "  D ", "  G "):
-        assert expected in drawn[always]
-    assert re.search(r"\d+:\d\d", drawn[always]), "the time that is left"
-    assert drawn[always].count("━━") > 5 > drawn[never].count("images  ")
+        assert expected in outputs[always]
+    assert re.search(r"\d+:\d\d", outputs[always]), "remaining time"
+    assert outputs[always].count("━━") > 5 > outputs[never].count("images  ")
 
 
-def test_a_second_signal_ends_the_process_at_once_but_an_echo_of_the_first_does_not(
+def test_a_second_signal_ends_the_process_at_once_but_a_copy_of_the_first_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A scheduler signals every process, and torchrun passes the signal on as well: the same one comes twice."""
+    """A scheduler signals every process, and torchrun forwards the signal: a process receives the same signal twice."""
     now, ended = 100.0, []
     monkeypatch.setattr("ganctl.training.callbacks.stopping.time.monotonic", lambda: now)
     callback = SignalHandler()
@@ -219,16 +219,16 @@ def test_a_second_signal_ends_the_process_at_once_but_an_echo_of_the_first_does_
         assert ended == []
         now += 2
         os.kill(os.getpid(), signal.SIGTERM)
-        assert ended == [signal.SIGTERM], "it did what it did before the run"
+        assert ended == [signal.SIGTERM], "the handler from before the run was not called"
         callback.close()
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_goal_is_reached_by_the_score_itself_however_small_the_step_to_it() -> None:
+def test_the_stopping_threshold_does_not_depend_on_min_delta() -> None:
     callback, run = (
         EarlyStopping(EarlyStoppingSettings(patience=0, min_delta=0.2, stopping_threshold=4.9)),
-        LoopControl(),
+        StopRequests(),
     )
     callback.on_evaluation(run, {"fd": 5.0})  # type: ignore[arg-type]
     assert not run.reasons
@@ -239,7 +239,7 @@ def test_a_goal_is_reached_by_the_score_itself_however_small_the_step_to_it() ->
     assert run.reasons == ["goal", "goal"]
 
 
-def test_a_log_that_goes_on_in_another_folder_counts_its_own_lines(tmp_path: Path) -> None:
+def test_a_run_that_continues_in_another_folder_logs_each_step_once(tmp_path: Path) -> None:
     Session(assignments=[*SMALL, "log.every=2"], run_dir=tmp_path / "a").build(max_steps=6).fit()
     last = tmp_path / "a/checkpoints/last.safetensors"
     Session(run_dir=tmp_path / "b", resume=str(last)).build(max_steps=9).fit()

@@ -1,9 +1,10 @@
-"""A checkpoint is whole or it is refused; writing one never harms the one before."""
+"""Checkpoints: a damaged one is refused, and a failed write leaves the previous one intact."""
 
 import errno
 import io
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +43,16 @@ def equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_state_is_read_back_unchanged(tmp_path: Path) -> None:
     written = state()
     write_checkpoint(tmp_path / "a.safetensors", written)
-    found = read_checkpoint(tmp_path / "a.safetensors")
-    assert equal(found.state, written)
-    assert found.step == 7
-    assert found.metrics["fd"] == 1.5
+    checkpoint = read_checkpoint(tmp_path / "a.safetensors")
+    assert equal(checkpoint.state, written)
+    assert checkpoint.step == 7
+    assert checkpoint.metrics["fd"] == 1.5
 
 
-def test_any_safetensors_reader_can_open_it(tmp_path: Path) -> None:
+def test_any_safetensors_reader_can_open_a_checkpoint(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     written = state()
@@ -61,7 +62,7 @@ def test_any_safetensors_reader_can_open_it(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_any_flipped_bit_is_noticed(share: float, bit: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_flipped_bit_is_detected(share: float, bit: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("flip") / "a.safetensors"
     write_checkpoint(path, {"progress": {"step": 1}, "metrics": {}, "w": torch.arange(20.0)})
     content = bytearray(path.read_bytes())
@@ -72,7 +73,7 @@ def test_any_flipped_bit_is_noticed(share: float, bit: int, tmp_path_factory: py
 
 
 @pytest.mark.parametrize("share", [0.0, 0.0001, 0.1, 0.5, 0.999])
-def test_a_checkpoint_cut_short_is_refused(share: float, tmp_path: Path) -> None:
+def test_a_truncated_checkpoint_is_refused(share: float, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     write_checkpoint(path, state())
     content = path.read_bytes()
@@ -82,35 +83,35 @@ def test_a_checkpoint_cut_short_is_refused(share: float, tmp_path: Path) -> None
     assert raised.value.exit_code == 4
 
 
-def test_absent_and_foreign_files_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such checkpoint"):
+def test_absent_files_folders_and_foreign_files_have_different_errors(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"/absent: no such"):
         read_checkpoint(tmp_path / "absent")
-    with pytest.raises(CheckpointError, match="Is a directory"):
+    with pytest.raises(CheckpointError, match=rf"^{re.escape(str(tmp_path))}: .*Is a directory"):
         read_checkpoint(tmp_path)
     (tmp_path / "foreign").write_bytes(b"PK\x03\x04 a zip, perhaps a pickle" * 9)
-    with pytest.raises(CheckpointError, match="expected a checkpoint of ganctl"):
+    with pytest.raises(CheckpointError, match=r"/foreign: .*\bganctl\b"):
         read_checkpoint(tmp_path / "foreign")
 
 
 @pytest.mark.parametrize("content", [b"\xff" * 100, "Käse für alle".encode() * 9, b"", b"123"])
-def test_files_whose_first_bytes_are_a_huge_length_are_refused_like_others(content: bytes, tmp_path: Path) -> None:
+def test_foreign_files_are_refused_for_any_length_in_their_first_bytes(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "foreign").write_bytes(content)
-    with pytest.raises(CheckpointError, match="expected a checkpoint of ganctl"):
+    with pytest.raises(CheckpointError, match=r"/foreign: .*\bganctl\b"):
         read_checkpoint(tmp_path / "foreign")
 
 
 def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:
-            return (Path.touch, (tmp_path / "sprung",))
+            return (Path.touch, (tmp_path / "executed",))
 
     torch.save({"state": Trap()}, tmp_path / "pickle.pt")
     with pytest.raises(CheckpointError):
         read_checkpoint(tmp_path / "pickle.pt")
-    assert not (tmp_path / "sprung").exists()
+    assert not (tmp_path / "executed").exists()
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_remains(
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_partial_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.safetensors"
@@ -127,7 +128,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_remains(
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.safetensors"]
 
 
-def test_the_weights_digest_is_of_the_weights_and_not_of_the_file() -> None:
+def test_the_weights_digest_depends_on_the_weights_alone() -> None:
     weights = torch.nn.Linear(3, 2).state_dict()
     buffer = io.BytesIO()
     torch.save(weights, buffer)
@@ -138,17 +139,17 @@ def test_the_weights_digest_is_of_the_weights_and_not_of_the_file() -> None:
     assert weights_digest(changed) != weights_digest(weights)
 
 
-def test_a_new_checkpoint_takes_the_place_of_the_old_one_at_once(tmp_path: Path) -> None:
+def test_a_new_checkpoint_replaces_the_old_one_atomically(tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     write_checkpoint(path, {"progress": {"step": 1}, "metrics": {}})
     before = path.read_bytes()
-    with path.open("rb") as reader:  # whoever is reading the old one reads it to its end
+    with path.open("rb") as reader:  # a process that has opened the old file can still read all of it
         write_checkpoint(path, {"progress": {"step": 2}, "metrics": {}})
         assert reader.read() == before
     assert read_checkpoint(path).step == 2
 
 
-def test_numbers_that_json_lacks_and_tied_weights_come_back(tmp_path: Path) -> None:
+def test_infinite_numbers_and_tied_weights_are_read_back(tmp_path: Path) -> None:
     weight = torch.arange(6.0).view(2, 3)
     written = {
         "progress": {"step": 1},
@@ -166,16 +167,16 @@ def test_numbers_that_json_lacks_and_tied_weights_come_back(tmp_path: Path) -> N
     assert torch.equal(state["c"], weight[0])
 
 
-def test_what_no_checkpoint_can_hold_is_named(tmp_path: Path) -> None:
+def test_a_value_that_a_checkpoint_cannot_hold_is_named(tmp_path: Path) -> None:
     state = {"callbacks": {"Mine": {"best": np.float32(1)}}}
-    with pytest.raises(TrainingError, match=r"callbacks/Mine/best: found a float32, expected a tensor"):
+    with pytest.raises(TrainingError, match=r"^callbacks/Mine/best: .*\bfloat32\b"):
         write_checkpoint(tmp_path / "a.safetensors", state)
 
 
-def test_a_file_that_cannot_be_read_is_told_like_a_damaged_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_read_is_a_checkpoint_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: Path) -> bytes:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(Path, "read_bytes", fail)
-    with pytest.raises(CheckpointError, match=r"a.safetensors: cannot be read: Input/output error. Use another"):
+    with pytest.raises(CheckpointError, match=r"/a\.safetensors: .*Input/output error"):
         read_checkpoint(tmp_path / "a.safetensors")

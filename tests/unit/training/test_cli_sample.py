@@ -1,6 +1,6 @@
-"""`ganctl sample` as a user types it: pictures, animations, arrays and folders, or one clear message and
-nothing written."""
+"""`ganctl sample` as a user types it: pictures, animations, arrays and folders; after an error, no file is written."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +26,7 @@ def test_sample_writes_a_picture_arrays_and_a_folder(ganctl: Ganctl, small_run: 
     assert len(list((tmp_path / "c").glob("*.png"))) == 5
 
 
-def test_the_same_seed_draws_the_same_images_whatever_the_count(
-    ganctl: Ganctl, small_run: Path, tmp_path: Path
-) -> None:
+def test_the_same_seed_gives_the_same_images_for_any_count(ganctl: Ganctl, small_run: Path, tmp_path: Path) -> None:
     for name, count in (("few", 4), ("many", 9)):
         ganctl("sample", small_run, "--seed", 11, "--count", count, "--out", f"{name}.npz")
     few, many = np.load(tmp_path / "few.npz"), np.load(tmp_path / "many.npz")
@@ -37,68 +35,54 @@ def test_the_same_seed_draws_the_same_images_whatever_the_count(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "reason"),
     [
-        (("--digit", "x", "--out", "a.png"), 2, "expected one of 0, 1"),
-        (("--digit", "1", "--text", "12", "--out", "a.png"), 2, "exclude each other"),
-        (("--out", "a.bmp"), 2, "ending in .png, .webp, .gif or .npz"),
+        (("--digit", "x", "--out", "a.png"), r"--label 'x': .*\b0, 1\b"),
+        (("--digit", "1", "--text", "12", "--out", "a.png"), r"--label, --text and --per-class\b"),
+        (("--out", "a.bmp"), r"--out a\.bmp: .*\.png, \.webp, \.gif or \.npz\b"),
+        (("--out", "a.png", "--frames", 9), r"--frames 9: --out a\.png .*\.gif\b"),
+        (("--out", "a.gif", "--reject-misread"), r"--reject-misread: .*\bframes\b"),
+        (("--out", "a.png", "--set", "data.name=kmnist"), r"--set data\.name=kmnist: .*--reject-misread\b"),
+        (("--out", "a.gif", "--text", "22"), r"--out: .*\banimation\b"),
+        (("--out", "a.gif", "--digit", "x"), r"--label 'x': .*\b0, 1\b"),
+        (("--out", "a.webp", "--count", 3000), r"--out a\.webp: .*\b16,800\b.*\b16,383\b"),
     ],
 )
-def test_orders_that_make_no_sense_are_usage_errors(
-    words: tuple[str, ...], code: int, told: str, ganctl: Ganctl, small_run: Path, tmp_path: Path
+def test_unusable_arguments_are_usage_errors_and_no_file_is_written(
+    words: tuple[object, ...], reason: str, ganctl: Ganctl, small_run: Path, tmp_path: Path
 ) -> None:
     done = ganctl("sample", small_run, *words)
-    assert done.returncode == code
-    assert told in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "told"),
-    [
-        (("--out", "a.png", "--frames", 9), 2, "--frames 9: --out a.png is no animation, expected a .gif"),
-        (("--out", "a.gif", "--reject-misread"), 2, "--reject-misread: frames between two classes"),
-        (("--out", "a.png", "--set", "data.name=kmnist"), 2, "--set data.name=kmnist: it only sets the classifier"),
-        (("--out", "a.gif", "--text", "22"), 2, "--out: an animation walks from image to image"),
-        (("--out", "a.gif", "--digit", "x"), 2, "--label 'x': expected one of 0, 1"),
-        (("--out", "a.webp", "--count", 3000), 2, "--out a.webp: the picture would be 16,800 pixels long"),
-    ],
-)
-def test_animations_and_verified_orders_that_make_no_sense_are_told(
-    words: tuple[object, ...], code: int, told: str, ganctl: Ganctl, small_run: Path, tmp_path: Path
-) -> None:
-    done = ganctl("sample", small_run, *words)
-    assert done.returncode == code, done.stderr
-    assert told in done.stderr
+    assert done.returncode == 2, done.stderr
+    assert re.search(reason, done.stderr), done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_class_that_is_never_read_as_asked_ends_a_verified_order(
+def test_reject_misread_ends_if_all_images_of_a_class_are_misread(
     ganctl: Ganctl, small_run: Path, tmp_path: Path
 ) -> None:
     state = read_checkpoint(small_run / "checkpoints/last.safetensors").state
     for weights in state["networks"]["ema"].values():
-        weights.zero_()  # every image is the same grey
-    write_checkpoint(tmp_path / "grey.safetensors", state)
-    done = ganctl("sample", tmp_path / "grey.safetensors", "--out", "a.png", "--reject-misread", "--per-class", 2)
+        weights.zero_()  # all images have the same gray level
+    write_checkpoint(tmp_path / "gray.safetensors", state)
+    done = ganctl("sample", tmp_path / "gray.safetensors", "--out", "a.png", "--reject-misread", "--per-class", 2)
     assert done.returncode == 5, done.stderr
-    assert "--reject-misread: of class" in done.stderr
+    assert re.search(r"--reject-misread: .*\bclass \d\b.*\b500\b", done.stderr), done.stderr
     assert not (tmp_path / "a.png").exists()
 
 
-def test_what_has_no_labels_is_not_verified_and_a_server_walks_nowhere(
+def test_unconditional_generators_cannot_reject_misread_images_and_servers_cannot_animate(
     ganctl: Ganctl, small_unconditional_run: Path, tmp_path: Path
 ) -> None:
     done = ganctl("sample", small_unconditional_run, "--reject-misread", "--out", "a.png")
     assert done.returncode == 2
-    assert "--reject-misread: this generator is unconditional" in done.stderr
+    assert re.search(r"--reject-misread: .*\bunconditional\b", done.stderr), done.stderr
     done = ganctl("sample", "http://127.0.0.1:9", "--out", "a.gif")
     assert done.returncode == 2
-    assert "--out a.gif: a server samples no walks" in done.stderr
+    assert re.search(r"--out a\.gif: .*\bserver\b", done.stderr), done.stderr
     assert ganctl("sample", small_unconditional_run, "--out", "walk.gif", "--frames", 8).returncode == 0
-    with Image.open(tmp_path / "walk.gif") as film:
-        assert film.size == (112, 112)
+    with Image.open(tmp_path / "walk.gif") as animation:
+        assert animation.size == (112, 112)
 
 
 def test_a_still_webp_is_lossless(ganctl: Ganctl, small_run: Path, tmp_path: Path) -> None:

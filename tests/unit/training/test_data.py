@@ -1,6 +1,7 @@
-"""The data sets are whole, split as promised, and never half-read."""
+"""MNIST and similar data sets: complete, split as documented; an error names the file that cannot be used."""
 
 import gzip
+import re
 import shutil
 from pathlib import Path
 
@@ -51,76 +52,76 @@ def test_data_root_may_hold_the_four_files_plain_or_packed(tmp_path: Path) -> No
     assert torch.equal(load_split(with_root(root), "test").labels, load_split(MNIST, "test").labels)
 
 
-def test_path_datasets_stands_in_for_data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_datasets_is_used_if_data_root_is_unset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"not an image file")
     monkeypatch.setenv("PATH_DATASETS", str(tmp_path))
-    with pytest.raises(DataError, match="train-images-idx3-ubyte"):
+    with pytest.raises(DataError, match=re.escape(str(tmp_path / "train-images-idx3-ubyte"))):
         load_split(MNIST, "train")
 
 
-def test_path_datasets_without_mnist_leaves_the_embedded_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_embedded_mnist_is_used_if_path_datasets_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH_DATASETS", str(tmp_path))
     assert len(load_split(MNIST, "test")) == 10_000
 
 
-def test_a_truncated_packed_file_is_named(tmp_path: Path) -> None:
+def test_a_truncated_gzip_file_is_named_in_the_error(tmp_path: Path) -> None:
     file = copy_of_mnist(tmp_path) / "train-images-idx3-ubyte.gz"
     file.write_bytes(file.read_bytes()[:100_000])
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz: not a complete gzip file"):
+    with pytest.raises(DataError, match=r"/train-images-idx3-ubyte\.gz: .*\bgzip\b"):
         load_split(with_root(tmp_path), "train")
 
 
-def test_a_truncated_plain_file_is_told_with_both_sizes(tmp_path: Path) -> None:
+def test_the_error_for_a_truncated_file_states_both_sizes(tmp_path: Path) -> None:
     file = copy_of_mnist(tmp_path) / "t10k-images-idx3-ubyte.gz"
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(gzip.decompress(file.read_bytes())[:-1])
-    with pytest.raises(DataError, match=r"7840015 bytes, expected 7840016 .* truncated"):
+    with pytest.raises(DataError, match=r"/t10k-images-idx3-ubyte: .*\b7840015\b.*\b7840016\b"):
         load_split(with_root(tmp_path), "test")
 
 
-def test_a_foreign_file_is_told_by_its_first_bytes(tmp_path: Path) -> None:
+def test_the_error_for_a_foreign_file_states_its_first_bytes(tmp_path: Path) -> None:
     (copy_of_mnist(tmp_path) / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\x89PNG and so on"))
-    with pytest.raises(DataError, match=r"begins with 89504e47, expected 00000803"):
+    with pytest.raises(DataError, match=r"/t10k-images-idx3-ubyte\.gz: .*\b89504e47\b.*\b00000803\b"):
         load_split(with_root(tmp_path), "test")
 
 
-def test_a_changed_pixel_is_noticed(tmp_path: Path) -> None:
+def test_a_changed_pixel_is_detected(tmp_path: Path) -> None:
     file = copy_of_mnist(tmp_path) / "t10k-images-idx3-ubyte.gz"
     raw = bytearray(gzip.decompress(file.read_bytes()))
     raw[5000] ^= 1
     file.write_bytes(gzip.compress(bytes(raw), 1))
-    with pytest.raises(DataError, match="SHA-256"):
+    with pytest.raises(DataError, match=r"/t10k-images-idx3-ubyte\.gz: .*\bSHA-256\b"):
         load_split(with_root(tmp_path), "test")
 
 
-def test_an_absent_file_is_told_with_what_is_expected(tmp_path: Path) -> None:
+def test_the_error_for_an_absent_file_names_it_and_the_expected_files(tmp_path: Path) -> None:
     (copy_of_mnist(tmp_path) / "train-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(DataError, match=r"lacks train-labels-idx1-ubyte .* expected t10k-images-idx3-ubyte"):
+    with pytest.raises(DataError, match=r"^data\.root: .*\btrain-labels-idx1-ubyte\b.*\bt10k-images-idx3-ubyte\b"):
         load_split(with_root(tmp_path), "train")
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "kmnist", "mnist"])
-def test_what_cannot_be_downloaded_is_told_with_the_folder_and_the_files(
+def test_the_error_of_a_failed_download_names_the_folder_and_the_files(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # no network in this test, wherever it runs
+    # without a network, on any machine
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    with pytest.raises(DataError, match=r"raw; expected t10k-images-idx3-ubyte") as raised:
+    folder = rf"{re.escape(str(tmp_path))}/\w+/raw"
+    with pytest.raises(DataError, match=rf"(?s)^data\.root: {name} .*{folder}\b.*\bt10k-images-idx3-ubyte\b") as raised:
         load_split(with_root(tmp_path, name), "train")
-    assert str(tmp_path) in str(raised.value)
     assert raised.value.exit_code == 4
 
 
 def test_fashion_mnist_is_read_from_torchvisions_layout(tmp_path: Path) -> None:
     raw = tmp_path / "FashionMNIST" / "raw"
-    copy_of_mnist(raw)  # the same format; only the pictures differ
+    copy_of_mnist(raw)  # the format is the same, only the images differ
     images = load_split(with_root(tmp_path, "fashion-mnist"), "val")
     assert len(images) == 5_000
     assert images.class_names[0] == "T-shirt/top"
 
 
-def own_set(register_data: RegisterData, labels: list[int], test_labels: list[int] | None = None) -> DataSettings:
-    """A registered set of black images with these labels."""
+def black_images(register_data: RegisterData, labels: list[int], test_labels: list[int] | None = None) -> DataSettings:
+    """Registers a data set of black images with these labels; returns its settings."""
 
     def black(settings: DataSettings, split: Split) -> ImageSet:
         chosen = torch.tensor(labels if split != "test" or test_labels is None else test_labels)
@@ -131,12 +132,12 @@ def own_set(register_data: RegisterData, labels: list[int], test_labels: list[in
 
 
 def test_a_split_too_small_for_a_covariance_is_refused(register_data: RegisterData) -> None:
-    settings = own_set(register_data, [0, 1], test_labels=[1])
+    settings = black_images(register_data, [0, 1], test_labels=[1])
     assert len(load_split(settings, "val")) == 2
-    with pytest.raises(DataError, match=r"data.name = 'black', test images: found 1 images, expected 2 or more"):
+    with pytest.raises(DataError, match=r"^data\.name = 'black', test\b.*\b1\b.*\b2\b"):
         load_split(settings, "test")
 
 
 def test_the_same_images_with_other_labels_are_another_data_set(register_data: RegisterData) -> None:
-    digests = [data_digest(own_set(register_data, labels)) for labels in ([0, 0, 1], [0, 0, 1], [0, 1, 1])]
+    digests = [data_digest(black_images(register_data, labels)) for labels in ([0, 0, 1], [0, 0, 1], [0, 1, 1])]
     assert digests[0] == digests[1] != digests[2]

@@ -1,4 +1,4 @@
-"""The scores are those of their papers, and the classifier behind them is as good as it says."""
+"""Scores equal the definitions of their papers, and the scoring classifier has its stated accuracy."""
 
 import math
 from pathlib import Path
@@ -28,7 +28,7 @@ from tests.unit.training.conftest import RegisterData
 MNIST = DataSettings()
 
 
-def test_the_committed_classifier_is_small_and_reads_the_test_set_as_well_as_it_claims() -> None:
+def test_the_included_classifier_is_small_and_has_its_stated_test_accuracy() -> None:
     test = load_split(MNIST, "test")
     accuracy = (classify(load_classifier(MNIST), test.images).predictions == test.labels).float().mean().item()
     assert MNIST_CLASSIFIER.stat().st_size <= 2_000_000
@@ -37,31 +37,30 @@ def test_the_committed_classifier_is_small_and_reads_the_test_set_as_well_as_it_
 
 
 @pytest.mark.soak
-def test_the_script_that_made_the_classifier_learns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "ganctl.training.evaluation.train_classifier.MAX_EMA_DECAY", 0.9
-    )  # of a hundred steps instead of thousands
+def test_the_training_script_of_the_classifier_exceeds_80_percent_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 100 steps instead of thousands
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier.MAX_EMA_DECAY", 0.9)
     monkeypatch.setattr("ganctl.training.evaluation.train_classifier.MIN_STEPS", 100)
     data = load_split(MNIST, "val")
     classifier = train_classifier(data, lambda text: None, epochs=3)
-    fit = classify(classifier, data.images[:500]).predictions == data.labels[:500]
-    assert fit.float().mean() > 0.8
+    correct = classify(classifier, data.images[:500]).predictions == data.labels[:500]
+    assert correct.float().mean() > 0.8
 
 
-def test_damaged_weights_are_told(tmp_path: Path) -> None:
+def test_the_error_for_damaged_classifier_weights_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     path.write_bytes(MNIST_CLASSIFIER.read_bytes()[:1000])
     with pytest.raises(DataError, match=r"c\.safetensors"):
         read_classifier(path)
 
 
-def test_reading_the_classifier_uses_no_random_number() -> None:
+def test_loading_the_classifier_uses_no_random_numbers() -> None:
     before = torch.get_rng_state()
     load_classifier(MNIST)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_frechet_distance_of_known_gaussians() -> None:
+def test_the_frechet_distance_of_known_gaussians_equals_the_closed_form() -> None:
     covariance = torch.diag(torch.tensor([4.0, 9.0], dtype=torch.float64))
     a = Gaussian(torch.zeros(2, dtype=torch.float64), covariance)
     b = Gaussian(torch.tensor([3.0, 4.0], dtype=torch.float64), torch.eye(2, dtype=torch.float64))
@@ -69,7 +68,7 @@ def test_the_frechet_distance_of_known_gaussians() -> None:
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
 
 
-def test_the_frechet_distance_agrees_with_a_general_matrix_root() -> None:
+def test_the_frechet_distance_agrees_with_a_general_matrix_square_root() -> None:
     torch.manual_seed(0)
     first, second = torch.randn(500, 6) @ torch.randn(6, 6), torch.randn(500, 6) + 1
     a, b = Gaussian.fit(first), Gaussian.fit(second)
@@ -80,7 +79,7 @@ def test_the_frechet_distance_agrees_with_a_general_matrix_root() -> None:
 
 
 def brute_force(real: torch.Tensor, fake: torch.Tensor) -> dict[str, float]:
-    """The definitions of the papers, sample by sample."""
+    """Computes the definitions of the papers with loops over single samples."""
 
     def radius(points: torch.Tensor, i: int, k: int) -> float:
         return sorted(math.dist(points[i], other) for j, other in enumerate(points) if j != i)[k - 1]
@@ -88,37 +87,37 @@ def brute_force(real: torch.Tensor, fake: torch.Tensor) -> dict[str, float]:
     n, m = len(real), len(fake)
     real3, real5 = [radius(real, i, 3) for i in range(n)], [radius(real, i, 5) for i in range(n)]
     fake3 = [radius(fake, j, 3) for j in range(m)]
-    near = [[math.dist(real[i], fake[j]) for j in range(m)] for i in range(n)]
+    distances = [[math.dist(real[i], fake[j]) for j in range(m)] for i in range(n)]
     return {
-        "precision": sum(any(near[i][j] <= real3[i] for i in range(n)) for j in range(m)) / m,
-        "recall": sum(any(near[i][j] <= fake3[j] for j in range(m)) for i in range(n)) / n,
-        "density": sum(near[i][j] <= real5[i] for i in range(n) for j in range(m)) / (5 * m),
-        "coverage": sum(min(near[i]) <= real5[i] for i in range(n)) / n,
+        "precision": sum(any(distances[i][j] <= real3[i] for i in range(n)) for j in range(m)) / m,
+        "recall": sum(any(distances[i][j] <= fake3[j] for j in range(m)) for i in range(n)) / n,
+        "density": sum(distances[i][j] <= real5[i] for i in range(n) for j in range(m)) / (5 * m),
+        "coverage": sum(min(distances[i]) <= real5[i] for i in range(n)) / n,
     }
 
 
-def test_precision_recall_density_and_coverage_are_those_of_their_papers() -> None:
+def test_precision_recall_density_and_coverage_equal_the_definitions_of_their_papers() -> None:
     rng = torch.Generator().manual_seed(0)
     real, fake = torch.randn(60, 3, generator=rng), torch.randn(40, 3, generator=rng) * 1.3 + 0.4
-    found = manifold_scores(real, NeighborRadii.of(real), fake)
-    assert found == pytest.approx(brute_force(real, fake), abs=1e-6)
+    scores = manifold_scores(real, NeighborRadii.of(real), fake)
+    assert scores == pytest.approx(brute_force(real, fake), abs=1e-6)
 
 
-def test_class_balance_goes_from_one_class_to_all_as_often() -> None:
+def test_class_balance_is_0_for_one_class_and_1_for_equal_frequencies() -> None:
     assert class_balance(torch.arange(1000) % 10, 10) == pytest.approx(1)
     assert class_balance(torch.full((1000,), 7), 10) == 0
     assert class_balance(torch.arange(1000) % 5, 10) == pytest.approx(math.log(5) / math.log(10))
     assert class_balance(torch.zeros(5, dtype=torch.int64), 1) == 1
 
 
-def test_the_inception_score_goes_from_one_to_the_number_of_classes() -> None:
+def test_the_inception_score_ranges_from_1_to_the_number_of_classes() -> None:
     certain = torch.eye(10).repeat(20, 1) * 100
     assert inception_score(certain) == pytest.approx(10)
     assert inception_score(certain[:1].repeat(200, 1)) == pytest.approx(1)
     assert inception_score(torch.zeros(200, 10)) == pytest.approx(1)
 
 
-def test_several_draws_are_told_by_mean_and_sample_deviation() -> None:
+def test_several_draws_are_summarized_by_mean_and_sample_standard_deviation() -> None:
     draws = [{"fd": fd, "label": None, "by": {"a": fd / 2}, "flag": fd == 3, "n": 9} for fd in (1.0, 2.0, 3.0)]
     mean, deviation = mean_and_deviation(draws)
     assert mean == {"fd": 2.0, "label": None, "by": {"a": 1.0}, "flag": True, "n": 9}
@@ -132,11 +131,11 @@ def evaluator() -> Evaluator:
 
 def test_real_images_score_at_the_floor_and_noise_far_above_it(evaluator: Evaluator) -> None:
     train = load_split(MNIST, "train")
-    chosen = fixed_permutation(len(train))[-1000:]  # the floor takes the first of this order
+    chosen = fixed_permutation(len(train))[-1000:]  # the floor uses the first images of this order
     real = evaluator.score_images(train.images[chosen], train.labels[chosen])
     assert real["fd"] < 2 * real["fd_floor"]
     assert real["label_accuracy"] > 0.98
-    assert real["recall"] > 0.5  # of 1,000 images; 10,000 give more
+    assert real["recall"] > 0.5  # for 1,000 images; higher for 10,000
     assert real["coverage"] > 0.7
     noise = torch.randint(256, (1000, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     scores = evaluator.score_images(noise, torch.arange(1000) % 10)
@@ -145,7 +144,7 @@ def test_real_images_score_at_the_floor_and_noise_far_above_it(evaluator: Evalua
     assert scores["coverage"] < 0.1
 
 
-def test_a_generator_is_asked_for_the_classes_that_the_real_images_have(evaluator: Evaluator) -> None:
+def test_images_are_generated_with_the_labels_of_the_real_images(evaluator: Evaluator) -> None:
     class Blank:
         latent_dim, conditional, class_names = 2, True, tuple("0123456789")
 
@@ -158,21 +157,21 @@ def test_a_generator_is_asked_for_the_classes_that_the_real_images_have(evaluato
     assert labels.tolist() == test.labels[fixed_permutation(len(test))[:1000]].tolist()
 
 
-def test_labels_are_scored_only_where_there_are_some(evaluator: Evaluator) -> None:
+def test_images_without_labels_have_no_label_scores(evaluator: Evaluator) -> None:
     images = load_split(MNIST, "val").images[:100]
     scores = evaluator.score_images(images, None, full=False)
     assert scores["label_accuracy"] is None
     assert scores["class_accuracy"] is None
 
 
-def test_an_evaluation_during_training_computes_no_more_than_it_needs(evaluator: Evaluator) -> None:
+def test_an_evaluation_during_training_computes_only_the_scores_that_training_uses(evaluator: Evaluator) -> None:
     val = load_split(MNIST, "val")
     scores = evaluator.score_images(val.images[:100], val.labels[:100], full=False)
     names = {"fd", "fd_floor", "fd_ratio", "label_accuracy", "class_accuracy", "num_images"}
     assert scores.keys() == names | {"scorer_accuracy", "scorer_fault", "no_summary"}
 
 
-def test_scores_of_the_real_images_stand_beside_those_of_the_fakes(evaluator: Evaluator) -> None:
+def test_class_balance_and_inception_score_are_also_reported_for_the_real_images(evaluator: Evaluator) -> None:
     val = load_split(MNIST, "val")
     scores = evaluator.score_images(val.images[:1000], None)
     assert 0.99 < scores["class_balance_real"] < 1
@@ -185,7 +184,7 @@ def test_scores_of_the_real_images_stand_beside_those_of_the_fakes(evaluator: Ev
 
 @pytest.fixture
 def odd_data(monkeypatch: pytest.MonkeyPatch, register_data: RegisterData) -> DataSettings:
-    """A data set of one's own: 30 × 26 pixels, and only four test images."""
+    """Registers a custom data set: 30 × 26 pixels, and only four test images."""
     monkeypatch.setattr("ganctl.training.evaluation.train_classifier.MIN_STEPS", 5)
 
     def odd(settings: DataSettings, split: str) -> ImageSet:
@@ -199,50 +198,55 @@ def odd_data(monkeypatch: pytest.MonkeyPatch, register_data: RegisterData) -> Da
     return DataSettings(name="odd")
 
 
-def test_the_classifier_of_odd_images_is_kept(
+def test_the_classifier_of_a_custom_data_set_is_cached(
     odd_data: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    told: list[str] = []
-    evaluator = Evaluator(odd_data, "test", num_images=100, announce=told.append)
-    assert any("training the classifier" in text for text in told)
+    messages: list[str] = []
+    evaluator = Evaluator(odd_data, "test", num_images=100, announce=messages.append)
+    (cached,) = tmp_path.rglob("classifiers/*.safetensors")
+    assert str(cached) in messages[0]
     images = load_split(odd_data, "train").images
     scores = evaluator.score_images(images, None)
-    told.clear()
-    again = Evaluator(odd_data, "test", num_images=100, announce=told.append)
-    assert told == []
-    assert again.score_images(images, None) == scores
-    assert again.real.floor == pytest.approx(evaluator.real.floor, rel=1e-3)
+    messages.clear()
+    second = Evaluator(odd_data, "test", num_images=100, announce=messages.append)
+    assert messages == []
+    assert second.score_images(images, None) == scores
+    assert second.real.floor == pytest.approx(evaluator.real.floor, rel=1e-3)
 
 
-def test_a_damaged_classifier_is_told_and_trained_again(
+def test_a_damaged_classifier_in_the_cache_is_reported_and_trained_again(
     odd_data: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     load_classifier(odd_data)
-    (kept,) = tmp_path.rglob("classifiers/*.safetensors")
-    flipped = bytearray(kept.read_bytes())
+    (cached,) = tmp_path.rglob("classifiers/*.safetensors")
+    flipped = bytearray(cached.read_bytes())
     flipped[-3] ^= 1
     for content in (bytes(flipped), b"", flipped[:1000]):
-        kept.write_bytes(content)
-        told: list[str] = []
-        load_classifier(odd_data, told.append)
-        assert f"{kept} is damaged" in told[0]
-        assert "training the classifier" in told[1]
-        assert load_classifier(odd_data, told.append).metadata.get("test_accuracy")
+        cached.write_bytes(content)
+        messages: list[str] = []
+        load_classifier(odd_data, messages.append)
+        assert str(cached) in messages[0]
+        assert "damaged" in messages[0]
+        assert str(cached) in messages[1], "the message about the training"
+        messages.clear()
+        assert load_classifier(odd_data, messages.append).metadata.get("test_accuracy")
+        assert messages == [], "the new file is intact"
 
 
-def test_a_classifier_that_cannot_be_kept_is_used_all_the_same(
+def test_a_classifier_that_cannot_be_cached_is_used_and_reported(
     odd_data: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cache").write_text("a file where a folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    told: list[str] = []
-    assert Evaluator(odd_data, "val", num_images=100, announce=told.append).real.floor > 0
-    assert "the classifier is not cached" in told[-1]
+    messages: list[str] = []
+    assert Evaluator(odd_data, "val", num_images=100, announce=messages.append).real.floor > 0
+    assert str(tmp_path / "cache") in messages[-1]
+    assert "Not a directory" in messages[-1]
 
 
-def test_the_floor_is_that_of_as_many_real_images_whatever_the_split(
+def test_the_floor_uses_as_many_real_images_as_the_evaluation_in_each_split(
     odd_data: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -254,18 +258,18 @@ def test_the_floor_is_that_of_as_many_real_images_whatever_the_split(
         return fit(features)
 
     monkeypatch.setattr(Gaussian, "fit", spy)
-    wanted: dict[Split, int] = {"train": 38, "val": 38, "test": 4}
-    for split, n in wanted.items():
+    expected: dict[Split, int] = {"train": 38, "val": 38, "test": 4}
+    for split, n in expected.items():
         sizes.clear()
         assert Evaluator(odd_data, split, num_images=100).num_images == n
         assert sizes == [n, n]
 
 
-def test_splits_of_the_same_images_have_no_floor_and_that_is_told(
+def test_equal_images_in_two_splits_are_an_error_that_names_data_set_and_splits(
     odd_data: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, register_data: RegisterData
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     same = load_split(odd_data, "val")
     register_data("odd", lambda settings, split: same)
-    with pytest.raises(DataError, match=r"data\.name = 'odd': found the same images in the splits val and train"):
+    with pytest.raises(DataError, match=r"data\.name = 'odd': .*\bval and train\b"):
         Evaluator(odd_data, "val", num_images=100)

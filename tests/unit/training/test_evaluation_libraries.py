@@ -1,6 +1,6 @@
-"""Our scores are those of the libraries that people compare with: on real MNIST, in the scoring classifier's features.
+"""Scores equal those of torchmetrics and torch-fidelity in the features of the scoring classifier.
 
-The fakes are real digits blurred and shifted at random: unlike real ones, in every way that the scores look at.
+The fakes are real MNIST digits, blurred and shifted at random, so that every score differs from that of real images.
 """
 
 import pytest
@@ -30,7 +30,7 @@ N = 2000
 
 @pytest.fixture(scope="module")
 def images() -> tuple[Tensor, Tensor]:
-    """Real test images and their bad imitations, uint8 [N, 1, 28, 28]."""
+    """Real test images and blurred, shifted training images, uint8 [N, 1, 28, 28]."""
     data = DataSettings()
     real, train = load_split(data, "test").images, load_split(data, "train").images
     chosen = train[fixed_permutation(len(train))[:N]].float()
@@ -42,20 +42,20 @@ def images() -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def judged(images: tuple[Tensor, Tensor]) -> tuple[ClassifierOutput, ClassifierOutput]:
+def outputs(images: tuple[Tensor, Tensor]) -> tuple[ClassifierOutput, ClassifierOutput]:
     classifier = load_classifier(DataSettings())
     real, fakes = images
     return classify(classifier, real), classify(classifier, fakes)
 
 
-class _Features(nn.Module):
-    """The classifier as torchmetrics wants a feature network: uint8 images in, features out."""
+class ClassifierFeatures(nn.Module):
+    """The classifier with the interface of torchmetrics: maps uint8 images to features."""
 
     num_features = 128
 
     def __init__(self) -> None:
         super().__init__()
-        self.classifier = (load_classifier(DataSettings()),)  # in a tuple: no part of this module, whose type changes
+        self.classifier = (load_classifier(DataSettings()),)  # in a tuple: not a submodule, whose dtype would change
 
     def forward(self, images: Tensor) -> Tensor:
         return classify(self.classifier[0], images).features
@@ -65,34 +65,34 @@ def distance(real: ClassifierOutput, fake: ClassifierOutput) -> float:
     return frechet_distance(Gaussian.fit(fake.features), Gaussian.fit(real.features))
 
 
-def test_the_frechet_distance_is_that_of_torchmetrics(
-    images: tuple[Tensor, Tensor], judged: tuple[ClassifierOutput, ClassifierOutput]
+def test_the_frechet_distance_equals_that_of_torchmetrics(
+    images: tuple[Tensor, Tensor], outputs: tuple[ClassifierOutput, ClassifierOutput]
 ) -> None:
-    metric = FrechetInceptionDistance(feature=_Features())
+    metric = FrechetInceptionDistance(feature=ClassifierFeatures())
     metric.set_dtype(torch.float64)
-    for side, real in zip(images, (True, False), strict=True):
-        metric.update(side, real=real)
-    assert distance(*judged) > 10
-    assert distance(*judged) == pytest.approx(metric.compute().item(), rel=1e-5)
+    for batch, real in zip(images, (True, False), strict=True):
+        metric.update(batch, real=real)
+    assert distance(*outputs) > 10
+    assert distance(*outputs) == pytest.approx(metric.compute().item(), rel=1e-5)
 
 
-def test_the_frechet_distance_is_that_of_torch_fidelity(judged: tuple[ClassifierOutput, ClassifierOutput]) -> None:
-    real, fake = (fid_features_to_statistics(side.features.double()) for side in judged)
+def test_the_frechet_distance_equals_that_of_torch_fidelity(outputs: tuple[ClassifierOutput, ClassifierOutput]) -> None:
+    real, fake = (fid_features_to_statistics(output.features.double()) for output in outputs)
     expected = fid_statistics_to_metric(fake, real, verbose=False)["frechet_inception_distance"]
-    assert distance(*judged) == pytest.approx(expected, rel=1e-6)
+    assert distance(*outputs) == pytest.approx(expected, rel=1e-6)
 
 
-def test_precision_and_recall_are_those_of_torch_fidelity(judged: tuple[ClassifierOutput, ClassifierOutput]) -> None:
-    real, fake = (side.features for side in judged)
+def test_precision_and_recall_equal_those_of_torch_fidelity(outputs: tuple[ClassifierOutput, ClassifierOutput]) -> None:
+    real, fake = (output.features for output in outputs)
     settings = {"prc_neighborhood": 3, "prc_batch_size": 1000, "save_cpu_ram": False, "verbose": False}
     expected = prc_features_to_metric(fake, real, **settings)
-    found = manifold_scores(real, NeighborRadii.of(real), fake)
-    assert 0.1 < found["precision"] < 0.9
+    scores = manifold_scores(real, NeighborRadii.of(real), fake)
+    assert 0.1 < scores["precision"] < 0.9
     for name in ("precision", "recall"):
-        assert found[name] == pytest.approx(expected[name], rel=1e-3), name
+        assert scores[name] == pytest.approx(expected[name], rel=1e-3), name
 
 
-def test_the_inception_score_is_that_of_torch_fidelity(judged: tuple[ClassifierOutput, ClassifierOutput]) -> None:
-    for side in judged:
-        expected = isc_features_to_metric(side.logits, splits=1)["inception_score_mean"]
-        assert inception_score(side.logits) == pytest.approx(expected, rel=1e-6)
+def test_the_inception_score_equals_that_of_torch_fidelity(outputs: tuple[ClassifierOutput, ClassifierOutput]) -> None:
+    for output in outputs:
+        expected = isc_features_to_metric(output.logits, splits=1)["inception_score_mean"]
+        assert inception_score(output.logits) == pytest.approx(expected, rel=1e-6)

@@ -1,4 +1,4 @@
-"""Feature matching pulls the generator's features towards the real ones' means and variances, and remembers."""
+"""Feature matching moves means and variances of generated features towards running statistics of the real ones."""
 
 import torch
 
@@ -12,13 +12,13 @@ LABELS = torch.arange(64) % 2
 
 
 def features(seed: int, *, spread: float = 1.0, offset: float = 0.0) -> torch.Tensor:
-    """[64, 16] of two classes around −1 and 1."""
+    """Returns random features [64, 16] of two classes with means −1 and 1, plus `offset`."""
     noise = torch.randn(64, 16, generator=torch.Generator().manual_seed(seed))
     return (2.0 * LABELS - 1).unsqueeze(1) + offset + spread * noise
 
 
-def settled(*, spread: float, offset: float) -> tuple[FeatureMatching, torch.Tensor]:
-    """Statistics of a hundred batches of fakes that are so different, and the gradient of one batch more."""
+def collect_statistics(*, spread: float, offset: float) -> tuple[FeatureMatching, torch.Tensor]:
+    """Collects statistics of 100 batches of such fakes; returns them with the gradient of one more batch."""
     matching = FeatureMatching(1.0, 2, 16, CPU)
     for seed in range(100):
         matching.loss(features(seed), features(1000 + seed, spread=spread, offset=offset), LABELS, SINGLE_RANK)
@@ -31,59 +31,59 @@ def around_class_means(x: torch.Tensor) -> torch.Tensor:
     return x - torch.stack([x[LABELS.eq(c)].mean(dim=0) for c in (0, 1)])[LABELS]
 
 
-def test_fakes_that_vary_too_little_are_spread() -> None:
-    _, gradient = settled(spread=0.8, offset=0.0)
-    away = around_class_means(features(2000, spread=0.8))
-    assert (gradient * away).sum(dim=0).max() < 0, "downhill is away from the class's mean, in every feature"
+def test_the_gradient_spreads_fakes_whose_variance_is_too_small() -> None:
+    _, gradient = collect_statistics(spread=0.8, offset=0.0)
+    deviation = around_class_means(features(2000, spread=0.8))
+    assert (gradient * deviation).sum(dim=0).max() < 0, "descent leads away from the class mean in every feature"
 
 
-def test_fakes_that_vary_too_much_are_gathered() -> None:
-    _, gradient = settled(spread=1.4, offset=0.0)
+def test_the_gradient_gathers_fakes_whose_variance_is_too_large() -> None:
+    _, gradient = collect_statistics(spread=1.4, offset=0.0)
     assert (gradient * around_class_means(features(2000, spread=1.4))).sum(dim=0).min() > 0
 
 
-def test_fakes_that_lie_too_high_are_lowered() -> None:
-    _, gradient = settled(spread=1.0, offset=0.5)
+def test_the_gradient_lowers_fakes_whose_mean_is_too_high() -> None:
+    _, gradient = collect_statistics(spread=1.0, offset=0.5)
     for c in (0, 1):
-        assert gradient[LABELS.eq(c)].mean(dim=0).min() > 0, "of both classes, in every feature"
+        assert gradient[LABELS.eq(c)].mean(dim=0).min() > 0, "in both classes and every feature"
 
 
-def test_fakes_that_lie_with_the_real_ones_and_vary_as_much_cost_next_to_nothing() -> None:
-    def cost(**how: float) -> float:
-        matching, _ = settled(**how)
-        return float(matching.loss(features(3000), features(4000, **how), LABELS, SINGLE_RANK))
+def test_fakes_with_the_means_and_variances_of_real_images_have_a_loss_near_0() -> None:
+    def loss(**difference: float) -> float:
+        matching, _ = collect_statistics(**difference)
+        return float(matching.loss(features(3000), features(4000, **difference), LABELS, SINGLE_RANK))
 
-    assert cost(spread=1.0, offset=0.0) < 0.01
-    assert min(cost(spread=0.8, offset=0.0), cost(spread=1.0, offset=0.5)) > 0.1
+    assert loss(spread=1.0, offset=0.0) < 0.01
+    assert min(loss(spread=0.8, offset=0.0), loss(spread=1.0, offset=0.5)) > 0.1
 
 
-def test_the_gradient_is_that_of_the_documented_loss() -> None:
+def test_loss_and_gradient_equal_those_of_the_documented_formula() -> None:
     fake = features(1, spread=0.5, offset=0.7).requires_grad_()
-    # its statistics are this batch's
-    found = FeatureMatching(2.0, 2, 16, CPU).loss(features(0), fake, LABELS, SINGLE_RANK)
+    # after one batch, the running statistics are those of the batch
+    loss = FeatureMatching(2.0, 2, 16, CPU).loss(features(0), fake, LABELS, SINGLE_RANK)
     expected = 2 * distance_of_features(features(0), fake, LABELS)
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(*(torch.autograd.grad(loss, fake)[0] for loss in (found, expected)))
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(value, fake)[0] for value in (loss, expected)))
 
 
-def test_however_far_apart_they_are_the_gradient_stays_bounded() -> None:
-    steepest = []
-    for far in (1.0, 10.0, 1000.0):
-        fake = (features(1) + far).requires_grad_()
+def test_the_gradient_stays_bounded_for_fakes_far_from_the_real_images() -> None:
+    norms = []
+    for offset in (1.0, 10.0, 1000.0):
+        fake = (features(1) + offset).requires_grad_()
         loss = FeatureMatching(1.0, 2, 16, CPU).loss(features(0, spread=0.1), fake, LABELS, SINGLE_RANK)
-        steepest.append(torch.autograd.grad(loss, fake)[0].norm())
-    assert steepest[2] < steepest[1] < steepest[0]
+        norms.append(torch.autograd.grad(loss, fake)[0].norm())
+    assert norms[2] < norms[1] < norms[0]
 
 
-def test_features_far_from_zero_lose_no_digits() -> None:
+def test_features_far_from_zero_lose_no_precision() -> None:
     losses = []
-    for far in (0.0, 1000.0):
+    for offset in (0.0, 1000.0):
         matching = FeatureMatching(1.0, 2, 16, CPU)
-        losses.append(matching.loss(features(0) + far, features(1, spread=0.8) + far, LABELS, SINGLE_RANK))
+        losses.append(matching.loss(features(0) + offset, features(1, spread=0.8) + offset, LABELS, SINGLE_RANK))
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=0)
 
 
-def test_a_dead_feature_is_no_fault() -> None:
+def test_a_constant_feature_gives_a_finite_loss_and_gradient() -> None:
     matching = FeatureMatching(1.0, 2, 16, CPU)
     real, fake = features(0), features(1)
     real[:, 3] = fake[:, 3] = 0
@@ -95,53 +95,53 @@ def test_a_dead_feature_is_no_fault() -> None:
     assert fake.grad.isfinite().all()
 
 
-def test_what_is_taken_up_goes_on_as_if_it_had_not_stopped() -> None:
-    matching, _ = settled(spread=0.8, offset=0.5)
-    other = FeatureMatching(1.0, 2, 16, CPU)
-    other.load_state_dict({key: value.clone() for key, value in matching.state_dict().items()})
-    expected, found = (m.loss(features(5), features(6), LABELS, SINGLE_RANK) for m in (matching, other))
-    assert torch.equal(expected, found)
-    fresh = FeatureMatching(1.0, 2, 16, CPU)
-    fresh.load_state_dict({})  # of a run that matched nothing
-    assert not torch.equal(fresh.loss(features(5), features(6), LABELS, SINGLE_RANK), found)
+def test_restored_statistics_give_identical_losses() -> None:
+    matching, _ = collect_statistics(spread=0.8, offset=0.5)
+    restored = FeatureMatching(1.0, 2, 16, CPU)
+    restored.load_state_dict({key: value.clone() for key, value in matching.state_dict().items()})
+    expected, loss = (m.loss(features(5), features(6), LABELS, SINGLE_RANK) for m in (matching, restored))
+    assert torch.equal(loss, expected)
+    empty = FeatureMatching(1.0, 2, 16, CPU)
+    empty.load_state_dict({})  # the state of a run without feature matching
+    assert not torch.equal(empty.loss(features(5), features(6), LABELS, SINGLE_RANK), expected)
 
 
-def test_rare_is_what_lies_far_from_its_class_in_units_of_what_real_images_do() -> None:
-    matching, _ = settled(spread=1.0, offset=0.0)
-    seen = features(5)
-    found = matching.image_weights(seen, LABELS, 1.0)
-    expected = (seen - (2.0 * LABELS - 1).unsqueeze(1)).square().mean(dim=1)  # means ±1, variances 1
-    torch.testing.assert_close(found, expected.clamp(0.2, 5), rtol=0.1, atol=0.05)
-    torch.testing.assert_close(matching.image_weights(seen, LABELS, 0.5), found.sqrt())
+def test_image_weights_grow_with_the_distance_from_the_class_mean_in_units_of_the_variance() -> None:
+    matching, _ = collect_statistics(spread=1.0, offset=0.0)
+    real = features(5)
+    weights = matching.image_weights(real, LABELS, 1.0)
+    expected = (real - (2.0 * LABELS - 1).unsqueeze(1)).square().mean(dim=1)  # means ±1, variances 1
+    torch.testing.assert_close(weights, expected.clamp(0.2, 5), rtol=0.1, atol=0.05)
+    torch.testing.assert_close(matching.image_weights(real, LABELS, 0.5), weights.sqrt())
     far = matching.image_weights(features(5, offset=10.0), LABELS, 1.0)
     near = matching.image_weights(features(5, spread=0.0), LABELS, 1.0)
     assert (far == 5).all()
     torch.testing.assert_close(near, torch.full((64,), 0.2))
 
 
-def test_nothing_is_rare_before_anything_was_seen() -> None:
+def test_image_weights_are_1_for_classes_without_statistics() -> None:
     matching = FeatureMatching(1.0, 2, 16, CPU)
     assert (matching.image_weights(features(0), LABELS, 1.0) == 1).all()
     first = LABELS.eq(0)
     matching.loss(features(0)[first], features(1)[first], LABELS[first], SINGLE_RANK)
-    found = matching.image_weights(features(2, offset=3.0), LABELS, 1.0)
-    assert (found[first] > 1).all()
-    assert (found[~first] == 1).all(), "nothing is known of the other class"
+    weights = matching.image_weights(features(2, offset=3.0), LABELS, 1.0)
+    assert (weights[first] > 1).all()
+    assert (weights[~first] == 1).all(), "the other class has no statistics"
 
 
-def test_emphasis_changes_gradients_and_no_logit() -> None:
+def test_reweight_scales_gradients_and_keeps_logits() -> None:
     logits, weights = torch.randn(8, requires_grad=True), torch.linspace(0.2, 5, 8)
     torch.testing.assert_close(reweight(logits, weights), logits)
     (gradient,) = torch.autograd.grad(reweight(logits, weights).sum(), logits)
     torch.testing.assert_close(gradient, weights)
 
 
-def test_features_that_overflow_are_told_and_not_remembered() -> None:
-    matching, _ = settled(spread=1.0, offset=0.0)
-    broken = features(1)
-    broken[0, 0] = float("inf")
-    broken.requires_grad_()
-    loss = matching.loss(features(0), broken, LABELS, SINGLE_RANK)
-    (gradient,) = torch.autograd.grad(loss, broken)
-    assert not gradient.isfinite().all(), "the loss scaler must see it"
+def test_infinite_features_give_a_nonfinite_gradient_and_are_not_added_to_the_statistics() -> None:
+    matching, _ = collect_statistics(spread=1.0, offset=0.0)
+    fake = features(1)
+    fake[0, 0] = float("inf")
+    fake.requires_grad_()
+    loss = matching.loss(features(0), fake, LABELS, SINGLE_RANK)
+    (gradient,) = torch.autograd.grad(loss, fake)
+    assert not gradient.isfinite().all(), "the loss scaler must detect it"
     assert matching.state_dict()["statistics"].isfinite().all()

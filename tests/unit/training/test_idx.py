@@ -1,6 +1,7 @@
-"""IDX files in gzip are decompressed once, and what is kept of them is never taken for something else."""
+"""Gzip-compressed IDX files are decompressed once; copies in the cache are found and checked by digests."""
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,46 +18,42 @@ def write(path: Path, pixels: np.ndarray) -> Path:
     return path
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache/ganctl/datasets"
-
-
-def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
+def forbid_decompression(monkeypatch: pytest.MonkeyPatch) -> None:
     def decompress(packed: bytes) -> bytes:
-        raise AssertionError("it has been decompressed before")
+        raise AssertionError("decompressed again")
 
     monkeypatch.setattr("ganctl.training.data.idx.gzip.decompress", decompress)
 
 
-def test_a_file_is_decompressed_once(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gzip_file_is_decompressed_once(tmp_path: Path, data_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "some-idx3-ubyte.gz", PIXELS)
     assert np.array_equal(read_idx(path, PIXELS.shape), PIXELS)
-    assert len(list(cache.iterdir())) == 1
-    forbid(monkeypatch)
+    assert len(list(data_cache.iterdir())) == 1
+    forbid_decompression(monkeypatch)
     assert np.array_equal(read_idx(path, PIXELS.shape), PIXELS)
 
 
-def test_another_file_of_the_name_is_another_file(tmp_path: Path, cache: Path) -> None:
+def test_files_of_equal_name_and_other_content_have_separate_copies(tmp_path: Path, data_cache: Path) -> None:
     path = write(tmp_path / "some-idx3-ubyte.gz", PIXELS)
     read_idx(path, PIXELS.shape)
     assert np.array_equal(read_idx(write(path, PIXELS + 1), PIXELS.shape), PIXELS + 1)
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(data_cache.iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-1], lambda raw: raw[:-1] + b"x", lambda raw: b""])
-def test_what_was_damaged_in_the_cache_is_made_anew(tmp_path: Path, cache: Path, damage: object) -> None:
+def test_a_damaged_copy_in_the_cache_is_replaced(
+    tmp_path: Path, data_cache: Path, damage: Callable[[bytes], bytes]
+) -> None:
     path = write(tmp_path / "some-idx3-ubyte.gz", PIXELS)
     read_idx(path, PIXELS.shape)
-    (kept,) = cache.iterdir()
-    whole = kept.read_bytes()
-    kept.write_bytes(damage(whole))  # type: ignore[operator]  # pytest's parameters have no types
+    (copy,) = data_cache.iterdir()
+    intact = copy.read_bytes()
+    copy.write_bytes(damage(intact))
     assert np.array_equal(read_idx(path, PIXELS.shape), PIXELS)
-    assert kept.read_bytes() == whole
+    assert copy.read_bytes() == intact
 
 
-def test_without_a_cache_it_is_read_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idx_file_is_read_without_a_usable_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert np.array_equal(read_idx(write(tmp_path / "some-idx3-ubyte.gz", PIXELS), PIXELS.shape), PIXELS)

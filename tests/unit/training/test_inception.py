@@ -1,6 +1,9 @@
-"""An Inception network that the user supplies gives the features, whichever of the two known files it is in; every
-other file is told. The weights here are random: the real ones cannot be had without a download."""
+"""Features of an Inception network from one of two supported files; any other file is an error.
 
+The networks here have random weights: the real ones need a download.
+"""
+
+import re
 import sys
 from pathlib import Path
 
@@ -11,14 +14,14 @@ from torch import Tensor, nn
 
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.datasets import load_split
-from ganctl.training.errors import DataError
+from ganctl.training.errors import DataError, TrainingError
 from ganctl.training.evaluation.cache import TensorCache
 from ganctl.training.evaluation.evaluator import Evaluator
-from ganctl.training.evaluation.inception import Inception, PackageMissingError
+from ganctl.training.evaluation.inception import Inception
 
 
 class Scripted(nn.Module):
-    """What NVIDIA's network looks like from outside."""
+    """Has the interface of NVIDIA's network."""
 
     def __init__(self, features: int = 2048) -> None:
         super().__init__()
@@ -38,7 +41,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of the right names and shapes, saved as torch-fidelity's are."""
+    """Saves random weights with the names and shapes of torch-fidelity's file."""
     path = tmp_path_factory.mktemp("weights") / "pt_inception-2015-12-05-6726825d.pth"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fidelity, "load_state_dict_from_url", lambda *args, **kwargs: {})
@@ -60,96 +63,102 @@ def digits(n: int) -> Tensor:
     return load_split(DataSettings(), "val").images[:n]
 
 
-def test_nvidias_file_is_called_as_its_own_programs_call_it(script: Path) -> None:
+def test_nvidias_torchscript_file_gives_its_features(script: Path) -> None:
     images = digits(120)  # more than two chunks
     expected = torch.jit.load(str(script))(images.expand(-1, 3, -1, -1), return_features=True)
-    found = Inception(script)(images)
-    assert found.shape == (120, 2048)
-    assert torch.allclose(found, expected.detach(), atol=1e-6)
+    features = Inception(script)(images)
+    assert features.shape == (120, 2048)
+    assert torch.allclose(features, expected.detach(), atol=1e-6)
 
 
-def test_torch_fidelitys_weights_give_that_packages_features(weights: Path) -> None:
+def test_torch_fidelitys_weights_give_the_features_of_torch_fidelity(weights: Path) -> None:
     network = fidelity.FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
     )
     images = digits(3)
     (expected,) = network(images.expand(-1, 3, -1, -1))
-    found = Inception(weights)(images)
-    assert found.shape == (3, 2048)
-    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6)
+    features = Inception(weights)(images)
+    assert features.shape == (3, 2048)
+    assert torch.allclose(features, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_scores_are_in_its_features_and_labels_stay_the_classifiers(script: Path, tmp_path: Path) -> None:
+def test_distances_use_inception_features_and_label_scores_use_the_classifier(script: Path) -> None:
     val = load_split(DataSettings(), "val")
-    plain, inception = (
+    default, inception = (
         Evaluator(DataSettings(), "test", num_images=200, features=features).score_images(
             val.images[:200], val.labels[:200]
         )
         for features in (None, Inception(script))
     )
     for name in ("fd", "fd_floor", "recall"):
-        assert plain[name] != inception[name], name
+        assert default[name] != inception[name], name
     for name in ("label_accuracy", "class_balance", "inception_score"):
-        assert plain[name] == inception[name], name
+        assert default[name] == inception[name], name
 
 
-def test_what_is_kept_belongs_to_the_network(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_network_has_its_own_cached_statistics(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    store = TensorCache(lambda text: None)
+    cache = TensorCache(lambda text: None)
     other = scripted(Scripted(), tmp_path / "other.pt")
     for path in (None, script, other, script):
-        Evaluator(DataSettings(), "test", num_images=100, features=Inception(path) if path else None, cache=store)
+        Evaluator(DataSettings(), "test", num_images=100, features=Inception(path) if path else None, cache=cache)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 3
 
 
-def cut(path: Path, target: Path) -> Path:
+def truncate(path: Path, target: Path) -> Path:
     content = path.read_bytes()
     target.write_bytes(content[: len(content) // 2])
     return target
 
 
-def test_files_that_are_no_such_network_are_told(script: Path, weights: Path, tmp_path: Path) -> None:
+def test_the_error_for_an_unsupported_file_names_flag_file_and_expected_files(
+    script: Path, weights: Path, tmp_path: Path
+) -> None:
     (tmp_path / "noise.pt").write_bytes(bytes(range(256)) * 40)
     (tmp_path / "empty.pt").touch()
     torch.save({"fc.weight": torch.zeros(3, 3)}, tmp_path / "foreign.pth")
     torch.save([1, 2, 3], tmp_path / "list.pth")
-    faults = {
+    reasons = {
         tmp_path / "absent.pt": "No such file",
         tmp_path: "Is a directory",
-        tmp_path / "noise.pt": "neither TorchScript nor weights",
-        tmp_path / "empty.pt": "neither TorchScript nor weights",
-        cut(script, tmp_path / "cut.pt"): "neither TorchScript nor weights",
-        cut(weights, tmp_path / "cut.pth"): "neither TorchScript nor weights",
-        tmp_path / "foreign.pth": "of another network",
-        tmp_path / "list.pth": "of another network",
-        scripted(Scripted(1000), tmp_path / "narrow.pt"): r"\(2, 1000\) for two images, expected \(2, 2048\)",
-        scripted(nn.Linear(3, 3), tmp_path / "linear.pt"): "cannot be called with uint8 images",
+        tmp_path / "noise.pt": "TorchScript",
+        tmp_path / "empty.pt": "TorchScript",
+        truncate(script, tmp_path / "truncated.pt"): "TorchScript",
+        truncate(weights, tmp_path / "truncated.pth"): "TorchScript",
+        tmp_path / "foreign.pth": r"\b1 tensors\b",
+        tmp_path / "list.pth": r"\blist\b",
+        scripted(Scripted(1000), tmp_path / "narrow.pt"): r"\(2, 1000\).*\(2, 2048\)",
+        scripted(nn.Linear(3, 3), tmp_path / "linear.pt"): r"uint8 .*\[2, 3, 28, 28\]",
     }
-    for path, fault in faults.items():
-        with pytest.raises(DataError, match=fault) as raised:
+    for path, reason in reasons.items():
+        with pytest.raises(DataError, match=f"--features inception=FILE: {re.escape(str(path))}: .*{reason}") as raised:
             Inception(path)
         assert raised.value.exit_code == 4
-        assert "--features inception=FILE" in str(raised.value)
-        assert "inception-2015-12-05" in str(raised.value), "what is expected"
+        for expected in ("inception-2015-12-05.pt", "pt_inception-2015-12-05-6726825d.pth"):
+            assert expected in str(raised.value)
 
 
 def test_pickled_code_is_not_executed(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-            return Path.touch, (tmp_path / "sprung",)
+            return Path.touch, (tmp_path / "executed",)
 
     torch.save({"fc.weight": Trap()}, tmp_path / "trap.pth")
-    with pytest.raises(DataError, match="neither TorchScript nor weights"):
+    with pytest.raises(DataError, match=r"trap\.pth"):
         Inception(tmp_path / "trap.pth")
-    assert not (tmp_path / "sprung").exists()
+    assert not (tmp_path / "executed").exists()
 
 
-def test_images_of_two_channels_are_refused(script: Path) -> None:
-    with pytest.raises(DataError, match="images of 2 channels"):
+def test_the_error_for_images_of_2_channels_names_both_numbers(script: Path) -> None:
+    with pytest.raises(DataError, match=r"--features .*\b2 channels\b.*\b1\b.*\b3\b"):
         Inception(script)(torch.zeros(2, 2, 28, 28, dtype=torch.uint8))
 
 
-def test_without_torch_fidelity_it_says_how_to_install_it(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_torch_fidelity_names_the_install_command(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    with pytest.raises(PackageMissingError, match="pip install torch-fidelity"):
+    with pytest.raises(TrainingError, match="pip install torch-fidelity"):
         Inception(weights)

@@ -1,4 +1,4 @@
-"""Each term of the losses has, by each backend, the gradient that double backward gives in float64."""
+"""Each loss term has, with each backend, the gradient of double backward in float64."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ OFF = {
 
 
 class NoLoss:
-    """No adversarial loss, so that a term stands alone."""
+    """Adversarial loss of 0, for tests of a single other term."""
 
     needs_real = True
 
@@ -42,8 +42,8 @@ class NoLoss:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """The discriminator's outputs, with their graph, as plain PyTorch computes them."""
+class Outputs:
+    """Outputs of the discriminator with their autograd graph, computed by plain PyTorch."""
 
     network: Discriminator
     batch: Batch
@@ -55,39 +55,41 @@ class Seen:
     fake_images: Tensor
 
     @staticmethod
-    def of(network: Discriminator, seen: Batch, fake_images: Tensor) -> "Seen":
-        real_images = seen.images.clone().requires_grad_()
-        features = [network.features(images) for images in (real_images, fake_images)]
-        logits = [network.logits_from_features(each, seen.labels) for each in features]
-        (real, fake), (of_real, of_fake) = features, logits
-        return Seen(network, seen, real, fake, of_real, of_fake, real_images, fake_images)
+    def of(network: Discriminator, batch: Batch, fake_images: Tensor) -> "Outputs":
+        real_images = batch.images.clone().requires_grad_()
+        real, fake = (network.features(images) for images in (real_images, fake_images))
+        real_logits, fake_logits = (network.logits_from_features(each, batch.labels) for each in (real, fake))
+        return Outputs(network, batch, real, fake, real_logits, fake_logits, real_images, fake_images)
 
     @property
     def latents(self) -> Tensor:
         assert self.batch.generated is not None
         return self.batch.generated.latents
 
-    def classes(self, features: Tensor) -> Tensor:
+    def classification(self, features: Tensor) -> Tensor:
+        """Cross-entropy of the classifier head."""
         assert self.network.classifier is not None
         return cross_entropy(self.network.classifier(features), self.batch.labels)
 
-    def read(self, features: Tensor) -> Tensor:
+    def latent_reconstruction(self, features: Tensor) -> Tensor:
+        """Mean squared error of the latent head."""
         assert self.network.latent is not None
         return mse_loss(self.network.latent(features), self.latents)
 
 
-def norms(logits: Tensor, images: Tensor) -> Tensor:
+def squared_norm(logits: Tensor, images: Tensor) -> Tensor:
+    """Mean squared norm of the gradient with respect to the images."""
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3)).mean()
 
 
 @dataclass(frozen=True)
 class Case:
-    """A term alone: its settings, and the loss of each network as its paper writes it; None: there is no such term."""
+    """One loss term: its settings, and the loss of each network by the formula of its paper; None: no loss."""
 
     settings: dict[str, float]
-    discriminator: Callable[[Seen], Tensor] | None = None
-    generator: Callable[[Seen], Tensor] | None = None
+    discriminator: Callable[[Outputs], Tensor] | None = None
+    generator: Callable[[Outputs], Tensor] | None = None
     loss: str = "none"
     tolerance: float = 1e-6
 
@@ -95,42 +97,42 @@ class Case:
 CASES = {
     "adversarial": Case(
         {},
-        lambda seen: softplus(seen.fake_logits - seen.real_logits).mean(),
-        lambda seen: softplus(seen.real_logits - seen.fake_logits).mean(),
+        lambda out: softplus(out.fake_logits - out.real_logits).mean(),
+        lambda out: softplus(out.real_logits - out.fake_logits).mean(),
         "relativistic",
     ),
-    "r1": Case({"r1": 0.7}, lambda seen: 0.35 * norms(seen.real_logits, seen.real_images)),
-    "r2": Case({"r2": 0.7}, lambda seen: 0.35 * norms(seen.fake_logits, seen.fake_images)),
-    "classification": Case({"classification": 1.5}, lambda seen: 1.5 * seen.classes(seen.real)),
+    "r1": Case({"r1": 0.7}, lambda out: 0.35 * squared_norm(out.real_logits, out.real_images)),
+    "r2": Case({"r2": 0.7}, lambda out: 0.35 * squared_norm(out.fake_logits, out.fake_images)),
+    "classification": Case({"classification": 1.5}, lambda out: 1.5 * out.classification(out.real)),
     "classification of the generator": Case(
         {"classification": 1.5, "classification_generator": 0.3},
-        lambda seen: 1.5 * seen.classes(seen.real),
-        lambda seen: 0.3 * seen.classes(seen.fake),
+        lambda out: 1.5 * out.classification(out.real),
+        lambda out: 0.3 * out.classification(out.fake),
     ),
     "latent reconstruction": Case(
         {"latent_reconstruction": 1.5},
-        lambda seen: seen.read(seen.fake.detach()),
-        lambda seen: 1.5 * seen.read(seen.fake),
+        lambda out: out.latent_reconstruction(out.fake.detach()),
+        lambda out: 1.5 * out.latent_reconstruction(out.fake),
     ),
     "feature matching": Case(
         {"feature_matching": 1.5},
         None,
-        lambda seen: 1.5 * distance_of_features(seen.real.detach(), seen.fake, seen.batch.labels),
+        lambda out: 1.5 * distance_of_features(out.real.detach(), out.fake, out.batch.labels),
         tolerance=1e-3,  # the running means are float32
     ),
-    "all at once": Case(
+    "several terms": Case(
         {"classification": 1.5, "classification_generator": 0.3, "latent_reconstruction": 1.5, "r1": 0.7, "r2": 0.2},
-        lambda seen: (
-            softplus(seen.fake_logits - seen.real_logits).mean()
-            + 0.35 * norms(seen.real_logits, seen.real_images)
-            + 0.1 * norms(seen.fake_logits, seen.fake_images)
-            + 1.5 * seen.classes(seen.real)
-            + seen.read(seen.fake.detach())
+        lambda out: (
+            softplus(out.fake_logits - out.real_logits).mean()
+            + 0.35 * squared_norm(out.real_logits, out.real_images)
+            + 0.1 * squared_norm(out.fake_logits, out.fake_images)
+            + 1.5 * out.classification(out.real)
+            + out.latent_reconstruction(out.fake.detach())
         ),
-        lambda seen: (
-            softplus(seen.real_logits - seen.fake_logits).mean()
-            + 0.3 * seen.classes(seen.fake)
-            + 1.5 * seen.read(seen.fake)
+        lambda out: (
+            softplus(out.real_logits - out.fake_logits).mean()
+            + 0.3 * out.classification(out.fake)
+            + 1.5 * out.latent_reconstruction(out.fake)
         ),
         "relativistic",
     ),
@@ -166,20 +168,20 @@ def no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("backend", [AutogradBackend, AnalyticBackend])
 @pytest.mark.parametrize("name", CASES)
-def test_a_term_has_the_gradient_of_double_backward(name: str, backend: type[Backend]) -> None:
+def test_a_loss_term_has_the_gradient_of_double_backward(name: str, backend: type[Backend]) -> None:
     case = CASES[name]
     objective, discriminator = build(case, backend)
     step = objective.prepare(*batch(), both=True)
     assert step.generated is not None
     of_discriminator = [*discriminator.parameters()]
-    expected = Seen.of(discriminator, step, step.generated.images.detach().requires_grad_())
+    expected = Outputs.of(discriminator, step, step.generated.images.detach().requires_grad_())
     loss = torch.zeros(()) if case.discriminator is None else case.discriminator(expected)
     compare(objective.backward_discriminator, step, loss, of_discriminator, case.tolerance)
     of_generator = [*objective.generator.parameters()]
     loss = (
         torch.zeros(())
         if case.generator is None
-        else case.generator(Seen.of(discriminator, step, step.generated.images))
+        else case.generator(Outputs.of(discriminator, step, step.generated.images))
     )
     compare(objective.backward_generator, step, loss, of_generator, case.tolerance)
 
@@ -197,45 +199,50 @@ def compare(
     backward(step)
     assert any(gradient is not None for gradient in expected) == loss.requires_grad
     for parameter, gradient in zip(parameters, expected, strict=True):
-        found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        wanted = torch.zeros_like(parameter) if gradient is None else gradient
-        torch.testing.assert_close(found, wanted, rtol=tolerance, atol=1e-3 * tolerance)
+        actual = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        reference = torch.zeros_like(parameter) if gradient is None else gradient
+        torch.testing.assert_close(actual, reference, rtol=tolerance, atol=1e-3 * tolerance)
 
 
-def test_wgan_gp_has_the_gradient_of_double_backward_and_the_analytic_backend_steps_aside_with_a_reason() -> None:
+def test_wgan_gp_has_the_gradient_of_double_backward_and_uses_the_autograd_backend_with_a_reason() -> None:
     case = Case({"wgan_gp": 2.0})
     objective, discriminator = build(case, None)
     assert isinstance(objective.backend, AutogradBackend)
-    assert objective.autograd_reason == "a loss term reads mixed_grad_norms, which needs double backward"
+    assert objective.autograd_reason is not None
+    assert "mixed_grad_norms" in objective.autograd_reason
     step = objective.prepare(*batch(), both=True)
     assert step.generated is not None
     mix = torch.rand(8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     objective.backend.backward_discriminator(step, step.generated._replace(images=step.generated.images.detach()), mix)
-    found = [parameter.grad for parameter in discriminator.features.parameters()]
+    gradients = [parameter.grad for parameter in discriminator.features.parameters()]
     epsilon = mix.view(-1, 1, 1, 1)
-    between = (epsilon * step.images + (1 - epsilon) * step.generated.images).detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(discriminator(between, step.labels).sum(), between, create_graph=True)
+    mixed = (epsilon * step.images + (1 - epsilon) * step.generated.images).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(mixed, step.labels).sum(), mixed, create_graph=True)
     loss = 2.0 * (gradient.flatten(1).norm(dim=1) - 1).square().mean()
     expected = torch.autograd.grad(loss, [*discriminator.features.parameters()], allow_unused=True)
-    for ours, wanted in zip(found, expected, strict=True):
-        assert ours is not None
-        torch.testing.assert_close(ours, torch.zeros_like(ours) if wanted is None else wanted, rtol=1e-5, atol=1e-9)
+    for actual, reference in zip(gradients, expected, strict=True):
+        assert actual is not None
+        reference = torch.zeros_like(actual) if reference is None else reference
+        torch.testing.assert_close(actual, reference, rtol=1e-5, atol=1e-9)
 
 
-def test_without_penalties_and_streams_autograd_is_taken_with_a_reason() -> None:
+def test_a_loss_without_penalties_uses_the_autograd_backend_with_a_reason() -> None:
     objective, _ = build(CASES["adversarial"], None)
-    assert objective.autograd_reason == "without gradient penalties autograd is as fast"
+    assert isinstance(objective.backend, AutogradBackend)
+    assert objective.autograd_reason is not None
+    assert "gradient penalties" in objective.autograd_reason
     assert isinstance(build(CASES["r1"], None)[0].backend, AnalyticBackend)
 
 
-def test_an_unknown_layer_makes_the_analytic_backend_step_aside_with_a_reason() -> None:
+def test_a_layer_without_a_hand_derived_gradient_needs_the_autograd_backend_with_a_reason() -> None:
     objective, discriminator = build(CASES["r1"], None)
     discriminator.features.append(torch.nn.Softplus())
     reason = find_autograd_reason(objective.terms, discriminator, NO_STREAMS)
-    assert reason == "the discriminator has layers without a hand-derived gradient"
+    assert reason is not None
+    assert "layers" in reason
 
 
-def test_a_term_without_its_head_is_an_error_that_names_the_setting() -> None:
+def test_a_loss_term_without_its_head_is_an_error_that_names_the_setting() -> None:
     config, _ = resolve(assignments=["model.discriminator=mlp", "loss.classification=1.0"], environment={})
     networks = build_generator(config.model, SHAPE, 10), build_discriminator(config.model, SHAPE, 10)
     with pytest.raises(ConfigError, match=r"loss\.classification = 1\.0"):

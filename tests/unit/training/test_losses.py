@@ -1,4 +1,4 @@
-"""Losses have the values of their formulas, and slopes that finite differences see."""
+"""Losses equal their formulas, and their gradients equal finite differences."""
 
 import math
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def logits(values: tuple[float, ...]) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64, requires_grad=True)
 
 
-def test_every_loss_that_comes_with_ganctl_is_checked_here() -> None:
+def test_every_built_in_loss_has_a_formula_in_this_file() -> None:
     assert sorted(FORMULAS) == LOSSES.names()
 
 
@@ -55,30 +55,30 @@ def test_a_loss_is_the_mean_of_its_formula(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_a_loss_has_the_slopes_that_finite_differences_see(name: str) -> None:
+def test_a_loss_has_the_gradients_of_finite_differences(name: str) -> None:
     loss = loss_of(name)
     assert torch.autograd.gradcheck(loss.discriminator, (logits(REAL), logits(FAKE)))
     assert torch.autograd.gradcheck(lambda fake: loss.generator(logits(REAL).detach(), fake), (logits(FAKE),))
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_the_generator_is_drawn_towards_higher_logits(name: str) -> None:
+def test_the_gradient_of_the_generator_loss_raises_the_logits_of_fakes(name: str) -> None:
     fake = logits((-0.5, 0.25, 0.5))
     loss_of(name).generator(logits(REAL).detach(), fake).backward()
     assert fake.grad is not None
     assert (fake.grad < 0).all()
 
 
-def test_an_unknown_loss_is_told_with_those_that_exist() -> None:
-    with pytest.raises(ConfigError, match=r"unknown loss, expected hinge, least-squares.* Did you mean wasserstein"):
+def test_the_error_for_an_unknown_loss_lists_the_losses_and_suggests_one() -> None:
+    with pytest.raises(ConfigError, match=r"loss\.name = 'wasserstien': .*\bhinge, .*, wasserstein\b.*\bwasserstein\b"):
         loss_of("wasserstien")
 
 
-class Lopsided:
+class Incomplete:
     def discriminator(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
         return fake.mean()
 
 
-def test_a_loss_of_ones_own_without_its_members_is_refused() -> None:
-    with pytest.raises(ConfigError, match="has no generator, needs_real"):
-        loss_of(f"{__name__}:Lopsided")
+def test_the_error_for_a_custom_loss_names_its_missing_members() -> None:
+    with pytest.raises(ConfigError, match=r"loss\.name = .*Incomplete.* no generator, needs_real\b"):
+        loss_of(f"{__name__}:Incomplete")

@@ -1,4 +1,4 @@
-"""The networks have the shapes and the layers that they promise."""
+"""The networks have the documented shapes and layers."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def settings(**values: object) -> ModelSettings:
 @pytest.mark.parametrize("kind", ["conv", "mlp"])
 @pytest.mark.parametrize("conditional", [True, False])
 @pytest.mark.parametrize("shape", [ImageShape(1, 28, 28), ImageShape(3, 32, 40)])
-def test_generators_draw_in_range_and_discriminators_judge_each_image(
+def test_generators_return_images_in_range_and_discriminators_one_logit_for_each_image(
     kind: str, conditional: bool, shape: ImageShape
 ) -> None:
     model = settings(generator=kind, discriminator=kind, conditional=conditional, base_channels=8)
@@ -32,7 +32,7 @@ def test_generators_draw_in_range_and_discriminators_judge_each_image(
 
 
 @pytest.mark.parametrize("kind", ["conv", "mlp"])
-def test_labels_matter_to_conditional_networks(kind: str) -> None:
+def test_outputs_of_conditional_networks_depend_on_the_label(kind: str) -> None:
     model = settings(generator=kind, discriminator=kind, base_channels=8)
     generator = build_generator(model, ImageShape(1, 28, 28), 10).eval()
     discriminator = build_discriminator(model, ImageShape(1, 28, 28), 10)
@@ -42,8 +42,8 @@ def test_labels_matter_to_conditional_networks(kind: str) -> None:
     assert not torch.allclose(discriminator(images, one), discriminator(images, two))
 
 
-def test_the_generator_may_have_a_width_of_its_own() -> None:
-    def weights(**values: object) -> tuple[int, int]:
+def test_generator_base_channels_changes_only_the_generator() -> None:
+    def count_weights(**values: object) -> tuple[int, int]:
         model = settings(base_channels=8, **values)
         networks = (
             build_generator(model, ImageShape(1, 28, 28), 10),
@@ -52,33 +52,35 @@ def test_the_generator_may_have_a_width_of_its_own() -> None:
         generator, discriminator = (sum(weight.numel() for weight in network.parameters()) for network in networks)
         return generator, discriminator
 
-    assert weights(generator_base_channels=8) == weights()
-    narrow = weights(generator_base_channels=4)
-    assert narrow[0] < weights()[0]
-    assert narrow[1] == weights()[1]
+    assert count_weights(generator_base_channels=8) == count_weights()
+    narrow = count_weights(generator_base_channels=4)
+    assert narrow[0] < count_weights()[0]
+    assert narrow[1] == count_weights()[1]
 
 
-def test_the_tutorials_networks_are_rebuilt_layer_by_layer() -> None:
+def test_the_lightning_preset_has_the_layers_of_the_tutorial() -> None:
     model = resolve(preset="lightning-basic-gan", environment={})[0].model
     generator = build_generator(model, ImageShape(1, 28, 28), 10)
     discriminator = build_discriminator(model, ImageShape(1, 28, 28), 10)
-    linear = [(m.in_features, m.out_features) for m in generator.modules() if isinstance(m, nn.Linear)]
-    assert linear == [(100, 128), (128, 256), (256, 512), (512, 1024), (1024, 784)]
+    generator_layers = [(m.in_features, m.out_features) for m in generator.modules() if isinstance(m, nn.Linear)]
+    assert generator_layers == [(100, 128), (128, 256), (256, 512), (512, 1024), (1024, 784)]
     norms = [(m.num_features, m.eps) for m in generator.modules() if isinstance(m, nn.BatchNorm1d)]
     assert norms == [(256, 0.8), (512, 0.8), (1024, 0.8)]
-    judged = [(m.in_features, m.out_features) for m in discriminator.modules() if isinstance(m, nn.Linear)]
-    assert judged == [(784, 512), (512, 256), (256, 1)]
+    discriminator_layers = [
+        (m.in_features, m.out_features) for m in discriminator.modules() if isinstance(m, nn.Linear)
+    ]
+    assert discriminator_layers == [(784, 512), (512, 256), (256, 1)]
     assert not any(isinstance(m, nn.Sigmoid) for m in discriminator.modules())
 
 
-def test_images_of_an_odd_size_are_refused_by_the_conv_networks() -> None:
-    with pytest.raises(ConfigError, match="multiples of 4"):
+def test_conv_networks_refuse_image_sizes_that_are_not_multiples_of_4() -> None:
+    with pytest.raises(ConfigError, match=r"model\.generator = 'conv': .*\b30 × 28\b.*\b4\b.*'mlp'"):
         build_generator(settings(), ImageShape(1, 30, 28), 10)
-    with pytest.raises(ConfigError, match="multiples of 4"):
+    with pytest.raises(ConfigError, match=r"model\.discriminator = 'conv': .*\b28 × 30\b.*\b4\b.*'mlp'"):
         build_discriminator(settings(), ImageShape(1, 28, 30), 10)
 
 
-def test_every_grey_level_survives_the_way_to_floats_and_back() -> None:
+def test_every_gray_level_is_unchanged_by_conversion_to_float_and_back() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
     assert to_float(levels).min() == -1
     assert to_float(levels).max() == 1
@@ -87,24 +89,25 @@ def test_every_grey_level_survives_the_way_to_floats_and_back() -> None:
 
 @pytest.mark.parametrize("kind", ["conv", "mlp"])
 @pytest.mark.parametrize("conditioning", ["auto", "projection", "embedding"])
-def test_the_discriminator_sees_the_label_by_projection_or_embedding_or_not_at_all(
+def test_the_discriminator_is_conditioned_by_projection_or_embedding_or_not_at_all(
     kind: str, conditioning: str
 ) -> None:
     torch.manual_seed(0)
     shape, images = ImageShape(3, 28, 28), torch.rand(2, 3, 28, 28)
     model = settings(discriminator=kind, conditioning=conditioning, base_channels=4)
-    sees = build_discriminator(model, shape, 10)
-    names = dict(sees.named_parameters())
-    by_projection = conditioning == "projection" or (conditioning == "auto" and kind == "conv")
-    assert ("projection.weight" in names, "embedding.weight" in names) == (by_projection, not by_projection)
-    zero, one = (sees(images, torch.full((2,), label)) for label in (0, 1))
+    conditional = build_discriminator(model, shape, 10)
+    names = dict(conditional.named_parameters())
+    projects = conditioning == "projection" or (conditioning == "auto" and kind == "conv")
+    assert ("projection.weight" in names, "embedding.weight" in names) == (projects, not projects)
+    zero, one = (conditional(images, torch.full((2,), label)) for label in (0, 1))
     assert not torch.allclose(zero, one)
-    blind = build_discriminator(model.model_copy(update={"conditional": False}), shape, 10)
-    assert torch.equal(blind(images, torch.zeros(2).long()), blind(images, torch.ones(2).long()))
+    unconditional = build_discriminator(model.model_copy(update={"conditional": False}), shape, 10)
+    zero, one = (unconditional(images, torch.full((2,), label)) for label in (0, 1))
+    assert torch.equal(zero, one)
 
 
 @pytest.mark.parametrize("kind", ["conv", "mlp"])
-def test_spectral_normalisation_brings_every_layer_to_a_largest_singular_value_of_1(kind: str) -> None:
+def test_spectral_norm_gives_every_layer_a_largest_singular_value_of_1(kind: str) -> None:
     torch.manual_seed(0)
     model = settings(discriminator=kind, spectral_norm=True, base_channels=4)
     discriminator = build_discriminator(model, ImageShape(1, 28, 28), 10)
@@ -114,23 +117,24 @@ def test_spectral_normalisation_brings_every_layer_to_a_largest_singular_value_o
     layers = [
         m
         for name, m in discriminator.named_modules()
-        if isinstance(m, nn.Linear | nn.Conv2d | nn.Embedding) and name not in ("classifier", "latent")  # not judging
+        # the auxiliary heads are not part of the logit
+        if isinstance(m, nn.Linear | nn.Conv2d | nn.Embedding) and name not in ("classifier", "latent")
     ]
     assert len(layers) >= 4
     for layer in layers:
         largest = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2).item()
         assert largest == pytest.approx(1, abs=0.02), layer
-    again = build_discriminator(model, ImageShape(1, 28, 28), 10)
-    again.load_state_dict(discriminator.state_dict())
+    restored = build_discriminator(model, ImageShape(1, 28, 28), 10)
+    restored.load_state_dict(discriminator.state_dict())
     images = torch.rand(2, 1, 28, 28)
-    torch.testing.assert_close(again.eval()(images, labels), discriminator.eval()(images, labels))
+    torch.testing.assert_close(restored.eval()(images, labels), discriminator.eval()(images, labels))
 
 
-def test_uncounted_batch_normalisation_is_pytorchs_otherwise() -> None:
-    ours, theirs = BatchNorm1d(5, 0.8), nn.BatchNorm1d(5, 0.8)
+def test_batch_norm_equals_pytorchs_except_for_the_batch_counter() -> None:
+    norm, expected = BatchNorm1d(5, 0.8), nn.BatchNorm1d(5, 0.8)
     for _ in range(3):
         x = torch.randn(7, 5)
-        assert torch.equal(ours(x), theirs(x))
-    theirs.num_batches_tracked.zero_()  # type: ignore[union-attr]  # PyTorch types it as optional
-    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
-    assert torch.equal(ours.eval()(x), theirs.eval()(x))
+        assert torch.equal(norm(x), expected(x))
+    expected.num_batches_tracked.zero_()  # type: ignore[union-attr]  # PyTorch types it as optional
+    torch.testing.assert_close(norm.state_dict(), expected.state_dict(), rtol=0, atol=0)
+    assert torch.equal(norm.eval()(x), expected.eval()(x))

@@ -1,4 +1,4 @@
-"""Files of another version of ganctl: what is not needed does not matter, and what cannot be understood is told."""
+"""Files of another version of ganctl: commands ignore parts that they do not need, and name parts that are invalid."""
 
 import hashlib
 import json
@@ -21,33 +21,33 @@ from ganctl.main import cli
 from ganctl.training.checkpoint.format import read_checkpoint, write_checkpoint
 
 OURS = ganctl.__version__
-OTHER = f"9{OURS[1:]}"  # as long as ours, so that a file's bytes can be exchanged
-BOTH = f"written by ganctl {OTHER}, this is ganctl {OURS}"
+OTHER = f"9{OURS[1:]}"  # of equal length, so that it can replace the version in a file's header
+BOTH = rf"\b{re.escape(OTHER)}\b.*\b{re.escape(OURS)}\b"  # pattern of a message that names both versions
 
 Change = Callable[[dict[str, Any]], Any]
 
 
-def run(*words: object) -> Result:
-    result = CliRunner().invoke(cli, [str(word) for word in words])
+def run(*arguments: object) -> Result:
+    result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
     assert "defect" not in result.output, result.output
     assert "Traceback" not in result.output, result.output
     return result
 
 
-def exchange(path: Path, before: bytes, after: bytes) -> None:
-    """Replaces bytes in a checkpoint's header, and renews its digest."""
+def replace_in_header(path: Path, before: bytes, after: bytes) -> None:
+    """Replaces bytes in the header of a checkpoint, and updates its digest."""
     assert len(before) == len(after)
     content = path.read_bytes()
     assert before in content
-    stated = re.search(rb'"sha256":"([0-9a-f]{64})"', content)
-    assert stated is not None
-    blank = content.replace(before, after).replace(stated[1], b"0" * 64)
+    digest = re.search(rb'"sha256":"([0-9a-f]{64})"', content)
+    assert digest is not None
+    blank = content.replace(before, after).replace(digest[1], b"0" * 64)
     path.write_bytes(blank.replace(b"0" * 64, hashlib.sha256(blank).hexdigest().encode(), 1))
 
 
 @pytest.fixture(scope="module")
 def other(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Change], Path]:
-    """A run of another version, whose state is changed by a function."""
+    """Returns a function that creates a run of another version with a changed state."""
 
     def make(change: Change) -> Path:
         state = read_checkpoint(small_run / "checkpoints/best.safetensors").state
@@ -56,162 +56,167 @@ def other(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
         for name in ("best", "last"):
             path = run_dir / "checkpoints" / f"{name}.safetensors"
             write_checkpoint(path, state)
-            exchange(path, f'"{OURS}"'.encode(), f'"{OTHER}"'.encode())
+            replace_in_header(path, f'"{OURS}"'.encode(), f'"{OTHER}"'.encode())
         return run_dir
 
     return make
 
 
-def renamed(section: str, before: str, after: str) -> Change:
+def rename_setting(section: str, before: str, after: str) -> Change:
     return lambda state: state["config"][section].update({after: state["config"][section].pop(before)})
 
 
-def valued(section: str, **values: Any) -> Change:
+def set_values(section: str, **values: Any) -> Change:
     return lambda state: state["config"][section].update(values)
 
 
-NOT_NEEDED: dict[str, Change] = {
+IGNORED: dict[str, Change] = {
     "nothing": lambda state: None,
-    "renamed settings": renamed("train", "duration", "length"),
-    "values that are none here": lambda state: [
-        valued("loss", name="newest", r1="much")(state), valued("optimizer", lr=-1)(state)
+    "renamed settings": rename_setting("train", "duration", "length"),
+    "invalid values": lambda state: [
+        set_values("loss", name="newest", r1="much")(state), set_values("optimizer", lr=-1)(state)
     ],
     "a section, and a preset": lambda state: state["config"].update(schedule={"kind": "wave"}, preset="turbo"),
-    "another discriminator": valued("model", discriminator="vit", conditioning="film", discriminator_depth=3),
+    "another discriminator": set_values("model", discriminator="vit", conditioning="film", discriminator_depth=3),
     "data of another kind": lambda state: [
-        renamed("data", "name", "source")(state), valued("data", size=1024)(state)
+        rename_setting("data", "name", "source")(state), set_values("data", size=1024)(state)
     ],
-    "settings of this version are absent": lambda state: [
+    "absent settings of this version": lambda state: [
         state["config"]["train"].clear(), state["config"]["model"].pop("options"), state["config"].pop("log")
     ],
 }  # fmt: skip
 
-NEEDED: dict[str, tuple[Change, str]] = {
+INVALID: dict[str, tuple[Change, str]] = {  # changes, and patterns of their errors
     "a renamed setting": (
-        renamed("model", "latent_dim", "latent_dims"),
-        r"model\.latent_dims = 128 is no setting of this version\. Did you mean",
+        rename_setting("model", "latent_dim", "latent_dims"),
+        r"model\.latent_dims = 128 .*\bmodel\.latent_dim\b",
     ),
-    "a new setting": (valued("model", attention=True), r"model\.attention = True is no setting of this version"),
+    "a new setting": (set_values("model", attention=True), r"model\.attention = True "),
     "a network": (
-        valued("model", generator="stylegan"),
-        r"model\.generator = 'stylegan' is unknown in this version, expected one of con",
+        set_values("model", generator="stylegan"),
+        r"model\.generator = 'stylegan' .*\bconv, mlp\b",
     ),
-    "a value": (valued("model", base_channels="wide"), r"model\.base_channels = 'wide' is invalid in this version"),
+    "a value": (set_values("model", base_channels="wide"), r"model\.base_channels = 'wide' "),
     "weights": (
-        valued("model", base_channels=99),
-        r"its weights do not fit model\.generator = 'conv' .*\(size mismatch",
+        set_values("model", base_channels=99),
+        r"model\.generator = 'conv' .*\bsize mismatch\b",
     ),
-    "no weights": (lambda state: state["networks"].pop("ema"), r"it has another structure \(KeyError\('ema'\)\)"),
-    "no data": (lambda state: state.pop("data"), r"it has another structure \(KeyError\('data'\)\)"),
-    "no settings": (lambda state: state.pop("config"), "it holds no settings"),
+    "no weights": (lambda state: state["networks"].pop("ema"), r"KeyError\('ema'\)"),
+    "no data": (lambda state: state.pop("data"), r"KeyError\('data'\)"),
+    "no settings": (lambda state: state.pop("config"), "no settings"),
 }
 
 
-@pytest.mark.parametrize("change", NOT_NEEDED)
-def test_drawing_and_exporting_pass_over_what_they_do_not_need(
+@pytest.mark.parametrize("change", IGNORED)
+def test_sample_and_export_ignore_stored_settings_that_they_do_not_need(
     change: str, other: Callable[[Change], Path], small_run: Path, tmp_path: Path
 ) -> None:
-    source = other(NOT_NEEDED[change])
+    source = other(IGNORED[change])
     images = []
-    for place, of in (("one", small_run), ("two", source)):
-        result = run("sample", of, "--count", 3, "--seed", 1, "--out", tmp_path / f"{place}.npz")
+    for name, run_dir in (("one", small_run), ("two", source)):
+        result = run("sample", run_dir, "--count", 3, "--seed", 1, "--out", tmp_path / f"{name}.npz")
         assert result.exit_code == 0, result.output
-        images.append(np.load(tmp_path / f"{place}.npz")["images"])
+        images.append(np.load(tmp_path / f"{name}.npz")["images"])
     assert np.array_equal(*images)
     result = run("export", source, "--format", "torchscript", "--out", tmp_path / "export")
     assert result.exit_code == 0, result.output
     assert run("sample", tmp_path / "export", "--out", tmp_path / "of-export.png").exit_code == 0
 
 
-@pytest.mark.parametrize("change", NEEDED)
-def test_what_drawing_needs_and_cannot_understand_is_told_with_both_versions(
+@pytest.mark.parametrize("change", INVALID)
+def test_the_error_for_an_invalid_part_of_the_generator_names_the_part_and_both_versions(
     change: str, other: Callable[[Change], Path], tmp_path: Path
 ) -> None:
-    source, told = other(NEEDED[change][0]), NEEDED[change][1]
-    for words in (["sample", source, "--out", "x.png"], ["evaluate", source], ["export", source, "--out", "export"]):
-        result = run(*words)
+    source, error = other(INVALID[change][0]), INVALID[change][1]
+    for arguments in (
+        ["sample", source, "--out", "x.png"],
+        ["evaluate", source],
+        ["export", source, "--out", "export"],
+    ):
+        result = run(*arguments)
         assert result.exit_code == 4, result.output
-        assert re.search(f"best.safetensors: {re.escape(BOTH)}: {told}", result.output), result.output
-        assert f"Use ganctl {OTHER}, or train again." in result.output
+        assert re.search(rf"best\.safetensors: .*{BOTH}.*{error}", result.output), result.output
+        assert f"Use ganctl {OTHER}" in result.output
 
 
-def test_a_checkpoint_of_a_later_form_is_told_and_never_passed_over(
+def test_a_checkpoint_of_a_later_format_is_an_error_and_is_not_skipped(
     other: Callable[[Change], Path], tmp_path: Path
 ) -> None:
     source = other(lambda state: None)
     last = source / "checkpoints/last.safetensors"
-    exchange(last, b"ganctl-checkpoint-1", b"ganctl-checkpoint-2")
+    replace_in_header(last, b"ganctl-checkpoint-1", b"ganctl-checkpoint-2")
     resume = ["train", "--run-dir", source, "--resume", "auto", "--dry-run"]
-    begin = ["train", "--preset", "quick", "--init-from", last, "--dry-run"]
-    for words in (["sample", last, "--out", "x.png"], ["inspect", source], resume, begin):
-        result = run(*words)
+    init = ["train", "--preset", "quick", "--init-from", last, "--dry-run"]
+    for arguments in (["sample", last, "--out", "x.png"], ["inspect", source], resume, init):
+        result = run(*arguments)
         assert result.exit_code == 4, result.output
-        assert f"last.safetensors: {BOTH}: it has the format 'ganctl-checkpoint-2', expected" in result.output
+        pattern = rf"last\.safetensors: .*{BOTH}.*'ganctl-checkpoint-2'.*'ganctl-checkpoint-1'"
+        assert re.search(pattern, result.output), result.output
 
 
-def test_evaluate_wants_to_be_told_the_data_that_it_does_not_know(
+def test_evaluate_needs_data_name_if_the_stored_data_settings_are_invalid(
     other: Callable[[Change], Path], tmp_path: Path
 ) -> None:
-    for change, told in (
-        (renamed("data", "name", "source"), "data.name is missing"),
-        (valued("data", name="cifar100"), "data.name = 'cifar100' is unknown in this version"),
-        (valued("data", size=31), "data.size = 31 is invalid in this version"),
+    for change, error in (
+        (rename_setting("data", "name", "source"), r"data\.name "),
+        (set_values("data", name="cifar100"), r"data\.name = 'cifar100' "),
+        (set_values("data", size=31), r"data\.size = 31 "),
     ):
         source = other(change)
         result = run("evaluate", source, "--num-images", 100)
-        assert (result.exit_code, f"{BOTH}: {told}" in result.output) == (4, True), result.output
-        assert "Name the images by --set data.name=…" in result.output
+        assert result.exit_code == 4, result.output
+        assert re.search(rf"{BOTH}.*\b{error}.*--set data\.name=", result.output), result.output
         result = run("evaluate", source, "--num-images", 100, "--set", "data.name=mnist")
         assert result.exit_code == 0, result.output
 
 
-def test_resuming_tells_every_setting_that_is_another_versions(other: Callable[[Change], Path]) -> None:
+def test_the_error_on_resume_names_every_setting_that_this_version_lacks(other: Callable[[Change], Path]) -> None:
     def change(state: dict[str, Any]) -> None:
-        renamed("train", "duration", "length")(state)
-        valued("loss", name="newest")(state)
-        valued("optimizer", beta1=2.0)(state)
+        rename_setting("train", "duration", "length")(state)
+        set_values("loss", name="newest")(state)
+        set_values("optimizer", beta1=2.0)(state)
         state["config"]["schedule"] = {"kind": "wave"}
 
     source = other(change)
     resume = ["train", "--run-dir", source, "--resume", "auto", "--dry-run"]
     result = run(*resume)
     assert result.exit_code == 4
-    for told in (
-        f"last.safetensors: {BOTH}:", "train.length = ", "loss.name = 'newest'", "optimizer.beta1 = 2.0",
-        "schedule.kind = 'wave'", f"Use ganctl {OTHER}, or give --allow-changes to resume without these settings.",
-    ):  # fmt: skip
-        assert told in result.output
+    assert re.search(rf"last\.safetensors: .*{BOTH}", result.output), result.output
+    settings = ("train.length = ", "loss.name = 'newest'", "optimizer.beta1 = 2.0", "schedule.kind = 'wave'")
+    for expected in (*settings, f"Use ganctl {OTHER}", "--allow-changes"):
+        assert expected in result.output
     result = run(*resume, "--allow-changes")
     assert result.exit_code == 0, result.output
-    assert "left out: train.length = " in result.output
-    assert "missing settings take their defaults: loss.name, optimizer.beta1, train.duration" not in result.output
+    for setting in settings:
+        assert setting in result.output
+    assert "loss.name, optimizer.beta1, train.duration" not in result.output
 
 
-def test_resuming_tells_which_settings_an_older_run_lacks(other: Callable[[Change], Path]) -> None:
+def test_resume_names_the_settings_that_a_run_of_another_version_lacks(other: Callable[[Change], Path]) -> None:
     source = other(lambda state: state["config"]["train"].pop("tf32"))
     result = run("train", "--run-dir", source, "--resume", "auto", "--dry-run")
     assert result.exit_code == 0, result.output
-    assert f"last.safetensors: {BOTH}: missing settings take their defaults: train.tf32" in result.output
+    assert re.search(rf"(?m)last\.safetensors: .*{BOTH}.*: train\.tf32$", result.output), result.output
 
 
-def test_a_run_may_begin_with_networks_of_another_version(other: Callable[[Change], Path]) -> None:
-    words = ["train", "--preset", "conv", "--set", "model.base_channels=8", "--dry-run", "--init-from"]
-    result = run(*words, other(NOT_NEEDED["renamed settings"]))
+def test_init_from_accepts_networks_of_another_version(other: Callable[[Change], Path]) -> None:
+    arguments = ["train", "--preset", "conv", "--set", "model.base_channels=8", "--dry-run", "--init-from"]
+    result = run(*arguments, other(IGNORED["renamed settings"]))
     assert result.exit_code == 0, result.output
-    result = run(*words, other(lambda state: state["networks"].pop("generator")))
+    result = run(*arguments, other(lambda state: state["networks"].pop("generator")))
     assert result.exit_code == 4
-    assert f"{BOTH}: it does not fit these settings: 'generator'" in result.output
+    assert re.search(rf"{BOTH}.*'generator'", result.output), result.output
 
 
-def test_a_checkpoint_without_a_version_is_read_as_it_is(small_run: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_version_is_read(small_run: Path, tmp_path: Path) -> None:
     path = tmp_path / "run/checkpoints/best.safetensors"
     write_checkpoint(path, read_checkpoint(small_run / "checkpoints/best.safetensors").state)
-    exchange(path, b'"ganctl_version":', b'"of_no_concern_":')
+    replace_in_header(path, b'"ganctl_version":', b'"unknown_entry_":')
     assert run("sample", path, "--out", tmp_path / "x.png").exit_code == 0
     assert json.loads(run("inspect", path, "--json").output)["ganctl_version"] is None
 
 
-def test_the_version_stands_in_every_file(small_run: Path, tmp_path: Path) -> None:
+def test_every_written_file_contains_the_version(small_run: Path, tmp_path: Path) -> None:
     assert (
         tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8"))["project"]["version"] == OURS
     )
@@ -220,14 +225,14 @@ def test_the_version_stands_in_every_file(small_run: Path, tmp_path: Path) -> No
     assert (small_run / "config.toml").read_text("utf-8").startswith(f"# Written by ganctl {OURS}\n")
     folder = export(small_run, out=tmp_path / "export", formats=["torchscript", "onnx"])
     assert json.loads(run("inspect", folder, "--json").output)["ganctl_version"] == OURS
-    noted = {entry.key: entry.value for entry in onnx.load(folder / "generator.onnx").metadata_props}
-    assert noted["ganctl_version"] == OURS
+    metadata = {entry.key: entry.value for entry in onnx.load(folder / "generator.onnx").metadata_props}
+    assert metadata["ganctl_version"] == OURS
     extra: dict[str, Any] = {"ganctl_version": ""}
     torch.jit.load(str(folder / "generator.ts"), _extra_files=extra)
     assert extra["ganctl_version"] == OURS.encode()
     assert run("package", folder).exit_code == 0
-    told = json.loads(run("inspect", tmp_path / "digits.mar", "--json").output)
-    assert (told["ganctl_version"], told["config"]["handler"]["ganctl_version"]) == (OURS, OURS)
+    report = json.loads(run("inspect", tmp_path / "digits.mar", "--json").output)
+    assert (report["ganctl_version"], report["config"]["handler"]["ganctl_version"]) == (OURS, OURS)
     assert run("sample", folder, "--out", tmp_path / "x.npz").exit_code == 0
     with zipfile.ZipFile(tmp_path / "x.npz") as archive:
         assert archive.comment == f"ganctl {OURS}".encode()
@@ -235,36 +240,38 @@ def test_the_version_stands_in_every_file(small_run: Path, tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def exported(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(small_run, out=tmp_path_factory.mktemp("of") / "export", formats=["onnx"])
+    return export(small_run, out=tmp_path_factory.mktemp("exported") / "export", formats=["onnx"])
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "entry"),
     [
-        ({"schema_version": 2}, "2"),
+        ({"schema_version": 2}, r"schema_version\b.*\b2"),
         ({"z": {"dim": 64, "distribution": "uniform"}}, "uniform"),
         ({"class_names": {"0": "zero"}}, "class_names"),
         ({"files": ["generator.onnx"]}, "files"),
     ],
 )
-def test_an_export_that_cannot_be_understood_is_told_with_both_versions(
-    change: dict[str, Any], told: str, exported: Path
+def test_the_error_for_an_invalid_manifest_names_the_entry_and_both_versions(
+    change: dict[str, Any], entry: str, exported: Path
 ) -> None:
     path = exported / "manifest.json"
     before = path.read_text("utf-8")
     try:
         path.write_text(json.dumps(json.loads(before) | {"ganctl_version": OTHER} | change), "utf-8")
-        for words in (["sample", exported, "--out", "x.png"], ["evaluate", exported], ["inspect", exported]):
-            result = run(*words)
-            assert (result.exit_code, BOTH in result.output, told in result.output) == (4, True, True), result.output
+        for arguments in (["sample", exported, "--out", "x.png"], ["evaluate", exported], ["inspect", exported]):
+            result = run(*arguments)
+            assert result.exit_code == 4, result.output
+            assert re.search(rf"manifest\.json: .*{BOTH}.*\b{entry}\b", result.output), result.output
         result = run("package", exported)
-        assert (result.exit_code, told in result.output) == (4, True), result.output
-        assert BOTH in result.output or "files" in change
+        assert result.exit_code == 4, result.output
+        assert re.search(rf"manifest\.json: .*\b{entry}\b", result.output), result.output
+        assert re.search(BOTH, result.output) or "files" in change
     finally:
         path.write_text(before, "utf-8")
 
 
-def test_an_export_with_more_fields_than_known_draws(exported: Path, tmp_path: Path) -> None:
+def test_unknown_fields_of_a_manifest_are_ignored(exported: Path, tmp_path: Path) -> None:
     path = exported / "manifest.json"
     before = path.read_text("utf-8")
     try:
@@ -274,15 +281,18 @@ def test_an_export_with_more_fields_than_known_draws(exported: Path, tmp_path: P
         assert run("package", exported, "--out", tmp_path).exit_code == 0
         assert json.loads(run("inspect", tmp_path / "digits.mar", "--json").output)["ganctl_version"] == OTHER
         result = run("evaluate", exported, "--num-images", 100)
-        assert (result.exit_code, f"{BOTH}: data.name = 'cifar100'" in result.output) == (4, True), result.output
+        assert result.exit_code == 4, result.output
+        assert re.search(rf"{BOTH}.*\bdata\.name = 'cifar100'", result.output), result.output
         assert run("evaluate", exported, "--num-images", 100, "--set", "data.name=mnist").exit_code == 0
     finally:
         path.write_text(before, "utf-8")
 
 
-def test_the_settings_file_of_another_version_is_told(small_run: Path, tmp_path: Path) -> None:
+def test_the_error_for_a_config_file_of_another_version_names_the_setting_and_both_versions(
+    small_run: Path, tmp_path: Path
+) -> None:
     text = (small_run / "config.toml").read_text("utf-8").replace(OURS, OTHER, 1).replace("\nduration", "\nlength", 1)
     (tmp_path / "config.toml").write_text(text, "utf-8")
     result = run("train", "--config", tmp_path / "config.toml", "--dry-run")
     assert result.exit_code == 3
-    assert f"config.toml: {BOTH}: unknown setting 'train.length'" in result.output
+    assert re.search(rf"config\.toml: .*{BOTH}.*'train\.length'", result.output), result.output

@@ -1,4 +1,4 @@
-"""Every parameter is in one group, and layers of fewer inputs have the larger factors."""
+"""Every parameter is in one group; with lr_by_fan_in, layers with fewer inputs have larger learning rates."""
 
 import pytest
 from torch import nn
@@ -21,20 +21,21 @@ def scales(*, lr_by_fan_in: bool) -> dict[str, float]:
     }
 
 
-def test_factors_are_roots_of_what_a_layers_outputs_sum_over() -> None:
-    found = scales(lr_by_fan_in=True)
-    assert found.keys() == {name for name, _ in NETWORK.named_parameters()}
-    assert found.pop("0.weight") == pytest.approx(2)  # √(512 / 128)
-    assert found.pop("1.weight") == pytest.approx((512 / (64 * 4)) ** 0.5)  # 4 × 4 with stride 2: 4 of 16 meet
-    assert found.pop("2.weight") == pytest.approx((512 / 72) ** 0.5)
-    assert set(found.values()) == {1}
+def test_learning_rate_factors_are_the_square_root_of_512_over_the_fan_in() -> None:
+    factors = scales(lr_by_fan_in=True)
+    assert factors.keys() == {name for name, _ in NETWORK.named_parameters()}
+    assert factors.pop("0.weight") == pytest.approx(2)  # √(512 / 128)
+    # 4 × 4 kernel with stride 2: an output sums over 4 of the 16 positions
+    assert factors.pop("1.weight") == pytest.approx((512 / (64 * 4)) ** 0.5)
+    assert factors.pop("2.weight") == pytest.approx((512 / 72) ** 0.5)
+    assert set(factors.values()) == {1}
 
 
-def test_without_it_all_have_the_same_rate() -> None:
+def test_without_lr_by_fan_in_all_parameters_have_the_same_learning_rate() -> None:
     assert set(scales(lr_by_fan_in=False).values()) == {1}
 
 
-def test_a_parameter_that_two_layers_share_is_learnt_once() -> None:
+def test_a_parameter_shared_by_two_layers_is_in_one_group() -> None:
     first, second = nn.Linear(4, 4), nn.Linear(4, 4)
     second.weight = first.weight
     groups = param_groups(nn.Sequential(first, second), lr_by_fan_in=True)

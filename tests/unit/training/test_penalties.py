@@ -1,4 +1,4 @@
-"""Penalties have the values, and the slopes in the weights, that finite differences see."""
+"""Gradient penalties and their weight gradients equal those of finite differences."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ Penalty = Callable[[nn.Module], Tensor]
 
 
 class Smooth(nn.Module):
-    """A small discriminator without kinks."""
+    """A small discriminator with smooth activations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,11 +32,16 @@ def discriminator() -> nn.Module:
     return Smooth().double()
 
 
-def some(seed: int, *shape: int) -> Tensor:
+def random_tensor(seed: int, *shape: int) -> Tensor:
     return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-REAL, FAKE, MIX, LABELS = some(1, N, *SHAPE), some(2, N, *SHAPE), some(3, N), torch.tensor([0, 2, 1])
+REAL, FAKE, MIX, LABELS = (
+    random_tensor(1, N, *SHAPE),
+    random_tensor(2, N, *SHAPE),
+    random_tensor(3, N),
+    torch.tensor([0, 2, 1]),
+)
 
 
 def r1(discriminator: nn.Module) -> Tensor:
@@ -61,23 +66,21 @@ def squared_norms(discriminator: nn.Module, images: Tensor) -> Tensor:
     return total
 
 
-def test_r1_is_the_squared_slope_at_each_image(discriminator: nn.Module) -> None:
+def test_r1_is_the_squared_gradient_norm_at_each_image(discriminator: nn.Module) -> None:
     torch.testing.assert_close(r1(discriminator), squared_norms(discriminator, REAL), rtol=1e-6, atol=1e-12)
 
 
-def test_wgan_gp_is_the_squared_distance_of_the_slope_from_1_between_the_images(discriminator: nn.Module) -> None:
-    between = MIX.view(-1, 1, 1, 1) * REAL + (1 - MIX.view(-1, 1, 1, 1)) * FAKE
-    expected = (squared_norms(discriminator, between).sqrt() - 1).square()
+def test_wgan_gp_is_the_squared_distance_of_the_gradient_norm_from_1_at_mixed_images(discriminator: nn.Module) -> None:
+    mixed = MIX.view(-1, 1, 1, 1) * REAL + (1 - MIX.view(-1, 1, 1, 1)) * FAKE
+    expected = (squared_norms(discriminator, mixed).sqrt() - 1).square()
     torch.testing.assert_close(wgan_gp(discriminator), expected, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("penalty", [r1, wgan_gp])
-def test_a_penalty_has_the_slopes_in_the_weights_that_finite_differences_see(
-    penalty: Penalty, discriminator: nn.Module
-) -> None:
+def test_a_penalty_has_the_weight_gradients_of_finite_differences(penalty: Penalty, discriminator: nn.Module) -> None:
     parameters = list(discriminator.parameters())
-    found = torch.autograd.grad(penalty(discriminator).mean(), parameters, allow_unused=True)
-    for parameter, gradient in zip(parameters, found, strict=True):
+    gradients = torch.autograd.grad(penalty(discriminator).mean(), parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
         flat = parameter.detach().view(-1)
         for i in range(0, len(flat), max(1, len(flat) // 7)):
             ends = []
@@ -86,11 +89,11 @@ def test_a_penalty_has_the_slopes_in_the_weights_that_finite_differences_see(
                 ends.append(penalty(discriminator).mean().item())
                 flat[i] -= sign * STEP
             slope = (ends[0] - ends[1]) / (2 * STEP)
-            ours = 0.0 if gradient is None else gradient.view(-1)[i].item()
-            assert ours == pytest.approx(slope, rel=1e-4, abs=1e-8)
+            actual = 0.0 if gradient is None else gradient.view(-1)[i].item()
+            assert actual == pytest.approx(slope, rel=1e-4, abs=1e-8)
 
 
-def test_a_penalty_of_a_dead_discriminator_is_finite_with_all_its_slopes(discriminator: nn.Module) -> None:
+def test_a_penalty_of_a_constant_discriminator_has_finite_gradients(discriminator: nn.Module) -> None:
     for parameter in discriminator.parameters():
         parameter.data.zero_()
     penalty = wgan_gp(discriminator)

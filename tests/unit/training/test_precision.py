@@ -1,6 +1,5 @@
-"""Number formats: which one is taken and why, what it covers, and fp16's one scaler for two optimizers."""
+"""Number formats: their choice with its reason, the passes that use them, and the loss scaler of fp16."""
 
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -19,14 +18,14 @@ from ganctl.training.step.step import Step
 
 SHAPE = ImageShape(1, 28, 28)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-HOOKED = ("model.conditioning=embedding",)  # autograd makes its gradients, and a parameter's hooks are called
-UNPENALISED = ("loss.r1=0", "loss.r2=0", "loss.name=non-saturating")
-HEADLESS = (
-    *UNPENALISED,
+WITH_HOOKS = ("model.conditioning=embedding",)  # autograd computes the gradients, so that hooks of parameters run
+WITHOUT_PENALTIES = ("loss.r1=0", "loss.r2=0", "loss.name=non-saturating")
+WITHOUT_HEADS = (
+    *WITHOUT_PENALTIES,
     "loss.classification=0",
     "loss.latent_reconstruction=0",
     "loss.feature_matching=0",
-)  # heads are fp32 always
+)  # heads always run in fp32
 
 
 def settings(*assignments: str) -> Config:
@@ -59,13 +58,13 @@ def timed() -> Precision:
     ("device", "machine", "assignments", "name", "reason"),
     [
         (CPU, {}, (), "bf16", "timed"),
-        (CUDA, {"bf16": True}, (), "bf16", "no loss scaling"),
-        (CUDA, {"bf16": False, "capability": (7, 5)}, (), "fp16", "has fp16 in hardware and no bf16"),
+        (CUDA, {"bf16": True}, (), "bf16", "loss scaling"),
+        (CUDA, {"bf16": False, "capability": (7, 5)}, (), "fp16", "no bf16"),
         (CUDA, {"bf16": False, "capability": (6, 1)}, (), "fp32", "neither"),
-        (CPU, {}, ("train.precision=bf16",), "bf16", "set by train.precision"),
+        (CPU, {}, ("train.precision=bf16",), "bf16", "train.precision"),
     ],
 )
-def test_auto_takes_the_fastest_sound_format_of_the_device_and_says_why(
+def test_auto_chooses_the_fastest_reliable_format_of_the_device_with_a_reason(
     device: torch.device, machine: dict[str, bool], assignments: tuple[str, ...], name: str, reason: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -76,62 +75,64 @@ def test_auto_takes_the_fastest_sound_format_of_the_device_and_says_why(
 
 
 @pytest.mark.parametrize(
-    ("device", "asked", "message"),
-    [(CPU, "fp16", "CPUs have no fast fp16"), (CUDA, "bf16", "this GPU has no bf16")],
+    ("device", "precision", "hardware"),
+    [(CPU, "fp16", "CPU"), (CUDA, "bf16", "GPU")],
 )
-def test_what_the_device_cannot_do_is_refused_with_what_it_can(
-    device: torch.device, asked: str, message: str, monkeypatch: pytest.MonkeyPatch
+def test_the_error_for_a_precision_that_the_device_lacks_names_the_setting_and_auto(
+    device: torch.device, precision: str, hardware: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_machine(monkeypatch, bf16=False)
-    with pytest.raises(ConfigError, match=f"train.precision = '{asked}': {message}.*'fp32' or 'auto'"):
-        choose_precision(settings(f"train.precision={asked}"), device, fastest_on_cpu=timed)
+    with pytest.raises(ConfigError, match=rf"train\.precision = '{precision}': .*{hardware}.*'auto'"):
+        choose_precision(settings(f"train.precision={precision}"), device, fastest_on_cpu=timed)
 
 
-class Products(TorchDispatchMode):
-    """The formats in which matrices are multiplied."""
+class MatmulDtypes(TorchDispatchMode):
+    """Records the dtypes of matrix products and convolutions."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch has given it no types
-        self.seen: Counter[torch.dtype] = Counter()
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch has no types for it
+        self.dtypes: set[torch.dtype] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func._overloadpacket in flop_registry:  # noqa: SLF001 - torch's
-            # what judges the features is fp32 always, and has few numbers
-            self.seen.update(a.dtype for a in args if isinstance(a, Tensor) and a.numel() > 4096)
+        if func._overloadpacket in flop_registry:  # noqa: SLF001 - the key of torch's registry
+            # the layers after the features always run in fp32, and have few elements
+            self.dtypes.update(a.dtype for a in args if isinstance(a, Tensor) and a.numel() > 4096)
         return func(*args, **(kwargs or {}))
 
 
-def products_of(phase: str, step: Step) -> set[torch.dtype]:
-    learn = next(each for each in step.phases if each.name == phase)
+def matmul_dtypes(name: str, step: Step) -> set[torch.dtype]:
+    phase = next(each for each in step.phases if each.name == name)
     images = torch.randint(256, (8, *SHAPE), dtype=torch.uint8)
     batch = step.objective.prepare(images, torch.arange(8), both=True)
-    with Products() as products:
-        learn.backward(batch)
-    return set(products.seen)
+    recorder = MatmulDtypes()
+    with recorder:
+        phase.backward(batch)
+    return recorder.dtypes
 
 
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
 @pytest.mark.parametrize("phase", ["generator", "discriminator"])
-def test_both_networks_multiply_in_the_format(precision: str, dtype: torch.dtype, phase: str) -> None:
-    assert products_of(phase, step_in(precision, *HEADLESS)) == {dtype}
+def test_both_networks_multiply_matrices_in_the_chosen_format(precision: str, dtype: torch.dtype, phase: str) -> None:
+    assert matmul_dtypes(phase, step_in(precision, *WITHOUT_HEADS)) == {dtype}
 
 
-@pytest.mark.parametrize("gp", [False, True])  # in four passes, by double backward
+@pytest.mark.parametrize("backend", ["analytic", "autograd"])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_penalties_are_bf16_in_four_passes_and_else_fp32(precision: str, gp: bool) -> None:
-    assignments = ("loss.wgan_gp=1", "train.reuse_fakes=false") if gp else ("loss.r1=1", "loss.r2=1")
-    found = products_of("discriminator", step_in(precision, *HEADLESS, *assignments))
-    few = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    if gp:  # the generator's pass that makes its fakes is no part of them
-        assert found == {torch.float32, few}
+def test_penalties_run_in_bf16_with_the_analytic_backend_and_else_in_fp32(precision: str, backend: str) -> None:
+    wgan_gp, r1_r2 = ("loss.wgan_gp=1", "train.reuse_fakes=false"), ("loss.r1=1", "loss.r2=1")
+    step = step_in(precision, *WITHOUT_HEADS, *(wgan_gp if backend == "autograd" else r1_r2))
+    dtypes = matmul_dtypes("discriminator", step)
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if backend == "autograd":  # the generator's pass for the fakes runs in half precision
+        assert dtypes == {torch.float32, half}
     else:
-        assert found == {few if precision == "bf16" else torch.float32}
+        assert dtypes == {half if precision == "bf16" else torch.float32}
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_weights_averages_and_moments_stay_fp32(precision: str) -> None:
+def test_weights_their_averages_and_optimizer_moments_stay_fp32(precision: str) -> None:
     step = step_in(precision)
     update(step)
     tensors: list[Tensor] = [*step.ema.parameters()]
@@ -150,15 +151,15 @@ def gradients(step: Step) -> dict[str, Tensor]:
     }
 
 
-def test_fp16_steps_with_the_gradients_of_fp32_penalties_included() -> None:
-    # the first gradients of feature matching, when features hardly vary, overflow once, as GradScaler expects
+def test_gradients_in_fp16_equal_those_in_fp32_also_with_penalties() -> None:
+    # without feature matching, whose first gradients overflow once because the features hardly vary
     fp32, fp16 = (step_in(precision, "loss.feature_matching=0.0") for precision in ("fp32", "fp16"))
     update(fp32)
     update(fp16)
     assert fp16.read_stats()["loss_scale"] == 65536
     for name, exact in gradients(fp32).items():
-        unscaled = gradients(fp16)[name]  # the optimizer divides the scale out, in place
-        # the generator meets a discriminator that has taken a step already, with other signs of tiny gradients
+        unscaled = gradients(fp16)[name]  # the optimizer divides by the scale in place
+        # the discriminator has already made a step, in which signs of tiny gradients differ
         tolerance = 0.01 if name.startswith("discriminator") else 0.1
         assert (unscaled - exact).norm() <= tolerance * exact.norm() + 1e-5, name
     for one, other in zip(fp32.discriminator.parameters(), fp16.discriminator.parameters(), strict=True):
@@ -166,16 +167,16 @@ def test_fp16_steps_with_the_gradients_of_fp32_penalties_included() -> None:
         assert (one - other).abs().mean() < 0.05 * fp32.phases[0].lr
 
 
-def test_fp16_matches_features_as_fp32_does() -> None:
+def test_the_feature_matching_loss_in_fp16_equals_that_in_fp32() -> None:
     fp32, fp16 = step_in("fp32"), step_in("fp16")
     update(fp32)
     update(fp16)
-    expected, found = (step.read_stats()["feature_matching"] for step in (fp32, fp16))
-    assert found == pytest.approx(expected, rel=0.05)
+    expected, actual = (step.read_stats()["feature_matching"] for step in (fp32, fp16))
+    assert actual == pytest.approx(expected, rel=0.05)
 
 
-def test_fp16s_gradients_are_cut_against_their_history_without_their_scale() -> None:
-    """A history knows nothing of the scale: with it every gradient would be 65,536 times beyond."""
+def test_gradients_in_fp16_are_clipped_after_division_by_the_loss_scale() -> None:
+    """The running RMS is that of unscaled gradients, and scaled ones are 65,536 times as large."""
     fp32, fp16 = (
         step_in(precision, "optimizer.grad_clip_ratio=1.5", "loss.feature_matching=0.0")
         for precision in ("fp32", "fp16")
@@ -183,35 +184,35 @@ def test_fp16s_gradients_are_cut_against_their_history_without_their_scale() -> 
     for number in range(2):
         update(fp32, number, seed=number)
         update(fp16, number, seed=number)
-    found = gradients(fp16)
+    clipped = gradients(fp16)
     for name, exact in gradients(fp32).items():
         if exact.norm() > 1e-4:
-            assert 0.5 < found[name].norm() / exact.norm() < 2, name
+            assert 0.5 < clipped[name].norm() / exact.norm() < 2, name
 
 
-def test_fp16_leaves_out_only_the_update_whose_gradient_overflowed_and_halves_the_scale_once() -> None:
-    step = step_in("fp16", *HOOKED)
+def test_an_overflow_in_fp16_skips_only_that_update_and_halves_the_loss_scale_once() -> None:
+    step = step_in("fp16", *WITH_HOOKS)
     before = {phase.name: [p.clone() for p in phase.network.parameters()] for phase in step.phases}
     next(step.discriminator.parameters()).register_hook(lambda gradient: gradient * float("inf"))
     update(step)
-    moved = {}
+    changed = {}
     for phase in step.phases:
         pairs = zip(before[phase.name], phase.network.parameters(), strict=True)
-        moved[phase.name] = any(not torch.equal(old, new) for old, new in pairs)
-    assert moved == {"discriminator": False, "generator": True}
+        changed[phase.name] = any(not torch.equal(old, new) for old, new in pairs)
+    assert changed == {"discriminator": False, "generator": True}
     assert step.read_stats()["loss_scale"] == 65536 / 2
     assert step.first_nonfinite() is None
 
 
-def test_fp16s_scale_is_part_of_the_state() -> None:
-    one, other = step_in("fp16", *HOOKED), step_in("fp16", *HOOKED)
-    next(one.discriminator.parameters()).register_hook(lambda gradient: gradient * float("inf"))
-    update(one)
-    other.load_state_dict(one.state_dict())
-    assert other.read_stats()["loss_scale"] == 65536 / 2
+def test_the_loss_scale_of_fp16_is_part_of_the_state() -> None:
+    step, restored = step_in("fp16", *WITH_HOOKS), step_in("fp16", *WITH_HOOKS)
+    next(step.discriminator.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    update(step)
+    restored.load_state_dict(step.state_dict())
+    assert restored.read_stats()["loss_scale"] == 65536 / 2
 
 
-def test_tf32_is_a_setting() -> None:
+def test_set_tf32_applies_to_matrix_products_and_cudnn() -> None:
     before = torch.get_float32_matmul_precision()
     try:
         set_tf32(True)

@@ -1,7 +1,9 @@
-"""Settings: who wins, where a value came from, and all faults in one message."""
+"""Settings: the precedence of their sources, the source of each value, and one error that lists all problems."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
@@ -11,14 +13,14 @@ from ganctl.training.config.schema import DESCRIPTIONS, Config, Duration
 from ganctl.training.errors import ConfigError
 
 
-def faults(**kwargs: object) -> str:
+def error_message(environment: dict[str, str] | None = None, **arguments: Any) -> str:
     with pytest.raises(ConfigError) as raised:
-        resolve(environment={}, **kwargs)  # type: ignore[arg-type]
+        resolve(environment=environment or {}, **arguments)
     assert raised.value.exit_code == 3
     return str(raised.value)
 
 
-def test_flags_win_over_environment_over_file_over_preset(tmp_path: Path) -> None:
+def test_a_flag_overrides_the_environment_the_config_file_and_the_preset(tmp_path: Path) -> None:
     file = tmp_path / "my.toml"
     file.write_text("[train]\nseed = 1\nbatch_size = 1\nema_decay = 0.1\n[optimizer]\nlr = 0.1\n")
     environment = {"GANCTL_TRAIN__SEED": "2", "GANCTL_TRAIN__BATCH_SIZE": "2", "UNRELATED__X": "1"}
@@ -41,7 +43,7 @@ def test_flags_win_over_environment_over_file_over_preset(tmp_path: Path) -> Non
     assert sources["log.every"] == "default"
 
 
-def test_each_layer_wins_over_the_one_below_it(tmp_path: Path) -> None:
+def test_each_source_of_settings_overrides_the_one_below_it(tmp_path: Path) -> None:
     """preset < file < environment < --set < flag, each pair on a setting of its own."""
     file = tmp_path / "my.toml"
     file.write_text("[train]\nema_decay = 0.1\nseed = 1\n[loss]\nr1 = 1.0\n")
@@ -61,7 +63,7 @@ def test_each_layer_wins_over_the_one_below_it(tmp_path: Path) -> None:
     )
 
 
-def test_the_preset_is_chosen_by_the_same_order_and_its_source_is_told(tmp_path: Path) -> None:
+def test_the_preset_follows_the_same_precedence_and_its_source_is_named(tmp_path: Path) -> None:
     file, variable = tmp_path / "my.toml", {"GANCTL_PRESET": "lightning-basic-gan"}
     file.write_text('preset = "conv"\n')
     for arguments, preset, source in (
@@ -72,7 +74,7 @@ def test_the_preset_is_chosen_by_the_same_order_and_its_source_is_told(tmp_path:
     ):
         config, sources = resolve(**arguments)
         assert (config.preset, sources["preset"]) == (preset, source)
-    assert "GANCTL_PRESET: unknown preset 'convv'" in faults_of({"GANCTL_PRESET": "convv"})
+    assert re.search("GANCTL_PRESET: .*'convv'", error_message({"GANCTL_PRESET": "convv"}))
 
 
 def test_a_setting_may_be_unset_again_and_an_empty_variable_sets_nothing() -> None:
@@ -83,63 +85,63 @@ def test_a_setting_may_be_unset_again_and_an_empty_variable_sets_nothing() -> No
     assert config.early_stopping.stopping_threshold is None
 
 
-def test_texts_may_look_like_numbers_and_all_that_a_setting_may_be_is_told() -> None:
+def test_a_string_setting_may_look_like_a_number() -> None:
     config, _ = resolve(environment={"GANCTL_LOG__NAME": "2024"}, assignments=["log.root=7"])
     assert (config.log.name, config.log.root) == ("2024", Path("7").absolute())
-    told = faults(assignments=["train.batch_size=Auto", "train.lr=1"])
-    assert "valid integer; or Input should be 'auto'. Did you mean auto?" in told
-    assert "unknown setting 'train.lr'. Did you mean optimizer.lr?" in told
 
 
-def test_all_faults_of_all_sources_are_told_at_once_with_suggestions(tmp_path: Path) -> None:
+def test_the_error_of_a_setting_with_alternatives_names_each_of_them() -> None:
+    message = error_message(assignments=["train.batch_size=Auto"])
+    assert re.search(r"train\.batch_size = 'Auto': .*\binteger\b.*'auto'", message)
+
+
+def test_one_error_lists_the_problems_of_all_sources_with_suggestions(tmp_path: Path) -> None:
     file = tmp_path / "my.toml"
     file.write_text("[optimiser]\nlr = 1\n")
-    told = faults(
+    message = error_message(
         preset="convv",
         config_file=file,
         assignments=[
             "train.bach_size=3",
+            "train.lr=1",
             "loss.name=relativstic",
             "train.ema_decay=2",
             "optimizer.lr=-1",
             "model.latent_dim=0",
         ],
     )
-    for expected in (
-        "unknown preset 'convv'",
-        "Did you mean conv?",
-        "unknown setting 'optimiser.lr'. Did you mean optimizer.lr",
-        "unknown setting 'train.bach_size'. Did you mean train.batch_size",
-        "loss.name = 'relativstic'",
-        "Did you mean relativistic?",
-        "train.ema_decay = 2",
-        "optimizer.lr = -1",
-        "model.latent_dim = 0",
+    for line in (
+        "--preset: .*'convv'.* Did you mean conv",
+        f"{file}: .*'optimiser.lr'.* Did you mean optimizer.lr",
+        "--set: .*'train.bach_size'.* Did you mean train.batch_size",
+        "--set: .*'train.lr'.* Did you mean optimizer.lr",
+        "--set: loss.name = 'relativstic': .* Did you mean relativistic",
+        "--set: train.ema_decay = 2: ",
+        "--set: optimizer.lr = -1: ",
+        "--set: model.latent_dim = 0: ",
     ):
-        assert expected in told
+        assert re.search(line, message), message
 
 
-def test_a_config_that_is_absent_or_no_toml_is_a_fault(tmp_path: Path) -> None:
-    assert "No such file" in faults(config_file=tmp_path / "absent.toml")
-    (tmp_path / "bad.toml").write_text("train = [")
-    assert "not TOML" in faults(config_file=tmp_path / "bad.toml")
-    assert "expected section.key=value" in faults(assignments=["train.seed"])
+def test_a_missing_or_invalid_config_file_is_an_error_with_its_path(tmp_path: Path) -> None:
+    absent, invalid = tmp_path / "absent.toml", tmp_path / "invalid.toml"
+    assert f"--config {absent}: No such file" in error_message(config_file=absent)
+    invalid.write_text("train = [")
+    assert re.search(rf"--config {invalid}: .*\bTOML\b", error_message(config_file=invalid))
+    invalid.write_text("preset = 5")
+    assert re.search(rf"{invalid}: .*\bpreset '5'.*\bconv\b", error_message(config_file=invalid))
 
 
-def test_misspelt_variables_and_loose_types_are_faults(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"GANCTL_TRAIN_SEED: .* Did you mean GANCTL_TRAIN__SEED"):
-        resolve(environment={"GANCTL_TRAIN_SEED": "5"})
-    assert "unknown setting 'trian.seed'" in faults_of({"GANCTL_TRIAN__SEED": "5"})
-    assert "train.batch_size = True" in faults(assignments=["train.batch_size=true"])
-    assert "model.latent_dim = '7'" in faults(assignments=["model.latent_dim='7'"])
-    (tmp_path / "bad.toml").write_text("preset = 5")
-    assert "expected the name of a preset" in faults(config_file=tmp_path / "bad.toml")
+def test_an_assignment_without_a_value_is_an_error_with_the_expected_form() -> None:
+    assert re.search(r"--set train\.seed: .*\bsection\.key=value\b", error_message(assignments=["train.seed"]))
 
 
-def faults_of(environment: dict[str, str]) -> str:
-    with pytest.raises(ConfigError) as raised:
-        resolve(environment=environment)
-    return str(raised.value)
+def test_misspelled_variables_and_values_of_a_wrong_type_are_errors() -> None:
+    message = error_message({"GANCTL_TRAIN_SEED": "5"})
+    assert re.search(r"GANCTL_TRAIN_SEED: .*\bGANCTL_TRAIN__SEED\b", message)
+    assert re.search(r"GANCTL_TRIAN__SEED: .*'trian\.seed'", error_message({"GANCTL_TRIAN__SEED": "5"}))
+    assert "train.batch_size = True: " in error_message(assignments=["train.batch_size=true"])
+    assert "model.latent_dim = '7': " in error_message(assignments=["model.latent_dim='7'"])
 
 
 def test_a_preset_named_in_a_config_file_is_used(tmp_path: Path) -> None:
@@ -149,14 +151,14 @@ def test_a_preset_named_in_a_config_file_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_is_valid_and_repeats_itself_from_its_resolved_settings(name: str, tmp_path: Path) -> None:
+def test_every_preset_is_valid_and_equals_its_resolved_settings_read_back(name: str, tmp_path: Path) -> None:
     config, _ = resolve(preset=name, environment={})
     (tmp_path / "config.toml").write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
     assert resolve(config_file=tmp_path / "config.toml", environment={})[0] == config
     assert preset_text(name).startswith(f"# {name}")
 
 
-def test_every_setting_says_what_it_means() -> None:
+def test_every_setting_has_a_description() -> None:
     assert DESCRIPTIONS.keys() == Config().flat().keys()
     assert all(DESCRIPTIONS.values())
 
@@ -183,10 +185,11 @@ def test_a_variable_may_set_any_setting() -> None:
     ("text", "images"),
     [("120s", 12_000), ("2m", 12_000), ("2 epochs", 2_000), ("1 epoch", 1_000), ("500 images", 500), (500, 500)],
 )
-def test_lengths_become_images(text: object, images: int) -> None:
+def test_durations_are_converted_to_images(text: object, images: int) -> None:
     assert Duration.parse(text).images(1_000, images_per_second=100) == images
 
 
 @pytest.mark.parametrize("text", ["", "0s", "-3s", "3 days", "s"])
-def test_no_length_is_told_with_examples(text: str) -> None:
-    assert "'10 epochs'" in faults(assignments=[f"train.duration='{text}'"])
+def test_the_error_of_an_invalid_duration_names_the_setting_and_an_example(text: str) -> None:
+    message = error_message(assignments=[f"train.duration='{text}'"])
+    assert re.search(rf"train\.duration = '{text}': .*'10 epochs'", message)

@@ -1,4 +1,4 @@
-"""Ranks find each other and nobody else, whatever earlier starts have left in the store that they share."""
+"""The ranks of one start agree on a token, whatever earlier starts have left in their shared store."""
 
 import datetime
 import threading
@@ -10,50 +10,51 @@ from ganctl.training.distributed.start_token import agree_on_start_token
 from tests.waiting import PATIENCE
 
 
-class Watched(HashStore):
-    """Tells when something is put into it."""
+class CountingStore(HashStore):
+    """Releases a semaphore for each value that is written."""
 
-    put = threading.Semaphore(0)
+    written = threading.Semaphore(0)
 
     def set(self, key: str, value: str) -> None:
         super().set(key, value)
-        self.put.release()
+        self.written.release()
 
 
-def meet(store: Watched, size: int, *, first_comes_late: bool = False) -> set[str]:
-    """The words that ranks of one start come away with."""
-    words: list[str] = []
-    store.put = threading.Semaphore(0)
+def start_ranks(store: CountingStore, size: int, *, rank_0_last: bool = False) -> set[str]:
+    """Starts all ranks in threads and returns their tokens; with `rank_0_last`, rank 0 starts after all nonces."""
+    tokens: list[str] = []
+    store.written = threading.Semaphore(0)
 
-    def come(rank: int) -> None:
-        for _ in range(size - 1 if rank == 0 and first_comes_late else 0):
-            assert store.put.acquire(timeout=PATIENCE), "the other ranks have asked"
-        words.append(agree_on_start_token(store, rank=rank, size=size, timeout=datetime.timedelta(seconds=PATIENCE)))
+    def join(rank: int) -> None:
+        for _ in range(size - 1 if rank == 0 and rank_0_last else 0):
+            assert store.written.acquire(timeout=PATIENCE), "a rank has not written its nonce"
+        timeout = datetime.timedelta(seconds=PATIENCE)
+        tokens.append(agree_on_start_token(store, rank=rank, size=size, timeout=timeout))
 
-    threads = [threading.Thread(target=come, args=(rank,)) for rank in reversed(range(size))]
+    threads = [threading.Thread(target=join, args=(rank,)) for rank in reversed(range(size))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(words) == size
-    return set(words)
+    assert len(tokens) == size
+    return set(tokens)
 
 
-@pytest.mark.parametrize("first_comes_late", [False, True])
-def test_all_ranks_of_a_start_share_a_word_that_no_earlier_start_had(first_comes_late: bool) -> None:
-    store = Watched()
-    starts = [meet(store, 3, first_comes_late=first_comes_late) for _ in range(3)]
-    assert [len(words) for words in starts] == [1, 1, 1]
+@pytest.mark.parametrize("rank_0_last", [False, True])
+def test_all_ranks_of_a_start_get_the_same_token_and_each_start_a_new_one(rank_0_last: bool) -> None:
+    store = CountingStore()
+    starts = [start_ranks(store, 3, rank_0_last=rank_0_last) for _ in range(3)]
+    assert [len(tokens) for tokens in starts] == [1, 1, 1]
     assert len(set.union(*starts)) == 3
 
 
-def test_the_questions_of_ranks_that_are_dead_mislead_nobody() -> None:
-    store = Watched()
+def test_nonces_of_ranks_that_were_killed_are_harmless() -> None:
+    store = CountingStore()
     for rank in (1, 2):
-        store.set(f"nonce/{rank}", "of a rank that was killed before it heard")
-    assert len(meet(store, 3, first_comes_late=True)) == 1
+        store.set(f"nonce/{rank}", "of a killed rank")
+    assert len(start_ranks(store, 3, rank_0_last=True)) == 1
 
 
-def test_a_rank_that_never_comes_is_named() -> None:
-    with pytest.raises(TimeoutError, match="rank 1, 2 of 3 did not join"):
+def test_the_error_names_the_ranks_that_do_not_join() -> None:
+    with pytest.raises(TimeoutError, match=r"\brank 1, 2 of 3\b"):
         agree_on_start_token(HashStore(), rank=0, size=3, timeout=datetime.timedelta(seconds=0.1))

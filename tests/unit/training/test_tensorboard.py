@@ -1,4 +1,4 @@
-"""What TensorBoard has of a run, and that it has each thing once."""
+"""TensorBoard shows losses, scores, images, graph and settings of a run, each once."""
 
 import io
 import re
@@ -15,6 +15,7 @@ from ganctl.training.config.resolve import resolve
 from ganctl.training.loop.session import Session
 from ganctl.training.loop.trainer import Trainer
 from tests.conftest import SMALL
+from tests.unit.training.failing import FailOnce
 
 
 def run_with(tmp_path: Path, *callbacks: Callback, extra: tuple[str, ...] = ()) -> None:
@@ -35,12 +36,12 @@ def test_tensorboard_has_losses_scores_and_pictures(tmp_path: Path) -> None:
     assert events.Scalars("train/lr")[0].value > 0
 
 
-class Threaded(Callback):
-    """Starts a thread that ends with an error of a network."""
+class FailingThread(Callback):
+    """Starts a thread that ends with a connection error."""
 
     def on_start(self, run: Run) -> None:
         def fail() -> None:
-            raise ConnectionResetError("of a tracker")
+            raise ConnectionResetError("lost")
 
         thread = threading.Thread(target=fail)
         thread.start()
@@ -48,10 +49,10 @@ class Threaded(Callback):
 
 
 def test_tensorboard_hides_no_error_of_another_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[threading.ExceptHookArgs] = []
-    monkeypatch.setattr(threading, "excepthook", seen.append)
-    run_with(tmp_path, TensorBoard(), Threaded())
-    assert [str(failure.exc_value) for failure in seen] == ["of a tracker"]
+    errors: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", errors.append)
+    run_with(tmp_path, TensorBoard(), FailingThread())
+    assert [str(error.exc_value) for error in errors] == ["lost"]
 
 
 def test_tensorboard_shows_the_distance_beside_its_floor_in_one_chart(tmp_path: Path) -> None:
@@ -63,7 +64,9 @@ def test_tensorboard_shows_the_distance_beside_its_floor_in_one_chart(tmp_path: 
     layout = Layout.FromString(event.tensor_proto.string_val[0])
     charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
     tags = events.Tags()["scalars"]
-    shown = {title: [tag for tag in tags for regex in found if re.match(regex, tag)] for title, found in charts.items()}
+    shown = {
+        title: [tag for tag in tags for regex in regexes if re.match(regex, tag)] for title, regexes in charts.items()
+    }
     assert shown == {
         "Fréchet distance and the floor of real images": ["validation/fd", "validation/fd_floor"],
         "label accuracy": ["validation/label_accuracy"],
@@ -71,18 +74,18 @@ def test_tensorboard_shows_the_distance_beside_its_floor_in_one_chart(tmp_path: 
     }
 
 
-def test_tensorboard_plays_the_walk_and_at_the_end_the_timelapse(tmp_path: Path) -> None:
+def test_tensorboard_shows_animations_of_the_walk_and_at_the_end_the_timelapse(tmp_path: Path) -> None:
     run_with(tmp_path, SampleGrid(), TensorBoard(), extra=("train.batch_size=32", "evaluation.every=128 images"))
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [event.step for event in events.Images("walk")] == [4, 8, 12]
     walk = events.Images("walk")[-1]
-    with Image.open(io.BytesIO(walk.encoded_image_string)) as film:
-        assert (film.format, len(list(ImageSequence.Iterator(film))), film.size) == (
+    with Image.open(io.BytesIO(walk.encoded_image_string)) as animation:
+        assert (animation.format, len(list(ImageSequence.Iterator(animation))), animation.size) == (
             "GIF",
             32,
             (walk.width, walk.height),
         )
-        assert film.size == (10 * 28 * 2, 28 * 2)
+        assert animation.size == (10 * 28 * 2, 28 * 2)
     (timelapse,) = events.Images("timelapse")
     assert timelapse.step == 12
     assert timelapse.encoded_image_string == (tmp_path / "timelapse.gif").read_bytes()
@@ -120,15 +123,10 @@ def test_tensorboard_reads_a_runs_files_in_the_order_of_its_starts(tmp_path: Pat
     assert seconds[0] < seconds[1] < seconds[2]
 
 
-def test_tensorboard_forgets_a_start_that_ended_before_its_first_checkpoint(tmp_path: Path) -> None:
-    class Failing(Callback):
-        def on_step(self, run: Run) -> None:
-            if run.step == 13:
-                raise RuntimeError("a callback's own defect")
-
+def test_tensorboard_shows_nothing_of_a_start_that_failed_before_its_first_checkpoint(tmp_path: Path) -> None:
     settings = [*SMALL, "log.tensorboard=true"]
-    with pytest.raises(RuntimeError, match="own defect"):
-        Session(assignments=settings, run_dir=tmp_path / "run").build(callbacks=[Failing()]).fit()
+    with pytest.raises(RuntimeError, match="step 13"):
+        Session(assignments=settings, run_dir=tmp_path / "run").build(callbacks=[FailOnce(13)]).fit()
     Session(assignments=settings, run_dir=tmp_path / "run", resume="auto").build(max_steps=20).fit()
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     assert [event.step for event in events.Scalars("train/loss_d")] == [10, 20]

@@ -1,4 +1,4 @@
-"""The timer of a run, and lengths given as times: measured once, then a number of images like any other."""
+"""Throughput timer; durations given as times, which are measured once and then are numbers of images."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from ganctl.training.device.timing import ResolvedDuration, ThroughputTimer
 CPU = torch.device("cpu")
 
 
-class Time:
-    """A timer on the wall that a test moves."""
+class FakeClock:
+    """A monotonic clock that the test advances."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -18,46 +18,46 @@ class Time:
 
 
 @pytest.fixture
-def time(monkeypatch: pytest.MonkeyPatch) -> Time:
-    return Time(monkeypatch)
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    return FakeClock(monkeypatch)
 
 
-def train(timer: ThroughputTimer, time: Time, *, steps: int, seconds_each: float) -> None:
+def train(timer: ThroughputTimer, clock: FakeClock, *, steps: int, seconds_each: float) -> None:
     for _ in range(steps):
-        time.now += seconds_each
+        clock.now += seconds_each
         timer.count()
 
 
-def test_seconds_count_everything_and_the_rate_training_alone(time: Time) -> None:
+def test_a_pause_counts_for_the_seconds_but_not_for_the_throughput(clock: FakeClock) -> None:
     timer = ThroughputTimer(batch_size=10, device=CPU)
     assert (timer.seconds, timer.images_per_second) == (0, 0)
     timer.start()
-    train(timer, time, steps=30, seconds_each=0.1)
+    train(timer, clock, steps=30, seconds_each=0.1)
     with timer.pause():
-        time.now += 7
+        clock.now += 7
     assert timer.seconds == pytest.approx(10)
     assert timer.images_per_second == pytest.approx(100)
 
 
-def test_a_time_becomes_images_by_the_rate_after_the_warm_up_once(time: Time) -> None:
+def test_a_time_is_converted_to_images_once_by_the_throughput_after_the_warm_up(clock: FakeClock) -> None:
     timer, duration = (
         ThroughputTimer(batch_size=10, device=CPU),
         ResolvedDuration(Duration.parse("100s")),
     )
     timer.start()
-    train(timer, time, steps=20, seconds_each=5)  # slow at first, as everything is
+    train(timer, clock, steps=20, seconds_each=5)  # the warm-up is slow
     duration.update(timer)
     assert duration.images is None
-    train(timer, time, steps=199, seconds_each=0.1)
+    train(timer, clock, steps=199, seconds_each=0.1)
     duration.update(timer)
     assert (duration.images, duration.progress(500)) == (None, 0.0)
-    train(timer, time, steps=2, seconds_each=0.1)
+    train(timer, clock, steps=2, seconds_each=0.1)
     duration.update(timer)
     assert duration.images == pytest.approx(100 * 100, rel=1e-3)
-    kept = duration.images
-    train(timer, time, steps=100, seconds_each=5)
+    images = duration.images
+    train(timer, clock, steps=100, seconds_each=5)
     duration.update(timer)
-    assert duration.images == kept
+    assert duration.images == images
 
 
 def test_progress_goes_from_0_to_1_and_stays_there() -> None:
@@ -67,7 +67,7 @@ def test_progress_goes_from_0_to_1_and_stays_there() -> None:
     assert [duration.progress(images) for images in (0, 500, 2000, 9000)] == [0, 0.25, 1, 1]
 
 
-def test_multiples_are_crossed_by_the_step_that_reaches_them() -> None:
+def test_an_interval_is_crossed_at_the_step_that_reaches_a_multiple() -> None:
     every = ResolvedDuration(Duration.parse("100 images"))
     every.resolve(1000)
     crossed = [images for images in range(32, 500, 32) if every.crossed(images, 32)]
@@ -75,16 +75,16 @@ def test_multiples_are_crossed_by_the_step_that_reaches_them() -> None:
     assert every.crossed(100, 100)
 
 
-def test_what_was_measured_is_kept_unless_another_length_is_asked_for() -> None:
+def test_a_measured_duration_is_restored_unless_the_setting_has_changed() -> None:
     first = ResolvedDuration(Duration.parse("100s"))
     first.images = 12345
     same, other = (ResolvedDuration(Duration.parse(text)) for text in ("100s", "200s"))
-    for span in (same, other):
-        span.load_state_dict(first.state_dict())
+    for duration in (same, other):
+        duration.load_state_dict(first.state_dict())
     assert (same.images, other.images) == (12345, None)
 
 
-def test_a_run_that_is_stopped_again_and_again_measures_on(time: Time) -> None:
+def test_the_measurement_continues_over_several_short_starts(clock: FakeClock) -> None:
     state = None
     for _ in range(4):
         timer, duration = (
@@ -95,9 +95,9 @@ def test_a_run_that_is_stopped_again_and_again_measures_on(time: Time) -> None:
             duration.load_state_dict(state)
         assert duration.images is None
         timer.start()
-        train(timer, time, steps=20, seconds_each=5)
-        for _ in range(60):  # 6 seconds: less than a fifth
-            train(timer, time, steps=1, seconds_each=0.1)
+        train(timer, clock, steps=20, seconds_each=5)
+        for _ in range(60):  # 6 seconds: less than a fifth of the time that the measurement takes
+            train(timer, clock, steps=1, seconds_each=0.1)
             duration.update(timer)
         state = duration.state_dict()
     assert duration.images == pytest.approx(100 * 100, rel=1e-3)

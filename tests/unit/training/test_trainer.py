@@ -1,4 +1,4 @@
-"""The loop: a best checkpoint in every run, and callbacks in their order."""
+"""The training loop: checkpoints, evaluation, resuming, run folders, and errors before the first step."""
 
 import json
 import signal
@@ -21,9 +21,9 @@ from tests.conftest import SHORT, SMALL, launch, train_small
 
 
 @pytest.mark.parametrize("max_steps", [1, 13])
-def test_a_run_however_short_ends_with_an_evaluation_and_a_best_checkpoint(max_steps: int, tmp_path: Path) -> None:
-    alone = ("evaluation.every=1600 images",)  # only the end is evaluated
-    result = launch(tmp_path / "run", extra=alone).build(max_steps=max_steps).fit()
+def test_even_a_run_of_one_step_ends_with_an_evaluation_and_a_best_checkpoint(max_steps: int, tmp_path: Path) -> None:
+    only_at_the_end = ("evaluation.every=1600 images",)
+    result = launch(tmp_path / "run", extra=only_at_the_end).build(max_steps=max_steps).fit()
     assert result.stop_reason == "max-steps"
     assert result.best is not None
     assert read_checkpoint(result.best).step == max_steps
@@ -48,7 +48,7 @@ def test_best_is_the_checkpoint_with_the_least_distance_on_the_validation_images
 
 
 @pytest.mark.usefixtures("few_test_images")
-def test_a_horizon_given_as_a_time_becomes_images_once_and_is_kept(tmp_path: Path) -> None:
+def test_a_duration_given_as_a_time_is_converted_to_images_once_and_kept(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     settings = (*SMALL, "model.base_channels=4", "train.duration=1s")
     trainer = Session(assignments=settings, run_dir=run_dir).build()
@@ -59,99 +59,98 @@ def test_a_horizon_given_as_a_time_becomes_images_once_and_is_kept(tmp_path: Pat
     assert resumed.duration.images == duration
 
 
-def test_more_epochs_may_be_asked_for_when_resuming_but_no_other_experiment(tmp_path: Path) -> None:
+def test_resuming_accepts_more_epochs_but_no_other_learning_rate(tmp_path: Path) -> None:
     run_dir = train_small(tmp_path / "run", max_steps=5)
     longer = Session(run_dir=run_dir, resume="auto", flags={"train.duration": ("--epochs", "20 epochs")})
     assert longer.config.train.duration.value == 20
-    with pytest.raises(ConfigError, match=f"optimizer.lr = 0.5: the run has {longer.config.optimizer.lr}"):
+    with pytest.raises(
+        ConfigError, match=rf"optimizer\.lr = 0\.5: .*\b{longer.config.optimizer.lr}\b.*--allow-changes"
+    ):
         Session(run_dir=run_dir, resume="auto", assignments=["optimizer.lr=0.5"])
     allowed = Session(run_dir=run_dir, resume="auto", assignments=["optimizer.lr=0.5"], allow_changes=True)
     assert allowed.config.optimizer.lr == 0.5
 
 
-def test_the_same_words_again_go_on_with_what_auto_meant_when_the_run_began(
+def test_resuming_keeps_the_values_that_auto_had_at_the_start_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("train.batch_size=auto", "train.precision=auto")
-    trainer = launch(tmp_path / "run", extra=words).build(max_steps=1)
+    auto = ("train.batch_size=auto", "train.precision=auto")
+    trainer = launch(tmp_path / "run", extra=auto).build(max_steps=1)
     trainer.fit()
     monkeypatch.setattr("ganctl.training.loop.build.BATCH_ON_CPU", 16)  # as on another kind of machine
-    again = Session(preset="conv", assignments=(*SHORT, *words), run_dir=tmp_path / "run", resume="auto")
+    again = Session(preset="conv", assignments=(*SHORT, *auto), run_dir=tmp_path / "run", resume="auto")
     assert (again.config.train.batch_size, again.config.train.precision) == (64, trainer.config.train.precision)
     assert again.config.train.precision != "auto"
     assert again.build(max_steps=2).fit().images == 128
 
 
-def test_a_folder_with_a_run_is_not_written_over(small_run: Path) -> None:
-    with pytest.raises(FolderInUse, match="--resume auto"):
+def test_a_folder_with_a_run_is_not_overwritten(small_run: Path) -> None:
+    with pytest.raises(FolderInUse, match=rf"--run-dir {small_run}: .*--resume auto"):
         Session(run_dir=small_run)
 
 
-def test_a_run_is_continued_by_its_folders_name_too(tmp_path: Path) -> None:
+def test_resume_accepts_the_path_of_a_run_folder(tmp_path: Path) -> None:
     train_small(tmp_path / "run", max_steps=3)
     assert Session(resume=str(tmp_path / "run")).build(max_steps=5).fit().steps == 5
     (tmp_path / "young/checkpoints").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match="young: this run has no checkpoint yet"):
+    with pytest.raises(CheckpointError, match=rf"--resume {tmp_path / 'young'}: .*\bcheckpoint\b"):
         Session(resume=str(tmp_path / "young"))
     copy = tmp_path / "somewhere.safetensors"
     copy.write_bytes((tmp_path / "run/checkpoints/last.safetensors").read_bytes())
-    with pytest.raises(ConfigError, match="this checkpoint is in no run folder"):
+    with pytest.raises(ConfigError, match=rf"--resume {copy}: .*--run-dir"):
         Session(resume=str(copy))
 
 
-def test_a_time_limit_and_a_profile_are_callbacks_of_the_command(tmp_path: Path) -> None:
+def test_a_time_limit_and_a_profile_add_their_callbacks(tmp_path: Path) -> None:
     trainer = launch(tmp_path / "run", extra=("log.profile=true",)).build(max_seconds=0.001)
     assert {"TimeLimit", "Profiler"} <= {callback.key for callback in trainer.callbacks}
     assert trainer.fit().stop_reason == "max-time"
 
 
-def test_resume_starts_fresh_where_there_is_nothing_and_needs_a_folder(tmp_path: Path) -> None:
+def test_resume_auto_starts_a_new_run_in_a_new_folder_and_needs_a_run_dir(tmp_path: Path) -> None:
     assert Session(assignments=SMALL, run_dir=tmp_path / "new", resume="auto").build(max_steps=1).fit().steps == 1
-    with pytest.raises(ConfigError, match="--run-dir"):
+    with pytest.raises(ConfigError, match=r"--resume auto: .*--run-dir"):
         Session(resume="auto")
-    with pytest.raises(CheckpointError, match="no such checkpoint"):
+    with pytest.raises(CheckpointError, match=rf"{tmp_path / 'absent.safetensors'}: "):
         Session(resume=str(tmp_path / "absent.safetensors"))
 
 
-def test_the_damaged_newest_checkpoint_is_passed_over_with_a_word(tmp_path: Path) -> None:
+def test_a_damaged_newest_checkpoint_is_skipped_and_reported(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     launch(run_dir).build(max_steps=25).fit()
     last = run_dir / "checkpoints/last.safetensors"
     last.write_bytes(last.read_bytes()[:1000])
-    told: list[str] = []
-    trainer = Session(run_dir=run_dir, resume="auto", announce=told.append).build()
+    messages: list[str] = []
+    trainer = Session(run_dir=run_dir, resume="auto", announce=messages.append).build()
     assert trainer.step == 20
-    assert "skipped" in told[0]
+    assert str(last) in messages[0]
 
 
-def test_a_checkpoint_of_other_networks_is_refused_with_a_reason(small_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="does not fit these settings"):
-        Session(
-            run_dir=tmp_path / "run",
-            resume=str(small_run / "checkpoints/last.safetensors"),
-            assignments=["model.base_channels=16"],
-            allow_changes=True,
-        ).build()
+def test_a_checkpoint_of_other_networks_is_refused(small_run: Path, tmp_path: Path) -> None:
+    last, assignments = small_run / "checkpoints/last.safetensors", ["model.base_channels=16"]
+    session = Session(run_dir=tmp_path / "run", resume=str(last), assignments=assignments, allow_changes=True)
+    with pytest.raises(CheckpointError, match=rf"{last}: .*\bsettings\b"):
+        session.build()
 
 
-def test_a_generator_of_another_version_is_refused_with_what_to_do(small_run: Path, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_the_generator_are_refused_with_a_remedy(small_run: Path, tmp_path: Path) -> None:
     state = read_checkpoint(small_run / "checkpoints/last.safetensors").state
     ema = state["networks"]["ema"]
-    ema["net.5.weight"] = ema["net.5.weight"][:1].clone()  # as where the last convolution led to one channel
+    ema["net.5.weight"] = ema["net.5.weight"][:1].clone()  # as if the last convolution had one output channel
     write_checkpoint(tmp_path / "old.safetensors", state)
-    with pytest.raises(CheckpointError, match=r"old\.safetensors: its weights do not fit .*or train again"):
+    with pytest.raises(CheckpointError, match=r"old\.safetensors: .*\bmodel\.generator = 'conv'.*\btrain again\b"):
         load_generator(tmp_path / "old.safetensors")
 
 
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("train.batch_size=60000", "only 55000 training images"),
-        ("train.device=cuda", "found no CUDA device"),
-        ("checkpoint.monitor=fid", "no callback produces the score 'fid', expected one of fd, fd_floor, fd_ratio,"),
+        ("train.batch_size=60000", r"train\.batch_size = 60000: .*\b55,?000\b"),
+        ("train.device=cuda", r"train\.device = 'cuda': .*\bCUDA\b"),
+        ("checkpoint.monitor=fid", r"'fid'.*\bfd, fd_floor, fd_ratio,"),
     ],
 )
-def test_settings_that_do_not_fit_data_or_machine_are_refused_before_a_step(
+def test_settings_that_do_not_fit_the_data_or_the_machine_are_refused_before_the_first_step(
     assignment: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -160,14 +159,14 @@ def test_settings_that_do_not_fit_data_or_machine_are_refused_before_a_step(
         Trainer(config, run_dir=tmp_path)
 
 
-def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
+def test_weights_with_nan_or_inf_are_never_saved(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    with pytest.raises(TrainingError, match=r"found NaN or inf at step 5\. The checkpoint before stays the last one"):
+    with pytest.raises(TrainingError, match=r": .*\bstep 5\b.*\boptimizer\.lr\b"):
         launch(run_dir, extra=("optimizer.lr=1e30",)).build(max_steps=5).fit()
     assert list((run_dir / "checkpoints").iterdir()) == []
 
 
-def test_a_run_that_goes_on_in_another_folder_has_its_checkpoints_there(tmp_path: Path) -> None:
+def test_a_run_resumed_in_another_folder_has_its_checkpoints_there(tmp_path: Path) -> None:
     launch(tmp_path / "a").build(max_steps=20).fit()
     source = tmp_path / "a/checkpoints/last.safetensors"
     moved = Session(run_dir=tmp_path / "b", resume=str(source))
@@ -175,13 +174,13 @@ def test_a_run_that_goes_on_in_another_folder_has_its_checkpoints_there(tmp_path
     assert result.best is not None
     assert result.last is not None
     assert read_checkpoint(result.best).step == read_checkpoint(result.last).step == 20
-    with pytest.raises(FolderInUse, match="already holds a run"):
+    with pytest.raises(FolderInUse, match=rf"--run-dir {tmp_path / 'b'}: .*--resume auto"):
         Session(run_dir=tmp_path / "b", resume=str(source))
 
 
-def test_a_folder_with_other_peoples_files_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_a_foreign_config_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("mine = true")
-    with pytest.raises(FolderInUse, match="expected an empty folder or a run"):
+    with pytest.raises(FolderInUse, match=rf"--run-dir {tmp_path}: .*\bconfig\.toml\b"):
         Session(run_dir=tmp_path)
 
 
@@ -196,7 +195,7 @@ def test_an_early_stopped_run_stays_stopped_when_it_is_resumed(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("few_test_images")
-def test_a_new_time_horizon_is_measured_anew(tmp_path: Path) -> None:
+def test_a_new_duration_given_as_a_time_is_measured_again(tmp_path: Path) -> None:
     settings = (*SMALL, "model.base_channels=4", "train.duration=1s")
     first = Session(assignments=settings, run_dir=tmp_path / "run").build()
     first.fit()
@@ -211,27 +210,25 @@ def test_allowed_changes_reach_the_optimizer(tmp_path: Path) -> None:
     assert changed.parts.step.phases[0].optimizer.param_groups[0]["betas"] == (0.5, 0.99)
 
 
-def test_more_label_accuracy_is_better_without_saying_so() -> None:
+def test_monitor_mode_auto_prefers_a_low_distance_and_a_high_accuracy() -> None:
     from ganctl.training.callbacks.monitor import Monitor
 
     cases = [("fd", "auto"), ("label_accuracy", "auto"), ("fd", "max")]
     assert [Monitor(*case).sign for case in cases] == [1, -1, -1]
 
 
-def test_an_unconditional_generator_cannot_be_watched_by_label_accuracy(tmp_path: Path) -> None:
+def test_label_accuracy_of_an_unconditional_generator_cannot_be_monitored(tmp_path: Path) -> None:
     config, _ = resolve(preset="lightning-basic-gan", assignments=["checkpoint.monitor=label_accuracy"], environment={})
-    with pytest.raises(
-        ConfigError, match="no callback produces the score 'label_accuracy', expected one of fd, fd_floor"
-    ):
+    with pytest.raises(ConfigError, match=r"'label_accuracy'.*\bfd, fd_floor\b"):
         Trainer(config, run_dir=tmp_path)
 
 
-def test_a_run_is_not_continued_with_other_images_unless_that_is_wanted(
+def test_resuming_with_other_images_is_refused_unless_changes_are_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir = train_small(tmp_path / "run", max_steps=2)
     monkeypatch.setattr("ganctl.training.loop.build.load_split", lambda data, split: load_split(data, "val"))
-    with pytest.raises(ConfigError, match=r"the training images are not those of .*last.safetensors \(changed: digest"):
+    with pytest.raises(ConfigError, match=r"data: .*last\.safetensors .*\bdigest\b.*--allow-changes"):
         Session(run_dir=run_dir, resume="auto").build()
     assert Session(run_dir=run_dir, resume="auto", allow_changes=True).build().step == 2
 
@@ -240,14 +237,14 @@ def test_two_trainers_never_share_a_folder(tmp_path: Path) -> None:
     config, _ = resolve(assignments=[*SHORT, f"log.root={tmp_path}"], environment={})
     first, second = Trainer(config), Trainer(config)
     assert first.fit(max_steps=1).run_dir != second.fit(max_steps=1).run_dir
-    with pytest.raises(FolderInUse, match="already holds a run"):
+    with pytest.raises(FolderInUse, match=rf"{first.run_dir} .*resume='auto'"):
         Trainer(config, run_dir=first.run_dir).fit()
 
 
-def test_a_damaged_best_checkpoint_gives_way_to_the_next_sound_one(tmp_path: Path, few_test_images: None) -> None:
+def test_a_damaged_best_checkpoint_is_replaced_by_the_best_intact_one(tmp_path: Path, few_test_images: None) -> None:
     run_dir = tmp_path / "run"
     launch(run_dir).build(max_steps=30).fit()
-    damage = Damage()
+    damage = DamageBest()
     result = launch(run_dir, resume="auto").build(callbacks=[damage]).fit()
     assert result.stop_reason == "completed"
     assert result.metrics["split"] == "test"
@@ -256,8 +253,8 @@ def test_a_damaged_best_checkpoint_gives_way_to_the_next_sound_one(tmp_path: Pat
     assert read_checkpoint(result.best).step == result.metrics["step"] != damage.step
 
 
-class Damage(Callback):
-    """Cuts the best checkpoint short at the end of the run, and keeps its step."""
+class DamageBest(Callback):
+    """Damages the best checkpoint at the last step of the run, and stores its step."""
 
     step: int | None = None
 
@@ -266,11 +263,11 @@ class Damage(Callback):
             names = {p.stem: p for p in path.parent.iterdir()}
             best = self.step = read_checkpoint(names["best"]).step
             for name in ("best", f"step-{best:08d}"):
-                names[name].unlink()  # `last` may be another name of the same file
+                names[name].unlink()  # not written in place: `last` may be a hard link to the same file
                 names[name].write_bytes(b"cut")
 
 
-def test_a_run_may_begin_with_the_networks_of_another_and_nothing_else_of_it(small_run: Path, tmp_path: Path) -> None:
+def test_init_from_loads_the_networks_of_another_run_and_nothing_else(small_run: Path, tmp_path: Path) -> None:
     config, _ = resolve(assignments=[*SMALL, f"train.init_from={small_run}"], environment={})
     trainer = Session(assignments=[*SMALL, f"train.init_from={small_run}"], run_dir=tmp_path / "run").build(max_steps=1)
     best = read_checkpoint(small_run / "checkpoints/best.safetensors").state["networks"]
@@ -284,14 +281,14 @@ def test_a_run_may_begin_with_the_networks_of_another_and_nothing_else_of_it(sma
     assert config.train.init_from == small_run
 
 
-def test_networks_of_another_shape_cannot_be_begun_with(small_run: Path, tmp_path: Path) -> None:
+def test_init_from_refuses_networks_of_another_shape(small_run: Path, tmp_path: Path) -> None:
     assignments = [*SMALL, "model.base_channels=16", f"train.init_from={small_run}"]
-    with pytest.raises(CheckpointError, match="does not fit these settings"):
+    with pytest.raises(CheckpointError, match=rf"{small_run}\S*: .*\bsettings\b"):
         Session(assignments=assignments, run_dir=tmp_path / "run").build()
     assert not (tmp_path / "run").exists()
 
 
-def test_training_in_a_thread_leaves_signals_to_the_main_one(tmp_path: Path) -> None:
+def test_training_in_a_thread_does_not_change_signal_handlers(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     trainer = launch(tmp_path / "run").build(max_steps=2)
     results = []
@@ -303,7 +300,7 @@ def test_training_in_a_thread_leaves_signals_to_the_main_one(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("few_test_images")
-def test_a_run_holds_no_more_than_its_settings_say(tmp_path: Path) -> None:
+def test_a_completed_run_has_only_the_checkpoints_that_its_settings_keep(tmp_path: Path) -> None:
     extra = ("checkpoint.every=96 images", "checkpoint.save_top_k=1", "checkpoint.save_last=false")
     result = launch(tmp_path / "run", extra=extra).build().fit()
     names = {path.stem for path in (tmp_path / "run/checkpoints").iterdir()}
@@ -314,7 +311,7 @@ def test_a_run_holds_no_more_than_its_settings_say(tmp_path: Path) -> None:
 
 @pytest.fixture
 def deterministic() -> Iterator[None]:
-    """A GPU's sums come in one order."""
+    """Makes a GPU compute sums in a fixed order."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -322,9 +319,9 @@ def deterministic() -> Iterator[None]:
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("deterministic")
-@pytest.mark.parametrize("resident", ["true", "false"])
-def test_a_gpu_trains_stops_and_goes_on(resident: str, tmp_path: Path) -> None:
-    extra = ("train.device=cuda", f"data.on_device={resident}", "train.precision=fp32", "train.tf32=false")
+@pytest.mark.parametrize("on_device", ["true", "false"])
+def test_a_run_on_a_gpu_resumes(on_device: str, tmp_path: Path) -> None:
+    extra = ("train.device=cuda", f"data.on_device={on_device}", "train.precision=fp32", "train.tf32=false")
     launch(tmp_path / "whole", extra=extra).build(max_steps=30).fit()
     launch(tmp_path / "parts", extra=extra).build(max_steps=13).fit()
     launch(tmp_path / "parts", resume="auto").build(max_steps=30).fit()

@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+from ganctl.files import write_file
 from ganctl.serving.hosts.torchserve.worker.model_host import ModelHost
 
 CURRENT, DRAINING = "current", "draining"
@@ -65,11 +66,9 @@ class Commands:
         return (self._state / CURRENT).resolve(strict=True)
 
     def _report(self, folder: Path, error: str | None = None) -> None:
-        report = self._state / f"worker-{os.getpid()}"
-        tmp = report.with_suffix(".new")
+        report = json.dumps({"version": folder.name, "error": error})
         try:
-            tmp.write_text(json.dumps({"version": folder.name, "error": error}), encoding="utf-8")
-            tmp.replace(report)
+            write_file(self._state / f"worker-{os.getpid()}", report)
         except OSError:  # a full disk makes a deployment fail, but must not stop replies
             log.warning("cannot report the loaded version to the server", exc_info=True)
 

@@ -5,11 +5,14 @@ import os
 from collections import Counter as Count
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from ganctl.serving.hosts.torchserve.worker.model_host import Observation
 from ganctl.serving.hosts.torchserve.worker.protocol import PredictReply
+
+if TYPE_CHECKING:
+    from ganctl.serving.handler.service import Observation
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _FILE_BYTES = 1 << 16  # several times what the metrics need
@@ -43,7 +46,7 @@ class Metrics:
         """Marks the worker as busy."""
         self._busy.set(1)
 
-    def finish_batch(self, replies: Sequence[PredictReply], observation: Observation | None, seconds: float) -> None:
+    def finish_batch(self, replies: Sequence[PredictReply], observation: "Observation | None", seconds: float) -> None:
         """Marks the worker as idle and counts an answered batch.
 
         Args:
@@ -67,23 +70,20 @@ class Metrics:
 
 
 def create_metrics() -> Metrics | None:
-    """Returns new metrics, or None if the disk of $PROMETHEUS_MULTIPROC_DIR is full."""
+    """Returns new metrics, or None if the disk of $PROMETHEUS_MULTIPROC_DIR is full.
+
+    Allocates their files on the disk: a write to a mapped file would end the process with SIGBUS once the disk is full.
+    """
     folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    kinds = ("counter", "histogram", "gauge_livesum")  # prometheus_client's file names
+    files = [folder / f"{kind}_{os.getpid()}.db" for kind in kinds]
     try:
-        _allocate_files(folder)
+        for path in files:
+            with path.open("xb") as file:
+                os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)
     except OSError:
         log.warning("this worker has no metrics: their files cannot be created in %s", folder, exc_info=True)
+        for path in files:
+            path.unlink(missing_ok=True)
         return None
     return Metrics()
-
-
-def _allocate_files(folder: Path) -> None:
-    """Allocates the files on disk: a write to a mapped file would end the process with SIGBUS once the disk is full."""
-    for kind in ("counter", "histogram", "gauge_livesum"):  # prometheus_client's file names
-        path = folder / f"{kind}_{os.getpid()}.db"
-        with path.open("xb") as file:
-            try:
-                os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)
-            except OSError:
-                path.unlink()
-                raise

@@ -2,25 +2,18 @@
 
 import importlib
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from ganctl.serving.hosts.torchserve.worker.protocol import PredictReply, PredictRequest
 
+if TYPE_CHECKING:
+    from ganctl.serving.handler.service import Observation  # workers import the handler of the archive
+
 _HANDLER = "ganctl_entry"  # the module of every archive of ganctl that defines TorchServe's `handle`
-
-
-class Observation(Protocol):
-    """Measurements of one batch, reported by the handler; `faults` counts invalid fields of requests by name."""
-
-    images: int
-    inference_seconds: float
-    encode_seconds: float
-    faults: Counter[str]
 
 
 class Context:
@@ -51,7 +44,7 @@ class Context:
     def set_response_header(self, idx: int, key: str, value: str) -> None:
         self.headers[idx][key] = value
 
-    def observe(self, observation: Observation) -> None:
+    def observe(self, observation: "Observation") -> None:
         self.observation = observation
 
 
@@ -64,7 +57,7 @@ class ModelHost:
         self._handle = _import_handler(folder).handle
         self._handle(None, self._context)
 
-    def answer(self, batch: Sequence[PredictRequest]) -> tuple[list[PredictReply], Observation | None]:
+    def answer(self, batch: Sequence[PredictRequest]) -> "tuple[list[PredictReply], Observation | None]":
         """Returns the replies, in the order of the requests, and the handler's measurements."""
         context = self._context
         context.start_batch(batch)

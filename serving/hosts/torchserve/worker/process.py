@@ -91,10 +91,8 @@ def _draining_reply(request: PredictRequest) -> PredictReply:
 def main() -> None:
     """Runs a worker with the command line that TorchServe's front end gives it."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--sock-type", choices=["unix"], required=True)
     parser.add_argument("--sock-name", required=True)
-    parser.add_argument("--metrics-config")
-    arguments = parser.parse_args()
+    arguments, _ = parser.parse_known_args()
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     Path(arguments.sock_name).unlink(missing_ok=True)  # left by a worker that was killed
     with socket.socket(socket.AF_UNIX) as listener:
