@@ -91,7 +91,7 @@ def test_train_prints_the_name_of_its_run_folder_without_markup_and_logs_in_utf8
     run_dir = tmp_path / NAME
     for name in ("log.txt", "stats.jsonl", "config.toml", "environment.json"):
         (run_dir / name).read_bytes().decode("utf-8")
-    assert "FD" in (run_dir / "log.txt").read_text("utf-8")
+    assert "Fréchet" in (run_dir / "log.txt").read_text("utf-8")
 
 
 def test_train_writes_into_a_folder_whose_name_is_not_utf8(started_ganctl: Ganctl, tmp_path: Path) -> None:

@@ -143,15 +143,20 @@ def _rolling(name: str, folder: Path) -> str:
     </RollingFile>"""
 
 
+# TorchServe's own worker, which the benchmark's reference uses, ends without the section `dimensions`
 METRICS = """\
+dimensions:
+  - &level "Level"
+  - &hostname "Hostname"
+
 ts_metrics:
   counter:
-    - {name: Requests2XX, unit: Count, dimensions: [Level, Hostname]}
-    - {name: Requests4XX, unit: Count, dimensions: [Level, Hostname]}
-    - {name: Requests5XX, unit: Count, dimensions: [Level, Hostname]}
+    - {name: Requests2XX, unit: Count, dimensions: [*level, *hostname]}
+    - {name: Requests4XX, unit: Count, dimensions: [*level, *hostname]}
+    - {name: Requests5XX, unit: Count, dimensions: [*level, *hostname]}
     - {name: ts_inference_requests_total, unit: Count, dimensions: [model_name, model_version, hostname]}
     - {name: ts_inference_latency_microseconds, unit: Microseconds, dimensions: [model_name, model_version, hostname]}
     - {name: ts_queue_latency_microseconds, unit: Microseconds, dimensions: [model_name, model_version, hostname]}
   histogram:
-    - {name: QueueTime, unit: Milliseconds, dimensions: [Level, Hostname]}
+    - {name: QueueTime, unit: Milliseconds, dimensions: [*level, *hostname]}
 """
