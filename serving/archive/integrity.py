@@ -11,6 +11,7 @@ import json
 import stat
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -88,8 +89,9 @@ def _read_members(archive: zipfile.ZipFile, mar: Path) -> dict[str, bytes]:
     for entry in entries:
         if (reason := _unsafe_reason(entry)) is not None:
             raise PackageError(f"{mar}: found the member {entry.filename[:100]!r}, {reason}. Do not use this file.")
-    if len(entries) > len(set(archive.namelist())):
-        raise PackageError(f"{mar}: found two members with the same name. Do not use this file.")
+    name, count = Counter(archive.namelist()).most_common(1)[0] if entries else ("", 0)
+    if count > 1:
+        raise PackageError(f"{mar}: found {count} members called {name[:100]!r}, expected one. Do not use this file.")
     members = {name: archive.read(name) for name in archive.namelist()}
     if DIGESTS not in members:
         raise PackageError(f"{mar}: found no {DIGESTS}, expected an archive of `ganctl package`. Package again.")

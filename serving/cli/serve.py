@@ -114,7 +114,7 @@ def serve(
                 except Terminated:
                     note("Draining …")
                     if not server.drain(drain_seconds, abort):
-                        note("Ended before all requests were answered.")
+                        note(f"Ended before all requests were answered (--drain-seconds {drain_seconds:g}).")
         note("Stopped.")
     finally:
         for number, handler in before.items():

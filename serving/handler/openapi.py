@@ -175,7 +175,7 @@ _REFUSAL = {
 }
 _ERRORS = {"type": "array", "items": _object({"field": _STRING, "detail": _STRING})}
 _PROBLEM = {
-    "description": "An RFC 9457 problem; `errors` lists all faulty fields.",
+    "description": "An RFC 9457 problem; `errors` lists all invalid fields.",
     **_object(
         {"type": _STRING, "title": _STRING, "status": _INTEGER, "detail": _STRING, "errors": _ERRORS},
         required=("title", "status", "detail"),

@@ -35,7 +35,7 @@ class BadRequest(Exception):
         errors = [{"field": error.field[:100], "detail": error.detail} for error in self.errors[:MAX_ERRORS]]
         if len(self.errors) > MAX_ERRORS:
             errors.append({"field": "", "detail": f"and {len(self.errors) - MAX_ERRORS} more errors"})
-        return problem(self.status, "The request has faulty fields; `errors` lists all of them.", errors)
+        return problem(self.status, "The request has invalid fields; `errors` lists all of them.", errors)
 
 
 def problem(status: int, detail: str, errors: Sequence[dict[str, str]] = ()) -> bytes:

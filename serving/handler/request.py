@@ -235,8 +235,11 @@ class _FieldReader:
         unknown = sorted({character for character in value if model.label_of(character) is None})
         if unknown:
             letters = "".join(name for name in model.class_names if len(name) == 1)
-            allowed = letters or "nothing (no label is one character)"
-            self.add_error("text", f"may hold {allowed}; found {format_value(''.join(unknown))}")
+            found = format_value("".join(unknown))
+            allowed = f"may hold {letters}; found {found}"
+            self.add_error(
+                "text", allowed if letters else f"needs labels of one character, of which there is none; found {found}"
+            )
             return ()
         return tuple(label for character in value if (label := model.label_of(character)) is not None)
 

@@ -46,7 +46,8 @@ def check_callbacks(callbacks: Sequence[Callback], ranks: Ranks) -> None:
         errors.append(f"{found}. Give one {duplicates[0]} another `key`.")
     provided = [name for callback in callbacks for name in callback.provided_scores]
     errors += [
-        f"{callback.key}: no callback produces the score {name!r}, expected one of {', '.join(provided)}."
+        f"{callback.key}: found the score {name!r}, which no callback provides, expected one of {', '.join(provided)}."
+        " Set checkpoint.monitor, checkpoint.filename or early_stopping.monitor to one of them."
         for callback in callbacks
         for name in callback.required_scores
         if name not in provided

@@ -76,7 +76,9 @@ def prepare_run_dir(folder: Path, lock: RunLock, *, fresh: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lock.acquire(folder)
     if fresh and has_checkpoints(folder):
-        raise FolderInUse(f"{folder} already holds a run. Resume it (resume='auto'), or name another folder")
+        raise FolderInUse(
+            f"--run-dir {folder}: it already holds a run. Add --resume auto to continue it, or name another folder."
+        )
     if fresh and foreign_file(folder) is None:
         _delete_failed_start(folder)
 

@@ -217,7 +217,7 @@ def _check_filename(template: str) -> str:
         names = {template.format(**known | {"step": step}) for step in (1, 123456, 123457)}
     except (ValueError, IndexError, KeyError) as error:
         example = "{step:08d}-{fd:.2f}"
-        raise ValueError(f"cannot format it: {error}; not a template of plain names, as in '{example}'") from error
+        raise ValueError(f"found no template of plain names ({error}), expected one such as '{example}'") from error
     if "step" not in fields:
         raise ValueError("expected {step} in it, as in 'step-{step:08d}'")
     if len(names) < 3:

@@ -53,7 +53,7 @@ def classification_accuracy(
     train = load_split(data, "train")
 
     def compute() -> dict[str, Tensor]:
-        announce(f"training it on {len(train):,} real images, once for this data set")
+        announce(f"training the classifier on {len(train):,} real images, once for this data set")
         return {"accuracy": torch.tensor(_train_and_score(train, test, announce), dtype=torch.float64)}
 
     inputs = {"what": "classification accuracy", "recipe": _RECIPE}

@@ -26,7 +26,7 @@ def find_autograd_reason(terms: Terms, discriminator: nn.Module, streams: Stream
     if not is_piecewise_linear(discriminator):
         return "the discriminator has layers without a hand-derived gradient"
     if "grad_norms" not in inputs and not streams.count:
-        return "without gradient penalties autograd is as fast"
+        return "without gradient penalties (loss.r1, loss.r2) autograd is as fast"
     return None
 
 
