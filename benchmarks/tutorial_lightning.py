@@ -25,7 +25,7 @@ from torchvision.utils import make_grid
 from ganctl.benchmarks import tutorial
 from ganctl.benchmarks.quality.recorder import Recorder, synchronize
 from ganctl.benchmarks.speed.meter import Meter
-from ganctl.training.data.mnist import EMBEDDED
+from ganctl.training.data.named import EMBEDDED
 
 
 class MNISTDataModule(LightningDataModule):

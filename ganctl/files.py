@@ -12,7 +12,7 @@ import secrets
 import shutil
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -58,21 +58,24 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_file(path: Path, data: bytes | bytearray | str) -> None:
+def write_file(path: Path, data: bytes | bytearray | str | Iterator[memoryview]) -> None:
     """Writes a file atomically; text as UTF-8. A link's target is replaced, and a device is written directly.
+
+    An iterator gives the content in parts.
 
     Raises:
         OSError: it cannot be written. The error names `path`, which is unchanged.
     """
     content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+    parts: Iterable[bytes | bytearray | memoryview] = [content] if isinstance(content, bytes | bytearray) else content
     target = Path(os.path.realpath(path))
     with _name_target(path), _create_parents(target):
         if _is_device(path):
             with path.open("wb") as device:  # a rename would replace the device by a file
-                device.write(content)
+                device.writelines(parts)
         else:
             with _replacement(target) as temporary:
-                _write(temporary, content)
+                _write(temporary, parts)
 
 
 def link_file(target: Path, path: Path) -> None:
@@ -85,7 +88,7 @@ def link_file(target: Path, path: Path) -> None:
         try:
             os.link(target, temporary)
         except OSError:  # a real error, such as a full disk, fails the copy as well
-            _write(temporary, target.read_bytes())
+            _write(temporary, [target.read_bytes()])
 
 
 @contextmanager
@@ -141,10 +144,10 @@ def _replacement(target: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)  # still there after a rename between two links to one file
 
 
-def _write(path: Path, content: bytes | bytearray) -> None:
+def _write(path: Path, parts: Iterable[bytes | bytearray | memoryview]) -> None:
     """Writes a new file and flushes it to the disk."""
     with path.open("xb") as file:
-        file.write(content)
+        file.writelines(parts)
         file.flush()
         _flush(file.fileno())
 

@@ -22,7 +22,7 @@ from ganctl.training.loop.session import Session
 
 _STEPS = 10  # per epoch
 _SETTINGS = (
-    "data.name=ganctl.benchmarks.speed.run_length:few_images", "model.base_channels=4", "model.latent_dim=8",
+    "data.source=ganctl.benchmarks.speed.run_length:few_images", "model.base_channels=4", "model.latent_dim=8",
     "train.batch_size=64", "evaluation.every=10 epochs", "evaluation.num_images=200", "log.every=10",
     "checkpoint.save_top_k=2",
 )  # fmt: skip
@@ -30,7 +30,7 @@ _SETTINGS = (
 
 def few_images(settings: DataSettings, split: Split) -> ImageSet:
     """Returns ten batches of MNIST."""
-    whole = load_split(settings.model_copy(update={"name": "mnist"}), split)
+    whole = load_split(settings.model_copy(update={"source": "mnist"}), split)
     return ImageSet(whole.images[: 64 * _STEPS], whole.labels[: 64 * _STEPS], whole.class_names)
 
 

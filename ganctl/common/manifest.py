@@ -26,10 +26,13 @@ def check_manifest(manifest: object) -> dict[str, Any]:
     check("conditional", lambda v: isinstance(v, bool), "true or false")
     inputs = ["z", "label"] if manifest["conditional"] else ["z"]
     check("inputs", lambda v: v == inputs, f"{json.dumps(inputs)}, as conditional is {manifest['conditional']}")
-    check("class_names", _are_class_names, "a list of names, one for each label and different in NFC")
-    check("image.channels", lambda v: v in (1, 3), "1 (grayscale) or 3 (RGB)")
+    if manifest["conditional"] or manifest.get("class_names") != []:
+        check("class_names", _are_class_names, "a list of names, one for each label and different in NFC")
+    check("image.channels", lambda v: v in (1, 3, 4), "1 (grayscale), 3 (RGB) or 4 (RGBA)")
     for path in ("z.dim", "image.height", "image.width"):
         check(path, lambda v: type(v) is int and v > 0, "a positive integer")
+    for path in ("license", "attribution"):  # missing in older exports
+        check(path, lambda v: v is None or isinstance(v, str), "text or null")
     check("files", _are_files, "an object with the sha256 of each file name")
     return manifest
 

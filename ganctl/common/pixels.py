@@ -1,4 +1,4 @@
-"""Rounding to 8 bits, tiling and enlarging of images in NumPy."""
+"""Rounding to 8 bits, tiling, enlarging, and the transparency of GIF, in NumPy."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ def to_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
 def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
     """Tile images, uint8 [N, H, W, C], row by row into one grid, uint8 [rows·H, columns·W, C].
 
-    Empty cells at the end are black.
+    Empty cells at the end are black, or transparent with four channels.
     """
     count, height, width, channels = images.shape
     rows = -(-count // columns)
@@ -24,6 +24,17 @@ def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
         images = np.concatenate((images, blank))
     cells = images.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
     return cells.reshape(rows * height, columns * width, channels)
+
+
+def binary_alpha(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Round the alpha of images, uint8 [..., 4], to 0 or 255, since GIF has no other; transparent colors become 0.
+
+    Images of other channels are returned unchanged.
+    """
+    if images.shape[-1] != 4:
+        return images
+    opaque = images[..., 3:] >= 128
+    return np.concatenate([images[..., :3] * opaque, opaque * np.uint8(255)], axis=-1)
 
 
 def enlarge(images: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:

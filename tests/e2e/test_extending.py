@@ -1,10 +1,12 @@
 """The diffs in docs/extending.md apply, change at most two files each, and do what the page says."""
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -46,21 +48,33 @@ def test_every_diff_changes_at_most_two_files() -> None:
         assert 1 <= len(re.findall(r"^\+\+\+ b/", diff, re.MULTILINE)) <= 2
 
 
+def write_cifar(path: Path) -> None:
+    """Writes an archive with the binary files of CIFAR-10, of 300 random images of ships; 50 are test images."""
+    rng = np.random.default_rng(0)
+    with tarfile.open(path, "w:gz") as archive:
+        for name, count in (("data_batch_1.bin", 150), ("data_batch_2.bin", 100), ("test_batch.bin", 50)):
+            records = rng.integers(0, 256, (count, 1 + 3 * 32 * 32), dtype=np.uint8)
+            records[:, 0] = 8  # one class, so that no classifier is trained
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = records.nbytes
+            archive.addfile(member, io.BytesIO(records.tobytes()))
+
+
 def test_the_new_reader_network_loss_term_callback_and_export_format_work_together(
     extended: Path, tmp_path: Path
 ) -> None:
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (240, 64, 64, 3), dtype=np.uint8)
-    np.savez(
-        tmp_path / "set.npz", images=images, labels=np.zeros(240, np.int64)
-    )  # one class, so that no classifier is trained
+    write_cifar(tmp_path / "cifar.tar.gz")
+    facts = json.loads(run(extended, tmp_path, "-m", "ganctl", "inspect", "cifar.tar.gz", "--json"))
+    assert facts["splits"] == {"train": 225, "val": 25, "test": 50}
+    assert [each["name"] for each in facts["classes"]] == ["ship"]
     settings = [
-        "data.name=npz", "data.root=set.npz", "model.generator=resnet64", "model.base_channels=4", "loss.drift=0.01",
-        "log.every=1", "train.batch_size=8", "evaluation.num_images=100",
+        "data.size=64", "model.generator=resnet64", "model.base_channels=4", "loss.drift=0.01", "log.every=1",
+        "train.batch_size=8", "evaluation.num_images=100",
     ]  # fmt: skip
     callback = ["--callback", "ganctl.training.callbacks.csv_scores:CsvScores"]
     assignments = [word for setting in settings for word in ("--set", setting)]
-    run(extended, tmp_path, "-m", "ganctl", "train", *assignments, *callback, "--max-steps", "2", "--run-dir", "run")
+    train = ("-m", "ganctl", "train", "cifar.tar.gz", "--max-steps", "2", "--run-dir", "run")
+    run(extended, tmp_path, *train, *assignments, *callback)
     stats = json.loads((tmp_path / "run/stats.jsonl").read_text("utf-8").splitlines()[0])
     assert stats["drift"] >= 0
     assert (tmp_path / "run/scores.csv").read_text("utf-8").startswith("step,images,")

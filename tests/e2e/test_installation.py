@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from tests import http
 from tests.e2e.elsewhere import PLACE, environment
@@ -32,6 +32,15 @@ def run(*words: object, cwd: Path, **environment: str) -> "subprocess.CompletedP
         check=False,
         timeout=INSTALL_TIMEOUT,
     )
+
+
+def draw_disks(folder: Path) -> None:
+    """Draws 100 disks of different sizes and grays."""
+    folder.mkdir()
+    for i in range(100):
+        image = Image.new("L", (16, 16))
+        ImageDraw.Draw(image).ellipse((1, 1, 6 + i % 8, 6 + i % 8), fill=100 + i)
+        image.save(folder / f"{i}.png")
 
 
 @pytest.mark.timeout(4 * INSTALL_TIMEOUT)
@@ -72,7 +81,7 @@ def test_the_commands_of_the_readme_work_in_a_copy_of_the_project(tmp_path: Path
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             (copy / name).write_bytes((ROOT / name).read_bytes())
             (copy / name).chmod((ROOT / name).stat().st_mode)
-    demo, serve = re.findall(r"```sh\n(.*?)\n```", (copy / "README.md").read_text(), re.DOTALL)
+    demo, serve, own = re.findall(r"```sh\n(.*?)\n```", (copy / "README.md").read_text(), re.DOTALL)
 
     setup = run("make", "setup", cwd=copy, LC_ALL="C")
     assert setup.returncode == 0, setup.stderr
@@ -86,14 +95,23 @@ def test_the_commands_of_the_readme_work_in_a_copy_of_the_project(tmp_path: Path
     with Image.open(copy / "demo/digits.png") as image:
         assert image.size == (10 * 28 * 3, 8 * 28 * 3)
 
+    draw_disks(copy / "disks")
+    inspect, train, serve_own = own.replace("DATA", "disks").splitlines()
+    inspected = run("sh", "-c", inspect, cwd=copy, **variables)
+    assert inspected.returncode == 0, inspected.stderr
+    assert (copy / "contact-disks.png").exists()
+    trained = run("sh", "-c", train.replace(" --run-dir", " --max-steps 3 --run-dir"), cwd=copy, **variables)
+    assert trained.returncode == 0, trained.stderr
+
     again = run("make", "setup", cwd=copy, **variables)
     assert "installing" not in again.stdout + again.stderr, "a second setup installs nothing"
 
-    command = f"exec {serve} --port 0 --workers 1 --json"
-    with subprocess.Popen(["sh", "-c", command], cwd=copy, env=variables, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        url = json.loads(server.stdout.readline())["url"]
-        reply = http.get(f"{url}/digits/predict?text=2026&scale=5")
-        assert (reply.status_code, reply.headers["content-type"]) == (200, "image/png")
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=PATIENCE) == 0
+    for command, query in ((serve, "text=2026&scale=5"), (serve_own, "count=2")):
+        words = ["sh", "-c", f"exec {command} --port 0 --workers 1 --json"]
+        with subprocess.Popen(words, cwd=copy, env=variables, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            url = json.loads(server.stdout.readline())["url"]
+            reply = http.get(f"{url}/digits/predict?{query}")
+            assert (reply.status_code, reply.headers["content-type"]) == (200, "image/png")
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(timeout=PATIENCE) == 0

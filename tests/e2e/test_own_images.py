@@ -53,14 +53,14 @@ def ganctl(folder: Path, *words: object, code: int = 0, **variables: str) -> tup
 @pytest.fixture(scope="module")
 def scores(folder: Path) -> dict[str, Any]:
     """Trains `run` and exports it to `export`; returns the scores of the run."""
-    data = ("--set", "data.name=folder", "--set", "data.root=disks", "--set", f"data.size={SIZE}")
     model = ("--set", "model.base_channels=16", "--set", "train.duration=9600 images", "--set", "train.batch_size=32")
-    _, stderr = ganctl(folder, "train", *data, "--run-dir", "run", code=4)
+    _, stderr = ganctl(folder, "train", "disks", "--run-dir", "run", code=4)
     assert "disks/sun/broken.png" in stderr
     assert "data.skip_corrupt=true" in stderr
     assert not (folder / "run").exists()
 
-    trained, stderr = ganctl(folder, "train", *data, *model, "--set", "data.skip_corrupt=true", "--run-dir", "run")
+    train = ("train", "disks", *model, "--set", "data.skip_corrupt=true", "--run-dir", "run")
+    trained, stderr = ganctl(folder, *train)
     assert re.search(r"data\.skip_corrupt .*\(1\)", stderr)
     assert trained["metrics"]["class_accuracy"].keys() == COLORS.keys()
     assert CLASSIFIER_TRAINING in stderr
@@ -76,17 +76,17 @@ def test_evaluate_scores_a_run_an_export_and_images_after_the_data_moved(folder:
     ganctl(folder, "sample", "run", "--per-class", 60, "--seed", 8, "--out", "samples.npz")
     (folder / "disks").rename(folder / "moved")
     _, stderr = ganctl(folder, "evaluate", "run", code=4)
-    assert f"data.root: {folder / 'disks'} " in stderr
-    again, stderr = ganctl(folder, "evaluate", "run", GANCTL_DATA__ROOT="moved")
+    assert f"data.source: {folder / 'disks'} " in stderr
+    again, stderr = ganctl(folder, "evaluate", "run", GANCTL_DATA__SOURCE="moved")
     assert CLASSIFIER_TRAINING not in stderr, "the images are the same"
     assert {**again, "seconds": 0} == {**scores, "seconds": 0}
-    by_export, stderr = ganctl(folder, "evaluate", "export", "--set", "data.root=moved")
+    by_export, stderr = ganctl(folder, "evaluate", "export", "--set", "data.source=moved")
     assert CLASSIFIER_TRAINING not in stderr, "the export has the data settings of the run"
     assert by_export["fd"] == pytest.approx(scores["fd"], rel=0.05)
     _, stderr = ganctl(folder, "evaluate", "samples.npz", code=4)
     assert re.search(r"\b3 × 32 × 32\b.*\b1 × 28 × 28\b", stderr)
-    words = ("--set", "data.name=folder", "--set", "data.root=moved", "--set", f"data.size={SIZE}")
-    by_file, _ = ganctl(folder, "evaluate", "samples.npz", *words, "--set", "data.skip_corrupt=true")
+    words = ("--set", "data.source=moved", "--set", "data.skip_corrupt=true")
+    by_file, _ = ganctl(folder, "evaluate", "samples.npz", *words)
     assert by_file["label_accuracy"] > 0.9
     _, stderr = ganctl(folder, "evaluate", "run", "--set", "train.seed=1", code=3)
     assert re.search(r"--set train\.seed=1: .*\bdata\.", stderr)

@@ -10,6 +10,8 @@ import click
 import pytest
 
 from ganctl.serving.cli.serve import deploy, serve
+from ganctl.training.cli.evaluate import evaluate
+from ganctl.training.cli.sample import sample
 from ganctl.training.cli.train import train
 from ganctl.training.config.schema import DESCRIPTIONS
 from tests.waiting import PATIENCE
@@ -41,16 +43,17 @@ def test_the_code_of_the_python_page_runs(tmp_path: Path) -> None:
     assert "'across': " in lines[3]
 
 
-@pytest.mark.parametrize("name", ["python.md", "lightning.md", "ranks.md", "service.md", "operating.md"])
+@pytest.mark.parametrize(
+    "name", ["data.md", "evaluation.md", "lightning.md", "operating.md", "python.md", "ranks.md", "service.md"]
+)
 def test_the_settings_and_flags_in_the_documents_exist(name: str) -> None:
     text = (ROOT / "docs" / name).read_text("utf-8")
     sections = {setting.split(".")[0] for setting in DESCRIPTIONS}
     for setting in re.findall(r"[`\"]([a-z_]+\.[a-z_0-9]+)[`\"=]", text):
         if setting.split(".")[0] in sections and not setting.endswith((".py", ".toml", ".md")):
             assert setting in DESCRIPTIONS, setting
-    options = [
-        option for command in (train, serve, deploy) for option in command.params if isinstance(option, click.Option)
-    ]
+    commands = (train, evaluate, sample, serve, deploy)
+    options = [option for command in commands for option in command.params if isinstance(option, click.Option)]
     flags = {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
     torchrun_flags = {"--standalone", "--nproc-per-node", "--max-restarts", "--nnodes"}
     torchrun_flags |= {"--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--logdir", "--signals-to-handle"}

@@ -117,9 +117,7 @@ def test_ranks_print_in_the_encoding_of_the_command(tmp_path: Path) -> None:
         "--batch-size",
         "8",
         "--set",
-        "data.name=folder",
-        "--set",
-        f"data.root={tmp_path}",
+        f"data.source={tmp_path}",
     )
     done = run(*words, variables=STREAM_VARIABLES["Latin-1"], folder=tmp_path)
     assert done.returncode == 0, done.stderr

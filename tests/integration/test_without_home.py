@@ -82,9 +82,9 @@ def test_serve_needs_no_home_folder(user: UnlistedUser) -> None:
         assert server.wait(PATIENCE) == 0
 
 
-def test_the_error_of_a_download_without_a_cache_folder_names_data_root_and_path_datasets(user: UnlistedUser) -> None:
-    done = user.run("train", "--dry-run", "--set", "data.name=kmnist")
+def test_the_error_of_a_download_without_a_cache_folder_names_data_source_and_path_datasets(user: UnlistedUser) -> None:
+    done = user.run("train", "--dry-run", "--set", "data.source=kmnist")
     assert done.returncode == 4, done.stderr
-    for name in ("data.root", "PATH_DATASETS"):
+    for name in ("data.source", "PATH_DATASETS"):
         assert name in done.stderr
     assert "Traceback" not in done.stderr

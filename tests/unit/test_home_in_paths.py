@@ -38,11 +38,12 @@ def assert_unknown_home(result: Result, source: str, code: int) -> None:
         (("train", "--resume", UNKNOWN), "--resume", 2),
         (("train", "--init-from", UNKNOWN), "--init-from", 3),
         (("train", "--set", f"log.root={UNKNOWN}"), "log.root", 3),
-        (("train", "--set", f"data.root={UNKNOWN}"), "data.root", 3),
+        (("train", "--set", f"data.source={UNKNOWN}"), "data.source", 3),
+        (("train", UNKNOWN), "DATA: data.source", 3),
         (("train", "--set", f"train.init_from={UNKNOWN}"), "train.init_from", 3),
         (("evaluate", UNKNOWN), "SOURCE", 2),
         (("evaluate", "pretrained", "--features", f"inception={UNKNOWN}"), "--features", 2),
-        (("evaluate", "pretrained", "--set", f"data.root={UNKNOWN}"), "data.root", 3),
+        (("evaluate", "pretrained", "--set", f"data.source={UNKNOWN}"), "data.source", 3),
         (("sample", "pretrained", "--out", f"{UNKNOWN}.png"), "--out", 2),
         (("inspect", UNKNOWN), "PATH", 2),
         (("export", UNKNOWN), "SOURCE", 2),
@@ -62,7 +63,7 @@ def test_an_unknown_home_folder_is_an_error_that_names_the_flag_or_setting(
 
 
 @pytest.mark.parametrize(
-    "variable", ["PATH_DATASETS", "GANCTL_DATA__ROOT", "GANCTL_LOG__ROOT", "GANCTL_TRAIN__INIT_FROM"]
+    "variable", ["PATH_DATASETS", "GANCTL_DATA__SOURCE", "GANCTL_LOG__ROOT", "GANCTL_TRAIN__INIT_FROM"]
 )
 def test_an_unknown_home_folder_is_an_error_that_names_the_environment_variable(
     variable: str, monkeypatch: pytest.MonkeyPatch
@@ -81,10 +82,11 @@ def test_a_tilde_that_the_shell_did_not_expand_is_the_home_folder(
 
 def test_an_existing_folder_whose_name_begins_with_a_tilde_is_used(tmp_path: Path) -> None:
     (tmp_path / "~run").mkdir()
-    done = run("inspect", "~run")
-    assert done.exit_code == 4
-    for fact in ("~run:", "checkpoints/", "manifest.json"):
-        assert fact in done.output
+    for words in (("inspect", "~run"), ("train", "--dry-run", "~run"), ("evaluate", "~run")):
+        done = run(*words)
+        assert done.exit_code == 4, done.output
+        assert "~run" in done.output
+        assert "home folder" not in done.output
 
 
 def parameters_of(command: click.Command, name: str) -> list[tuple[str, click.ParamType[object]]]:

@@ -43,8 +43,7 @@ def test_class_names_and_paths_do_not_depend_on_the_locale(started_ganctl: Ganct
     settings = (
         "model.base_channels=8",
         "evaluation.num_images=100",
-        "data.name=folder",
-        f"data.root={data}",
+        f"data.source={data}",
         "log.tensorboard=false",
     )
     words = [word for setting in settings for word in ("--set", setting)]

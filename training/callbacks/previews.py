@@ -12,6 +12,7 @@ from ganctl.training.images.interpolation import walk_latents
 from ganctl.training.images.pictures import tile
 
 _STYLES = 8  # rows of the grid, one latent each if conditional
+_UNLABELED_COLUMNS = 10
 _SEED, _CLASS_SEED, _WALK_SEED = 7, 8, 9
 _MAX_PER_CLASS, _MIN_PER_CLASS, _MAX_IN_ALL = 25, 4, 500
 _WALK_FRAMES, _WALK_KEYFRAMES, _WALK_COLUMNS = 32, 4, 10
@@ -19,7 +20,7 @@ _WALK_FRAMES, _WALK_KEYFRAMES, _WALK_COLUMNS = 32, 4, 10
 
 def fixed_grid(run: Run) -> NDArray[np.uint8]:
     """Returns the grid of fixed latents, uint8 [H, W, C]: a row per latent, a column per class."""
-    classes = len(run.class_names)
+    classes = len(run.class_names) or _UNLABELED_COLUMNS
     if run.config.model.conditional:
         z = _latents(run, _STYLES, _SEED).repeat_interleave(classes, dim=0)
     else:

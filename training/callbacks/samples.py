@@ -1,6 +1,7 @@
 """The callback SampleGrid: writes a preview grid per evaluation, and at the end a GIF of these grids."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -38,7 +39,7 @@ class SampleGrid(Callback):
         write_file(run.run_dir / "samples" / f"{run.step:08d}.png", grid)
 
     def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
-        frames = [Image.open(path).convert("P") for path in sorted((run.run_dir / "samples").glob(_FILE_PATTERN))]
+        frames = [_open_frame(path) for path in sorted((run.run_dir / "samples").glob(_FILE_PATTERN))]
         if frames:
             durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
             write_file(run.run_dir / TIMELAPSE, encode_animation(frames, durations=durations))
@@ -48,3 +49,8 @@ class SampleGrid(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._steps = list(state["steps"])
+
+
+def _open_frame(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        return picture.convert("P") if picture.mode == "L" else picture.copy()  # colors get a palette of each frame

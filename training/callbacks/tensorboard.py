@@ -18,8 +18,8 @@ from ganctl.files import read_file
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.callbacks.previews import class_grids, fixed_grid, walk
 from ganctl.training.callbacks.samples import TIMELAPSE
-from ganctl.training.data.folder_tree import printable
 from ganctl.training.images.pictures import ENLARGEMENT, encode_animation, to_picture
+from ganctl.training.readers.tree import printable
 
 # charts of the "custom scalars" page; tags are regular expressions
 _CHARTS = {

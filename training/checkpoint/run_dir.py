@@ -25,8 +25,8 @@ from ganctl.training.checkpoint.format import SUFFIX, LoadedCheckpoint, read_che
 from ganctl.training.checkpoint.run_lock import RunLock
 from ganctl.training.config.resolve import config_toml
 from ganctl.training.config.schema import Config
-from ganctl.training.data.system_files import system_name
 from ganctl.training.errors import CheckpointError, FolderInUse, VersionError
+from ganctl.training.readers.system_files import system_name
 
 CHECKPOINTS = "checkpoints"
 _ENVIRONMENT, _OLD_LOG = "environment.json", "log.old.txt"
@@ -48,7 +48,7 @@ def next_run_dir(config: Config) -> Path:
     root = config.log.root or Path("runs")
     entries = root.iterdir() if root.is_dir() else ()
     numbers = [int(match[1]) for entry in entries if (match := re.match(r"(\d{5})-", entry.name))]
-    name = config.log.name or f"{config.preset}-{config.data.name.replace(':', '.')}"
+    name = config.log.name or f"{config.preset}-{config.data.name}"
     return root / f"{max(numbers, default=-1) + 1:05d}-{name}"
 
 
@@ -76,9 +76,7 @@ def prepare_run_dir(folder: Path, lock: RunLock, *, fresh: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lock.acquire(folder)
     if fresh and has_checkpoints(folder):
-        raise FolderInUse(
-            f"--run-dir {folder}: it already holds a run. Add --resume auto to continue it, or name another folder."
-        )
+        raise FolderInUse(f"{folder}: it already holds a run. Resume it (resume='auto'), or name another folder.")
     if fresh and foreign_file(folder) is None:
         _delete_failed_start(folder)
 

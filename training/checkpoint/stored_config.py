@@ -13,12 +13,20 @@ from pydantic import ValidationError
 
 from ganctl.training.checkpoint.format import LoadedCheckpoint
 from ganctl.training.config.registry import REGISTRIES, suggest
-from ganctl.training.config.schema import DESCRIPTIONS, Config, DataSettings, ModelSettings, Section
+from ganctl.training.config.schema import (
+    DESCRIPTIONS,
+    REPLACED_BY_SOURCE,
+    Config,
+    DataSettings,
+    ModelSettings,
+    Section,
+    replaced_by_source,
+)
 from ganctl.training.errors import VersionError
 
 _GENERATOR_KEYS = ("generator", "latent_dim", "base_channels", "generator_base_channels", "conditional", "options")
 _DISCRIMINATOR_KEY = re.compile(r"discriminator.*|conditioning|spectral_norm")
-_IMAGE_KEYS = ("name", "root", "size", "channels", "skip_corrupt")
+_IMAGE_KEYS = ("source", "size", "channels", "fit", "skip_corrupt", "license", "attribution")
 
 
 def generator_settings(checkpoint: LoadedCheckpoint) -> ModelSettings:
@@ -50,9 +58,14 @@ def read_data_settings(stored: Mapping[str, Any]) -> tuple[DataSettings, list[st
     """
     image_settings = {key: value for key, value in stored.items() if key in _IMAGE_KEYS}
     values, errors = _valid_values(DataSettings, "data", image_settings, known=_IMAGE_KEYS)
-    if not stored.get("name"):
-        errors = ["data.name is missing."]
-    return DataSettings.model_validate(values), [f"{error} Name the images by --set data.name=…." for error in errors]
+    if stored.get("source"):
+        errors = [f"{error} Name the images by --set data.source=…." for error in errors]
+    elif replaced := _replaced("data", stored):
+        finding, replacement = replaced_by_source(replaced)
+        errors = [f"{finding}. Give --set {replacement}."]
+    else:
+        errors = ["data.source is missing. Name the images by --set data.source=…."]
+    return DataSettings.model_validate(values), errors
 
 
 def resumed_settings(checkpoint: LoadedCheckpoint) -> tuple[dict[str, Any], list[str]]:
@@ -90,7 +103,12 @@ def _valid_values(
     model: type[Section], section: str, stored: Mapping[str, Any], *, known: Container[str]
 ) -> tuple[dict[str, Any], list[str]]:
     """Returns the valid settings of a stored section, and the errors of the others."""
-    errors = [_unknown(f"{section}.{key}", value) for key, value in stored.items() if key not in known]
+    replaced = _replaced(section, stored)
+    unknown = {f"{section}.{key}": value for key, value in stored.items() if key not in known}
+    errors = [_unknown(name, value) for name, value in unknown.items() if name not in replaced]
+    if replaced:
+        finding, replacement = replaced_by_source(replaced)
+        errors.append(f"{finding}. Give {replacement}.")
     values = {key: value for key, value in stored.items() if key in known}
     for registry in REGISTRIES:
         key = registry.setting.removeprefix(f"{section}.")
@@ -107,6 +125,12 @@ def _valid_values(
         except ValidationError as error:
             for key, message in {str(each["loc"][0]): each["msg"] for each in error.errors()}.items():
                 errors.append(f"{section}.{key} = {values.pop(key)!r} is invalid in this version: {message}.")
+
+
+def _replaced(section: str, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the stored values of the settings that `data.source` has replaced."""
+    values = {f"{section}.{key}": value for key, value in stored.items()}
+    return {name: values[name] for name in REPLACED_BY_SOURCE if name in values}
 
 
 def _unknown(name: str, value: Any) -> str:

@@ -51,8 +51,8 @@ def evaluate(
 ) -> None:
     """Score a generator against real images. SOURCE is a run, a checkpoint, an export, or a .npz of `sample`.
 
-    --set data.root=FOLDER names the real images, for an export, for a .npz of other images, or when the images have
-    moved. A .npz of images other than MNIST also needs data.name (and data.size, data.channels).
+    --set data.source=DATA names the real images: for an export, when the images have moved, or for a .npz of images
+    other than MNIST (which may also need data.size and data.channels).
 
     fd is the Fréchet distance in the features of a digit classifier (128 numbers after the ReLU of its hidden layer;
     its accuracy on MNIST's test images is 99.59 %). fd_floor is the distance of as many real training images. --draws K
@@ -104,6 +104,7 @@ def _score(
     opened: "OpenedSource", evaluator: "Evaluator", data: "DataSettings", cache: "TensorCache", draws: int
 ) -> dict[str, Any]:
     """Returns all scores of the images, or their means over several draws of a generator."""
+    from ganctl.training.data.base import premultiply
     from ganctl.training.data.datasets import load_split
     from ganctl.training.evaluation.aggregate import mean_and_deviation
     from ganctl.training.evaluation.neighbors import MemorizationDetector
@@ -115,7 +116,7 @@ def _score(
             assert opened.source is not None
             images, labels = evaluator.generate(opened.source, draw)
         else:
-            images = opened.images[: evaluator.num_images]
+            images = premultiply(opened.images[: evaluator.num_images])
             labels = None if opened.labels is None else opened.labels[: evaluator.num_images]
         scores = evaluator.score_images(images, labels)
         results.append(scores | {"memorisation": detector.check(images)})
@@ -131,20 +132,20 @@ def _cas_scores(opened: "OpenedSource", data: "DataSettings", cache: "TensorCach
     """Returns the classification accuracy score of the images of a file, or of `n` generated ones in equal classes."""
     import torch
 
-    from ganctl.training.data.base import ImageSet
+    from ganctl.training.data.base import ImageSet, premultiply
     from ganctl.training.data.datasets import load_split
     from ganctl.training.evaluation.cas import LATENTS_SEED, classification_accuracy
 
     names = load_split(data, "test").class_names
     if opened.images is not None:
         assert opened.labels is not None
-        fakes = ImageSet(opened.images[:n], opened.labels[:n], names)
+        fakes = ImageSet(premultiply(opened.images[:n]), opened.labels[:n], names)
     else:
         assert opened.source is not None
         note(f"generating {n:,} training images for the classifier")
         labels = torch.arange(n) % len(names)
         z = torch.randn(n, opened.source.latent_dim, generator=torch.Generator().manual_seed(LATENTS_SEED))
-        fakes = ImageSet(opened.source.generate(z, labels), labels, names)
+        fakes = ImageSet(premultiply(opened.source.generate(z, labels)), labels, names)
     return classification_accuracy(fakes, data, cache=cache, announce=note)
 
 

@@ -23,7 +23,7 @@ class ServerSampler:
     """
 
     def __init__(self, client: "Client") -> None:
-        self._client = client
+        self._client, self._max_images = client, 0
 
     def check(self, request: "SampleRequest") -> None:
         """Does nothing: the server checks the request."""
@@ -31,6 +31,11 @@ class ServerSampler:
     def count_classes(self) -> int:
         """Number of classes of the server's model."""
         return self._client.count_classes()
+
+    def max_images(self) -> int:
+        """Largest number of images that the server draws for one request."""
+        self._max_images = self._max_images or self._client.max_count()
+        return self._max_images
 
     def class_name(self, label: int) -> str:
         """Name of a class for messages; the client knows only its index."""

@@ -36,6 +36,7 @@ _CLASSES_SHOWN = 12  # in one line of output
 
 
 @click.command()
+@click.argument("data", required=False)
 @click.option("--preset", metavar="NAME", help="Start from these settings [default: conv].")
 @click.option("--config", "config_file", type=PathParam(path_type=Path), metavar="FILE", help="Read a TOML file.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set one setting; repeatable.")
@@ -59,6 +60,7 @@ _CLASSES_SHOWN = 12  # in one line of output
 @click.option("--restarted", is_flag=True, hidden=True, help="Resume from the last checkpoint after a killed rank.")
 @json_option
 def train(
+    data: str | None,
     preset: str | None,
     config_file: Path | None,
     assignments: tuple[str, ...],
@@ -75,7 +77,11 @@ def train(
     as_json: bool,
     **train_settings: Any,
 ) -> None:
-    """Train a GAN on MNIST or your own images; write a run folder with checkpoints, samples and logs."""
+    """Train a GAN; write a run folder with checkpoints, samples and logs.
+
+    DATA is a folder, an archive or a file of images, or mnist (the default), fashion-mnist or kmnist. The format is
+    recognized; `ganctl inspect DATA` shows what was found. docs/data.md lists the formats.
+    """
     from ganctl.training.distributed.ranks import Ranks
     from ganctl.training.loop.session import Session
 
@@ -94,7 +100,8 @@ def train(
         preset=preset,
         config_file=config_file,
         assignments=assignments,
-        flags={f"train.{key}": (flags[key], value) for key, value in train_settings.items() if value is not None},
+        flags={f"train.{key}": (flags[key], value) for key, value in train_settings.items() if value is not None}
+        | ({"data.source": ("DATA", data)} if data is not None else {}),
         run_dir=run_dir,
         resume=resume,
         allow_changes=allow_changes,
@@ -196,8 +203,10 @@ def _print_facts(trainer: "Trainer", preset: str, *, dry_run: bool, as_json: boo
 
 def _class_line(classes: list[dict[str, Any]]) -> str:
     """Lists classes with their training images: "2 classes: cat (24), dog (24)"; shortens a long list."""
-    from ganctl.training.data.folder_tree import printable
+    from ganctl.training.readers.tree import printable
 
+    if not classes:
+        return "no labels"
     listed = [f"{printable(item['name'])} ({item['images']})" for item in classes]
     if len(listed) > _CLASSES_SHOWN:
         smallest, largest = min(item["images"] for item in classes), max(item["images"] for item in classes)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -63,7 +63,7 @@ def read_cached(
     return None
 
 
-def write_cached(path: Path | None, content: bytes) -> str | None:
+def write_cached(path: Path | None, content: bytes | Iterator[memoryview]) -> str | None:
     """Writes a file of the cache atomically.
 
     Returns:

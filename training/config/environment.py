@@ -24,6 +24,7 @@ _NOT_SETTINGS = ("PRESET", "PAGE", "HEALTH_URL")  # other variables of ganctl
 _PORT = r"PORT(_\d+_[A-Z]+(_(ADDR|PORT|PROTO|START|END))?)?"
 _SERVICE = re.compile(rf"(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|{_PORT}|ENV_.+)")
 _LINK_NAME = re.compile(r"/[^/]+/[^/]+")  # Docker's value of NAME
+_COMMON_WORDS = ("root", "source", "license")  # keys with any text as value: alone, they may be of another program
 _MIN_RATIO = 0.85  # difflib's ratio of a misspelled name; train_dir and train_device have 0.76
 _MIN_SECTION_RATIO = 0.7  # lower, because `__` marks a setting; dataset and data have 0.73
 
@@ -114,9 +115,10 @@ def _accepts(setting: str, value: object) -> bool:
 
 @cache
 def _unique_keys() -> Mapping[str, str]:
-    """Maps key → `section.key` for the keys that occur in one section only."""
+    """Maps key → `section.key` for the keys that occur in one section only and are no common words."""
     keys = [name.partition(".")[2] for name in DESCRIPTIONS]
-    return {key: name for key, name in zip(keys, DESCRIPTIONS, strict=True) if keys.count(key) == 1}
+    unique = {key: name for key, name in zip(keys, DESCRIPTIONS, strict=True) if keys.count(key) == 1}
+    return {key: name for key, name in unique.items() if key not in _COMMON_WORDS}
 
 
 def _variable(setting: str) -> str:

@@ -75,8 +75,8 @@ class Registry(Generic[T]):
         return sorted(self.entries)
 
     def accepts(self, name: str) -> bool:
-        """Returns whether `name` has an entry or the form `module:Name`."""
-        return ":" in name or name in self.names()
+        """Returns whether `name` has an entry or the form `module:Name`; a data set may also be an absolute path."""
+        return ":" in name or name in self.names() or (self is DATASETS and Path(name).is_absolute())
 
     def is_builtin(self, name: str) -> bool:
         """Returns whether the entry of `name` is part of ganctl."""
@@ -98,6 +98,8 @@ class Registry(Generic[T]):
                 raise ConfigError([f"{self.setting} = '{name}': found {entry!r}, expected a function or class."])
             return entry
         known = f"{', '.join(self.names())} or module:Name (a name that a script registers exists only in that script)"
+        if self is DATASETS:
+            known = f"an existing path, {known}"
         hint = suggest(name, self.entries)
         raise ConfigError([f"{self.setting} = '{name}': unknown {self.kind}, expected {known}.{hint}"])
 
@@ -152,7 +154,7 @@ def _imported_package(module_name: str) -> str:
     return f" ({package.__name__} is {file})" if package is not None and file is not None else ""
 
 
-DATASETS: Registry["LoadData"] = Registry("data set", "data.name", "ganctl.training.data")
+DATASETS: Registry["LoadData"] = Registry("data set", "data.source", "ganctl.training.data")
 GENERATORS: Registry["BuildGenerator"] = Registry("generator", "model.generator", "ganctl.training.models")
 DISCRIMINATORS: Registry["BuildDiscriminator"] = Registry(
     "discriminator", "model.discriminator", "ganctl.training.models"

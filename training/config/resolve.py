@@ -14,8 +14,14 @@ from pydantic import ValidationError
 from ganctl import __version__
 from ganctl.files import read_file
 from ganctl.training.config.environment import PREFIX, parse_value, read_environment
-from ganctl.training.config.registry import REGISTRIES, suggest
-from ganctl.training.config.schema import DESCRIPTIONS, Config
+from ganctl.training.config.registry import DATASETS, REGISTRIES, suggest
+from ganctl.training.config.schema import (
+    DESCRIPTIONS,
+    REPLACED_BY_SOURCE,
+    Config,
+    absolute_source,
+    replaced_by_source,
+)
 from ganctl.training.config.toml_text import UNSET, decode_text, parse_toml, settings_toml
 from ganctl.training.errors import ConfigError
 from ganctl.versions import written_by
@@ -83,13 +89,20 @@ def resolve(
     layers += [(flag, {name: value}) for name, (flag, value) in (flags or {}).items()]
 
     values: Values = {}
+    replaced: dict[str, tuple[str, Any]] = {}
     sources = {"preset": preset_source} | dict.fromkeys(DESCRIPTIONS, "default")
     for source, layer in layers:
         for name, value in layer.items():
             if name in DESCRIPTIONS:
                 values[name], sources[name] = None if value == UNSET else value, source
+            elif name in REPLACED_BY_SOURCE:
+                replaced[name] = (source, value)
             else:
                 errors.append(f"{source}: unknown setting '{name}'.{suggest(name, DESCRIPTIONS)}")
+    if replaced:
+        finding, replacement = replaced_by_source({name: value for name, (_, value) in replaced.items()})
+        given_by = ", ".join(dict.fromkeys(source for source, _ in replaced.values()))
+        errors.append(f"{given_by}: {finding}. Give {replacement} instead.")
     config = _validate(preset_name, values, sources, errors)
     errors += _unknown_names(values, sources)
     if errors or config is None:
@@ -123,12 +136,21 @@ def _unknown_names(values: Values, sources: Mapping[str, str]) -> list[str]:
     errors = []
     for registry in REGISTRIES:
         name = values.get(registry.setting)
-        if isinstance(name, str):  # _validate reports other types
-            try:
-                registry.get(name)
-            except ConfigError as error:
-                errors += [f"{sources[registry.setting]}: {message}" for message in error.errors]
+        if not isinstance(name, str) or (registry is DATASETS and _is_path(name)):
+            continue  # _validate reports other types; a path is opened later
+        try:
+            registry.get(name)
+        except ConfigError as error:
+            errors += [f"{sources[registry.setting]}: {message}" for message in error.errors]
     return errors
+
+
+def _is_path(source: str) -> bool:
+    """Returns whether a data source is a path, perhaps one that `_validate` reports as invalid."""
+    try:
+        return Path(absolute_source(source)).is_absolute()
+    except ValueError:
+        return True
 
 
 def _read_preset(name: str, source: str, errors: list[str]) -> Values:

@@ -3,6 +3,7 @@
 The models are frozen: a configuration does not change during a run, and each checkpoint stores all of it.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,20 +85,82 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
+MIN_SIZE, MAX_SIZE, SIZE_STEP = 16, 128, 4  # of images, in pixels
+NAMED_DATA_SETS = ("mnist", "fashion-mnist", "kmnist")
+_OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")  # module:Name
+
+
+def absolute_source(text: str) -> str:
+    """Makes the path of a data set absolute; leaves a name, `module:Name`, and other text unchanged."""
+    if text in NAMED_DATA_SETS or not text.strip():
+        return text
+    looks_like_path = "/" in text or text.startswith(("~", "."))
+    if not looks_like_path and (_OBJECT.fullmatch(text) or not os.path.lexists(text)):
+        return text
+    if text.startswith("~") and os.path.lexists(text):  # a folder of this name, as in `options.expand_home`
+        return str(Path(text).absolute())
+    return str(absolute_path(Path(text)))
+
+
+REPLACED_BY_SOURCE = ("data.name", "data.root")  # settings of earlier versions
+
+
+def replaced_by_source(old: Mapping[str, Any]) -> tuple[str, str]:
+    """Explains that `data.source` has replaced `data.name` and `data.root`.
+
+    Args:
+        old: the values of one or both of them.
+
+    Returns:
+        The finding, and `data.source=…` with the same meaning, for a message.
+    """
+    given = {setting: old[setting] for setting in REPLACED_BY_SOURCE if old.get(setting) not in (None, "unset")} or old
+    found = " and ".join(f"{setting} = {str(value)!r}" for setting, value in given.items())
+    finding = f"{found}: data.source, a name or a path, has replaced {' and '.join(given)}"
+    name, root = (given.get(setting) for setting in REPLACED_BY_SOURCE)
+    if name in (None, "folder"):
+        return finding, f"data.source={root or 'PATH'}"
+    return finding, f"data.source={name}" + (f" and the variable PATH_DATASETS={root}" if root else "")
+
+
 class DataSettings(Section):
     """Data set, image format and loading."""
 
-    name: str = Field("mnist", description="mnist, fashion-mnist, kmnist, folder (class folders), module:Name")
-    root: AbsolutePath | None = Field(
-        None, description="folder of the data; unset: PATH_DATASETS, else the embedded MNIST or the user's cache"
+    source: Annotated[str, AfterValidator(absolute_source)] = Field(
+        "mnist", description="folder, archive or file of images; mnist, fashion-mnist, kmnist; or module:Name"
     )
-    size: Annotated[int, Field(ge=28, le=64, multiple_of=4)] = Field(28, description="folder: image side in pixels")
-    channels: Literal["auto", 1, 3] = Field("auto", description="folder: 1 gray, 3 color; auto: as the images are")
-    skip_corrupt: bool = Field(False, description="folder: skip files that cannot be read; off: they are an error")
-    num_workers: NonNegativeInt | None = Field(None, description="processes that read images; unset: half the cores")
+    size: Literal["auto"] | Annotated[int, Field(ge=MIN_SIZE, le=MAX_SIZE, multiple_of=SIZE_STEP)] = Field(
+        "auto", description="image side in pixels, 16 to 128 in steps of 4; auto: as the images are"
+    )
+    channels: Literal["auto", 1, 3, 4] = Field(
+        "auto", description="1 gray, 3 color, 4 color and transparency; auto: as the images are"
+    )
+    fit: Literal["crop", "pad"] = Field("crop", description="make images square: crop the center, or pad the edges")
+    balance: Fraction = Field(0.0, description="0: classes as frequent as in the data; 1: all classes equally frequent")
+    skip_corrupt: bool = Field(False, description="skip files that cannot be read; off: they are an error")
+    license: str | None = Field(
+        None, description="license of the images, for the model card; unset: read from the data"
+    )
+    attribution: str | None = Field(None, description="authors of the images, for the model card; unset: none")
+    num_workers: NonNegativeInt | None = Field(
+        None, description="processes that read images; unset: one per core, in training half as many"
+    )
     on_device: Literal["auto"] | bool = Field(
         "auto", description="keep the images in device memory; auto: if they take at most half of the free memory"
     )
+
+    @property
+    def is_path(self) -> bool:
+        """Whether the data set is a folder, an archive or a file."""
+        return Path(self.source).is_absolute()
+
+    @property
+    def name(self) -> str:
+        """Short name of the data set, for messages and file names: its own, or that of its folder or file."""
+        if not self.is_path:
+            return self.source.replace(":", ".")
+        stem = re.sub(r"(\.(tar|gz|xz|bz2|tgz|txz|zip|npz|parquet))+$", "", Path(self.source).name)
+        return re.sub(r"[^\w.+=-]+", "-", stem) or "images"
 
 
 class ModelSettings(Section):

@@ -80,7 +80,11 @@ def _assignment(key: str, value: Any, default: Any) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:  # a path may hold other bytes
-        return f"# {_escape_unprintable(text)} (not UTF-8, which TOML cannot hold; give it with --set)"
+        note = "not UTF-8, which TOML cannot hold; give it with --set"
+        if default is None:
+            return f"# {_escape_unprintable(text)} ({note})"
+        # not a comment, as the default would take its place; an escaped path does not exist
+        return tomli_w.dumps({key: _escape_unprintable(value)}).rstrip("\n") + f"  # {note}"
     return text
 
 

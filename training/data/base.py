@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,17 +11,18 @@ from torch import Tensor
 
 from ganctl.common.text import nfc
 from ganctl.training.errors import DataError
+from ganctl.training.readers.tree import Split as Split  # part of the interface of custom data sets
 
-Split = Literal["train", "val", "test"]
+_CHUNK = 10_000  # images
 
 
 @dataclass(frozen=True)
 class ImageSet:
     """One split of a data set in memory."""
 
-    images: Tensor  # uint8 [N, C, H, W]
-    labels: Tensor  # int64 [N]
-    class_names: tuple[str, ...]
+    images: Tensor  # uint8 [N, C, H, W]; with 4 channels the colors are premultiplied with alpha, the last channel
+    labels: Tensor  # int64 [N]; 0 without labels
+    class_names: tuple[str, ...]  # empty without labels
 
     def __len__(self) -> int:
         return len(self.images)
@@ -33,15 +33,30 @@ class ImageSet:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 1 without labels."""
+        return max(1, len(self.class_names))
+
     def digest(self) -> str:
         """SHA-256 of shape, class names, labels and the sum of each image's pixels, as hexadecimal digits.
 
         A fast check: sets that differ only within images of equal sums have the same digest.
         """
         digest = hashlib.sha256(json.dumps([self.images.shape, self.class_names]).encode())
-        for numbers in (self.labels, self.images.flatten(1).sum(dim=1, dtype=torch.int64)):
-            digest.update(numbers.numpy().tobytes())
+        digest.update(self.labels.numpy().tobytes())
+        for chunk in self.images.split(_CHUNK):  # torch sums a copy in int64, eight times as large
+            digest.update(chunk.flatten(1).sum(dim=1, dtype=torch.int64).numpy().tobytes())
         return digest.hexdigest()
+
+
+def premultiply(images: Tensor) -> Tensor:
+    """Multiplies colors with alpha: uint8 [N, 4, H, W]; images of other channels are returned unchanged."""
+    if images.shape[1] != 4:
+        return images
+    alpha = images[:, 3:].to(torch.int32)
+    colors = (images[:, :3] * alpha + 127) // 255
+    return torch.cat([colors, alpha], dim=1).to(torch.uint8)
 
 
 def fixed_permutation(n: int) -> Tensor:
@@ -62,7 +77,7 @@ def check_images(data: ImageSet, name: str) -> ImageSet:
     Raises:
         DataError: types, shapes, labels or class names are not those of an ImageSet.
     """
-    images, labels, classes = data.images, data.labels, len(data.class_names)
+    images, labels, classes = data.images, data.labels, data.num_classes
     errors = []
     if images.dtype != torch.uint8 or images.dim() != 4:
         errors.append(

@@ -1,4 +1,4 @@
-"""Decodes one image file with Pillow: upright, square, 8 bits per channel, transparent parts on black.
+"""Decodes one image with Pillow: upright, square, 8 bits per channel, colors premultiplied with alpha.
 
 Three steps go beyond Pillow:
 
@@ -19,7 +19,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageFile
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from ganctl.training.readers.file_kinds import file_kind
 
 _ORIENTATION = 0x0112  # tag of EXIF and TIFF
 _BITS, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 262, 284, 339  # TIFF tags
@@ -99,20 +102,50 @@ def white_level(high: float) -> float:
     return next((float(white) for white in _WHITE_LEVELS if high <= white <= _MAX_WHITE_RATIO * high), fallback)
 
 
-def to_square(image: Image.Image, size: int, *, gray: bool) -> np.ndarray:
-    """Returns the central square of an image on black, uint8 [3, size, size]; with `gray` three equal channels."""
-    if image.mode not in ("L", "RGB") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    image = image.convert("L" if gray else "RGB").convert("RGB")
-    side = min(image.size)
+def from_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Makes an image of pixels [H, W] or [H, W, C] with 1, 3 or 4 channels."""
+    return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Returns whether a part of an image is transparent."""
+    if not image.has_transparency_data:
+        return False
+    lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return bool(lowest < 255)  # type: ignore[operator]
+
+
+def to_square(image: Image.Image, size: int, fit: Literal["crop", "pad"]) -> NDArray[np.uint8]:
+    """Makes an image square and resizes it, with Pillow's antialiased bicubic filter.
+
+    Args:
+        image: of any mode and shape.
+        size: side of the result.
+        fit: "crop" takes the central square; "pad" adds margins, transparent and black.
+
+    Returns:
+        uint8 [4, size, size]: red, green, blue, each multiplied by alpha / 255; and alpha.
+    """
+    if image.has_transparency_data:
+        image = image.convert("RGBA").convert("RGBa")  # premultiplied: hidden colors must not leak into the edges
+    else:
+        image = image.convert("L" if image.mode in ("1", "L") else "RGB").convert("RGB")
+        if fit == "pad" and image.width != image.height:  # the margins are transparent
+            image = image.convert("RGBA").convert("RGBa")
+    side = min(image.size) if fit == "crop" else max(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    return np.ascontiguousarray(np.asarray(square.resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1))
+    image = image.crop((left, top, left + side, top + side))  # beyond the image: zeros
+    if side != size:
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    square = np.full((4, size, size), 255, np.uint8)
+    pixels = np.asarray(image).transpose(2, 0, 1)
+    square[: len(pixels)] = pixels
+    np.minimum(square[:3], square[3], out=square[:3])  # the filter overshoots at edges
+    return square
 
 
-def read_image(path: Path) -> tuple[Image.Image | HighDepthImage, str]:
-    """Reads an image file and rotates the image upright.
+def read_image(content: bytes) -> tuple[Image.Image | HighDepthImage, str]:
+    """Decodes the content of an image file and rotates the image upright.
 
     Returns:
         The image, and the error of ignored metadata; empty if there was none.
@@ -124,7 +157,7 @@ def read_image(path: Path) -> tuple[Image.Image | HighDepthImage, str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about damaged metadata, and large images below Pillow's limit
         try:
-            return _read(lambda: Image.open(path))
+            return _read(lambda: _open(content))
         except Image.DecompressionBombError as error:
             pixels = re.search(r"\d+", str(error))
             raise ImageError(
@@ -132,14 +165,23 @@ def read_image(path: Path) -> tuple[Image.Image | HighDepthImage, str]:
                 " fewer. Save it in a smaller size"
             ) from error
         except Exception as error:
-            stripped = _strip_metadata(path)
+            stripped = _strip_metadata(content)
             if stripped is None:
                 raise
             try:
-                image, _ = _read(lambda: Image.open(io.BytesIO(stripped)))
+                image, _ = _read(lambda: _open(stripped))
             except Exception:  # the metadata was not the cause: report the first error
                 raise error from None
             return image, f"{type(error).__name__}: {error}"
+
+
+def _open(content: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:  # its message names an object in memory
+        damaged = content.startswith(tuple(_STRIP))
+        found = "a damaged header" if damaged else file_kind(Path(), io.BytesIO(content))
+        raise ImageError(f"found {found}, expected an image that Pillow can read") from None
 
 
 def _read(open_file: Callable[[], Image.Image]) -> tuple[Image.Image | HighDepthImage, str]:
@@ -212,15 +254,10 @@ def _load(image: Image.Image) -> tuple[Image.Image, str]:
     return image.copy() if method is None else image.transpose(method), "; ".join(errors)
 
 
-def _strip_metadata(path: Path) -> bytes | None:
+def _strip_metadata(content: bytes) -> bytes | None:
     """Returns the bytes of a file without the metadata that Pillow reads; None if there is none to remove."""
-    with path.open("rb") as file:
-        head = file.read(len(_PNG))
-        strip = next((strip for signature, strip in _STRIP.items() if head.startswith(signature)), None)
-        if strip is None:
-            return None
-        content = head + file.read()
-    stripped = strip(content)
+    strip = next((strip for signature, strip in _STRIP.items() if content.startswith(signature)), None)
+    stripped = strip(content) if strip else content
     return stripped if stripped != content else None
 
 

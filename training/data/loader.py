@@ -7,6 +7,7 @@ memory, and the worker processes of a DataLoader prefetch the same batches. A re
 import hashlib
 import signal
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ class Batches:
         ranks: int = 1,
         on_device: bool | str = "auto",
         workers: int = 1,
+        balance: float = 0.0,
     ) -> None:
         """Places the images.
 
@@ -46,6 +48,8 @@ class Batches:
             ranks: number of ranks.
             on_device: keep the images in device memory; "auto": if they fit.
             workers: worker processes of the DataLoader, if the images are not on the device.
+            balance: from 0, classes as frequent as in `data`, to 1, all classes equally frequent: a share s of the data
+                becomes proportional to s^(1 − balance). Images of rare classes then occur more than once an epoch.
         """
         assert batch_size <= len(data), "the caller checks this"
         assert batch_size % ranks == 0, "the caller checks this"
@@ -53,7 +57,9 @@ class Batches:
         self.on_device = _fits_on_device(data, device) if on_device == "auto" else bool(on_device)
         self.device_bytes = data.images.nbytes if self.on_device else 0
         memory = device if self.on_device else torch.device("cpu")
-        self._shuffled = _ShuffledBatches(data, batch_size=batch_size, seed=seed, rank=rank, ranks=ranks, memory=memory)
+        self._shuffled = _ShuffledBatches(
+            data, batch_size=batch_size, seed=seed, rank=rank, ranks=ranks, memory=memory, balance=balance
+        )
         self.size, self.per_epoch = len(data), self._shuffled.per_epoch
         self._prefetch: tuple[int, Iterator[ImagesAndLabels]] | None = None  # next step of the DataLoader, its iterator
 
@@ -114,12 +120,22 @@ class _ShuffledBatches(Dataset[ImagesAndLabels]):
     """The batches of one rank by step, shuffled anew for each epoch. Worker processes share images in host memory."""
 
     def __init__(
-        self, data: ImageSet, *, batch_size: int, seed: int, rank: int, ranks: int, memory: torch.device
+        self,
+        data: ImageSet,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        ranks: int,
+        memory: torch.device,
+        balance: float,
     ) -> None:
         self._images, self._labels = data.images.to(memory), data.labels.to(memory)
         self._batch_size, self._seed = batch_size, seed
         self.per_epoch = len(data) // batch_size
         self._rank, self._rank_size = rank, batch_size // ranks
+        self._class_members = _members(data) if balance else []
+        self._class_images = _balanced_counts([len(members) for members in self._class_members], len(data), balance)
         self._epoch: tuple[int, Tensor] = (-1, torch.empty(0))  # number and permutation of the current epoch
 
     def indices(self, step: int) -> Tensor:
@@ -141,7 +157,27 @@ class _ShuffledBatches(Dataset[ImagesAndLabels]):
         # a hash, because seeds that differ by one must not share epochs
         seed = int.from_bytes(hashlib.sha256(f"{self._seed}/{epoch}".encode()).digest()[:7], "big")
         generator = torch.Generator().manual_seed(seed)
-        return torch.randperm(len(self._images), generator=generator).to(self._images.device)
+        order = torch.randperm(len(self._images), generator=generator)
+        if self._class_members:
+            chosen = []
+            for members, images in zip(self._class_members, self._class_images, strict=True):
+                rounds = -(-images // len(members))  # each image once, before any occurs twice
+                shuffles = [torch.randperm(len(members), generator=generator) for _ in range(rounds)]
+                chosen.append(members[torch.cat(shuffles)[:images]])
+            order = torch.cat(chosen)[order]
+        return order.to(self._images.device)
+
+
+def _members(data: ImageSet) -> list[Tensor]:
+    """Returns the indices of the images of each class that has any, int64."""
+    return [members for label in range(data.num_classes) if len(members := (data.labels == label).nonzero()[:, 0])]
+
+
+def _balanced_counts(counts: list[int], total: int, balance: float) -> list[int]:
+    """Returns the images of each class in an epoch of `total` images; see `Batches`."""
+    shares = [count ** (1 - balance) for count in counts]
+    bounds = [0, *(round(total * part / sum(shares)) for part in accumulate(shares))]
+    return [end - start for start, end in pairwise(bounds)]
 
 
 def _fits_on_device(data: ImageSet, device: torch.device) -> bool:

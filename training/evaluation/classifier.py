@@ -29,7 +29,7 @@ def load_classifier(data: DataSettings, announce: Callable[[str], None] = lambda
     Raises:
         DataError: the weights are damaged, or the training data are absent.
     """
-    if data.name == "mnist":
+    if data.source == "mnist":
         return read_classifier(MNIST_CLASSIFIER)
     from ganctl.training.evaluation.train_classifier import accuracy_metadata, serialize_classifier, train_and_test
 
@@ -38,7 +38,7 @@ def load_classifier(data: DataSettings, announce: Callable[[str], None] = lambda
         if "test_majority" not in cached.metadata:  # written by an earlier version
             cached.metadata |= accuracy_metadata(cached, load_split(data, "test"))
         return cached
-    if len(load_split(data, "train").class_names) == 1:
+    if load_split(data, "train").num_classes == 1:
         return train_and_test(data, announce)
     destination = f", once; it is cached in {path}" if path else ""
     announce(f"training the classifier that scores {data.name}{destination}")

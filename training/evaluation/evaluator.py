@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ganctl.training.checkpoint.format import weights_digest
 from ganctl.training.config.schema import DataSettings
-from ganctl.training.data.base import Split
+from ganctl.training.data.base import Split, premultiply
 from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
 from ganctl.training.evaluation.cache import TensorCache, images_digest
@@ -72,7 +72,7 @@ class Evaluator:
         other_split: Split = "val" if split == "train" else "train"
         real, other = load_split(data, split), load_split(data, other_split)
         self.num_images = min(num_images, len(real), len(other))  # the floor needs as many images of the other split
-        self.class_names = real.class_names
+        self.class_names, self._num_classes = real.class_names, real.num_classes
         images, self._labels = subsample(real.images, self.num_images), subsample(real.labels, self.num_images)
         other_images = subsample(other.images, self.num_images)
 
@@ -93,8 +93,8 @@ class Evaluator:
         self._distinct_images = count_distinct(images)
         self._no_floor = self.real.floor <= _MIN_FLOOR * float(self.real.gaussian.covariance.trace())
         # equal splits are legitimate if each class consists of a single image
-        if self._no_floor and count_distinct(real.images, other.images) > len(self.class_names):
-            found = f"data.name = '{data.name}': found the same images in the splits {split} and {other_split}"
+        if self._no_floor and count_distinct(real.images, other.images) > self._num_classes:
+            found = f"data.source = '{data.source}': found the same images in the splits {split} and {other_split}"
             raise DataError(f"{found}, so that the scores have no floor. Give each split its own images")
 
     def _classify(self, images: Tensor) -> ClassifierOutput:
@@ -109,10 +109,12 @@ class Evaluator:
             index: of the draw; each draw has its own latents.
 
         Returns:
-            images uint8 [N, C, H, W] and their labels int64 [N] (None if the generator is unconditional).
+            images uint8 [N, C, H, W], as in an ImageSet; and their labels int64 [N], None if the generator is
+            unconditional.
         """
         z = torch.randn(self.num_images, source.latent_dim, generator=torch.Generator().manual_seed(_SEED + index))
-        return source.generate(z, self._labels), self._labels if source.conditional else None
+        images = premultiply(source.generate(z, self._labels))
+        return images, self._labels if source.conditional else None
 
     def score(self, source: Source, *, full: bool = True) -> dict[str, Any]:
         """Scores `num_images` images of a generator; see `score_images`."""
@@ -122,8 +124,8 @@ class Evaluator:
         """Scores generated images. Invalid scores (see `validity.py`) are None.
 
         Args:
-            images: uint8 [M, C, H, W]. If M differs from `num_images`, the Fréchet distance is hard to compare with its
-                floor.
+            images: uint8 [M, C, H, W], as in an ImageSet. If M differs from `num_images`, the Fréchet distance is hard
+                to compare with its floor.
             labels: int64 [M], the labels that the images were conditioned on; None for an unconditional generator.
             full: whether to compute more than an evaluation during training needs.
 
@@ -139,7 +141,7 @@ class Evaluator:
         scores = {"fd": distance, "fd_floor": real.floor, "fd_ratio": ratio, **self._label_scores(fake, labels)}
         if full:
             scores |= manifold_scores(real.features, real.radii, fake.features)
-            scores["class_balance"] = class_balance(fake.predictions, len(self.class_names))
+            scores["class_balance"] = class_balance(fake.predictions, self._num_classes)
             scores["class_balance_real"] = real.class_balance
             scores |= {"inception_score": inception_score(fake.logits), "inception_score_real": real.inception_score}
         return {**self._mask_invalid(scores, len(images)), "num_images": len(images)}

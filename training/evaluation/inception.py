@@ -61,15 +61,17 @@ class Inception:
 
     @torch.no_grad()  # not inference mode: TorchScript fails in it after a call outside of it
     def __call__(self, images: Tensor) -> Tensor:
-        """Computes features, float32 [N, 2048] on the CPU, of uint8 images [N, 1 or 3, H, W].
+        """Computes features, float32 [N, 2048] on the CPU, of uint8 images [N, C, H, W] as in an ImageSet.
 
-        Grayscale images are expanded to three equal channels.
+        Grayscale images are expanded to three equal channels. Transparent images are put on black.
 
         Raises:
             DataError: the images have another number of channels.
         """
-        if images.shape[1] not in (1, 3):
-            raise DataError(f"{FLAG}: found images of {images.shape[1]} channels, expected 1 (grayscale) or 3 (RGB)")
+        if images.shape[1] not in (1, 3, 4):
+            expected = "1 (grayscale), 3 (RGB) or 4 (RGBA)"
+            raise DataError(f"{FLAG}: found images of {images.shape[1]} channels, expected {expected}")
+        images = images[:, :3]  # colors that are multiplied with alpha are those on black
         features, last_message = [], time.monotonic()
         for chunk in images.split(_CHUNK):
             features.append(self._run(chunk.to(self.device).expand(-1, 3, -1, -1).contiguous()).float().cpu())

@@ -25,7 +25,7 @@ _INVALID_IF_TOO_FEW = FEATURE_SCORES[1:]  # fd stays: at equal numbers of images
 def find_scorer_fault(classifier: Classifier) -> str | None:
     """The reason why features and predictions of the scoring classifier are invalid; None if they are valid."""
     if classifier.head.out_features == 1:
-        return "the data have one class, so that the scoring classifier learns nothing"
+        return "the data have no labels, or one class, so that the scoring classifier learns nothing"
     metadata = classifier.metadata
     accuracy, majority, images = (float(metadata[f"test_{name}"]) for name in ("accuracy", "majority", "images"))
     error = math.sqrt(majority * (1 - majority) / images)
@@ -33,7 +33,10 @@ def find_scorer_fault(classifier: Classifier) -> str | None:
     if accuracy >= minimum and accuracy > majority:
         return None
     found = f"the scoring classifier reads {accuracy:.1%} of {images:,.0f} held-out images right"
-    return f"{found}, expected at least {minimum:.1%} (always guessing the most frequent class gives {majority:.1%})"
+    chance = f"always guessing the most frequent class gives {majority:.1%}"
+    if minimum > 1:
+        return f"{found}, which are too few to judge it ({chance})"
+    return f"{found}, expected at least {minimum:.1%} ({chance})"
 
 
 def too_few_images(generated: int, real: int) -> str | None:

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ganctl.training.config.schema import Config
-from ganctl.training.data.datasets import load_split
-from ganctl.training.data.image_folder import worker_count
+from ganctl.training.data.cache import worker_count
+from ganctl.training.data.datasets import find_license, load_split
 from ganctl.training.data.loader import Batches
 from ganctl.training.device.precision import Precision, check_precision, choose_precision, set_tf32
 from ganctl.training.distributed.ranks import Ranks, choose_device, fingerprint, preserve_random_states
-from ganctl.training.errors import ConfigError
+from ganctl.training.errors import ConfigError, TrainingError
 from ganctl.training.loop.precision_trial import fastest_on_cpu
 from ganctl.training.models.base import ImageShape
 from ganctl.training.models.build import build_discriminator, build_generator
@@ -22,6 +22,7 @@ from ganctl.training.step.cuda_graph import StepRunner, find_eager_reason
 from ganctl.training.step.step import Step
 
 BATCH_ON_CUDA, BATCH_ON_CPU = 256, 64  # what `train.batch_size = "auto"` means, as in the Lightning tutorial
+_USABLE_MEMORY = 0.9  # share of a device's memory that the estimate may take
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,21 @@ class Parts:
         }
         return estimate | {"memory_bytes": sum(estimate.values())}
 
+    def out_of_memory(self, memory: int) -> TrainingError:
+        """Returns the error of a step that needs more than the `memory` bytes of a device; it names a batch that fits.
+
+        The estimate leaves out the working memory of libraries. So a tenth is kept free, and a batch that fits is at
+        most half of the one that did not.
+        """
+        estimate, per_rank = self.estimate_memory(), self.batch_size // self.ranks.size
+        free = int(_USABLE_MEMORY * memory) - estimate["state_bytes"] - estimate["data_bytes"]
+        fitting = min(per_rank // 2, max(0, free) // max(1, estimate["activation_bytes"] // per_rank))
+        found = f"train.batch_size = {self.batch_size}: the GPU's memory of {memory / 2**30:.1f} GiB is too small"
+        if not fitting:
+            return TrainingError(f"{found} for any batch. Lower data.size or model.base_channels")
+        fitting = self.ranks.size * (1 << (fitting.bit_length() - 1))  # a power of two on each rank
+        return TrainingError(f"{found}; about {fitting} images fit. Set train.batch_size={fitting}")
+
 
 def build_parts(config: Config, ranks: Ranks) -> Parts:
     """Builds all parts of a run. The networks start with the same weights on every rank.
@@ -93,14 +109,18 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
     data = load_split(config.data, "train")
     identity = {"class_names": list(data.class_names), "shape": list(data.shape), "digest": data.digest()}
     ranks.assert_equal_across_ranks("the training images", identity)  # machines may have different files
+    # a generator of unlabeled images has no label
+    model = config.model.model_copy(update={"conditional": config.model.conditional and bool(data.class_names)})
+    described = config.data.model_copy(update={"license": find_license(config.data)})
+    config = config.model_copy(update={"model": model, "data": described})
     batch_size = _batch_size(config, device, ranks, len(data))
     precision = choose_precision(
         config, device, fastest_on_cpu=lambda: fastest_on_cpu(config, data, batch=batch_size // ranks.size, ranks=ranks)
     )
     ranks.assert_equal_across_ranks("train.precision", precision.name)  # machines may have different GPUs
-    chosen = config.train.model_copy(update={"batch_size": batch_size, "precision": precision.name})
-    config = config.model_copy(update={"train": chosen})
-    seed, shape, classes = config.train.seed, ImageShape(*data.shape), len(data.class_names)
+    train = config.train.model_copy(update={"batch_size": batch_size, "precision": precision.name})
+    config = config.model_copy(update={"train": train})
+    seed, shape, classes = config.train.seed, ImageShape(*data.shape), data.num_classes
     torch.manual_seed(seed)
     generator = build_generator(config.model, shape, classes).to(device)
     discriminator = build_discriminator(config.model, shape, classes).to(device)
@@ -119,13 +139,14 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
         rank=ranks.rank,
         ranks=ranks.size,
         on_device=config.data.on_device,
-        workers=worker_count(config.data),
+        workers=worker_count(config.data, share=0.5),
+        balance=config.data.balance,
     )
     eager = find_eager_reason(config, device, ranks)
     step = Step(config, generator, discriminator, device, precision=precision, ranks=ranks, capturable=eager is None)
     step_runner = StepRunner(step, batches.gather, eager_reason=eager)
-    counts = tuple(torch.bincount(data.labels, minlength=classes).tolist())
     names = data.class_names
+    counts = tuple(torch.bincount(data.labels, minlength=classes).tolist())[: len(names)]
     return Parts(config, ranks, device, precision, names, counts, identity, batch_size, batches, step, step_runner)
 
 

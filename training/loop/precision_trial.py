@@ -150,8 +150,8 @@ def _steps(config: Config, data: ImageSet) -> RunStep:
     def build(name: str) -> Step:
         with preserve_random_states(device):
             torch.manual_seed(config.train.seed)
-            generator = build_generator(config.model, shape, len(data.class_names))
-            discriminator = build_discriminator(config.model, shape, len(data.class_names))
+            generator = build_generator(config.model, shape, data.num_classes)
+            discriminator = build_discriminator(config.model, shape, data.num_classes)
         return Step(config, generator, discriminator, device, precision=Precision(name, "cpu", "trial"))
 
     steps = {name: build(name) for name in FORMATS}
@@ -172,7 +172,7 @@ def _file(config: Config, data: ImageSet, batch: int, ranks: Ranks) -> Path | No
         config.model_dump(
             mode="json", include={"model": True, "loss": True, "optimizer": True, "train": _TRAIN_SETTINGS}
         ),
-        [batch, ranks.size, data.shape, len(data.class_names)],
+        [batch, ranks.size, data.shape, data.num_classes],
         [cpu, torch.get_num_threads(), torch.__version__],
     ]
     return keyed_path("precision", facts, ".json")

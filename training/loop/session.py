@@ -38,8 +38,8 @@ from ganctl.versions import written_by
 # settings that a resumed run may change: they affect neither the weights nor the scores
 _MAY_CHANGE = (
     "log.", "early_stopping.", "checkpoint.save_top_k", "checkpoint.save_last", "checkpoint.every",
-    "checkpoint.filename", "train.duration", "train.init_from", "train.cuda_graph", "data.root", "data.num_workers",
-    "data.on_device",
+    "checkpoint.filename", "train.duration", "train.init_from", "train.cuda_graph", "data.source", "data.license",
+    "data.attribution", "data.num_workers", "data.on_device",
 )  # fmt: skip
 
 _RESTART_PATIENCE = 60.0  # seconds until the ranks of the failed start have ended on every machine
@@ -196,7 +196,7 @@ def _check_same_data(saved: LoadedCheckpoint, current: Mapping[str, Any]) -> Non
     if previous != current:
         changed = ", ".join(name for name in current if current[name] != previous.get(name))
         fault = f"data: the training images are not those of {saved.path} (changed: {changed})"
-        raise ConfigError([f"{fault}. Set data.root to those images, or give --allow-changes."])
+        raise ConfigError([f"{fault}. Set data.source to those images, or give --allow-changes."])
 
 
 def _differences(saved: LoadedCheckpoint, trainer: Trainer) -> list[str]:

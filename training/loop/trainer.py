@@ -13,6 +13,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ganctl.files import add_path_to_errors
 from ganctl.training.callbacks.base import FINISHED, HOOKS, Callback
 from ganctl.training.callbacks.defaults import check_callbacks, with_defaults
@@ -55,10 +57,10 @@ class Trainer:
             ConfigError, DataError: the settings do not fit the data, the ranks or this machine.
         """
         self.ranks = ranks or Ranks.join()
-        callbacks, self._checkpoint = with_defaults(callbacks, config)
-        check_callbacks(callbacks, self.ranks)
         self.parts = build_parts(config, self.ranks)
         self.config, self.device, self.class_names = self.parts.config, self.parts.device, self.parts.class_names
+        callbacks, self._checkpoint = with_defaults(callbacks, self.config)
+        check_callbacks(callbacks, self.ranks)
         self.batch_size, self._step, self._step_runner = self.parts.batch_size, self.parts.step, self.parts.step_runner
         self.epoch_images = self.parts.batches.per_epoch * self.batch_size
         self._numbered = run_dir is None
@@ -129,9 +131,16 @@ class Trainer:
 
     def _train_step(self) -> None:
         lr_factor = math.prod(callback.on_schedule(self) for callback in self._overrides["on_schedule"])
-        self._step_runner(
-            self.parts.batches.batch_ref(self.step), step=self.step, progress=self.progress, lr_factor=lr_factor
-        )
+        try:
+            self._step_runner(
+                self.parts.batches.batch_ref(self.step), step=self.step, progress=self.progress, lr_factor=lr_factor
+            )
+            out_of_memory = False
+        except torch.OutOfMemoryError:
+            out_of_memory = True
+        if out_of_memory:  # after the except block, since the traceback keeps the tensors of the step
+            _, memory = torch.cuda.mem_get_info(self.device)
+            raise self.parts.out_of_memory(memory)
         self.step += 1
         self.images += self.batch_size
         self.timer.count()

@@ -117,6 +117,23 @@ def to_float(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return images.mul(torch.tensor(1 / 127.5, dtype=dtype)).sub_(1)
 
 
+def unpremultiply(images: Tensor) -> Tensor:
+    """Divides the colors of images in [−1, 1], [N, 4, H, W], by alpha; returns images of other channels unchanged.
+
+    Networks see colors that are multiplied with alpha, so that the hidden color of transparent pixels does not matter.
+    """
+    return images if images.shape[1] != 4 else divide_by_alpha(images)
+
+
+def divide_by_alpha(images: Tensor) -> Tensor:
+    """Divides the colors of images in [−1, 1], [N, 4, H, W], by alpha; without a condition, for the exporters."""
+    unit = (images + 1) * 0.5
+    colors, alpha = unit[:, :3], unit[:, 3:]
+    colors = (colors / alpha.clamp(min=1 / 255)).clamp(0, 1)  # below 1/255, alpha rounds to 0 and colors do not matter
+    return torch.cat([colors, alpha], dim=1) * 2 - 1
+
+
 def to_bytes(images: Tensor) -> Tensor:
-    """Converts images in [−1, 1] to uint8 pixels 0 … 255, rounded."""
+    """Converts the output of a generator in [−1, 1] to uint8 pixels 0 … 255, rounded; see `unpremultiply`."""
+    images = unpremultiply(images)
     return images.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)

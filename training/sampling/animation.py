@@ -74,7 +74,7 @@ def _sample_keyframes(request: SampleRequest, sampler: LocalSampler, classes: Te
     else:
         count = request.count or (len(classes) if len(classes) > 1 else _DEFAULT_KEYFRAMES)
     per_latent = max(1, len(classes))
-    seeds = request.seeds(-(-count // per_latent))
+    seeds = request.seeds(-(-count // per_latent), sampler.max_images())
     z = torch.cat([sampler.latents(seed, n, request.truncation) for seed, n in seeds])
     if not len(classes):
         return z, torch.from_numpy(np.concatenate([sampler.labels(seed, n) for seed, n in seeds])), seeds[0][0]

@@ -20,7 +20,7 @@ from ganctl.training.data.base import ImageSet
 from ganctl.training.errors import CheckpointError, ConfigError, DataError
 from ganctl.training.images.source import GeneratorSource, Source, load_generator
 
-NAME_DATA = "Name the generator's data by --set data.name=…, data.root=…, data.size=… or data.channels=…"
+NAME_DATA = "Name the generator's data by --set data.source=…, data.size=… or data.channels=…"
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,27 @@ def open_checkpoint(path: Path) -> OpenedSource:
     return OpenedSource(data, GeneratorSource(generator, names), data_error, facts=facts)
 
 
+def is_model(path: Path) -> bool:
+    """Returns whether a path is a run, a checkpoint, an export or an archive of one, rather than a data set."""
+    if path.is_dir():
+        return (path / CHECKPOINTS).is_dir() or (path / "manifest.json").exists()
+    return path.suffix in (".mar", ".safetensors")
+
+
 def override_data_settings(opened: OpenedSource, assignments: Sequence[str]) -> DataSettings:
     """Returns the data settings of a source, overridden by GANCTL_DATA__… variables and then by --set `assignments`.
 
     Raises:
-        Exception: `opened.data_error`, unless data.name is given.
+        Exception: `opened.data_error`, unless data.source is given.
         ConfigError: a setting is invalid, or of a section other than data.
     """
     section = "data."
     foreign = [assignment for assignment in assignments if not assignment.strip().startswith(section)]
     if foreign:
-        raise ConfigError([f"--set {each}: expected a setting of the data, such as data.root=…" for each in foreign])
+        raise ConfigError([f"--set {each}: expected a setting of the data, such as data.source=…" for each in foreign])
     config, sources = resolve(assignments=assignments, environment=section_variables("data", os.environ))
     given = {name for name, source in sources.items() if source == "--set" or source.startswith(PREFIX)}
-    if opened.data_error is not None and "data.name" not in given:
+    if opened.data_error is not None and "data.source" not in given:
         raise opened.data_error
     keys = [name.removeprefix(section) for name in given if name.startswith(section)]
     return opened.data.model_copy(update={key: getattr(config.data, key) for key in keys})
@@ -83,9 +90,10 @@ def check_fit(opened: OpenedSource, real: ImageSet, path: Path) -> None:
         errors.append(f"found images {_by(found)} (channels, height, width), expected {_by(real.shape)}")
     if source is not None and source.conditional and source.class_names != real.class_names:
         errors.append(f"found the classes {_listed(source.class_names)}, expected {_listed(real.class_names)}")
-    if opened.labels is not None and not 0 <= opened.labels.min() <= opened.labels.max() < len(real.class_names):
-        label_range = f"{opened.labels.min()} to {opened.labels.max()}"
-        errors.append(f"found labels from {label_range}, expected labels from 0 to {len(real.class_names) - 1}")
+    if opened.labels is not None and real.class_names:
+        low, high, last = int(opened.labels.min()), int(opened.labels.max()), len(real.class_names) - 1
+        if not 0 <= low <= high <= last:
+            errors.append(f"found labels from {low} to {high}, expected labels from 0 to {last}")
     if errors:
         raise DataError(f"{path}: does not fit the data set: {'; '.join(errors)}. {NAME_DATA}")
 
@@ -95,7 +103,7 @@ def _by(shape: Sequence[int]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return ", ".join(names[:20]) + (", …" if len(names) > 20 else "") if names else "none"
 
 
 def describe_run(path: Path) -> dict[str, Any]:
@@ -126,7 +134,7 @@ def _describe_checkpoint(path: Path) -> dict[str, Any]:
             "step": checkpoint.step,
             "images": state["progress"]["images"],
             "preset": state["config"].get("preset"),
-            "data": state["config"].get("data", {}).get("name"),
+            "data": state["config"].get("data", {}).get("source"),
             "metrics": checkpoint.metrics,
             "sha256": checkpoint.sha256,
             "generator_sha256": weights_digest(state["networks"]["ema"]),

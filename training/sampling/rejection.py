@@ -90,7 +90,7 @@ def sample_accepted(request: SampleRequest, sampler: Sampler, predictor: LabelPr
 
 def _redraw(request: SampleRequest, sampler: Sampler, labels: Labels, seed: int) -> Pixels:
     """Draws one image per label again, or as many strips of the text."""
-    batches, limit = [], request.max_latents
+    batches, limit = [], request.max_latents(sampler.max_images())
     for i, part in enumerate(np.split(labels, range(limit, len(labels), limit))):
         batches.append(SampleBatch(seed + i, len(part), () if request.text else part.tolist(), request.text))
     return np.concatenate([sampler.sample(batch, request.truncation)[0] for batch in batches])

@@ -10,13 +10,20 @@ from numpy.typing import NDArray
 from ganctl.common.text import nfc
 from ganctl.training.errors import TrainingError
 
-_BATCH_LIMIT = 256  # images per batch; the service has the same limit per reply
+# limits of a batch; the service has the same limits per reply
+_MAX_IMAGES = 256
+_MAX_VALUES = 1 << 22  # images × channels × height × width
 
 
 class SampleRequestError(TrainingError, ValueError):
     """A request that the source cannot fulfill; the message names the flag."""
 
     exit_code = 2
+
+
+def max_batch_images(values: int) -> int:
+    """Returns the largest number of images per batch for images of `values` = channels × height × width."""
+    return max(1, min(_MAX_IMAGES, _MAX_VALUES // values))
 
 
 @dataclass(frozen=True)
@@ -88,13 +95,12 @@ class SampleRequest:
         }
         return next((flag for flag, value in given.items() if value), None)
 
-    @property
-    def max_latents(self) -> int:
-        """Maximum number of latents per batch."""
-        return max(1, _BATCH_LIMIT // len(self.text)) if self.text else _BATCH_LIMIT
+    def max_latents(self, max_images: int) -> int:
+        """Maximum number of latents per batch of `max_images` images."""
+        return max(1, max_images // len(self.text)) if self.text else max_images
 
-    def batches(self, num_classes: int) -> list[SampleBatch]:
-        """Splits the request into batches; with `per_class` it covers all `num_classes` classes.
+    def batches(self, num_classes: int, max_images: int) -> list[SampleBatch]:
+        """Splits the request into batches of `max_images` images; with `per_class` it covers all `num_classes` classes.
 
         Raises:
             SampleRequestError: a seed of a batch would exceed 2^53 − 1.
@@ -102,21 +108,21 @@ class SampleRequest:
         classes: Sequence[int | str] = range(num_classes) if self.per_class else self.labels
         total = self.per_class * len(classes) if self.per_class else self.count or len(classes) or 1
         batches, done = [], 0
-        for seed, count in self.seeds(total):
+        for seed, count in self.seeds(total, max_images):
             rotated = [classes[(done + i) % len(classes)] for i in range(min(count, len(classes)))]
             batches.append(SampleBatch(seed, count, rotated, self.text))
             done += count
         return batches
 
-    def seeds(self, total: int) -> list[tuple[int, int]]:
-        """Splits `total` latents into batches; returns the seed and the number of latents of each.
+    def seeds(self, total: int, max_images: int) -> list[tuple[int, int]]:
+        """Splits `total` latents into batches of `max_images` images; returns the seed and the latents of each.
 
         Raises:
             SampleRequestError: a seed of a batch would exceed 2^53 − 1.
         """
         # random seeds below 2^52 leave room for the consecutive seeds of further batches
         seed = secrets.randbelow(2**52) if self.seed is None else self.seed
-        limit = self.max_latents
+        limit = self.max_latents(max_images)
         if seed + (total - 1) // limit >= 2**53:
             raise SampleRequestError(f"--seed {seed}: {total} images need seeds beyond 2^53 - 1. Take a smaller one")
         return [(seed + i, min(limit, total - start)) for i, start in enumerate(range(0, total, limit))]

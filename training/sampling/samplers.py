@@ -8,9 +8,16 @@ from numpy.typing import NDArray
 
 from ganctl.common.latents import draw_labels, latents
 from ganctl.training.images.source import Source
-from ganctl.training.sampling.request import SampleBatch, SampleRequest, SampleRequestError, SampleResult
+from ganctl.training.sampling.request import (
+    SampleBatch,
+    SampleRequest,
+    SampleRequestError,
+    SampleResult,
+    max_batch_images,
+)
 
 _GRID_COLUMNS = 10
+_MAX_CLASS_COLUMNS = 32  # with --per-class each column is a class, if there are not more classes
 Pixels = NDArray[np.uint8]  # [N, H, W, C]
 Labels = NDArray[np.int64]  # [N]
 
@@ -22,6 +29,9 @@ class Sampler(Protocol):
         """Raises SampleRequestError if the sampler cannot fulfill the request, as far as that is known in advance."""
 
     def count_classes(self) -> int: ...
+    def max_images(self) -> int:
+        """Largest number of images of a batch."""
+
     def class_name(self, label: int) -> str:
         """Name of a class for messages."""
 
@@ -47,6 +57,11 @@ class LocalSampler:
     def count_classes(self) -> int:
         """Number of classes."""
         return len(self.source.class_names)
+
+    def max_images(self) -> int:
+        """Largest number of images of a batch, as a server of this model has it."""
+        label = torch.zeros(1, dtype=torch.int64)
+        return max_batch_images(self.source.generate(torch.zeros(1, self.source.latent_dim), label).numel())
 
     def class_name(self, label: int) -> str:
         """Name of a class."""
@@ -82,9 +97,12 @@ def sample_images(request: SampleRequest, sampler: Sampler) -> SampleResult:
         SampleRequestError: the request names an unknown class, or any class of an unconditional generator.
     """
     sampler.check(request)
-    batches = request.batches(sampler.count_classes() if request.per_class else 0)
+    classes = sampler.count_classes() if request.per_class else 0
+    batches = request.batches(classes, sampler.max_images())
     replies = [sampler.sample(batch, request.truncation) for batch in batches]
     images = np.concatenate([images for images, _ in replies])
     labels = [label for _, label in replies if label is not None]
-    columns = len(request.text) if request.text else min(len(images), _GRID_COLUMNS)
+    columns = classes if 0 < classes <= _MAX_CLASS_COLUMNS else min(len(images), _GRID_COLUMNS)
+    if request.text:
+        columns = len(request.text)
     return SampleResult(images, np.concatenate(labels) if labels else None, batches[0].seed, columns)

@@ -12,9 +12,9 @@ import torch
 from ganctl import __version__
 from ganctl.files import add_path_to_errors, new_folder, write_file
 from ganctl.training.config.schema import DataSettings
-from ganctl.training.data.file_kinds import ARRAY_FILE_ERRORS, file_kind
 from ganctl.training.errors import DataError
 from ganctl.training.images.pictures import ENLARGEMENT, encode, encode_animation, tile, to_picture
+from ganctl.training.readers.file_kinds import ARRAY_FILE_ERRORS, file_kind
 from ganctl.training.sampling.animation import Animation
 from ganctl.training.sampling.inspection import OpenedSource
 from ganctl.training.sampling.request import SampleRequestError, SampleResult
@@ -48,8 +48,9 @@ def check_output_path(out: Path, *, frames: int | None = None) -> bool:
 def save(result: SampleResult, out: Path) -> None:
     """Writes images to `out` atomically.
 
-    The suffix gives the format: .png or .webp (one lossless picture), .npz (`images` uint8, `labels` int64), or none (a
-    folder of PNG files with `labels.csv`).
+    The suffix gives the format: .png or .webp (one lossless picture), .npz (`images` uint8 [N, H, W], or [N, H, W, C]
+    with 3 or 4 channels, and `labels` int64 [N] of a conditional generator), or none (a folder of PNG files with
+    `labels.csv`). Alpha is the last channel, and colors are not multiplied with it.
 
     Raises:
         SampleRequestError: another suffix, or a picture too large for WebP.
@@ -96,7 +97,8 @@ def open_images(path: Path) -> OpenedSource:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except KeyError:
-        raise DataError(f"{path}: found {file_kind(path)}; {_EXPECTED_ARRAYS}") from None
+        with path.open("rb") as file:
+            raise DataError(f"{path}: found {file_kind(path, file)}; {_EXPECTED_ARRAYS}") from None
     except (*ARRAY_FILE_ERRORS, TypeError, AttributeError, IsADirectoryError) as error:
         raise DataError(f"{path}: {error}; {_EXPECTED_ARRAYS}") from error
     if reason := _check_images(images) or _check_labels(labels, len(images)):

@@ -1,15 +1,19 @@
 """The page for browsers, served by a real TorchServe and run by a real Chromium."""
 
 import html
+import io
 import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from ganctl.serving.archive.mar import package
 from ganctl.serving.hosts.torchserve.server import Server
@@ -22,23 +26,33 @@ SAFARI = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH; Debian: apt-get install chromium")
 FIELDS = {"text": 31, "count": 2, "seed": 5, "scale": 3, "truncation": 0.5}
+CREDIT = {"license": "CC BY 4.0", "attribution": "Ada <ada@example.org> & others"}
 HOSTILE = ["</script><script>document.title = 'broken'</script>", "<img src=x onerror=\"document.title='broken'\">"]
 
 
 @pytest.fixture
-def browse(tmp_path: Path) -> Callable[[str], str]:
-    """browse(url) → the document as HTML after its scripts have ended. The console must stay empty."""
+def browse(tmp_path: Path) -> Callable[..., str]:
+    """browse(url, *flags) → the document as HTML after its scripts have ended. The console must stay empty."""
 
-    def browse(url: str) -> str:
+    def browse(url: str, *flags: str) -> str:
         assert CHROMIUM is not None
         command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
-        command += ["--enable-logging=stderr", "--v=0", "--virtual-time-budget=5000", "--dump-dom", url]
+        command += ["--enable-logging=stderr", "--v=0", "--virtual-time-budget=5000", *(flags or ["--dump-dom"]), url]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
         console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
         assert console == [], "errors of scripts, or violations of the content security policy"
         return done.stdout
 
     return browse
+
+
+@pytest.fixture(scope="module")
+def transparent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of a generator of RGBA images without labels, whose alpha is noise."""
+    folder = tmp_path_factory.mktemp("rgba") / "export"
+    export = write_export(folder, conditional=False, channels=4, class_names=[], **CREDIT)
+    with Server(package(export), port=0, workers=1) as server:
+        yield server
 
 
 def element(document: str, name: str) -> str:
@@ -100,6 +114,55 @@ def test_the_page_shows_each_error_at_its_field(served: Running, browse: Callabl
     assert [element(document, f"error-{name}") for name in ("seed", "scale", "truncation")] == [""] * 3
     assert "marked fields" in element(document, "error")
     assert document.count('aria-invalid="true"') == 2
+
+
+def contains(screenshot: NDArray[np.int16], picture: NDArray[np.int16]) -> bool:
+    """Whether a screenshot contains a picture, up to the rounding of colors and without the edges of the picture."""
+    inner = picture[8:-8, 8:-8]
+    height, width = inner.shape[:2]
+    rows, columns = screenshot.shape[0] - height + 1, screenshot.shape[1] - width + 1
+    found = np.ones((rows, columns), bool)
+    for y in range(0, height, max(1, height // 12)):
+        for x in range(0, width, max(1, width // 12)):
+            found &= (np.abs(screenshot[y : y + rows, x : x + columns] - inner[y, x]) <= 3).all(axis=-1)
+    return any(
+        np.abs(screenshot[y : y + height, x : x + width] - inner).max() <= 3 for y, x in np.argwhere(found).tolist()
+    )
+
+
+@in_chromium
+@pytest.mark.parametrize("path", ["/digits/predict", "/predictions/digits"])
+def test_a_transparent_picture_lies_on_a_checkerboard(
+    transparent: Server, browse: Callable[..., str], tmp_path: Path, path: str
+) -> None:
+    fields = {"seed": 5, "count": 1, "scale": 8}
+    flags = (f"--screenshot={tmp_path}/page.png", "--window-size=1100,1300", "--force-device-scale-factor=1")
+    browse(f"{transparent.url}{path}#{urlencode(fields)}", *flags)
+    with Image.open(tmp_path / "page.png") as file:
+        screenshot = np.asarray(file.convert("RGB")).astype(np.int16)
+    png = http.get(f"{transparent.url}/digits/predict?{urlencode(fields)}").content
+    picture = np.asarray(Image.open(io.BytesIO(png))).astype(np.int16)
+    assert picture.shape == (224, 224, 4)
+    alpha = picture[..., 3:] / 255
+    assert (alpha.min() < 0.4, alpha.max() > 0.6) == (True, True)
+    rows, columns = np.mgrid[:224, :224] // 8
+    board = np.where((rows + columns) % 2, 204, 255)[..., None]  # squares of 8 pixels
+    assert contains(screenshot, np.rint(picture[..., :3] * alpha + board * (1 - alpha)).astype(np.int16))
+    assert not contains(screenshot, np.rint(picture[..., :3] * alpha + 255 * (1 - alpha)).astype(np.int16))
+
+
+@in_chromium
+def test_the_page_of_an_unlabeled_model_draws_and_names_the_license_and_the_authors_of_its_images(
+    transparent: Server, browse: Callable[..., str]
+) -> None:
+    document = browse(f"{transparent.url}/digits/predict#count=4&seed=5&scale=1")
+    (footer,) = re.findall("<footer>(.*?)</footer>", document, re.DOTALL)
+    text = html.unescape(re.sub("<[^>]*>", "", footer))
+    assert CREDIT["license"] in text
+    assert CREDIT["attribution"] in text
+    assert "transparency" in text
+    assert element(document, "status").startswith("56 × 56 pixels")
+    assert element(document, "error") == ""
 
 
 @in_chromium

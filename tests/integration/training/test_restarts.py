@@ -222,7 +222,7 @@ def data(settings, split):
     ("setting", "message"),
     [
         ("model.discriminator='unequal:discriminator'", r"\bweights: rank 1 of 2\b"),
-        ("data.name='unequal:data'", r"\brank (failed|ended)\b"),
+        ("data.source='unequal:data'", r"\brank (failed|ended)\b"),
     ],
 )
 def test_a_rank_that_differs_or_fails_ends_all_ranks_with_one_json_object_and_no_restart(

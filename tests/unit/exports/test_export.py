@@ -44,7 +44,7 @@ def exported_color(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "images" / name).mkdir(parents=True)
         for i in range(10):
             Image.new("RGB", (32, 32), color).save(folder / "images" / name / f"{i}.png")
-    settings = ["data.name=folder", f"data.root={folder / 'images'}", "data.size=32", "data.skip_corrupt=true"]
+    settings = [f"data.source={folder / 'images'}", "data.size=32", "data.skip_corrupt=true"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         train_small(folder / "run", max_steps=1, extra=(*settings, "train.batch_size=8"))
@@ -107,13 +107,14 @@ def test_the_code_in_the_card_generates_an_image_of_each_class(case: str, reques
 
 def test_an_export_stores_the_data_settings_of_its_run(exported_color: Path, tmp_path: Path) -> None:
     opened = open_export(exported_color)
-    assert opened.data == DataSettings(name="folder", size=32, skip_corrupt=True)
-    assert read_manifest(exported_color)["data"] == "folder"
+    assert (opened.data.size, opened.data.skip_corrupt) == (32, True)
+    assert read_manifest(exported_color)["data"] == "images", "without its folder, which is private"
+    assert re.search(r"manifest\.json:.*'images'.*--set data\.source=", str(opened.data_error))
     shutil.copytree(exported_color, tmp_path / "old")
     fields = read_manifest(tmp_path / "old")
     del fields["data_settings"]  # as in exports of earlier versions
     (tmp_path / "old/manifest.json").write_text(json.dumps(fields))
-    assert open_export(tmp_path / "old").data == DataSettings(name="folder")
+    assert open_export(tmp_path / "old").data == DataSettings()
 
 
 def test_the_exported_files_contain_the_model_version_and_the_class_names(exported: Path) -> None:

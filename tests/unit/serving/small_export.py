@@ -1,4 +1,7 @@
-"""A small export for the tests of serving: an untrained generator whose images show their label as a bright block."""
+"""A small export for the tests of serving: an untrained generator whose images show their label as a bright block.
+
+With four channels the block is opaque, and what surrounds it nearly transparent; without labels alpha is noise.
+"""
 
 import functools
 import hashlib
@@ -48,8 +51,15 @@ def seen_label(image: Any) -> int:
     return max(range(CLASSES), key=blocks.__getitem__)
 
 
-def write_export(folder: Path, conditional: bool = True, channels: int = 1) -> Path:
-    """Write an export into `folder`, in the format of `ganctl export`, and return the folder."""
+def write_export(folder: Path, conditional: bool = True, channels: int = 1, **fields: Any) -> Path:
+    """Write an export into `folder`, in the format of `ganctl export`, and return the folder.
+
+    Args:
+        folder: created if it is absent.
+        conditional: whether the generator has labels. `class_names=[]` in `fields` makes the data unlabeled as well.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA).
+        fields: replace fields of the manifest, or add some.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for name, content in _model_files(conditional, channels).items():
@@ -71,7 +81,7 @@ def write_export(folder: Path, conditional: bool = True, channels: int = 1) -> P
         "parity": {},
         "versions": {"torch": torch.__version__},
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest | fields))
     return folder
 
 

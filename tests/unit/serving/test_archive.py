@@ -47,6 +47,20 @@ def test_the_description_of_an_archive_has_the_model_and_the_settings(export: Pa
     json.dumps(record)
 
 
+def test_the_description_of_an_archive_has_the_images_and_the_license_and_authors_of_the_training_data(
+    copy: Path, tmp_path: Path
+) -> None:
+    assert describe_archive(package(copy, tmp_path / "none"))["license"] is None
+    facts = {"license": "CC-BY-4.0", "attribution": "Ada & Zoë <ada@example.org>"}
+    change(copy, **facts)
+    record = describe_archive(package(copy, tmp_path / "credited"))
+    assert {name: record[name] for name in facts} == facts
+    assert record["image"] == {"channels": 1, "height": 28, "width": 28}
+    change(copy, license=["MIT"])
+    with pytest.raises(PackageError, match=r'manifest\.json: .*\blicense: .*\["MIT"\]'):
+        package(copy, tmp_path / "list")
+
+
 def test_the_archive_is_written_beside_the_export_and_replaces_an_older_one(copy: Path) -> None:
     first = package(copy)
     assert first.parent == copy.parent

@@ -161,6 +161,19 @@ def test_class_names_are_text_of_the_page_and_never_markup() -> None:
     assert [attributes["value"] for attributes in buttons] == letters
 
 
+@pytest.mark.parametrize("text", ["CC BY 4.0", *HOSTILE])
+def test_the_page_names_the_license_and_the_authors_of_the_training_images_as_text(text: str) -> None:
+    plain = Elements(DIGITS)
+    for field in ("license", "attribution"):
+        page = Elements(replace(DIGITS, **{field: text}))  # type: ignore[arg-type]  # both are text
+        (line,) = set(page.texts) - set(plain.texts)
+        assert text in line
+        added = [tag for tag, _ in page.elements if tag != "br"]
+        assert added == [tag for tag, _ in plain.elements if tag != "br"]
+    both = Elements(replace(DIGITS, license="MIT", attribution="Ada"))
+    assert any("Ada" in line and "MIT" in line for line in both.texts)
+
+
 def test_the_page_has_the_labels_the_version_and_the_limits_of_the_model() -> None:
     limits = Limits(max_count=9, max_text=3, max_frames=20, max_scale=2)
     page = Elements(replace(DIGITS, class_names=("cat", "dog"), limits=limits, width=64, version="f00"))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ganctl.training.config.registry import DATASETS
-from ganctl.training.data import image_folder
+from ganctl.training.data import cache
 
 RegisterData = Callable[[str, Any], None]
 
@@ -16,7 +16,7 @@ RegisterData = Callable[[str, Any], None]
 def data_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Empties the caches of images, on disk and in memory; returns the folder of the one on disk."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    image_folder.clear_memory_cache()
+    cache.clear_memory_cache()
     return tmp_path / "cache" / "ganctl" / "datasets"
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ganctl.training.data import image_folder
+from ganctl.training.data import cache
 from ganctl.training.data.datasets import data_digest
 from ganctl.training.errors import DataError
-from tests.unit.training.folders import count, fill, of, paint, posix, read
+from tests.unit.training.folders import count, fill, fill_flat, of, paint, posix, read
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 
@@ -34,10 +34,25 @@ def listed_paths(message: str) -> list[str]:
 def test_the_error_names_every_unreadable_file(tmp_path: Path, data_cache: Path) -> None:
     root = fill(tmp_path / "pets")
     bad = spoil(root)
-    with pytest.raises(DataError, match=r"^data\.root: .*\b3\b.* data\.skip_corrupt=true") as raised:
+    with pytest.raises(DataError, match=r"^data\.source: .*\b3\b.* data\.skip_corrupt=true") as raised:
         read(root)
     assert listed_paths(str(raised.value)) == [str(path) for path in sorted(bad)]
-    assert not data_cache.exists(), "an incomplete folder was cached"
+    assert re.search(r"cat/0\.png: .*\bempty\b", str(raised.value))
+    assert " object at 0x" not in str(raised.value), "an object in memory is no help"
+    assert not list(data_cache.glob("*")), "an incomplete folder was cached"
+
+
+def test_the_error_names_every_unreadable_file_of_a_folder_without_class_folders(tmp_path: Path) -> None:
+    root = fill_flat(tmp_path / "pictures", images=20)
+    (root / "00.png").write_bytes(b"")
+    for name in ("notes.txt", "README.md", "LICENSE"):
+        (root / name).write_text("no image, and no fault")
+    (root / "page.jpg").write_text("<html>404 Not Found</html>")
+    (root / "absent.png").symlink_to(tmp_path / "absent")
+    with pytest.raises(DataError, match=r"^data\.source: .*\b3\b.* data\.skip_corrupt=true") as raised:
+        read(root)
+    assert listed_paths(str(raised.value)) == [f"{root}/{name}" for name in ("00.png", "absent.png", "page.jpg")]
+    assert count(root, skip_corrupt=True) == 19
 
 
 def test_skip_corrupt_skips_unreadable_files_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -77,7 +92,7 @@ def test_broken_links_devices_and_pipes_are_unreadable_files(tmp_path: Path) -> 
     (root / "cat/self.png").symlink_to("self.png")
     (root / "cow").symlink_to(tmp_path / "absent")  # a class on a disk that is not mounted
     os.mkfifo(root / "dog/pipe.png")
-    with pytest.raises(DataError, match=r"^data\.root: .*\b5\b") as raised:
+    with pytest.raises(DataError, match=r"^data\.source: .*\b5\b") as raised:
         read(root)
     names = ("cat/absent.png", "cat/device.png", "cat/self.png", "cow", "dog/pipe.png")
     assert listed_paths(str(raised.value)) == [f"{root}/{name}" for name in names]
@@ -116,7 +131,7 @@ def test_skipped_files_are_logged_again_when_the_images_come_from_the_cache(
     bad = spoil(root)
     for _ in range(2):
         caplog.clear()
-        image_folder.clear_memory_cache()
+        cache.clear_memory_cache()
         read(root, skip_corrupt=True)
         (warning,) = [line for line in caplog.messages if "data.skip_corrupt" in line]
         assert listed_paths(warning) == [str(path) for path in sorted(bad)]
@@ -140,5 +155,5 @@ def test_a_class_without_a_readable_image_is_named_in_the_error(tmp_path: Path) 
     root = fill(tmp_path / "pets", images=3)
     for path in (root / "dog").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"^data\.root: .*\b1\b.*\bdog\b.*\btrain\b"):
+    with pytest.raises(DataError, match=r"^data\.source: .*\b1\b.*\bdog\b.*\btrain\b"):
         read(root, skip_corrupt=True)

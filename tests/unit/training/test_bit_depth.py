@@ -95,10 +95,9 @@ def test_levels_keep_their_ratio_over_the_whole_set(
 ) -> None:
     root = fill_levels(tmp_path / "set", {"dim": dim, "bright": bright}, dtype, suffix)
     assert levels_of(root) == {"dim": round(dim / white * 255), "bright": round(bright / white * 255)}
-    lines = [message for message in caplog.messages if message.startswith("data.root: ")]
-    assert len(lines) == 1, "logged once, for all splits"
     highest, level = (re.escape(f"{value:.6g}") for value in (bright, white))
-    assert re.search(rf"\b10\b.* {highest}\D+{level}\b", lines[0])
+    pattern = rf"data\.source: .*\b10\b.* {highest}\D+{level}\b"
+    assert len([message for message in caplog.messages if re.match(pattern, message)]) == 1, "once, for all splits"
 
 
 COLOR: dict[str, Write] = {
@@ -131,9 +130,13 @@ def test_16_bit_alpha_has_its_own_white_level(channels: int, tmp_path: Path) -> 
             values = np.full((28, 28, channels), 2048)
             values[..., -1] = alpha
             write_png(tmp_path / "set" / name / f"{i}.png", values)
-    levels = levels_of(tmp_path / "set")
+    levels = levels_of(tmp_path / "set", channels=3)
     assert levels["opaque"] == pytest.approx(2048 / 4095 * 255, abs=1)
     assert levels["half"] == pytest.approx(1024 / 4095 * 255, abs=1)
+    data = read(tmp_path / "set")
+    assert data.shape == (4, 28, 28)
+    assert data.class_names == ("half", "opaque")
+    assert data.images[:, 3, 0, 0].tolist() == [128, 255], "one image of each class"
 
 
 def test_8_bit_and_deeper_files_may_be_mixed(tmp_path: Path) -> None:
@@ -153,7 +156,7 @@ def test_the_white_level_is_logged_again_when_the_images_come_from_the_cache(
     read(other)  # replaces the first data set in the memory cache, which holds one
     caplog.clear()
     read(root)
-    assert any(re.search(r"^data\.root: .*\b4095\b", message) for message in caplog.messages)
+    assert any(re.search(r"^data\.source: .*\b4095\b", message) for message in caplog.messages)
     assert "reading" not in caplog.text
 
 

@@ -3,6 +3,8 @@
 import os
 import re
 import resource
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,8 +14,7 @@ import torch
 from ganctl.training.config.cache_dir import cache_path, read_cached, write_cached
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.datasets import load_split
-from ganctl.training.data.idx import read_idx
-from ganctl.training.data.mnist import EMBEDDED
+from ganctl.training.data.named import EMBEDDED
 from ganctl.training.errors import ConfigError, DataError
 from ganctl.training.evaluation.cache import TensorCache
 
@@ -81,7 +82,9 @@ def files_that_are_folders(folder: Path) -> Path:
 def use_the_cache() -> list[str]:
     """Reads packed MNIST and caches a tensor, as `evaluate` does; returns the messages."""
     messages: list[str] = []
-    assert read_idx(EMBEDDED / "t10k-labels-idx1-ubyte.gz", (10_000,)).shape == (10_000,)
+    with tempfile.TemporaryDirectory() as folder:  # a new one, as the images of a folder are kept in memory
+        os.environ["PATH_DATASETS"] = str(shutil.copytree(EMBEDDED, Path(folder, "mnist")))
+        assert len(load_split(DataSettings(), "test")) == 10_000
     tensors = TensorCache(messages.append).get_or_compute({"what": "x"}, lambda: {"a": torch.arange(5)})
     assert torch.equal(tensors["a"], torch.arange(5))
     return messages
@@ -89,7 +92,8 @@ def use_the_cache() -> list[str]:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", "/to be set by a test")  # restores the variable after a test that sets it
+    for name in ("XDG_CACHE_HOME", "PATH_DATASETS"):
+        monkeypatch.setenv(name, "/to be set by a test")  # restores the variable after a test that sets it
 
 
 @pytest.mark.parametrize(
@@ -165,16 +169,16 @@ def test_a_file_is_read_back_and_no_temporary_file_is_left(tmp_path: Path) -> No
 def test_an_unusable_folder_for_a_download_names_the_settings_of_another_one(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    settings = DataSettings(name=name)
+    settings = DataSettings(source=name)
     monkeypatch.delenv("PATH_DATASETS", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME")
     for home in ("", str(a_file(tmp_path)), "/nonexistent", "/proc/self"):
         monkeypatch.setenv("HOME", home)
-        with pytest.raises(DataError, match=r"^data\.root: .*\bPATH_DATASETS\b"):
+        with pytest.raises(DataError, match=rf"^data\.source = '{name}': .*\bPATH_DATASETS\b"):
             load_split(settings, "test")
     for variable in (str(tmp_path / "cache" / "x"), "/proc/self/x"):
         monkeypatch.setenv("PATH_DATASETS", variable)
-        with pytest.raises(DataError, match=r"^PATH_DATASETS: .*/x.*\bdata\.root\b"):
+        with pytest.raises(DataError, match=r"^PATH_DATASETS: .*/x.*\bPATH_DATASETS\b"):
             load_split(settings, "test")
 
 

@@ -26,7 +26,7 @@ def small_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, register_data: R
         return part("train" if split == "train" else "test", 0)
 
     register_data("small", load)
-    return DataSettings(name="small")
+    return DataSettings(source="small")
 
 
 def part(split: Split, start: int) -> ImageSet:

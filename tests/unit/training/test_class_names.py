@@ -93,7 +93,7 @@ def test_a_class_name_that_is_not_utf_8_is_refused(source: str, flag: str, tmp_p
 
 def test_an_old_checkpoint_fits_data_with_composed_class_names(old_checkpoint: Path) -> None:
     register("test-composed", tuple(unicodedata.normalize("NFC", name) for name in DECOMPOSED))
-    test = load_split(DataSettings(name="test-composed"), "test")
+    test = load_split(DataSettings(source="test-composed"), "test")
     check_fit(open_checkpoint(old_checkpoint), test, old_checkpoint)
 
 
@@ -108,7 +108,7 @@ def register(name: str, names: tuple[str, ...]) -> None:
 
 def test_a_custom_data_set_has_composed_names() -> None:
     register("test-decomposed", DECOMPOSED)
-    assert load_split(DataSettings(name="test-decomposed"), "train").class_names[:2] == ("café", "Übung")
+    assert load_split(DataSettings(source="test-decomposed"), "train").class_names[:2] == ("café", "Übung")
 
 
 @pytest.mark.parametrize(
@@ -122,5 +122,5 @@ def test_a_custom_data_set_has_composed_names() -> None:
 def test_equal_and_empty_class_names_are_refused(names: tuple[str, ...], reason: str) -> None:
     name = f"test-{'-'.join(map(ascii, names))}"
     register(name, names)
-    with pytest.raises(DataError, match=rf"^data\.name = .*: .*{reason}"):
-        load_split(DataSettings(name=name), "train")
+    with pytest.raises(DataError, match=rf"^data\.source = .*: .*{reason}"):
+        load_split(DataSettings(source=name), "train")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ganctl.training.checkpoint.format import read_checkpoint
-from ganctl.training.data.mnist import EMBEDDED
+from ganctl.training.data.named import EMBEDDED
 from ganctl.training.loop.session import Session
 from tests import held
 from tests.conftest import SMALL, Ganctl, one_object
@@ -97,6 +97,12 @@ def test_print_config_shows_every_value_and_its_source(ganctl: Ganctl) -> None:
     assert "preset conv" in ganctl("train", "--print-config").stdout
 
 
+def test_the_argument_data_sets_data_source_above_all_other_sources(ganctl: Ganctl, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    record = one_object(ganctl("train", "images", "--set", "data.source=kmnist", "--print-config", "--json").stdout)
+    assert record["data.source"] == {"value": str(tmp_path / "images"), "source": "DATA"}
+
+
 def test_dry_run_reports_steps_and_images_and_writes_nothing(ganctl: Ganctl, tmp_path: Path) -> None:
     record = one_object(ganctl("train", "--dry-run", "--epochs", 2, "--json").stdout)
     assert (record["steps"], record["batch_size"], record["training_images"]) == (1718, 64, 55_000)
@@ -133,7 +139,9 @@ def test_a_custom_callback_needs_one_class_and_one_flag(ganctl: Ganctl, tmp_path
         (("--nproc", "2", "--callback", "nowhere:Nothing"), 3, r"--callback nowhere:Nothing: .*'nowhere'"),
         (("--max-time", "soon"), 2, r"--max-time.*'soon'.*\b120s\b"),
         (("--init-from", "absent"), 4, r"\babsent: "),
-        (("--set", "data.name=folder", "--set", "data.root=absent"), 4, r"data\.root: \S*/absent\b"),
+        (("absent",), 3, r"DATA: data\.source = 'absent'.*\bpath\b"),
+        (("--set", "data.source=absent"), 3, r"--set: data\.source = 'absent'.*\bpath\b"),
+        (("./absent",), 4, r"data\.source: \S*/absent\b"),
     ],
 )  # fmt: skip
 def test_a_run_that_cannot_start_is_refused_before_anything_is_written(
@@ -209,7 +217,7 @@ def test_damaged_data_has_exit_code_4_and_leaves_no_run(ganctl: Ganctl, tmp_path
     root.mkdir()
     for path in EMBEDDED.glob("*.gz"):
         (root / path.name).write_bytes(path.read_bytes()[:20_000])
-    done = ganctl("train", "--set", f"data.root={root}", "--run-dir", tmp_path / "run")
+    done = ganctl("train", "--set", f"data.source={root}", "--run-dir", tmp_path / "run")
     assert done.returncode == 4
     assert re.search(rf"{re.escape(str(root))}/\S+\.gz: .*\bgzip\b", done.stderr), done.stderr
     assert not (tmp_path / "run").exists()

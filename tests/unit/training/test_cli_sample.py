@@ -42,7 +42,7 @@ def test_the_same_seed_gives_the_same_images_for_any_count(ganctl: Ganctl, small
         (("--out", "a.bmp"), r"--out a\.bmp: .*\.png, \.webp, \.gif or \.npz\b"),
         (("--out", "a.png", "--frames", 9), r"--frames 9: --out a\.png .*\.gif\b"),
         (("--out", "a.gif", "--reject-misread"), r"--reject-misread: .*\bframes\b"),
-        (("--out", "a.png", "--set", "data.name=kmnist"), r"--set data\.name=kmnist: .*--reject-misread\b"),
+        (("--out", "a.png", "--set", "data.source=kmnist"), r"--set data\.source=kmnist: .*--reject-misread\b"),
         (("--out", "a.gif", "--text", "22"), r"--out: .*\banimation\b"),
         (("--out", "a.gif", "--digit", "x"), r"--label 'x': .*\b0, 1\b"),
         (("--out", "a.webp", "--count", 3000), r"--out a\.webp: .*\b16,800\b.*\b16,383\b"),

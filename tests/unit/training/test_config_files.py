@@ -36,14 +36,14 @@ def values(*words: str) -> dict[str, object]:
 
 SETTINGS: list[tuple[str, ...]] = [
     (),
-    ("data.root=/a b/Téléchargements/日本 & co #1",),
-    ("data.root=/quote\"and'backslash\\n\\",),
-    ("data.root=/line\nbreak\ttab",),
+    ("data.source=/a b/Téléchargements/日本 & co #1",),
+    ("data.source=/quote\"and'backslash\\n\\",),
+    ("data.source=/line\nbreak\ttab",),
     ("checkpoint.monitor_threshold=unset", "early_stopping.stopping_threshold=5", "log.name=2024"),
     ("checkpoint.filename={step:08d}-{fd:.2f} #1",),
     ('model.options={ gain = 2, "a b" = 0.5, "é\\"=\\n" = "日本 \\\\ \'", yes = true, "" = "unset" }',),
     ("train.duration=7 epochs", "optimizer.lr=1e-9", "train.seed=9007199254740991", "data.on_device=false"),
-    ("log.name=unset", "data.root=unset", "model.options={}"),
+    ("log.name=unset", "data.license=unset", "model.options={}"),
 ]
 
 
@@ -74,7 +74,8 @@ def test_each_printed_value_has_its_source_and_its_description(monkeypatch: pyte
         ("train.seed", "seed = 3", "GANCTL_TRAIN__SEED"),
         ("train.duration", 'duration = "3 epochs"', "--epochs"),
         ("log.every", "every = 7", "--set"),
-        ("data.root", "# root = unset", "default"),
+        ("data.source", 'source = "mnist"', "preset conv"),
+        ("data.license", "# license = unset", "default"),
         ("checkpoint.monitor_threshold", 'monitor_threshold = "unset"', "--set"),
         ("loss.name", 'name = "relativistic"', "preset conv"),
     ):
@@ -84,7 +85,7 @@ def test_each_printed_value_has_its_source_and_its_description(monkeypatch: pyte
 
 def test_the_file_in_a_run_folder_gives_the_settings_of_the_run(tmp_path: Path) -> None:
     config = configure(
-        "conv", {"checkpoint.monitor_threshold": None, "data.root": "/é\n#", "model.options": {"a": "\\"}}
+        "conv", {"checkpoint.monitor_threshold": None, "data.source": "/é\n#", "model.options": {"a": "\\"}}
     )
     write_settings(tmp_path, config, ranks=1)
     assert resolve(config_file=tmp_path / "config.toml", environment={})[0] == config
@@ -96,15 +97,18 @@ NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    root=st.none() | TEXT.filter(lambda text: not text.startswith("~")),  # the home folder of a user, who may not exist
+    path=TEXT.map(lambda text: f"/{text}"),
+    license_=st.none() | TEXT,
     options=st.dictionaries(TEXT, TEXT | st.booleans() | NUMBERS),
     rate=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
     source=TEXT,
 )
 def test_any_texts_and_numbers_are_written_and_read_back(
-    root: str | None, options: dict[str, object], rate: float, source: str, tmp_path: Path
+    path: str, license_: str | None, options: dict[str, object], rate: float, source: str, tmp_path: Path
 ) -> None:
-    config = configure("conv", {"data.root": root, "model.options": options, "optimizer.lr": rate})
+    config = configure(
+        "conv", {"data.source": path, "data.license": license_, "model.options": options, "optimizer.lr": rate}
+    )
     file = tmp_path / "c.toml"
     file.write_text(config_toml(config, dict.fromkeys(["preset", *config.flat()], source)), "utf-8", newline="")
     assert resolve(config_file=file, environment={})[0] == config
@@ -112,7 +116,7 @@ def test_any_texts_and_numbers_are_written_and_read_back(
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp1252", "shift_jis"])
 def test_printed_settings_are_read_back_for_any_output_encoding(encoding: str, tmp_path: Path) -> None:
-    words = ["--set", "data.root=/é/日本/😀", "--set", 'model.options={"ü" = "γ"}']
+    words = ["--set", "data.source=/é/日本/😀", "--set", 'model.options={"ü" = "γ"}']
     file = tmp_path / "c.toml"
     with file.open("wb") as output:
         subprocess.run(
@@ -122,11 +126,21 @@ def test_printed_settings_are_read_back_for_any_output_encoding(encoding: str, t
     assert values("--config", str(file)) == values(*words)
 
 
-def test_a_path_that_toml_cannot_hold_is_a_comment(tmp_path: Path) -> None:
-    text = config_toml(configure("conv", {"data.root": "/\udcff"}), {"data.root": "--set"})
+def test_an_optional_path_that_toml_cannot_hold_is_a_comment(tmp_path: Path) -> None:
+    text = config_toml(configure("conv", {"log.root": "/\udcff"}), {"log.root": "--set"})
     (tmp_path / "c.toml").write_text(text, "utf-8")
     assert re.search(r'^# root = "/\\udcff" .*\bUTF-8\b', text, re.MULTILINE)
-    assert resolve(config_file=tmp_path / "c.toml", environment={})[0].data.root is None
+    assert resolve(config_file=tmp_path / "c.toml", environment={})[0].log.root is None
+
+
+@pytest.mark.parametrize("comments", [None, {"data.source": "--set"}])
+def test_another_data_set_does_not_take_the_place_of_a_path_that_toml_cannot_hold(
+    comments: dict[str, str] | None, tmp_path: Path
+) -> None:
+    text = config_toml(configure("conv", {"data.source": "/\udcff"}), comments)
+    (tmp_path / "c.toml").write_text(text, "utf-8")
+    assert re.search(r"^source = .*\bUTF-8\b", text, re.MULTILINE)
+    assert resolve(config_file=tmp_path / "c.toml", environment={})[0].data.source == r"/\udcff"
 
 
 CONFIG = '# é 日本\n[train]\nseed = 7\n[log]\nname = "日本"\n'

@@ -59,6 +59,7 @@ OTHERS = {
     "GANCTL_CHECKPOINT_DIR": "/c", "GANCTL_NAMESPACE": "default", "GANCTL_TAG": "x", "GANCTL_DEBUG": "1",
     "GANCTL_TRAIN_IMAGE": "x", "GANCTL_ROOT": "/", "GANCTL_OPERATOR__ZONE": "x", "GANCTL_API_KEY": "s", "GANCTL_": "x",
     "GANCTL_PROFILE": "prod", "GANCTL_OPTIONS": "--preset x", "GANCTL_SCHEDULE": "@daily", "GANCTL_SIZE": "large",
+    "GANCTL_SOURCE": "https://example.org", "GANCTL_LICENSE": "MIT",
     "GANCTL_PAGE": "off", "GANCTL_HEALTH_URL": "http://127.0.0.1:81/x", "GANCTL_ACCESS_LOG": "/x", "GANCTL_STATE": "/x",
 }  # fmt: skip
 
@@ -98,12 +99,12 @@ def test_ignored_variables_are_logged_once_at_debug_level(caplog: pytest.LogCapt
         ("GANCTL_TRAINING__SEED", "train.seed"),
         ("GANCTL_OPTIMISER__LR", "optimizer.lr"),
         ("GANCTL_NETWORK__LATENT_DIM", "model.latent_dim"),
-        ("GANCTL_DATASET__ROOT", "data.root"),
-        ("GANCTL_DATA___ROOT", "data.root"),
+        ("GANCTL_DATASET__SOURCE", "data.source"),
+        ("GANCTL_DATA___SOURCE", "data.source"),
         ("GANCTL_TRAIN_BATCH_SIZE", "GANCTL_TRAIN__BATCH_SIZE"),
         ("GANCTL_TRAIN_SEED", "GANCTL_TRAIN__SEED"),
-        ("GANCTL_DATA_ROOT", "GANCTL_DATA__ROOT"),
-        ("GANCTL_DATAROOT", "GANCTL_DATA__ROOT"),
+        ("GANCTL_DATA_SOURCE", "GANCTL_DATA__SOURCE"),
+        ("GANCTL_DATASOURCE", "GANCTL_DATA__SOURCE"),
         ("GANCTL_EARLY_STOPING_PATIENCE", "GANCTL_EARLY_STOPPING__PATIENCE"),
         ("GANCTL_SEED", "GANCTL_TRAIN__SEED"),
         ("GANCTL_BATCH_SIZE", "GANCTL_TRAIN__BATCH_SIZE"),
@@ -136,9 +137,9 @@ def test_evaluate_reads_variables_of_data_settings_by_the_same_rules(ganctl: Gan
     for variables, code, reason in (
         ({**kubernetes("ganctl-data"), **docker_link("ganctl-data"), "GANCTL_DATA_DIR": "/x"}, 0, ""),
         ({"GANCTL_PRESET": "not read by evaluate", "GANCTL_TRAIN_SEED": "3", "GANCTL_SEED": "3"}, 0, ""),
-        ({"GANCTL_DATA_ROOT": "/x"}, 3, "GANCTL_DATA__ROOT"),
-        ({"GANCTL_DTAA__ROOT": "/x"}, 3, " data.root"),
-        ({"GANCTL_DATA__ROOT": "/proc/self"}, 4, "/proc/self"),
+        ({"GANCTL_DATA_SOURCE": "/x"}, 3, "GANCTL_DATA__SOURCE"),
+        ({"GANCTL_DTAA__SOURCE": "/x"}, 3, " data.source"),
+        ({"GANCTL_DATA__SOURCE": "/nonexistent/images"}, 4, "/nonexistent/images"),
     ):
         done = ganctl(*words, env={**os.environ, **variables})
         assert done.returncode == code, done.stderr

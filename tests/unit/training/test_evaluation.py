@@ -195,7 +195,7 @@ def odd_data(monkeypatch: pytest.MonkeyPatch, register_data: RegisterData) -> Da
         )
 
     register_data("odd", odd)
-    return DataSettings(name="odd")
+    return DataSettings(source="odd")
 
 
 def test_the_classifier_of_a_custom_data_set_is_cached(
@@ -271,5 +271,5 @@ def test_equal_images_in_two_splits_are_an_error_that_names_data_set_and_splits(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     same = load_split(odd_data, "val")
     register_data("odd", lambda settings, split: same)
-    with pytest.raises(DataError, match=r"data\.name = 'odd': .*\bval and train\b"):
+    with pytest.raises(DataError, match=r"data\.source = 'odd': .*\bval and train\b"):
         Evaluator(odd_data, "val", num_images=100)

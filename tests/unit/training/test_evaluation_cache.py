@@ -63,7 +63,9 @@ def test_other_pixels_splits_numbers_of_images_networks_and_formats_have_other_f
     cache: TensorCache, monkeypatch: pytest.MonkeyPatch, register_data: RegisterData
 ) -> None:
     def count(n: int = N, split: Split = "test", data: str = "mnist") -> int:
-        Evaluator(DataSettings(name=data), split, num_images=n, cache=cache, classifier=load_classifier(DataSettings()))
+        Evaluator(
+            DataSettings(source=data), split, num_images=n, cache=cache, classifier=load_classifier(DataSettings())
+        )
         return len(cached_files(cache))
 
     assert count() == 1

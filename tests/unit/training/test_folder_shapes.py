@@ -6,23 +6,35 @@ from pathlib import Path
 
 import pytest
 
-from ganctl.training.config.schema import DataSettings
-from ganctl.training.data import image_folder
-from ganctl.training.data.datasets import load_split
-from ganctl.training.errors import ConfigError, DataError
-from tests.unit.training.folders import count, fill, paint, posix, read
+from ganctl.training.data import cache
+from ganctl.training.errors import DataError
+from tests.unit.training.folders import count, fill, fill_flat, paint, posix, read
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 
 
 def test_folders_of_splits_are_used_and_an_absent_val_is_split_from_train(tmp_path: Path) -> None:
     fill(tmp_path / "pets/train", images=20)
-    fill(tmp_path / "pets/test", images=5)
+    fill(tmp_path / "pets/test", images=5, seed=100)
     sizes = {split: len(read(tmp_path / "pets", split)) for split in ("train", "val", "test")}
     assert sizes == {"train": 36, "val": 4, "test": 10}
-    fill(tmp_path / "pets/val", images=7)
+    fill(tmp_path / "pets/val", images=7, seed=200)
     sizes = {split: len(read(tmp_path / "pets", split)) for split in ("train", "val", "test")}
     assert sizes == {"train": 40, "val": 14, "test": 10}
+
+
+def test_folders_of_splits_may_hold_images_without_class_folders(tmp_path: Path) -> None:
+    fill(tmp_path / "pets", classes=("train", "test"), images=20)
+    parts = [read(tmp_path / "pets", split) for split in ("train", "val", "test")]
+    assert [len(part) for part in parts] == [18, 2, 20]
+    assert [part.class_names for part in parts] == [()] * 3
+
+
+def test_a_split_without_class_folders_beside_one_that_has_them_is_an_error_that_names_it(tmp_path: Path) -> None:
+    fill(tmp_path / "pets/train")
+    fill_flat(tmp_path / "pets/test", images=5)
+    with pytest.raises(DataError, match=rf"data\.source: {tmp_path / 'pets/test'} .*\bclass folders\b"):
+        read(tmp_path / "pets")
 
 
 def test_class_names_that_are_numbers_are_sorted_by_value(tmp_path: Path) -> None:
@@ -32,7 +44,7 @@ def test_class_names_that_are_numbers_are_sorted_by_value(tmp_path: Path) -> Non
 
 def test_links_to_folders_are_followed_and_loops_of_links_end(tmp_path: Path) -> None:
     root = fill(tmp_path / "pets", images=5)
-    fill(tmp_path / "disk", classes=("more", "fish"), images=3)
+    fill(tmp_path / "disk", classes=("more", "fish"), images=3, seed=500)
     (root / "cat/more").symlink_to(tmp_path / "disk/more")
     (root / "fish").symlink_to(tmp_path / "disk/fish")
     (root / "cat/up").symlink_to(root)
@@ -44,7 +56,7 @@ def test_links_to_folders_are_followed_and_loops_of_links_end(tmp_path: Path) ->
 @posix
 def test_a_class_name_that_is_not_utf_8_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
     root = fill(tmp_path / "pets", classes=("cat", os.fsdecode(b"caf\xe9")))
-    with pytest.raises(DataError, match=r"data\.root: .*pets/caf\\udce9 .*UTF-8"):
+    with pytest.raises(DataError, match=r"data\.source: .*pets/caf\\udce9 .*UTF-8"):
         read(root)
 
 
@@ -72,10 +84,10 @@ def test_misnamed_folders_of_splits_are_an_error_and_not_classes(names: tuple[st
         fill(root / name, images=4)
     if "train" in names:
         (root / "train/README.txt").write_text("read me")
-    with pytest.raises(DataError, match=rf"data\.root: {root} .*{', '.join(sorted(names))}") as raised:
+    with pytest.raises(DataError, match=rf"data\.source: {root} .*{', '.join(sorted(names))}") as raised:
         read(root)
     assert re.search(r"expected .*\btrain\b.*\bval\b.*\btest\b", str(raised.value))
-    assert re.search(rf"data\.root={root}/[tT]rain", str(raised.value)), "the path to use"
+    assert re.search(rf"data\.source={root}/[tT]rain", str(raised.value)), "the path to use"
 
 
 def test_a_single_class_may_be_called_train(tmp_path: Path) -> None:
@@ -90,13 +102,20 @@ def test_images_outside_the_class_folders_are_reported_at_every_start(
     fill(root / part)
     if part:
         fill(root / "test")
-    for name in ("a.png", "b.JPG", "labels.csv"):
+    for name in ("a.png", "b.JPG", "labels.xml"):
         (root / part / name).write_bytes(b"x")
     for _ in range(2):  # the second time from the cache
         caplog.clear()
-        image_folder.clear_memory_cache()
+        cache.clear_memory_cache()
         read(root)
         assert f"{root / part}: 2 images" in caplog.text
+
+
+def test_a_folder_of_images_with_a_smaller_folder_beside_them_is_an_error_and_not_one_class(tmp_path: Path) -> None:
+    root = fill_flat(tmp_path / "pictures", images=30)
+    fill(root, classes=("more",), images=20, seed=100)
+    with pytest.raises(DataError, match=rf"data\.source: {root} .*\b30 images\b.*\bmore\b"):
+        read(root)
 
 
 def test_files_and_folders_of_operating_systems_are_no_images(tmp_path: Path) -> None:
@@ -114,7 +133,7 @@ def test_files_and_folders_of_operating_systems_are_no_images(tmp_path: Path) ->
     ("shape", "message"),
     [
         ("absent", r"pets .*\bexist\b"),
-        ("empty", r"pets .*\bno class folders\b"),
+        ("empty", r"pets .*\bno images\b"),
         ("few", r"pets/cat .*\b2 images\b.*\b3\b"),
         ("unequal", r"pets/test .*: fish$"),
     ],
@@ -130,7 +149,7 @@ def test_the_error_for_a_folder_without_enough_images_or_classes_names_folder_an
     if shape == "unequal":
         fill(root / "train")
         fill(root / "test", classes=("cat", "dog", "fish"))
-    with pytest.raises(DataError, match=rf"data\.root: .*{message}"):
+    with pytest.raises(DataError, match=rf"data\.source: .*{message}"):
         read(root)
 
 
@@ -142,11 +161,16 @@ def test_a_split_of_one_image_is_an_error_and_nothing_is_cached(layout: str, tmp
     else:
         fill(root / "train", classes=("cat",))
         fill(root / "val", classes=("cat",), images=1)
-    with pytest.raises(DataError, match=rf"data\.root: {root} .*\b1 (train|val) image\b.*\b2\b"):
+    with pytest.raises(DataError, match=r"data\.source: .*\b1 (train|val) images?\b.*\b2\b"):
         read(root)
-    assert not data_cache.exists()
+    assert not list(data_cache.glob("*"))
 
 
-def test_the_folder_data_set_needs_data_root(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data\.root .*data\.name = 'folder'"):
-        load_split(DataSettings(name="folder"), "train")
+@pytest.mark.parametrize(("images", "enough"), [(1, False), (2, False), (5, False), (6, True)])
+def test_an_unlabeled_set_needs_two_images_in_each_split(images: int, enough: bool, tmp_path: Path) -> None:
+    root = fill_flat(tmp_path / "pictures", images=images)
+    if enough:
+        assert [len(read(root, split)) for split in ("train", "val", "test")] == [2, 2, 2]
+        return
+    with pytest.raises(DataError, match=rf"data\.source: .*\b{images}\b"):
+        read(root)

@@ -63,7 +63,7 @@ def is_rotated(path: Path, content: bytes) -> bool:
     path.write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pixels = decode(path, 28, gray=False)
+        pixels = decode(path)
     rotated = bool(pixels[0, :, 20].min() > 240 and pixels[0, :, 5].max() < 15)
     assert rotated or (pixels[0, 5].min() > 240 and pixels[0, 20].max() < 15), "neither rotated nor upright"
     return rotated

@@ -81,7 +81,7 @@ def test_conv_networks_refuse_image_sizes_that_are_not_multiples_of_4() -> None:
 
 
 def test_every_gray_level_is_unchanged_by_conversion_to_float_and_back() -> None:
-    levels = torch.arange(256, dtype=torch.uint8)
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     assert to_float(levels).min() == -1
     assert to_float(levels).max() == 1
     assert torch.equal(to_bytes(to_float(levels)), levels)

@@ -1,12 +1,13 @@
 """Folders between the root and the class folders are skipped; errors about ambiguous ones name the paths to use."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from ganctl.training.errors import DataError
-from tests.unit.training.folders import count, fill, paint, read
+from tests.unit.training.folders import count, fill, fill_flat, paint, read
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 
@@ -19,14 +20,14 @@ def test_single_folders_above_the_class_folders_are_skipped_and_the_path_is_repo
     (tmp_path / "root/readme.txt").write_text("read me")
     data = read(tmp_path / "root")
     assert data.class_names == ("cat", "dog")
-    (note,) = [message for message in caplog.messages if message.startswith("data.root: ")]
+    (note,) = [message for message in caplog.messages if message.startswith("data.source: ")]
     assert note.endswith(f" {tmp_path / 'root' / above}")
     assert data.images.equal(read(tmp_path / "root" / above).images), "the same images are in the same split"
 
 
 def test_folders_of_splits_below_a_single_folder_are_used(tmp_path: Path) -> None:
-    for split in ("train", "test"):
-        fill(tmp_path / "root/dataset" / split, images=10)
+    for seed, split in enumerate(("train", "test")):
+        fill(tmp_path / "root/dataset" / split, images=10, seed=100 * seed)
     assert [len(read(tmp_path / "root", split)) for split in ("train", "val", "test")] == [18, 2, 20]
     assert read(tmp_path / "root").class_names == ("cat", "dog")
 
@@ -61,16 +62,16 @@ def test_the_error_for_several_folders_of_class_folders_names_the_paths_to_use(
 ) -> None:
     for folder in folders:
         fill(tmp_path / "root" / folder, images=4)
-    with pytest.raises(DataError, match=f"data.root: {tmp_path / 'root'} ") as raised:
+    with pytest.raises(DataError, match=rf"data\.source: {tmp_path / 'root'} ") as raised:
         read(tmp_path / "root")
     for folder in folders:
-        assert re.search(rf"data\.root={tmp_path / 'root' / folder}\b", str(raised.value))
+        assert re.search(rf"data\.source={tmp_path / 'root' / folder}\b", str(raised.value))
         assert read(tmp_path / "root" / folder).class_names == ("cat", "dog")
 
 
 def test_the_error_for_a_folder_train_without_other_splits_names_the_path_to_use(tmp_path: Path) -> None:
     fill(tmp_path / "root/train", images=4)
-    with pytest.raises(DataError, match=rf"data\.root={tmp_path / 'root/train'}\b"):
+    with pytest.raises(DataError, match=rf"data\.source={tmp_path / 'root/train'}\b"):
         read(tmp_path / "root")
     assert read(tmp_path / "root/train").class_names == ("cat", "dog")
 
@@ -80,7 +81,7 @@ def test_the_error_for_class_folders_next_to_annotations_names_the_path_to_use(t
     for name in ("cat", "dog"):
         (tmp_path / "root/Annotations" / name).mkdir(parents=True)
         (tmp_path / "root/Annotations" / name / "0.mat").write_bytes(b"MATLAB")
-    with pytest.raises(DataError, match=rf"data\.root={tmp_path / 'root/101_ObjectCategories'};"):
+    with pytest.raises(DataError, match=rf"data\.source={tmp_path / 'root/101_ObjectCategories'};"):
         read(tmp_path / "root")
 
 
@@ -89,7 +90,7 @@ def test_the_error_for_a_folder_of_label_files_names_folder_and_content(tmp_path
     (tmp_path / "root/labels").mkdir()
     for i in range(6):
         (tmp_path / f"root/labels/{i}.txt").write_text("0 0.5 0.5 1 1")
-    with pytest.raises(DataError, match=r"data\.root: .*root/labels .*\b0 images .*\.txt \(6\).*\b3\b"):
+    with pytest.raises(DataError, match=r"data\.source: .*root/labels .*\b0 images .*\.txt \(6\).*\b3\b"):
         read(tmp_path / "root")
 
 
@@ -100,7 +101,7 @@ def test_files_without_an_image_suffix_are_recognized_as_images(suffix: str, tmp
         path.rename(path.with_suffix(suffix))
     assert read(tmp_path / "root").class_names == ("cat", "dog")
     fill(tmp_path / "root/More/deep", images=1)
-    with pytest.raises(DataError, match=rf"data\.root={root}\b"):
+    with pytest.raises(DataError, match=rf"data\.source={root}\b"):
         read(tmp_path / "root")
 
 
@@ -109,21 +110,36 @@ def test_images_in_subfolders_of_a_class_folder_belong_to_that_class_and_are_rep
 ) -> None:
     root = fill(tmp_path / "pets", images=10)
     for i in range(5):
-        paint(root / "dog/puppies" / f"{i}.png", seed=900 + i)
+        paint(root / "dog/puppies" / f"{i}.png", seed=5000 + i)
     assert count(root) == 25
-    assert any(note.startswith("data.root: ") and note.endswith(": dog/puppies (5)") for note in caplog.messages)
+    assert any(note.startswith("data.source: ") and note.endswith(": dog/puppies (5)") for note in caplog.messages)
 
 
-def test_the_error_for_images_without_class_folders_names_a_subfolder_for_them(tmp_path: Path) -> None:
-    for i in range(6):
-        paint(tmp_path / "root" / f"{i}.png", seed=i)
-    with pytest.raises(DataError, match=rf"data\.root: {tmp_path / 'root'} .*\b6 images\b") as raised:
-        read(tmp_path / "root")
-    assert str(tmp_path / "root/images") in str(raised.value)
+def test_images_without_class_folders_below_single_folders_are_one_class(tmp_path: Path) -> None:
+    fill_flat(tmp_path / "root/archive/leaf", images=20)
+    assert read(tmp_path / "root").class_names == ("leaf",)
+    assert read(tmp_path / "root/archive/leaf").class_names == ()
+
+
+@pytest.mark.parametrize("form", ["zip", "gztar"])
+def test_an_archive_of_one_folder_of_its_name_holds_images_without_class_folders(form: str, tmp_path: Path) -> None:
+    fill_flat(tmp_path / "root/leaf", images=20)
+    packed = Path(shutil.make_archive(str(tmp_path / "leaf"), form, tmp_path / "root"))
+    assert read(packed).class_names == ()
+    renamed = packed.rename(packed.with_name(packed.name.replace("leaf", "plants")))
+    assert read(renamed).class_names == ("leaf",)
+
+
+@pytest.mark.parametrize("suffix", ["", ".img"])
+def test_images_without_class_folders_may_lack_an_image_suffix(suffix: str, tmp_path: Path) -> None:
+    for path in sorted(fill_flat(tmp_path / "root", images=20).iterdir()):
+        path.rename(path.with_suffix(suffix))
+    assert count(tmp_path / "root") == 20
+    assert read(tmp_path / "root").class_names == ()
 
 
 def test_a_loop_of_links_ends(tmp_path: Path) -> None:
     (tmp_path / "root/a").mkdir(parents=True)
     (tmp_path / "root/a/b").symlink_to(tmp_path / "root")
-    with pytest.raises(DataError, match=rf"data\.root: {tmp_path / 'root'} .*\bno class folders\b"):
+    with pytest.raises(DataError, match=rf"data\.source: {tmp_path / 'root'} .*\bno folders\b"):
         read(tmp_path / "root")

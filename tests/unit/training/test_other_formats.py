@@ -1,9 +1,9 @@
-"""Errors about data in an unsupported format name the file, its content and the remedy."""
+"""Errors about data in an unknown or damaged format, or in two formats, name the file, its content and the remedy."""
 
 import gzip
-import json
 import logging
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ganctl.main import cli
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
-from tests.unit.training.folders import count, fill, read
+from tests.unit.training.folders import count, fill, fill_flat, posix, read
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 
@@ -39,99 +39,141 @@ def write_idx_set(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "table", ["dataset.json", "labels.csv", "metadata.csv", "metadata.jsonl", "train.txt", "annotations.xml", "y.npy"]
+    "table", ["metadata.jsonl", "labels.json", "train.csv", "Labels.tsv", "train.txt", "annotations.xml", "y.npy"]
 )
-def test_a_table_of_labels_next_to_the_class_folders_is_reported_as_ignored(
-    table: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("labeled", [True, False])
+def test_a_table_of_an_unknown_format_next_to_the_images_is_reported_as_ignored(
+    labeled: bool, table: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = fill(tmp_path / "root/00000")
+    root = fill(tmp_path / "root/00000", images=5) if labeled else fill_flat(tmp_path / "root", images=10)
     (tmp_path / "root" / table).write_text("{}")
     (root / "README.txt").write_text("read me")
-    read(tmp_path / "root")
+    assert read(tmp_path / "root").class_names == (("cat", "dog") if labeled else ())
     (note,) = [message for message in caplog.messages if table in message]
     assert note.startswith(f"{tmp_path / 'root'}: ")
     assert note.endswith(f": {table}"), "no other file is listed"
 
 
+@pytest.mark.parametrize("table", ["dataset.json", "labels.csv", "metadata.csv"])
+@pytest.mark.parametrize("below", ["", "00000"])
+def test_a_table_of_a_known_format_next_to_class_folders_is_never_ignored(
+    below: str, table: str, tmp_path: Path
+) -> None:
+    fill(tmp_path / "root" / below, images=3)
+    (tmp_path / "root" / table).write_text("{}")
+    with pytest.raises(DataError, match=re.escape(str(tmp_path / "root" / table))):
+        read(tmp_path / "root")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("labels.csv", "dataset.json"),
+        ("metadata.csv", "set.npz"),
+        ("0.png", "set.npz"),
+        ("0.png", "train.parquet"),
+        ("0.png", "train-images-idx3-ubyte"),
+        ("set.npz", "train-images-idx3-ubyte"),
+    ],
+)
+def test_two_formats_in_one_folder_are_an_error_that_names_both(first: str, second: str, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    for name in (first, second):
+        (tmp_path / "root" / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=rf"data\.source: .*{tmp_path / 'root'}") as raised:
+        read(tmp_path / "root")
+    for name in (first, second):
+        assert (name if name != "0.png" else "1 images") in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "kind", "remedy"),
     [
-        ("set.zip", b"PK\x03\x04rest", "ZIP", "Unpack"),
-        ("set.tar", bytes(257) + b"ustar\x0000", "tar", "Unpack"),
-        ("set.tar.gz", gzip.compress(b"x", mtime=0), "gzip", "Unpack"),
         ("set.7z", b"7z\xbc\xaf\x27\x1c", "7z", "Unpack"),
-        ("train.parquet", b"PAR1rest", "Parquet", "PNG"),
+        ("set.rar", b"Rar!\x1a\x07\0", "RAR", "Unpack"),
+        ("set.tar.zst", b"\x28\xb5\x2f\xfdrest", "Zstandard", "Unpack"),
+        ("set.gz", gzip.compress(b"x", mtime=0), "gzip", "Unpack"),
         ("set.h5", b"\x89HDF\r\n\x1a\n", "HDF5", "PNG"),
+        ("set.npy", b"\x93NUMPY\1\0", "npy", "PNG"),
         ("set.csv", b"label,pixel0", "another kind", "PNG"),
         ("empty", b"", "empty", "PNG"),
     ],
 )
-def test_the_error_for_a_file_instead_of_a_folder_names_its_kind_and_the_remedy(
+def test_the_error_for_a_file_of_an_unknown_format_names_its_kind_and_the_remedy(
     name: str, content: bytes, kind: str, remedy: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=rf"data\.root: {tmp_path / name} .*\b{kind}\b.*\b{remedy}\b"):
+    with pytest.raises(DataError, match=rf"data\.source: {tmp_path / name} .*\b{kind}\b.*\b{remedy}\b"):
         read(tmp_path / name)
     folder = tmp_path / "folder"
     folder.mkdir()
     (tmp_path / name).rename(folder / name)
-    with pytest.raises(DataError, match=rf"data\.root: {folder} .*\b{remedy}\b") as raised:
+    with pytest.raises(DataError, match=rf"data\.source: {folder} .*\b{remedy}\b") as raised:
         read(folder)
     assert re.search(rf"- {name} .*\b{kind}\b", str(raised.value))
 
 
-def test_the_error_for_an_npz_file_lists_its_arrays(tmp_path: Path) -> None:
-    np.savez(tmp_path / "set.npz", train_images=DIGITS, train_labels=LABELS[:, None].astype(np.uint8))
-    arrays = r"train_images uint8 \(20, 28, 28\), train_labels uint8 \(20, 1\)"
-    for name in ("folder", "mnist"):
-        with pytest.raises(DataError, match=rf"data\.root: .*set\.npz .*{arrays}"):
-            load_split(DataSettings.model_validate({"name": name, "root": tmp_path / "set.npz"}), "train")
-    (tmp_path / "set.npz").write_bytes((tmp_path / "set.npz").read_bytes()[:200])
-    with pytest.raises(DataError, match=r"data\.root: .*set\.npz .*\bdamaged\b"):
+@pytest.mark.parametrize("name", ["set.zip", "set.tar", "set.tar.gz", "set.tgz", "set.npz", "set.parquet"])
+def test_the_error_for_a_damaged_file_of_a_known_format_names_it(name: str, tmp_path: Path) -> None:
+    if name == "set.parquet":
+        pytest.importorskip("pyarrow")
+    begin = {".zip": b"PK\x03\x04", ".npz": b"PK\x03\x04", ".tar": bytes(257) + b"ustar\x0000", ".parquet": b"PAR1"}
+    (tmp_path / name).write_bytes(begin.get(Path(name).suffix, gzip.compress(b"x", mtime=0)) + b"rest")
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / name}: ")):
+        read(tmp_path / name)
+
+
+@posix
+@pytest.mark.parametrize("name", ["/dev/null", "Thumbs.db", ".hidden"])
+def test_the_error_for_a_device_or_an_ignored_file_names_it(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if not path.exists():
+        path.write_bytes(b"x")
+    with pytest.raises(DataError, match=rf"data\.source: {path} "):
+        read(path)
+
+
+def test_an_archive_of_archives_is_an_error_that_names_them(tmp_path: Path) -> None:
+    shutil.make_archive(str(tmp_path / "inner"), "zip", fill(tmp_path / "pets", images=3))
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        for name in ("a.zip", "b.zip", "c.zip", "d.zip"):
+            archive.write(tmp_path / "inner.zip", name)
+    with pytest.raises(DataError, match=rf"data\.source: {tmp_path / 'outer.zip'} .*\bUnpack\b") as raised:
+        read(tmp_path / "outer.zip")
+    assert re.search(r"- a\.zip .*\bZIP\b", str(raised.value))
+
+
+def test_the_error_for_an_archive_of_damaged_files_names_them(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in ("a.bin", "b.bin", "c.bin"):
+            archive.writestr(name, b"no image")
+    content = (tmp_path / "set.zip").read_bytes()
+    (tmp_path / "set.zip").write_bytes(content[:4] + content[4:].replace(b"PK\3\4", b"PK\3\5"))
+    with pytest.raises(DataError, match=rf"data\.source: {tmp_path / 'set.zip'} ") as raised:
+        read(tmp_path / "set.zip")
+    assert re.search(r"- b\.bin .*\bcannot be read\b", str(raised.value))
+
+
+def test_the_error_for_an_npz_file_of_other_arrays_lists_them(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", a=DIGITS, b=LABELS[:, None].astype(np.uint8))
+    with pytest.raises(DataError, match=r"set\.npz: .*\ba uint8 \(20, 28, 28\), b uint8 \(20, 1\)"):
         read(tmp_path / "set.npz")
 
 
 def test_the_error_for_an_image_instead_of_a_folder_names_its_format(tmp_path: Path) -> None:
     root = fill(tmp_path / "root", images=3)
-    with pytest.raises(DataError, match=r"data\.root: .*cat/0\.png .*\(PNG\)"):
+    with pytest.raises(DataError, match=r"data\.source: .*cat/0\.png .*\(PNG\)"):
         read(root / "cat/0.png")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist"])
-def test_the_error_for_idx_files_of_another_size_names_both_sizes(name: str, tmp_path: Path) -> None:
-    root = write_idx_set(tmp_path / "idx")
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte: .*\b20 × 28 × 28\b.*\b60000 × 28 × 28\b"):
-        load_split(DataSettings.model_validate({"name": name, "root": root}), "train")
-
-
-def test_the_error_for_idx_files_instead_of_class_folders_names_their_size_and_data_name(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"(?s)data\.root: .*train-images-idx3-ubyte .*IDX .*\b20 × 28 × 28\b"
-    ) as raised:
-        read(write_idx_set(tmp_path / "idx"))
-    assert "data.name=mnist, fashion-mnist or kmnist" in str(raised.value)
-
-
-@pytest.mark.parametrize("below", ["", "PetImages"])
-def test_the_error_for_images_instead_of_mnist_names_them_and_suggests_data_name_folder(
-    below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_error_for_a_named_set_of_another_size_names_both_sizes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = tmp_path / "images"
-    fill(root / below)
-    (root / "Thumbs.db").write_bytes(b"x")
-    before = sorted(root.rglob("*"))
-    with pytest.raises(DataError, match=rf"data\.root: {root} .*\bmnist\b.* {root / below / 'cat'};") as raised:
-        load_split(DataSettings.model_validate({"root": root}), "train")
-    assert "--set data.name=folder" in str(raised.value)
-    assert sorted(root.rglob("*")) == before, "nothing was downloaded"
-
-
-def test_the_train_command_suggests_data_name_folder_for_a_folder_of_images(tmp_path: Path) -> None:
-    root = fill(tmp_path / "images")
-    result = CliRunner().invoke(cli, ["train", "--dry-run", "--set", f"data.root={root}"])
-    assert result.exit_code == 4
-    assert f"data.root: {root} " in result.stderr
-    assert "data.name=folder" in result.stderr
+    monkeypatch.setenv("PATH_DATASETS", str(write_idx_set(tmp_path / "idx")))
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte: .*\b20 × 28 × 28\b.*\b60000 × 28 × 28\b"):
+        load_split(DataSettings(source=name), "train")
+    assert read(tmp_path / "idx").class_names == tuple("0123456789"), "its path is read as a set of any size"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +205,7 @@ def test_caption_files_next_to_images_are_reported_in_one_line_and_can_be_skippe
     for path in sorted(root.rglob("*.png")):
         path.with_suffix(suffix).write_text("a photo")
     kind = suffix.rpartition(".")[2].lower()
-    with pytest.raises(DataError, match=r"data\.root: .*\(40\).*\bdata\.skip_corrupt=true\b") as raised:
+    with pytest.raises(DataError, match=r"data\.source: .*\(40\).*\bdata\.skip_corrupt=true\b") as raised:
         read(root)
     (line,) = str(raised.value).splitlines()[1:]
     assert line.startswith("  - 40 files ")
@@ -177,14 +219,5 @@ def test_new_caption_files_are_reported_although_the_images_are_cached(tmp_path:
     root = fill(tmp_path / "pets")
     assert count(root) == 40
     (root / "cat/0.txt").write_text("a photo")
-    with pytest.raises(DataError, match=r"(?s)data\.root: .*\(1\).*cat/0\.txt"):
+    with pytest.raises(DataError, match=r"(?s)data\.source: .*\(1\).*cat/0\.txt"):
         read(root)
-
-
-def test_the_error_for_a_stylegan_archive_names_a_zip_archive(tmp_path: Path) -> None:
-    root = fill(tmp_path / "images", images=3)
-    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
-        archive.writestr("dataset.json", json.dumps({"labels": [["cat/0.png", 0]]}))
-        archive.write(root / "cat/0.png", "cat/0.png")
-    with pytest.raises(DataError, match=r"data\.root: .*set\.zip .*\bZIP\b"):
-        read(tmp_path / "set.zip")

@@ -70,6 +70,11 @@ def set_values(section: str, **values: Any) -> Change:
     return lambda state: state["config"][section].update(values)
 
 
+def earlier_data(state: dict[str, Any], **settings: Any) -> None:
+    """Replaces data.source by data.name and data.root, as in checkpoints of earlier versions."""
+    state["config"]["data"] = {"size": 28, "channels": "auto", "skip_corrupt": False, **settings}
+
+
 IGNORED: dict[str, Change] = {
     "nothing": lambda state: None,
     "renamed settings": rename_setting("train", "duration", "length"),
@@ -79,8 +84,9 @@ IGNORED: dict[str, Change] = {
     "a section, and a preset": lambda state: state["config"].update(schedule={"kind": "wave"}, preset="turbo"),
     "another discriminator": set_values("model", discriminator="vit", conditioning="film", discriminator_depth=3),
     "data of another kind": lambda state: [
-        rename_setting("data", "name", "source")(state), set_values("data", size=1024)(state)
+        rename_setting("data", "source", "dataset")(state), set_values("data", size=1024)(state)
     ],
+    "data settings of an earlier version": lambda state: earlier_data(state, name="folder", root="/images"),
     "absent settings of this version": lambda state: [
         state["config"]["train"].clear(), state["config"]["model"].pop("options"), state["config"].pop("log")
     ],
@@ -154,20 +160,51 @@ def test_a_checkpoint_of_a_later_format_is_an_error_and_is_not_skipped(
         assert re.search(pattern, result.output), result.output
 
 
-def test_evaluate_needs_data_name_if_the_stored_data_settings_are_invalid(
+def test_evaluate_needs_data_source_if_the_stored_data_settings_are_invalid(
     other: Callable[[Change], Path], tmp_path: Path
 ) -> None:
     for change, error in (
-        (rename_setting("data", "name", "source"), r"data\.name "),
-        (set_values("data", name="cifar100"), r"data\.name = 'cifar100' "),
+        (rename_setting("data", "source", "dataset"), r"data\.source "),
+        (set_values("data", source="cifar100"), r"data\.source = 'cifar100' "),
         (set_values("data", size=31), r"data\.size = 31 "),
     ):
         source = other(change)
         result = run("evaluate", source, "--num-images", 100)
         assert result.exit_code == 4, result.output
-        assert re.search(rf"{BOTH}.*\b{error}.*--set data\.name=", result.output), result.output
-        result = run("evaluate", source, "--num-images", 100, "--set", "data.name=mnist")
+        assert re.search(rf"{BOTH}.*\b{error}.*--set data\.source=", result.output), result.output
+        result = run("evaluate", source, "--num-images", 100, "--set", "data.source=mnist")
         assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("earlier", "found", "instead"),
+    [
+        (
+            {"name": "folder", "root": "/images"},
+            "data.name = 'folder' and data.root = '/images'",
+            "data.source=/images",
+        ),
+        ({"name": "mnist", "root": None}, "data.name = 'mnist'", "data.source=mnist"),
+        ({"name": "my.module:load", "root": None}, "data.name = 'my.module:load'", "data.source=my.module:load"),
+    ],
+)
+def test_the_error_about_data_name_and_data_root_of_an_earlier_version_gives_data_source_in_their_place(
+    earlier: dict[str, Any], found: str, instead: str, other: Callable[[Change], Path]
+) -> None:
+    source = other(lambda state: earlier_data(state, **earlier))
+    message = rf"{BOTH}[^\n]*\b{re.escape(found)}[^\n]*"
+    result = run("evaluate", source, "--num-images", 100)
+    assert result.exit_code == 4, result.output
+    assert re.search(rf"best\.safetensors: [^\n]*{message} --set {instead}\.", result.output), result.output
+    resume = ["train", "--run-dir", source, "--resume", "auto", "--dry-run"]
+    result = run(*resume)
+    assert result.exit_code == 4, result.output
+    assert re.search(rf"last\.safetensors: [^\n]*{message} {instead}\.[^\n]*--allow-changes", result.output), (
+        result.output
+    )
+    assert len(result.output.splitlines()) == 1, result.output
+    result = run(*resume, "--allow-changes", "--set", "data.source=mnist")
+    assert result.exit_code == 0, result.output
 
 
 def test_the_error_on_resume_names_every_setting_that_this_version_lacks(other: Callable[[Change], Path]) -> None:
@@ -282,8 +319,8 @@ def test_unknown_fields_of_a_manifest_are_ignored(exported: Path, tmp_path: Path
         assert json.loads(run("inspect", tmp_path / "digits.mar", "--json").output)["ganctl_version"] == OTHER
         result = run("evaluate", exported, "--num-images", 100)
         assert result.exit_code == 4, result.output
-        assert re.search(rf"{BOTH}.*\bdata\.name = 'cifar100'", result.output), result.output
-        assert run("evaluate", exported, "--num-images", 100, "--set", "data.name=mnist").exit_code == 0
+        assert re.search(rf"{BOTH}.*\bdata\.source = 'cifar100'", result.output), result.output
+        assert run("evaluate", exported, "--num-images", 100, "--set", "data.source=mnist").exit_code == 0
     finally:
         path.write_text(before, "utf-8")
 

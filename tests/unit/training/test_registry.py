@@ -111,7 +111,7 @@ def test_a_run_with_custom_networks_loss_data_and_callback_trains_and_generates_
     monkeypatch.setattr("ganctl.training.evaluation.train_classifier.MIN_STEPS", 40)  # the scores may be bad
     settings = (
         f"model.generator='{module}:TinyGenerator'", f"model.discriminator='{module}:TinyDiscriminator'",
-        f"loss.name='{module}:Loss'", f"data.name='{module}:stripes'", "model.options={gain = 0.5}",
+        f"loss.name='{module}:Loss'", f"data.source='{module}:stripes'", "model.options={gain = 0.5}",
         "train.batch_size=50",
     )  # fmt: skip
     trainer = Session(assignments=[*SMALL, *settings], run_dir=tmp_path / "run").build(
@@ -145,7 +145,7 @@ def test_an_invalid_custom_network_is_refused_before_the_first_step(
 
 
 def test_the_error_of_an_invalid_data_set_names_the_dtype_shape_and_labels_found(module: str) -> None:
-    config, _ = resolve(assignments=[f"data.name='{module}:float_images'"], environment={})
+    config, _ = resolve(assignments=[f"data.source='{module}:float_images'"], environment={})
     with pytest.raises(DataError, match=r":float_images.*\btorch\.float32 \(9, 1, 28, 28\).*\buint8\b.*\b0 to 8\b"):
         load_split(config.data, "train")
 
@@ -197,7 +197,7 @@ def test_running_a_notebook_cell_again_replaces_its_registration() -> None:
 def test_one_error_names_all_unknown_names_with_source_and_suggestion() -> None:
     misspelled = {
         "model.generator": ("covn", "conv"), "model.discriminator": ("mpl", "mlp"), "loss.name": ("hing", "hinge"),
-        "data.name": ("mnits", "mnist"),
+        "data.source": ("mnits", "mnist"),
     }  # fmt: skip
     with pytest.raises(ConfigError) as raised:
         resolve(assignments=[f"{setting}={name}" for setting, (name, _) in misspelled.items()], environment={})
@@ -230,7 +230,7 @@ def test_a_registered_name_is_a_valid_setting_until_it_is_removed(monkeypatch: p
 def test_built_in_networks_and_data_sets_are_registered() -> None:
     assert GENERATORS.names() == DISCRIMINATORS.names() == ["conv", "mlp"]
     assert GENERATORS.is_builtin("conv")
-    assert {"fashion-mnist", "folder", "kmnist", "mnist"} <= {*DATASETS.names()}  # other tests register their own
+    assert {"fashion-mnist", "kmnist", "mnist"} <= {*DATASETS.names()}  # other tests register their own
     assert issubclass(type(load_callback("ganctl.training.callbacks:Profiler")), Callback)
     assert ImageSet(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1).long(), ("a",)).shape == (1, 28, 28)
 

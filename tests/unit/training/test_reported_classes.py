@@ -1,5 +1,6 @@
 """`train` and its `--dry-run` report the classes of the data set, with names in Unicode's composed form (NFC)."""
 
+import re
 import unicodedata
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from click.testing import CliRunner
 from ganctl.main import cli
 from ganctl.training.errors import DataError
 from tests.conftest import SMALL, Ganctl, one_object
-from tests.unit.training.folders import fill, read
+from tests.unit.training.folders import fill, fill_flat, read
 
 pytestmark = pytest.mark.usefixtures("data_cache")
 
@@ -23,8 +24,7 @@ def decomposed(name: str) -> str:
 
 
 def dry_run(root: Path, *words: str) -> str:
-    settings = ("--set", "data.name=folder", "--set", f"data.root={root}", "--batch-size", "4")
-    done = CliRunner().invoke(cli, ["train", "--dry-run", *settings, *words])
+    done = CliRunner().invoke(cli, ["train", str(root), "--dry-run", "--batch-size", "4", *words])
     assert done.exit_code == 0, done.stderr
     return done.stdout
 
@@ -41,6 +41,14 @@ def test_a_dry_run_reports_class_names_and_numbers_of_images(tmp_path: Path) -> 
     record = one_object(dry_run(tmp_path / "root", "--json"))
     assert record["classes"] == [{"name": "cat", "images": 25}, {"name": "dog", "images": 24}]
     assert record["training_images"] == 49
+
+
+def test_a_dry_run_reports_that_there_are_no_classes(tmp_path: Path) -> None:
+    root = fill_flat(tmp_path / "root", images=30)
+    assert re.fullmatch(r"classes +no labels", classes_line(dry_run(root)))
+    record = one_object(dry_run(root, "--json"))
+    assert record["classes"] == []
+    assert record["training_images"] == 24
 
 
 def test_a_long_list_of_classes_is_shortened(tmp_path: Path) -> None:
@@ -73,7 +81,7 @@ def test_the_unicode_form_of_folder_names_does_not_change_the_splits(tmp_path: P
 
 def test_splits_may_have_folder_names_in_different_unicode_forms(tmp_path: Path) -> None:
     fill(tmp_path / "root/train", classes=(CAFE, "b"), images=10)
-    fill(tmp_path / "root/test", classes=(decomposed(CAFE), "b"), images=5)
+    fill(tmp_path / "root/test", classes=(decomposed(CAFE), "b"), images=5, seed=100)
     assert read(tmp_path / "root", "test").class_names == ("b", CAFE)
     assert read(tmp_path / "root", "test").labels.bincount().tolist() == [5, 5]
 
@@ -82,7 +90,7 @@ def test_two_folders_with_the_same_composed_name_are_refused(tmp_path: Path) -> 
     root = fill(tmp_path / "root", classes=(CAFE, decomposed(CAFE)), images=3)
     if len(list(root.iterdir())) == 1:
         pytest.skip("this file system treats both forms as one name")
-    with pytest.raises(DataError, match=f"data.root: .*{CAFE}") as raised:
+    with pytest.raises(DataError, match=rf"data\.source: .*{CAFE}") as raised:
         read(root)
     assert r"'cafe\u0301'" in str(raised.value)
     assert r"'caf\xe9'" in str(raised.value)

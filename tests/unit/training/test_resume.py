@@ -3,7 +3,7 @@
 import os
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ from ganctl.training.callbacks import SignalHandler, default_callbacks
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.checkpoint.format import read_checkpoint
 from ganctl.training.config.resolve import resolve
+from ganctl.training.errors import DataError
 from ganctl.training.loop import build
 from ganctl.training.loop.session import Session
 from ganctl.training.loop.trainer import Trainer
+from ganctl.training.sampling.inspection import open_checkpoint
 from ganctl.training.step.cuda_graph import StepRunner
-from tests.conftest import PRESETS, SHORT, launch
+from tests.conftest import PRESETS, SHORT, SMALL, launch
 from tests.states import assert_same_events, assert_same_run, timeless_rows
 from tests.unit.training.failing import FailOnce
+from tests.unit.training.folders import fill, fill_flat
 from tests.unit.training.recorded import recorded
 
 
@@ -213,3 +216,24 @@ def test_a_captured_run_continued_by_the_same_trainer_ends_bit_identical(
     trainer.fit(max_steps=40)
     assert trainer.parts.step_runner.replays, "nothing was captured"
     assert_same_run(uninterrupted, resumed)
+
+
+@pytest.mark.parametrize("write", [fill, fill_flat])
+def test_a_run_on_a_folder_finds_its_images_again_and_data_source_names_moved_ones(
+    write: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier.MIN_STEPS", 5)
+    images, moved, run_dir = write(tmp_path / "images"), tmp_path / "moved", tmp_path / "run"
+    settings = (*SMALL, f"data.source={images}", "data.num_workers=0", "train.batch_size=8")
+    first = Session(assignments=settings, run_dir=run_dir).build(max_steps=1)
+    first.fit()
+    opened = open_checkpoint(run_dir)
+    assert (opened.data.source, opened.data_error) == (str(images), None)
+    assert Session(run_dir=run_dir, resume="auto").build(max_steps=2).fit().steps == 2
+    images.rename(moved)
+    with pytest.raises(DataError, match=rf"^data\.source: {images} "):
+        Session(run_dir=run_dir, resume="auto").build()
+    resumed = Session(run_dir=run_dir, resume="auto", assignments=[f"data.source={moved}"]).build(max_steps=3)
+    assert resumed.parts.data_identity == first.parts.data_identity
+    assert resumed.fit().steps == 3

@@ -3,6 +3,8 @@ are too few images. Such a run still has a best checkpoint."""
 
 import json
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,10 @@ def load_discs(settings: DataSettings, split: Split) -> ImageSet:
     return ImageSet(torch.from_numpy(images.astype(np.uint8))[:, None], torch.zeros(n, dtype=torch.int64), ("disc",))
 
 
+def load_unlabeled(settings: DataSettings, split: Split) -> ImageSet:
+    return replace(load_discs(settings, split), class_names=())
+
+
 def load_constant(settings: DataSettings, split: Split) -> ImageSet:
     labels = torch.arange(400) % 2
     images = (labels * 255).to(torch.uint8)[:, None, None, None].expand(-1, 1, 28, 28).contiguous()
@@ -74,7 +80,7 @@ def evaluate(images: Tensor, data: str, folder: Path, *words: object) -> Result:
     """Runs `ganctl evaluate` on a file, in this process: another one would spend most of the time importing torch."""
     file = folder / "generated.npz"
     np.savez(file, images=images[:, 0].numpy(), labels=np.arange(len(images)) % 1)
-    return CliRunner().invoke(cli, ["evaluate", str(file), "--set", f"data.name={data}", *map(str, words)])
+    return CliRunner().invoke(cli, ["evaluate", str(file), "--set", f"data.source={data}", *map(str, words)])
 
 
 def record_of(done: Result) -> dict[str, Any]:
@@ -88,8 +94,11 @@ def record_of(done: Result) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
-def test_data_with_one_class_have_no_scores(tmp_path: Path, split: Split, register_data: RegisterData) -> None:
-    register_data("test-discs", load_discs)
+@pytest.mark.parametrize("load", [load_discs, load_unlabeled])
+def test_data_with_one_class_or_without_labels_have_no_scores(
+    tmp_path: Path, load: Callable[[DataSettings, Split], ImageSet], split: Split, register_data: RegisterData
+) -> None:
+    register_data("test-discs", load)
     for images in (noise(300), load_discs(DataSettings(), "val").images):
         record = record_of(evaluate(images, "test-discs", tmp_path, "--split", split, "--json"))
         assert {record[name] for name in (*FEATURE_SCORES, *PREDICTION_SCORES)} == {None}
@@ -170,16 +179,23 @@ def test_a_scoring_classifier_is_valid_only_if_it_clearly_beats_the_majority_gue
 ) -> None:
     classifier = Classifier(1, classes, 49)
     classifier.metadata = {"test_accuracy": f"{accuracy}", "test_majority": f"{majority}", "test_images": f"{images}"}
-    assert (find_scorer_fault(classifier) is None) == valid
+    reason = find_scorer_fault(classifier)
+    assert (reason is None) == valid
+    shares = re.findall(r"([\d.]+)%", reason or "")
+    assert all(float(share) <= 100 for share in shares), "no accuracy is expected that no classifier has"
+    assert bool(shares) == (not valid and classes > 1)
 
 
-@pytest.mark.parametrize("monitor", ["fd", "fd_ratio", "label_accuracy"])
+@pytest.mark.parametrize(
+    ("monitor", "load"),
+    [("fd", load_discs), ("fd_ratio", load_discs), ("label_accuracy", load_discs), ("fd", load_unlabeled)],
+)
 def test_without_scores_the_latest_checkpoint_is_best_and_nothing_stops_the_run(
-    tmp_path: Path, monitor: str, register_data: RegisterData
+    tmp_path: Path, monitor: str, load: Callable[[DataSettings, Split], ImageSet], register_data: RegisterData
 ) -> None:
-    register_data("test-discs", load_discs)
+    register_data("test-discs", load)
     settings = (
-        *SMALL, "data.name=test-discs", "train.batch_size=32",
+        *SMALL, "data.source=test-discs", "train.batch_size=32",
         "train.duration=160 images", "evaluation.every=32 images",
         f"checkpoint.monitor={monitor}", "checkpoint.monitor_threshold=1e9",
         f"early_stopping.monitor={monitor}", "early_stopping.patience=1", "early_stopping.stopping_threshold=1e9",
@@ -217,11 +233,23 @@ def test_early_stopping_ignores_evaluations_without_a_score() -> None:
     assert run.stopped == "early-stopping"
 
 
+def test_reject_misread_is_refused_for_a_generator_of_unlabeled_images(
+    tmp_path: Path, register_data: RegisterData
+) -> None:
+    register_data("test-discs", load_unlabeled)
+    settings = (*SMALL, "data.source=test-discs", "train.batch_size=32", "train.duration=32 images")
+    run = Session(preset="conv", assignments=settings, run_dir=tmp_path / "run").build().fit().run_dir
+    done = CliRunner().invoke(cli, ["sample", str(run), "--reject-misread", "--out", str(tmp_path / "generated.png")])
+    assert done.exit_code == 2, done.output
+    assert re.search(r"--reject-misread: .*\bunconditional\b", done.stderr)
+    assert ONE_CLASS in CliRunner().invoke(cli, ["inspect", str(run)]).stdout
+
+
 def test_reject_misread_is_refused_if_the_scoring_classifier_is_invalid(
     tmp_path: Path, register_data: RegisterData
 ) -> None:
     register_data("test-discs", load_discs)
-    settings = (*SMALL, "data.name=test-discs", "train.batch_size=32", "train.duration=32 images")
+    settings = (*SMALL, "data.source=test-discs", "train.batch_size=32", "train.duration=32 images")
     run = Session(preset="conv", assignments=settings, run_dir=tmp_path / "run").build().fit().run_dir
     done = CliRunner().invoke(cli, ["sample", str(run), "--reject-misread", "--out", str(tmp_path / "generated.png")])
     assert done.exit_code == DataError.exit_code == 4, done.output

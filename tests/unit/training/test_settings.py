@@ -9,7 +9,7 @@ import pytest
 import tomli_w
 
 from ganctl.training.config.resolve import preset_names, preset_text, resolve
-from ganctl.training.config.schema import DESCRIPTIONS, Config, Duration
+from ganctl.training.config.schema import DESCRIPTIONS, Config, DataSettings, Duration
 from ganctl.training.errors import ConfigError
 
 
@@ -166,7 +166,8 @@ def test_every_setting_has_a_description() -> None:
 def test_a_variable_may_set_any_setting() -> None:
     values = resolve(environment={})[0].flat()
     text = {name: "unset" if value is None else json.dumps(value) for name, value in values.items()}
-    text |= {"data.root": "/d", "data.num_workers": "3", "optimizer.lr_discriminator": "0.1", "train.init_from": "/i"}
+    text |= {"data.source": "/d", "data.license": "CC0-1.0", "data.attribution": "A. Author", "data.num_workers": "3"}
+    text |= {"optimizer.lr_discriminator": "0.1", "train.init_from": "/i"}
     text |= {
         "checkpoint.every": "9 images",
         "early_stopping.stopping_threshold": "5",
@@ -179,6 +180,89 @@ def test_a_variable_may_set_any_setting() -> None:
     config, sources = resolve(environment=variables)
     assert {source for name, source in sources.items() if name != "preset"} == set(variables)
     assert (config.model.options, config.log.name, config.early_stopping.stopping_threshold) == ({"gain": 2}, "n", 5.0)
+
+
+def test_a_path_in_data_source_becomes_absolute_and_a_name_is_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    for name in ("images", "kmnist", "a.zip"):
+        (tmp_path / name).mkdir()
+    for text, source, is_path in (
+        ("images", str(tmp_path / "images"), True),
+        ("a.zip", str(tmp_path / "a.zip"), True),
+        ("absent/images", str(tmp_path / "absent/images"), True),
+        ("./absent", str(tmp_path / "absent"), True),
+        ("~/images", "/home/me/images", True),
+        ("kmnist", "kmnist", False),  # a folder of this name needs ./kmnist
+        ("my.module:load", "my.module:load", False),
+        ("absent", "absent", False),
+    ):
+        settings = DataSettings(source=text)
+        assert (settings.source, settings.is_path) == (source, is_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("mnist", "mnist"), ("my.module:load", "my.module.load"), ("/a/emoji", "emoji"), ("/a/emoji.tar.gz", "emoji"),
+        ("/a/emoji.zip", "emoji"), ("/a/b.c.npz", "b.c"), ("/a/große Bilder (1)", "große-Bilder-1-"), ("/", "images"),
+    ],
+)  # fmt: skip
+def test_the_short_name_of_a_data_set_can_name_a_run(source: str, name: str) -> None:
+    settings = DataSettings(source=source)
+    assert settings.name == name
+    assert Config.model_validate({"log": {"name": settings.name}}).log.name == name
+
+
+@pytest.mark.parametrize("source", ["~nosuchuser/images", "/a\0b", "", " ", "absent"])
+def test_an_invalid_data_source_is_one_error_that_names_the_setting(source: str) -> None:
+    message = error_message(flags={"data.source": ("DATA", source)})
+    (line,) = [line for line in message.splitlines() if line.startswith("  - ")]
+    assert line.startswith(f"  - DATA: data.source = {source!r}: ")
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "data.size=30", "data.size=12", "data.size=132", "data.size=own", "data.channels=2", "data.fit=stretch",
+        "data.balance=1.5", "data.balance=-0.1",
+    ],
+)  # fmt: skip
+def test_a_data_setting_out_of_range_is_refused(assignment: str) -> None:
+    name, _, value = assignment.partition("=")
+    assert re.search(rf"--set: {re.escape(name)} = '?{re.escape(value)}'?: ", error_message(assignments=[assignment]))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"data.name": "folder", "data.root": "/x"}, "data.source=/x"),
+        ({"data.root": "/x"}, "data.source=/x"),
+        ({"data.name": "kmnist"}, "data.source=kmnist"),
+        ({"data.name": "kmnist", "data.root": "unset"}, "data.source=kmnist"),
+        ({"data.name": "my.module:load"}, "data.source=my.module:load"),
+        ({"data.name": "kmnist", "data.root": "/x"}, r"data.source=kmnist\b.*\bPATH_DATASETS=/x"),
+    ],
+)
+def test_the_error_about_data_name_and_data_root_gives_data_source_in_their_place(
+    old: dict[str, str], new: str, tmp_path: Path
+) -> None:
+    keys = {name.partition(".")[2]: value for name, value in old.items()}
+    (tmp_path / "c.toml").write_text(tomli_w.dumps({"data": keys}))
+    sources: dict[str, dict[str, Any]] = {
+        str(tmp_path / "c.toml"): {"config_file": tmp_path / "c.toml"},
+        "--set": {"assignments": [f"{name}={value}" for name, value in old.items()]},
+        "GANCTL_DATA__": {"environment": {f"GANCTL_{n.upper().replace('.', '__')}": value for n, value in old.items()}},
+    }
+    for source, arguments in sources.items():
+        message = error_message(**arguments)
+        (line,) = [line for line in message.splitlines() if line.startswith("  - ")]
+        assert line.startswith(f"  - {source}")
+        for name, value in old.items():
+            assert value == "unset" or f"{name} = {value!r}" in line
+        assert re.search(rf"\b{new}\b", line)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class BlackSource:
         return torch.zeros(len(z), 3, 32, 32, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3, 4])
 def test_saved_arrays_are_read_back_unchanged(tmp_path: Path, channels: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, channels), dtype=np.uint8)
     labels = np.arange(12, dtype=np.int64) % 3
@@ -66,24 +66,25 @@ def test_the_error_of_an_invalid_array_names_the_file_and_the_expected_shape(tmp
 def test_flags_override_the_environment_which_overrides_the_stored_data_settings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    stored = DataSettings(name="folder", root=tmp_path / "gone", size=32, skip_corrupt=True)
+    stored = DataSettings(source=str(tmp_path / "gone"), size=32, skip_corrupt=True, license="CC0-1.0")
     assert override_data_settings(OpenedSource(stored), []) == stored
-    monkeypatch.setenv("GANCTL_DATA__ROOT", str(tmp_path / "moved"))
+    monkeypatch.setenv("GANCTL_DATA__SOURCE", str(tmp_path / "moved"))
     monkeypatch.setenv("GANCTL_DATA__CHANNELS", "1")
     monkeypatch.setenv("GANCTL_PRESET", "lightning-basic-gan")
     monkeypatch.setenv("GANCTL_TRAIN__SEED", "not a setting of the data")
-    expected = stored.model_copy(update={"root": tmp_path / "moved", "channels": 3})
+    expected = stored.model_copy(update={"source": str(tmp_path / "moved"), "channels": 3})
     assert override_data_settings(OpenedSource(stored), ["data.channels=3"]) == expected
-    unset = override_data_settings(OpenedSource(stored), ["data.channels=3", "data.root=unset"])
-    assert unset == expected.model_copy(update={"root": None})
+    assignments = ["data.channels=3", "data.source=mnist", "data.license=unset"]
+    changed = override_data_settings(OpenedSource(stored), assignments)
+    assert changed == expected.model_copy(update={"source": "mnist", "license": None})
 
 
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("train.seed=1", r"--set train\.seed=1: .*\bdata\.root="),
-        ("root=x", r"--set root=x: .*\bdata\.root="),
-        ("data.rot=x", r"--set: .*'data\.rot'.* Did you mean data\.root\b"),
+        ("train.seed=1", r"--set train\.seed=1: .*\bdata\.source="),
+        ("source=x", r"--set source=x: .*\bdata\.source="),
+        ("data.sorce=x", r"--set: .*'data\.sorce'.* Did you mean data\.source\b"),
         ("data.size=30", r"--set: data\.size = 30: "),
     ],
 )
@@ -95,13 +96,13 @@ def test_only_data_settings_can_be_overridden(assignment: str, message: str) -> 
 def test_a_misspelled_data_variable_is_an_error_with_a_suggestion(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("GANCTL_DATA_ROOT", "/somewhere")
-    with pytest.raises(ConfigError, match=r"GANCTL_DATA_ROOT: .*\bGANCTL_DATA__ROOT\b"):
+    monkeypatch.setenv("GANCTL_DATA_SOURCE", "/somewhere")
+    with pytest.raises(ConfigError, match=r"GANCTL_DATA_SOURCE: .*\bGANCTL_DATA__SOURCE\b"):
         override_data_settings(OpenedSource(DataSettings()), [])
 
 
 def test_images_of_another_size_or_other_classes_than_the_data_set_are_refused() -> None:
-    folder = DataSettings(name="folder")
+    folder = DataSettings(source="/images")
     black = torch.zeros(12, 3, 32, 32, dtype=torch.uint8)
     check_fit(OpenedSource(folder, images=black, labels=torch.arange(12) % 3), REAL, Path("s.npz"))
     check_fit(OpenedSource(folder, images=black), REAL, Path("s.npz"))
@@ -114,3 +115,7 @@ def test_images_of_another_size_or_other_classes_than_the_data_set_are_refused()
     other = ImageSet(REAL.images, REAL.labels, ("leaf", "sea", "sky"))
     with pytest.raises(DataError, match=r"run: .*\bleaf, sea, sun\b.*\bleaf, sea, sky\b"):
         check_fit(OpenedSource(folder, BlackSource()), other, Path("run"))
+    unlabeled = ImageSet(REAL.images, torch.zeros_like(REAL.labels), ())
+    check_fit(OpenedSource(folder, images=black), unlabeled, Path("s.npz"))
+    with pytest.raises(DataError, match=r"run: .*\bleaf, sea, sun\b.*\bnone\b"):
+        check_fit(OpenedSource(folder, BlackSource()), unlabeled, Path("run"))

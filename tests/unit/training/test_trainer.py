@@ -8,16 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.checkpoint.format import read_checkpoint, write_checkpoint
 from ganctl.training.config.resolve import resolve
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.data.base import ImageSet, Split, premultiply
 from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import CheckpointError, ConfigError, FolderInUse, TrainingError
 from ganctl.training.images.source import load_generator
 from ganctl.training.loop.session import Session
 from ganctl.training.loop.trainer import Trainer
 from tests.conftest import SHORT, SMALL, launch, train_small
+from tests.unit.training.conftest import RegisterData
 
 
 @pytest.mark.parametrize("max_steps", [1, 13])
@@ -237,7 +241,7 @@ def test_two_trainers_never_share_a_folder(tmp_path: Path) -> None:
     config, _ = resolve(assignments=[*SHORT, f"log.root={tmp_path}"], environment={})
     first, second = Trainer(config), Trainer(config)
     assert first.fit(max_steps=1).run_dir != second.fit(max_steps=1).run_dir
-    with pytest.raises(FolderInUse, match=rf"{first.run_dir} .*resume='auto'"):
+    with pytest.raises(FolderInUse, match=rf"{first.run_dir}: .*resume='auto'"):
         Trainer(config, run_dir=first.run_dir).fit()
 
 
@@ -330,3 +334,32 @@ def test_a_run_on_a_gpu_resumes(on_device: str, tmp_path: Path) -> None:
     assert one["progress"] == two["progress"]
     for name, weight in one["networks"]["ema"].items():
         assert (two["networks"]["ema"][name] - weight).norm() <= 0.01 * weight.norm() + 1e-4, name
+
+
+@pytest.mark.usefixtures("few_test_images")
+def test_a_run_on_unlabeled_transparent_images_is_unconditional_and_its_pictures_are_transparent(
+    tmp_path: Path, register_data: RegisterData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ganctl.training.evaluation.train_classifier.MIN_STEPS", 5)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def load(settings: DataSettings, split: Split) -> ImageSet:
+        rng = torch.Generator().manual_seed(len(split))
+        images = torch.randint(256, (120, 4, 16, 16), generator=rng, dtype=torch.uint8)
+        return ImageSet(premultiply(images), torch.zeros(120, dtype=torch.int64), ())
+
+    register_data("clear", load)
+    run_dir = tmp_path / "run"
+    settings = ("data.source=clear", "train.batch_size=8", "train.duration=32 images", "evaluation.every=16 images")
+    trainer = Session(assignments=[*SMALL, *settings, "log.tensorboard=true"], run_dir=run_dir).build()
+    assert not trainer.config.model.conditional
+    assert trainer.source.class_names == ()
+    result = trainer.fit()
+    assert (result.stop_reason, result.metrics["label_accuracy"]) == ("completed", None)
+    for path in (run_dir / "samples").iterdir():
+        with Image.open(path) as picture:
+            assert picture.mode == "RGBA"
+    with Image.open(run_dir / "timelapse.gif") as animation:
+        assert animation.n_frames == 2  # type: ignore[attr-defined]  # of GifImageFile
+    resumed = Session(run_dir=run_dir, resume="auto", flags={"train.duration": ("--epochs", "48 images")}).build()
+    assert resumed.fit().steps == 6

@@ -1,9 +1,11 @@
 """Recognizes files by their first bytes, for errors about a file where a folder of images is expected."""
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 from PIL import Image
@@ -22,23 +24,27 @@ _SIGNATURES = (
     (b"SQLite format 3", "an SQLite database"),
 )
 # errors of zipfile and NumPy for damaged, encrypted or unusually compressed arrays
-ARRAY_FILE_ERRORS = (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+ARRAY_FILE_ERRORS = (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 _MAX_NAMES = 8
 
 
-def file_kind(path: Path) -> str:
+def file_kind(path: Path, file: IO[bytes]) -> str:
     """Describes a file by its first bytes, such as "a ZIP archive"; for .npz with names, types and shapes of arrays.
+
+    Args:
+        path: its name.
+        file: the file, opened at its beginning.
 
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        head = file.read(512)
+    head = file.read(512)
+    file.seek(0)
     if not head:
         return "an empty file"
     if path.suffix == ".npz":
         try:
-            return f"an .npz file with {_describe_arrays(path)}"
+            return f"an .npz file with {_describe_arrays(file)}"
         except ARRAY_FILE_ERRORS as error:
             return f"a damaged .npz file ({error})"
     if head[:3] == b"\0\0\x08" and 1 <= head[3] <= 4:
@@ -50,7 +56,7 @@ def file_kind(path: Path) -> str:
         if head.startswith(signature):
             return kind
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             return f"one image ({image.format})"
     except (Image.DecompressionBombError, ValueError, OSError):
         return "a file of another kind"
@@ -61,19 +67,14 @@ def conversion_hint(kind: str) -> str:
     if kind.endswith("archive"):
         return "Unpack it and give the folder."
     if kind.startswith("one image"):
-        return "Give the folder that holds the class folders."
-    if kind.startswith("an IDX file"):
-        return (
-            "Give data.name=mnist, fashion-mnist or kmnist for the files of these data sets; write other images as PNG"
-            " files into one folder for each class."
-        )
-    return "Write its images as files (such as PNG) into one folder for each class."
+        return "Give the folder that holds the images."
+    return "Write its images as files (such as PNG) into one folder, or one folder for each class."
 
 
-def _describe_arrays(path: Path) -> str:
+def _describe_arrays(content: IO[bytes]) -> str:
     """Lists the arrays of an .npz file, "images uint8 (500, 28, 28), labels int64 (500,)", from their headers."""
     described = []
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(content) as archive:
         for name in archive.namelist():
             if name.endswith(".npy"):
                 with archive.open(name) as file:

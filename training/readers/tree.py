@@ -1,23 +1,35 @@
-"""Folder listing for image data sets: lists each folder once, without files of operating systems; opens no image.
+"""Listing of a data set's folders, on the disk or in an archive: each once, without files of operating systems.
 
-Links are followed. Names that begin with a dot are ignored. Any other entry that cannot be opened is recorded as bad,
-with the reason.
+Names that begin with a dot are ignored. Any other entry that cannot be opened is recorded as bad, with the reason.
 """
 
+import hashlib
 import os
-import stat
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
-from ganctl.training.data.file_kinds import list_names
-from ganctl.training.data.system_files import system_name
+from ganctl.common.text import nfc
+from ganctl.training.errors import DataError
+from ganctl.training.readers.containers import Container, FileStamp
+from ganctl.training.readers.file_kinds import ARRAY_FILE_ERRORS, file_kind, list_names
+from ganctl.training.readers.system_files import system_name
 
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".xml", ".mat", ".npy", ".npz")  # may hold labels
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_SPLIT_NAMES: dict[Split, set[str]] = {
+    "train": {"train", "training"},
+    "val": {"val", "valid", "validation", "dev"},
+    "test": {"test", "testing"},
+}
+_ARCHIVE_SUFFIXES = re.compile(r"(\.(zip|tar|gz|tgz|bz2|tbz2|xz|txz))+$", re.IGNORECASE)
 _UNREADABLE_FORMATS = ("BUFR", "GRIB", "HDF5", "MPEG")  # Pillow recognizes them, but cannot decode them
 
 
@@ -26,7 +38,7 @@ class FolderContent:
     """Content of one folder, sorted by name; a link counts as its target."""
 
     folders: list[Path] = field(default_factory=list)
-    files: dict[Path, os.stat_result] = field(default_factory=dict)
+    files: dict[Path, FileStamp] = field(default_factory=dict)
     bad: dict[Path, str] = field(default_factory=dict)  # entries that cannot be opened, with the reason
 
     def count_images(self) -> int:
@@ -38,10 +50,11 @@ class FolderContent:
         return sum(map(may_be_image, self.files))
 
 
-class FolderTree:
-    """Cache of folder listings; counts the files of operating systems that it leaves out."""
+class Tree:
+    """The folders of a container, each listed once; counts the files of operating systems that it leaves out."""
 
-    def __init__(self) -> None:
+    def __init__(self, container: Container) -> None:
+        self.container = container
         self._contents: dict[Path, FolderContent] = {}
         self.system_files: Counter[str] = Counter()
         self.empty: set[Path] = set()
@@ -52,23 +65,64 @@ class FolderTree:
             return self._contents[folder]
         content = self._contents[folder] = FolderContent()
         try:
-            paths = sorted(folder.iterdir())
+            for path, entry in self.container.scan(folder):
+                if (pattern := system_name(path.name)) is not None:
+                    self.system_files[pattern] += 1
+                elif path.name.startswith("."):
+                    continue
+                elif entry is None and _is_run(path):
+                    self.system_files["folders of runs"] += 1
+                elif entry is None:
+                    content.folders.append(path)
+                elif isinstance(entry, str):
+                    content.bad[path] = entry
+                else:
+                    content.files[path] = entry
         except OSError as error:
             content.bad[folder] = f"a folder that cannot be listed ({error.strerror})"
-            return content
-        for path in paths:
-            if (pattern := system_name(path.name)) is not None:
-                self.system_files[pattern] += 1
-            elif not path.name.startswith("."):
-                _add(path, content)
         return content
+
+    def file_kind(self, path: Path) -> str:
+        """Describes a file by its content; see `file_kinds.file_kind`."""
+        try:
+            with self.container.open(path) as file:
+                return file_kind(path, file)
+        except (OSError, *ARRAY_FILE_ERRORS) as error:
+            return f"a file that cannot be read ({error})"
+
+    def read(self, path: Path) -> bytes:
+        """Returns the content of a file, such as a table of labels.
+
+        Raises:
+            DataError: it is damaged in its archive.
+            OSError: it cannot be read.
+        """
+        try:
+            return self.container.read(path)
+        except ValueError as error:
+            raise DataError(f"{printable(path)}: {error}") from error
+
+    def stamp(self) -> str:
+        """Returns a digest, 32 hexadecimal digits, that changes with the container's path and with its content.
+
+        Of a folder it hashes the name, size and modification time of each file; of an archive, those of the archive.
+        """
+        root = self.container.path
+        digest = hashlib.sha256(os.fsencode(root.resolve()))  # another folder may have the same names, sizes and times
+        for folder, content in self.walk(root):
+            if not content.files and not content.bad:
+                continue  # such as the folder of the runs
+            lines = [f"{path.name}\0{stamp}" for path, stamp in content.files.items()]
+            lines += [f"{path.name}\0{reason}" for path, reason in content.bad.items()]
+            digest.update(os.fsencode("\0".join([nfc(os.path.relpath(folder, root)), *map(nfc, lines)])))
+        return digest.hexdigest()[:32]
 
     def walk(self, folder: Path, *, exclude: Collection[Path] = ()) -> Iterator[tuple[Path, FolderContent]]:
         """Walks a folder and all folders below it, each real path once; `exclude` is left out."""
-        stack, visited = [folder], {os.path.realpath(path) for path in exclude}
+        stack, visited = [folder], {self.container.real_path(path) for path in exclude}
         while stack:
             folder = stack.pop()
-            real_path = os.path.realpath(folder)
+            real_path = self.container.real_path(folder)
             if real_path not in visited:
                 visited.add(real_path)
                 content = self.content(folder)
@@ -95,33 +149,35 @@ class FolderTree:
         return content.count_candidates() > 0
 
     def descend(self, folder: Path) -> list[Path]:
-        """Follows single subfolders; returns the path from `folder` to the folder of the classes or splits."""
-        levels, visited = [folder], {os.path.realpath(folder)}
+        """Follows single subfolders; returns the path from `folder` to the folder of the classes or splits.
+
+        A single subfolder of images is a class, except in an archive of the same name: there it is the packed folder.
+        """
+        levels, visited = [folder], {self.container.real_path(folder)}
         while True:
             inner = self.subfolders(folder)
             if len(inner) != 1 or self.content(folder).count_images() or is_named_train(inner[0]):
                 return levels
             [folder] = inner
-            if self.is_class(folder) or os.path.realpath(folder) in visited:
+            packed = self.container.kind.endswith("archive") and folder == self.container.path / self._archive_stem()
+            if (self.is_class(folder) and not packed) or self.container.real_path(folder) in visited:
                 return levels
-            visited.add(os.path.realpath(folder))
+            visited.add(self.container.real_path(folder))
             levels.append(folder)
 
+    def places(self) -> list[Path]:
+        """Returns the folders in which the files of a format may lie: `descend`, and a single folder of files below."""
+        levels = self.descend(self.container.path)
+        inner = self.subfolders(levels[-1])
+        return [*levels, *inner] if len(inner) == 1 else levels
 
-def _add(path: Path, content: FolderContent) -> None:
-    """Adds one entry of a folder to the folder's content."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        kind = "a broken link" if path.is_symlink() else "a path that cannot be accessed"
-        content.bad[path] = f"{kind} ({error.strerror})"
-        return
-    if stat.S_ISDIR(status.st_mode):
-        content.folders.append(path)
-    elif stat.S_ISREG(status.st_mode):
-        content.files[path] = status
-    else:
-        content.bad[path] = "neither a file nor a folder"
+    def _archive_stem(self) -> str:
+        return _ARCHIVE_SUFFIXES.sub("", self.container.path.name)
+
+
+def _is_run(folder: Path) -> bool:
+    """Returns whether a folder is that of a run: `train` may be started in the folder of the images."""
+    return (folder / "checkpoints").is_dir() and (folder / "config.toml").is_file()
 
 
 def is_image_name(path: Path) -> bool:
@@ -141,6 +197,12 @@ def companions(files: Collection[Path]) -> list[Path]:
     stems = {path.with_suffix("") for path in images}
     no_images = (path for path in files if path.suffix and path not in images)
     return [path for path in no_images if path.with_suffix("") in stems or path.with_suffix("") in images]
+
+
+def split_of_name(name: str) -> Split | None:
+    """Returns the split that a folder or file is named after: train, val or test, in their usual spellings."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((split for split, spellings in _SPLIT_NAMES.items() if not spellings.isdisjoint(words)), None)
 
 
 def is_named_train(folder: Path) -> bool:
