@@ -19,6 +19,7 @@ from ganctl.training.images.source import GeneratorSource, load_generator
 from ganctl.training.models.base import Generator
 
 _STYLES = 8  # rows of samples.png
+_UNLABELED_COLUMNS = 10
 
 
 def export(
@@ -71,7 +72,7 @@ def export(
 
 def _draw_samples(generator: Generator, class_names: Sequence[str]) -> bytes:
     """Draws a PNG: one row per latent, one column per class."""
-    classes = len(class_names)
+    classes = len(class_names) or _UNLABELED_COLUMNS
     labels = torch.arange(classes).repeat(_STYLES)
     images_per_latent = classes if generator.conditional else 1
     z, *_ = example_inputs(generator, len(labels) // images_per_latent, seed=1)

@@ -19,7 +19,7 @@ from ganctl.manifest import read_manifest
 from ganctl.training.checkpoint.format import LoadedCheckpoint, weights_digest
 from ganctl.training.models.base import Generator
 
-_DATA_SETTINGS = {"size", "channels", "skip_corrupt"}  # without data.root: paths are private
+_DATA_SETTINGS = {"size", "channels", "fit", "skip_corrupt"}
 
 
 def base_fields(generator: Generator, checkpoint: LoadedCheckpoint) -> dict[str, Any]:
@@ -34,7 +34,9 @@ def base_fields(generator: Generator, checkpoint: LoadedCheckpoint) -> dict[str,
         "model_version": weights_digest(generator.state_dict())[:12],
         "ganctl_version": __version__,
         "preset": config.get("preset"),
-        "data": data.get("name"),
+        "data": _public_source(data),
+        "license": data.get("license"),
+        "attribution": data.get("attribution"),
         "data_settings": {key: value for key, value in data.items() if key in _DATA_SETTINGS},
         "conditional": generator.conditional,
         "z": {"dim": generator.latent_dim, "distribution": "normal"},
@@ -43,6 +45,12 @@ def base_fields(generator: Generator, checkpoint: LoadedCheckpoint) -> dict[str,
         "inputs": ["z", "label"] if generator.conditional else ["z"],
         "output": "image",
     }
+
+
+def _public_source(data: Mapping[str, Any]) -> str | None:
+    """Returns the source of the images without its folder: paths are private."""
+    source = data.get("source")
+    return Path(source).name if isinstance(source, str) and Path(source).is_absolute() else source
 
 
 def as_text(values: Mapping[str, Any]) -> dict[str, str]:

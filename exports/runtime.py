@@ -15,6 +15,7 @@ from ganctl.exports.formats import FILES, get_format
 from ganctl.files import read_file
 from ganctl.manifest import NAME
 from ganctl.training.checkpoint.stored_config import read_data_settings
+from ganctl.training.config.schema import NAMED_DATA_SETS, DataSettings
 from ganctl.training.sampling.inspection import OpenedSource
 from ganctl.versions import written_by
 
@@ -52,8 +53,16 @@ def open_export(folder: Path) -> OpenedSource:
     fields = manifest.read(folder)
     source = ExportSource(folder, fields)
     facts = {"export": str(folder.resolve()), "artefact": source.artifact, "model_version": fields["model_version"]}
-    stored = fields.get("data_settings")  # missing in older exports
-    data, errors = read_data_settings({"name": fields.get("data")} | (stored if isinstance(stored, dict) else {}))
+    name, stored = fields.get("data"), fields.get("data_settings")  # missing in older exports
+    known = ":" in str(name) or name in NAMED_DATA_SETS
+    data, errors = read_data_settings(
+        (stored if isinstance(stored, dict) else {}) | {"source": name if known else DataSettings().source}
+    )
+    if not known:
+        errors.append(
+            f"data.source = {name!r}: found no data set of this name, and an export does not store the folder of its"
+            " images. Name them by --set data.source=…."
+        )
     prefix = f"{folder / NAME}:{written_by(fields.get('ganctl_version'))}"
     fault = ExportError(f"{prefix} {' '.join(errors)}") if errors else None
     return OpenedSource(data, source, fault, facts=facts)

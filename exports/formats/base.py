@@ -7,11 +7,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ganctl.training.models.base import Generator
+from ganctl.training.models.base import Generator, divide_by_alpha
 
 
 class UnitRangeGenerator(nn.Module):
-    """Wraps a generator to return images in [0, 1] in place of [−1, 1]."""
+    """Wraps a generator to return images in [0, 1] in place of [−1, 1], with colors not multiplied with alpha."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
@@ -19,6 +19,8 @@ class UnitRangeGenerator(nn.Module):
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         images: Tensor = self.generator(z, label) if label is not None else self.generator(z)
+        if self.generator.shape.channels == 4:
+            images = divide_by_alpha(images)
         return ((images + 1) * 0.5).clamp(0, 1)
 
 

@@ -32,7 +32,7 @@ _HANDLER = Path(__file__).parents[1] / "handler"
 _CONFIG_NAME = "model-config.yaml"
 _DESCRIPTION = (  # keys of the manifest that are part of an archive's description
     "ganctl_version", "model_version", "preset", "data", "conditional", "class_names", "z", "image", "checkpoint",
-    "versions",
+    "license", "attribution", "versions",
 )  # fmt: skip
 
 # TorchServe imports this module by name from the archive's root. It takes an ImportError for "no such file" and then

@@ -51,6 +51,10 @@ class Client(BaseClient, AbstractContextManager["Client"]):
         """Return the model's number of classes. Raises RemoteError for an unconditional model."""
         return self._decode_class_count(self._request({}, OPENAPI_TYPE))
 
+    def max_count(self) -> int:
+        """Return the largest number of images that the server draws for one request."""
+        return self._decode_max_count(self._request({}, OPENAPI_TYPE))
+
     def _request(self, fields: Mapping[str, Any], media: str) -> httpx.Response:
         async def send(request: httpx.Request) -> httpx.Response:
             return self._http.send(request)
@@ -91,6 +95,10 @@ class AsyncClient(BaseClient, AbstractAsyncContextManager["AsyncClient"]):
     async def count_classes(self) -> int:
         """See `Client.count_classes`."""
         return self._decode_class_count(await self._request({}, OPENAPI_TYPE))
+
+    async def max_count(self) -> int:
+        """See `Client.max_count`."""
+        return self._decode_max_count(await self._request({}, OPENAPI_TYPE))
 
     async def _request(self, fields: Mapping[str, Any], media: str) -> httpx.Response:
         return await self._request_with_retries(fields, media, self._http.send, asyncio.sleep)

@@ -35,7 +35,7 @@ class Fields(TypedDict, total=False):
 class Sample(NamedTuple):
     """Images from a server.
 
-    images: uint8 [N, H, W], or [N, H, W, 3] for color.
+    images: uint8 [N, H, W], [N, H, W, 3] for color, or [N, H, W, 4] for color and transparency (alpha last).
     labels: int64 [N]; -1 for an unconditional model.
     seed: the seed that was used.
     """
@@ -149,6 +149,13 @@ class BaseClient:
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise self._unexpected_reply(reply, error) from error
 
+    def _decode_max_count(self, reply: httpx.Response) -> int:
+        """Read the largest `count` of a request from an OpenAPI document. Raises RemoteError for any other reply."""
+        try:
+            return int(reply.json()["components"]["schemas"]["Request"]["properties"]["count"]["maximum"])
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise self._unexpected_reply(reply, error) from error
+
     def _unexpected_reply(self, reply: httpx.Response, error: Exception) -> RemoteError:
         message = f"{self.url}: found a reply that is not from a ganctl server ({error!r}). Check the address."
         return RemoteError(message + self._route.proxy_hint, reply.status_code)
@@ -186,5 +193,5 @@ def _json_value(name: str, value: Any) -> Any:
 
 
 def _decode_png(data: str) -> NDArray[np.uint8]:
-    """An image, uint8 [H, W] or [H, W, 3], from a PNG file in Base64."""
+    """An image, uint8 [H, W], [H, W, 3] or [H, W, 4], from a PNG file in Base64."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))), np.uint8)

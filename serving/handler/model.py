@@ -49,6 +49,8 @@ class Model:
     height: int
     width: int
     limits: Limits = field(default_factory=Limits)
+    license: str = ""  # of the training images
+    attribution: str = ""
 
     @property
     def conditional(self) -> bool:
@@ -74,6 +76,16 @@ class Model:
         """Number of values in one image: channels × height × width."""
         return self.channels * self.height * self.width
 
+    @property
+    def max_count(self) -> int:
+        """The largest `count` of a request: the limit of images or, for large images, of their values."""
+        return max(1, min(self.limits.max_count, self.limits.max_values // self.values))
+
+    @property
+    def max_frames(self) -> int:
+        """The largest `frames` of a request, as `max_count`."""
+        return max(2, min(self.limits.max_frames, self.limits.max_values // self.values))
+
     @classmethod
     def from_manifest(cls, manifest: object, limits: Limits | None = None) -> "Model":
         """Read an export's manifest.
@@ -89,5 +101,7 @@ class Model:
             channels=facts["image"]["channels"],
             height=facts["image"]["height"],
             width=facts["image"]["width"],
+            license=facts.get("license") or "",
+            attribution=facts.get("attribution") or "",
             limits=limits or Limits(),
         )

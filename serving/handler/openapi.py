@@ -79,7 +79,7 @@ def _fields(model: Model) -> dict[str, JsonObject]:
         label = _INTEGER | {"minimum": 0, "maximum": len(model.class_names) - 1}
         names = {"type": "string", "enum": list(model.class_names)}
         for field, one, summary in (("digits", label, "Labels by number"), ("labels", names, "Labels by name")):
-            several = {"type": "array", "items": one, "minItems": 1, "maxItems": limits.max_count}
+            several = {"type": "array", "items": one, "minItems": 1, "maxItems": model.max_count}
             fields[field] = {"oneOf": [one, several], "description": f"{summary}; the list repeats up to `count`."}
         fields["labels"]["description"] += _NAMES
         letters = [name for name in model.class_names if len(name) == 1]
@@ -88,12 +88,12 @@ def _fields(model: Model) -> dict[str, JsonObject]:
             length = {"minLength": 1, "maxLength": limits.max_text}
             fields["text"] = _STRING | length | {"pattern": pattern, "description": _TEXT}
     fields |= {
-        "count": _INTEGER | {"minimum": 1, "maximum": limits.max_count, "description": _COUNT},
+        "count": _INTEGER | {"minimum": 1, "maximum": model.max_count, "description": _COUNT},
         "seed": _INTEGER | {"minimum": 0, "maximum": MAX_SEED, "description": _SEED},
         "truncation": {"type": "number", "minimum": 0, "maximum": 1, "default": 1, "description": _TRUNCATION},
         "scale": _INTEGER | {"minimum": 1, "maximum": limits.max_scale, "default": 1, "description": _SCALE},
         "layout": {"type": "string", "enum": list(LAYOUTS), "default": LAYOUTS[0]},
-        "frames": _INTEGER | {"minimum": 2, "maximum": limits.max_frames, "description": _FRAMES},
+        "frames": _INTEGER | {"minimum": 2, "maximum": model.max_frames, "description": _FRAMES},
     }
     return fields
 

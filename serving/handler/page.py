@@ -63,14 +63,16 @@ def _values(model: Model) -> dict[str, object]:
     """The template's placeholders with their values as HTML; text from the model is escaped."""
     limits = model.limits
     takes_text = model.conditional and all(len(name) == 1 for name in model.class_names)
-    color = "grayscale" if model.channels == 1 else "color"
+    color = {1: "grayscale", 3: "color", 4: "color and transparency"}[model.channels]
     labels = f" · {len(model.class_names)} labels" if model.conditional else ""
     return {
         **asdict(limits),
-        "count": min(4 if takes_text else 16, limits.max_count),
-        "keyframes": min(DEFAULT_KEYFRAMES, limits.max_count),
-        "scale": max(1, min(limits.max_scale, _WIDTH // (4 * model.width))),
-        "frames": min(_FRAMES, limits.max_frames),
+        "max_count": model.max_count,
+        "max_frames": model.max_frames,
+        "count": min(4 if takes_text else 16, model.max_count),
+        "keyframes": min(DEFAULT_KEYFRAMES, model.max_count),
+        "scale": max(1, min(limits.max_scale, round(_WIDTH / (4 * model.width)))),
+        "frames": min(_FRAMES, model.max_frames),
         "max_seed": MAX_SEED,
         "title": "Handwriting from a neural network" if takes_text else "Pictures from a neural network",
         "lead": _lead(model, takes_text),
@@ -79,6 +81,8 @@ def _values(model: Model) -> dict[str, object]:
         "count_label": "Handwritings" if takes_text else "Pictures",
         "layouts": _options(LAYOUTS),
         "animations": _options(ANIMATION_TYPES[::-1]),  # WebP first: all colors, fewer bytes
+        "plate": "plate checkered" if model.channels == 4 else "plate",
+        "credit": _credit(model),
         "version": escape(model.version),
         "facts": f"{model.width} × {model.height} pixels, {color}{labels}",
     }
@@ -89,6 +93,12 @@ def _lead(model: Model, takes_text: bool) -> str:
         return "Type, and a neural network writes it by hand. Every picture is new."
     choose = "Choose, and a neural network draws it. " if model.conditional else "A neural network draws them. "
     return choose + "Every picture is new; none is a photograph."
+
+
+def _credit(model: Model) -> str:
+    """Names the license and the authors of the training images, if the export does."""
+    parts = [model.attribution and f"by {model.attribution}", model.license]
+    return f"<br>Training images {escape(', '.join(filter(None, parts)))}" if any(parts) else ""
 
 
 def _text_input(model: Model) -> str:

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_COLOR_TYPE = {1: 0, 3: 2}  # channels → grayscale, RGB
+_COLOR_TYPE = {1: 0, 3: 2, 4: 6}  # channels → grayscale, RGB, RGBA
 _MAX_STORED = 1024  # bytes; with the headers they fit into one Ethernet packet (1,460 bytes) uncompressed
 _UINT32, _BLOCK_LENGTHS = struct.Struct(">I"), struct.Struct("<HH")
 _END = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
 
 
 def encode(image: NDArray[np.uint8]) -> bytes:
-    """Encode an image, uint8 [H, W, C] with C = 1 (grayscale) or 3 (RGB), as a PNG file."""
+    """Encode an image, uint8 [H, W, C] with C = 1 (grayscale), 3 (RGB) or 4 (RGBA), as a PNG file."""
     height, width, channels = image.shape
     rows = np.zeros((height, 1 + width * channels), np.uint8)  # a row begins with its filter type; 0: no filter
     rows[:, 1:] = image.reshape(height, -1)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from . import png
-from .common.pixels import enlarge, tile
+from .common.pixels import binary_alpha, enlarge, tile
 from .model import Model
 from .request import Request
 
@@ -53,7 +53,7 @@ def _json(request: Request, images: Pixels, model: Model) -> bytes:
 def _npz(request: Request, images: Pixels, model: Model) -> bytes:
     """The arrays that `ganctl sample` writes, with `seed` and `model_version`.
 
-    `images` is uint8 [N, H, W] or [N, H, W, 3]. A conditional model has `labels`, int64 [N].
+    `images` is uint8 [N, H, W], or [N, H, W, C] with 3 or 4 channels. A conditional model has `labels`, int64 [N].
     """
     images = enlarge(images, request.scale)
     arrays: dict[str, Any] = {"images": images[..., 0] if model.channels == 1 else images}
@@ -66,11 +66,15 @@ def _npz(request: Request, images: Pixels, model: Model) -> bytes:
 
 def _pillow(request: Request, images: Pixels, model: Model, **options: Any) -> bytes:
     """One picture, or an endlessly looping animation if the request has `frames`; `options` are those of Pillow."""
+    if request.media == "image/gif":
+        images = binary_alpha(images)
     pictures = [
         Image.fromarray(np.squeeze(enlarge(tile(frame, request.columns), request.scale)))
         for frame in np.split(images, request.frames or 1)
     ]
     if request.frames:
+        if request.media == "image/gif" and model.channels == 4:
+            options["disposal"] = 2  # clears a frame before the next one is shown
         options |= {"save_all": True, "append_images": pictures[1:], "duration": _FRAME_MS, "loop": 0}
     file = io.BytesIO()
     pictures[0].save(file, **options)

@@ -235,11 +235,8 @@ class _FieldReader:
         unknown = sorted({character for character in value if model.label_of(character) is None})
         if unknown:
             letters = "".join(name for name in model.class_names if len(name) == 1)
-            found = format_value("".join(unknown))
-            allowed = f"may hold {letters}; found {found}"
-            self.add_error(
-                "text", allowed if letters else f"needs labels of one character, of which there is none; found {found}"
-            )
+            expected = f"may hold {letters}" if letters else "needs labels of one character, and this model has none"
+            self.add_error("text", f"{expected}; found {format_value(''.join(unknown))}")
             return ()
         return tuple(label for character in value if (label := model.label_of(character)) is not None)
 
