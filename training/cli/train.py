@@ -259,7 +259,7 @@ def _print_result(result: "Result", config: "Config", as_json: bool) -> None:
         if monitor in best.metrics and best.metrics[monitor] is None:
             scored += f" (the latest, since {monitor} has no meaning on these images)"
         click.echo(f"best checkpoint: step {best.step:,}{scored}; {result.best}")
-        click.echo(f"next: ganctl sample {run_dir} --out digits.png")
+        click.echo(f"next: ganctl sample {run_dir} --out samples.png")
     if result.stop_reason not in FINISHED:
         click.echo(f"continue to the end ({config.train.duration}): ganctl train --run-dir {run_dir} --resume auto")
     elif result.stop_reason == "completed" and needs_more_training(result.metrics):

@@ -54,7 +54,7 @@ class Batches:
         assert batch_size <= len(data), "the caller checks this"
         assert batch_size % ranks == 0, "the caller checks this"
         self._device, self._workers = device, workers
-        self.on_device = _fits_on_device(data, device) if on_device == "auto" else bool(on_device)
+        self.on_device = fits_on_device(data, device) if on_device == "auto" else bool(on_device)
         self.device_bytes = data.images.nbytes if self.on_device else 0
         memory = device if self.on_device else torch.device("cpu")
         self._shuffled = _ShuffledBatches(
@@ -180,7 +180,8 @@ def _balanced_counts(counts: list[int], total: int, balance: float) -> list[int]
     return [end - start for start, end in pairwise(bounds)]
 
 
-def _fits_on_device(data: ImageSet, device: torch.device) -> bool:
+def fits_on_device(data: ImageSet, device: torch.device) -> bool:
+    """Returns whether the images take at most half of the free memory of a device."""
     if device.type != "cuda":
         return True  # the images are in host memory already
     free, _ = torch.cuda.mem_get_info(device)

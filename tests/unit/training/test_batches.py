@@ -72,11 +72,11 @@ def test_a_loader_gives_the_same_batches_as_images_on_the_device_from_any_step(w
 
 def test_images_are_kept_on_the_device_if_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert batches(on_device="auto").on_device
-    from ganctl.training.data.loader import _fits_on_device
+    from ganctl.training.data.loader import fits_on_device
 
     for free, fits in ((IMAGES.nbytes * 3, True), (IMAGES.nbytes, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * free))
-        assert _fits_on_device(DATA, torch.device("cuda")) is fits
+        assert fits_on_device(DATA, torch.device("cuda")) is fits
 
 
 def test_loader_processes_survive_signals_to_the_process_group() -> None:

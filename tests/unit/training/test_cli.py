@@ -346,7 +346,7 @@ def test_train_ends_with_scores_their_meaning_the_best_checkpoint_and_the_next_c
     assert re.search(r"\bval\b.*\bFréchet distance\b", scores)
     assert re.search(r"\b\d+\.\d × the floor\b", meaning)
     assert re.search(r"\bstep 10\b.*\bFD \d+\.\d\d\b.* run/checkpoints/best", best)
-    assert sample.endswith(": ganctl sample run --out digits.png")
+    assert sample.endswith(": ganctl sample run --out samples.png")
     assert re.search(r"\b640 images\b.*: ganctl train --run-dir run --resume auto$", resume)
     complete = ganctl(*shlex.split(resume.partition(": ganctl ")[2]))
     assert complete.returncode == 0, complete.stderr
