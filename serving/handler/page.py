@@ -62,7 +62,8 @@ def _hash(element: str) -> str:
 def _values(model: Model) -> dict[str, object]:
     """The template's placeholders with their values as HTML; text from the model is escaped."""
     limits = model.limits
-    takes_text = model.conditional and all(len(name) == 1 for name in model.class_names)
+    one_character = model.conditional and all(len(name) == 1 for name in model.class_names)
+    takes_text = one_character and model.channels == 1  # numbered classes of color images are no characters
     color = {1: "grayscale", 3: "color", 4: "color and transparency"}[model.channels]
     labels = f" · {len(model.class_names)} labels" if model.conditional else ""
     return {

@@ -187,6 +187,14 @@ def test_the_page_has_the_labels_the_version_and_the_limits_of_the_model() -> No
         assert field["max"] == most
 
 
+def test_the_page_promises_handwriting_for_gray_characters_only() -> None:
+    assert any("Handwriting" in text for text in Elements(DIGITS).texts)
+    numbered = Elements(replace(DIGITS, channels=3))  # classes of colored images that have numbers for names
+    assert not any("andwriting" in text for text in numbered.texts)
+    assert numbered.named("text") == []
+    assert [attributes["value"] for attributes in numbered.named("digits")] == list("0123456789")
+
+
 def test_the_page_of_an_unconditional_model_has_no_fields_for_labels(load: Callable[..., Service]) -> None:
     page = Elements(replace(DIGITS, class_names=()))
     assert page.named("text") == page.named("digits") == []
