@@ -48,7 +48,7 @@ class Hold:
 
     @property
     def reached(self) -> bool:
-        """Whether the process has reached the place."""
+        """Returns True if the process has reached the place."""
         return (self._folder / "held").exists()
 
     def wait(self, process: Any = None) -> None:

@@ -18,7 +18,7 @@ def check_manifest(manifest: object) -> dict[str, Any]:
         ValueError: a field is missing or invalid; the message names it.
     """
     if not isinstance(manifest, dict):
-        raise ValueError(f"the manifest must be a JSON object, found {type(manifest).__name__}")  # noqa: TRY004
+        raise ValueError(f"the manifest must be a JSON object, found {type(manifest).__name__}")  # noqa: TRY004  # an error of the file
     check = partial(_check, manifest)
     check("schema_version", lambda v: v == SCHEMA_VERSION, f"{SCHEMA_VERSION}, the only version that this code reads")
     check("model_version", lambda v: isinstance(v, str) and v.isalnum(), "letters and digits")

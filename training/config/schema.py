@@ -151,7 +151,7 @@ class DataSettings(Section):
 
     @property
     def is_path(self) -> bool:
-        """Whether the data set is a folder, an archive or a file."""
+        """True if the data set is a folder, an archive or a file."""
         return Path(self.source).is_absolute()
 
     @property

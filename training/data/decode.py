@@ -112,7 +112,7 @@ def is_transparent(image: Image.Image) -> bool:
     if not image.has_transparency_data:
         return False
     lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
-    return bool(lowest < 255)  # type: ignore[operator]
+    return bool(lowest < 255)  # type: ignore[operator]  # one band has one pair of extremes
 
 
 def to_square(image: Image.Image, size: int, fit: Literal["crop", "pad"]) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -261,7 +262,7 @@ class _Decoder(Dataset[_Facts]):
 
     images: Images
     pixels: NDArray[np.uint8]
-    fit: str
+    fit: Literal["crop", "pad"]
     whites: Mapping[str, float] | None = None
     again: bool = False  # the modes are counted already
 
@@ -274,7 +275,7 @@ class _Decoder(Dataset[_Facts]):
                 if self.whites is None:
                     return _Facts(i, (width, height), value_range=image.value_range(), metadata_error=metadata_error)
                 image = image.to_eight_bits(self.whites[image.number_type])
-            square = to_square(image, self.pixels.shape[-1], self.fit)  # type: ignore[arg-type]
+            square = to_square(image, self.pixels.shape[-1], self.fit)
             self.pixels[i] = square
             mode = "" if self.whites is not None or self.again else image.mode
             return _Facts(

@@ -117,7 +117,7 @@ def test_the_page_shows_each_error_at_its_field(served: Running, browse: Callabl
 
 
 def contains(screenshot: NDArray[np.int16], picture: NDArray[np.int16]) -> bool:
-    """Whether a screenshot contains a picture, up to the rounding of colors and without the edges of the picture."""
+    """Returns True if a screenshot shows a picture; rounded colors and the picture's edges do not matter."""
     inner = picture[8:-8, 8:-8]
     height, width = inner.shape[:2]
     rows, columns = screenshot.shape[0] - height + 1, screenshot.shape[1] - width + 1

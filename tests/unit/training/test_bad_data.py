@@ -221,7 +221,7 @@ def test_a_compressed_tar_bomb(ganctl: Ganctl, tmp_path: Path) -> None:
 
 
 def test_a_bomb_with_a_wrong_size_is_not_unpacked(tmp_path: Path) -> None:
-    """Of a member that promises 100 bytes and holds 64 MB, little more than 100 bytes are unpacked."""
+    """A member that declares 100 bytes and holds 64 MB is unpacked up to little more than 100 bytes."""
     path = zip_with({"1.png": bytes(1 << 26)}, compress_type=zipfile.ZIP_DEFLATED)(tmp_path)
     content = bytearray(path.read_bytes())
     for signature, offset in ((b"PK\3\4", 22), (b"PK\1\2", 24)):

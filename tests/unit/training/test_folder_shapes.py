@@ -1,4 +1,4 @@
-"""Which folders are classes and which are splits; other layouts are errors that name the folder."""
+"""Folders are recognized as classes or splits; other layouts are errors that name the folder."""
 
 import os
 import re
