@@ -8,8 +8,9 @@ from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.config.schema import EvaluationSettings
 from ganctl.training.data.base import Split
 from ganctl.training.device.timing import ResolvedDuration
-from ganctl.training.evaluation.classifier import load_classifier
+from ganctl.training.evaluation.cache import TensorCache
 from ganctl.training.evaluation.evaluator import Evaluator
+from ganctl.training.evaluation.scorer import load_scorer
 from ganctl.training.images.source import Source
 
 TEST_IMAGES = 10_000
@@ -28,14 +29,13 @@ class Evaluate(Callback):
         """
         self._settings = settings or EvaluationSettings()
         self._every = ResolvedDuration(self._settings.every)
-        distances = ("fd", "fd_floor", "fd_ratio")
+        distances = ("fd", "fd_floor", "fd_ratio", "kid")
         self.provided_scores = (*distances, "label_accuracy") if conditional else distances
 
     def on_start(self, run: Run) -> None:
         self._every.resolve(run.epoch_images)
-        # at the start: data other than MNIST may need a classifier training, which should fail before the run does;
-        # the real images are scored once for all evaluations
-        self._classifier = load_classifier(run.config.data, _log.warning)
+        # at the start: damaged data fail before the run does; the real images are scored once for all evaluations
+        self._scorer = load_scorer(run.config.data, device=run.device, announce=_log.warning)
         self._evaluator = self._evaluator_of(run, "val", self._settings.num_images)
         if self._evaluator.no_summary:
             _log.warning("no summary on these images: %s", self._evaluator.no_summary)
@@ -51,7 +51,9 @@ class Evaluate(Callback):
         return self._evaluator.score(source, full=False)
 
     def _evaluator_of(self, run: Run, split: Split, num_images: int) -> Evaluator:
-        return Evaluator(run.config.data, split, num_images=num_images, device=run.device, classifier=self._classifier)
+        return Evaluator(
+            run.config.data, split, num_images=num_images, scorer=self._scorer, cache=TensorCache(_log.warning)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"every": self._every.state_dict()}

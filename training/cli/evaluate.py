@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ganctl.options import SourceParam, expand_home, json_option
+from ganctl.options import SourceParam, json_option
 from ganctl.streams import note, print_json
 from ganctl.training.cli.inspect import data_settings_option, open_source
 
@@ -14,18 +14,7 @@ if TYPE_CHECKING:
     from ganctl.training.data.base import Split
     from ganctl.training.evaluation.cache import TensorCache
     from ganctl.training.evaluation.evaluator import Evaluator
-    from ganctl.training.evaluation.inception import Inception
     from ganctl.training.sampling.inspection import OpenedSource
-
-
-def inception_file(text: str) -> Path | None:
-    """Parses `--features`: `classifier` (None) or `inception=FILE` (the path)."""
-    if text == "classifier":
-        return None
-    kind, _, file = text.partition("=")
-    if kind != "inception" or not file:
-        raise click.BadParameter(f"found {text!r}, expected 'classifier' or 'inception=FILE'")
-    return Path(expand_home(file))
 
 
 @click.command()
@@ -33,7 +22,8 @@ def inception_file(text: str) -> Path | None:
 @click.option("--num-images", default=10_000, type=click.IntRange(100, 60_000), help="Number of generated images.")
 @click.option("--split", type=click.Choice(["test", "val", "train"]), default="test", help="Real images to use.")
 @click.option("--draws", default=1, type=click.IntRange(1, 100), help="Number of independent draws of latents.")
-@click.option("--features", type=inception_file, metavar="inception=FILE", help="Compare in Inception features.")
+@click.option("--features", type=SourceParam(), metavar="FILE", help="Compare in the features of this network.")
+@click.option("--measure", default=2, type=click.IntRange(1, 2), help="1: the scores of earlier versions.")
 @click.option("--cas", is_flag=True, help="Also train a classifier on generated images; takes minutes.")
 @click.option("--cas-images", default=60_000, type=click.IntRange(100, 1_000_000), help="Number of images for --cas.")
 @data_settings_option
@@ -43,7 +33,8 @@ def evaluate(
     num_images: int,
     split: "Split",
     draws: int,
-    features: Path | None,
+    features: str | None,
+    measure: int,
     cas: bool,
     cas_images: int,
     assignments: tuple[str, ...],
@@ -54,10 +45,10 @@ def evaluate(
     --set data.source=DATA names the real images: for an export, when the images have moved, or for a .npz of images
     other than MNIST (which may also need data.size and data.channels).
 
-    fd is the Fréchet distance in the features of a digit classifier (128 numbers after the ReLU of its hidden layer;
-    its accuracy on MNIST's test images is 99.59 %). fd_floor is the distance of as many real training images. --draws K
-    reports means and standard deviations of K draws. --features takes NVIDIA's inception-2015-12-05.pt or
-    torch-fidelity's pt_inception-2015-12-05-6726825d.pth; the classifier still reads the labels.
+    fd is the Fréchet distance, and kid the kernel distance with its standard error, in the features of a network that
+    was trained on other images; kid is the one to read for fewer than 5,000 images. fd_floor is the distance of as many
+    real training images. --draws K reports means and standard deviations of K draws. --features FILE takes another
+    network: Inception, DINOv2 or any other in TorchScript, ONNX or safetensors.
 
     --cas reports the accuracy on real images of a classifier trained on generated images alone. Scores without a
     meaning (too few images, or classes that the classifier cannot separate) are left out, with the reason.
@@ -69,7 +60,8 @@ def evaluate(
     from ganctl.training.errors import DataError
     from ganctl.training.evaluation.cache import TensorCache
     from ganctl.training.evaluation.evaluator import Evaluator
-    from ganctl.training.evaluation.inception import Inception
+    from ganctl.training.evaluation.feature_files import FileFeatures
+    from ganctl.training.evaluation.scorer import load_scorer
     from ganctl.training.sampling.inspection import check_fit, override_data_settings
     from ganctl.training.sampling.writers import open_images
 
@@ -78,22 +70,26 @@ def evaluate(
     opened = open_images(path) if path.suffix == ".npz" else open_source(path)
     if draws > 1 and opened.images is not None:
         raise click.UsageError(f"--draws {draws}: found one draw in {source}. Leave --draws out.")
+    if features and measure == 1:
+        raise click.UsageError("--measure 1: it has its own features. Leave --features out.")
     has_labels = opened.labels is not None if opened.source is None else opened.source.conditional
     if cas and not has_labels:
         raise click.UsageError(f"--cas: {source} has no labels to train a classifier on. Leave --cas out.")
     data = override_data_settings(opened, assignments)
-    check_fit(opened, load_split(data, split), path)  # before the classifier is trained, which takes minutes
-    network = Inception(features, note) if features else None
+    check_fit(opened, load_split(data, split), path)  # before the classifier is fitted, which takes seconds
+    file_features = FileFeatures(Path(features), note) if features else None
+    scorer = load_scorer(data, announce=note, measure=measure, file_features=file_features)
     cache = TensorCache(note)
     count = num_images if opened.images is None else min(num_images, len(opened.images))
-    evaluator = Evaluator(data, split, num_images=count, announce=note, features=network, cache=cache)
+    evaluator = Evaluator(data, split, num_images=count, announce=note, scorer=scorer, cache=cache)
     if cas and evaluator.scorer_fault:
         raise DataError(f"--cas: {evaluator.scorer_fault}. Leave --cas out.")
     scores = _score(opened, evaluator, data, cache, draws)
     if cas:
         scores |= _cas_scores(opened, data, cache, cas_images)
     record = {"source": str(path.resolve()), **opened.facts, "split": split, **scores, "draws": draws}
-    record |= _feature_networks(evaluator, network) | {"seconds": round(time.monotonic() - start, 2)}
+    record |= {"features": scorer.name, "scorer": scorer.digest}
+    record |= {"seconds": round(time.monotonic() - start, 2)}
     if as_json:
         print_json(record)
     else:
@@ -149,36 +145,32 @@ def _cas_scores(opened: "OpenedSource", data: "DataSettings", cache: "TensorCach
     return classification_accuracy(fakes, data, cache=cache, announce=note)
 
 
-def _feature_networks(evaluator: "Evaluator", inception: "Inception | None") -> dict[str, Any]:
-    """Returns the networks that the scores depend on, with their digests."""
-    from ganctl.training.checkpoint.format import weights_digest
-    from ganctl.training.evaluation.network import FEATURES
-
-    classifier = evaluator.classifier
-    facts = {
-        "accuracy": float(classifier.metadata["test_accuracy"]),
-        "features": FEATURES,
-        "layer": "after the ReLU of the hidden layer",
-        "sha256": weights_digest(classifier.state_dict()),
-    }
-    record: dict[str, Any] = {"features": "inception" if inception else "classifier", "classifier": facts}
-    return record | ({"inception_sha256": inception.digest} if inception else {})
-
-
 def _print_scores(record: dict[str, Any]) -> None:
     """Prints the scores as a table, with standard deviations and the scores of real images where known."""
     from ganctl.training.evaluation.summary import score_line
 
-    if record["features"] == "inception":
-        click.echo("in the features of the Inception network:")
+    if record["features"] == "file":
+        click.echo("in the features of the given network:")
     click.echo(score_line(record))
     if record["no_summary"]:
         click.echo(f"no summary: {record['no_summary']}")
     elif record["scorer_fault"]:
         click.echo(f"no label scores: {record['scorer_fault']}")
-    names = ("fd", "label_accuracy", "precision", "recall", "density", "coverage", "class_balance", "inception_score")
+    names = (
+        "fd",
+        "kid",
+        "label_accuracy",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "class_balance",
+        "inception_score",
+    )
     for name in (*names, *(["cas"] if "cas" in record else [])):
         line = f"{name:18} {_number(record[name])}"
+        if name == "kid" and record["kid_se"] is not None:
+            line += f"   standard error: {record['kid_se']:.4f}"
         if (deviation := record.get("std", {}).get(name)) is not None:
             line += f" ± {deviation:.4f}"
         real = record.get("fd_floor" if name == "fd" else f"{name}_real")

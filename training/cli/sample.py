@@ -142,7 +142,6 @@ def _is_server(source: str) -> bool:
 def _draw(request: "SampleRequest", source: str, token: str | None, assignments: tuple[str, ...]) -> "SampleResult":
     """Draws images from a path or a server; rejects misread ones if requested."""
     from ganctl.training.config.schema import DataSettings
-    from ganctl.training.evaluation.classifier import load_classifier
     from ganctl.training.sampling.inspection import OpenedSource, override_data_settings
     from ganctl.training.sampling.rejection import LabelPredictor, sample_accepted
     from ganctl.training.sampling.samplers import LocalSampler, sample_images
@@ -159,8 +158,8 @@ def _draw(request: "SampleRequest", source: str, token: str | None, assignments:
             sampler = LocalSampler(opened.source)
         if request.reject_misread:
             data = override_data_settings(opened, assignments)
-            sampler.check(request)  # before the classifier is trained, which takes minutes
-            result = sample_accepted(request, sampler, LabelPredictor(load_classifier(data, note), data.name))
+            sampler.check(request)  # before the classifier is fitted, which takes seconds
+            result = sample_accepted(request, sampler, LabelPredictor(data, note))
         else:
             result = sample_images(request, sampler)
     return result

@@ -6,29 +6,27 @@ training, and all generators are scored on the same latents.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ganctl.training.checkpoint.format import weights_digest
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import Split, premultiply
 from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError
 from ganctl.training.evaluation.cache import TensorCache, images_digest
-from ganctl.training.evaluation.classifier import load_classifier
-from ganctl.training.evaluation.inception import Inception
 from ganctl.training.evaluation.metrics import (
     Gaussian,
     class_balance,
     frechet_distance,
     inception_score,
+    kernel_distance,
     manifold_scores,
 )
-from ganctl.training.evaluation.network import Classifier, ClassifierOutput, classify
+from ganctl.training.evaluation.network import ScorerOutput
 from ganctl.training.evaluation.reference_stats import ReferenceStats, count_distinct, subsample
+from ganctl.training.evaluation.scorer import Scorer, load_scorer
 from ganctl.training.evaluation.validity import find_scorer_fault, mask_invalid_scores, too_few_images
 from ganctl.training.images.source import Source
 
@@ -47,28 +45,25 @@ class Evaluator:
         num_images: int,
         device: torch.device | None = None,
         announce: Callable[[str], None] = lambda text: None,
-        classifier: Classifier | None = None,
-        features: Inception | None = None,
+        scorer: Scorer | None = None,
         cache: TensorCache | None = None,
     ) -> None:
         """Reads the split and computes the statistics of `num_images` of its images (or of all, if it has fewer).
 
         Args:
-            data: the data set; its classifier predicts the labels.
+            data: the data set.
             split: the split of the real images.
             num_images: number of real images, and of the images that `generate` returns.
-            device: device of the classifier; default: the CPU.
+            device: of the default scorer; default: the CPU.
             announce: receives progress messages.
-            classifier: the classifier of the data set, if it is loaded already.
-            features: the network whose features replace those of the classifier.
+            scorer: computes features and label predictions; None for the default scorer of the data set.
             cache: stores the statistics of the real images between processes.
 
         Raises:
             DataError: two splits have the same images, so that there is no floor.
         """
-        self._features = features
-        self.classifier = (classifier or load_classifier(data, announce)).to(device or torch.device("cpu"))
-        self.scorer_fault = find_scorer_fault(self.classifier)
+        self.scorer = scorer or load_scorer(data, device=device, announce=announce)
+        self.scorer_fault = find_scorer_fault(self.scorer.skill)
         other_split: Split = "val" if split == "train" else "train"
         real, other = load_split(data, split), load_split(data, other_split)
         self.num_images = min(num_images, len(real), len(other))  # the floor needs as many images of the other split
@@ -77,7 +72,7 @@ class Evaluator:
         other_images = subsample(other.images, self.num_images)
 
         def compute() -> dict[str, Tensor]:
-            return ReferenceStats.compute(self._classify(images), self._classify(other_images))
+            return ReferenceStats.compute(*self.scorer(images), self.scorer(other_images).features)
 
         inputs = {
             "what": "real side",
@@ -85,9 +80,8 @@ class Evaluator:
             "num_images": self.num_images,
             "images": images_digest(images),
             "others": images_digest(other_images),
-            "classifier": weights_digest(self.classifier.state_dict()),
-            "features": features.digest if features else "",
-            "device": str(features.device if features else device),
+            "measure": self.scorer.measure,
+            "scorer": self.scorer.digest,
         }
         self.real = ReferenceStats(cache.get_or_compute(inputs, compute) if cache else compute())
         self._distinct_images = count_distinct(images)
@@ -96,10 +90,6 @@ class Evaluator:
         if self._no_floor and count_distinct(real.images, other.images) > self._num_classes:
             found = f"data.source = '{data.source}': found the same images in the splits {split} and {other_split}"
             raise DataError(f"{found}, so that the scores have no floor. Give each split its own images")
-
-    def _classify(self, images: Tensor) -> ClassifierOutput:
-        output = classify(self.classifier, images)
-        return replace(output, features=self._features(images)) if self._features else output
 
     def generate(self, source: Source, index: int = 0) -> tuple[Tensor, Tensor | None]:
         """Generates `num_images` images with the class frequencies of the real images.
@@ -130,21 +120,23 @@ class Evaluator:
             full: whether to compute more than an evaluation during training needs.
 
         Returns:
-            fd, fd_floor and fd_ratio (fd / fd_floor), label_accuracy and class_accuracy (by class name; both None
-            without labels), num_images, scorer_accuracy, and the reasons scorer_fault and no_summary (None if the
-            scores are valid). With `full` also precision, recall, density, coverage, class_balance and inception_score,
+            fd, fd_floor and fd_ratio (fd / fd_floor), kid and its standard error kid_se, label_accuracy and
+            class_accuracy (by class name; both None without labels), num_images, measure, and the facts of
+            `mask_invalid_scores`. With `full` also precision, recall, density, coverage, class_balance and inception_score,
             the last two also for the real images (…_real).
         """
-        fake, real = self._classify(images), self.real
+        fake, real = self.scorer(images), self.real
         distance = frechet_distance(Gaussian.fit(fake.features), real.gaussian)
         ratio = None if self._no_floor else distance / real.floor
-        scores = {"fd": distance, "fd_floor": real.floor, "fd_ratio": ratio, **self._label_scores(fake, labels)}
+        kid, kid_error = kernel_distance(fake.features, real.features)
+        scores = {"fd": distance, "fd_floor": real.floor, "fd_ratio": ratio, "kid": kid, "kid_se": kid_error}
+        scores |= self._label_scores(fake, labels)
         if full:
             scores |= manifold_scores(real.features, real.radii, fake.features)
             scores["class_balance"] = class_balance(fake.predictions, self._num_classes)
             scores["class_balance_real"] = real.class_balance
             scores |= {"inception_score": inception_score(fake.logits), "inception_score_real": real.inception_score}
-        return {**self._mask_invalid(scores, len(images)), "num_images": len(images)}
+        return {**self._mask_invalid(scores, len(images)), "num_images": len(images), "measure": self.scorer.measure}
 
     @property
     def no_summary(self) -> str | None:
@@ -154,9 +146,11 @@ class Evaluator:
 
     def _mask_invalid(self, scores: dict[str, Any], num_generated: int) -> dict[str, Any]:
         too_few = too_few_images(num_generated, self._distinct_images)
-        return mask_invalid_scores(scores, self.classifier, too_few=too_few, classifier_features=not self._features)
+        return mask_invalid_scores(
+            scores, self.scorer.skill, too_few=too_few, features_need_skill=self.scorer.needs_skill
+        )
 
-    def _label_scores(self, fake: ClassifierOutput, labels: Tensor | None) -> dict[str, Any]:
+    def _label_scores(self, fake: ScorerOutput, labels: Tensor | None) -> dict[str, Any]:
         if labels is None:
             return {"label_accuracy": None, "class_accuracy": None}
         hits = (fake.predictions == labels).float()

@@ -2,10 +2,11 @@
 
 Features are float32 [N, F]; the scores are Python floats.
 
-- Fréchet distance: Heusel et al. 2017 (arXiv:1706.08500), eq. 6, with the features of the scoring classifier.
+- Fréchet distance: Heusel et al. 2017 (arXiv:1706.08500), eq. 6, on the features of the scorer.
+- KID: Bińkowski et al. 2018 (arXiv:1801.01401), section 4, with its kernel of degree 3.
 - precision, recall: Kynkäänniemi et al. 2019 (arXiv:1904.06991), eqs. 1-3, k = 3.
 - density, coverage: Naeem et al. 2020 (arXiv:2002.09797), eqs. 4 and 6, k = 5.
-- Inception Score: Salimans et al. 2016 (arXiv:1606.03498), section 4, with the softmax of the scoring classifier.
+- Inception Score: Salimans et al. 2016 (arXiv:1606.03498), section 4, with the softmax of the label classifier.
 - class balance: Pielou's evenness (J. Theoretical Biology 13, 1966), the entropy of the class shares over ln K.
 """
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 PRECISION_RECALL_K = 3
 DENSITY_COVERAGE_K = 5
+_KID_BLOCKS = 10
 _ROWS = 500  # per block of the distance matrix: 500 × 10,000 float32 are 20 MB and fit into a CPU's caches
 
 
@@ -45,6 +47,44 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     cross = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0).sqrt().sum()
     distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * cross
     return max(0.0, float(distance))
+
+
+def kernel_distance(generated: Tensor, real: Tensor) -> tuple[float, float]:
+    """KID of features [M, F] and [N, F], M, N ≥ 4, and its standard error.
+
+    KID is the unbiased estimate of the squared maximum mean discrepancy with the kernel (x·y / F + 1)³: for equal
+    distributions its mean is 0 at any number of images, so it may be negative. The paper averages over random subsets;
+    this is the estimate of all pairs. The standard error is a jackknife (Efron 1982): both sets are divided into the
+    same number of blocks, and KID is computed without each block in turn.
+    """
+    blocks = min(_KID_BLOCKS, len(generated) // 2, len(real) // 2)
+    g, r = (list(torch.tensor_split(features.double(), blocks)) for features in (generated, real))
+
+    def sums(a: list[Tensor], b: list[Tensor]) -> Tensor:
+        """Sums of the kernel over the pairs of each two blocks, [blocks, blocks], without pairs of a row with itself."""
+        rows = []
+        for i, x in enumerate(a):
+            kernels = [(x @ y.T / x.shape[1] + 1) ** 3 for y in b]
+            total = [kernel.sum() for kernel in kernels]
+            rows.append(torch.stack([t - kernels[i].trace() if a is b and i == j else t for j, t in enumerate(total)]))
+        return torch.stack(rows)
+
+    within_g, within_r, between = sums(g, g), sums(r, r), sums(g, r)
+
+    def estimate(keep: Tensor) -> Tensor:
+        m, n = (sum(len(block) for block, kept in zip(each, keep, strict=True) if kept) for each in (g, r))
+        kept = keep[:, None] & keep
+        terms = (
+            within_g[kept].sum() / (m * (m - 1)),
+            within_r[kept].sum() / (n * (n - 1)),
+            between[kept].sum() / (m * n),
+        )
+        return terms[0] + terms[1] - 2 * terms[2]
+
+    everything = torch.ones(blocks, dtype=torch.bool)
+    without = torch.stack([estimate(everything.clone().index_fill_(0, torch.tensor(i), False)) for i in range(blocks)])
+    variance = (blocks - 1) / blocks * (without - without.mean()).square().sum()
+    return float(estimate(everything)), float(variance.sqrt())
 
 
 @dataclass(frozen=True)

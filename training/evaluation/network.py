@@ -1,7 +1,7 @@
-"""The scoring network: a small classifier whose features and predictions the scores use."""
+"""Small convolutional classifier: the scorer of measure 1, and the network of the classification accuracy score."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,12 +50,11 @@ def spatial_positions(height: int, width: int) -> int:
     return -(-height // 4) * -(-width // 4)
 
 
-@dataclass(frozen=True)
-class ClassifierOutput:
-    """Features and logits of N images, on the CPU."""
+class ScorerOutput(NamedTuple):
+    """Features and class logits of N images, on the CPU."""
 
-    features: Tensor  # float32 [N, F]; F is 128, or that of another feature extractor
-    logits: Tensor  # float32 [N, classes]
+    features: Tensor  # float32 [N, F]
+    logits: Tensor  # float32 [N, classes]; [N, 1] of zeros if the data have no classes to tell apart
 
     @property
     def predictions(self) -> Tensor:
@@ -64,7 +63,7 @@ class ClassifierOutput:
 
 
 @torch.inference_mode()
-def classify(classifier: Classifier, images: Tensor) -> ClassifierOutput:
+def classify(classifier: Classifier, images: Tensor) -> ScorerOutput:
     """Computes features and logits of uint8 images [N, C, H, W] on the device of the classifier.
 
     The classifier must be in evaluation mode.
@@ -77,7 +76,7 @@ def classify(classifier: Classifier, images: Tensor) -> ClassifierOutput:
         features = body(to_float(chunk.to(device)).to(memory_format=torch.channels_last))
         all_features.append(features.cpu())
         logits.append(classifier.head(features).cpu())
-    return ClassifierOutput(torch.cat(all_features), torch.cat(logits))
+    return ScorerOutput(torch.cat(all_features), torch.cat(logits))
 
 
 def _fuse_batch_norm(body: nn.Sequential) -> nn.Sequential:

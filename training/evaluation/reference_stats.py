@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ganctl.training.data.base import fixed_permutation
 from ganctl.training.evaluation.metrics import Gaussian, NeighborRadii, class_balance, frechet_distance, inception_score
-from ganctl.training.evaluation.network import ClassifierOutput
 
 
 class ReferenceStats:
@@ -29,13 +28,19 @@ class ReferenceStats:
         self.floor, self.class_balance, self.inception_score = tensors["scores"].tolist()
 
     @staticmethod
-    def compute(real: ClassifierOutput, other: ClassifierOutput) -> dict[str, Tensor]:
-        """The statistics of N real images, as tensors to cache; N other real images give the floor."""
-        gaussian, radii = Gaussian.fit(real.features), NeighborRadii.of(real.features)
-        floor = frechet_distance(Gaussian.fit(other.features), gaussian)
-        scores = (floor, class_balance(real.predictions, real.logits.shape[1]), inception_score(real.logits))
+    def compute(features: Tensor, logits: Tensor, other_features: Tensor) -> dict[str, Tensor]:
+        """The statistics of N real images, as tensors to cache.
+
+        Args:
+            features: [N, F].
+            logits: [N, classes].
+            other_features: of N other real images, which give the floor.
+        """
+        gaussian, radii = Gaussian.fit(features), NeighborRadii.of(features)
+        floor = frechet_distance(Gaussian.fit(other_features), gaussian)
+        scores = (floor, class_balance(logits.argmax(dim=1), logits.shape[1]), inception_score(logits))
         return {
-            "features": real.features,
+            "features": features,
             "mean": gaussian.mean,
             "covariance": gaussian.covariance.contiguous(),
             "precision_recall": radii.precision_recall.contiguous(),

@@ -7,13 +7,17 @@ does not depend on the number of requested images.
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
 
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.data.base import premultiply
+from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError, TrainingError
-from ganctl.training.evaluation.network import Classifier, classify, spatial_positions
+from ganctl.training.evaluation.scorer import load_scorer
 from ganctl.training.evaluation.validity import find_scorer_fault
 from ganctl.training.sampling.inspection import NAME_DATA
 from ganctl.training.sampling.request import SampleBatch, SampleRequest, SampleRequestError, SampleResult
@@ -29,25 +33,26 @@ class MisreadError(TrainingError):
 
 
 class LabelPredictor:
-    """Predicts the labels, int64 [N], of images, uint8 [N, H, W, C], with the classifier of a data set.
+    """Predicts the labels, int64 [N], of images, uint8 [N, H, W, C], with the label classifier of a data set.
 
     Raises:
-        DataError: the classifier has learned nothing, or was trained on images of another size.
+        DataError: the classifier has learned nothing, or the images have another shape than those of the data set.
     """
 
-    def __init__(self, classifier: Classifier, data_name: str) -> None:
-        if fault := find_scorer_fault(classifier):
+    def __init__(self, data: DataSettings, announce: Callable[[str], None] = lambda text: None) -> None:
+        self._scorer = load_scorer(data, announce=announce)
+        if fault := find_scorer_fault(self._scorer.skill):
             raise DataError(f"--reject-misread: {fault}. Leave --reject-misread out")
-        self._classifier, self._data_name = classifier, data_name
-        self.classes = classifier.head.out_features
+        real = load_split(data, "test")
+        self._shape, self.classes, self._data_name = real.shape, real.num_classes, data.name
 
     def __call__(self, images: Pixels) -> Labels:
         _, height, width, channels = images.shape
-        expected = (self._classifier.channels, self._classifier.positions)
-        if (channels, spatial_positions(height, width)) != expected:
+        if (channels, height, width) != self._shape:
             found = f"found images of {height} × {width} × {channels} (height, width, channels)"
             raise DataError(f"--reject-misread: {found}, expected those of {self._data_name}. {NAME_DATA}")
-        return classify(self._classifier, torch.from_numpy(images).permute(0, 3, 1, 2)).predictions.numpy()
+        pixels = premultiply(torch.from_numpy(images).permute(0, 3, 1, 2))
+        return self._scorer(pixels).predictions.numpy()
 
 
 def sample_accepted(request: SampleRequest, sampler: Sampler, predictor: LabelPredictor) -> SampleResult:

@@ -17,7 +17,7 @@ from ganctl.training.data.datasets import load_split
 from ganctl.training.errors import DataError, TrainingError
 from ganctl.training.evaluation.cache import TensorCache
 from ganctl.training.evaluation.evaluator import Evaluator
-from ganctl.training.evaluation.inception import Inception
+from ganctl.training.evaluation.feature_files import FileFeatures
 
 
 class Scripted(nn.Module):
@@ -66,7 +66,7 @@ def digits(n: int) -> Tensor:
 def test_nvidias_torchscript_file_gives_its_features(script: Path) -> None:
     images = digits(120)  # more than two chunks
     expected = torch.jit.load(str(script))(images.expand(-1, 3, -1, -1), return_features=True)
-    features = Inception(script)(images)
+    features = FileFeatures(script)(images)
     assert features.shape == (120, 2048)
     assert torch.allclose(features, expected.detach(), atol=1e-6)
 
@@ -77,7 +77,7 @@ def test_torch_fidelitys_weights_give_the_features_of_torch_fidelity(weights: Pa
     )
     images = digits(3)
     (expected,) = network(images.expand(-1, 3, -1, -1))
-    features = Inception(weights)(images)
+    features = FileFeatures(weights)(images)
     assert features.shape == (3, 2048)
     assert torch.allclose(features, expected, rtol=1e-4, atol=1e-6)
 
@@ -88,7 +88,7 @@ def test_distances_use_inception_features_and_label_scores_use_the_classifier(sc
         Evaluator(DataSettings(), "test", num_images=200, features=features).score_images(
             val.images[:200], val.labels[:200]
         )
-        for features in (None, Inception(script))
+        for features in (None, FileFeatures(script))
     )
     for name in ("fd", "fd_floor", "recall"):
         assert default[name] != inception[name], name
@@ -103,7 +103,7 @@ def test_each_network_has_its_own_cached_statistics(
     cache = TensorCache(lambda text: None)
     other = scripted(Scripted(), tmp_path / "other.pt")
     for path in (None, script, other, script):
-        Evaluator(DataSettings(), "test", num_images=100, features=Inception(path) if path else None, cache=cache)
+        Evaluator(DataSettings(), "test", num_images=100, features=FileFeatures(path) if path else None, cache=cache)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 3
 
 
@@ -134,7 +134,7 @@ def test_the_error_for_an_unsupported_file_names_flag_file_and_expected_files(
     }
     for path, reason in reasons.items():
         with pytest.raises(DataError, match=f"--features inception=FILE: {re.escape(str(path))}: .*{reason}") as raised:
-            Inception(path)
+            FileFeatures(path)
         assert raised.value.exit_code == 4
         for expected in ("inception-2015-12-05.pt", "pt_inception-2015-12-05-6726825d.pth"):
             assert expected in str(raised.value)
@@ -147,13 +147,13 @@ def test_pickled_code_is_not_executed(tmp_path: Path) -> None:
 
     torch.save({"fc.weight": Trap()}, tmp_path / "trap.pth")
     with pytest.raises(DataError, match=r"trap\.pth"):
-        Inception(tmp_path / "trap.pth")
+        FileFeatures(tmp_path / "trap.pth")
     assert not (tmp_path / "executed").exists()
 
 
 def test_the_error_for_images_of_2_channels_names_both_numbers(script: Path) -> None:
     with pytest.raises(DataError, match=r"--features .*\b2 channels\b.*\b1\b.*\b3\b"):
-        Inception(script)(torch.zeros(2, 2, 28, 28, dtype=torch.uint8))
+        FileFeatures(script)(torch.zeros(2, 2, 28, 28, dtype=torch.uint8))
 
 
 def test_the_error_without_torch_fidelity_names_the_install_command(
@@ -161,4 +161,4 @@ def test_the_error_without_torch_fidelity_names_the_install_command(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
     with pytest.raises(TrainingError, match="pip install torch-fidelity"):
-        Inception(weights)
+        FileFeatures(weights)

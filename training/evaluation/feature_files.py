@@ -24,12 +24,12 @@ from torch import Tensor
 from ganctl.training.errors import DataError, TrainingError
 
 FEATURES = 2048
-FLAG = "--features inception=FILE"
+FLAG = "--features FILE"
 _CHUNK = 50
 _PROGRESS_SECONDS = 10  # between two progress messages
 
 
-class Inception:
+class FileFeatures:
     """An Inception network as a feature extractor, on a GPU if there is one.
 
     A CPU takes about 20 seconds for 100 images.
