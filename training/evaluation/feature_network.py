@@ -117,7 +117,7 @@ def _to_input(images: Tensor) -> Tensor:
 
 
 @cache
-def load_feature_network(device: torch.device = torch.device("cpu")) -> FeatureNetwork:
+def load_feature_network(device: torch.device) -> FeatureNetwork:
     """Returns the network in evaluation mode on a device; each device has a single one.
 
     Raises:

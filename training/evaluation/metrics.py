@@ -61,7 +61,7 @@ def kernel_distance(generated: Tensor, real: Tensor) -> tuple[float, float]:
     g, r = (list(torch.tensor_split(features.double(), blocks)) for features in (generated, real))
 
     def sums(a: list[Tensor], b: list[Tensor]) -> Tensor:
-        """Sums of the kernel over the pairs of each two blocks, [blocks, blocks], without pairs of a row with itself."""
+        """Sums of the kernel over each two blocks, [blocks, blocks], without the pairs of a row with itself."""
         rows = []
         for i, x in enumerate(a):
             kernels = [(x @ y.T / x.shape[1] + 1) ** 3 for y in b]
