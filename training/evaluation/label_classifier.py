@@ -34,7 +34,7 @@ _FORMAT = 1  # of the cached file; raise it when the fit changes
 class LabelClassifier:
     """Weights of a fitted classifier, and its skill on the test images."""
 
-    weight: Tensor  # float32 [960, classes]
+    weight: Tensor  # float32 [768, classes]
     bias: Tensor  # float32 [classes]
     skill: LabelSkill
 
@@ -44,7 +44,7 @@ class LabelClassifier:
         return weights_digest({"weight": self.weight, "bias": self.bias})
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Label features of the feature network, float32 [N, 960] → logits [N, classes]."""
+        """Label features of the feature network, float32 [N, 768] → logits [N, classes]."""
         return torch.addmm(self.bias, features, self.weight)
 
 
