@@ -31,11 +31,10 @@ def generator_series(source: str, real: ImageSet, presets: tuple[str, ...], imag
     """
     for preset in presets:
         snapshots = _Snapshots(real, [round(share * images) for share in _SHARES])
-        settings = {"data.source": source, "train.duration": f"{images} images", "checkpoint.monitor": "fd"}
+        settings = (f"data.source={source}", f"train.duration={images} images", "checkpoint.monitor=fd")
+        config, _ = resolve(preset=preset, assignments=settings, environment={})
         with tempfile.TemporaryDirectory() as folder:
-            Trainer(
-                resolve(preset=preset, settings=settings), run_dir=Path(folder) / "run", callbacks=[snapshots]
-            ).fit()
+            Trainer(config, run_dir=Path(folder) / "run", callbacks=[snapshots]).fit()
         levels = tuple(f"{count // 1000:,}k" for count in snapshots.points)
         labeled = snapshots.conditional and real.num_classes > 1
         rising = (*_BETTER["rising"], *(["label_accuracy"] if labeled else []))
