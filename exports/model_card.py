@@ -14,12 +14,15 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     scores = [
         ("Fréchet distance", metrics.get("fd")),
         ("floor (real images)", metrics.get("fd_floor")),
+        ("KID", metrics.get("kid")),
+        ("standard error of KID", metrics.get("kid_se")),
         ("label accuracy", metrics.get("label_accuracy")),
-        ("accuracy of the scoring classifier on held-out images", metrics.get("scorer_accuracy")),
+        ("accuracy of the classifier that reads the labels, on held-out images", metrics.get("scorer_accuracy")),
     ]
     rows = [f"| {name} | {value:.4f} |" for name, value in scores if value is not None]
     head = f"| score on the validation split ({metrics.get('num_images', '–')} images) | |"
     table = "\n".join([head, "| --- | --- |", *rows]) if rows else "No scores."
+    table += f"\n\nMeasure {metrics.get('measure', 1)} of ganctl; scores of different measures cannot be compared."
     table += f"\n\nNo summary: {metrics['no_summary']}." if metrics.get("no_summary") else ""
     parity = "\n".join(f"| `{name}` | {max(sizes.values()):.1e} |" for name, sizes in manifest["parity"].items())
     names = manifest["class_names"]

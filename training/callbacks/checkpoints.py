@@ -16,6 +16,7 @@ from ganctl.training.checkpoint.run_dir import CHECKPOINTS
 from ganctl.training.config.schema import CheckpointSettings
 from ganctl.training.device.timing import ResolvedDuration
 from ganctl.training.errors import CheckpointError
+from ganctl.training.evaluation.measure import MEASURE
 
 _NON_SCORES = ("step", "images")  # fields of a file name that are not scores
 _log = logging.getLogger(__name__)
@@ -161,10 +162,13 @@ class Checkpoint(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         every = self.every.state_dict() if self.every is not None else None
-        return {"ranking": self.ranking, "recent": self.recent, "every": every}
+        return {"ranking": self.ranking, "recent": self.recent, "every": every, "measure": MEASURE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.ranking = [(score, step, name) for score, step, name in state["ranking"]]
+        comparable = state.get("measure") == MEASURE
+        if state["ranking"] and not comparable:
+            _log.warning("the scores of earlier checkpoints are of another measure: they rank below new ones")
+        self.ranking = [(score if comparable else None, step, name) for score, step, name in state["ranking"]]
         self.recent = [(step, name) for step, name in state["recent"]]
         if self.every is not None:
             self.every.load_state_dict(state["every"])

@@ -9,9 +9,9 @@ class Monitor:
     """Reads one score of an evaluation; `sign` is 1 if a lower score is better, -1 if a higher score is better."""
 
     def __init__(self, name: str, mode: str) -> None:
-        """Takes the settings `monitor` and `mode`; with the mode `auto`, FD is better when lower, other scores not."""
+        """Takes the settings `monitor` and `mode`; with the mode `auto`, FD and KID are better when lower, other scores not."""
         self.name = name
-        self.sign = 1 if mode == "min" or (mode == "auto" and name in ("fd", "fd_ratio")) else -1
+        self.sign = 1 if mode == "min" or (mode == "auto" and name in ("fd", "fd_ratio", "kid")) else -1
 
     def score(self, scores: Mapping[str, Any]) -> float | None:
         """Returns the monitored score; None if it is None, NaN or infinite."""

@@ -15,6 +15,7 @@ from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.callbacks.monitor import Monitor
 from ganctl.training.config.schema import EarlyStoppingSettings
 from ganctl.training.errors import divergence_error
+from ganctl.training.evaluation.measure import MEASURE
 
 
 class EarlyStopping(Callback):
@@ -48,10 +49,12 @@ class EarlyStopping(Callback):
         self._request_stop(run)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self._best, "waited": self._waited, "reached": self._reached}
+        return {"best": self._best, "waited": self._waited, "reached": self._reached, "measure": MEASURE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._best, self._waited, self._reached = state["best"], state["waited"], state["reached"]
+        if state.get("measure") != MEASURE:  # the best score of another measure cannot be compared
+            self._best, self._waited = None, 0
 
     def _request_stop(self, run: Run) -> None:
         if self._reached:

@@ -1,1 +1,1 @@
-"""Scores of generated images: distances to real images in the feature space of a digit classifier."""
+"""Scores of generated images: distances to real images in the feature space of a network."""

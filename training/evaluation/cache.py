@@ -15,7 +15,7 @@ from ganctl import __version__
 from ganctl.training.checkpoint.format import read_metadata, weights_digest
 from ganctl.training.config.cache_dir import keyed_path, read_cached, write_cached
 
-FORMAT = 2  # raise it when the meaning or the computation of a cached tensor changes
+FORMAT = 3  # raise it when the meaning or the computation of a cached tensor changes
 _DIGEST_KEY = "sha256"
 
 

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate, pad, relu6
@@ -23,6 +24,7 @@ WEIGHTS = Path(__file__).parent / "features.safetensors"
 DIGEST_KEY = "weights_sha256"
 _SCALE = 0.4  # of the image features: their standard deviations become about 1 for photos, icons and digits
 _INPUT_SIZE = 64  # pixels; smaller images are enlarged, for the strides of 16 in the network
+_DITHER = 4.0  # gray levels, standard deviation of the noise that is added to every image
 _CHUNK = 64  # images; larger chunks do not fit into a CPU's caches
 # kernel size, stride, expansion of the channels, output channels, number of blocks
 _STAGES = ((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3))
@@ -106,15 +108,25 @@ class _Block(nn.Module):
 def _to_input(images: Tensor) -> Tensor:
     """Converts uint8 images [N, C, H, W] to the network's input: three colors, at least 64 pixels, about −1 … 1.
 
-    Transparent images are put on white, as most pages show them.
+    Transparent images are put on white, as most pages show them. Every image gets the same faint noise: without it the
+    network, which has seen photos only, takes invisible noise on a flat background for a texture.
     """
     if images.shape[1] == 4:  # colors are multiplied with alpha
         images = images[:, :3] + (255 - images[:, 3:])
-    values = images.float().expand(-1, 3, -1, -1)
-    size = [max(_INPUT_SIZE, side) for side in values.shape[2:]]
-    if size != list(values.shape[2:]):
-        values = interpolate(values, size=size, mode="bicubic", align_corners=False).clamp(0, 255)
+    height, width = images.shape[2:]
+    values = (images + _dither(height, width).to(images.device)).expand(-1, 3, -1, -1)
+    size = [max(_INPUT_SIZE, side) for side in (height, width)]
+    if size != [height, width]:
+        values = interpolate(values, size=size, mode="bicubic", align_corners=False)
     return ((values - 127) / 128).contiguous(memory_format=torch.channels_last)
+
+
+@cache
+def _dither(height: int, width: int) -> Tensor:
+    """Noise with about a normal distribution, float32 [height, width], equal on every machine and in every version."""
+    raw = np.random.Philox(key=4).random_raw(12 * height * width)  # the sum of 12 uniform numbers has a variance of 1
+    uniform = torch.from_numpy(raw.astype(np.float64) / 2**64).view(12, height, width)
+    return ((uniform.sum(dim=0) - 6) * _DITHER).float()
 
 
 @cache

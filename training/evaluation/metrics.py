@@ -58,7 +58,8 @@ def kernel_distance(generated: Tensor, real: Tensor) -> tuple[float, float]:
     same number of blocks, and KID is computed without each block in turn.
     """
     blocks = min(_KID_BLOCKS, len(generated) // 2, len(real) // 2)
-    g, r = (list(torch.tensor_split(features.double(), blocks)) for features in (generated, real))
+    # every blocks-th row: neighboring rows may be of one class
+    g, r = ([features.double()[i::blocks] for i in range(blocks)] for features in (generated, real))
 
     def sums(a: list[Tensor], b: list[Tensor]) -> Tensor:
         """Sums of the kernel over each two blocks, [blocks, blocks], without the pairs of a row with itself."""

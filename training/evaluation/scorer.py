@@ -16,10 +16,9 @@ from ganctl.training.evaluation.classifier import load_classifier
 from ganctl.training.evaluation.feature_files import FileFeatures
 from ganctl.training.evaluation.feature_network import load_feature_network
 from ganctl.training.evaluation.label_classifier import LabelClassifier, load_label_classifier
+from ganctl.training.evaluation.measure import MEASURE
 from ganctl.training.evaluation.network import Classifier, ScorerOutput, classify
 from ganctl.training.evaluation.validity import LabelSkill
-
-MEASURE = 2  # of the default scorer; raise it when a change of the features or of a score's computation changes scores
 
 
 class Scorer(ABC):
