@@ -159,7 +159,7 @@ def _summary(records: dict[str, dict[str, Any]]) -> dict[str, str]:
         "precision, recall": f"{scores['precision']:.3f}, {scores['recall']:.3f}",
         "density, coverage": f"{scores['density']:.3f}, {scores['coverage']:.3f}",
         "label accuracy": f"{scores['label_accuracy']:.3f}; {served_accuracy}",
-        "scoring classifier": f"reads {scores['scorer_accuracy']:.2%} of held-out images right",
+        "label classifier": f"reads {scores['scorer_accuracy']:.2%} of held-out images right",
         **{f"time to {name}": f"{seconds:.1f} s" for name, seconds in records["seconds"].items()},
         "time in all": f"{sum(records['seconds'].values()):.1f} s",
     }

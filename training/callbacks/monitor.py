@@ -9,7 +9,7 @@ class Monitor:
     """Reads one score of an evaluation; `sign` is 1 if a lower score is better, -1 if a higher score is better."""
 
     def __init__(self, name: str, mode: str) -> None:
-        """Takes the settings `monitor` and `mode`; with the mode `auto`, distances are better when lower, others not."""
+        """Takes the settings `monitor` and `mode`; `auto` prefers lower distances, and higher other scores."""
         self.name = name
         self.sign = 1 if mode == "min" or (mode == "auto" and name in ("fd", "fd_ratio", "kid")) else -1
 

@@ -260,7 +260,7 @@ class EvaluationSettings(Section):
     """Evaluation on the validation split during training."""
 
     every: DurationSetting = Field(Duration(2, "epochs"), description="training between two evaluations")
-    num_images: Annotated[int, Field(ge=100, le=5000)] = Field(5000, description="images compared, real and generated")
+    num_images: Annotated[int, Field(ge=100, le=5000)] = Field(2000, description="images compared, real and generated")
 
 
 class MonitorSettings(Section):

@@ -63,12 +63,12 @@ def kernel_distance(generated: Tensor, real: Tensor) -> tuple[float, float]:
 
     def sums(a: list[Tensor], b: list[Tensor]) -> Tensor:
         """Sums of the kernel over each two blocks, [blocks, blocks], without the pairs of a row with itself."""
-        rows = []
+        result = torch.empty(blocks, blocks, dtype=torch.float64)
         for i, x in enumerate(a):
-            kernels = [(x @ y.T / x.shape[1] + 1) ** 3 for y in b]
-            total = [kernel.sum() for kernel in kernels]
-            rows.append(torch.stack([t - kernels[i].trace() if a is b and i == j else t for j, t in enumerate(total)]))
-        return torch.stack(rows)
+            for j, y in enumerate(b):
+                kernel = (x @ y.T).div_(x.shape[1]).add_(1).pow_(3)
+                result[i, j] = kernel.sum() - (kernel.trace() if x is y else 0.0)
+        return result
 
     within_g, within_r, between = sums(g, g), sums(r, r), sums(g, r)
 

@@ -40,9 +40,8 @@ def summary(scores: Mapping[str, Any]) -> str:
     if scores.get("no_summary"):
         return f"no summary: {scores['no_summary']}"
     kid, error = scores["kid"], scores["kid_se"]
-    words = (
-        _SUMMARIES[min(_SUMMARIES)] if kid <= _ERRORS * error else next(t for k, t in _SUMMARIES.items() if kid <= k)
-    )
+    excess = 0.0 if kid <= _ERRORS * error else kid
+    words = next(text for limit, text in _SUMMARIES.items() if excess <= limit)
     text = f"a KID of {kid:.3f} is {words}"
     accuracy = scores["label_accuracy"]
     if accuracy is not None and accuracy < _GOOD_ACCURACY * scores["scorer_accuracy"]:
