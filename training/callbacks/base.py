@@ -67,6 +67,10 @@ class Run(Protocol):
     def source(self) -> Source:
         """The EMA generator as a source of uint8 images."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Texts about the start of the run for its log; empty after `on_start`."""
+
     def first_nonfinite(self) -> str | None:
         """Returns the name of the first tensor with NaN or inf; None if all are finite. Synchronizes the device."""
 

@@ -26,6 +26,8 @@ class Progress(Callback):
         self._next_refresh = self._next_line = 0.0
 
     def on_start(self, run: Run) -> None:
+        for text in run.notes:
+            _log(run, text)
         _log(run, f"begins at step {run.step}")
         self._print(f"run folder {run.run_dir}")
         if self._console.is_terminal:

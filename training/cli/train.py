@@ -186,6 +186,7 @@ def _print_facts(trainer: "Trainer", preset: str, *, dry_run: bool, as_json: boo
         if as_json:
             print_json(facts)
         else:
+            facts.pop("init_from", None)  # printed when the networks were loaded
             click.echo("\n".join(f"{name:24} {value}" for name, value in (facts | {"classes": classes}).items()))
         return
     note(

@@ -7,11 +7,13 @@ duration and its output. With several ranks, rank 0 does this and broadcasts the
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from ganctl import __version__
+from ganctl.common.text import nfc
 from ganctl.training import callbacks as builtin
 from ganctl.training.callbacks import default_callbacks
 from ganctl.training.callbacks.base import Callback
@@ -33,7 +35,12 @@ from ganctl.training.config.schema import Config
 from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import CheckpointError, ConfigError, FolderInUse, VersionError
 from ganctl.training.loop.trainer import Trainer
+from ganctl.training.models.base import ImageShape
+from ganctl.training.models.image_axes import ImageDomain
+from ganctl.training.models.transfer import TransferReport, transfer
 from ganctl.versions import written_by
+
+T = TypeVar("T")
 
 # settings that a resumed run may change: they affect neither the weights nor the scores
 _MAY_CHANGE = (
@@ -42,6 +49,7 @@ _MAY_CHANGE = (
     "data.attribution", "data.num_workers", "data.on_device",
 )  # fmt: skip
 
+_MIN_SHARE = 0.25  # of the weights that --init-from must find; fewer are those of other networks
 _RESTART_PATIENCE = 60.0  # seconds until the ranks of the failed start have ended on every machine
 
 
@@ -156,10 +164,27 @@ class Session:
             for text in (f"resumes {self._saved.path} from step {trainer.step}", *differences):
                 self._announce(text)
         elif (source := self.config.train.init_from) is not None:
-            saved = self.ranks.run_on_main(lambda: read_checkpoint(find_checkpoint(source)))
-            _restore(lambda state: trainer.parts.step.load_networks(state["networks"]), saved)
-            self._announce(f"starts with the networks of {saved.path}")
+            self._load_networks(trainer, source)
         return trainer
+
+    def _load_networks(self, trainer: Trainer, source: Path) -> None:
+        """Starts with the networks of the run or checkpoint `source`, fitted to the images of this run."""
+        step = trainer.parts.step
+        networks = {"generator": step.generator, "discriminator": step.discriminator, "ema": step.ema}
+
+        def fit() -> tuple[dict[str, dict[str, Tensor]], TransferReport, Path]:
+            saved = read_checkpoint(find_checkpoint(source))
+            states, report = _restore(lambda state: _fit_networks(networks, state, trainer.parts.data_identity), saved)
+            if report.share < _MIN_SHARE:
+                raise _too_different(source, saved, report, trainer.config)
+            return states, report, saved.path
+
+        states, report, path = self.ranks.run_on_main(fit)  # not on every rank, as machines may round differently
+        step.load_networks(states)
+        trainer.init_report = report
+        trainer.notes = (f"starts with the networks of {path}", *report.lines())
+        for text in trainer.notes:
+            self._announce(text)
 
 
 def load_callback(name: str) -> Callback:
@@ -180,15 +205,44 @@ def load_callback(name: str) -> Callback:
     return loaded
 
 
-def _restore(load: Callable[[Mapping[str, Any]], None], saved: LoadedCheckpoint) -> None:
+def _restore(load: Callable[[Mapping[str, Any]], T], saved: LoadedCheckpoint) -> T:
     try:
-        load(saved.state)
+        return load(saved.state)
     except Exception as error:
         expected = (KeyError, RuntimeError, ValueError)  # raised by torch and ganctl where shapes or names differ
         if not isinstance(error, expected) and saved.version == __version__:
             raise
         fault = f"it does not fit these settings: {error}"
         raise CheckpointError(f"{saved.path}:{written_by(saved.version)} {fault}") from error
+
+
+def _fit_networks(
+    networks: Mapping[str, nn.Module], state: Mapping[str, Any], data: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Tensor]], TransferReport]:
+    """Fits the networks in the state of a checkpoint to those of this run, which are not changed.
+
+    Returns:
+        The new state dicts.
+        A report on the generator and the discriminator; the EMA is like the generator.
+    """
+    old, new = (
+        ImageDomain(ImageShape(*each["shape"]), tuple(map(nfc, each["class_names"]))) for each in (state["data"], data)
+    )
+    fitted = {name: transfer(network, state["networks"][name], old, new) for name, network in networks.items()}
+    reported = {name: fitted[name] for name in ("generator", "discriminator")}
+    return {name: each.state for name, each in fitted.items()}, TransferReport(reported, old, new)
+
+
+def _too_different(source: Path, saved: LoadedCheckpoint, report: TransferReport, config: Config) -> ConfigError:
+    """Returns the error of a run whose networks hardly fit; it names the settings that differ."""
+    stored, current = saved.state.get("config", {}).get("model", {}), config.model.model_dump(mode="json")
+    names = [name for name in current if name in stored and stored[name] != current[name]]
+    differences = ", ".join(f"model.{name} = {stored[name]!r} there and {current[name]!r} here" for name in names)
+    found = f"{report.share:.0%} of the weights fit" + (f" ({differences})" if names else "")
+    remedy = "Set model.… as in that run, or leave --init-from out."
+    return ConfigError(
+        [f"--init-from {source}: found networks of which {found}, expected {_MIN_SHARE:.0%} or more. {remedy}"]
+    )
 
 
 def _check_same_data(saved: LoadedCheckpoint, current: Mapping[str, Any]) -> None:

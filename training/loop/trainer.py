@@ -28,6 +28,7 @@ from ganctl.training.distributed.ranks import Ranks, preserve_random_states, ran
 from ganctl.training.images.source import GeneratorSource, Source, load_generator
 from ganctl.training.loop.build import build_parts
 from ganctl.training.loop.control import LoopControl, Result
+from ganctl.training.models.transfer import TransferReport
 
 
 class Trainer:
@@ -77,6 +78,8 @@ class Trainer:
         self._max_steps = max_steps
         self.step = self.images = 0
         self.metrics: dict[str, Any] = {}  # of the last evaluation
+        self.init_report: TransferReport | None = None  # of a run that starts with the networks of another
+        self.notes: tuple[str, ...] = ()
 
     def fit(self, max_steps: int | None = None) -> Result:
         """Trains until the duration, a limit or a stop request; evaluates, saves, and returns the result.
@@ -123,6 +126,7 @@ class Trainer:
         self._fresh, self._started = False, True
         with preserve_random_states(self.device):  # an uninterrupted run draws nothing here
             self._emit("on_start")
+        self.notes = ()  # a further call of `fit` does not log them again
         # a new folder has no checkpoint yet: this run must end with its own evaluation
         if not self.ranks.broadcast(self._checkpoint.last.exists()):
             self.metrics = {}
@@ -220,7 +224,8 @@ class Trainer:
     def describe(self) -> dict[str, Any]:
         """Returns the numbers of the planned run: parameters, images, batch size, steps."""
         steps = math.ceil(self.duration.images / self.batch_size) if self.duration.images else None
-        return self.parts.describe() | {"steps": steps, "first_step": self.step}
+        init = {"init_from": self.init_report.describe()} if self.init_report else {}
+        return self.parts.describe() | {"steps": steps, "first_step": self.step} | init
 
     # --- the callback interface, `callbacks.base.Run`, together with the attributes ---
 

@@ -1,0 +1,184 @@
+"""Fine-tuning on few images, compared with training from nothing for the same time: `--init-from` measured.
+
+    python -m ganctl.benchmarks.fine_tuning --source fashion-mnist --target DATA [--images 200 | --per-class 20]
+        [--seconds 60] [--source-seconds 120] [--preset conv] [--set KEY=VALUE]… [--seeds 1] [--out DIR]
+
+`--source` is a data set on which a run is trained first, or a finished run or checkpoint. The training images are a
+subset of the target's, as many of each class as possible. Both ways train on it with the same settings for `--seconds`,
+and their last checkpoints are scored on all test images of the target. DIR keeps the data, the runs and `results.json`.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganctl.benchmarks.errors import BenchError
+from ganctl.benchmarks.report import JsonObject, machine, markdown_table
+from ganctl.processes import ganctl_command
+from ganctl.training.config.resolve import resolve
+from ganctl.training.config.schema import DataSettings
+from ganctl.training.data.base import ImageSet, fixed_permutation
+from ganctl.training.data.datasets import load_split
+from ganctl.training.models.base import to_bytes, to_float
+from ganctl.training.readers.base import sorted_class_names
+from ganctl.training.readers.tree import SPLITS
+from ganctl.training.sampling.inspection import is_model
+
+SCORES = {
+    "fd_ratio": "FD, × floor",
+    "precision": "precision",
+    "recall": "recall",
+    "coverage": "coverage",
+    "label_accuracy": "label accuracy",
+}
+_QUIET = ("evaluation.every=1000000 epochs", "evaluation.num_images=100", "log.tensorboard=false")
+_HELD_OUT = 500  # validation and test images of the subset, which choose nothing
+
+
+def choose(labels: Tensor, count: int) -> Tensor:
+    """Chooses `count` images, equally many of each class as far as possible; returns their indices, int64 [count].
+
+    Args:
+        labels: int64 [N].
+        count: at most N.
+    """
+    order = fixed_permutation(len(labels))
+    rank = torch.empty_like(labels)  # of an image within its class
+    for label in labels.unique():
+        of_class = order[labels[order] == label]
+        rank[of_class] = torch.arange(len(of_class))
+    return order[rank[order].argsort(stable=True)[:count]].sort().values
+
+
+def write_npz(path: Path, splits: dict[str, ImageSet]) -> Path:
+    """Writes splits of a data set into one file; colors are no longer multiplied with alpha."""
+    arrays: dict[str, np.ndarray] = {}
+    for split, data in splits.items():
+        arrays[f"{split}_images"] = to_bytes(to_float(data.images)).permute(0, 2, 3, 1).numpy()
+        if data.class_names:
+            arrays[f"{split}_labels"] = np.array(data.class_names)[data.labels.numpy()]
+    np.savez(path, **arrays)
+    return path
+
+
+def prepare(settings: DataSettings, folder: Path, *, images: int | None, per_class: int | None) -> tuple[Path, str]:
+    """Writes the images to train on, `few.npz`, into a folder.
+
+    Returns:
+        Its path.
+        The data set to score on: the target, or a copy of it, if classes of files would have another order.
+
+    Raises:
+        BenchError: there are fewer images or more classes.
+    """
+    splits = {split: load_split(settings, split) for split in SPLITS}
+    train = splits["train"]
+    count = images or (per_class or 0) * train.num_classes
+    if not train.num_classes <= count <= len(train):
+        found = f"{count} of {len(train)} training images in {train.num_classes} classes"
+        raise BenchError(f"--images: found {found}, expected one of each class or more, and no more than there are.")
+    few = {name: _subset(data, choose(data.labels, min(_HELD_OUT, len(data)))) for name, data in splits.items()}
+    few["train"] = _subset(train, choose(train.labels, count))
+    path = write_npz((folder / "few.npz").resolve(), few)
+    if sorted_class_names(train.class_names) == train.class_names:
+        return path, settings.source
+    return path, str(write_npz(path.with_name("all.npz"), splits))
+
+
+def _subset(data: ImageSet, indices: Tensor) -> ImageSet:
+    return ImageSet(data.images[indices], data.labels[indices], data.class_names)
+
+
+def run(*words: object) -> JsonObject:
+    """Runs a ganctl command with --json and returns its result.
+
+    Raises:
+        BenchError: it failed; the message is that of the command.
+    """
+    command = ganctl_command(*map(str, words), "--json")
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    if done.returncode:
+        raise BenchError(f"ganctl {' '.join(map(str, words))}: {done.stderr.strip().splitlines()[-1]}")
+    result: JsonObject = json.loads(done.stdout)
+    return result
+
+
+def table(records: Sequence[JsonObject]) -> list[str]:
+    """Returns a Markdown table with the mean scores of both ways over their seeds."""
+    rows = []
+    for start in dict.fromkeys(record["start"] for record in records):
+        group = [record for record in records if record["start"] == start]
+        cells = [_mean(record["scores"].get(score) for record in group) for score in SCORES]
+        rows.append([start, str(len(group)), f"{fmean(record['images'] for record in group):,.0f}", *cells])
+    return markdown_table(["start", "seeds", "images seen", *SCORES.values()], rows)
+
+
+def _mean(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{fmean(known):.3f}" if known else "–"
+
+
+@click.command()
+@click.option("--source", required=True, help="Data set to train on first, or a run or checkpoint.")
+@click.option("--target", required=True, help="Data set of which few images are trained on.")
+@click.option("--images", type=click.IntRange(min=1), help="Training images of the target [default: 200].")
+@click.option("--per-class", type=click.IntRange(min=1), help="Training images of each class instead.")
+@click.option("--seconds", default=60.0, type=click.FloatRange(min=1), help="Duration of either training.")
+@click.option("--source-seconds", default=120.0, type=click.FloatRange(min=1), help="Duration of the source's run.")
+@click.option("--preset", default="conv")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Setting of all runs; repeatable.")
+@click.option("--seeds", default=1, type=click.IntRange(min=1))
+@click.option("--num-images", default=10_000, type=click.IntRange(100, 60_000), help="Generated images to score.")
+@click.option("--out", default=Path("fine-tuning"), type=click.Path(path_type=Path), help="New folder.")
+def main(
+    source: str,
+    target: str,
+    images: int | None,
+    per_class: int | None,
+    seconds: float,
+    source_seconds: float,
+    preset: str,
+    assignments: tuple[str, ...],
+    seeds: int,
+    num_images: int,
+    out: Path,
+) -> None:
+    """Compare fine-tuning with training from nothing."""
+    if images and per_class:
+        raise click.UsageError("found --images and --per-class, expected one of them.")
+    out.mkdir(parents=True)
+    words = [word for each in (*_QUIET, *assignments) for word in ("--set", each)]
+    settings = resolve(preset=preset, assignments=[*assignments, f"data.source={target}"])[0].data
+    few, everything = prepare(settings, out, images=images or (None if per_class else 200), per_class=per_class)
+    data = [word for each in assignments if each.startswith("data.") for word in ("--set", each)]
+    data += ["--set", f"data.source={everything}", "--num-images", str(num_images)]
+
+    def train(data: object, duration: float, seed: int, folder: Path, *more: object) -> JsonObject:
+        length = ("--set", f"train.duration={duration:g}s", "--seed", seed, "--run-dir", folder)
+        return run("train", data, "--preset", preset, *words, *length, *more)
+
+    origin = Path(source)
+    if not is_model(origin):
+        click.echo(f"trains on {source} for {source_seconds:g} s", err=True)
+        origin = Path(train(source, source_seconds, 0, out / "source")["last"])
+    records = []
+    for seed in range(seeds):
+        for start, more in (("from nothing", ()), ("fine-tuned", ("--init-from", origin.resolve()))):
+            result = train(few, seconds, seed, out / f"{start.replace(' ', '-')}-{seed}", *more)
+            scores = run("evaluate", result["last"], *data)
+            records.append({"start": start, "seed": seed, "images": result["images"], "scores": scores})
+            click.echo(f"{start}, seed {seed}: {_mean([scores.get('fd_ratio')])} × the floor", err=True)
+            results = {"source": source, "target": target, "seconds": seconds, **machine(), "runs": records}
+            (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    click.echo("\n".join(table(records)))
+
+
+if __name__ == "__main__":
+    main()
