@@ -52,7 +52,7 @@ _CLASSES_SHOWN = 12  # in one line of output
 @click.option(
     "--resume", type=PathParam(), metavar="auto|PATH", help="Resume --run-dir (auto), another run, or a checkpoint."
 )
-@click.option("--init-from", metavar="PATH", help="Start with the networks of another run or checkpoint.")
+@click.option("--init-from", metavar="PATH", help="Start with the networks of another run or checkpoint, adapted.")
 @click.option("--callback", "callbacks", multiple=True, metavar="MODULE:NAME", help="Add a callback; repeatable.")
 @click.option("--allow-changes", is_flag=True, help="Resume with changed settings.")
 @click.option("--print-config", is_flag=True, help="Print all settings as a --config file; do not train.")

@@ -253,7 +253,9 @@ class TrainSettings(Section):
         "auto", description="capture a step on CUDA as a graph and replay it; auto: if all parts support it"
     )
     tf32: bool = Field(False, description="allow TF32 in fp32 matrix products on CUDA, also in the penalties")
-    init_from: AbsolutePath | None = Field(None, description="run or checkpoint that gives the initial weights")
+    init_from: AbsolutePath | None = Field(
+        None, description="run or checkpoint that gives the initial weights, adapted to the images"
+    )
 
 
 class EvaluationSettings(Section):

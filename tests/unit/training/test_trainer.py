@@ -20,6 +20,7 @@ from ganctl.training.errors import CheckpointError, ConfigError, FolderInUse, Tr
 from ganctl.training.images.source import load_generator
 from ganctl.training.loop.session import Session
 from ganctl.training.loop.trainer import Trainer
+from tests.any_images import disks, save_folder
 from tests.conftest import SHORT, SMALL, launch, train_small
 from tests.unit.training.conftest import RegisterData
 
@@ -285,11 +286,51 @@ def test_init_from_loads_the_networks_of_another_run_and_nothing_else(small_run:
     assert config.train.init_from == small_run
 
 
-def test_init_from_refuses_networks_of_another_shape(small_run: Path, tmp_path: Path) -> None:
-    assignments = [*SMALL, "model.base_channels=16", f"train.init_from={small_run}"]
-    with pytest.raises(CheckpointError, match=rf"{small_run}\S*: .*\bsettings\b"):
+@pytest.mark.parametrize(
+    ("other", "setting"), [("model.base_channels=32", "base_channels"), ("model.generator=mlp", "generator")]
+)
+def test_init_from_refuses_networks_that_hardly_fit_and_names_the_settings_that_differ(
+    other: str, setting: str, small_run: Path, tmp_path: Path
+) -> None:
+    assignments = [*SMALL, other, f"train.init_from={small_run}"]
+    if setting == "generator":
+        assignments.append("model.discriminator=mlp")
+    with pytest.raises(ConfigError, match=rf"--init-from {small_run}: .*\bmodel\.{setting} = .* there and .* here"):
         Session(assignments=assignments, run_dir=tmp_path / "run").build()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("labeled", [True, False])
+def test_init_from_adapts_the_networks_to_other_classes_channels_and_sizes_and_reports_it(
+    labeled: bool, small_run: Path, tmp_path: Path
+) -> None:
+    """The networks, their EMA and the report are equal in every start from the same run."""
+    data = save_folder(tmp_path / "disks", disks(30, 40), labeled=labeled)
+    settings = [*SMALL, f"data.source={data}", "data.num_workers=0", "train.batch_size=8"]
+    messages: list[list[str]] = [[], []]
+    first, second = (
+        Session(
+            assignments=[*settings, f"train.init_from={small_run}"], run_dir=tmp_path / "run", announce=lines.append
+        )
+        for lines in messages
+    )
+    first_trainer, second_trainer = first.build(), second.build()
+    networks = [trainer.state_dict()["networks"] for trainer in (first_trainer, second_trainer)]
+    for name in ("generator", "discriminator", "ema"):
+        for key, tensor in networks[0][name].items():
+            assert torch.equal(networks[1][name][key], tensor), f"{name}.{key}"
+    source = read_checkpoint(small_run / "checkpoints/best.safetensors").state["networks"]
+    for name in ("generator", "ema"):
+        assert torch.equal(networks[0][name]["net.3.weight"], source[name]["net.3.weight"])
+    assert not torch.equal(networks[0]["ema"]["net.3.weight"], networks[0]["generator"]["net.3.weight"])
+    assert messages[0] == messages[1]
+    report = "\n".join(messages[0])
+    classes = "from 10 to 3 classes (0 of the same name)" if labeled else "at the input of the label"
+    for text in (f"{small_run}", classes, "from 1 to 4 channels", "from 28 × 28 to 40 × 40 pixels"):
+        assert text in report, text
+    facts = first_trainer.describe()["init_from"]
+    assert facts["weights_share"] > 0.9
+    assert "generator.net.3.weight" in facts["copied"]
 
 
 def test_training_in_a_thread_does_not_change_signal_handlers(tmp_path: Path) -> None:
