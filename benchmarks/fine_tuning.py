@@ -10,7 +10,7 @@ and their last checkpoints are scored on all test images of the target. DIR keep
 
 import json
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -28,7 +28,7 @@ from ganctl.training.data.base import ImageSet, fixed_permutation
 from ganctl.training.data.datasets import load_split
 from ganctl.training.models.base import to_bytes, to_float
 from ganctl.training.readers.base import sorted_class_names
-from ganctl.training.readers.tree import SPLITS
+from ganctl.training.readers.tree import SPLITS, Split
 from ganctl.training.sampling.inspection import is_model
 
 SCORES = {
@@ -57,14 +57,14 @@ def choose(labels: Tensor, count: int) -> Tensor:
     return order[rank[order].argsort(stable=True)[:count]].sort().values
 
 
-def write_npz(path: Path, splits: dict[str, ImageSet]) -> Path:
+def write_npz(path: Path, splits: Mapping[Split, ImageSet]) -> Path:
     """Writes splits of a data set into one file; colors are no longer multiplied with alpha."""
     arrays: dict[str, np.ndarray] = {}
     for split, data in splits.items():
         arrays[f"{split}_images"] = to_bytes(to_float(data.images)).permute(0, 2, 3, 1).numpy()
         if data.class_names:
             arrays[f"{split}_labels"] = np.array(data.class_names)[data.labels.numpy()]
-    np.savez(path, **arrays)
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # its stub takes further arrays for `allow_pickle`
     return path
 
 

@@ -144,7 +144,7 @@ def _fit_layer(
     after.transpose(0, 1)[positions[:, None], columns] = weight.to(after.dtype)
     counts = {"weight": weight.numel()}
     if "bias" in old and "bias" in new:
-        bias = old["bias"].double() + _dropped_outputs(before.double(), *inputs, source)
+        bias = old["bias"].double() + _dropped_outputs(before.double(), inputs[0], inputs[1], source)
         converted = conversion(bias, *outputs, summed=False)
         assert converted is not None, "the weight has the same axis"
         new["bias"][converted[1]] = converted[0].to(new["bias"].dtype)

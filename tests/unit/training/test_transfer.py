@@ -1,6 +1,7 @@
 """Networks for other classes, channels and sizes begin as the networks whose weights they take."""
 
 import copy
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ FAMILIES: dict[str, dict[str, object]] = {
 Pair = tuple[Generator, nn.Module]
 
 
-def pair(domain: ImageDomain, *, seed: int = 0, **settings: object) -> Pair:
+def pair(domain: ImageDomain, settings: Mapping[str, object], *, seed: int = 0) -> Pair:
     """A generator and a discriminator with random weights; all biases differ from 0."""
     torch.manual_seed(seed)
     model = ModelSettings.model_validate({"conditional": bool(domain.class_names), **settings})
@@ -37,7 +38,7 @@ def pair(domain: ImageDomain, *, seed: int = 0, **settings: object) -> Pair:
 
 def fitted(old: ImageDomain, new: ImageDomain, **settings: object) -> tuple[Pair, Pair, TransferReport]:
     """A pair of networks for `old`, one for `new` with its weights, and the report."""
-    source, target = pair(old, **settings), pair(new, seed=1, **settings)
+    source, target = pair(old, settings), pair(new, settings, seed=1)
     transfers = {}
     for name, network, trained in zip(("generator", "discriminator"), target, source, strict=True):
         transfers[name] = transfer(network, trained.state_dict(), old, new)
@@ -132,7 +133,7 @@ def test_images_without_alpha_are_judged_as_opaque_ones_and_new_alpha_keeps_new_
     assert torch.allclose(target[1](noise, labels), source[1](opaque, labels), atol=1e-4)
 
     (old, _), (generator, _), _ = fitted(rgb, rgba, **FAMILIES["conv"])
-    fresh = pair(rgba, seed=1, **FAMILIES["conv"])[0].state_dict()["net.5.weight"]
+    fresh = pair(rgba, FAMILIES["conv"], seed=1)[0].state_dict()["net.5.weight"]
     weight, before = generator.state_dict()["net.5.weight"], old.state_dict()["net.5.weight"]
     assert torch.equal(weight[:12], before)
     assert torch.equal(weight[12:], fresh[12:])
@@ -184,8 +185,8 @@ def test_a_conditional_generator_starts_as_the_unconditional_one_apart_from_its_
 
 def test_spectral_normalization_fits_the_adapted_weights_and_may_be_new() -> None:
     _, (_, discriminator), _ = fitted(GRAY, EMOJI, spectral_norm=True, **FAMILIES["conv"])
-    plain = pair(GRAY, **FAMILIES["conv"])[1].state_dict()
-    normalized = pair(EMOJI, seed=1, spectral_norm=True, **FAMILIES["conv"])[1]
+    plain = pair(GRAY, FAMILIES["conv"])[1].state_dict()
+    normalized = pair(EMOJI, {**FAMILIES["conv"], "spectral_norm": True}, seed=1)[1]
     result = transfer(normalized, plain, GRAY, EMOJI)
     assert result.new == result.unused == []
     normalized.load_state_dict(result.state)
@@ -198,7 +199,7 @@ def test_spectral_normalization_fits_the_adapted_weights_and_may_be_new() -> Non
 
 
 def test_layers_of_another_width_are_new_together_with_their_biases() -> None:
-    old, new = pair(GRAY, base_channels=8)[0], pair(EMOJI, seed=1, base_channels=32)[0]
+    old, new = pair(GRAY, {"base_channels": 8})[0], pair(EMOJI, {"base_channels": 32}, seed=1)[0]
     result = transfer(new, old.state_dict(), GRAY, EMOJI)
     assert result.new == [f"net.{layer}.{kind}" for layer in (0, 3, 5) for kind in ("weight", "bias")]
     for name in result.new:
@@ -208,13 +209,13 @@ def test_layers_of_another_width_are_new_together_with_their_biases() -> None:
 
 def test_networks_of_another_family_share_almost_no_weights() -> None:
     for name, other in (("conv", "mlp"), ("mlp", "conv")):
-        source, target = pair(GRAY, **FAMILIES[name]), pair(GRAY, seed=1, **FAMILIES[other])
+        source, target = pair(GRAY, FAMILIES[name]), pair(GRAY, FAMILIES[other], seed=1)
         results = [transfer(n, s.state_dict(), GRAY, GRAY) for n, s in zip(target, source, strict=True)]
         assert sum(each.weights for each in results) < 0.01 * sum(each.size for each in results)
 
 
 def test_a_transfer_changes_neither_network_nor_the_random_state_and_repeats_bit_for_bit() -> None:
-    old, new = pair(GRAY, **FAMILIES["conv"])[0], pair(EMOJI, seed=1, **FAMILIES["conv"])[0]
+    old, new = pair(GRAY, FAMILIES["conv"])[0], pair(EMOJI, FAMILIES["conv"], seed=1)[0]
     before, random = [copy.deepcopy(network.state_dict()) for network in (old, new)], torch.get_rng_state()
     first, second = (transfer(new, old.state_dict(), GRAY, EMOJI) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), random)
