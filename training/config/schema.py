@@ -211,6 +211,21 @@ class LossSettings(Section):
         return self.r1 > 0 or self.r2 > 0 or self.wgan_gp > 0
 
 
+class AugmentSettings(Section):
+    """Augmentation of what the discriminator sees; samples, exports and scores are never augmented."""
+
+    flip: bool = Field(False, description="mirror half of the real images at random, so that the generator draws both")
+    probability: Literal["adaptive"] | Fraction = Field(
+        0.0,
+        description="probability p of each change of an image (color, translation, cutout); 0: none; 1: as DiffAugment;"
+        " adaptive: p rises while the discriminator overfits",
+    )
+    target: Annotated[float, Field(ge=0.5, lt=1)] = Field(
+        0.7, description="an adaptive p rises while the discriminator ranks more than this share of the pairs right"
+    )
+    ramp: PositiveInt = Field(20_000, description="images in which an adaptive p can rise from 0 to 1")
+
+
 class OptimizerSettings(Section):
     """Adam for both networks, and the learning rate schedule."""
 
@@ -334,6 +349,7 @@ class Config(Section):
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     loss: LossSettings = LossSettings()
+    augment: AugmentSettings = AugmentSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     train: TrainSettings = TrainSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

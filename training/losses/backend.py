@@ -19,7 +19,7 @@ from ganctl.training.models.base import Discriminator, Generator
 
 
 class GeneratedBatch(NamedTuple):
-    """Generated images [N, C, H, W] and their latents [N, latent_dim]."""
+    """Generated images [N, C, H, W], augmented, and their latents [N, latent_dim]."""
 
     latents: Tensor
     images: Tensor
@@ -30,7 +30,7 @@ class Batch:
     """The input of a step.
 
     Attributes:
-        images: real images in [−1, 1], [N, C, H, W].
+        images: real images in [−1, 1], augmented, [N, C, H, W].
         labels: int64 [N], shared by real and generated images.
         generated: for both phases, with the autograd graph of the images; None if each phase generates its own.
         first_layer: real, then generated images for both phases, as `to_first_layer` of the analytic backend returns
@@ -96,11 +96,17 @@ class Backend(ABC):
         return (labels,) if self.generator.conditional else ()
 
     def discriminator_loss(self, outputs: BatchOutputs) -> LossResult:
-        """The discriminator's loss; its statistics include the mean logits."""
+        """The discriminator's loss.
+
+        Its statistics include the mean logits and the discriminator's accuracy: the share of pairs of a real and a
+        generated image in which the real one has the higher logit; equal logits count half.
+        """
         assert outputs.real is not None
         loss, stats = self.sum(self.terms.discriminator, outputs)
-        real, fake = (each.logits.detach().mean() for each in (outputs.real, outputs.fake))
-        return LossResult(loss, {"real_logit": real, "fake_logit": fake, **stats})
+        real, fake = (each.logits.detach() for each in (outputs.real, outputs.fake))
+        accuracy = (real - fake).sign().mean().add(1).div(2)
+        means = {"real_logit": real.mean(), "fake_logit": fake.mean(), "discriminator_accuracy": accuracy}
+        return LossResult(loss, means | stats)
 
     def sum(self, terms: Sequence[Term], outputs: BatchOutputs) -> LossResult:
         """The weighted sum of loss terms, and their values."""

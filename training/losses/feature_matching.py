@@ -118,7 +118,7 @@ class FeatureMatching:
         return {"statistics": self._statistics}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores the statistics; an empty state, of a run without feature matching, leaves them unchanged."""
-        if state:
+        """Restores the statistics; the state of a run without feature matching leaves them unchanged."""
+        if "statistics" in state:
             self._statistics.copy_(state["statistics"])
             self._update_summary()

@@ -2,6 +2,11 @@
 
 Every rank draws the random numbers of the whole batch from the same stream and uses its own slice. So the latents of a
 step do not depend on the number of ranks.
+
+Augmentation is a part of the discriminator's input: real and generated images are augmented when a batch is prepared or
+generated, and no backend needs to know of it. So gradient penalties are taken at the augmented images, and the gradient
+of the generator flows back through the augmentation. Both phases of a step see a set of images with one augmentation,
+as they share the generated images themselves (`train.reuse_fakes`).
 """
 
 from collections.abc import Callable
@@ -9,6 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ganctl.training.augment.operations import RANDOM_NUMBERS, augment
+from ganctl.training.augment.probability import AdaptiveProbability
 from ganctl.training.config.schema import Config
 from ganctl.training.device.precision import Precision
 from ganctl.training.device.step_inputs import StepInputs
@@ -17,8 +24,12 @@ from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import ConfigError
 from ganctl.training.losses.analytic.backend import AnalyticBackend, find_autograd_reason
 from ganctl.training.losses.backend import AutogradBackend, Backend, Batch, GeneratedBatch
+from ganctl.training.losses.feature_matching import FeatureMatching
 from ganctl.training.losses.terms import LossResult, build_terms
 from ganctl.training.models.base import Generator, to_float
+
+_MIRRORED = 0.5  # share of the real images that `augment.flip` mirrors
+_PROBABILITY = "augment_probability"  # name of the statistic
 
 
 class GANObjective:
@@ -45,7 +56,7 @@ class GANObjective:
             discriminator: before a conversion to synchronized batch normalization.
             precision: number format of the passes.
             ranks: the ranks that share a batch.
-            rng: stream of latents and of the penalties' random numbers, on the networks' device.
+            rng: stream of latents and of the random numbers of augmentation and penalties, on the networks' device.
             step_inputs: per-step scalars.
             streams: side streams for the kernels of gradients.
             backend: computes the gradients; None for the fastest one that supports all terms.
@@ -57,6 +68,8 @@ class GANObjective:
         self._config, self._ranks, self._rng, self._precision = config, ranks, rng, precision
         self.generator, self.dtype = generator, next(generator.parameters()).dtype
         self.terms = build_terms(config.loss, generator, discriminator, ranks)
+        adaptive = config.augment.probability == "adaptive"
+        self._adaptive = AdaptiveProbability(config.augment, rng.device) if adaptive else None
         self.autograd_reason = find_autograd_reason(self.terms, discriminator, streams)
         backend = backend or (AutogradBackend if self.autograd_reason else AnalyticBackend)
         self.scaler = precision.scaler()
@@ -73,7 +86,10 @@ class GANObjective:
             labels: int64 [N].
             both: whether both networks are updated in this step.
         """
-        real = to_float(images, self.dtype)
+        if self._config.augment.flip:
+            mirrored = self._draw(torch.rand, len(images)).view(-1, 1, 1, 1) < _MIRRORED
+            images = torch.where(mirrored, images.flip(3), images)
+        real = self._augment(to_float(images, self.dtype))
         if not (both and self._config.train.reuse_fakes):
             return Batch(real, labels)
         return self.backend.prepare(Batch(real, labels, self._generate(labels)))
@@ -85,7 +101,12 @@ class GANObjective:
         generated = generated._replace(images=generated.images.detach())
         needs_mix = "mixed_grad_norms" in self.backend.discriminator_inputs
         mix = self._draw(torch.rand, len(batch.images)) if needs_mix else None
-        return self.backend.backward_discriminator(batch, generated, mix)
+        result = self.backend.backward_discriminator(batch, generated, mix)
+        if self._adaptive is not None:
+            accuracy, images = result.stats["discriminator_accuracy"], len(batch.images) * self._ranks.size
+            self._adaptive.update(accuracy, images, self._ranks)
+            result.stats[_PROBABILITY] = self._adaptive.value
+        return result
 
     def backward_generator(self, batch: Batch) -> LossResult:
         """Sets the gradients of the generator's parameters."""
@@ -101,21 +122,35 @@ class GANObjective:
         """The names of the statistics that each backward pass returns, by network."""
         terms = {"discriminator": self.terms.discriminator, "generator": self.terms.generator}
         names = {network: tuple(term.stat for term in terms[network] if term.stat) for network in terms}
-        return names | {"discriminator": ("real_logit", "fake_logit", *names["discriminator"])}
+        general = ("real_logit", "fake_logit", "discriminator_accuracy")
+        adaptive = (_PROBABILITY,) if self._adaptive is not None else ()
+        return names | {"discriminator": (*general, *names["discriminator"], *adaptive)}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The running statistics of feature matching; empty without it."""
-        return self.terms.feature_matching.state_dict() if self.terms.feature_matching else {}
+        """The running statistics of feature matching and of adaptive augmentation; empty without both."""
+        return {name: tensor for part in self._stateful for name, tensor in part.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        if self.terms.feature_matching:
-            self.terms.feature_matching.load_state_dict(state)
+        for part in self._stateful:
+            part.load_state_dict(state)
+
+    @property
+    def _stateful(self) -> list[FeatureMatching | AdaptiveProbability]:
+        return [part for part in (self.terms.feature_matching, self._adaptive) if part is not None]
 
     def _generate(self, labels: Tensor) -> GeneratedBatch:
         z = self.draw_latents(len(labels))
         with self._precision.autocast():
             images: Tensor = self.generator(z, *self.backend.conditioning(labels)).to(self.dtype)
-        return GeneratedBatch(z, images)
+        return GeneratedBatch(z, self._augment(images))
+
+    def _augment(self, images: Tensor) -> Tensor:
+        """Augments this rank's images in [−1, 1]."""
+        setting = self._config.augment.probability
+        if setting == 0:
+            return images
+        probability = self._adaptive.value if self._adaptive is not None else float(setting)
+        return augment(images, self._draw(torch.rand, len(images), RANDOM_NUMBERS), probability)
 
     def _draw(self, sample: Callable[..., Tensor], n: int, *shape: int) -> Tensor:
         """Draws random numbers for the whole batch, and returns this rank's n."""

@@ -174,8 +174,8 @@ def test_statistics_are_means_since_the_last_reading() -> None:
     _, step = build()
     step(*batch(), step=0, progress=0.0)
     first = step.read_stats()
-    names = "loss_d loss_g real_logit fake_logit r1 r2 classification latent_reconstruction feature_matching lr"
-    assert set(first) == {*names.split()}
+    names = "loss_d loss_g real_logit fake_logit discriminator_accuracy r1 r2 classification latent_reconstruction"
+    assert set(first) == {*names.split(), "feature_matching", "lr"}
     assert first["r1"] > 0
     step(*batch(), step=1, progress=0.0)
     step(*batch(), step=2, progress=0.0)
