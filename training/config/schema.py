@@ -221,7 +221,7 @@ class AugmentSettings(Section):
         " adaptive: p rises while the discriminator overfits",
     )
     target: Annotated[float, Field(ge=0.5, lt=1)] = Field(
-        0.7, description="an adaptive p rises while the discriminator ranks more than this share of the pairs right"
+        0.6, description="an adaptive p rises while the discriminator ranks more than this share of the pairs right"
     )
     ramp: PositiveInt = Field(20_000, description="images in which an adaptive p can rise from 0 to 1")
 

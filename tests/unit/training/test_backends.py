@@ -20,6 +20,8 @@ VARIANTS = {
     "no labels, non-saturating": ("conv", (*PLAIN, "model.conditional=false", "loss.name=non-saturating")),
     "separate phases": ("conv", (*PLAIN, "train.reuse_fakes=false", "train.first_update=generator")),
     "discriminator more often": ("conv", (*PLAIN, "train.n_critic=2")),
+    "augmented": ("conv", ("augment.probability=0.7", "augment.flip=true")),
+    "augmented, separate phases": ("conv", (*PLAIN, "augment.probability=adaptive", "train.reuse_fakes=false")),
 }
 
 

@@ -66,6 +66,7 @@ def state(step: Step) -> dict[str, torch.Tensor]:
 VARIANTS = [
     *({"preset": name} for name in preset_names()),
     {"assignments": ("train.n_critic=3",)},
+    {"assignments": ("augment.probability=adaptive", "augment.ramp=100", "augment.target=0.5", "augment.flip=true")},
     {
         "assignments": (
             "loss.wgan_gp=1.0",
@@ -93,9 +94,10 @@ def test_replays_compute_the_same_as_the_eager_step(variant: dict[str, Any]) -> 
         assert torch.equal(value, state(captured_step)[key]), key
 
 
+@pytest.mark.parametrize("augmented", ["augment.probability=0.0", "augment.probability=adaptive"])
 @pytest.mark.parametrize("preset", preset_names())
-def test_a_capturable_step_reads_no_tensor_on_the_host_and_repeats_its_operations(preset: str) -> None:
-    step, runner = build_runner(settings(preset=preset), eager_reason="recorded by the test")
+def test_a_capturable_step_reads_no_tensor_on_the_host_and_repeats_its_operations(preset: str, augmented: str) -> None:
+    step, runner = build_runner(settings(augmented, preset=preset), eager_reason="recorded by the test")
     train(step, runner, steps=WARMUP_STEPS)
     names = []
     for n in (5, 500):
@@ -188,8 +190,9 @@ def test_graphs_on_a_gpu_compute_the_same_as_the_eager_step(variant: dict[str, A
 
 
 @pytest.mark.gpu
-def test_a_replay_never_waits_for_the_device() -> None:
-    step, runner = build_runner(settings(), CUDA)
+@pytest.mark.parametrize("augmented", ["augment.probability=0.0", "augment.probability=adaptive"])
+def test_a_replay_never_waits_for_the_device(augmented: str) -> None:
+    step, runner = build_runner(settings(augmented), CUDA)
     train(step, runner)
     index = torch.arange(16, device=CUDA)
     torch.cuda.set_sync_debug_mode("error")
