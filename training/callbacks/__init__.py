@@ -2,6 +2,7 @@
 
 from ganctl.training.callbacks.base import Callback
 from ganctl.training.callbacks.checkpoints import Checkpoint
+from ganctl.training.callbacks.diagnostics import Diagnostics
 from ganctl.training.callbacks.evaluation import Evaluate
 from ganctl.training.callbacks.logs import StatsLog
 from ganctl.training.callbacks.lr_scheduler import LRScheduler
@@ -14,6 +15,7 @@ from ganctl.training.config.schema import Config
 
 __all__ = [
     "Checkpoint",
+    "Diagnostics",
     "EarlyStopping",
     "Evaluate",
     "LRScheduler",
@@ -36,7 +38,7 @@ def default_callbacks(config: Config, *, max_seconds: float | None = None) -> li
         config: the settings, which enable TensorBoard, the profiler and early stopping.
         max_seconds: adds a time limit, in seconds.
     """
-    callbacks: list[Callback] = [SignalHandler(), Progress(), NonFinite(), StatsLog(), SampleGrid()]
+    callbacks: list[Callback] = [SignalHandler(), Progress(), NonFinite(), Diagnostics(), StatsLog(), SampleGrid()]
     if config.log.tensorboard:
         callbacks.append(TensorBoard())  # after SampleGrid: it shows the timelapse
     if config.log.profile:

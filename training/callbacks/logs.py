@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,8 @@ def append_line(path: Path, line: str) -> None:
     """
     with add_path_to_errors(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(line + "\n")
+
+
+def append_text(run: Run, text: str) -> None:
+    """Appends a line with the time to the log file of a run."""
+    append_line(run.run_dir / "log.txt", f"{datetime.now().isoformat(' ', 'milliseconds')} {text}")

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -10,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from ganctl.training.callbacks.base import Callback, Run
-from ganctl.training.callbacks.logs import append_line
+from ganctl.training.callbacks.logs import append_text
 from ganctl.training.evaluation.summary import score_line
 
 _LINE_INTERVAL = 10.0  # seconds between plain lines
@@ -27,8 +26,8 @@ class Progress(Callback):
 
     def on_start(self, run: Run) -> None:
         for text in run.notes:
-            _log(run, text)
-        _log(run, f"begins at step {run.step}")
+            append_text(run, text)
+        append_text(run, f"begins at step {run.step}")
         self._print(f"run folder {run.run_dir}")
         if self._console.is_terminal:
             note = TextColumn("{task.fields[note]}", markup=False)
@@ -55,18 +54,18 @@ class Progress(Callback):
             seconds = max(0, round((run.duration.images - run.images) / rate))
             time_left = f"  {seconds // 60}:{seconds % 60:02d} left"
         line = f"step {run.step}  {done}  {rate:,.0f} images/s{self._losses}{time_left}"
-        _log(run, line)
+        append_text(run, line)
         if self._bar is None and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_INTERVAL
             self._print(line)
 
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
         line = f"step {run.step}  {score_line(scores)}"
-        _log(run, line)
+        append_text(run, line)
         self._print(line)
 
     def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
-        _log(run, f"ends at step {run.step}: {reason}")
+        append_text(run, f"ends at step {run.step}: {reason}")
         if self._bar is not None:
             self._bar.update(self._task, completed=run.images, refresh=True)
 
@@ -77,7 +76,3 @@ class Progress(Callback):
     def _print(self, text: str) -> None:
         """Prints plain text: brackets and colons of a path are neither markup nor emoji."""
         self._console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
-
-
-def _log(run: Run, text: str) -> None:
-    append_line(run.run_dir / "log.txt", f"{datetime.now().isoformat(' ', 'milliseconds')} {text}")

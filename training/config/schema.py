@@ -220,8 +220,8 @@ class AugmentSettings(Section):
         description="probability p of each change of an image (color, translation, cutout); 0: none; 1: as DiffAugment;"
         " adaptive: p rises while the discriminator overfits",
     )
-    target: Annotated[float, Field(ge=0.5, lt=1)] = Field(
-        0.6, description="an adaptive p rises while the discriminator ranks more than this share of the pairs right"
+    target: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="overfitting above which an adaptive p rises; 0: none; 1: the discriminator knows every image"
     )
     ramp: PositiveInt = Field(20_000, description="images in which an adaptive p can rise from 0 to 1")
 

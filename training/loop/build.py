@@ -143,7 +143,16 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
         balance=config.data.balance,
     )
     eager = find_eager_reason(config, device, ranks)
-    step = Step(config, generator, discriminator, device, precision=precision, ranks=ranks, capturable=eager is None)
+    step = Step(
+        config,
+        generator,
+        discriminator,
+        device,
+        precision=precision,
+        ranks=ranks,
+        capturable=eager is None,
+        held_out=load_split(config.data, "val") if config.augment.probability == "adaptive" else None,
+    )
     step_runner = StepRunner(step, batches.gather, eager_reason=eager)
     names = data.class_names
     counts = tuple(torch.bincount(data.labels, minlength=classes).tolist())[: len(names)]

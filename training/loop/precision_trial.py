@@ -152,7 +152,8 @@ def _steps(config: Config, data: ImageSet) -> RunStep:
             torch.manual_seed(config.train.seed)
             generator = build_generator(config.model, shape, data.num_classes)
             discriminator = build_discriminator(config.model, shape, data.num_classes)
-        return Step(config, generator, discriminator, device, precision=Precision(name, "cpu", "trial"))
+        precision = Precision(name, "cpu", "trial")
+        return Step(config, generator, discriminator, device, precision=precision, held_out=data)
 
     steps = {name: build(name) for name in FORMATS}
 
@@ -170,7 +171,8 @@ def _file(config: Config, data: ImageSet, batch: int, ranks: Ranks) -> Path | No
     facts = [
         "2",  # cache version: raise it when the meaning of a trial changes
         config.model_dump(
-            mode="json", include={"model": True, "loss": True, "optimizer": True, "train": _TRAIN_SETTINGS}
+            mode="json",
+            include={"model": True, "loss": True, "augment": True, "optimizer": True, "train": _TRAIN_SETTINGS},
         ),
         [batch, ranks.size, data.shape, data.num_classes],
         [cpu, torch.get_num_threads(), torch.__version__],

@@ -102,11 +102,11 @@ class Backend(ABC):
         generated image in which the real one has the higher logit; equal logits count half.
         """
         assert outputs.real is not None
-        loss, stats = self.sum(self.terms.discriminator, outputs)
+        loss, stats, _ = self.sum(self.terms.discriminator, outputs)
         real, fake = (each.logits.detach() for each in (outputs.real, outputs.fake))
         accuracy = (real - fake).sign().mean().add(1).div(2)
         means = {"real_logit": real.mean(), "fake_logit": fake.mean(), "discriminator_accuracy": accuracy}
-        return LossResult(loss, means | stats)
+        return LossResult(loss, means | stats, real)
 
     def sum(self, terms: Sequence[Term], outputs: BatchOutputs) -> LossResult:
         """The weighted sum of loss terms, and their values."""

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from ganctl.training.augment.operations import RANDOM_NUMBERS, augment
-from ganctl.training.augment.probability import AdaptiveProbability
+from ganctl.training.augment.probability import HELD_OUT, AdaptiveProbability
 from ganctl.training.config.schema import Config
+from ganctl.training.data.base import ImageSet
 from ganctl.training.device.precision import Precision
-from ganctl.training.device.step_inputs import StepInputs
+from ganctl.training.device.step_inputs import Number, StepInputs
 from ganctl.training.device.streams import NO_STREAMS, StreamPool
 from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import ConfigError
@@ -29,7 +30,7 @@ from ganctl.training.losses.terms import LossResult, build_terms
 from ganctl.training.models.base import Generator, to_float
 
 _MIRRORED = 0.5  # share of the real images that `augment.flip` mirrors
-_PROBABILITY = "augment_probability"  # name of the statistic
+_ADAPTIVE_STATS = ("overfitting", "augment_probability")
 
 
 class GANObjective:
@@ -47,6 +48,7 @@ class GANObjective:
         step_inputs: StepInputs,
         streams: StreamPool = NO_STREAMS,
         backend: type[Backend] | None = None,
+        held_out: ImageSet | None = None,
     ) -> None:
         """Builds the loss terms and selects the backend.
 
@@ -60,23 +62,30 @@ class GANObjective:
             step_inputs: per-step scalars.
             streams: side streams for the kernels of gradients.
             backend: computes the gradients; None for the fastest one that supports all terms.
+            held_out: images that are not trained on, for adaptive augmentation.
 
         Raises:
-            ConfigError: a gradient penalty on a discriminator with batch normalization, or a term whose head the
-                discriminator lacks.
+            ConfigError: a gradient penalty or adaptive augmentation on a discriminator with batch normalization, or a
+                term whose head the discriminator lacks.
         """
         self._config, self._ranks, self._rng, self._precision = config, ranks, rng, precision
         self.generator, self.dtype = generator, next(generator.parameters()).dtype
         self.terms = build_terms(config.loss, generator, discriminator, ranks)
         adaptive = config.augment.probability == "adaptive"
         self._adaptive = AdaptiveProbability(config.augment, rng.device) if adaptive else None
+        self._held_out: tuple[Tensor, Tensor] | None = None
+        if adaptive:
+            assert held_out is not None, "adaptive augmentation needs held-out images"
+            self._held_out = held_out.images.to(rng.device), held_out.labels.to(rng.device)
         self.autograd_reason = find_autograd_reason(self.terms, discriminator, streams)
         backend = backend or (AutogradBackend if self.autograd_reason else AnalyticBackend)
         self.scaler = precision.scaler()
         self.backend = backend(self.terms, generator, discriminator, precision, self.scaler, step_inputs, streams)
+        fault = "found a discriminator with batch normalization, expected logits that depend on one image each"
         if config.loss.has_gradient_penalty and self.backend.has_batch_norm:
-            fault = "found a discriminator with batch normalization, expected logits that depend on one image each"
             raise ConfigError([f"loss.r1, loss.r2, loss.wgan_gp: {fault}. Remove it, or set all three to 0."])
+        if adaptive and self.backend.has_batch_norm:
+            raise ConfigError([f"augment.probability = adaptive: {fault}. Remove it, or set a number, such as 0.5."])
 
     def prepare(self, images: Tensor, labels: Tensor, *, both: bool) -> Batch:
         """Converts a step's batch, and generates images for both phases if `train.reuse_fakes` is set.
@@ -103,9 +112,9 @@ class GANObjective:
         mix = self._draw(torch.rand, len(batch.images)) if needs_mix else None
         result = self.backend.backward_discriminator(batch, generated, mix)
         if self._adaptive is not None:
-            accuracy, images = result.stats["discriminator_accuracy"], len(batch.images) * self._ranks.size
-            self._adaptive.update(accuracy, images, self._ranks)
-            result.stats[_PROBABILITY] = self._adaptive.value
+            assert result.real_logits is not None
+            self._adaptive.update(result.real_logits, self._held_out_logits(), self._ranks)
+            result.stats.update(zip(_ADAPTIVE_STATS, (self._adaptive.overfitting, self._adaptive.value), strict=True))
         return result
 
     def backward_generator(self, batch: Batch) -> LossResult:
@@ -123,7 +132,7 @@ class GANObjective:
         terms = {"discriminator": self.terms.discriminator, "generator": self.terms.generator}
         names = {network: tuple(term.stat for term in terms[network] if term.stat) for network in terms}
         general = ("real_logit", "fake_logit", "discriminator_accuracy")
-        adaptive = (_PROBABILITY,) if self._adaptive is not None else ()
+        adaptive = _ADAPTIVE_STATS if self._adaptive is not None else ()
         return names | {"discriminator": (*general, *names["discriminator"], *adaptive)}
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -146,11 +155,25 @@ class GANObjective:
 
     def _augment(self, images: Tensor) -> Tensor:
         """Augments this rank's images in [−1, 1]."""
-        setting = self._config.augment.probability
-        if setting == 0:
+        if self._adaptive is not None:
+            probability: Number = self._adaptive.value
+        elif not (probability := float(self._config.augment.probability)):
             return images
-        probability = self._adaptive.value if self._adaptive is not None else float(setting)
         return augment(images, self._draw(torch.rand, len(images), RANDOM_NUMBERS), probability)
+
+    @torch.no_grad()
+    def _held_out_logits(self) -> Tensor:
+        """Logits of some held-out images, augmented as the training images are, [HELD_OUT]; the same on all ranks."""
+        assert self._held_out is not None
+        assert self._adaptive is not None
+        images, labels = self._held_out
+        # not by `_draw`: each rank takes all of them, so that their number does not depend on the ranks
+        numbers = torch.rand(HELD_OUT, 1 + RANDOM_NUMBERS, device=images.device, dtype=self.dtype, generator=self._rng)
+        chosen = (numbers[:, 0] * len(images)).long().clamp(max=len(images) - 1)
+        augmented = augment(to_float(images[chosen], self.dtype), numbers[:, 1:], self._adaptive.value)
+        with self._precision.autocast():
+            logits: Tensor = self.backend.discriminator(augmented, *self.backend.conditioning(labels[chosen]))
+        return logits.to(self.dtype)
 
     def _draw(self, sample: Callable[..., Tensor], n: int, *shape: int) -> Tensor:
         """Draws random numbers for the whole batch, and returns this rank's n."""

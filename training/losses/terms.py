@@ -57,10 +57,14 @@ class BatchOutputs:
 
 
 class LossResult(NamedTuple):
-    """The weighted sum of the terms, a scalar, and the values to record, by name."""
+    """The weighted sum of the terms, a scalar, and the values to record, by name.
+
+    The discriminator's loss also has the logits of the real images, [N], not differentiable.
+    """
 
     loss: Tensor
     stats: dict[str, Tensor]
+    real_logits: Tensor | None = None
 
 
 class Term(ABC):

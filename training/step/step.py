@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ganctl.training.config.schema import Config
+from ganctl.training.data.base import ImageSet
 from ganctl.training.device.precision import Precision
 from ganctl.training.device.step_inputs import StepInputs
 from ganctl.training.device.streams import NO_STREAMS, StreamPool
@@ -47,6 +48,7 @@ class Step:
         ranks: Ranks = SINGLE_RANK,
         capturable: bool = False,
         backend: type[Backend] | None = None,
+        held_out: ImageSet | None = None,
     ) -> None:
         """Wraps both networks, in place.
 
@@ -59,6 +61,7 @@ class Step:
             ranks: the ranks that train together.
             capturable: whether every `update` must run the same operations, so that a CUDA graph can capture it.
             backend: computes the gradients; None for the fastest one that supports all loss terms.
+            held_out: images that are not trained on; only adaptive augmentation needs them.
 
         Raises:
             ConfigError: the discriminator does not support a gradient penalty or a loss term of the settings.
@@ -81,6 +84,7 @@ class Step:
             step_inputs=self.step_inputs,
             streams=self._streams,
             backend=backend,
+            held_out=held_out,
         )
         self._scaler = self.objective.scaler
         convert_sync_batch_norm(generator, ranks)

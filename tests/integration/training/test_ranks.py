@@ -20,7 +20,13 @@ CASES = {
     "hinge with spectral norm": ["conv", "loss.name=hinge", "loss.r1=0", "loss.r2=0", "model.spectral_norm=true"],
     "least squares, no penalty": ["conv", "loss.name=least-squares", "loss.r1=0", "loss.r2=0"],
     "wasserstein with WGAN-GP": ["conv", "loss.name=wasserstein", "loss.r1=0", "loss.r2=0", "loss.wgan_gp=10.0"],
-    "adaptive augmentation": ["conv", "augment.probability=adaptive", "augment.ramp=20", "augment.flip=true"],
+    "adaptive augmentation": [
+        "conv",
+        "augment.probability=adaptive",
+        "augment.ramp=20",
+        "augment.target=0.001",
+        "augment.flip=true",
+    ],
     "batch normalization": ["lightning-basic-gan"],
     "generator first, new fakes": ["lightning-basic-gan", "train.first_update=generator", "train.reuse_fakes=false"],
     "batch normalization in the discriminator": [

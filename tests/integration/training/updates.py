@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ganctl.training.config.resolve import resolve
+from ganctl.training.data.base import ImageSet
 from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.losses.backend import Batch
 from ganctl.training.losses.terms import LossResult
@@ -62,7 +63,8 @@ def main(target: str, cases: dict[str, list[str]]) -> None:
             torch.manual_seed(1)
             generator = build_generator(config.model, SHAPE, 10).to(dtype)
             discriminator = build_discriminator(config.model, SHAPE, 10).to(dtype)
-            step = Step(config, generator, discriminator, torch.device("cpu"), ranks=ranks)
+            held_out = ImageSet(torch.arange(4 * 784).view(4, *SHAPE).to(torch.uint8), torch.arange(4), ("",) * 10)
+            step = Step(config, generator, discriminator, torch.device("cpu"), ranks=ranks, held_out=held_out)
             gradients: dict[str, Tensor] = {}
             step.phases = [
                 replace(phase, backward_loss=record_gradients(phase, ranks, gradients)) for phase in step.phases

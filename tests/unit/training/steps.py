@@ -4,6 +4,7 @@ import torch
 
 from ganctl.training.config.resolve import resolve
 from ganctl.training.config.schema import Config
+from ganctl.training.data.base import ImageSet
 from ganctl.training.losses.backend import Backend
 from ganctl.training.models.base import ImageShape
 from ganctl.training.models.build import build_discriminator, build_generator
@@ -18,7 +19,7 @@ def build(*assignments: str, preset: str = "conv", backend: type[Backend] | None
     config, _ = resolve(preset=preset, assignments=["model.base_channels=4", *assignments], environment={})
     torch.manual_seed(0)
     generator, discriminator = build_generator(config.model, SHAPE, 10), build_discriminator(config.model, SHAPE, 10)
-    return config, Step(config, generator, discriminator, CPU, backend=backend)
+    return config, Step(config, generator, discriminator, CPU, backend=backend, held_out=held_out())
 
 
 def batch(n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,6 +27,13 @@ def batch(n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     rng = torch.Generator().manual_seed(3)
     images = torch.randint(256, (n, *SHAPE), generator=rng, dtype=torch.uint8)
     return images, torch.randint(10, (n,), generator=rng)
+
+
+def held_out() -> ImageSet:
+    """Returns twenty random images that are not those of `batch`."""
+    rng = torch.Generator().manual_seed(4)
+    images = torch.randint(256, (20, *SHAPE), generator=rng, dtype=torch.uint8)
+    return ImageSet(images, torch.randint(10, (20,), generator=rng), tuple("0123456789"))
 
 
 def distance_of_features(real: torch.Tensor, fake: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

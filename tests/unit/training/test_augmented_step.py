@@ -12,6 +12,7 @@ from ganctl.training.augment.probability import MAX_PROBABILITY, AdaptiveProbabi
 from ganctl.training.config.resolve import resolve
 from ganctl.training.config.schema import AugmentSettings
 from ganctl.training.distributed.ranks import SINGLE_RANK, Ranks
+from ganctl.training.errors import ConfigError
 from ganctl.training.images.source import GeneratorSource
 from ganctl.training.losses.analytic.backend import AnalyticBackend
 from ganctl.training.losses.backend import AutogradBackend, Backend
@@ -125,45 +126,61 @@ def adaptive(**settings: float) -> AdaptiveProbability:
     return AdaptiveProbability(AugmentSettings.model_validate({"probability": "adaptive", **settings}), CPU)
 
 
-def test_an_adaptive_probability_rises_while_the_accuracy_is_above_the_target_and_falls_below_it() -> None:
-    probability = adaptive(target=0.6, ramp=1000)
-    for _ in range(5):
-        probability.update(torch.tensor(0.9), 50, SINGLE_RANK)
-    assert probability.value == pytest.approx(5 * 50 / 1000)
+TRAIN, HELD_OUT = torch.arange(10.0), torch.arange(4.0)  # logits
+
+
+def test_an_adaptive_probability_rises_while_training_images_rank_above_held_out_ones_and_falls_else() -> None:
+    probability = adaptive(ramp=1000)
+    for _ in range(50):
+        probability.update(TRAIN, TRAIN, SINGLE_RANK)
+    assert (probability.value, probability.overfitting) == (0, 0)
+    for _ in range(60):
+        probability.update(TRAIN + 100, HELD_OUT, SINGLE_RANK)
+    assert 0.4 < probability.value < 0.6, "about 60 steps of 10 images, of a ramp of 1,000"
     for _ in range(100):
-        probability.update(torch.tensor(0.9), 50, SINGLE_RANK)
+        probability.update(TRAIN + 100, HELD_OUT, SINGLE_RANK)
     assert probability.value == pytest.approx(MAX_PROBABILITY)
-    for _ in range(20):
-        probability.update(torch.tensor(0.5), 50, SINGLE_RANK)
-    assert 0 < probability.value < MAX_PROBABILITY
-    for _ in range(100):
-        probability.update(torch.tensor(0.5), 50, SINGLE_RANK)
+    assert probability.overfitting > 0.9
+    for _ in range(400):
+        probability.update(TRAIN, HELD_OUT + 100, SINGLE_RANK)
+    assert probability.value == 0
+    assert probability.overfitting < -0.9
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 50.0), (1.0, -50.0), (0.01, 0.0)])
+def test_overfitting_does_not_depend_on_the_level_or_the_scale_of_logits(scale: float, shift: float) -> None:
+    first, second = adaptive(), adaptive()
+    first.update(TRAIN, HELD_OUT, SINGLE_RANK)
+    second.update(scale * TRAIN + shift, scale * HELD_OUT + shift, SINGLE_RANK)
+    assert first.overfitting == second.overfitting > 0
+
+
+def test_a_single_batch_does_not_move_an_adaptive_probability() -> None:
+    probability = adaptive(ramp=1000)
+    probability.update(TRAIN + 100, HELD_OUT, SINGLE_RANK)
     assert probability.value == 0
 
 
-def test_a_single_batch_does_not_turn_an_adaptive_probability_around() -> None:
-    probability = adaptive(target=0.6, ramp=1000)
-    for _ in range(20):
-        probability.update(torch.tensor(0.5), 10, SINGLE_RANK)
-    probability.update(torch.tensor(1.0), 10, SINGLE_RANK)
-    assert probability.value == 0
-
-
-def test_an_adaptive_probability_follows_the_mean_accuracy_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_adaptive_probability_follows_the_mean_over_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     def mean_with_another_rank(ranks: Ranks, tensors: list[Tensor]) -> None:
         for tensor in tensors:
-            tensor.add_(0.9).div_(2)  # the other rank's accuracy is 0.9
+            tensor.add_(1).div_(2)  # the other rank found complete overfitting
 
+    alone, together = adaptive(), adaptive()
+    alone.update(torch.cat([TRAIN, TRAIN + 100]), HELD_OUT, SINGLE_RANK)
     monkeypatch.setattr(Ranks, "all_reduce_mean", mean_with_another_rank)
-    probability = adaptive(target=0.6, ramp=1000)
-    accuracy = torch.tensor(0.5)
-    probability.update(accuracy, 100, Ranks(0, 2))
-    assert probability.value == pytest.approx(0.1)
-    assert accuracy == 0.5, "the statistic of this rank is averaged later, once"
+    together.update(TRAIN, HELD_OUT, Ranks(0, 2))
+    torch.testing.assert_close(together.state_dict(), alone.state_dict())
+
+
+def test_adaptive_augmentation_needs_logits_that_depend_on_one_image_each() -> None:
+    network = "model.discriminator=tests.unit.training.test_step:BatchNormDiscriminator"
+    with pytest.raises(ConfigError, match=r"augment\.probability = adaptive: .*batch normalization"):
+        build(ADAPTIVE, network, "loss.r1=0", "loss.r2=0")
 
 
 def test_an_adaptive_probability_is_recorded_checked_and_restored() -> None:
-    settings = (ADAPTIVE, "augment.target=0.5", "augment.ramp=80")
+    settings = (ADAPTIVE, "augment.target=0.0001", "augment.ramp=80")
     _, step = build(*settings)
     for number in range(3):
         step(*batch(), step=number, progress=0.0)

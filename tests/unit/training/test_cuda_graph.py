@@ -17,7 +17,7 @@ from ganctl.training.models.build import build_discriminator, build_generator
 from ganctl.training.step.cuda_graph import WARMUP_STEPS, StepRunner, capture_on_cuda, find_eager_reason
 from ganctl.training.step.step import Step
 from tests.unit.training.recorded import Recorder, recorded
-from tests.unit.training.steps import SHAPE, batch
+from tests.unit.training.steps import SHAPE, batch, held_out
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SMALL = (
@@ -40,7 +40,7 @@ def build_runner(
     generator = build_generator(config.model, SHAPE, 10).to(device)
     discriminator = build_discriminator(config.model, SHAPE, 10).to(device)
     precision = Precision(name, device.type, "set by the test")
-    step = Step(config, generator, discriminator, device, precision=precision, capturable=True)
+    step = Step(config, generator, discriminator, device, precision=precision, capturable=True, held_out=held_out())
     images, labels = (tensor.to(device) for tensor in batch(64))
     return step, StepRunner(step, lambda index: (images[index], labels[index]), **options)
 
@@ -66,7 +66,7 @@ def state(step: Step) -> dict[str, torch.Tensor]:
 VARIANTS = [
     *({"preset": name} for name in preset_names()),
     {"assignments": ("train.n_critic=3",)},
-    {"assignments": ("augment.probability=adaptive", "augment.ramp=100", "augment.target=0.5", "augment.flip=true")},
+    {"assignments": ("augment.probability=adaptive", "augment.ramp=100", "augment.target=0.01", "augment.flip=true")},
     {
         "assignments": (
             "loss.wgan_gp=1.0",
