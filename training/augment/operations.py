@@ -91,7 +91,7 @@ def _move(images: Tensor, applied: Tensor, amounts: Tensor) -> Tensor:
         ((2 * amounts[:, axis] - 1) * (margin + 0.5)).round().clamp(-margin, margin) * applied[:, 0]
         for axis, margin in enumerate(_margins(images))
     ]
-    moved: Tensor = _Translate.apply(images, torch.stack(shifts).long(), _BACKGROUND)  # type: ignore[no-untyped-call]
+    moved: Tensor = _Translate.apply(images, torch.stack(shifts).long(), _BACKGROUND)
     return moved
 
 
@@ -133,4 +133,4 @@ class _Translate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (shifts,) = ctx.saved_tensors
-        return _Translate.apply(grads[0], -shifts, 0.0), None, None  # type: ignore[no-untyped-call]
+        return _Translate.apply(grads[0], -shifts, 0.0), None, None

@@ -29,7 +29,8 @@ BACKENDS = (AutogradBackend, AnalyticBackend)
 def inputs_of_discriminator(step: Step) -> Iterator[list[Tensor]]:
     """Collects the images that enter the first layer of the discriminator."""
     seen: list[Tensor] = []
-    handle = step.discriminator.features.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    features = step.discriminator.get_submodule("features")
+    handle = features.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     yield seen
     handle.remove()
 
@@ -111,8 +112,8 @@ def test_the_accuracy_of_the_discriminator_is_the_share_of_pairs_that_it_ranks_r
     step(*batch(), step=0, progress=0.0)
     real, fake = seen
     assert step.read_stats()["discriminator_accuracy"] == pytest.approx((real > fake).float().mean().item())
-    nn.init.zeros_(step.discriminator.logit.weight)
-    nn.init.zeros_(step.discriminator.projection.weight)
+    for name in ("logit.weight", "projection.weight"):
+        nn.init.zeros_(step.discriminator.get_parameter(name))
     step(*batch(), step=1, progress=0.0)
     assert step.read_stats()["discriminator_accuracy"] == 0.5, "it cannot tell the images apart"
 
@@ -133,7 +134,7 @@ def test_an_adaptive_probability_rises_while_training_images_rank_above_held_out
     probability = adaptive(ramp=1000)
     for _ in range(50):
         probability.update(TRAIN, TRAIN, SINGLE_RANK)
-    assert (probability.value, probability.overfitting) == (0, 0)
+    assert probability.value == probability.overfitting == 0
     for _ in range(60):
         probability.update(TRAIN + 100, HELD_OUT, SINGLE_RANK)
     assert 0.4 < probability.value < 0.6, "about 60 steps of 10 images, of a ramp of 1,000"

@@ -43,6 +43,18 @@ def test_a_resumed_run_ends_bit_identical_to_an_uninterrupted_run(preset: str, s
     assert [row["step"] for row in timeless_rows(resumed)] == [10, 10, 20, 20, 30, 30, 40, 40]
 
 
+def test_a_resumed_run_with_adaptive_augmentation_ends_bit_identical(tmp_path: Path) -> None:
+    settings = ("augment.probability=adaptive", "augment.flip=true", "augment.ramp=320", "augment.target=0.001")
+    uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "resumed"
+    launch(uninterrupted, extra=settings).build(max_steps=20).fit()
+    launch(resumed, extra=settings).build(max_steps=13).fit()
+    launch(resumed, resume="auto").build(max_steps=20).fit()
+    assert_same_run(uninterrupted, resumed)
+    probabilities = [row["augment_probability"] for row in timeless_rows(resumed) if "augment_probability" in row]
+    assert len(probabilities) == 2
+    assert probabilities[0] != probabilities[1]
+
+
 class Stop(Callback):
     """Stops a run at a step: by a signal or a stop request."""
 
