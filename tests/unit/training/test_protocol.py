@@ -164,7 +164,7 @@ def test_shipped_callbacks_override_hooks_with_the_protocols_signatures(kind: ty
 
 def test_shipped_callbacks_have_unique_keys() -> None:
     keys = [kind.key for kind in SHIPPED]
-    assert len(set(keys)) == len(keys) == 12
+    assert len(set(keys)) == len(keys) == 13
 
 
 @pytest.mark.parametrize("kind", SHIPPED)
