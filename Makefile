@@ -11,7 +11,7 @@ READY := .venv/.ready
 QUICK := tests/unit/serving tests/unit/docker tests/unit/test_documents.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format types unit quick slowest reference coverage bench soak images audit lock clean
+.PHONY: help setup demo test check lint format types unit quick slowest reference coverage bench peers soak images audit lock clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 10
@@ -77,14 +77,16 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.bench ## Measure training's speed and quality, and the service's speed, against peers (two hours)
+bench: .venv/.bench ## Measure training's speed and quality, and the service's speed, against peers (three hours)
 	$(BIN)/ganctl bench train
 	$(BIN)/ganctl bench quality
 	$(BIN)/ganctl bench serve
 
-# what the peers need, beside everything else and at no other version of it
+peers: .venv/.bench ## Install what `ganctl bench` compares with; run nothing
+
+# what the peers need, beside everything else and at no other version of it; without what peers-excludes.txt lists
 .venv/.bench: $(READY) benchmarks/requirements.lock
-	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r benchmarks/requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r benchmarks/requirements.lock
 	@touch $@
 
 soak: $(READY) ## The tests that take too long for every change
@@ -100,8 +102,8 @@ lock: $(UV) ## Renew requirements.lock from pyproject.toml
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --extra dev pyproject.toml --output-file requirements.lock
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make lock" --constraint requirements.lock --extra bench pyproject.toml \
-		--output-file benchmarks/requirements.lock
+		--custom-compile-command "make lock" --constraint requirements.lock --excludes benchmarks/peers-excludes.txt \
+		--extra bench pyproject.toml benchmarks/peers.in --output-file benchmarks/requirements.lock
 
 clean: ## Delete what can be made again (not runs/)
 	rm -rf .venv demo bench-quality bench-serve bench-train dist build .images .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*

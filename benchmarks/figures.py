@@ -1,4 +1,4 @@
-"""Figures of `ganctl bench`: samples, Fréchet distance over time, training rates, and serving rates and latencies."""
+"""Figures of `ganctl bench`: Fréchet distance over time, training rates, and serving rates and latencies."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +9,9 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
+from ganctl.benchmarks.quality.compare import curve_score
 from ganctl.benchmarks.report import JsonObject
 from ganctl.benchmarks.speed.table import groups
-from ganctl.training.images.pictures import tile
 
 # Okabe and Ito's color-blind safe palette, and a marker for each color
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -27,44 +27,31 @@ _STYLE = {
 }
 
 
-def draw_samples(rows: Sequence[tuple[str, NDArray[np.uint8]]], path: Path) -> None:
-    """Draws a row of images, uint8 [N, 1, H, W], for each name."""
-    height = rows[0][1].shape[-2]
-    picture = np.concatenate([tile(images, columns=len(images)) for _, images in rows])[..., 0]
-    with mpl.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(10, 10 * 0.8 * picture.shape[0] / picture.shape[1]), layout="constrained")
-        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="equal")
-        axes.set_yticks([(i + 0.5) * height - 0.5 for i in range(len(rows))], [name for name, _ in rows])
-        axes.set_xticks([])
-        axes.grid(visible=False)
-        axes.tick_params(length=0)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        for i in range(1, len(rows)):
-            axes.axhline(i * height - 0.5, color="white", linewidth=2)
-        figure.savefig(path, dpi=120, bbox_inches="tight")
-        plt.close(figure)
-
-
 def draw_curves(results: JsonObject, path: Path) -> None:
-    """Draws FD (× floor) over seconds of training, log-log: mean over the seeds, and a band from minimum to maximum."""
+    """Draws FD (× floor) over seconds of training, log-log: mean over the seeds, and a band from minimum to maximum.
+
+    Without a valid floor it draws the distance itself.
+    """
+    score = curve_score(results)
     with mpl.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
         for i, system in enumerate(results["systems"]):
-            seconds, mean, lowest, highest = _curve([run["curve"] for run in system["runs"]])
+            seconds, mean, lowest, highest = _curve([run["curve"] for run in system["runs"]], score)
             color, mark = _COLORS[i % len(_COLORS)], _MARKS[i % len(_MARKS)]
             axes.plot(seconds, mean, color=color, marker=mark, markersize=5, linewidth=2, label=system["name"])
             axes.fill_between(seconds, lowest, highest, color=color, alpha=0.18, linewidth=0)
-        axes.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel="Fréchet distance, × floor")
+        label = "Fréchet distance, × floor" if score == "fd_ratio" else "Fréchet distance"
+        axes.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel=label)
         seeds = results["seeds"]
         spread = f", band: minimum to maximum of {seeds} seeds" if seeds > 1 else ""
-        axes.set_title(f"1: real images{spread}", loc="left", fontsize=11, color="#555555")
+        title = "1: real images" if score == "fd_ratio" else results["data"]
+        axes.set_title(f"{title}{spread}", loc="left", fontsize=11, color="#555555")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axis.set_minor_formatter(NullFormatter())
         handles, names = axes.get_legend_handles_labels()
-        order = np.argsort([-_curve([run["curve"] for run in s["runs"]])[1][-1] for s in results["systems"]])
+        order = np.argsort([-_curve([run["curve"] for run in s["runs"]], score)[1][-1] for s in results["systems"]])
         figure.legend([handles[i] for i in order], [names[i] for i in order], loc="outside right upper")
         figure.savefig(path, dpi=200)
         plt.close(figure)
@@ -117,12 +104,12 @@ def draw_serving(results: JsonObject, path: Path) -> None:
         plt.close(figure)
 
 
-def _curve(curves: Sequence[Sequence[JsonObject]]) -> tuple[NDArray[np.float64], ...]:
-    """Returns seconds, and mean, minimum and maximum FD over the seeds.
+def _curve(curves: Sequence[Sequence[JsonObject]], score: str) -> tuple[NDArray[np.float64], ...]:
+    """Returns seconds, and mean, minimum and maximum of a score over the seeds.
 
     The curves are aligned at the end, because a run with a slow start may skip the first snapshots.
     """
     length = min(len(curve) for curve in curves)
     seconds = np.array([[point["seconds"] for point in curve[-length:]] for curve in curves])
-    distances = np.array([[point["fd_ratio"] for point in curve[-length:]] for curve in curves])
+    distances = np.array([[point[score] for point in curve[-length:]] for curve in curves])
     return seconds.mean(axis=0), distances.mean(axis=0), distances.min(axis=0), distances.max(axis=0)

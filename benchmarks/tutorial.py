@@ -14,18 +14,18 @@ LATENT_DIM = 100
 SHAPE = ImageShape(1, 28, 28)
 
 
-def generator() -> nn.Sequential:
-    """Builds the generator: z [N, 100] → images [N, 1, 28, 28] in [−1, 1]."""
+def generator(shape: ImageShape = SHAPE) -> nn.Sequential:
+    """Builds the generator: z [N, 100] → images [N, C, H, W] in [−1, 1]."""
     layers: list[nn.Module] = [nn.Linear(LATENT_DIM, 128), nn.LeakyReLU(0.2, inplace=True)]
     for inputs, outputs in pairwise((128, 256, 512, 1024)):
         layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs, 0.8), nn.LeakyReLU(0.2, inplace=True)]
-    return nn.Sequential(*layers, nn.Linear(1024, SHAPE.size), nn.Tanh(), nn.Unflatten(1, SHAPE))
+    return nn.Sequential(*layers, nn.Linear(1024, shape.size), nn.Tanh(), nn.Unflatten(1, shape))
 
 
-def discriminator() -> nn.Sequential:
-    """Builds the discriminator: images [N, 1, 28, 28] → probabilities [N, 1] of being real."""
+def discriminator(shape: ImageShape = SHAPE) -> nn.Sequential:
+    """Builds the discriminator: images [N, C, H, W] → probabilities [N, 1] of being real."""
     return nn.Sequential(
-        *(nn.Flatten(), nn.Linear(SHAPE.size, 512), nn.LeakyReLU(0.2, inplace=True)),
+        *(nn.Flatten(), nn.Linear(shape.size, 512), nn.LeakyReLU(0.2, inplace=True)),
         *(nn.Linear(512, 256), nn.LeakyReLU(0.2, inplace=True), nn.Linear(256, 1), nn.Sigmoid()),
     )
 

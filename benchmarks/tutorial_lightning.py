@@ -4,11 +4,13 @@ Kept as published: Normalize((0.1307,), (0.3081,)) with a tanh generator; binary
 lr 2e-4 and betas (0.5, 0.999); batches of 256 on CUDA and 64 on a CPU, in the same order in every epoch; one loader
 worker per two cores; the generator's update first, with the same latents; an image grid at every step. Left out:
 progress bar and checkpoints, as for every system here. MNIST's files come from our package instead of a download.
+
+Other data sets have no published form: their images are scaled to the generator's range, [−1, 1], are in memory, and
+are in another order in each epoch; the networks have the tutorial's layers for the shape of the images.
 """
 
 import gzip
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,20 @@ from lightning import LightningDataModule, LightningModule, Trainer, seed_everyt
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy
-from torch.utils.data import DataLoader, random_split
+from torch.utils.data import DataLoader, TensorDataset, random_split
 from torchvision import transforms
 from torchvision.datasets import MNIST
 from torchvision.utils import make_grid
 
 from ganctl.benchmarks import tutorial
-from ganctl.benchmarks.quality.recorder import Recorder, synchronize
+from ganctl.benchmarks.peers.gan import Sampler, Training
+from ganctl.benchmarks.quality.recorder import StepClock
 from ganctl.benchmarks.speed.meter import Meter
 from ganctl.training.data.named import EMBEDDED
+from ganctl.training.images.source import GeneratorSource
+from ganctl.training.models.base import Generator, ImageShape, to_float
+
+REQUIRES = "lightning"
 
 
 class MNISTDataModule(LightningDataModule):
@@ -54,10 +61,10 @@ class MNISTDataModule(LightningDataModule):
 class GAN(LightningModule):
     """Both networks; a training step updates the generator, then the discriminator."""
 
-    def __init__(self) -> None:
+    def __init__(self, shape: ImageShape = tutorial.SHAPE) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.generator, self.discriminator = tutorial.generator(), tutorial.discriminator()
+        self.generator, self.discriminator = tutorial.generator(shape), tutorial.discriminator(shape)
 
     def forward(self, z: Tensor) -> Tensor:
         images: Tensor = self.generator(z)
@@ -94,31 +101,20 @@ class GAN(LightningModule):
         return [torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999)) for network in networks], []
 
 
-class SnapshotCallback(Callback):
-    """Takes the recorder's snapshots and stops the training when its budget is used up.
+class ClockCallback(Callback):
+    """Reports each step to the clock and stops the training when its budget is used up.
 
     Unlike `Trainer(max_time=…)`, the time for snapshots does not count, as for all systems.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-        self._started: float | None = None
-        self._images = 0
+    def __init__(self, clock: StepClock) -> None:
+        self._clock = clock
 
     def on_train_batch_start(self, trainer: Any, module: GAN, batch: list[Tensor], batch_idx: int) -> None:
-        if self._started is None:
-            self._started = time.monotonic()
+        self._clock.start()
 
     def on_train_batch_end(self, trainer: Any, module: GAN, outputs: Any, batch: list[Tensor], batch_idx: int) -> None:
-        assert self._started is not None, "a batch has started"
-        self._images += len(batch[0])
-        over = self._recorder.is_over(time.monotonic() - self._started)
-        if over or self._recorder.is_due(time.monotonic() - self._started):
-            synchronize(module.device)
-            paused_at = time.monotonic()
-            self._recorder.take(paused_at - self._started, self._images, module.generator)
-            self._started += time.monotonic() - paused_at
-        if over:
+        if self._clock.step(len(batch[0]), module.generator):
             trainer.should_stop = True
 
 
@@ -132,10 +128,35 @@ class MeterCallback(Callback):
         trainer.should_stop = self._meter.tick(len(batch[0]))
 
 
-def train(seed: int, recorder: Recorder, folder: Path) -> None:
-    """Trains until the recorder's budget is used up; data and logs go into the folder."""
-    seed_everything(seed, workers=True)
-    _trainer(SnapshotCallback(recorder), folder).fit(GAN(), MNISTDataModule(folder))
+class ScaledGenerator(Generator):
+    """The tutorial's generator for images in [−1, 1]."""
+
+    def __init__(self, network: torch.nn.Sequential, shape: ImageShape) -> None:
+        super().__init__(tutorial.LATENT_DIM, None, shape)
+        self.network = network
+
+    def forward(self, z: Tensor) -> Tensor:
+        images: Tensor = self.network(z)
+        return images
+
+
+def train(training: Training) -> Sampler:
+    """Trains until the clock's budget is used up; data and logs go into the folder."""
+    seed_everything(training.seed, workers=True)
+    gan = GAN(training.shape)
+    trainer, generator = _trainer(ClockCallback(training.clock), training.folder), gan.generator
+    displayed: Generator
+    if training.source == "mnist":
+        trainer.fit(gan, MNISTDataModule(training.folder))
+        displayed = tutorial.DisplayedGenerator(generator)
+    else:
+        images = TensorDataset(to_float(training.data.images), training.data.labels)
+        trainer.fit(gan, DataLoader(images, 256 if torch.cuda.is_available() else 64, shuffle=True))
+        displayed = ScaledGenerator(generator, training.shape)
+    source = GeneratorSource(displayed, ())
+    return Sampler(
+        generator, lambda n: source.generate(torch.randn(n, tutorial.LATENT_DIM), torch.zeros(n, dtype=torch.int64))
+    )
 
 
 def measure(meter: Meter, folder: Path, batch_size: int) -> None:

@@ -1,3 +1,3 @@
-"""Peer servers for `ganctl bench serve`, each written as its framework's documentation recommends."""
+"""Peers of `ganctl bench`: servers as their frameworks' documentation recommends, and GANs of other projects."""
 
 GENERATOR = "GANCTL_BENCH_GENERATOR"  # environment variable with the path of generator.onnx

@@ -10,28 +10,40 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ganctl.benchmarks.children import run_module
 from ganctl.benchmarks.errors import BenchError
+from ganctl.benchmarks.quality.recorder import snapshot_times
 from ganctl.benchmarks.report import JsonObject, choose, machine
 from ganctl.benchmarks.systems import System, systems
 from ganctl.files import write_file
-from ganctl.training.config.resolve import configure
-from ganctl.training.data.datasets import load_split
+from ganctl.training.config.resolve import resolve
+from ganctl.training.data.base import premultiply
+from ganctl.training.data.datasets import data_digest, load_split
 from ganctl.training.evaluation.evaluator import Evaluator
+from ganctl.training.evaluation.reference_stats import subsample
+from ganctl.training.images.pictures import straight
 
 SAMPLES = 20  # images of each run for the figure
-SCORES = ("fd_ratio", "label_accuracy", "precision", "recall", "density", "coverage")
+CURVE_IMAGES = 2000  # images of each snapshot that are scored for the curve
+# those that the evaluator returns are in the results
+SCORES = (
+    "fd", "fd_floor", "fd_ratio", "kid", "kid_se", "label_accuracy", "precision", "recall", "density", "coverage",
+)  # fmt: skip
 RATES = ("images_per_second", "seconds")
-Uint8Array = np.ndarray[Any, np.dtype[np.uint8]]
+CURVE_SCORES = ("fd", "fd_floor", "fd_ratio", "kid")
 
 
 class QualityBenchmark:
-    """A comparison in a folder: `runs/NAME-SEED.json` and `.npz` for each complete run."""
+    """A comparison in a folder: `runs/NAME-SEED.json` and `.npz` for each complete run.
+
+    The .npz holds the images that were scored, in the form of `ganctl sample --out FILE.npz`.
+    """
 
     def __init__(
         self,
@@ -42,6 +54,7 @@ class QualityBenchmark:
         num_images: int,
         names: Sequence[str],
         announce: Callable[[str], None],
+        source: str = "mnist",
     ) -> None:
         """Selects the systems.
 
@@ -49,13 +62,15 @@ class QualityBenchmark:
             out: the folder for the results; created if it is absent.
             seconds: the budget of each run.
             seeds: the number of runs of each system, with the seeds 0, 1, …
-            num_images: the number of images to score, at most the 10,000 of the test split.
+            num_images: the number of images to score; fewer, if the data have fewer test images.
             names: of the systems; empty for all.
             announce: called with progress messages.
+            source: the data set, as `data.source`.
 
         Raises:
             BenchUsageError: a system does not exist.
             BenchError: no selected system can run here.
+            ConfigError, DataError: the data set cannot be read.
         """
         selected = choose({system.name: system for system in systems()}, names, "--system")
         self.skipped = {system.name: why for system in selected if (why := system.unavailable())}
@@ -66,8 +81,10 @@ class QualityBenchmark:
             announce(f"{name} is skipped: {why}")
         if not self.systems:
             raise BenchError("no system can run here: " + "; ".join(f"{n}: {why}" for n, why in self.skipped.items()))
+        self._data = resolve(flags={"data.source": ("--data", source)}, environment={})[0].data
+        self._digest = data_digest(self._data)
         self.failed: dict[str, str] = {}
-        self._evaluator: Evaluator | None = None
+        self._evaluators: dict[int, Evaluator] = {}
         (out / "runs").mkdir(parents=True, exist_ok=True)
 
     def run(self) -> JsonObject:
@@ -88,12 +105,16 @@ class QualityBenchmark:
                 record = self._load(system, seed) or self._train(system, seed)
                 if record is not None:
                     runs[system.name].append(record)
-                    fd_ratio, rate = record["scores"]["fd_ratio"], record["images_per_second"]
-                    self._announce(f"{system.name}, seed {seed}: {fd_ratio:.1f} × the floor, {rate:,.0f} images/s")
+                    distance = distance_text(record["scores"])
+                    self._announce(
+                        f"{system.name}, seed {seed}: {distance}, {record['images_per_second']:,.0f} images/s"
+                    )
         return {
+            "data": self._data.name,
             "budget_seconds": self._seconds,
+            "curve_seconds": snapshot_times(self._seconds),
             "seeds": self._seeds,
-            "num_images": self._num_images,
+            "num_images": max((run["num_images"] for made in runs.values() for run in made), default=self._num_images),
             "machine": machine(),
             "systems": [
                 {"name": system.name, "what": system.description, "runs": made, **summary(made)}
@@ -104,19 +125,25 @@ class QualityBenchmark:
             "failed": self.failed,
         }
 
-    def samples(self, name: str, seed: int) -> Uint8Array:
-        """Returns images of a complete run, uint8 [20, C, H, W]: digits 0 … 9 twice; without labels, the first 20."""
+    def samples(self, name: str, seed: int) -> NDArray[np.uint8]:
+        """Returns the first 20 images of a complete run, straight uint8 [20, H, W, C]."""
         with np.load(self._path(name, seed).with_suffix(".npz")) as arrays:
-            images: Uint8Array = arrays["samples"]
-        return images
+            images: NDArray[np.uint8] = arrays["images"][:SAMPLES]
+        return images if images.ndim == 4 else images[..., None]
+
+    def real_samples(self) -> NDArray[np.uint8]:
+        """Returns test images for comparison, straight uint8 [20, H, W, C]."""
+        images = subsample(load_split(self._data, "test").images, SAMPLES)
+        return straight(images.permute(0, 2, 3, 1).numpy())
 
     def _path(self, name: str, seed: int) -> Path:
         return self._out / "runs" / f"{name}-{seed}.json"
 
     def _fingerprint(self, system: System, seed: int) -> JsonObject:
         """The settings that a stored run must share with a new one to be reused."""
-        config = system.settings(self._seconds, seed)
-        return {"seconds": self._seconds, "num_images": self._num_images, "settings": config.flat() if config else None}
+        config = system.settings(self._seconds, seed, self._data.source)
+        settings = config.flat() if config else system.description  # the latter has the version of a peer
+        return {"seconds": self._seconds, "num_images": self._num_images, "data": self._digest, "settings": settings}
 
     def _load(self, system: System, seed: int) -> JsonObject | None:
         path = self._path(system.name, seed)
@@ -131,72 +158,91 @@ class QualityBenchmark:
         return record
 
     def _train(self, system: System, seed: int) -> JsonObject | None:
+        evaluator = self._evaluator(self._num_images)  # before the training, which may be long: it may reject the data
+        curve_images = min(CURVE_IMAGES, evaluator.num_images)
         self._announce(f"{system.name}, seed {seed}: training for {self._seconds:g} s")
         with tempfile.TemporaryDirectory() as folder:
-            generated = Path(folder) / "generated.npz"
-            arguments = [f"--system={system.name}", f"--seed={seed}", f"--seconds={self._seconds}"]
-            arguments += [f"--num-images={self._num_images}", f"--out={generated}"]
+            arguments = [f"--system={system.name}", f"--data={self._data.source}", f"--seed={seed}"]
+            arguments += [f"--seconds={self._seconds}", f"--num-images={evaluator.num_images}"]
+            arguments += [f"--curve-images={curve_images}", f"--out={folder}"]
             done = run_module(["ganctl.benchmarks.quality.one_run", *arguments])
             if done.returncode:
                 lines = done.stderr.strip().splitlines() or ["no message"]
                 self.failed[f"{system.name}-{seed}"] = f"exit code {done.returncode}: {lines[-1]}"
                 self._announce(f"{system.name}, seed {seed} failed:\n{done.stderr}")
                 return None
-            return self._score(system, seed, generated)
+            return self._score(system, seed, Path(folder), curve_images)
 
-    def _score(self, system: System, seed: int, generated: Path) -> JsonObject:
-        """Scores all snapshots (the last one with all metrics) and writes the record."""
-        if self._evaluator is None:  # the same for all runs
-            self._evaluator = Evaluator(configure().data, "test", num_images=self._num_images)
-        with np.load(generated) as arrays:
-            snapshots, seconds = arrays["images"], arrays["seconds"].tolist()
-            images_seen = arrays["images_seen"].tolist()
+    def _evaluator(self, num_images: int) -> Evaluator:
+        """Returns the evaluator for this number of images, the same for all runs."""
+        if num_images not in self._evaluators:
+            evaluator = Evaluator(self._data, "test", num_images=num_images, announce=self._announce)
+            self._evaluators[num_images] = self._evaluators[evaluator.num_images] = evaluator
+        return self._evaluators[num_images]
+
+    def _score(self, system: System, seed: int, folder: Path, curve_images: int) -> JsonObject:
+        """Scores the final images, and as many of each snapshot as the curve needs; writes the record."""
+        with np.load(folder / "run.npz") as arrays:
+            seconds, images_seen = arrays["seconds"].tolist(), arrays["images_seen"].tolist()
             labels = torch.from_numpy(arrays["labels"]) if len(arrays["labels"]) else None
             threads = int(arrays["threads"])
-        curve, scores = [], {}
-        for i, images in enumerate(snapshots):
-            last = i == len(snapshots) - 1
-            scores = self._evaluator.score_images(torch.from_numpy(images), labels, full=last)
-            curve.append({"seconds": seconds[i], "images": images_seen[i], "fd_ratio": scores["fd_ratio"]})
+        curve = []
+        for i in range(len(seconds)):
+            images = torch.from_numpy(np.load(folder / f"{i}.npy"))
+            scores = self._scores(images[:curve_images], None if labels is None else labels[:curve_images])
+            found = {name: scores[name] for name in CURVE_SCORES if name in scores}
+            curve.append({"seconds": seconds[i], "images": images_seen[i], **found})
+        if len(images) > curve_images:
+            scores = self._scores(images, labels)
         record = {
             "seed": seed,
             "seconds": seconds[-1],
             "images": images_seen[-1],
             "images_per_second": images_seen[-1] / seconds[-1],
             "threads": threads,
+            "num_images": len(images),
             "scores": scores,
             "curve": curve,
             "made_with": self._fingerprint(system, seed),
         }
         path = self._path(system.name, seed)
-        selection = slice(SAMPLES) if labels is None else _digits_in_order(labels)
-        np.savez_compressed(path.with_suffix(".npz"), samples=snapshots[-1][selection])
+        pixels = images.permute(0, 2, 3, 1).numpy()
+        stored = {"images": pixels[..., 0] if pixels.shape[-1] == 1 else pixels}
+        np.savez_compressed(
+            path.with_suffix(".npz"), **stored, **({} if labels is None else {"labels": labels.numpy()})
+        )
         write_file(path, json.dumps(record))  # last, because this file marks the run as complete
         return record
+
+    def _scores(self, images: Tensor, labels: Tensor | None) -> JsonObject:
+        """Scores straight images, uint8 [N, C, H, W], against as many real ones."""
+        return self._evaluator(len(images)).score_images(premultiply(images), labels)
+
+
+def distance_text(scores: JsonObject) -> str:
+    """The Fréchet distance as a multiple of its floor; without a valid floor, the distance itself."""
+    if scores["fd_ratio"] is not None:
+        return f"{scores['fd_ratio']:.1f} × the floor"
+    return "no Fréchet distance" if scores["fd"] is None else f"Fréchet distance {scores['fd']:.1f}"
+
+
+def curve_score(results: JsonObject) -> str:
+    """Returns which score is in the table of the curve: `fd_ratio`, or `fd` if there is no valid floor."""
+    points = [point for system in results["systems"] for run in system["runs"] for point in run["curve"]]
+    return "fd_ratio" if all(point["fd_ratio"] is not None for point in points) else "fd"
 
 
 def summary(runs: Sequence[JsonObject]) -> JsonObject:
     """Returns mean and sample standard deviation of each score, and the worst run's Fréchet distance.
 
-    The mean is None for scores that need labels if there are none; the deviation is None for fewer than two runs.
+    The mean is None for scores that no run has; the deviation is None for fewer than two runs.
     """
     mean, std = JsonObject(), JsonObject()
     for name in SCORES + RATES:
-        values = [(run if name in RATES else run["scores"])[name] for run in runs]
+        values = [(run if name in RATES else run["scores"]).get(name) for run in runs]
         known = [value for value in values if value is not None]
         mean[name] = float(np.mean(known)) if known else None
         std[name] = float(np.std(known, ddof=1)) if len(known) > 1 else None
-    worst = max((run["scores"]["fd_ratio"] for run in runs), default=None)
+    ratios = [run["scores"]["fd_ratio"] for run in runs]
+    worst = max((ratio for ratio in ratios if ratio is not None), default=None)
     return {"mean": mean, "std": std, "worst_fd_ratio": worst}
-
-
-def real_samples() -> Uint8Array:
-    """Returns test images for comparison, uint8 [20, C, H, W]: digits 0 … 9 twice."""
-    data = load_split(configure().data, "test")
-    images: Uint8Array = data.images[_digits_in_order(data.labels)].numpy()
-    return images
-
-
-def _digits_in_order(labels: torch.Tensor) -> list[int]:
-    """Returns the indices of the first 0, the first 1, …, the second 0, … in labels, int64 [N]."""
-    return [int((labels == i % 10).nonzero()[i // 10]) for i in range(SAMPLES)]

@@ -1,74 +1,108 @@
 """Trains one system and saves images of its generator's snapshots; `ganctl bench quality` starts it.
 
-    python -m ganctl.benchmarks.quality.one_run --system conv --seed 0 --seconds 120 --num-images 10000 --out FILE.npz
+    python -m ganctl.benchmarks.quality.one_run --system conv --data mnist --seed 0 --seconds 120 --num-images 10000
+        --curve-images 2000 --out FOLDER
 
-Arrays in the file, for S snapshots of the generator and n images:
+Files in the folder, for S snapshots:
 
-- `images`, uint8 [S, n, 1, 28, 28]: generated images; all snapshots use the same latents.
-- `labels`, int64 [n]: the requested labels; empty for an unconditional system.
-- `seconds`, float64 [S]: training time at each snapshot.
-- `images_seen`, int64 [S]: number of real images used until each snapshot.
-- `threads`: the number of CPU threads.
+- `0.npy`, `1.npy`, …: images of each snapshot, straight uint8 [n, C, H, W]. All are drawn with the same random numbers;
+  the last ones are `num_images`, the others `curve_images`.
+- `run.npz`: `seconds`, float64 [S], the training time at each snapshot; `images_seen`, int64 [S], the number of real
+  images used until then; `threads`, the number of CPU threads; `labels`, int64 [num_images], the requested labels (an
+  unconditional system has none).
+
+Nothing is drawn before the training is over.
 """
 
+import importlib
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
+from torch import Tensor, nn
 
+from ganctl.benchmarks.peers.gan import Training, seed_all
 from ganctl.benchmarks.quality.our_trainer import train
-from ganctl.benchmarks.quality.recorder import Recorder
-from ganctl.benchmarks.systems import systems
-from ganctl.benchmarks.tutorial import DisplayedGenerator, generator
-from ganctl.training.config.resolve import configure
+from ganctl.benchmarks.quality.recorder import Recorder, StepClock
+from ganctl.benchmarks.systems import Peer, systems
+from ganctl.training.config.schema import Config, DataSettings
 from ganctl.training.data.datasets import load_split
 from ganctl.training.evaluation.reference_stats import subsample
-from ganctl.training.images.source import GeneratorSource
-from ganctl.training.models.base import Generator, ImageShape
-from ganctl.training.models.build import build_generator
 
 LATENT_SEED = 2024
+
+Draw = Callable[[int], Tensor]  # n → images, straight uint8 [n, C, H, W]
 
 
 @click.command()
 @click.option("--system", "name", required=True)
+@click.option("--data", "source", required=True)
 @click.option("--seed", type=int, required=True)
 @click.option("--seconds", type=float, required=True)
 @click.option("--num-images", type=int, required=True)
+@click.option("--curve-images", type=int, required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def main(name: str, seed: int, seconds: float, num_images: int, out: Path) -> None:
+def main(name: str, source: str, seed: int, seconds: float, num_images: int, curve_images: int, out: Path) -> None:
     """Train a system, draw images, save them."""
     (system,) = (system for system in systems() if system.name == name)
-    config, recorder = system.settings(seconds, seed), Recorder(seconds)
-    data = load_split((config or configure()).data, "test")
-    network: Generator
+    recorder = Recorder(seconds)
+    labels = subsample(load_split(DataSettings(source=source), "test").labels, num_images)
     with tempfile.TemporaryDirectory() as folder:
-        if config is None:
-            from ganctl.benchmarks import tutorial_lightning  # only this system needs lightning
-
-            tutorial_lightning.train(seed, recorder, Path(folder))
-            network = DisplayedGenerator(generator())
-            trained: torch.nn.Module = network.network
+        if system.peer is not None:
+            trained, draw = train_peer(system.peer, source, seed, recorder, Path(folder))
+            labels = labels[:0]
         else:
-            train(config, recorder, Path(folder) / "run")
-            trained = network = build_generator(config.model, ImageShape(*data.shape), len(data.class_names))
-    source = GeneratorSource(network, data.class_names)
-    z = torch.randn(num_images, source.latent_dim, generator=torch.Generator().manual_seed(LATENT_SEED))
-    labels = subsample(data.labels, num_images)  # the same label frequencies as the real images
-    images = []
-    for snapshot in recorder.snapshots:
-        trained.load_state_dict(snapshot.weights)
-        images.append(source.generate(z, labels).numpy())
+            config = system.settings(seconds, seed, source)
+            assert config is not None, "it has no peer"
+            trained, draw, conditional = train_ours(config, labels, recorder, Path(folder))
+            labels = labels if conditional else labels[:0]
+        last = len(recorder.snapshots) - 1
+        for i, snapshot in enumerate(recorder.snapshots):
+            trained.load_state_dict(snapshot.weights)
+            np.save(out / f"{i}.npy", draw(num_images if i == last else curve_images).numpy())
     np.savez(
-        out,
-        images=np.stack(images),
-        labels=labels.numpy() if source.conditional else np.empty(0, np.int64),
+        out / "run.npz",
+        labels=labels.numpy(),
         seconds=np.array([snapshot.seconds for snapshot in recorder.snapshots]),
         images_seen=np.array([snapshot.images for snapshot in recorder.snapshots]),
         threads=torch.get_num_threads(),
     )
+
+
+def train_peer(peer: Peer, source: str, seed: int, recorder: Recorder, folder: Path) -> tuple[nn.Module, Draw]:
+    """Trains a peer; returns the module whose weights the snapshots hold, and a function that draws images."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = load_split(DataSettings(source=source), "train")
+    training = Training(source, data, seed, StepClock(recorder, device), device, folder)
+    sampler = importlib.import_module(peer.module).train(training)
+
+    def draw(n: int) -> Tensor:
+        seed_all(LATENT_SEED)
+        images: Tensor = sampler.generate(n)
+        return images
+
+    return sampler.network, draw
+
+
+def train_ours(config: Config, labels: Tensor, recorder: Recorder, folder: Path) -> tuple[nn.Module, Draw, bool]:
+    """Trains with our trainer; returns the same, and whether the generator is conditional.
+
+    Args:
+        config: the settings.
+        labels: int64 [N], as frequent as those of the real images; n images are drawn with the first n.
+        recorder: takes the snapshots.
+        folder: for the run.
+    """
+    source = train(config, recorder, folder / "run").source
+
+    def draw(n: int) -> Tensor:
+        z = torch.randn(n, source.latent_dim, generator=torch.Generator().manual_seed(LATENT_SEED))
+        return source.generate(z, labels[:n])
+
+    return source.generator, draw, source.conditional
 
 
 if __name__ == "__main__":

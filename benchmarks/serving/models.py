@@ -10,11 +10,12 @@ from PIL import Image
 import ganctl.exports
 from ganctl.benchmarks.children import run_module
 from ganctl.benchmarks.errors import BenchError, BenchUsageError
-from ganctl.benchmarks.quality.compare import real_samples
 from ganctl.benchmarks.serving.cases import SIZE
 from ganctl.benchmarks.serving.systems import Models
 from ganctl.exports.export import export
 from ganctl.serving.archive.mar import package, read_export
+from ganctl.training.config.resolve import configure
+from ganctl.training.data.datasets import load_split
 
 STEPS = 200  # enough, because the serving speed depends on the architecture only
 _PRETRAINED = Path(ganctl.exports.__file__).parent / "pretrained"
@@ -64,6 +65,6 @@ def _train(run_dir: Path) -> Path:
 
 def _digit() -> bytes:
     """Returns the PNG of the first 7 of the test images, encoded by Pillow."""
-    file = io.BytesIO()
-    Image.fromarray(real_samples()[7, 0]).save(file, "PNG")
+    file, data = io.BytesIO(), load_split(configure().data, "test")
+    Image.fromarray(data.images[data.labels == 7][0, 0].numpy()).save(file, "PNG")
     return file.getvalue()

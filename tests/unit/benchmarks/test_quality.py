@@ -1,5 +1,6 @@
 """`ganctl bench quality`: equal conditions, complete results, no repeated runs, reported failures."""
 
+import io
 import json
 import re
 import subprocess
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +17,8 @@ from torch import Tensor
 
 from ganctl.benchmarks.errors import BenchError, BenchUsageError
 from ganctl.benchmarks.quality.compare import QualityBenchmark, summary
+from ganctl.benchmarks.quality.recorder import SNAPSHOTS
+from ganctl.benchmarks.quality.samples import samples_picture
 from ganctl.benchmarks.systems import System
 from ganctl.benchmarks.table import table
 from ganctl.training.evaluation.evaluator import Evaluator
@@ -88,13 +92,18 @@ def test_generated_images_have_the_label_frequencies_of_the_real_ones(
         assert expected is not None
         assert labels.equal(expected)
     samples = quality(tmp_path, names=["conv"]).samples("conv", 0)
-    assert samples.shape == (20, 1, 28, 28)
+    assert samples.shape == (20, 28, 28, 1)
 
 
 def test_the_table_has_a_row_for_each_system_and_the_reasons_of_skipped_and_failed_ones(finished: Finished) -> None:
     text = table(finished.results | {"skipped": {"gpu": "no device"}, "failed": {"ns-gan-0": "exit code 1"}})
-    head, rule, unconditional, conv = [line for line in text.splitlines() if line.startswith("|")]
+    scored, _, curve = text.partition("seconds of training")
+    head, rule, unconditional, conv = [line for line in scored.splitlines() if line.startswith("|")]
     assert head.count("|") == rule.count("|") == unconditional.count("|") == conv.count("|")
+    assert "KID" not in head, "no system has it"
+    head, _, *rows = [line for line in curve.splitlines() if line.startswith("|")]
+    assert all(row.count("|") == head.count("|") == SNAPSHOTS + 2 for row in rows)
+    assert [row.split("|")[1].strip() for row in rows] == list(NAMES)
     assert unconditional.startswith("| lightning-basic-gan |")
     assert "| – |" in unconditional, "it has no labels"
     assert "| – |" not in conv
@@ -120,19 +129,25 @@ def test_a_folder_with_other_settings_is_an_error_before_training(
         quality(finished.out, seconds=4.0, seeds=2).run()
 
 
-def test_the_figures_are_png_images_with_content(finished: Finished, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="the package matplotlib is not installed: 'make bench' installs it")
-    from ganctl.benchmarks.figures import draw_curves, draw_samples
-    from ganctl.benchmarks.quality.compare import real_samples
+def test_the_curve_is_a_png_image_with_content(finished: Finished, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the package matplotlib is not installed: 'make peers' installs it")
+    from ganctl.benchmarks.figures import draw_curves
 
-    benchmark = quality(finished.out)
-    rows = [("real images", real_samples()), *((name, benchmark.samples(name, 0)) for name in NAMES)]
-    draw_samples(rows, tmp_path / "samples.png")
     draw_curves(finished.results, tmp_path / "fd.png")
-    for name in ("samples.png", "fd.png"):
-        with Image.open(tmp_path / name) as picture:
-            assert picture.width >= 800
-            assert len(picture.convert("L").getcolors(256) or []) > 20, "the figure is not empty"
+    with Image.open(tmp_path / "fd.png") as picture:
+        assert picture.width >= 800
+        assert len(picture.convert("L").getcolors(256) or []) > 20, "the figure is not empty"
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_the_picture_has_a_row_for_each_system_and_shows_alpha_on_white(channels: int) -> None:
+    pixel = {1: (90,), 3: (200, 30, 60), 4: (200, 30, 60, 0)}[channels]
+    images = np.full((3, 16, 16, channels), pixel, np.uint8)
+    with Image.open(io.BytesIO(samples_picture([("real", images), ("a long name", images)]))) as picture:
+        assert picture.height >= 2 * 48
+        shown = {1: (90, 90, 90), 3: pixel, 4: (255, 255, 255)}[channels]
+        for y in (10, picture.height - 10):
+            assert {picture.getpixel((picture.width - 1 - 48 * i, y)) for i in range(3)} == {shown}
 
 
 def test_all_systems_run_with_one_seed_before_the_next_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +165,7 @@ def test_all_systems_run_with_one_seed_before_the_next_seed(tmp_path: Path, monk
 
 def scores(distance: float) -> dict[str, float | None]:
     names = ("precision", "recall", "density", "coverage")
-    return {"fd_ratio": distance, "label_accuracy": None, **dict.fromkeys(names, 0.5)}
+    return {"fd": distance, "fd_ratio": distance, "label_accuracy": None, **dict.fromkeys(names, 0.5)}
 
 
 def test_a_summary_has_the_sample_deviation_and_the_worst_run() -> None:
@@ -192,8 +207,7 @@ def test_only_unavailable_systems_are_an_error_with_the_reason_and_the_install_c
 
 
 def test_the_command_writes_all_files_and_prints_one_object(finished: Finished, ganctl: Ganctl) -> None:
-    pytest.importorskip("matplotlib", reason="the package matplotlib is not installed: 'make bench' installs it")
-    words = ["--seconds", 3, "--seeds", 1, "--num-images", 200, "--out", finished.out]
+    words = ["--seconds", 3, "--draws", 1, "--num-images", 200, "--out", finished.out]
     words += [word for name in NAMES for word in ("--system", name)]
     done = ganctl("bench", "quality", *words, "--json")
     assert done.returncode == 0, done.stderr

@@ -14,10 +14,12 @@ from torch import nn
 from torch.utils.tensorboard.summary import image as tensorboard_image
 
 from ganctl.benchmarks import tutorial
+from ganctl.benchmarks.peers.gan import Training
 from ganctl.benchmarks.quality.our_trainer import QUIET, train
-from ganctl.benchmarks.quality.recorder import SNAPSHOTS, Recorder
+from ganctl.benchmarks.quality.recorder import SNAPSHOTS, Recorder, StepClock
 from ganctl.benchmarks.systems import System, systems
 from ganctl.training.config.resolve import configure, preset_names, resolve
+from ganctl.training.data.base import ImageSet
 from ganctl.training.models.base import ImageShape, to_bytes
 from ganctl.training.models.build import build_discriminator, build_generator
 
@@ -101,17 +103,22 @@ def test_an_unavailable_system_has_a_reason_and_a_remedy(monkeypatch: pytest.Mon
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / "large.toml").write_text('[train]\ndevice = "cuda"\n')
-    assert re.search(r"\blightning\b.*'make bench'", str(System("tutorial", "").unavailable()))
+    reasons = {system.name: system.unavailable() for system in systems()}
+    assert re.search(r"\blightning\b.*'make bench'", str(reasons["tutorial"]))
+    for name, package in (("sngan", "torch_mimicry"), ("lightweight-gan",) * 2, ("stylegan2-pytorch",) * 2):
+        pattern = rf"{package.replace('-', '_')}\b.*'make peers'.*pip install --no-deps {package.replace('_', '.')}==\d"
+        assert re.search(pattern, str(reasons[name])), reasons[name]
+    assert reasons["dcgan"] is None, "it needs no package"
     assert "CUDA" in str(System("large", "", config_file=tmp_path / "large.toml").unavailable())
     assert System("conv", "", preset="conv").unavailable() is None
 
 
-def test_snapshots_are_due_at_doubling_times_and_at_the_end() -> None:
+def test_snapshots_are_due_twice_in_each_doubling_of_the_time_and_at_the_end() -> None:
     recorder = Recorder(32)
     for second in range(1, 33):
         if recorder.is_due(second):
             recorder.take(second, second, nn.Linear(1, 1))
-    assert [snapshot.seconds for snapshot in recorder.snapshots] == [1, 2, 4, 8, 16, 32]
+    assert [snapshot.seconds for snapshot in recorder.snapshots] == [2, 3, 4, 6, 8, 12, 16, 23, 32]
     assert not recorder.is_over(31.9)
     assert recorder.is_over(32)
 
@@ -150,22 +157,31 @@ def test_a_run_that_reaches_its_duration_ends_with_a_snapshot_of_the_final_ema(t
         assert torch.equal(tensor, recorder.snapshots[-1].weights[name])
 
 
-def test_lightning_trains_the_tutorial_until_the_budget_is_used_up(tmp_path: Path) -> None:
-    pytest.importorskip("lightning", reason="the package lightning is not installed: 'make bench' installs it")
+@pytest.mark.parametrize("source", ["mnist", "module:other"])
+def test_lightning_trains_the_tutorial_until_the_budget_is_used_up(tmp_path: Path, source: str) -> None:
+    pytest.importorskip("lightning", reason="the package lightning is not installed: 'make peers' installs it")
     from ganctl.benchmarks import tutorial_lightning
 
-    recorder = Recorder(2)
-    tutorial_lightning.train(0, recorder, tmp_path)
+    recorder, cpu = Recorder(2), torch.device("cpu")
+    pixels = torch.randint(256, (500, 1 if source == "mnist" else 3, 28, 28), dtype=torch.uint8)
+    data = ImageSet(pixels, torch.zeros(500, dtype=torch.int64), ())
+    sampler = tutorial_lightning.train(Training(source, data, 0, StepClock(recorder, cpu), cpu, tmp_path))
     first, *_, last = recorder.snapshots
     assert last.seconds >= 2
     assert last.seconds > first.seconds
     assert last.images > first.images >= 64
-    tutorial.generator().load_state_dict(last.weights)
+    sampler.network.load_state_dict(last.weights)
+    assert sampler.generate(3).shape == (3, *pixels.shape[1:])
     assert any(not torch.equal(last.weights[name], tensor) for name, tensor in first.weights.items())
+
+
+def test_the_tutorials_mnist_is_normalized_as_published(tmp_path: Path) -> None:
+    pytest.importorskip("lightning", reason="the package lightning is not installed: 'make peers' installs it")
+    from ganctl.benchmarks import tutorial_lightning
+
     data = tutorial_lightning.MNISTDataModule(tmp_path)
+    data.prepare_data()
     data.setup("fit")
     image, _ = data.training_images[0]
-    assert image.min() == pytest.approx(-0.1307 / 0.3081, abs=1e-3), (
-        "normalized as published, although the generator ends in a tanh"
-    )
+    assert image.min() == pytest.approx(-0.1307 / 0.3081, abs=1e-3), "although the generator ends in a tanh"
     assert len(data.training_images) == 55_000
