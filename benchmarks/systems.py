@@ -110,7 +110,7 @@ def systems() -> list[System]:
             peer=Peer(
                 f"{peers}.stylegan2_peer",
                 "stylegan2_pytorch",
-                f"{_INSTALL_PEER}stylegan2_pytorch==1.9.0 vector-quantize-pytorch==0.1.0 {common}",
+                f"{_INSTALL_PEER}stylegan2-pytorch==1.9.0 vector-quantize-pytorch==0.1.0 {common}",
             ),
         ),
         System("ns-gan", "Lucic et al. 2018, our trainer", config_file=_CONFIGS / "ns-gan.toml"),

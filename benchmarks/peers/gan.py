@@ -158,8 +158,9 @@ def import_without(name: str, *absent: str) -> Any:
 class _AnyModule(ModuleType):
     """Stands in for a module that is imported and not used."""
 
-    __all__: tuple[str, ...] = ()
-    __path__: tuple[str, ...] = ()
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__: list[str] = []  # as a package has: its parts may be imported
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
@@ -172,7 +173,7 @@ def run_on_cpu(*modules: ModuleType) -> None:
     for module in modules:
         module.torch = _TorchOnCPU("torch")  # type: ignore[attr-defined]
     for kind in (Tensor, nn.Module):
-        kind.cuda = lambda self, *_, **__: self  # type: ignore[assignment,misc,attr-defined]
+        kind.cuda = lambda self, *_, **__: self  # type: ignore[method-assign,misc,attr-defined]
 
 
 class _TorchOnCPU(ModuleType):

@@ -207,10 +207,11 @@ class QualityBenchmark:
         }
         path = self._path(system.name, seed)
         pixels = images.permute(0, 2, 3, 1).numpy()
-        stored = {"images": pixels[..., 0] if pixels.shape[-1] == 1 else pixels}
-        np.savez_compressed(
-            path.with_suffix(".npz"), **stored, **({} if labels is None else {"labels": labels.numpy()})
-        )
+        pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+        if labels is None:
+            np.savez_compressed(path.with_suffix(".npz"), images=pixels)
+        else:
+            np.savez_compressed(path.with_suffix(".npz"), images=pixels, labels=labels.numpy())
         write_file(path, json.dumps(record))  # last, because this file marks the run as complete
         return record
 

@@ -1,6 +1,7 @@
 """GANs of other projects in `ganctl bench quality`: no loss of images, a fair clock, narrow shims."""
 
-import importlib.util
+import importlib
+import itertools
 import subprocess
 import sys
 import time
@@ -79,22 +80,26 @@ def test_dcgan_fits_the_images(side: int, channels: int) -> None:
     assert dcgan_peer.discriminator(side, channels)(images).shape == (2,)
 
 
-def test_dcgan_learns_to_draw_a_single_color(tmp_path: Path) -> None:
-    """Ten steps suffice to leave the gray of fresh weights."""
-    data = ImageSet(torch.full((128, 3, 32, 32), 255, dtype=torch.uint8), torch.zeros(128, dtype=torch.int64), ())
-
-    class TenSteps(StepClock):
-        def step(self, images: int, generator: nn.Module) -> bool:
-            super().step(images, generator)
-            return self._images >= 10 * 128
-
-    recorder = Recorder(1e9)
-    sampler = dcgan_peer.train(Training("white", data, 0, TenSteps(recorder, CPU), CPU, tmp_path))
-    torch.manual_seed(0)
-    images = sampler.generate(8)
-    assert images.shape == (8, 3, 32, 32)
-    assert images.dtype == torch.uint8
-    assert images.float().mean() > 160
+def test_dcgan_trains_until_the_budget_is_used_up_and_draws_from_the_snapshots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))  # each reading of the clock takes a second
+    data = ImageSet(random_images(12, 3, 20), torch.zeros(12, dtype=torch.int64), ())
+    recorder = Recorder(8)
+    sampler = dcgan_peer.train(Training("random", data, 0, StepClock(recorder, CPU), CPU, tmp_path))
+    first, *_, last = recorder.snapshots
+    assert last.seconds >= 8
+    assert last.images > first.images == 12, "every real image counts"
+    drawn = []
+    for snapshot in (first, last, last):
+        sampler.network.load_state_dict(snapshot.weights)
+        torch.manual_seed(0)
+        drawn.append(sampler.generate(5))
+    assert drawn[0].shape == (5, 3, 20, 20)
+    assert drawn[0].dtype == torch.uint8
+    assert not drawn[0].equal(drawn[1]), "later weights draw other images"
+    assert drawn[1].equal(drawn[2])
 
 
 def test_the_clock_counts_neither_the_start_nor_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
