@@ -68,7 +68,8 @@ def degradations(real: ImageSet, train: ImageSet) -> Iterator[Family]:
 
 def _blur(images: Tensor, sigma: float) -> Tensor:
     sigma = sigma * images.shape[-1] / _REFERENCE_SIDE
-    return gaussian_blur(images, [2 * int(3 * sigma + 0.5) + 1] * 2, [sigma, sigma])
+    blurred: Tensor = gaussian_blur(images, [2 * int(3 * sigma + 0.5) + 1] * 2, [sigma, sigma])
+    return blurred
 
 
 def _noise(images: Tensor, sigma: float, generator: torch.Generator) -> Tensor:

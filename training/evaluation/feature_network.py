@@ -140,4 +140,4 @@ def load_feature_network(device: torch.device) -> FeatureNetwork:
     with torch.device("meta"):  # no random numbers: the random state of a surrounding training run is kept
         network = FeatureNetwork()
     network.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
-    return network.requires_grad_(False).eval().to(device=device, memory_format=torch.channels_last)
+    return network.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
