@@ -59,6 +59,14 @@ def premultiply(images: Tensor) -> Tensor:
     return torch.cat([colors, alpha], dim=1).to(torch.uint8)
 
 
+def put_on_white(images: Tensor) -> Tensor:
+    """Puts premultiplied uint8 images [N, 4, H, W] on white, as most pages show them; returns [N, 3, H, W].
+
+    Images of other channels are returned unchanged.
+    """
+    return images[:, :3] + (255 - images[:, 3:]) if images.shape[1] == 4 else images
+
+
 def fixed_permutation(n: int) -> Tensor:
     """Permutation of 0 … n − 1 that is the same on every machine and in every version, int64 [n].
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate, pad, relu6
 
+from ganctl.training.data.base import put_on_white
 from ganctl.training.evaluation.cache import read_tensors
 
 FEATURES = 112
@@ -108,13 +109,11 @@ class _Block(nn.Module):
 def _to_input(images: Tensor) -> Tensor:
     """Converts uint8 images [N, C, H, W] to the network's input: three colors, at least 64 pixels, about −1 … 1.
 
-    Transparent images are put on white, as most pages show them. Every image gets the same faint noise: without it the
+    Transparent images are put on white. Every image gets the same faint noise: without it the
     network, which has seen photos only, takes invisible noise on a flat background for a texture.
     """
-    if images.shape[1] == 4:  # colors are multiplied with alpha
-        images = images[:, :3] + (255 - images[:, 3:])
     height, width = images.shape[2:]
-    values = (images + _dither(height, width).to(images.device)).expand(-1, 3, -1, -1)
+    values = (put_on_white(images) + _dither(height, width).to(images.device)).expand(-1, 3, -1, -1)
     size = [max(_INPUT_SIZE, side) for side in (height, width)]
     if size != [height, width]:
         values = interpolate(values, size=size, mode="bicubic", align_corners=False)

@@ -1,23 +1,30 @@
-"""Features of an Inception network from one of two supported files; any other file is an error.
+"""Features of a network file: how images are prepared, what counts as features, and TorchScript files.
 
-The networks here have random weights: the real ones need a download.
+ONNX files and files of weights have tests of their own (`test_onnx_features.py`, `test_weights_features.py`).
 """
 
+import hashlib
 import re
-import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-import torch_fidelity.feature_extractor_inceptionv3 as fidelity
+from PIL import Image
 from torch import Tensor, nn
 
 from ganctl.training.config.schema import DataSettings
-from ganctl.training.data.datasets import load_split
-from ganctl.training.errors import DataError, TrainingError
+from ganctl.training.data.base import ImageSet, Split, premultiply
+from ganctl.training.errors import DataError
 from ganctl.training.evaluation.cache import TensorCache
 from ganctl.training.evaluation.evaluator import Evaluator
-from ganctl.training.evaluation.feature_files import FileFeatures
+from ganctl.training.evaluation.feature_files import MAX_FEATURES, FileFeatures
+from ganctl.training.evaluation.scorer import load_scorer
+from tests.unit.training.conftest import RegisterData
+
+MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # of ImageNet
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated.*")
 
 
 class Scripted(nn.Module):
@@ -34,24 +41,49 @@ class Scripted(nn.Module):
         return self.layer(pooled) if return_features else pooled[:, :1]
 
 
+class Mean(nn.Module):
+    """Returns the mean colors in the way of one of the outputs that networks have."""
+
+    def __init__(self, output: str = "features") -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.dtype == torch.float32
+        assert x.shape[1:] == (3, 224, 224)
+        colors = x.mean(dim=(2, 3))
+        if self.output == "map":
+            return nn.functional.adaptive_avg_pool2d(x, (7, 7))
+        if self.output == "tokens":
+            return torch.stack([colors, colors + 1, colors + 2], dim=1)
+        if self.output == "image":
+            return x.flatten(1)
+        if self.output == "labels":
+            return colors.argmax(dim=1)
+        if self.output == "one":
+            return colors[:, :1]
+        if self.output == "infinite":
+            return 1 / (colors - colors[:1])
+        return colors
+
+
+class Crop(nn.Module):
+    """Returns the pixels in the middle."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, 90:130, 90:130].flatten(1)
+
+
+class Several(nn.Module):
+    """Returns tokens and something else, as traced networks of Hugging Face do."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.mean(dim=(2, 3))[:, None].expand(-1, 5, -1), x
+
+
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return scripted(Scripted(), tmp_path_factory.mktemp("script") / "inception-2015-12-05.pt")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Saves random weights with the names and shapes of torch-fidelity's file."""
-    path = tmp_path_factory.mktemp("weights") / "pt_inception-2015-12-05-6726825d.pth"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fidelity, "load_state_dict_from_url", lambda *args, **kwargs: {})
-        patch.setattr(fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
-        network = fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
-    torch.save(network.state_dict(), path)
-    return path
-
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated.*")
 
 
 def scripted(network: nn.Module, path: Path) -> Path:
@@ -59,106 +91,138 @@ def scripted(network: nn.Module, path: Path) -> Path:
     return path
 
 
-def digits(n: int) -> Tensor:
-    return load_split(DataSettings(), "val").images[:n]
+def noise(n: int, channels: int = 3, size: int = 16, seed: int = 0) -> Tensor:
+    shape = (n, channels, size, size)
+    return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def test_nvidias_torchscript_file_gives_its_features(script: Path) -> None:
-    images = digits(120)  # more than two chunks
-    expected = torch.jit.load(str(script))(images.expand(-1, 3, -1, -1), return_features=True)
+def constant(*values: int) -> Tensor:
+    """An image of one color, which no resizing changes."""
+    return torch.tensor(values, dtype=torch.uint8).view(1, -1, 1, 1).expand(-1, -1, 20, 20)
+
+
+def normalized(red: float, green: float, blue: float) -> Tensor:
+    return (torch.tensor([[red, green, blue]]) / 255 - MEAN) / STD
+
+
+def test_a_network_with_nvidias_interface_gets_the_images_unchanged(script: Path) -> None:
+    images = noise(120)  # more than two chunks
+    expected = torch.jit.load(str(script))(images, return_features=True)
     features = FileFeatures(script)(images)
-    assert features.shape == (120, 2048)
+    assert (features.shape, features.dtype) == ((120, 2048), torch.float32)
     assert torch.allclose(features, expected.detach(), atol=1e-6)
 
 
-def test_torch_fidelitys_weights_give_the_features_of_torch_fidelity(weights: Path) -> None:
-    network = fidelity.FeatureExtractorInceptionV3(
-        "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
-    )
-    images = digits(3)
-    (expected,) = network(images.expand(-1, 3, -1, -1))
-    features = FileFeatures(weights)(images)
-    assert features.shape == (3, 2048)
-    assert torch.allclose(features, expected, rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize("output", ["features", "map", "tokens"])
+def test_features_are_vectors_means_of_maps_or_class_tokens(output: str, tmp_path: Path) -> None:
+    features = FileFeatures(scripted(Mean(output), tmp_path / "network.pt"))
+    assert torch.allclose(features(constant(10, 100, 250)), normalized(10, 100, 250), atol=1e-5)
 
 
-def test_distances_use_inception_features_and_label_scores_use_the_classifier(script: Path) -> None:
-    val = load_split(DataSettings(), "val")
-    default, inception = (
-        Evaluator(DataSettings(), "test", num_images=200, features=features).score_images(
-            val.images[:200], val.labels[:200]
+def test_the_first_of_several_outputs_gives_the_features(tmp_path: Path) -> None:
+    features = FileFeatures(scripted(Several(), tmp_path / "network.pt"))
+    assert torch.allclose(features(constant(10, 100, 250)), normalized(10, 100, 250), atol=1e-5)
+
+
+def test_gray_images_have_three_equal_colors_and_transparent_ones_are_on_white(tmp_path: Path) -> None:
+    features = FileFeatures(scripted(Mean(), tmp_path / "network.pt"))
+    assert torch.allclose(features(constant(80)), normalized(80, 80, 80), atol=1e-5)
+    clear, opaque = constant(0, 0, 0, 0), constant(10, 100, 250, 255)
+    assert torch.allclose(features(clear), normalized(255, 255, 255), atol=1e-5)
+    assert torch.allclose(features(opaque), normalized(10, 100, 250), atol=1e-5)
+    half = features(premultiply(constant(200, 100, 0, 51)))  # a fifth of the color, four fifths of white
+    assert torch.allclose(half, normalized(244, 224, 204), atol=0.01)
+
+
+@pytest.mark.parametrize("size", [28, 300])
+def test_images_are_resized_as_pillow_does_it(size: int, tmp_path: Path) -> None:
+    features = FileFeatures(scripted(Crop(), tmp_path / "network.pt"))
+    images = noise(1, size=size)
+    channels = [
+        np.asarray(Image.fromarray(channel.astype(np.float32)).resize((224, 224), Image.Resampling.BICUBIC))
+        for channel in images[0].numpy()
+    ]
+    resized = torch.from_numpy(np.stack(channels).clip(0, 255))
+    expected = ((resized / 255 - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1))[:, 90:130, 90:130]
+    assert torch.allclose(features(images), expected.flatten()[None], atol=1e-3)
+
+
+def small_images(settings: DataSettings, split: Split) -> ImageSet:
+    """Two classes of 30 images: dark and light noise."""
+    labels = torch.arange(60) % 2
+    images = noise(60, seed=["train", "val", "test"].index(split)) // 2 + 120 * labels[:, None, None, None]
+    return ImageSet(images.to(torch.uint8), labels, ("dark", "light"))
+
+
+def test_the_file_gives_the_distances_and_the_package_the_labels(
+    tmp_path: Path, register_data: RegisterData, data_cache: Path
+) -> None:
+    register_data("small", small_images)
+    data = DataSettings(source="small")
+    val = small_images(data, "val")
+    default, own = (
+        Evaluator(data, "test", num_images=60, scorer=load_scorer(data, file_features=features)).score_images(
+            val.images, val.labels
         )
-        for features in (None, FileFeatures(script))
+        for features in (None, FileFeatures(scripted(Scripted(32), tmp_path / "network.pt")))
     )
-    for name in ("fd", "fd_floor", "recall"):
-        assert default[name] != inception[name], name
+    assert default["fd"] != own["fd"]
     for name in ("label_accuracy", "class_balance", "inception_score"):
-        assert default[name] == inception[name], name
+        assert default[name] == own[name], name
 
 
 def test_each_network_has_its_own_cached_statistics(
-    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, register_data: RegisterData, data_cache: Path
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    cache = TensorCache(lambda text: None)
-    other = scripted(Scripted(), tmp_path / "other.pt")
-    for path in (None, script, other, script):
-        Evaluator(DataSettings(), "test", num_images=100, features=FileFeatures(path) if path else None, cache=cache)
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 3
+    register_data("small", small_images)
+    data, cache = DataSettings(source="small"), TensorCache(lambda text: None)
+    one, other = (scripted(Scripted(32), tmp_path / name) for name in ("one.pt", "other.pt"))
+    for path in (None, one, other, one):
+        scorer = load_scorer(data, file_features=FileFeatures(path) if path else None)
+        Evaluator(data, "test", num_images=60, scorer=scorer, cache=cache)
+    assert len(list((data_cache.parent / "real").iterdir())) == 3
 
 
-def truncate(path: Path, target: Path) -> Path:
-    content = path.read_bytes()
-    target.write_bytes(content[: len(content) // 2])
-    return target
+def test_the_digest_is_that_of_the_file(script: Path) -> None:
+    assert FileFeatures(script).digest == hashlib.sha256(script.read_bytes()).hexdigest()
 
 
-def test_the_error_for_an_unsupported_file_names_flag_file_and_expected_files(
-    script: Path, weights: Path, tmp_path: Path
-) -> None:
+def test_a_line_says_what_the_file_holds(script: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    FileFeatures(script, lines.append)
+    FileFeatures(scripted(Mean(), tmp_path / "mean.pt"), lines.append)
+    assert re.search(r"inception-2015-12-05\.pt: TorchScript with return_features, 2,048\b", lines[0])
+    assert re.search(r"mean\.pt: TorchScript, 3\b", lines[1])
+
+
+def test_the_error_names_flag_file_finding_and_expectation(script: Path, tmp_path: Path) -> None:
+    (tmp_path / "truncated.pt").write_bytes(script.read_bytes()[: script.stat().st_size // 2])
     (tmp_path / "noise.pt").write_bytes(bytes(range(256)) * 40)
     (tmp_path / "empty.pt").touch()
-    torch.save({"fc.weight": torch.zeros(3, 3)}, tmp_path / "foreign.pth")
-    torch.save([1, 2, 3], tmp_path / "list.pth")
+    several = rf"{MAX_FEATURES:,}"
     reasons = {
         tmp_path / "absent.pt": "No such file",
         tmp_path: "Is a directory",
-        tmp_path / "noise.pt": "TorchScript",
-        tmp_path / "empty.pt": "TorchScript",
-        truncate(script, tmp_path / "truncated.pt"): "TorchScript",
-        truncate(weights, tmp_path / "truncated.pth"): "TorchScript",
-        tmp_path / "foreign.pth": r"\b1 tensors\b",
-        tmp_path / "list.pth": r"\blist\b",
-        scripted(Scripted(1000), tmp_path / "narrow.pt"): r"\(2, 1000\).*\(2, 2048\)",
-        scripted(nn.Linear(3, 3), tmp_path / "linear.pt"): r"uint8 .*\[2, 3, 28, 28\]",
+        tmp_path / "truncated.pt": "neither TorchScript nor weights.*DINOv2",
+        tmp_path / "noise.pt": "neither TorchScript nor weights.*DINOv2",
+        tmp_path / "empty.pt": "neither TorchScript nor weights.*DINOv2",
+        scripted(nn.Linear(3, 3), tmp_path / "linear.pt"): r"two images \(RuntimeError: .*mat1 .*expected.*\[N, F\]",
+        scripted(Mean("labels"), tmp_path / "labels.pt"): r"int64 \[2\].*expected .*\[N, F\]",
+        scripted(Mean("image"), tmp_path / "image.pt"): rf"150,528 features.*{several}",
+        scripted(Mean("one"), tmp_path / "one.pt"): rf"1 features.*2 to {several}",
     }
     for path, reason in reasons.items():
-        with pytest.raises(DataError, match=f"--features inception=FILE: {re.escape(str(path))}: .*{reason}") as raised:
+        with pytest.raises(DataError, match=f"--features FILE: {re.escape(str(path))}: .*{reason}") as raised:
             FileFeatures(path)
         assert raised.value.exit_code == 4
-        for expected in ("inception-2015-12-05.pt", "pt_inception-2015-12-05-6726825d.pth"):
-            assert expected in str(raised.value)
 
 
-def test_pickled_code_is_not_executed(tmp_path: Path) -> None:
-    class Trap:
-        def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-            return Path.touch, (tmp_path / "executed",)
-
-    torch.save({"fc.weight": Trap()}, tmp_path / "trap.pth")
-    with pytest.raises(DataError, match=r"trap\.pth"):
-        FileFeatures(tmp_path / "trap.pth")
-    assert not (tmp_path / "executed").exists()
+def test_infinite_features_are_an_error_that_names_the_file(tmp_path: Path) -> None:
+    path = scripted(Mean("infinite"), tmp_path / "infinite.pt")
+    with pytest.raises(DataError, match=r"infinite\.pt: .*NaN or infinite"):
+        FileFeatures(path)(noise(3))
 
 
 def test_the_error_for_images_of_2_channels_names_both_numbers(script: Path) -> None:
     with pytest.raises(DataError, match=r"--features .*\b2 channels\b.*\b1\b.*\b3\b"):
-        FileFeatures(script)(torch.zeros(2, 2, 28, 28, dtype=torch.uint8))
-
-
-def test_the_error_without_torch_fidelity_names_the_install_command(
-    weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    with pytest.raises(TrainingError, match="pip install torch-fidelity"):
-        FileFeatures(weights)
+        FileFeatures(script)(noise(2, channels=2))
