@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.models import resnet18
 
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet, Split, premultiply
@@ -22,6 +23,7 @@ from ganctl.training.evaluation.feature_files import MAX_FEATURES, FileFeatures
 from ganctl.training.evaluation.scorer import load_scorer
 from tests.unit.training.conftest import RegisterData
 
+PAGE = Path(__file__).parents[3] / "docs/evaluation.md"
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # of ImageNet
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated.*")
@@ -53,7 +55,7 @@ class Mean(nn.Module):
         assert x.shape[1:] == (3, 224, 224)
         colors = x.mean(dim=(2, 3))
         if self.output == "map":
-            return nn.functional.adaptive_avg_pool2d(x, (7, 7))
+            return torch.stack([0 * colors, 2 * colors], dim=2)[..., None]
         if self.output == "tokens":
             return torch.stack([colors, colors + 1, colors + 2], dim=1)
         if self.output == "image":
@@ -193,6 +195,19 @@ def test_a_line_says_what_the_file_holds(script: Path, tmp_path: Path) -> None:
     FileFeatures(scripted(Mean(), tmp_path / "mean.pt"), lines.append)
     assert re.search(r"inception-2015-12-05\.pt: TorchScript with return_features, 2,048\b", lines[0])
     assert re.search(r"mean\.pt: TorchScript, 3\b", lines[1])
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporters
+def test_the_code_of_the_evaluation_page_makes_two_files_with_the_same_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    monkeypatch.setattr("torchvision.models.resnet50", lambda weights: resnet18())  # no download
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    script, onnx = (FileFeatures(tmp_path / name)(noise(3)) for name in ("features.pt", "features.onnx"))
+    assert script.shape == (3, 512)
+    assert torch.allclose(script, onnx, rtol=1e-3, atol=1e-4)
 
 
 def test_the_error_names_flag_file_finding_and_expectation(script: Path, tmp_path: Path) -> None:

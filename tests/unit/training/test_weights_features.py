@@ -33,6 +33,15 @@ def normalized(images: Tensor, size: int) -> Tensor:
     return (resized / 255 - MEAN) / STD
 
 
+def initialize(network: nn.Module) -> nn.Module:
+    """Draws weights that keep the scale of the values from layer to layer: with others, all images get about 0."""
+    torch.manual_seed(0)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+    return network
+
+
 @pytest.fixture(scope="module")
 def fidelity_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Saves random weights with the names and shapes of torch-fidelity's file."""
@@ -41,27 +50,19 @@ def fidelity_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(fidelity, "load_state_dict_from_url", lambda *args, **kwargs: {})
         patch.setattr(fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
         network = fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
-    torch.save(network.state_dict(), path)
+    torch.save(initialize(network).state_dict(), path)
     return path
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_torch_fidelitys_weights_give_the_features_of_torch_fidelity(
-    suffix: str, fidelity_weights: Path, tmp_path: Path
-) -> None:
+def test_torch_fidelitys_weights_give_the_features_of_torch_fidelity(fidelity_weights: Path, tmp_path: Path) -> None:
     network = fidelity.FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(fidelity_weights)
     )
-    images = noise(3)
-    (expected,) = network(images)
-    path = tmp_path / f"inception{suffix}"
-    if suffix == ".pth":
-        path = fidelity_weights
-    else:
-        safetensors.torch.save_file(torch.load(fidelity_weights, weights_only=True), path)
-    features = FileFeatures(path)(images)
-    assert features.shape == (3, 2048)
-    assert torch.allclose(features, expected, rtol=1e-4, atol=1e-6)
+    safe = tmp_path / "inception.safetensors"
+    safetensors.torch.save_file(network.state_dict(), safe)
+    (expected,) = network(noise(2))
+    for path in (fidelity_weights, safe):
+        assert torch.allclose(FileFeatures(path)(noise(2)), expected, rtol=1e-3, atol=1e-4), path
 
 
 def test_the_error_without_torch_fidelity_names_the_install_command(
@@ -74,6 +75,7 @@ def test_the_error_without_torch_fidelity_names_the_install_command(
 
 def test_torchvisions_inception_v3_gives_what_its_last_layer_gets(tmp_path: Path) -> None:
     network = Inception3(transform_input=True, init_weights=False).eval()  # as with torchvision's own weights
+    initialize(network)
     torch.save(network.state_dict(), tmp_path / "inception_v3_google-0cc3c7bd.pth")
     network.fc = nn.Identity()
     images = noise(2)
@@ -81,7 +83,7 @@ def test_torchvisions_inception_v3_gives_what_its_last_layer_gets(tmp_path: Path
         expected = network(normalized(images, 299))
     features = FileFeatures(tmp_path / "inception_v3_google-0cc3c7bd.pth")(images)
     assert features.shape == (2, 2048)
-    assert torch.allclose(features, expected, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(features, expected, rtol=1e-3, atol=1e-4)
 
 
 def random_dinov2(grid: int, registers: int) -> Weights:

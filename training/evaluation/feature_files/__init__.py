@@ -28,7 +28,7 @@ class FileFeatures:
 
     Attributes:
         digest: SHA-256 of the file; of the digests of all files, if an ONNX file has its weights in further ones.
-        device: of the network.
+        device: of the network; ONNX Runtime uses the CPU if it is built without CUDA.
     """
 
     def __init__(self, path: Path, announce: Callable[[str], None] = lambda text: None) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -85,6 +84,8 @@ def _is_shape_of_images(shape: Sequence[Any]) -> bool:
 
 def _weight_files(path: Path) -> tuple[Path, ...]:
     """Returns the files that hold weights of an ONNX file."""
+    import onnx  # here: training imports this module, and does without the package
+
     model = onnx.load(path, load_external_data=False)
     entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
     return tuple(path.parent / name for name in sorted({entry.value for entry in entries if entry.key == "location"}))
