@@ -57,7 +57,7 @@ class FeatureScorer(Scorer):
         self.skill = classifier.skill if classifier else None
         digests = [weights_digest(self._network.state_dict())]
         digests += [classifier.digest] if classifier else []
-        digests += [file_features.digest] if file_features else []
+        digests += [file_features.digest, file_features.device.type] if file_features else []
         self.digest = " ".join([*digests, device.type])
 
     def __call__(self, images: Tensor) -> ScorerOutput:
