@@ -2,17 +2,24 @@
 
 It is fitted to the training images, in seconds, and tested on the test images. It shares nothing with the networks of a
 training run: a generator that learned to please a classification loss does not please this classifier for that reason.
+
+    python -m ganctl.training.evaluation.label_classifier [--out FILE]
+
+made the packaged weights for MNIST, `mnist_labels.safetensors`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+import click
 import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ganctl import __version__
+from ganctl.files import write_file
 from ganctl.training.checkpoint.format import weights_digest
 from ganctl.training.config.cache_dir import keyed_path, read_cached, write_cached
 from ganctl.training.config.schema import DataSettings
@@ -23,6 +30,7 @@ from ganctl.training.evaluation.feature_network import DIGEST_KEY, WEIGHTS, load
 from ganctl.training.evaluation.reference_stats import subsample
 from ganctl.training.evaluation.validity import LabelSkill
 
+MNIST_WEIGHTS = Path(__file__).parent / "mnist_labels.safetensors"
 TRAINING_IMAGES = 20_000  # more improve the accuracy little, and computing their features takes most of the time
 _PENALTY = 1e-3  # of the mean squared weights, per image
 _MIN_DEVIATION = 0.1  # of a feature, as a share of the mean deviation: features that hardly vary are not blown up
@@ -53,11 +61,14 @@ def load_label_classifier(
 ) -> LabelClassifier | None:
     """Returns the label classifier of a data set; None if the data have no labels, or one class.
 
-    The first call fits it, which takes about 20 seconds on two cores; the result is cached.
+    The weights for MNIST are part of the package. For other data the first call fits the classifier, which takes half a
+    minute on two cores; the result is cached.
 
     Raises:
         DataError: the data are absent or damaged.
     """
+    if data.source == "mnist":
+        return _from_tensors(*read_tensors(MNIST_WEIGHTS, DIGEST_KEY))
     train = load_split(data, "train")
     if train.num_classes == 1:
         return None
@@ -111,3 +122,16 @@ def _to_bytes(classifier: LabelClassifier) -> bytes:
 
 def _from_tensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> LabelClassifier:
     return LabelClassifier(tensors["weight"], tensors["bias"], LabelSkill.from_metadata(metadata))
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=MNIST_WEIGHTS)
+def main(out: Path) -> None:
+    """Fit the label classifier of MNIST and print its test accuracy."""
+    classifier = fit(*(load_split(DataSettings(), split) for split in ("train", "test")), torch.device("cpu"))
+    write_file(out, _to_bytes(classifier))
+    click.echo(f"{out}: test accuracy {classifier.skill.accuracy}")
+
+
+if __name__ == "__main__":
+    main()
