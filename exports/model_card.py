@@ -21,8 +21,8 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     ]
     rows = [f"| {name} | {value:.4f} |" for name, value in scores if value is not None]
     head = f"| score on the validation split ({metrics.get('num_images', '–')} images) | |"
-    table = "\n".join([head, "| --- | --- |", *rows]) if rows else "No scores."
-    table += f"\n\nMeasure {metrics.get('measure', 1)} of ganctl; scores of different measures cannot be compared."
+    measure = f"Measure {metrics.get('measure', 1)} of ganctl; scores of different measures cannot be compared."
+    table = "\n".join([head, "| --- | --- |", *rows, "", measure]) if rows else "No scores."
     table += f"\n\nNo summary: {metrics['no_summary']}." if metrics.get("no_summary") else ""
     parity = "\n".join(f"| `{name}` | {max(sizes.values()):.1e} |" for name, sizes in manifest["parity"].items())
     names = manifest["class_names"]

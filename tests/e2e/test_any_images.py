@@ -25,7 +25,7 @@ CREDIT = {"license": "CC-BY-4.0", "attribution": "Ada Lovelace"}
 
 def rgba_zip(folder: Path) -> str:
     """A zip of RGBA images of 48 × 48 pixels in class folders, with a license."""
-    source = save_folder(folder / "files", disks(24, 48), labeled=True)  # few: the classifier is trained on them
+    source = save_folder(folder / "files", disks(24, 48), labeled=True)  # few: a classifier is fitted to them
     (source / "LICENSE").write_text(f"{CREDIT['license']}\n")
     with zipfile.ZipFile(folder / "disks.zip", "w") as archive:
         for path in sorted(source.rglob("*")):

@@ -54,7 +54,7 @@ def write_cifar(path: Path) -> None:
     with tarfile.open(path, "w:gz") as archive:
         for name, count in (("data_batch_1.bin", 150), ("data_batch_2.bin", 100), ("test_batch.bin", 50)):
             records = rng.integers(0, 256, (count, 1 + 3 * 32 * 32), dtype=np.uint8)
-            records[:, 0] = 8  # one class, so that no classifier is trained
+            records[:, 0] = 8  # one class, so that no classifier is fitted
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             member.size = records.nbytes
             archive.addfile(member, io.BytesIO(records.tobytes()))

@@ -42,7 +42,7 @@ def assert_unknown_home(result: Result, source: str, code: int) -> None:
         (("train", UNKNOWN), "DATA: data.source", 3),
         (("train", "--set", f"train.init_from={UNKNOWN}"), "train.init_from", 3),
         (("evaluate", UNKNOWN), "SOURCE", 2),
-        (("evaluate", "pretrained", "--features", f"inception={UNKNOWN}"), "--features", 2),
+        (("evaluate", "pretrained", "--features", UNKNOWN), "--features", 2),
         (("evaluate", "pretrained", "--set", f"data.source={UNKNOWN}"), "data.source", 3),
         (("sample", "pretrained", "--out", f"{UNKNOWN}.png"), "--out", 2),
         (("inspect", UNKNOWN), "PATH", 2),

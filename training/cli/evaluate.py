@@ -183,7 +183,8 @@ def _print_scores(record: dict[str, Any]) -> None:
     click.echo(line)
     if copies["flagged"]:
         click.echo("                   so many near copies suggest memorization: see docs/evaluation.md")
-    click.echo(f"{'num_images':18} {record['num_images']:9}\n{'seconds':18} {record['seconds']:9}")
+    for name in ("num_images", "measure", "seconds"):
+        click.echo(f"{name:18} {record[name]:9}")
 
 
 def _number(value: float | None) -> str:

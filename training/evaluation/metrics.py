@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ganctl.training.data.base import fixed_permutation
+
 PRECISION_RECALL_K = 3
 DENSITY_COVERAGE_K = 5
 _KID_BLOCKS = 10
@@ -58,8 +60,11 @@ def kernel_distance(generated: Tensor, real: Tensor) -> tuple[float, float]:
     same number of blocks, and KID is computed without each block in turn.
     """
     blocks = min(_KID_BLOCKS, len(generated) // 2, len(real) // 2)
-    # every blocks-th row: neighboring rows may be of one class
-    g, r = ([features.double()[i::blocks] for i in range(blocks)] for features in (generated, real))
+    # a fixed random order: the classes of the rows may come in turn, or one after another
+    g, r = (
+        [features[rows].double() for rows in fixed_permutation(len(features)).tensor_split(blocks)]
+        for features in (generated, real)
+    )
 
     def sums(a: list[Tensor], b: list[Tensor]) -> Tensor:
         """Sums of the kernel over each two blocks, [blocks, blocks], without the pairs of a row with itself."""

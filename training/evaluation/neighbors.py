@@ -46,7 +46,7 @@ class MemorizationDetector:
             flagged: True if share_closer is 5 % or more.
             num_images: number of compared images.
 
-            With fewer than 200 generated or distinct held-out images a single close image would decide: all values
+            With fewer than 100 generated or distinct held-out images a single close image would decide: all values
             but num_images are then None.
         """
         fakes = subsample(fakes, SAMPLE)

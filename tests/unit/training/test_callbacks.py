@@ -24,8 +24,10 @@ from ganctl.training.callbacks import (
     TimeLimit,
 )
 from ganctl.training.callbacks.base import Callback, Run
+from ganctl.training.callbacks.checkpoints import Checkpoint
 from ganctl.training.config.resolve import resolve
-from ganctl.training.config.schema import EarlyStoppingSettings, OptimizerSettings
+from ganctl.training.config.schema import CheckpointSettings, EarlyStoppingSettings, OptimizerSettings
+from ganctl.training.evaluation.measure import MEASURE
 from ganctl.training.loop.control import Result
 from ganctl.training.loop.session import Session
 from ganctl.training.loop.trainer import Trainer
@@ -143,7 +145,50 @@ def test_early_stopping_continues_counting_after_a_resume() -> None:
     for score in (5.0, 6.0):
         first.on_evaluation(None, {"fd": score})  # type: ignore[arg-type]
     second.load_state_dict(first.state_dict())
-    assert second.state_dict() == {"best": 5.0, "waited": 1, "reached": False}
+    run = StopRequests()
+    second.on_evaluation(run, {"fd": 5.5})  # type: ignore[arg-type]
+    assert run.reasons == ["early-stopping"]
+
+
+@pytest.mark.parametrize("measure", [{}, {"measure": MEASURE - 1}], ids=["before measures had numbers", "measure 1"])
+def test_early_stopping_forgets_scores_of_another_measure_when_resumed(measure: dict[str, int]) -> None:
+    first, second = EarlyStopping(EarlyStoppingSettings(patience=2)), EarlyStopping(EarlyStoppingSettings(patience=2))
+    for score in (0.5, 0.6):
+        first.on_evaluation(None, {"fd": score})  # type: ignore[arg-type]
+    state = {name: value for name, value in first.state_dict().items() if name != "measure"}
+    second.load_state_dict(state | measure)
+    run = StopRequests()
+    for score in (50.0, 60.0, 40.0, 41.0):
+        second.on_evaluation(run, {"fd": score})  # type: ignore[arg-type]
+    assert run.reasons == []
+    second.on_evaluation(run, {"fd": 42.0})  # type: ignore[arg-type]
+    assert run.reasons == ["early-stopping"]
+
+
+def test_the_ranking_of_checkpoints_is_kept_when_resumed() -> None:
+    first, second = (Checkpoint(CheckpointSettings(save_top_k=2)) for _ in range(2))
+    for step, score in enumerate((5.0, 4.0), start=1):
+        first.register(step, step, {"fd": score}, fresh=True)
+    second.load_state_dict(first.state_dict())
+    assert not second.register(3, 3, {"fd": 4.5}, fresh=True)
+    assert [step for _, step, _ in second.ranking] == [2, 3]
+
+
+@pytest.mark.parametrize("measure", [{}, {"measure": MEASURE - 1}], ids=["before measures had numbers", "measure 1"])
+def test_checkpoints_of_another_measure_rank_below_new_ones_when_resumed(
+    measure: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = (Checkpoint(CheckpointSettings(save_top_k=2)) for _ in range(2))
+    for step, score in enumerate((0.4, 0.5), start=1):
+        first.register(step, step, {"fd": score}, fresh=True)
+    state = {name: value for name, value in first.state_dict().items() if name != "measure"}
+    second.load_state_dict(state | measure)
+    assert "measure" in caplog.text
+    assert [step for _, step, _ in second.ranking] == [1, 2], "the best one stays best until there is a new score"
+    assert second.beats({"fd": 50.0})
+    assert second.register(3, 3, {"fd": 50.0}, fresh=True)
+    assert second.register(4, 4, {"fd": 40.0}, fresh=True)
+    assert [(score, step) for score, step, _ in second.ranking] == [(40.0, 4), (50.0, 3)]
 
 
 @pytest.mark.parametrize(("monitor", "scores", "stops_at"), [("fd", [9, 5, 4], 2), ("label_accuracy", [0.2, 0.95], 2)])

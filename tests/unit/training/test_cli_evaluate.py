@@ -1,5 +1,6 @@
 """`ganctl evaluate`: its scores, its JSON object and its errors."""
 
+import hashlib
 import json
 import re
 import zipfile
@@ -16,8 +17,14 @@ from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet, Split
 from ganctl.training.data.datasets import load_split
 from ganctl.training.evaluation.classifier import load_classifier
+from ganctl.training.evaluation.measure import MEASURE
+from ganctl.training.evaluation.metrics import Gaussian, frechet_distance
+from ganctl.training.evaluation.network import classify
+from ganctl.training.evaluation.reference_stats import subsample
+from ganctl.training.evaluation.scorer import load_scorer
+from ganctl.training.evaluation.validity import SMALL_SET
 from tests.unit.training.conftest import RegisterData
-from tests.unit.training.test_inception import Scripted, scripted
+from tests.unit.training.test_feature_files import Scripted, scripted
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated.*")
 
@@ -44,23 +51,65 @@ def save_real_images(path: Path, split: Split, n: int, *, labels: bool = True) -
 
 def test_the_json_object_has_all_scores_and_the_networks_behind_them(small_run: Path) -> None:
     record = scores(small_run, "--num-images", 300)
-    names = {"fd", "fd_floor", "precision", "recall", "density", "coverage", "label_accuracy", "class_accuracy"}
-    names |= {"class_balance", "class_balance_real", "inception_score", "inception_score_real", "memorisation"}
-    assert names <= record.keys()
-    assert (record["num_images"], record["draws"], record["features"]) == (300, 1, "classifier")
+    names = {"fd", "fd_floor", "fd_ratio", "kid", "kid_se", "precision", "recall", "density", "coverage"}
+    names |= {"label_accuracy", "class_accuracy", "class_balance", "class_balance_real"}
+    names |= {"inception_score", "inception_score_real", "memorisation"}
+    assert {name for name in names if record.get(name) is not None} == names
+    assert (record["num_images"], record["draws"], record["features"]) == (300, 1, "imagenet")
+    assert record["measure"] == MEASURE
     assert record["memorisation"].keys() == {"ratio", "share_closer", "flagged", "num_images"}
-    classifier = record["classifier"]
-    assert classifier["accuracy"] == float(load_classifier(DataSettings()).metadata["test_accuracy"]) == 0.9959
-    assert (classifier["features"], len(classifier["sha256"])) == (128, 64)
+    scorer = load_scorer(DataSettings())
+    assert scorer.skill is not None
+    assert (record["scorer"], record["scorer_accuracy"]) == (scorer.digest, scorer.skill.accuracy)
+    assert 0.9 < record["scorer_accuracy"] < 1
+    assert record["scorer_weak"] is False
     assert "std" not in record
     again = scores(small_run, "--num-images", 300)  # with the cached results of the first call
     assert {**again, "seconds": 0} == {**record, "seconds": 0}
 
 
-def test_the_help_states_the_layer_and_the_accuracy_of_the_classifier() -> None:
+def test_the_help_states_where_the_features_come_from_and_which_distance_to_read_for_few_images() -> None:
     text = " ".join(evaluate("--help").stdout.split())
-    assert f"{float(load_classifier(DataSettings()).metadata['test_accuracy']):.2%}".replace("%", " %") in text
-    assert re.search(r"\b128\b.*\bReLU\b.*\bhidden layer\b", text)
+    assert re.search(r"\bfeatures of a network\b[^.]*\btrained on other images\b", text)
+    assert re.search(rf"\bkid is the one to read for fewer than {SMALL_SET:,} images", text)
+
+
+def test_the_table_has_kid_with_its_error_the_classifiers_accuracy_and_the_measure(small_run: Path) -> None:
+    text = evaluate(small_run, "--num-images", 100).stdout
+    assert re.search(r"^kid +\d+\.\d{4} +standard error: \d+\.\d{4}$", text, re.MULTILINE), text
+    assert re.search(rf"^measure +{MEASURE}$", text, re.MULTILINE), text
+    skill = load_scorer(DataSettings()).skill
+    assert skill is not None
+    assert f"{skill.accuracy:.1%} of held-out images" in text
+
+
+def test_measure_1_gives_the_scores_of_earlier_versions(tmp_path: Path) -> None:
+    record = scores(save_real_images(tmp_path / "real.npz", "val", 200), "--measure", 1)
+    classifier = load_classifier(DataSettings())
+    generated = load_split(DataSettings(), "val").images[:200]
+    real = subsample(load_split(DataSettings(), "test").images, 200)
+    expected = [Gaussian.fit(classify(classifier, images).features) for images in (generated, real)]
+    assert record["fd"] == pytest.approx(frechet_distance(*expected), rel=1e-6)
+    assert (record["measure"], record["features"], record["scorer_accuracy"]) == (1, "classifier", 0.9959)
+    assert record["scorer"] != scores(tmp_path / "real.npz")["scorer"]
+
+
+def test_the_classifier_of_measure_1_reads_as_many_test_digits_as_its_metadata_state() -> None:
+    scorer, test = load_scorer(DataSettings(), measure=1), load_split(DataSettings(), "test")
+    accuracy = (scorer(test.images).predictions == test.labels).float().mean().item()
+    assert scorer.skill is not None
+    assert accuracy == pytest.approx(scorer.skill.accuracy, abs=2e-4)  # another rounding may turn two images
+    assert scorer.skill.accuracy == 0.9959
+
+
+def test_unknown_measures_and_features_with_measure_1_are_usage_errors(small_run: Path) -> None:
+    for words, reason in (
+        (("--measure", 3), r"--measure"),
+        (("--measure", 1, "--features", "f.pt"), r"--measure 1: .*--features"),
+    ):
+        done = evaluate(small_run, *words)
+        assert done.exit_code == 2
+        assert re.search(reason, done.stderr), done.stderr
 
 
 def test_several_draws_give_means_and_standard_deviations(small_run: Path) -> None:
@@ -69,7 +118,8 @@ def test_several_draws_give_means_and_standard_deviations(small_run: Path) -> No
     assert 0 < three["std"]["fd"] < three["fd"] / 2
     assert three["fd"] != one["fd"]
     assert abs(three["fd"] - one["fd"]) < 6 * three["std"]["fd"]
-    assert three["std"].keys() >= {"fd", "precision", "label_accuracy", "inception_score", "memorisation"}
+    assert three["std"].keys() >= {"fd", "kid", "precision", "label_accuracy", "inception_score", "memorisation"}
+    assert (three["measure"], three["scorer_accuracy"]) == (one["measure"], one["scorer_accuracy"])
     assert "±" in evaluate(small_run, "--num-images", 200, "--draws", 2).stdout
 
 
@@ -81,15 +131,18 @@ def test_copies_of_training_images_are_reported_and_validation_images_are_not(tm
     assert "memorization" not in new.stdout
 
 
-def test_an_inception_file_provides_the_features(small_run: Path, tmp_path: Path) -> None:
+def test_a_network_file_provides_the_features_and_the_label_scores_stay(small_run: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     file = scripted(Scripted(), tmp_path / "inception.pt")
-    record = scores(small_run, "--num-images", 100, "--features", f"inception={file}")
-    assert record["features"] == "inception"
-    assert len(record["inception_sha256"]) == 64
+    record = scores(small_run, "--num-images", 100, "--features", file)
+    assert record["features"] == "file"
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in record["scorer"]
     plain = scores(small_run, "--num-images", 100)
     assert record["fd"] != plain["fd"]
+    assert record["kid"] != plain["kid"]
     assert record["label_accuracy"] == plain["label_accuracy"]
+    text = evaluate(small_run, "--num-images", 100, "--features", file).stdout
+    assert "features of the given network" in text
 
 
 @pytest.mark.parametrize(("kind", "reason"), [("foreign", r"meta\.json"), ("damaged", "decompressing")])
@@ -111,13 +164,10 @@ def test_a_foreign_and_a_damaged_file_of_arrays_are_named_in_the_error(kind: str
     assert re.search(rf"{re.escape(str(path))}: .*{reason}", result.output), result.output
 
 
-def test_absent_and_unknown_features_are_errors(small_run: Path) -> None:
-    absent = evaluate(small_run, "--features", "inception=absent.pt")
+def test_an_absent_file_of_features_is_an_error_that_names_it(small_run: Path) -> None:
+    absent = evaluate(small_run, "--features", "absent.pt")
     assert absent.exit_code == 4
-    assert "--features inception=FILE: absent.pt: No such file" in absent.stderr
-    unknown = evaluate(small_run, "--features", "vgg")
-    assert unknown.exit_code == 2
-    assert re.search(r"--features.*'vgg'.*'classifier'.*'inception=FILE'", unknown.stderr), unknown.stderr
+    assert re.search(r"--features.*\babsent\.pt: No such file", absent.stderr), absent.stderr
 
 
 def test_cas_without_labels_and_draws_without_latents_are_refused(

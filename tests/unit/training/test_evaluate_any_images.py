@@ -14,12 +14,10 @@ from PIL import Image
 from ganctl.main import cli
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet, Split, premultiply
-from ganctl.training.evaluation.inception import Inception
+from ganctl.training.evaluation.scorer import load_scorer
+from ganctl.training.evaluation.validity import NO_CLASSES
 from tests.any_images import COLORS, disks, save_folder, untrained_run
 from tests.unit.training.conftest import RegisterData
-from tests.unit.training.test_inception import Scripted, scripted
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated.*")
 
 SIZE, N = 16, 240
 SEEDS = {"train": 1, "val": 2, "test": 3}
@@ -87,33 +85,50 @@ def test_a_run_on_transparent_images_is_scored(tmp_path: Path) -> None:
     record = scores(run)
     assert record["class_accuracy"].keys() == set(CLASSES)
     assert record["fd"] > 3 * record["fd_floor"]
+    assert record["kid"] > 3 * record["kid_se"]
     assert record["memorisation"]["ratio"] > 1
 
 
-def test_inception_features_of_transparent_images_are_those_on_black(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    inception = Inception(scripted(Scripted(), tmp_path / "inception.pt"))
-    straight = torch.from_numpy(disks(20, SIZE)).permute(0, 3, 1, 2)
-    on_black = [
-        Image.alpha_composite(Image.new("RGBA", image.size, "black"), image) for image in map(to_pillow, straight)
+def test_features_of_transparent_images_are_those_on_white() -> None:
+    scorer, straight = load_scorer(DataSettings(source="unlabeled")), torch.from_numpy(disks(20, SIZE))
+    straight = straight.permute(0, 3, 1, 2)
+    on_white = [
+        Image.alpha_composite(Image.new("RGBA", image.size, "white"), image) for image in map(to_pillow, straight)
     ]
-    expected = torch.from_numpy(np.stack([np.asarray(image)[..., :3] for image in on_black])).permute(0, 3, 1, 2)
-    torch.testing.assert_close(inception(premultiply(straight)), inception(expected), rtol=0, atol=0.02)
-    assert (inception(straight[:, :3]) - inception(expected)).abs().max() > 0.1
+    expected = torch.from_numpy(np.stack([np.asarray(image)[..., :3] for image in on_white])).permute(0, 3, 1, 2)
+    difference = (scorer(premultiply(straight)).features - scorer(expected).features).abs().max()
+    assert difference < 0.1
+    on_black = premultiply(straight)[:, :3]
+    assert (scorer(on_black).features - scorer(expected).features).abs().max() > 10 * difference
 
 
 def to_pillow(image: torch.Tensor) -> Image.Image:
     return Image.fromarray(image.permute(1, 2, 0).numpy())
 
 
-def test_without_labels_the_scores_name_the_reason_and_memorization_is_still_measured(tmp_path: Path) -> None:
+def test_without_labels_there_are_feature_scores_and_the_reason_why_there_are_no_label_scores(tmp_path: Path) -> None:
     run = untrained_run(tmp_path / "run", Path("unlabeled"))
     record = scores(run)
-    assert record["fd"] is record["label_accuracy"] is record["class_accuracy"] is None
-    assert "labels" in record["no_summary"]
+    assert record["label_accuracy"] is record["class_accuracy"] is record["class_balance"] is None
+    assert record["scorer_accuracy"] is record["no_summary"] is None
+    assert record["scorer_fault"] == NO_CLASSES
+    assert record["fd"] > 3 * record["fd_floor"]
+    assert record["kid"] > 3 * record["kid_se"]
     assert record["memorisation"]["ratio"] > 1
-    text = evaluate(run, "--num-images", N).stdout
-    assert record["no_summary"] in text
+    assert f"no label scores: {NO_CLASSES}" in evaluate(run, "--num-images", N).stdout
+
+
+def test_labels_change_no_feature_score(tmp_path: Path) -> None:
+    names = ("fd", "fd_floor", "kid", "kid_se", "precision", "recall", "density", "coverage", "memorisation")
+    records = []
+    for labels, source in ((True, "disks"), (True, "unlabeled"), (False, "unlabeled")):
+        file = save_samples(tmp_path / "new.npz", seed=9, labels=labels)
+        record = scores(file, "--set", f"data.source={source}")
+        records.append({name: record[name] for name in names})
+    assert records[0] == records[1] == records[2]
+
+
+def test_memorization_is_measured_without_labels(tmp_path: Path) -> None:
     for labels in (True, False):
         file = save_samples(tmp_path / "copies.npz", seed=SEEDS["train"], labels=labels)
         assert scores(file, "--set", "data.source=unlabeled")["memorisation"]["ratio"] == 0

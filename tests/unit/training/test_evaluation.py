@@ -1,4 +1,4 @@
-"""Scores equal the definitions of their papers, and the scoring classifier has its stated accuracy."""
+"""Scores equal the definitions of their papers, and the classifier of measure 1 has its stated accuracy."""
 
 import math
 from pathlib import Path
@@ -13,17 +13,21 @@ from ganctl.training.errors import DataError
 from ganctl.training.evaluation.aggregate import mean_and_deviation
 from ganctl.training.evaluation.classifier import load_classifier, read_classifier
 from ganctl.training.evaluation.evaluator import Evaluator
+from ganctl.training.evaluation.measure import MEASURE
 from ganctl.training.evaluation.metrics import (
     Gaussian,
     NeighborRadii,
     class_balance,
     frechet_distance,
     inception_score,
+    kernel_distance,
     manifold_scores,
 )
 from ganctl.training.evaluation.network import MNIST_CLASSIFIER, classify
+from ganctl.training.evaluation.scorer import load_scorer
 from ganctl.training.evaluation.train_classifier import train_classifier
 from tests.unit.training.conftest import RegisterData
+from tests.unit.training.digits import digits_scorer
 
 MNIST = DataSettings()
 
@@ -103,6 +107,61 @@ def test_precision_recall_density_and_coverage_equal_the_definitions_of_their_pa
     assert scores == pytest.approx(brute_force(real, fake), abs=1e-6)
 
 
+def kid_of_all_pairs(generated: torch.Tensor, real: torch.Tensor) -> float:
+    """The unbiased estimate of Bińkowski et al. 2018 (eq. 4, with the kernel of section 4), with loops over pairs."""
+
+    def kernel(a: torch.Tensor, b: torch.Tensor) -> float:
+        return float((sum(x * y for x, y in zip(a.tolist(), b.tolist(), strict=True)) / len(a) + 1) ** 3)
+
+    m, n = len(generated), len(real)
+    within_generated = sum(kernel(generated[i], generated[j]) for i in range(m) for j in range(m) if i != j)
+    within_real = sum(kernel(real[i], real[j]) for i in range(n) for j in range(n) if i != j)
+    between = sum(kernel(a, b) for a in generated for b in real)
+    return within_generated / (m * (m - 1)) + within_real / (n * (n - 1)) - 2 * between / (m * n)
+
+
+@pytest.mark.parametrize(("m", "n"), [(40, 31), (5, 4), (23, 40)])
+def test_kid_equals_the_definition_of_its_paper(m: int, n: int) -> None:
+    rng = torch.Generator().manual_seed(m)
+    generated, real = torch.randn(m, 6, generator=rng) * 1.2 + 0.3, torch.randn(n, 6, generator=rng)
+    kid, error = kernel_distance(generated, real)
+    assert kid == pytest.approx(kid_of_all_pairs(generated, real), rel=1e-5)
+    assert 0 < error < math.inf
+
+
+@pytest.mark.parametrize(("shift", "tolerance"), [(0.0, 0.5), (0.5, 0.25)], ids=["equal", "shifted"])
+def test_the_mean_of_kid_is_0_for_equal_distributions_and_its_standard_error_is_the_spread_of_its_values(
+    shift: float, tolerance: float
+) -> None:
+    rng = torch.Generator().manual_seed(0)
+    draws = [
+        kernel_distance(torch.randn(80, 8, generator=rng) + shift, torch.randn(100, 8, generator=rng))
+        for _ in range(120)
+    ]
+    values, errors = torch.tensor(draws).T
+    error_of_mean = values.std().item() / math.sqrt(len(draws))
+    if shift:
+        assert values.min() > 0
+    else:
+        assert abs(values.mean()) < 3 * error_of_mean
+        assert values.min() < 0, "it is unbiased, so that half of the values are below 0"
+    assert errors.mean().item() == pytest.approx(values.std().item(), rel=tolerance)
+
+
+@pytest.mark.parametrize("order", ["classes in turn", "one class after another"])
+def test_the_order_of_the_classes_changes_neither_kid_nor_its_standard_error(order: str) -> None:
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 10
+    centers = 2 * torch.randn(10, 8, generator=rng)
+    real, generated = (centers[labels] + 0.5 * torch.randn(200, 8, generator=rng) for _ in range(2))
+    generated, real = generated + 0.3, real[torch.randperm(200, generator=rng)]
+    kid, error = kernel_distance(generated[torch.randperm(200, generator=rng)], real)
+    rows = torch.arange(200) if order == "classes in turn" else labels.argsort(stable=True)
+    other_kid, other_error = kernel_distance(generated[rows], real)
+    assert other_kid == pytest.approx(kid, rel=1e-9)
+    assert 0.5 * error < other_error < 2 * error
+
+
 def test_class_balance_is_0_for_one_class_and_1_for_equal_frequencies() -> None:
     assert class_balance(torch.arange(1000) % 10, 10) == pytest.approx(1)
     assert class_balance(torch.full((1000,), 7), 10) == 0
@@ -124,22 +183,30 @@ def test_several_draws_are_summarized_by_mean_and_sample_standard_deviation() ->
     assert deviation == {"fd": 1.0, "by": {"a": 0.5}}
 
 
+N = 300
+
+
 @pytest.fixture(scope="module")
 def evaluator() -> Evaluator:
-    return Evaluator(MNIST, "test", num_images=1000)
+    return Evaluator(MNIST, "test", num_images=N, scorer=digits_scorer())
 
 
 def test_real_images_score_at_the_floor_and_noise_far_above_it(evaluator: Evaluator) -> None:
     train = load_split(MNIST, "train")
-    chosen = fixed_permutation(len(train))[-1000:]  # the floor uses the first images of this order
+    chosen = fixed_permutation(len(train))[-N:]  # the floor uses the first images of this order
     real = evaluator.score_images(train.images[chosen], train.labels[chosen])
-    assert real["fd"] < 2 * real["fd_floor"]
-    assert real["label_accuracy"] > 0.98
-    assert real["recall"] > 0.5  # for 1,000 images; higher for 10,000
-    assert real["coverage"] > 0.7
-    noise = torch.randint(256, (1000, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    scores = evaluator.score_images(noise, torch.arange(1000) % 10)
+    assert real["fd"] < 1.5 * real["fd_floor"]
+    assert real["fd_ratio"] == real["fd"] / real["fd_floor"]
+    assert abs(real["kid"]) < 3 * real["kid_se"]
+    assert real["label_accuracy"] > 0.85
+    assert real["precision"] > 0.7
+    assert real["recall"] > 0.7
+    assert real["coverage"] > 0.9
+    noise = torch.randint(256, (N, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    scores = evaluator.score_images(noise, torch.arange(N) % 10)
     assert scores["fd"] > 50 * scores["fd_floor"]
+    assert scores["kid"] > 20
+    assert scores["kid"] > 20 * scores["kid_se"]
     assert scores["label_accuracy"] < 0.3
     assert scores["coverage"] < 0.1
 
@@ -154,7 +221,7 @@ def test_images_are_generated_with_the_labels_of_the_real_images(evaluator: Eval
     test = load_split(MNIST, "test")
     labels = evaluator.generate(Blank())[1]
     assert labels is not None
-    assert labels.tolist() == test.labels[fixed_permutation(len(test))[:1000]].tolist()
+    assert labels.tolist() == test.labels[fixed_permutation(len(test))[:N]].tolist()
 
 
 def test_images_without_labels_have_no_label_scores(evaluator: Evaluator) -> None:
@@ -167,17 +234,18 @@ def test_images_without_labels_have_no_label_scores(evaluator: Evaluator) -> Non
 def test_an_evaluation_during_training_computes_only_the_scores_that_training_uses(evaluator: Evaluator) -> None:
     val = load_split(MNIST, "val")
     scores = evaluator.score_images(val.images[:100], val.labels[:100], full=False)
-    names = {"fd", "fd_floor", "fd_ratio", "label_accuracy", "class_accuracy", "num_images"}
-    assert scores.keys() == names | {"scorer_accuracy", "scorer_fault", "no_summary"}
+    names = {"fd", "fd_floor", "fd_ratio", "kid", "kid_se", "label_accuracy", "class_accuracy", "num_images", "measure"}
+    assert scores.keys() == names | {"scorer_accuracy", "scorer_weak", "scorer_fault", "no_summary"}
+    assert scores["measure"] == MEASURE
 
 
 def test_class_balance_and_inception_score_are_also_reported_for_the_real_images(evaluator: Evaluator) -> None:
     val = load_split(MNIST, "val")
-    scores = evaluator.score_images(val.images[:1000], None)
-    assert 0.99 < scores["class_balance_real"] < 1
-    assert 9.5 < scores["inception_score_real"] < 10
-    assert scores["inception_score"] == pytest.approx(scores["inception_score_real"], rel=0.02)
-    ones = evaluator.score_images(val.images[val.labels == 1], None)
+    scores = evaluator.score_images(val.images[:N], None)
+    assert 0.97 < scores["class_balance_real"] < 1
+    assert 7.5 < scores["inception_score_real"] < 10
+    assert scores["inception_score"] == pytest.approx(scores["inception_score_real"], rel=0.1)
+    ones = evaluator.score_images(val.images[val.labels == 1][:150], None)
     assert ones["class_balance"] < 0.1
     assert ones["inception_score"] < 1.3
 
@@ -198,21 +266,29 @@ def odd_data(monkeypatch: pytest.MonkeyPatch, register_data: RegisterData) -> Da
     return DataSettings(source="odd")
 
 
+@pytest.mark.parametrize(("measure", "folder"), [(1, "classifiers"), (2, "label-classifiers")])
 def test_the_classifier_of_a_custom_data_set_is_cached(
-    odd_data: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    measure: int, folder: str, odd_data: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     messages: list[str] = []
-    evaluator = Evaluator(odd_data, "test", num_images=100, announce=messages.append)
-    (cached,) = tmp_path.rglob("classifiers/*.safetensors")
+
+    def evaluator() -> Evaluator:
+        scorer = load_scorer(odd_data, announce=messages.append, measure=measure)
+        assert scorer.measure == measure
+        return Evaluator(odd_data, "val", num_images=100, scorer=scorer)
+
+    first = evaluator()
+    (cached,) = tmp_path.rglob("*/*.safetensors")
+    assert cached.parent.name == folder
     assert str(cached) in messages[0]
     images = load_split(odd_data, "train").images
-    scores = evaluator.score_images(images, None)
+    scores = first.score_images(images, None)
     messages.clear()
-    second = Evaluator(odd_data, "test", num_images=100, announce=messages.append)
+    second = evaluator()
     assert messages == []
-    assert second.score_images(images, None) == scores
-    assert second.real.floor == pytest.approx(evaluator.real.floor, rel=1e-3)
+    assert second.score_images(images, None) == pytest.approx(scores)
+    assert second.real.floor == pytest.approx(first.real.floor, rel=1e-3)
 
 
 def test_a_damaged_classifier_in_the_cache_is_reported_and_trained_again(

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,11 @@ from ganctl.training.data.datasets import load_split
 from ganctl.training.evaluation.cache import TensorCache
 from ganctl.training.evaluation.classifier import load_classifier
 from ganctl.training.evaluation.evaluator import Evaluator
+from ganctl.training.evaluation.scorer import ClassifierScorer, FeatureScorer, Scorer
 from tests.unit.training.conftest import RegisterData
+from tests.unit.training.digits import CPU, digits_classifier, digits_scorer
 
-N = 150
+N = 100
 
 
 @pytest.fixture
@@ -49,23 +52,24 @@ def cached_files(cache: TensorCache) -> list[Path]:
 def test_scores_with_cached_statistics_equal_scores_with_computed_ones(
     cache: TensorCache, messages: list[str], fakes: Tensor
 ) -> None:
-    uncached = Evaluator(DataSettings(), "test", num_images=N).score_images(fakes, None)
-    first = Evaluator(DataSettings(), "test", num_images=N, cache=cache).score_images(fakes, None)
+    def score(cache: TensorCache | None) -> dict[str, Any]:
+        evaluator = Evaluator(DataSettings(), "test", num_images=N, cache=cache, scorer=digits_scorer())
+        return evaluator.score_images(fakes, None)
+
+    uncached, first = score(None), score(cache)
     times = [path.stat().st_mtime_ns for path in cached_files(cache)]
-    second = Evaluator(DataSettings(), "test", num_images=N, cache=cache).score_images(fakes, None)
+    second = score(cache)
     assert uncached == first == second
     assert len(times) == 1
     assert [path.stat().st_mtime_ns for path in cached_files(cache)] == times  # only read
     assert messages == []
 
 
-def test_other_pixels_splits_numbers_of_images_networks_and_formats_have_other_files(
+def test_other_pixels_splits_numbers_of_images_scorers_measures_and_formats_have_other_files(
     cache: TensorCache, monkeypatch: pytest.MonkeyPatch, register_data: RegisterData
 ) -> None:
-    def count(n: int = N, split: Split = "test", data: str = "mnist") -> int:
-        Evaluator(
-            DataSettings(source=data), split, num_images=n, cache=cache, classifier=load_classifier(DataSettings())
-        )
+    def count(n: int = N, split: Split = "test", data: str = "mnist", scorer: Scorer | None = None) -> int:
+        Evaluator(DataSettings(source=data), split, num_images=n, cache=cache, scorer=scorer or digits_scorer())
         return len(cached_files(cache))
 
     assert count() == 1
@@ -87,13 +91,14 @@ def test_other_pixels_splits_numbers_of_images_networks_and_formats_have_other_f
     for number, changed in ((4, "test"), (5, "train")):
         register_with_other_pixel(changed)
         assert count(data="changed") == number
-    classifier = load_classifier(DataSettings())
-    with torch.no_grad():
-        classifier.head.bias[0] += 1
-    Evaluator(DataSettings(), "test", num_images=N, cache=cache, classifier=classifier)
-    assert len(cached_files(cache)) == 6
+    classifier = digits_classifier()
+    assert count(scorer=FeatureScorer(replace(classifier, bias=classifier.bias + 1), CPU)) == 6
+    assert count(scorer=FeatureScorer(None, CPU)) == 7
+    assert count(scorer=ClassifierScorer(load_classifier(DataSettings()), CPU)) == 8
+    monkeypatch.setattr(FeatureScorer, "measure", 99)
+    assert count() == 9
     monkeypatch.setattr("ganctl.training.evaluation.cache.FORMAT", 99)
-    assert count() == 7
+    assert count() == 10
 
 
 def tensors() -> dict[str, Tensor]:
@@ -147,5 +152,5 @@ def test_concurrent_threads_can_write_and_read_the_same_file(cache: TensorCache,
 
 
 def test_an_evaluator_without_a_cache_writes_no_file(cache: TensorCache) -> None:
-    Evaluator(DataSettings(), "val", num_images=N)
+    Evaluator(DataSettings(), "val", num_images=N, scorer=digits_scorer())
     assert not folder(cache).exists()

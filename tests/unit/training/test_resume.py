@@ -235,7 +235,6 @@ def test_a_run_on_a_folder_finds_its_images_again_and_data_source_names_moved_on
     write: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("ganctl.training.evaluation.train_classifier.MIN_STEPS", 5)
     images, moved, run_dir = write(tmp_path / "images"), tmp_path / "moved", tmp_path / "run"
     settings = (*SMALL, f"data.source={images}", "data.num_workers=0", "train.batch_size=8")
     first = Session(assignments=settings, run_dir=run_dir).build(max_steps=1)

@@ -93,7 +93,7 @@ def test_runs_below_the_folder_of_the_images_are_ignored(
 def test_a_run_can_be_started_in_the_folder_of_the_images_again_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(fill_flat(tmp_path / "pets"))  # without labels: no scoring classifier is trained
+    monkeypatch.chdir(fill_flat(tmp_path / "pets"))  # without labels: no classifier is fitted
     small = [word for setting in SMALL for word in ("--set", setting)]
     for number in range(2):
         done = CliRunner().invoke(cli, ["train", ".", "--max-steps", "1", "--batch-size", "4", *small])

@@ -381,7 +381,6 @@ def test_a_run_on_a_gpu_resumes(on_device: str, tmp_path: Path) -> None:
 def test_a_run_on_unlabeled_transparent_images_is_unconditional_and_its_pictures_are_transparent(
     tmp_path: Path, register_data: RegisterData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ganctl.training.evaluation.train_classifier.MIN_STEPS", 5)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def load(settings: DataSettings, split: Split) -> ImageSet:
