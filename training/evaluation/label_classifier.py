@@ -128,7 +128,8 @@ def _from_tensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Label
 @click.option("--out", type=click.Path(path_type=Path), default=MNIST_WEIGHTS)
 def main(out: Path) -> None:
     """Fit the label classifier of MNIST and print its test accuracy."""
-    classifier = fit(*(load_split(DataSettings(), split) for split in ("train", "test")), torch.device("cpu"))
+    data = DataSettings()
+    classifier = fit(load_split(data, "train"), load_split(data, "test"), torch.device("cpu"))
     write_file(out, _to_bytes(classifier))
     click.echo(f"{out}: test accuracy {classifier.skill.accuracy}")
 
