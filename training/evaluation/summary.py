@@ -19,8 +19,8 @@ def score_line(scores: Mapping[str, Any]) -> str:
     """Summarizes scores in a sentence, with the accuracy of the classifier that reads the labels."""
     fd, floor = scores["fd"], scores["fd_floor"]
     text = "no scores" if fd is None else f"Fréchet distance {fd:.2f}"
-    if scores.get("fd_ratio") is not None:
-        text += f", {scores['fd_ratio']:.1f} × the floor {floor:.2f} of real images"
+    if fd is not None and floor and not scores.get("no_summary"):  # 0 if both splits have the same images
+        text += f", {fd / floor:.1f} × the floor {floor:.2f} of real images"
     if scores.get("kid") is not None:  # missing in scores of an earlier version
         text += f"; KID {scores['kid']:.3f} ± {scores['kid_se']:.3f}"
     if scores["label_accuracy"] is not None:
