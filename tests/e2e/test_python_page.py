@@ -57,6 +57,6 @@ def test_the_settings_and_flags_in_the_documents_exist(name: str) -> None:
     flags = {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
     torchrun_flags = {"--standalone", "--nproc-per-node", "--max-restarts", "--nnodes"}
     torchrun_flags |= {"--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--logdir", "--signals-to-handle"}
-    other_flags = {"--shm-size", "--ntasks"}  # of docker and srun
+    other_flags = {"--shm-size", "--ntasks", "--data", "--source", "--target"}  # of docker, srun and the benchmarks
     for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
         assert flag in flags | torchrun_flags | other_flags, flag

@@ -59,7 +59,7 @@ class FeatureNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Features:
         """Images of `_to_input` → features."""
-        x = relu6(self.stem(x))
+        x = relu6(self.stem(x), inplace=True)
         grids = []
         for index, block in enumerate(self.blocks):
             x = block(x)
@@ -101,8 +101,8 @@ class _Block(nn.Module):
         self._residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = x if self.expand is None else relu6(self.expand(x))
-        result: Tensor = self.project(relu6(self.depthwise(hidden)))
+        hidden = x if self.expand is None else relu6(self.expand(x), inplace=True)
+        result: Tensor = self.project(relu6(self.depthwise(hidden), inplace=True))
         return x + result if self._residual else result
 
 

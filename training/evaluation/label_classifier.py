@@ -35,7 +35,7 @@ TRAINING_IMAGES = 20_000  # more improve the accuracy little, and computing thei
 _PENALTY = 1e-3  # of the mean squared weights, per image
 _MIN_DEVIATION = 0.1  # of a feature, as a share of the mean deviation: features that hardly vary are not blown up
 _ITERATIONS = 60
-_FORMAT = 1  # of the cached file; raise it when the fit changes
+_FORMAT = 2  # of the cached file; raise it when the fit changes
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,9 @@ def test_a_file_is_read_back_and_no_temporary_file_is_left(tmp_path: Path) -> No
 def test_an_unusable_folder_for_a_download_names_the_settings_of_another_one(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    debian = Path("/usr/share/datasets/fashion-mnist")
+    if name == "fashion-mnist" and debian.exists():
+        pytest.skip(f"{debian} exists, from which it is read")
     settings = DataSettings(source=name)
     monkeypatch.delenv("PATH_DATASETS", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME")

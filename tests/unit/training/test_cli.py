@@ -166,9 +166,15 @@ def test_training_writes_only_into_its_folder_and_the_users_cache(ganctl: Ganctl
     assert one_object(done.stdout)["steps"] == 12
     assert "\x1b" not in done.stderr
     files = [path for name in ("home", "tmp", "here") for path in (tmp_path / name).rglob("*") if not path.is_dir()]
-    cache = tmp_path / "home/.cache/ganctl/datasets"  # MNIST's training images and labels, decompressed once
-    assert sorted(path.name[:22] for path in files) == ["train-images-idx3-ubyt", "train-labels-idx1-ubyt"]
-    assert {path.parent for path in files} == {cache}
+    cache = tmp_path / "home/.cache/ganctl"
+    by_folder = {
+        folder: sorted(path.name[:22] for path in files if path.parent == folder) for folder in cache.iterdir()
+    }
+    assert sum(map(len, by_folder.values())) == len(files)
+    assert {folder.name for folder in by_folder} == {"datasets", "real"}
+    # MNIST's training images and labels, decompressed once, and the statistics of the validation images
+    assert by_folder[cache / "datasets"] == ["train-images-idx3-ubyt", "train-labels-idx1-ubyt"]
+    assert len(by_folder[cache / "real"]) == 1
 
 
 def test_dry_run_of_two_ranks_reports_the_batch_and_memory_of_each_and_writes_nothing(
@@ -344,7 +350,7 @@ def test_train_ends_with_scores_their_meaning_the_best_checkpoint_and_the_next_c
     assert limited.returncode == 0, limited.stderr
     scores, meaning, best, sample, resume = limited.stdout.splitlines()[1:]
     assert re.search(r"\bval\b.*\bFréchet distance\b", scores)
-    assert re.search(r"\b\d+\.\d × the floor\b", meaning)
+    assert re.search(r"\bKID of \d+\.\d+\b", meaning)
     assert re.search(r"\bstep 10\b.*\bFD \d+\.\d\d\b.* run/checkpoints/best", best)
     assert sample.endswith(": ganctl sample run --out samples.png")
     assert re.search(r"\b640 images\b.*: ganctl train --run-dir run --resume auto$", resume)
@@ -355,4 +361,4 @@ def test_train_ends_with_scores_their_meaning_the_best_checkpoint_and_the_next_c
     again = ganctl(*shlex.split(longer.partition(": ganctl ")[2]), "--max-steps", 22, "--json")
     assert again.returncode == 0, again.stderr
     assert one_object(again.stdout)["steps"] == 22
-    assert "× the floor is" not in again.stdout
+    assert "KID of" not in again.stdout
