@@ -35,7 +35,7 @@ class BudgetUsedUp(Exception):
 
 @dataclass(frozen=True)
 class Training:
-    """What a peer gets: the training split, a seed, the clock of the training, and a folder for temporary files."""
+    """Inputs of a peer's training: the training split, a seed, the clock, and a folder for temporary files."""
 
     source: str  # `data.source`
     data: ImageSet
@@ -171,9 +171,9 @@ class _AnyModule(ModuleType):
 def run_on_cpu(*modules: ModuleType) -> None:
     """Makes `.cuda(…)`, and `torch.device("cuda:…")` in these modules, mean the CPU, for this process."""
     for module in modules:
-        module.torch = _TorchOnCPU("torch")  # type: ignore[attr-defined]
+        module.torch = _TorchOnCPU("torch")  # type: ignore[attr-defined]  # the imported module is known at run time only
     for kind in (Tensor, nn.Module):
-        kind.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
+        kind.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]  # replaced on purpose: no GPU is here
 
 
 class _TorchOnCPU(ModuleType):

@@ -46,7 +46,7 @@ def train(training: Training) -> Sampler:
     images = FloatImages(fit.to_peer(training.data.images))
     trainers: list[Any] = []
 
-    class TimedTrainer(package.Trainer):  # type: ignore[name-defined]
+    class TimedTrainer(package.Trainer):  # type: ignore[name-defined]  # the package is imported at run time
         def __init__(self, **arguments: Any) -> None:
             super().__init__(**arguments)
             trainers.append(self)

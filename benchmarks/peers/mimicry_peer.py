@@ -65,7 +65,7 @@ def train(training: Training) -> Sampler:
     generator, discriminator = (network.to(training.device) for network in networks(side, fit.channels))
     images_per_step = _BATCH * (n_dis := 2 if side == 128 else 5)
 
-    class TimedScheduler(package.training.LRScheduler):  # type: ignore[name-defined]
+    class TimedScheduler(package.training.LRScheduler):  # type: ignore[name-defined]  # the package is imported at run time
         def step(self, **arguments: Any) -> Any:
             log = super().step(**arguments)
             if training.clock.step(images_per_step, generator):

@@ -29,7 +29,7 @@ NO_CLASSES = "the data have no labels, or one class, so that there is no classif
 
 @dataclass(frozen=True)
 class LabelSkill:
-    """How well a classifier reads the labels of held-out images.
+    """Accuracy of a classifier on held-out images, and that of a constant guess.
 
     Attributes:
         accuracy: share of the images whose class it predicts.

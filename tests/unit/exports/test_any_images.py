@@ -113,7 +113,7 @@ def test_manifest_metadata_and_card_have_the_license_and_the_authors_of_the_imag
     metadata = {entry.key: entry.value for entry in onnx.load(rgba / "generator.onnx").metadata_props}
     extra_files = {"attribution": ""}
     torch.jit.load(str(rgba / "generator.ts"), _extra_files=extra_files)
-    assert metadata["attribution"] == ATTRIBUTION == extra_files["attribution"].decode()  # type: ignore[attr-defined]
+    assert metadata["attribution"] == ATTRIBUTION == extra_files["attribution"].decode()  # type: ignore[attr-defined]  # torch fills in bytes
     card = (rgba / "card.md").read_text()
     assert "CC-BY-4.0" in card
     assert ATTRIBUTION in card

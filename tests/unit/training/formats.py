@@ -140,7 +140,7 @@ def zipped(folder: Path, path: Path) -> Path:
 def open_tar(path: Path) -> tarfile.TarFile:
     """Opens a new tar archive; its suffix gives the compression."""
     mode = {".tar": "w", ".gz": "w:gz", ".xz": "w:xz", ".bz2": "w:bz2"}[path.suffix]
-    return tarfile.open(path, mode)  # type: ignore[call-overload, no-any-return]
+    return tarfile.open(path, mode)  # type: ignore[call-overload, no-any-return]  # its stub wants a literal mode
 
 
 def tarred(folder: Path, path: Path) -> Path:
@@ -179,7 +179,7 @@ def npz(images: str, labels: str, convert: Callable[[np.ndarray], np.ndarray] = 
     def write_npz(drawn: Drawn, root: Path) -> Path:
         arrays = {images: convert(drawn.pixels)} | ({labels: drawn.labels} if drawn.names else {})
         root.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(root / "set.npz", **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(root / "set.npz", **arrays)  # type: ignore[arg-type]  # its stub takes further arrays for `allow_pickle`
         return root / "set.npz"
 
     return write_npz
@@ -279,7 +279,7 @@ def split_npz(images: str, labels: str) -> PartsWriter:
         arrays = {images.format(split): drawn.pixels for split, drawn in parts.items()}
         arrays |= {labels.format(split): drawn.labels[:, None] for split, drawn in parts.items() if drawn.names}
         root.mkdir(parents=True)
-        np.savez(root / "set.npz", **arrays)  # type: ignore[arg-type]
+        np.savez(root / "set.npz", **arrays)  # type: ignore[arg-type]  # its stub takes further arrays for `allow_pickle`
         return root / "set.npz"
 
     return write_npz

@@ -108,7 +108,7 @@ def test_without_augmentation_a_step_draws_no_further_random_numbers() -> None:
 def test_the_accuracy_of_the_discriminator_is_the_share_of_pairs_that_it_ranks_right() -> None:
     _, step = build(FIXED)
     seen: list[Tensor] = []
-    step.objective.backend.discriminator_loss = lambda outputs: _record(step, seen, outputs)  # type: ignore[method-assign]
+    step.objective.backend.discriminator_loss = lambda outputs: _record(step, seen, outputs)  # type: ignore[method-assign]  # a spy
     step(*batch(), step=0, progress=0.0)
     real, fake = seen
     assert step.read_stats()["discriminator_accuracy"] == pytest.approx((real > fake).float().mean().item())
@@ -118,7 +118,7 @@ def test_the_accuracy_of_the_discriminator_is_the_share_of_pairs_that_it_ranks_r
     assert step.read_stats()["discriminator_accuracy"] == 0.5, "it cannot tell the images apart"
 
 
-def _record(step: Step, seen: list[Tensor], outputs):  # type: ignore[no-untyped-def]
+def _record(step: Step, seen: list[Tensor], outputs):  # type: ignore[no-untyped-def]  # passes on what it gets
     seen += [outputs.real.logits.detach(), outputs.fake.logits.detach()]
     return Backend.discriminator_loss(step.objective.backend, outputs)
 

@@ -252,7 +252,7 @@ def test_names_with_a_colon_are_no_drives(tmp_path: Path) -> None:
 
 def npz_with(**arrays: object) -> Build:
     def build(folder: Path) -> Path:
-        np.savez(folder / "set.npz", **arrays)  # type: ignore[arg-type]
+        np.savez(folder / "set.npz", **arrays)  # type: ignore[arg-type]  # its stub takes further arrays for `allow_pickle`
         return folder / "set.npz"
 
     return build

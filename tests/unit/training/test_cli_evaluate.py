@@ -45,7 +45,7 @@ def save_real_images(path: Path, split: Split, n: int, *, labels: bool = True) -
     """Writes real images as `sample --out FILE.npz` writes generated ones; returns the path."""
     real = load_split(DataSettings(), split)
     arrays = {"images": real.images[:n, 0].numpy()} | ({"labels": real.labels[:n].numpy()} if labels else {})
-    np.savez(path, **arrays)  # type: ignore[arg-type]
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # its stub takes further arrays for `allow_pickle`
     return path
 
 
