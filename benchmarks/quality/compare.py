@@ -21,6 +21,7 @@ from ganctl.benchmarks.errors import BenchError
 from ganctl.benchmarks.quality.recorder import snapshot_times
 from ganctl.benchmarks.report import JsonObject, choose, machine
 from ganctl.benchmarks.systems import System, systems
+from ganctl.common.pixels import to_npz_layout
 from ganctl.files import write_file
 from ganctl.training.config.resolve import resolve
 from ganctl.training.data.base import premultiply
@@ -28,6 +29,7 @@ from ganctl.training.data.datasets import data_digest, load_split
 from ganctl.training.evaluation.evaluator import Evaluator
 from ganctl.training.evaluation.reference_stats import subsample
 from ganctl.training.images.pictures import straight
+from ganctl.training.readers.arrays import to_channels_last
 
 SAMPLES = 20  # images of each run for the figure
 CURVE_IMAGES = 2000  # images of each snapshot that are scored for the curve
@@ -128,7 +130,7 @@ class QualityBenchmark:
     def samples(self, name: str, seed: int) -> NDArray[np.uint8]:
         """Returns the first 20 images of a complete run, straight uint8 [20, H, W, C]."""
         with np.load(self._path(name, seed).with_suffix(".npz")) as arrays:
-            images: NDArray[np.uint8] = arrays["images"][:SAMPLES]
+            images: NDArray[np.uint8] = to_channels_last(arrays["images"][:SAMPLES])
         return images if images.ndim == 4 else images[..., None]
 
     def real_samples(self) -> NDArray[np.uint8]:
@@ -206,8 +208,7 @@ class QualityBenchmark:
             "made_with": self._fingerprint(system, seed),
         }
         path = self._path(system.name, seed)
-        pixels = images.permute(0, 2, 3, 1).numpy()
-        pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+        pixels = to_npz_layout(images.permute(0, 2, 3, 1).numpy())
         if labels is None:
             np.savez_compressed(path.with_suffix(".npz"), images=pixels)
         else:

@@ -1,4 +1,4 @@
-"""Rounding to 8 bits, tiling, enlarging, and the transparency of GIF, in NumPy."""
+"""Rounding to 8 bits, tiling, enlarging, the layout of .npz files, and the transparency of GIF, in NumPy."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,11 @@ def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
         images = np.concatenate((images, blank))
     cells = images.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
     return cells.reshape(rows * height, columns * width, channels)
+
+
+def to_npz_layout(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Convert images, uint8 [N, H, W, C], to the layout of .npz files: [N, H, W], or [N, C, H, W] if C is not 1."""
+    return images[..., 0] if images.shape[-1] == 1 else images.transpose(0, 3, 1, 2)
 
 
 def binary_alpha(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from . import png
-from .common.pixels import binary_alpha, enlarge, tile
+from .common.pixels import binary_alpha, enlarge, tile, to_npz_layout
 from .model import Model
 from .request import Request
 
@@ -53,10 +53,9 @@ def _json(request: Request, images: Pixels, model: Model) -> bytes:
 def _npz(request: Request, images: Pixels, model: Model) -> bytes:
     """The arrays that `ganctl sample` writes, with `seed` and `model_version`.
 
-    `images` is uint8 [N, H, W], or [N, H, W, C] with 3 or 4 channels. A conditional model has `labels`, int64 [N].
+    `images` is uint8 [N, H, W], or [N, C, H, W] with 3 or 4 channels. A conditional model has `labels`, int64 [N].
     """
-    images = enlarge(images, request.scale)
-    arrays: dict[str, Any] = {"images": images[..., 0] if model.channels == 1 else images}
+    arrays: dict[str, Any] = {"images": to_npz_layout(enlarge(images, request.scale))}
     if request.labels is not None:
         arrays["labels"] = np.array(request.labels, np.int64)
     file = io.BytesIO()

@@ -64,7 +64,7 @@ def test_images_are_trained_on_scored_sampled_exported_and_served(
         assert len(list(ImageSequence.Iterator(walk))) == 8
     with np.load(tmp_path / "local.npz") as arrays:
         local = arrays["images"].astype(int)
-        assert local.shape == (3, *shape)
+        assert local.shape == (3, *shape[2:], *shape[:2])
         assert ("labels" in arrays) == (classes > 0)
 
     run("export", "run", "--format", "onnx", "--out", "export")
@@ -84,7 +84,7 @@ def test_images_are_trained_on_scored_sampled_exported_and_served(
                 assert picture.mode == ("RGBA" if classes else "L" if media == "image/png" else "RGB")
                 pixels = np.asarray(picture if classes else picture.convert("L")).astype(int)
             assert pixels.shape == (shape[0], 3 * shape[1], *shape[2:])
-            differences = np.abs(pixels - np.concatenate([*local], axis=1))
+            differences = np.abs(pixels - np.concatenate([*np.moveaxis(local, 1, -1)] if classes else [*local], axis=1))
             visible = pixels[..., 3:] > 0 if classes else True
             assert (differences * visible).max() <= 1
         page = http.get(f"{url}/digits/predict", headers={"Accept": "text/html"}).text

@@ -100,7 +100,7 @@ def test_run_export_and_server_generate_disks_of_the_color_of_the_requested_clas
     assert manifest["image"] == {"channels": 3, "height": SIZE, "width": SIZE}
     ganctl(folder, "sample", "export", "--digit", "sea", "--count", 4, "--out", "sea.npz")
     with np.load(folder / "sea.npz") as arrays:
-        assert arrays["images"].shape == (4, SIZE, SIZE, 3)
+        assert arrays["images"].shape == (4, 3, SIZE, SIZE)
         assert arrays["labels"].tolist() == [1] * 4
 
     ganctl(folder, "package", "export", "--out", ".")

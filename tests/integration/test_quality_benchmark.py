@@ -29,7 +29,7 @@ def test_the_comparison_runs_on_a_folder_of_images_with_alpha(tmp_path: Path, ga
         assert [point["seconds"] for point in run["curve"]] == sorted({point["seconds"] for point in run["curve"]})
         with np.load(tmp_path / f"out/runs/{name}-0.npz") as arrays:
             images = arrays["images"]
-        assert images.shape == (run["num_images"], 20, 20, 4)
+        assert images.shape == (run["num_images"], 4, 20, 20)
         assert images.dtype == np.uint8
     text = (tmp_path / "out/table.md").read_text("utf-8")
     assert all(text.count(f"| {name} |") == 2 for name in SYSTEMS), "the scores and the curve"

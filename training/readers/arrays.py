@@ -8,6 +8,14 @@ from numpy.typing import NDArray
 _CHANNELS = (1, 3, 4)
 
 
+def to_channels_last(images: np.ndarray) -> np.ndarray:
+    """Converts images [N, C, H, W] to [N, H, W, C]; other arrays are returned unchanged.
+
+    The channels are the axis with 1, 3 or 4 entries: the first one, if both fit, since `ganctl sample` writes it first.
+    """
+    return images.transpose(0, 2, 3, 1) if images.ndim == 4 and images.shape[1] in _CHANNELS else images
+
+
 def to_pixels(images: np.ndarray, name: str) -> NDArray[np.uint8]:
     """Converts an array of images to uint8 [N, H, W] or [N, H, W, C].
 
@@ -20,8 +28,7 @@ def to_pixels(images: np.ndarray, name: str) -> NDArray[np.uint8]:
     Raises:
         ValueError: the array has another shape, type or range.
     """
-    if images.ndim == 4 and images.shape[1] in _CHANNELS and images.shape[3] not in _CHANNELS:
-        images = images.transpose(0, 2, 3, 1)
+    images = to_channels_last(images)
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in _CHANNELS) or 0 in images.shape:
         raise ValueError(
             f"{name}: found the shape {images.shape}, expected [N, H, W], or [N, H, W, C] or [N, C, H, W] with 1, 3"

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from ganctl import __version__
+from ganctl.common.pixels import to_npz_layout
 from ganctl.files import add_path_to_errors, new_folder, write_file
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.errors import DataError
 from ganctl.training.images.pictures import ENLARGEMENT, encode, encode_animation, tile, to_picture
+from ganctl.training.readers.arrays import to_channels_last
 from ganctl.training.readers.file_kinds import ARRAY_FILE_ERRORS, file_kind
 from ganctl.training.sampling.animation import Animation
 from ganctl.training.sampling.inspection import OpenedSource
@@ -48,7 +50,7 @@ def check_output_path(out: Path, *, frames: int | None = None) -> bool:
 def save(result: SampleResult, out: Path) -> None:
     """Writes images to `out` atomically.
 
-    The suffix gives the format: .png or .webp (one lossless picture), .npz (`images` uint8 [N, H, W], or [N, H, W, C]
+    The suffix gives the format: .png or .webp (one lossless picture), .npz (`images` uint8 [N, H, W], or [N, C, H, W]
     with 3 or 4 channels, and `labels` int64 [N] of a conditional generator), or none (a folder of PNG files with
     `labels.csv`). Alpha is the last channel, and colors are not multiplied with it.
 
@@ -64,9 +66,8 @@ def save(result: SampleResult, out: Path) -> None:
         write_file(out, encode(to_picture(pixels, ENLARGEMENT), out.suffix[1:]))
     elif out.suffix == ".npz":
         buffer = io.BytesIO()
-        images = result.images[..., 0] if result.images.shape[-1] == 1 else result.images
         labels: dict[str, Any] = {} if result.labels is None else {"labels": result.labels}
-        np.savez_compressed(buffer, images=images, **labels)
+        np.savez_compressed(buffer, images=to_npz_layout(result.images), **labels)
         with zipfile.ZipFile(buffer, "a") as archive:
             archive.comment = f"ganctl {__version__}".encode()
         write_file(out, buffer.getvalue())
@@ -84,7 +85,7 @@ def save_animation(animation: Animation, out: Path) -> None:
 
 
 def open_images(path: Path) -> OpenedSource:
-    """Opens the images and labels of a .npz file that `save` wrote.
+    """Opens the images and labels of a .npz file that `save` wrote; the channels may also be the last axis.
 
     The file does not name a data set: the data settings are the defaults, MNIST.
 
@@ -103,19 +104,20 @@ def open_images(path: Path) -> OpenedSource:
         raise DataError(f"{path}: {error}; {_EXPECTED_ARRAYS}") from error
     if reason := _check_images(images) or _check_labels(labels, len(images)):
         raise DataError(f"{path}: {reason}")
-    pixels = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2)
+    images = images[..., None] if images.ndim == 3 else to_channels_last(images)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
     label_tensor, facts = None if labels is None else torch.from_numpy(labels), {"images_in_file": len(images)}
     return OpenedSource(DataSettings(), images=pixels, labels=label_tensor, facts=facts)
 
 
 def _check_images(images: np.ndarray) -> str | None:
     """Returns the error of images that cannot be scored, or None."""
-    found, expected = f"found images {images.dtype} {images.shape}", "uint8 [N, H, W] or [N, H, W, C]"
+    found, expected = f"found images {images.dtype} {images.shape}", "uint8 [N, H, W] or [N, C, H, W]"
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) < _MIN_IMAGES:
         hint = ". Convert [0, 1] by (images * 255).round().astype('uint8')" if images.dtype.kind == "f" else ""
         return f"{found}, expected {expected} with at least {_MIN_IMAGES} images{hint}"
-    if images.ndim == 4 and images.shape[1] in _CHANNELS and images.shape[3] not in _CHANNELS:
-        return f"{found} with channels first, expected {expected}. Convert them by images.transpose(0, 2, 3, 1)"
+    if images.ndim == 4 and to_channels_last(images).shape[3] not in _CHANNELS:
+        return f"{found}, expected {expected} with 1, 3 or 4 channels. Reshape the array"
     return None
 
 

@@ -78,8 +78,8 @@ def test_all_types_have_the_same_visible_pixels(labeled: Service) -> None:
     webp = decoded(reply_to(labeled, json_call({"Accept": "image/webp"}, **call)))[0]
     assert np.array_equal(visible(webp), visible(png))
     with np.load(io.BytesIO(reply_to(labeled, json_call({"Accept": "application/x-npz"}, **call)).body)) as arrays:
-        assert arrays["images"].shape == (3, 56, 56, 4)
-        assert np.array_equal(np.concatenate([*arrays["images"]], axis=1), png)
+        assert arrays["images"].shape == (3, 4, 56, 56)
+        assert np.array_equal(np.concatenate([*arrays["images"].transpose(0, 2, 3, 1)], axis=1), png)
     gif = decoded(reply_to(labeled, json_call({"Accept": "image/gif"}, **call)))[0]
     assert np.array_equal(gif[..., 3], np.where(png[..., 3] >= 128, 255, 0)), "a GIF pixel is opaque or transparent"
     opaque = png[..., 3] >= 128

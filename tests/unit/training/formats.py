@@ -186,7 +186,10 @@ def npz(images: str, labels: str, convert: Callable[[np.ndarray], np.ndarray] = 
 
 
 ARRAYS: dict[str, Writer] = {
-    "npz of ganctl sample": npz("images", "labels"),
+    "npz of ganctl sample": npz(
+        "images", "labels", lambda pixels: channels_first(pixels) if pixels.ndim == 4 else pixels
+    ),
+    "npz, channels last": npz("images", "labels"),
     "npz of MedMNIST": npz("train_images", "train_labels"),
     "npz of Keras": npz("x_train", "y_train"),
     "npz, channels first": npz("images", "labels", channels_first),

@@ -52,7 +52,7 @@ def scores(*words: object) -> dict[str, Any]:
 
 def save_samples(path: Path, seed: int, *, labels: bool = True, size: int = SIZE) -> Path:
     """Writes disks as `sample --out FILE.npz` writes generated images: their colors are not multiplied with alpha."""
-    arrays: dict[str, Any] = {"images": disks(N, size, seed=seed)}
+    arrays: dict[str, Any] = {"images": disks(N, size, seed=seed).transpose(0, 3, 1, 2)}
     if labels:
         arrays["labels"] = np.arange(N) % len(CLASSES)
     np.savez(path, **arrays)
@@ -73,7 +73,7 @@ def test_hidden_colors_of_transparent_pixels_change_no_score(tmp_path: Path) -> 
     path = save_samples(tmp_path / "plain.npz", seed=9)
     with np.load(path) as arrays:
         images, labels = arrays["images"].copy(), arrays["labels"]
-    images[images[..., 3] == 0, :3] = 255
+    images[:, :3][np.broadcast_to(images[:, 3:] == 0, (N, 3, SIZE, SIZE))] = 255
     np.savez(tmp_path / "white.npz", images=images, labels=labels)
     plain, white = (scores(file, "--set", "data.source=disks") for file in (path, tmp_path / "white.npz"))
     varying = {"source": "", "seconds": 0}

@@ -40,6 +40,34 @@ def test_saved_arrays_are_read_back_unchanged(tmp_path: Path, channels: int) -> 
     assert opened.labels.tolist() == labels.tolist()
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_saved_arrays_have_the_channels_first_and_gray_ones_no_channels(tmp_path: Path, channels: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 20, 24, channels), dtype=np.uint8)
+    save(SampleResult(images, np.arange(12) % 3, seed=0, columns=4), tmp_path / "s.npz")
+    with np.load(tmp_path / "s.npz") as arrays:
+        stored, labels = arrays["images"], arrays["labels"]
+    assert (stored.dtype, stored.shape) == (np.uint8, (12, 20, 24) if channels == 1 else (12, channels, 20, 24))
+    assert (labels.dtype, labels.shape) == (np.int64, (12,))
+    assert np.array_equal(stored.reshape(12, channels, 20, 24), images.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_arrays_with_the_channels_last_are_read_as_those_with_the_channels_first(tmp_path: Path, channels: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 20, 24, channels), dtype=np.uint8)
+    for stored in (images, images.transpose(0, 3, 1, 2)):
+        np.savez(tmp_path / "s.npz", images=stored)
+        opened = open_images(tmp_path / "s.npz")
+        assert opened.images is not None
+        assert np.array_equal(opened.images, images.transpose(0, 3, 1, 2))
+
+
+def test_the_channels_are_first_if_both_axes_could_be_the_channels(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", images=np.zeros((12, 3, 20, 4), np.uint8))
+    opened = open_images(tmp_path / "s.npz")
+    assert opened.images is not None
+    assert opened.images.shape == (12, 3, 20, 4)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_animation_stores_its_frames_exactly_except_for_colors_in_a_gif(tmp_path: Path, channels: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (5, 24, 24, channels), dtype=np.uint8)
