@@ -75,7 +75,8 @@ def main() -> NoReturn:
     _use_utf8_mode()
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     replace_stream("stderr")
-    replace_stream("stdout", ignore_closed=command == "train")  # training continues after its terminal closes
+    if "_GANCTL_COMPLETE" not in os.environ:  # click writes completions for a shell as bytes
+        replace_stream("stdout", ignore_closed=command == "train")  # training continues after its terminal closes
     if command not in ("train", "serve"):  # they handle signals: train saves, serve drains
         unwind_on_signals()
     if command != "train":  # other commands are no ranks

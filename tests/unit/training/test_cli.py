@@ -51,6 +51,27 @@ def test_help_takes_little_more_cpu_time_than_the_import_of_click() -> None:
     assert statistics.median(ratios) < 2, ratios  # 1.3; torch alone would make it 30
 
 
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("ev", {"evaluate"}),
+        ("train --pre", {"--preset", "--precision"}),
+        ("train --device c", {"cpu", "cuda"}),
+        ("bench q", {"quality"}),
+    ],
+)
+def test_a_shell_completes_commands_and_flags_without_importing_torch(
+    typed: str, completed: set[str], started_ganctl: Ganctl
+) -> None:
+    words = f"ganctl {typed}"
+    shell = {"_GANCTL_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = started_ganctl(env=os.environ | shell | {"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.returncode == 0, done.stderr
+    assert {line.removeprefix("plain,") for line in done.stdout.splitlines()} == completed
+    assert "| click" in re.sub(" +", " ", done.stderr), "the imports are listed"
+    assert not re.search(r"\| +torch$", done.stderr, re.MULTILINE)
+
+
 @pytest.mark.parametrize("command", ["train", "evaluate", "sample", "inspect", "export", "package", "serve", "doctor"])
 def test_every_command_has_help_and_json(command: str, ganctl: Ganctl) -> None:
     done = ganctl(command, "--help")
