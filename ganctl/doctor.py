@@ -30,9 +30,10 @@ import torch
 found = [torch.__version__]
 if torch.cuda.is_available():
     found += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    found += ["bf16 supported" if torch.cuda.is_bf16_supported() else "bf16 not supported"]
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    found += ["precisions fp32, bf16, fp16" if bf16 else "precisions fp32, fp16"]
 else:
-    found += ["no CUDA device: trains on the CPU"]
+    found += ["no CUDA device: trains on the CPU", "precisions fp32, bf16"]
 print(*found, sep=", ")
 """
 _MIN_DISK_GB = 2
