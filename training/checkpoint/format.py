@@ -82,7 +82,7 @@ def read_checkpoint(path: Path) -> LoadedCheckpoint:
     try:
         content = bytearray(path.read_bytes())
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint") from None
+        raise CheckpointError(f"{path}: no such file, expected a checkpoint. Check the path") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}. Use another checkpoint") from error
     metadata = read_metadata(content)

@@ -137,7 +137,7 @@ def find_checkpoint(source: Path) -> Path:
     if source.is_file():
         return source
     if not source.exists():
-        raise CheckpointError(f"{source}: no such run or checkpoint")
+        raise CheckpointError(f"{source}: no such file or folder, expected a run or a checkpoint. Check the path")
     folder = source / CHECKPOINTS
     best = folder / f"best{SUFFIX}"
     if best.exists():

@@ -96,7 +96,7 @@ def open_images(path: Path) -> OpenedSource:
         with np.load(path, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays.get("labels")
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        raise DataError(f"{path}: no such file; {_EXPECTED_ARRAYS}. Check the path") from None
     except KeyError:
         with path.open("rb") as file:
             raise DataError(f"{path}: found {file_kind(path, file)}; {_EXPECTED_ARRAYS}") from None

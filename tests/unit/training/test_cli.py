@@ -351,7 +351,7 @@ def test_absent_damaged_and_unfinished_sources_have_exit_code_4(
     (tmp_path / "young/checkpoints").mkdir(parents=True)
     for command in (("evaluate",), ("inspect",), ("export",), ("sample", "--out", "x.png")):
         for source, reason in (
-            ("absent", ""),
+            ("absent", r"expected .*\. Check the path"),
             ("half.safetensors", "damaged"),
             ("young", "no best checkpoint"),
         ):
