@@ -24,9 +24,11 @@ def score_line(scores: Mapping[str, Any]) -> str:
     if scores.get("kid") is not None:  # missing in scores of an earlier version
         text += f"; KID {scores['kid']:.3f} ± {scores['kid_se']:.3f}"
     if scores["label_accuracy"] is not None:
-        text += f"; label accuracy {scores['label_accuracy']:.1%}"
+        text += f"; label accuracy {scores['label_accuracy']:.1%} by a classifier that reads"
+    elif scores.get("scorer_accuracy") is not None:  # an unconditional generator, or scores without a meaning
+        text += "; the label classifier reads"
     if (accuracy := scores.get("scorer_accuracy")) is not None:
-        text += f" by a classifier that reads {accuracy:.1%} of held-out images right"
+        text += f" {accuracy:.1%} of held-out images right"
         text += ", a weak one" if scores.get("scorer_weak") else ""
     return f"on the {scores['split']} images: {text}"
 

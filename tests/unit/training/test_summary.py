@@ -58,6 +58,8 @@ def test_the_line_of_scores_names_kid_its_standard_error_and_the_accuracy_of_the
     assert "weak" not in line
     assert "weak" in score_line(scores(0.4, 0.93, scorer_weak=True))
     assert "classifier" not in score_line(scores(0.4, None))
+    unlabeled = score_line(scores(0.4, None, scorer_accuracy=0.99))
+    assert unlabeled.endswith("KID 0.400 ± 0.004; the label classifier reads 99.0% of held-out images right")
 
 
 def test_scores_of_an_earlier_version_have_a_line() -> None:
