@@ -21,7 +21,7 @@ COMMANDS = {
     "train": ("training.cli.train", "Train a GAN; write a run folder with checkpoints, samples and logs."),
     "evaluate": ("training.cli.evaluate", "Score a generator against real images: fidelity, variety, labels, copying."),
     "sample": ("training.cli.sample", "Draw images from a run, a checkpoint, an export or a server."),
-    "inspect": ("training.cli.inspect", "Describe a run, checkpoint, export or archive."),
+    "inspect": ("training.cli.inspect", "Describe a run, checkpoint, export, archive or data set."),
     "export": ("exports.cli", "Export a generator as verified TorchScript and ONNX files."),
     "package": ("serving.cli.package", "Pack an export into a TorchServe archive (.mar)."),
     "serve": ("serving.cli.serve", "Serve an archive, an export or a run with TorchServe."),
