@@ -12,7 +12,7 @@ from ganctl.exports.formats import FILES, get_format
 from ganctl.exports.formats.base import example_inputs
 from ganctl.exports.model_card import model_card
 from ganctl.files import new_folder, read_file, write_file
-from ganctl.manifest import NAME
+from ganctl.manifest import DOCUMENTS, NAME
 from ganctl.training.checkpoint.run_dir import CHECKPOINTS, find_checkpoint
 from ganctl.training.images.pictures import ENLARGEMENT, encode, tile, to_picture
 from ganctl.training.images.source import GeneratorSource, load_generator
@@ -49,7 +49,7 @@ def export(
     generator, checkpoint = load_generator(path)
     run_dir = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
     out = (out or run_dir / "export").resolve()
-    export_files = {NAME, "card.md", "samples.png", *FILES.values()}
+    export_files = {NAME, *DOCUMENTS, *FILES.values()}
     if out.exists() and not (out.is_dir() and {file.name for file in out.iterdir()} <= export_files):
         raise ExportError(f"--out {out}: found something else than an export, expected a new folder. Name another one")
     base = manifest.base_fields(generator, checkpoint)
@@ -66,6 +66,7 @@ def export(
         write_file(folder / "samples.png", _draw_samples(generator, base["class_names"]))
         fields = manifest.build(base, folder, checkpoint, differences)
         write_file(folder / "card.md", model_card(fields))
+        fields["files"] |= {name: manifest.file_entry(folder / name, name.partition(".")[2]) for name in DOCUMENTS}
         write_file(folder / NAME, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
     return out
 

@@ -58,18 +58,20 @@ def as_text(values: Mapping[str, Any]) -> dict[str, str]:
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
+def file_entry(path: Path, file_format: str) -> dict[str, Any]:
+    """Returns the entry of a file in the manifest's `files`."""
+    return {"format": file_format, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
 def build(
     base: Mapping[str, Any], folder: Path, checkpoint: LoadedCheckpoint, parity: Mapping[str, Mapping[int, float]]
 ) -> dict[str, Any]:
-    """Builds the manifest of the files in `folder`; `parity` maps file → batch size → largest absolute difference."""
+    """Builds the manifest of the model files in `folder`; `parity` maps file → batch size → largest difference."""
     formats = {name: format_name for format_name, name in FILES.items()}
     progress = checkpoint.state["progress"]
     return {
         **base,
-        "files": {
-            name: {"format": formats[name], "bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
-            for name in parity
-        },
+        "files": {name: file_entry(folder / name, formats[name]) for name in parity},
         "checkpoint": {
             "sha256": checkpoint.sha256,
             "step": progress["step"],

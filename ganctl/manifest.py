@@ -10,10 +10,11 @@ from ganctl.files import read_file, sha256_of
 from ganctl.versions import written_by
 
 NAME = "manifest.json"
+DOCUMENTS = ("card.md", "samples.png")  # for people: no command reads them, so a card may be edited
 
 
 def read_manifest(folder: Path, error: type[Exception]) -> dict[str, Any]:
-    """Reads the manifest of an export, and verifies the SHA-256 of each file that it lists.
+    """Reads the manifest of an export, and verifies the SHA-256 of each model file that it lists.
 
     Raises:
         error: the manifest is missing or invalid, or a file is missing or damaged.
@@ -22,11 +23,11 @@ def read_manifest(folder: Path, error: type[Exception]) -> dict[str, Any]:
     if not path.is_file():
         raise error(f"{folder}: found no {NAME}, expected a folder that `ganctl export` wrote.")
     manifest = parse_manifest(read_file(path), str(path), error)
-    for name, entry in manifest["files"].items():
+    for name in manifest["files"].keys() - DOCUMENTS:
         file = folder / name
         if not file.is_file():
             raise error(f"{file}: is missing, though {NAME} lists it. Export again.")
-        if sha256_of(file) != entry["sha256"]:
+        if sha256_of(file) != manifest["files"][name]["sha256"]:
             raise error(f"{file}: is damaged: its SHA-256 differs from {NAME}. Export again.")
     return manifest
 

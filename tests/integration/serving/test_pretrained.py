@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ganctl.files import sha256_of
 from tests import http
 from tests.integration.serving.conftest import PROJECT, start_ganctl
 from tests.waiting import PATIENCE
@@ -23,7 +24,10 @@ def ganctl(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_the_pretrained_generator_is_small_and_has_a_model_card() -> None:
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 8_000_000
     manifest = json.loads((FOLDER / "manifest.json").read_text("utf-8"))
-    assert set(manifest["files"]) == {"generator.onnx"}
+    assert {name: entry["sha256"] for name, entry in manifest["files"].items()} == {
+        path.name: sha256_of(path) for path in FOLDER.iterdir() if path.name != "manifest.json"
+    }
+    assert set(manifest["files"]) == {"generator.onnx", "card.md", "samples.png"}
     assert manifest["model_version"] in (FOLDER / "card.md").read_text("utf-8")
     assert manifest["preset"] == "conv"
 

@@ -21,6 +21,7 @@ from ganctl.exports.export import export
 from ganctl.exports.formats import get_format
 from ganctl.exports.model_card import model_card
 from ganctl.exports.runtime import open_export
+from ganctl.files import sha256_of
 from ganctl.training.checkpoint.format import read_checkpoint, weights_digest
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.evaluation.measure import MEASURE
@@ -102,9 +103,22 @@ def test_the_manifest_names_the_model_the_files_and_the_measured_parity(exported
         {"dim": best.state["config"]["model"]["latent_dim"], "distribution": "normal"},
         {"channels": 1, "height": 28, "width": 28},
     )
+    digests = {path.name: sha256_of(path) for path in exported.iterdir() if path.name != "manifest.json"}
+    assert {"generator.onnx", "card.md", "samples.png"} <= set(digests)
+    assert {name: entry["sha256"] for name, entry in fields["files"].items()} == digests
     for name, sizes in fields["parity"].items():
         assert set(sizes) == {"1", "2", "3", "7", "64", "256"}
         assert max(sizes.values()) <= 1e-5, name
+
+
+def test_an_edited_card_leaves_the_export_valid(exported: Path) -> None:
+    card = exported / "card.md"
+    before = card.read_bytes()
+    card.write_text("our own words", "utf-8")
+    try:
+        manifest.read(exported)
+    finally:
+        card.write_bytes(before)
 
 
 @pytest.mark.parametrize("kind", ["conditional", "unconditional"])
