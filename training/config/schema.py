@@ -166,10 +166,16 @@ class DataSettings(Section):
 class ModelSettings(Section):
     """Generator and discriminator."""
 
-    generator: str = Field("conv", description="conv: similar to DCGAN; mlp: the Lightning tutorial's; or module:Name")
-    discriminator: str = Field("conv", description="conv: strided convolutions; mlp: the tutorial's; or module:Name")
+    generator: str = Field(
+        "conv", description="conv: like DCGAN; residual: residual blocks; mlp: the Lightning tutorial's; or module:Name"
+    )
+    discriminator: str = Field(
+        "conv", description="conv: like DCGAN; projected: on pretrained features; mlp: the tutorial's; or module:Name"
+    )
     latent_dim: PositiveInt = Field(64, description="length of the latent vector, sampled from a standard normal")
-    base_channels: PositiveInt = Field(32, description="channels of the conv networks at half the image resolution")
+    base_channels: PositiveInt = Field(
+        32, description="channels of conv and residual networks at half the image resolution"
+    )
     generator_base_channels: PositiveInt | None = Field(None, description="generator's channels; unset: base_channels")
     conditional: bool = Field(True, description="give the class label to both networks")
     conditioning: Literal["auto", "projection", "embedding"] = Field(
@@ -201,6 +207,10 @@ class LossSettings(Section):
     )
     rare_weight: AutoWeight = Field(
         "auto", description="emphasis on rare images: exponent of their weight; 0: none; auto: 1 with feature_matching"
+    )
+    energy_distance: AutoWeight = Field(
+        "auto",
+        description="weight of the energy distance in pretrained features; auto: 20 if the discriminator sees them",
     )
     wgan_gp: NonNegative = Field(0.0, description="weight λ of the WGAN-GP penalty between real and generated images")
     penalty_final_factor: NonNegative = Field(1.0, description="final γ and λ as a multiple of the initial ones")

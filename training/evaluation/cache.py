@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ganctl import __version__
-from ganctl.training.checkpoint.format import read_metadata, weights_digest
+from ganctl.training.checkpoint.format import weights_digest
 from ganctl.training.config.cache_dir import keyed_path, read_cached, write_cached
+from ganctl.training.pretrained.weights import read_tensors
 
 FORMAT = 3  # raise it when the meaning or the computation of a cached tensor changes
 _DIGEST_KEY = "sha256"
@@ -55,17 +56,3 @@ class TensorCache:
 def images_digest(images: Tensor) -> str:
     """SHA-256 of the shape and all pixels of uint8 images [N, C, H, W]."""
     return hashlib.sha256(f"{tuple(images.shape)}".encode() + images.contiguous().numpy().tobytes()).hexdigest()
-
-
-def read_tensors(path: Path, digest_key: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads the tensors and the metadata of a safetensors file, which contain the `weights_digest` of the tensors.
-
-    Raises:
-        OSError: the file cannot be read.
-        Exception: its content is damaged.
-    """
-    content = path.read_bytes()  # one read: `safe_open` opens the file twice, and another process may delete it between
-    tensors, metadata = safetensors.torch.load(content), read_metadata(content)
-    if (found := weights_digest(tensors)) != (expected := metadata[digest_key]):
-        raise ValueError(f"SHA-256 of its tensors: found {found}, expected {expected}")
-    return tensors, metadata

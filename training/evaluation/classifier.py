@@ -14,8 +14,8 @@ from ganctl.training.config.cache_dir import cache_path, read_cached, write_cach
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.datasets import data_digest, load_split
 from ganctl.training.errors import DataError
-from ganctl.training.evaluation.cache import read_tensors
 from ganctl.training.evaluation.network import DIGEST_KEY, MNIST_CLASSIFIER, Classifier
+from ganctl.training.pretrained.weights import read_tensors
 
 
 def load_classifier(data: DataSettings, announce: Callable[[str], None] = lambda text: None) -> Classifier:

@@ -1,34 +1,28 @@
 """Feature network of the scores: the first eleven blocks of EfficientNet-Lite0, trained on ImageNet.
 
 A network that was trained on the images to be scored sees classes in images that show none (docs/evaluation.md has the
-measurements). This network was trained on other images, is the same for every data set, and needs no labels. Its
-weights, `features.safetensors`, are those of Google (Tan and Le 2019, arXiv:1905.11946; Apache License 2.0), rounded to
-fp16, with batch normalization folded into the convolutions. `benchmarks/feature_weights.py` made the file. Later blocks
-would see objects better, but blurred images as typical ones.
+measurements). This network was trained on other images, is the same for every data set, and needs no labels. Later
+blocks would see objects better, but blurred images as typical ones.
 """
 
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, interpolate, pad, relu6
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from ganctl.training.data.base import put_on_white
-from ganctl.training.evaluation.cache import read_tensors
+from ganctl.training.pretrained import FEATURES_FILE
+from ganctl.training.pretrained.efficientnet_lite import EfficientNetLite
 
 FEATURES = 112
 LABEL_FEATURES = 768
-WEIGHTS = Path(__file__).parent / "features.safetensors"
-DIGEST_KEY = "weights_sha256"
 _SCALE = 0.4  # of the image features: their standard deviations become about 1 for photos, icons and digits
 _INPUT_SIZE = 64  # pixels; smaller images are enlarged, for the strides of 16 in the network
 _DITHER = 4.0  # gray levels, standard deviation of the noise that is added to every image
 _CHUNK = 64  # images; larger chunks do not fit into a CPU's caches
-# kernel size, stride, expansion of the channels, output channels, number of blocks
-_STAGES = ((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3))
 _LABEL_GRIDS = {7: 2, 10: 2}  # block whose output the label features contain → side of its grid of means
 
 
@@ -44,28 +38,20 @@ class Features(NamedTuple):
     label: Tensor
 
 
-class FeatureNetwork(nn.Module):
+class FeatureNetwork(EfficientNetLite):
     """The first eleven blocks of EfficientNet-Lite0."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.stem = _Convolution(3, 32, kernel=3, stride=2)
-        blocks, inputs = [], 32
-        for kernel, first_stride, expansion, outputs, count in _STAGES:
-            for stride in (first_stride, *[1] * (count - 1)):
-                blocks.append(_Block(inputs, outputs, kernel, stride, expansion))
-                inputs = outputs
-        self.blocks = nn.ModuleList(blocks)
+        super().__init__(stage_blocks=(1, 2, 2, 3, 3))
 
     def forward(self, x: Tensor) -> Features:
         """Images of `_to_input` → features."""
-        x = relu6(self.stem(x), inplace=True)
-        grids = []
-        for index, block in enumerate(self.blocks):
-            x = block(x)
-            if index in _LABEL_GRIDS:
-                grids.append(adaptive_avg_pool2d(x, _LABEL_GRIDS[index]).flatten(1))
-        return Features(x.mean(dim=(2, 3)) * _SCALE, torch.cat(grids, dim=1))
+        activations = self.activations(x, after=[*_LABEL_GRIDS])
+        grids = [
+            adaptive_avg_pool2d(activation, grid).flatten(1)
+            for activation, grid in zip(activations, _LABEL_GRIDS.values(), strict=True)
+        ]
+        return Features(activations[-1].mean(dim=(2, 3)) * _SCALE, torch.cat(grids, dim=1))
 
     @torch.inference_mode()
     def extract(self, images: Tensor) -> Features:
@@ -73,37 +59,6 @@ class FeatureNetwork(nn.Module):
         device = self.stem.weight.device
         chunks = [self(_to_input(chunk.to(device))) for chunk in images.split(_CHUNK)]
         return Features(*(torch.cat(part).cpu() for part in zip(*chunks, strict=True)))
-
-
-class _Convolution(nn.Conv2d):
-    """A convolution with TensorFlow's padding "same": for a stride of 2, the odd pixel is at the end."""
-
-    def __init__(self, inputs: int, outputs: int, *, kernel: int, stride: int = 1, groups: int = 1) -> None:
-        super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2 if stride == 1 else 0, groups=groups)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.stride[0] > 1:
-            kernel, stride = self.kernel_size[0], self.stride[0]
-            height, width = (max(0, (-(-side // stride) - 1) * stride + kernel - side) for side in x.shape[2:])
-            x = pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
-        return super().forward(x)
-
-
-class _Block(nn.Module):
-    """An inverted residual block (Sandler et al. 2018, arXiv:1801.04381) without squeeze and excitation."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        hidden = inputs * expansion
-        self.expand = _Convolution(inputs, hidden, kernel=1) if expansion > 1 else None
-        self.depthwise = _Convolution(hidden, hidden, kernel=kernel, stride=stride, groups=hidden)
-        self.project = _Convolution(hidden, outputs, kernel=1)
-        self._residual = stride == 1 and inputs == outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = x if self.expand is None else relu6(self.expand(x), inplace=True)
-        result: Tensor = self.project(relu6(self.depthwise(hidden), inplace=True))
-        return x + result if self._residual else result
 
 
 def _to_input(images: Tensor) -> Tensor:
@@ -135,8 +90,6 @@ def load_feature_network(device: torch.device) -> FeatureNetwork:
     Raises:
         Exception: the file of the package is damaged.
     """
-    weights, _ = read_tensors(WEIGHTS, DIGEST_KEY)
     with torch.device("meta"):  # no random numbers: the random state of a surrounding training run is kept
         network = FeatureNetwork()
-    network.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
-    return network.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
+    return network.load(FEATURES_FILE, device)

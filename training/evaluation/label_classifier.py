@@ -25,10 +25,11 @@ from ganctl.training.config.cache_dir import keyed_path, read_cached, write_cach
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet
 from ganctl.training.data.datasets import data_digest, load_split
-from ganctl.training.evaluation.cache import read_tensors
-from ganctl.training.evaluation.feature_network import DIGEST_KEY, WEIGHTS, load_feature_network
+from ganctl.training.evaluation.feature_network import load_feature_network
 from ganctl.training.evaluation.reference_stats import subsample
 from ganctl.training.evaluation.validity import LabelSkill
+from ganctl.training.pretrained import FEATURES_FILE
+from ganctl.training.pretrained.weights import DIGEST_KEY, read_tensors
 
 MNIST_WEIGHTS = Path(__file__).parent / "mnist_labels.safetensors"
 TRAINING_IMAGES = 20_000  # more improve the accuracy little, and computing their features takes most of the time
@@ -68,13 +69,13 @@ def load_label_classifier(
         DataError: the data are absent or damaged.
     """
     if data.source == "mnist":
-        return _from_tensors(*read_tensors(MNIST_WEIGHTS, DIGEST_KEY))
+        return _from_tensors(*read_tensors(MNIST_WEIGHTS))
     train = load_split(data, "train")
     if train.num_classes == 1:
         return None
-    key = {"format": _FORMAT, "data": data_digest(data), "features": read_tensors(WEIGHTS, DIGEST_KEY)[1][DIGEST_KEY]}
+    key = {"format": _FORMAT, "data": data_digest(data), "features": read_tensors(FEATURES_FILE)[1][DIGEST_KEY]}
     path = keyed_path("label-classifiers", key, ".safetensors")
-    if (cached := read_cached(path, lambda path: _from_tensors(*read_tensors(path, DIGEST_KEY)), announce)) is not None:
+    if (cached := read_cached(path, lambda path: _from_tensors(*read_tensors(path)), announce)) is not None:
         return cached
     announce(
         f"fitting the classifier that reads the labels of {data.name}, once" + (f"; cached in {path}" if path else "")

@@ -19,7 +19,7 @@ from ganctl.training.models.base import Discriminator, Generator
 
 
 class GeneratedBatch(NamedTuple):
-    """Generated images [N, C, H, W], augmented, and their latents [N, latent_dim]."""
+    """Generated images, augmented, as the discriminator sees them (see `Batch`), and their latents [N, latent_dim]."""
 
     latents: Tensor
     images: Tensor
@@ -30,7 +30,7 @@ class Batch:
     """The input of a step.
 
     Attributes:
-        images: real images in [−1, 1], augmented, [N, C, H, W].
+        images: real images in [−1, 1], augmented, [N, C, H, W]; for a projected discriminator their features, [N, K].
         labels: int64 [N], shared by real and generated images.
         generated: for both phases, with the autograd graph of the images; None if each phase generates its own.
         first_layer: real, then generated images for both phases, as `to_first_layer` of the analytic backend returns
@@ -165,7 +165,10 @@ class AutogradBackend(Backend):
             with torch.no_grad():
                 real = self._outputs(batch.images, batch.labels) if self.generator_needs_real else None
             fake = self._outputs(generated.images, batch.labels)
-            result = self.sum(self.terms.generator, BatchOutputs(real, fake, batch.labels, generated.latents))
+            outputs = BatchOutputs(
+                real, fake, batch.labels, generated.latents, real_inputs=batch.images, fake_inputs=generated.images
+            )
+            result = self.sum(self.terms.generator, outputs)
         self._backward(result.loss, list(self.generator.parameters()))
         return result
 

@@ -12,10 +12,10 @@ def squared_gradient_norm(logits: Tensor, images: Tensor) -> Tensor:
     Args:
         logits: [N], computed from `images`. Logit i must depend on image i alone (no batch statistics), since this
             differentiates the sum of the logits.
-        images: [N, C, H, W], must require a gradient.
+        images: [N, C, H, W], or the features [N, K] of a projected discriminator; must require a gradient.
     """
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return gradient.square().sum(dim=(1, 2, 3))
+    return gradient.square().sum(dim=tuple(range(1, gradient.dim())))
 
 
 def mixed_gradient_norm(
@@ -25,11 +25,11 @@ def mixed_gradient_norm(
 
     Args:
         discriminator: called as D(images, labels); each logit must depend on its own image alone.
-        real, fake: [N, C, H, W].
+        real, fake: [N, C, H, W] or [N, K].
         labels: [N], shared by real and fake.
         mix: ε, [N], uniform in 0 … 1.
     """
-    epsilon = mix.view(-1, 1, 1, 1)
+    epsilon = mix.view(-1, *[1] * (real.dim() - 1))
     mixed = (epsilon * real + (1 - epsilon) * fake).detach().requires_grad_(True)
     return squared_gradient_norm(discriminator(mixed, labels), mixed)
 

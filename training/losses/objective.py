@@ -6,7 +6,8 @@ step do not depend on the number of ranks.
 Augmentation is a part of the discriminator's input: real and generated images are augmented when a batch is prepared or
 generated, and no backend needs to know of it. So gradient penalties are taken at the augmented images, and the gradient
 of the generator flows back through the augmentation. Both phases of a step see a set of images with one augmentation,
-as they share the generated images themselves (`train.reuse_fakes`).
+as they share the generated images themselves (`train.reuse_fakes`). The same holds for the pretrained network of a
+projected discriminator: what a batch calls its images are then their features.
 """
 
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from ganctl.training.losses.backend import AutogradBackend, Backend, Batch, Gene
 from ganctl.training.losses.feature_matching import FeatureMatching
 from ganctl.training.losses.terms import LossResult, build_terms
 from ganctl.training.models.base import Generator, to_float
+from ganctl.training.models.projected import ProjectedDiscriminator
+from ganctl.training.pretrained.projection import load_projection
 
 _MIRRORED = 0.5  # share of the real images that `augment.flip` mirrors
 _ADAPTIVE_STATS = ("overfitting", "augment_probability")
@@ -71,6 +74,7 @@ class GANObjective:
         self._config, self._ranks, self._rng, self._precision = config, ranks, rng, precision
         self.generator, self.dtype = generator, next(generator.parameters()).dtype
         self.terms = build_terms(config.loss, generator, discriminator, ranks)
+        self._projection = load_projection(rng.device) if isinstance(discriminator, ProjectedDiscriminator) else None
         adaptive = config.augment.probability == "adaptive"
         self._adaptive = AdaptiveProbability(config.augment, rng.device) if adaptive else None
         self._held_out: tuple[Tensor, Tensor] | None = None
@@ -98,7 +102,7 @@ class GANObjective:
         if self._config.augment.flip:
             mirrored = self._draw(torch.rand, len(images)).view(-1, 1, 1, 1) < _MIRRORED
             images = torch.where(mirrored, images.flip(3), images)
-        real = self._augment(to_float(images, self.dtype))
+        real = self._project(self._augment(to_float(images, self.dtype)))
         if not (both and self._config.train.reuse_fakes):
             return Batch(real, labels)
         return self.backend.prepare(Batch(real, labels, self._generate(labels)))
@@ -151,7 +155,15 @@ class GANObjective:
         z = self.draw_latents(len(labels))
         with self._precision.autocast():
             images: Tensor = self.generator(z, *self.backend.conditioning(labels)).to(self.dtype)
-        return GeneratedBatch(z, self._augment(images))
+        return GeneratedBatch(z, self._project(self._augment(images)))
+
+    def _project(self, images: Tensor) -> Tensor:
+        """Replaces images by the features that a projected discriminator sees, [N, K]."""
+        if self._projection is None:
+            return images
+        with self._precision.autocast(enabled=images.is_cuda):  # depthwise convolutions in bf16 are slow on a CPU
+            features: Tensor = self._projection(images)
+        return features.to(self.dtype)
 
     def _augment(self, images: Tensor) -> Tensor:
         """Augments this rank's images in [−1, 1]."""
@@ -172,7 +184,9 @@ class GANObjective:
         chosen = (numbers[:, 0] * len(images)).long().clamp(max=len(images) - 1)
         augmented = augment(to_float(images[chosen], self.dtype), numbers[:, 1:], self._adaptive.value)
         with self._precision.autocast():
-            logits: Tensor = self.backend.discriminator(augmented, *self.backend.conditioning(labels[chosen]))
+            logits: Tensor = self.backend.discriminator(
+                self._project(augmented), *self.backend.conditioning(labels[chosen])
+            )
         return logits.to(self.dtype)
 
     def _draw(self, sample: Callable[..., Tensor], n: int, *shape: int) -> Tensor:

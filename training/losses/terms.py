@@ -7,7 +7,8 @@ and its gradient.
   images; the generator learns to generate images that are classified as their label.
 - Latent reconstruction (InfoGAN, Chen et al. 2016, arXiv:1606.03657): a linear head predicts z from the features, which
   are not trained by it; the generator learns to keep z predictable, so that different z give different images.
-- Gradient penalties: `gradient_penalty.py`. Feature matching: `feature_matching.py`.
+- Gradient penalties: `gradient_penalty.py`. Feature matching: `feature_matching.py`. Energy distance:
+  `energy_distance.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -22,15 +23,18 @@ from ganctl.training.config.schema import LossSettings
 from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import ConfigError
 from ganctl.training.losses.adversarial import AdversarialLoss, build_loss
+from ganctl.training.losses.energy_distance import energy_distance
 from ganctl.training.losses.feature_matching import FeatureMatching
 from ganctl.training.losses.gradient_penalty import distance_from_unit_norm
 from ganctl.training.models.base import Discriminator, Generator, exposes_features
+from ganctl.training.models.projected import FeatureMap, ProjectedDiscriminator
 
 # weights for `auto`; see docs/recipe.md
 _CLASSIFICATION = 1.0
 _GENERATOR_CLASSIFICATION = 0.1  # relative to the discriminator's classification weight
 _LATENT_RECONSTRUCTION = 2.0
 _FEATURE_MATCHING = 2.0
+_ENERGY_DISTANCE = 20.0
 
 Input = Literal["features", "grad_norms", "mixed_grad_norms"]
 
@@ -53,6 +57,8 @@ class BatchOutputs:
     labels: Tensor  # int64 [N], shared by real and generated images
     latents: Tensor  # [N, latent_dim] of the generated images
     mixed_grad_norms: Tensor | None = None  # ‖∇ₓ logit‖² [N] at images between real and generated ones
+    real_inputs: Tensor | None = None  # of the discriminator, [N, C, H, W] or [N, K]; only for the generator's terms
+    fake_inputs: Tensor | None = None  # the same of the generated images
     pair_weights: Tensor | None = None  # [N], of pairs of a real and a generated image; None: all 1
 
 
@@ -198,6 +204,22 @@ class FeatureMatchingTerm(Term):
         return self._feature_matching.loss(real, outputs.fake.features, outputs.labels, self._ranks)
 
 
+class EnergyDistanceTerm(Term):
+    """Energy distance between real and generated images with their labels, in features of a pretrained network."""
+
+    needs_real = False  # it reads the input of the discriminator, not its outputs
+    stat = "energy_distance"
+
+    def __init__(self, weight: float, maps: list[FeatureMap], ranks: Ranks) -> None:
+        super().__init__(weight)
+        self._maps, self._ranks = maps, ranks
+
+    def __call__(self, outputs: BatchOutputs) -> Tensor:
+        assert outputs.real_inputs is not None
+        assert outputs.fake_inputs is not None
+        return energy_distance(outputs.real_inputs, outputs.fake_inputs, outputs.labels, self._maps, self._ranks)
+
+
 @dataclass(frozen=True)
 class Terms:
     """The loss terms of both networks.
@@ -229,6 +251,7 @@ class Weights:
     latent_reconstruction: float
     feature_matching: float
     rare_weight: float
+    energy_distance: float
 
 
 def resolve_weights(settings: LossSettings, discriminator: nn.Module) -> Weights:
@@ -261,7 +284,15 @@ def resolve_weights(settings: LossSettings, discriminator: nn.Module) -> Weights
     auto = settings.rare_weight == "auto"
     rare_weight = (1.0 if feature_matching else 0.0) if auto else float(settings.rare_weight)
     _require("rare_weight", rare_weight, "feature_matching", feature_matching)
-    return Weights(classification, classification_generator, latent_reconstruction, feature_matching, rare_weight)
+    projected = isinstance(discriminator, ProjectedDiscriminator)
+    if settings.energy_distance not in ("auto", 0) and not projected:
+        fault = f"loss.energy_distance = {settings.energy_distance}: this discriminator sees no pretrained features"
+        raise ConfigError([f"{fault}. Set model.discriminator to 'projected', or this to 'auto' or 0."])
+    auto_energy = _ENERGY_DISTANCE if projected else 0.0
+    energy_distance = auto_energy if settings.energy_distance == "auto" else float(settings.energy_distance)
+    return Weights(
+        classification, classification_generator, latent_reconstruction, feature_matching, rare_weight, energy_distance
+    )
 
 
 def _require(name: str, weight: float, needed: str, needed_weight: float) -> None:
@@ -300,6 +331,9 @@ def build_terms(settings: LossSettings, generator: Generator, discriminator: nn.
         device = next(generator.parameters()).device
         feature_matching = FeatureMatching(weight, generator.classes or 1, heads.logit.in_features, device)
         generator_terms.append(FeatureMatchingTerm(feature_matching, ranks))
+    if weight := weights.energy_distance:
+        maps = cast(ProjectedDiscriminator, discriminator).maps
+        generator_terms.append(EnergyDistanceTerm(weight, maps, ranks))
     return Terms(discriminator_terms, generator_terms, feature_matching, weights.rare_weight)
 
 

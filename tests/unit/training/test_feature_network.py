@@ -11,15 +11,14 @@ from ganctl.training.checkpoint.format import weights_digest
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import premultiply
 from ganctl.training.data.datasets import load_split
-from ganctl.training.evaluation.cache import read_tensors
 from ganctl.training.evaluation.feature_network import (
-    DIGEST_KEY,
     FEATURES,
     LABEL_FEATURES,
-    WEIGHTS,
     Features,
     load_feature_network,
 )
+from ganctl.training.pretrained import FEATURES_FILE
+from ganctl.training.pretrained.weights import DIGEST_KEY, read_tensors
 
 
 def extract(images: Tensor) -> Features:
@@ -42,9 +41,9 @@ def digits() -> Tensor:
 
 
 def test_the_packaged_weights_have_the_digest_of_their_metadata() -> None:
-    weights, metadata = read_tensors(WEIGHTS, DIGEST_KEY)
+    weights, metadata = read_tensors(FEATURES_FILE)
     assert metadata[DIGEST_KEY] == weights_digest(weights)
-    assert WEIGHTS.stat().st_size < 1_500_000
+    assert FEATURES_FILE.stat().st_size < 1_500_000
     loaded = load_feature_network(torch.device("cpu")).state_dict()
     assert loaded.keys() == weights.keys()
     assert all(torch.equal(loaded[name], weight.float()) for name, weight in weights.items())

@@ -1,0 +1,106 @@
+"""Residual generator for images of 16 to 128 pixels, whose blocks all see the latent and the label.
+
+The blocks are those of BigGAN (Brock et al. 2019, arXiv:1809.11096, figure 15): they enlarge by nearest neighbors, and
+z and the label scale and shift the channels after each batch normalization. The last convolution writes blocks of 2 × 2
+pixels as channels (sub-pixel convolution, Shi et al. 2016, arXiv:1609.05158): at the full size, a block would take as
+long as all others together. Weights and activations are channels-last in memory.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, leaky_relu
+
+from ganctl.training.config.registry import GENERATORS
+from ganctl.training.config.schema import ModelSettings
+from ganctl.training.models.base import Generator, ImageShape
+from ganctl.training.models.conv import UnflattenLast
+
+_EMBEDDING = 64  # size of the label embedding
+_STYLE = 128  # size of the vector that conditions the blocks
+_SLOPE = 0.2  # of LeakyReLU
+_MAX_START = 7  # largest side of the first activations, in pixels
+_MAX_FACTOR = 4  # of the channels of the first activations, relative to those of the last
+_SUBPIXELS = 2  # side of a block of pixels that the last convolution writes
+
+
+class ResidualGenerator(Generator):
+    """z and the label's embedding → 4 × 4 to 7 × 7 positions → residual blocks that double the side → pixels.
+
+    With w = `base_channels` at the last block's side, each earlier block has twice the channels, at most 4w.
+    """
+
+    def __init__(self, latent_dim: int, classes: int | None, shape: ImageShape, base_channels: int) -> None:
+        super().__init__(latent_dim, classes, shape)
+        self.embedding = nn.Embedding(classes, _EMBEDDING) if classes else None
+        size = latent_dim + (_EMBEDDING if classes else 0)
+        self.style = nn.Sequential(
+            nn.Linear(size, _STYLE), nn.LeakyReLU(_SLOPE), nn.Linear(_STYLE, _STYLE), nn.LeakyReLU(_SLOPE)
+        )
+        height, width, doublings = shape.height // _SUBPIXELS, shape.width // _SUBPIXELS, 0
+        while height % 2 == 0 and width % 2 == 0 and max(height, width) > _MAX_START:
+            height, width, doublings = height // 2, width // 2, doublings + 1
+        channels = [base_channels * min(_MAX_FACTOR, 2**i) for i in range(doublings, -1, -1)]
+        self.start = nn.Sequential(
+            nn.Linear(size, height * width * channels[0]), UnflattenLast(channels[0], height, width)
+        )
+        self.blocks = nn.ModuleList(ResidualBlock(inputs, outputs) for inputs, outputs in pairwise(channels))
+        self.norm = ConditionalBatchNorm(channels[-1])
+        self.output = nn.Conv2d(channels[-1], _SUBPIXELS**2 * shape.channels, 3, padding=1)
+        self.to_pixels = nn.PixelShuffle(_SUBPIXELS)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        if self.embedding is not None:
+            z = torch.cat([z, self.embedding(label)], dim=1)
+        style: Tensor = self.style(z)
+        x = self.start(z)
+        for block in self.blocks:
+            x = block(x, style)
+        images: Tensor = self.to_pixels(self.output(leaky_relu(self.norm(x, style), _SLOPE)))
+        return images.tanh()
+
+
+class ResidualBlock(nn.Module):
+    """Doubles the side: [N, `inputs`, H, W] → [N, `outputs`, 2H, 2W]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([ConditionalBatchNorm(inputs), ConditionalBatchNorm(outputs)])
+        self.convolutions = nn.ModuleList(
+            [nn.Conv2d(inputs, outputs, 3, padding=1), nn.Conv2d(outputs, outputs, 3, padding=1)]
+        )
+        self.shortcut = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        hidden = leaky_relu(self.norms[0](x, style), _SLOPE)
+        hidden = self.convolutions[0](interpolate(hidden, scale_factor=2.0))
+        hidden = self.convolutions[1](leaky_relu(self.norms[1](hidden, style), _SLOPE))
+        result: Tensor = hidden + interpolate(self.shortcut(x), scale_factor=2.0)
+        return result
+
+
+class ConditionalBatchNorm(nn.Module):
+    """Batch normalization whose scale and shift are linear functions of a vector (de Vries et al. 2017).
+
+    arXiv:1707.00683, section 3.2.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False, eps=1e-4)
+        self.scale_and_shift = nn.Linear(_STYLE, 2 * channels)
+        nn.init.normal_(self.scale_and_shift.weight, std=0.3 * _STYLE**-0.5)
+        nn.init.zeros_(self.scale_and_shift.bias)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        scale, shift = self.scale_and_shift(style)[:, :, None, None].chunk(2, dim=1)
+        result: Tensor = torch.addcmul(shift, self.norm(x), 1 + scale)
+        return result
+
+
+@GENERATORS.register("residual")
+def _residual_generator(settings: ModelSettings, shape: ImageShape, classes: int | None) -> Generator:
+    base_channels = settings.generator_base_channels or settings.base_channels
+    return ResidualGenerator(settings.latent_dim, classes, shape, base_channels)
