@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from ganctl.training.callbacks import default_callbacks
     from ganctl.training.callbacks.base import FINISHED, Callback
     from ganctl.training.config.registry import DATASETS, DISCRIMINATORS, GENERATORS, LOSSES
-    from ganctl.training.config.resolve import configure
     from ganctl.training.data.base import ImageSet
     from ganctl.training.images.source import GeneratorSource, load_generator
+    from ganctl.training.loop.recipe import configure
     from ganctl.training.loop.trainer import Trainer
     from ganctl.training.models.base import Discriminator, Generator
 
@@ -28,7 +28,7 @@ _MODULES = {
     "ganctl.training.config.registry": ("DATASETS", "DISCRIMINATORS", "GENERATORS", "LOSSES"),
     "ganctl.training.data.base": ("ImageSet",),
     "ganctl.training.models.base": ("Discriminator", "Generator"),
-    "ganctl.training.config.resolve": ("configure",),
+    "ganctl.training.loop.recipe": ("configure",),
     "ganctl.training.images.source": ("GeneratorSource", "load_generator"),
     "ganctl.training.loop.trainer": ("Trainer",),
 }

@@ -14,8 +14,8 @@ from ganctl.benchmarks.serving.cases import SIZE
 from ganctl.benchmarks.serving.systems import Models
 from ganctl.exports.export import export
 from ganctl.serving.archive.mar import package, read_export
-from ganctl.training.config.resolve import configure
 from ganctl.training.data.datasets import load_split
+from ganctl.training.loop.recipe import configure
 
 STEPS = 200  # enough, because the serving speed depends on the architecture only
 _PRETRAINED = Path(ganctl.exports.__file__).parent / "pretrained"

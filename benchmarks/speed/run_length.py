@@ -54,7 +54,7 @@ def main(epochs: int) -> None:
     recorder = StepRecorder()
     with tempfile.TemporaryDirectory() as folder:
         assignments = [*_SETTINGS, f"train.duration={epochs} epochs"]
-        Session(assignments=assignments, run_dir=Path(folder) / "run").build(callbacks=[recorder]).fit()
+        Session(preset="conv", assignments=assignments, run_dir=Path(folder) / "run").build(callbacks=[recorder]).fit()
     durations = [b - a for a, b in zip(recorder.end_times, recorder.end_times[1:], strict=False)]
     quarter, memory_quarter = len(durations) // 4, len(recorder.memory_bytes) // 4
     results = {

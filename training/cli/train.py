@@ -37,7 +37,7 @@ _CLASSES_SHOWN = 12  # in one line of output
 
 @click.command()
 @click.argument("data", required=False)
-@click.option("--preset", metavar="NAME", help="Start from these settings [default: conv].")
+@click.option("--preset", metavar="NAME", help="Start from these settings [default: auto, which suits the images].")
 @click.option("--config", "config_file", type=PathParam(path_type=Path), metavar="FILE", help="Read a TOML file.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set one setting; repeatable.")
 @click.option("--epochs", "duration", type=click.IntRange(min=1), help="Set the duration, which schedules follow.")
@@ -112,6 +112,8 @@ def train(
     is_main = session.ranks.is_main  # only rank 0 prints
     if print_config:
         if is_main:
+            for text in session.reasons:
+                note(text)
             _print_config(session.config, session.sources, as_json)
         return
     if session.ranks.alone and ranks > 1:

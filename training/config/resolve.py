@@ -1,11 +1,13 @@
 """Resolution of settings: defaults < preset < config file < environment < flags.
 
-`resolve` returns the configuration and the source of each setting. One ConfigError reports all errors of all sources.
+Most presets are TOML files. The values of the preset `auto` follow from facts about the data and the machine: a
+callable gives them when the other sources have been read. `resolve` returns the configuration and the source of each
+setting. One ConfigError reports all errors of all sources.
 """
 
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +29,25 @@ from ganctl.training.errors import ConfigError
 from ganctl.versions import written_by
 
 Values = dict[str, Any]
+AUTO = "auto"  # the preset without a file
 _PRESETS = Path(__file__).with_name("presets")
 _HEADER = "# Written by ganctl "  # first line of a written file; the version follows
 _SOURCE_WIDTH = 22  # characters before a description
 
 
 def preset_names() -> list[str]:
-    """Returns the names of all presets, sorted."""
+    """Returns the names of the presets that are files, sorted: all but `auto`."""
     return sorted(path.stem for path in _PRESETS.glob("*.toml"))
 
 
 def preset_text(name: str) -> str:
     """Returns the TOML text of a preset."""
     return (_PRESETS / f"{name}.toml").read_text("utf-8")
+
+
+def preset_values(name: str) -> Values:
+    """Returns `section.key` → value of a preset that is a file."""
+    return _flatten(tomllib.loads(preset_text(name)))
 
 
 def resolve(
@@ -50,16 +58,20 @@ def resolve(
     flags: Mapping[str, tuple[str, Any]] | None = None,
     environment: Mapping[str, str] | None = None,
     stored: Mapping[str, Any] | None = None,
+    auto: Callable[[Config, Mapping[str, str]], Values] | None = None,
 ) -> tuple[Config, dict[str, str]]:
     """Merges the settings of all sources; a later source overrides an earlier one.
 
     Args:
-        preset: name of a preset; None: the environment's, the config file's or the stored one, else `conv`.
+        preset: name of a preset; None: the environment's, the config file's or the stored one, else `auto` if `auto`
+            is given and `conv` if not.
         config_file: TOML file with the tables of a preset.
         assignments: `section.key=value` as given to --set; a value that is not TOML is text.
         flags: `section.key` → (flag as typed, value) for the given flags.
         environment: variables to read instead of those of the process.
         stored: settings of the run to continue; they replace its preset.
+        auto: gives the values of the preset `auto` from the configuration without them and its sources. None: `auto`
+            sets nothing, for commands that read only the settings of the data.
 
     Returns:
         The configuration, and `section.key` → source.
@@ -68,7 +80,6 @@ def resolve(
         ConfigError: lists the errors of all sources.
     """
     errors: list[str] = []
-    layers: list[tuple[str, Values]] = []
     file_values, file_version = _read_file(config_file, errors) if config_file else ({}, "")
     variables = os.environ if environment is None else environment
     presets = (
@@ -76,18 +87,39 @@ def resolve(
         (f"{PREFIX}PRESET", variables.get(f"{PREFIX}PRESET")),
         (str(config_file), file_values.pop("preset", None)),
         ("the run's checkpoint", stored["preset"] if stored else None),
-        ("default", "conv"),
+        ("default", "conv" if auto is None else AUTO),
     )
     preset_source, preset_name = next((source, str(name)) for source, name in presets if name)
     if stored and preset_name == stored["preset"]:
-        layers.append(("the run's checkpoint", _flatten({k: v for k, v in stored.items() if k != "preset"})))
+        preset_layer = ("the run's checkpoint", _flatten({k: v for k, v in stored.items() if k != "preset"}))
+        auto = None  # it has decided when the run started
     else:
-        layers.append((f"preset {preset_name}", _read_preset(preset_name, preset_source, errors)))
-    layers.append((str(config_file), file_values))
+        preset_layer = (f"preset {preset_name}", _read_preset(preset_name, preset_source, errors))
+    layers: list[tuple[str, Values]] = [(str(config_file), file_values)]
     layers += [(variable, {name: value}) for variable, name, value in read_environment(variables, errors)]
     layers += [_read_assignment(assignment, errors) for assignment in assignments]
     layers += [(flag, {name: value}) for name, (flag, value) in (flags or {}).items()]
 
+    try:
+        config, sources = _merge(preset_name, preset_source, [preset_layer, *layers], errors)
+        if preset_name == AUTO and auto is not None:
+            preset_layer = (preset_layer[0], auto(config, sources))
+            config, sources = _merge(preset_name, preset_source, [preset_layer, *layers], errors)
+    except ConfigError as error:
+        noted = f"{config_file}:{file_version} "
+        raise ConfigError([each.replace(f"{config_file}: ", noted, 1) for each in error.errors]) from error
+    return config, sources
+
+
+def _merge(
+    preset: str, preset_source: str, layers: Sequence[tuple[str, Values]], errors: Sequence[str]
+) -> tuple[Config, dict[str, str]]:
+    """Merges layers of (source, values); a later one overrides an earlier one.
+
+    Raises:
+        ConfigError: lists `errors` and those of the layers.
+    """
+    errors = [*errors]
     values: Values = {}
     replaced: dict[str, tuple[str, Any]] = {}
     sources = {"preset": preset_source} | dict.fromkeys(DESCRIPTIONS, "default")
@@ -103,10 +135,10 @@ def resolve(
         finding, replacement = replaced_by_source({name: value for name, (_, value) in replaced.items()})
         given_by = ", ".join(dict.fromkeys(source for source, _ in replaced.values()))
         errors.append(f"{given_by}: {finding}. Give {replacement} instead.")
-    config = _validate(preset_name, values, sources, errors)
+    config = _validate(preset, values, sources, errors)
     errors += _unknown_names(values, sources)
     if errors or config is None:
-        raise ConfigError([error.replace(f"{config_file}: ", f"{config_file}:{file_version} ", 1) for error in errors])
+        raise ConfigError(errors)
     return config, sources
 
 
@@ -154,12 +186,14 @@ def _is_path(source: str) -> bool:
 
 
 def _read_preset(name: str, source: str, errors: list[str]) -> Values:
-    names = preset_names()
+    if name == AUTO:
+        return {}
+    names = [AUTO, *preset_names()]
     if name not in names:
         expected = f"expected the name of a preset: {', '.join(names)}"
         errors.append(f"{source}: unknown preset '{name}', {expected}.{suggest(name, names)}")
         return {}
-    return _flatten(tomllib.loads(preset_text(name)))
+    return preset_values(name)
 
 
 def _read_file(path: Path, errors: list[str]) -> tuple[Values, str]:
@@ -196,19 +230,13 @@ def _read_assignment(assignment: str, errors: list[str]) -> tuple[str, Values]:
 
 def config_toml(config: Config, sources: Mapping[str, str] | None = None) -> str:
     """Formats settings as TOML for `--config`; `sources` adds each source and description as a comment."""
-    known = config.preset in preset_names()  # another version may have made the run
-    base = resolve(preset=config.preset, environment={})[0] if known else Config()
+    base = Config().flat()  # of an unknown preset of another version, too
+    if config.preset == AUTO:
+        for name in preset_names():  # auto may set what any of them sets: no such setting is left out of the file
+            base |= preset_values(name)
+    elif config.preset in preset_names():
+        base |= preset_values(config.preset)
     descriptions = {"preset": "preset that the settings are based on", **DESCRIPTIONS}
     comments = {name: f"{source:{_SOURCE_WIDTH}} {descriptions[name]}" for name, source in (sources or {}).items()}
     values = {"preset": config.preset, **config.flat()}
-    return f"{_HEADER}{__version__}\n{settings_toml(values, base.flat(), comments)}"
-
-
-def configure(preset: str | None = None, settings: Mapping[str, Any] | None = None) -> Config:
-    """Returns a preset with changed settings: `configure("conv", {"train.duration": "1 epochs"})`.
-
-    Raises:
-        ConfigError: lists all errors.
-    """
-    config, _ = resolve(preset=preset, flags={name: ("configure", value) for name, value in (settings or {}).items()})
-    return config
+    return f"{_HEADER}{__version__}\n{settings_toml(values, base, comments)}"

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ganctl.training.config.schema import Config
+from ganctl.training.data.base import ImageSet
 from ganctl.training.data.cache import worker_count
 from ganctl.training.data.datasets import find_license, load_split
 from ganctl.training.data.loader import Batches
@@ -105,8 +106,9 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
         torch.cuda.set_device(device)  # for NCCL, and for tensors on plain "cuda"
     check_precision(config, device)
     set_tf32(config.train.tf32)
-    ranks.run_on_main(lambda: len(load_split(config.data, "train")))  # downloads or decodes it into the cache once
-    data = load_split(config.data, "train")
+    loaded: list[ImageSet] = []
+    ranks.run_on_main(lambda: loaded.append(load_split(config.data, "train")))  # fills the cache for the other ranks
+    data = loaded[0] if loaded else load_split(config.data, "train")
     identity = {"class_names": list(data.class_names), "shape": list(data.shape), "digest": data.digest()}
     ranks.assert_equal_across_ranks("the training images", identity)  # machines may have different files
     # a generator of unlabeled images has no label

@@ -34,6 +34,7 @@ from ganctl.training.config.resolve import resolve
 from ganctl.training.config.schema import Config
 from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import CheckpointError, ConfigError, FolderInUse, VersionError
+from ganctl.training.loop.recipe import AutoPreset
 from ganctl.training.loop.trainer import Trainer
 from ganctl.training.models.base import ImageShape
 from ganctl.training.models.image_axes import ImageDomain
@@ -83,6 +84,7 @@ class Session:
 
         Raises:
             ConfigError: a setting is invalid, or differs from the resumed run.
+            DataError: the preset is `auto`, and the training images cannot be read.
             CheckpointError: the resumed checkpoint is missing or damaged.
             FolderInUse: `run_dir` holds another run or foreign files, or another process trains in it.
         """
@@ -95,22 +97,24 @@ class Session:
             raise ConfigError(["--run-dir: found none, expected the folder of the restarted run. Give --run-dir."])
         self._lock = RunLock(timeout=_RESTART_PATIENCE) if restarted else RunLock()
 
-        def resolve_start() -> tuple[LoadedCheckpoint | None, Path | None, Config, dict[str, str]]:
+        def resolve_start() -> tuple[LoadedCheckpoint | None, Path | None, Config, dict[str, str], tuple[str, ...]]:
             if not dry_run and (used_folder := run_dir or _resumed_run(resume)) is not None:
                 self._lock.check(used_folder)
             saved, folder = _find_resumed(run_dir, resume, restarted, announce)
             stored = _stored_settings(saved, allow_changes, announce) if saved else None
+            auto = AutoPreset(self.ranks)
             config, sources = resolve(
-                preset=preset, config_file=config_file, assignments=assignments, flags=flags, stored=stored
+                preset=preset, config_file=config_file, assignments=assignments, flags=flags, stored=stored, auto=auto
             )
             if saved:
                 previous = Config.model_validate(stored)
                 config = _keep_resolved_auto(config, previous)
                 if not allow_changes:
                     _check_no_changes(previous.flat(), config.flat())
-            return saved, folder, config, sources
+            return saved, folder, config, sources, auto.reasons(sources)
 
-        self._saved, self._run_dir, self.config, self.sources = self.ranks.run_on_main(resolve_start)
+        start = self.ranks.run_on_main(resolve_start)
+        self._saved, self._run_dir, self.config, self.sources, self.reasons = start
         self._allow_changes = allow_changes
 
     @property
@@ -147,6 +151,8 @@ class Session:
             callbacks: callbacks added to the default ones: objects, or `module:Name` of classes.
         """
         custom = [load_callback(callback) if isinstance(callback, str) else callback for callback in callbacks]
+        for text in self.reasons:
+            self._announce(text)
         trainer = Trainer(
             self.config,
             run_dir=self._run_dir,
@@ -155,6 +161,7 @@ class Session:
             ranks=self.ranks,
             lock=self._lock,
         )
+        trainer.notes = self.reasons
         if self._saved is not None:
             with version_errors(self._saved):
                 if not self._allow_changes:
@@ -182,8 +189,9 @@ class Session:
         states, report, path = self.ranks.run_on_main(fit)  # not on every rank, as machines may round differently
         step.load_networks(states)
         trainer.init_report = report
-        trainer.notes = (f"starts with the networks of {path}", *report.lines())
-        for text in trainer.notes:
+        lines = (f"starts with the networks of {path}", *report.lines())
+        trainer.notes += lines
+        for text in lines:
             self._announce(text)
 
 

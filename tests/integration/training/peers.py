@@ -3,9 +3,9 @@
 import torch
 
 from ganctl.benchmarks.speed.rank_step import CASES, build, build_wrapped
-from ganctl.training.config.resolve import configure
 from ganctl.training.data.datasets import load_split
 from ganctl.training.distributed.ranks import Ranks
+from ganctl.training.loop.recipe import configure
 
 STEPS, BATCH = 3, 8
 

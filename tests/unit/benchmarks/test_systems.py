@@ -18,8 +18,9 @@ from ganctl.benchmarks.peers.gan import Training
 from ganctl.benchmarks.quality.our_trainer import QUIET, train
 from ganctl.benchmarks.quality.recorder import SNAPSHOTS, Recorder, StepClock
 from ganctl.benchmarks.systems import System, systems
-from ganctl.training.config.resolve import configure, preset_names, resolve
+from ganctl.training.config.resolve import preset_names, resolve
 from ganctl.training.data.base import ImageSet
+from ganctl.training.loop.recipe import configure
 from ganctl.training.models.base import ImageShape, to_bytes
 from ganctl.training.models.build import build_discriminator, build_generator
 

@@ -97,7 +97,7 @@ def test_train_prints_one_object_and_writes_a_run(ganctl: Ganctl, tmp_path: Path
     done = ganctl("train", *SETTINGS, "--max-steps", 12, "--json", "--seed", 3)
     assert done.returncode == 0, done.stderr
     record = one_object(done.stdout)
-    run_dir = tmp_path / "runs/00000-conv-mnist"
+    run_dir = tmp_path / "runs/00000-auto-mnist"
     assert record["run_dir"] == str(run_dir)
     assert (record["steps"], record["images"], record["stop_reason"]) == (12, 768, "max-steps")
     assert {"seconds", "images_per_second", "best", "last", "metrics"} <= record.keys()
@@ -123,12 +123,13 @@ def test_print_config_shows_every_value_and_its_source(ganctl: Ganctl) -> None:
     record = one_object(ganctl("train", "--epochs", 3, "--print-config", "--json").stdout)
     assert record["train.duration"] == {"value": "3 epochs", "source": "--epochs"}
     assert record["log.every"] == {"value": 100, "source": "default"}
-    assert "preset conv" in ganctl("train", "--print-config").stdout
+    assert "preset auto" in ganctl("train", "--print-config").stdout
 
 
 def test_the_argument_data_sets_data_source_above_all_other_sources(ganctl: Ganctl, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    record = one_object(ganctl("train", "images", "--set", "data.source=kmnist", "--print-config", "--json").stdout)
+    words = ("--preset", "conv", "--set", "data.source=kmnist", "--print-config", "--json")
+    record = one_object(ganctl("train", "images", *words).stdout)
     assert record["data.source"] == {"value": str(tmp_path / "images"), "source": "DATA"}
 
 

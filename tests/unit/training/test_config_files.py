@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from ganctl.main import cli
 from ganctl.training.checkpoint.run_dir import write_settings
-from ganctl.training.config.resolve import config_toml, configure, preset_names, resolve
+from ganctl.training.config.resolve import config_toml, preset_names, resolve
 from ganctl.training.config.schema import DESCRIPTIONS, Config
 from ganctl.training.errors import ConfigError
+from ganctl.training.loop.recipe import configure
 from tests.waiting import PATIENCE
 
 
@@ -49,7 +50,7 @@ SETTINGS: list[tuple[str, ...]] = [
 
 @pytest.mark.parametrize("assignments", SETTINGS)
 def test_printed_settings_are_read_back_unchanged(assignments: tuple[str, ...], tmp_path: Path) -> None:
-    words = [word for assignment in assignments for word in ("--set", assignment)]
+    words = ["--preset", "conv", *(word for assignment in assignments for word in ("--set", assignment))]
     file = tmp_path / "c.toml"
     file.write_text(print_config(*words), "utf-8")
     assert values("--config", str(file)) == values(*words)
@@ -74,10 +75,10 @@ def test_each_printed_value_has_its_source_and_its_description(monkeypatch: pyte
         ("train.seed", "seed = 3", "GANCTL_TRAIN__SEED"),
         ("train.duration", 'duration = "3 epochs"', "--epochs"),
         ("log.every", "every = 7", "--set"),
-        ("data.source", 'source = "mnist"', "preset conv"),
+        ("data.source", 'source = "mnist"', "default"),
         ("data.license", "# license = unset", "default"),
         ("checkpoint.monitor_threshold", 'monitor_threshold = "unset"', "--set"),
-        ("loss.name", 'name = "relativistic"', "preset conv"),
+        ("loss.name", 'name = "relativistic"', "preset auto"),
     ):
         (line,) = [line for line in lines if line.startswith(text) and line.endswith(DESCRIPTIONS[name])]
         assert f"# {source} " in line
@@ -116,7 +117,7 @@ def test_any_texts_and_numbers_are_written_and_read_back(
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp1252", "shift_jis"])
 def test_printed_settings_are_read_back_for_any_output_encoding(encoding: str, tmp_path: Path) -> None:
-    words = ["--set", "data.source=/é/日本/😀", "--set", 'model.options={"ü" = "γ"}']
+    words = ["--preset", "conv", "--set", "data.source=/é/日本/😀", "--set", 'model.options={"ü" = "γ"}']
     file = tmp_path / "c.toml"
     with file.open("wb") as output:
         subprocess.run(

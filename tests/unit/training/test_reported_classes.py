@@ -64,7 +64,7 @@ def test_the_first_lines_of_training_name_the_classes(ganctl: Ganctl, tmp_path: 
     settings = (*SMALL, "data.size=28", "train.batch_size=16")
     done = ganctl("train", root, *(word for setting in settings for word in ("--set", setting)), "--max-steps", 2)
     assert done.returncode == 0, done.stderr
-    first = done.stderr.splitlines()[:4]
+    first = done.stderr.splitlines()[:8]
     assert any("48 training images" in line and "2 classes: cat (24), dog (24)" in line for line in first), first
 
 
