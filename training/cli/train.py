@@ -37,7 +37,7 @@ _CLASSES_SHOWN = 12  # in one line of output
 
 @click.command()
 @click.argument("data", required=False)
-@click.option("--preset", metavar="NAME", help="Start from these settings [default: auto, which suits the images].")
+@click.option("--preset", metavar="NAME", help="Start from these settings [default: auto, chosen for the images].")
 @click.option("--config", "config_file", type=PathParam(path_type=Path), metavar="FILE", help="Read a TOML file.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set one setting; repeatable.")
 @click.option("--epochs", "duration", type=click.IntRange(min=1), help="Set the duration, which schedules follow.")
