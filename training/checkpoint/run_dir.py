@@ -1,6 +1,6 @@
 """Run folders: their numbers, their files, and the search for their checkpoints.
 
-runs/00012-conv-mnist/
+runs/00012-auto-mnist/
     .lock  config.toml  environment.json  stats.jsonl  log.txt  samples/*.png  timelapse.gif  events.out.tfevents.*
     checkpoints/  last, best, and step-N for each of the top k and the one before `last`
 """

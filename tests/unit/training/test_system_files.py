@@ -98,7 +98,7 @@ def test_a_run_can_be_started_in_the_folder_of_the_images_again_and_again(
     for number in range(2):
         done = CliRunner().invoke(cli, ["train", ".", "--max-steps", "1", "--batch-size", "4", *small])
         assert done.exit_code == 0, done.output
-        assert Path(f"runs/0000{number}-conv-pets/checkpoints/last.safetensors").exists()
+        assert Path(f"runs/0000{number}-auto-pets/checkpoints/last.safetensors").exists()
     inspected = CliRunner().invoke(cli, ["inspect", "."])
     assert inspected.exit_code == 0, inspected.output
     assert len(list(Path().glob("*.png"))) == 40, "a contact sheet among the images would be one of them"
