@@ -18,7 +18,7 @@ from typing import Any, Literal
 from ganctl.training.config.resolve import AUTO, Values, preset_values
 from ganctl.training.config.schema import Duration
 
-OTHER_IMAGES = "conv"  # preset for color, transparency, or more than 32 pixels
+OTHER_IMAGES = "residual"  # preset for color, transparency, or more than 32 pixels
 
 _SOURCE = f"preset {AUTO}"
 _SMALL = 32  # pixels: the largest side of the images that `quick`, `conv` and `gpu` were chosen on
