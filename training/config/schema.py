@@ -179,7 +179,7 @@ class ModelSettings(Section):
     generator_base_channels: PositiveInt | None = Field(None, description="generator's channels; unset: base_channels")
     conditional: bool = Field(True, description="give the class label to both networks")
     conditioning: Literal["auto", "projection", "embedding"] = Field(
-        "auto", description="label input of the discriminator; auto: projection for conv, embedding for mlp"
+        "auto", description="label input of the discriminator; auto: embedding for mlp, else projection"
     )
     spectral_norm: bool = Field(False, description="apply spectral normalization to the discriminator's layers")
     options: dict[str, bool | int | float | str] = Field({}, description="table of options for a custom network")

@@ -227,7 +227,8 @@ def test_a_registered_name_is_a_valid_setting_until_it_is_removed(monkeypatch: p
 
 
 def test_built_in_networks_and_data_sets_are_registered() -> None:
-    assert GENERATORS.names() == DISCRIMINATORS.names() == ["conv", "mlp"]
+    assert GENERATORS.names() == ["conv", "mlp", "residual"]
+    assert DISCRIMINATORS.names() == ["conv", "mlp", "projected"]
     assert GENERATORS.is_builtin("conv")
     assert {"fashion-mnist", "kmnist", "mnist"} <= {*DATASETS.names()}  # other tests register their own
     assert issubclass(type(load_callback("ganctl.training.callbacks:Profiler")), Callback)
