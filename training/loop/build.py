@@ -194,7 +194,9 @@ def _activation_bytes(step: Step) -> int:
     """
     # eval: batch normalization in training mode would communicate with other ranks
     generator, discriminator = (copy.deepcopy(net).eval() for net in (step.generator, step.discriminator))
-    weights = {tensor.data_ptr() for net in (generator, discriminator) for tensor in net.state_dict().values()}
+    project, projection = step.objective.project, step.objective.projection
+    networks = [generator, discriminator, *([] if projection is None else [projection])]
+    weights = {tensor.data_ptr() for net in networks for tensor in net.state_dict().values()}
     device, saved = step.device, 0
 
     def count(tensor: Tensor) -> Tensor:
@@ -205,9 +207,10 @@ def _activation_bytes(step: Step) -> int:
     labels = (torch.zeros(1, dtype=torch.int64, device=device),) if step.generator.conditional else ()
     hooks = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
     with preserve_random_states(device), hooks:
-        discriminator(torch.zeros(2, *step.generator.shape, device=device), *(label.repeat(2) for label in labels))
+        real = project(torch.zeros(2, *step.generator.shape, device=device))
+        discriminator(real, *(label.repeat(2) for label in labels))
         discriminator_bytes = saved * (2 if step.has_gradient_penalty else 1)
         saved = 0
         images = generator(torch.zeros(1, step.generator.latent_dim, device=device), *labels)
-        discriminator(images, *labels)
+        discriminator(project(images), *labels)
     return max(discriminator_bytes, saved)

@@ -71,7 +71,8 @@ def _mean(distances: Tensor, pairs: Tensor, ranks: Ranks) -> Tensor:
     """Mean of distances weighted by `pairs`; the mean of its gradient over the ranks is that of the whole batch."""
     count = pairs.sum()
     ranks.all_reduce_mean([count])
-    return (distances * pairs).sum() / count.clamp(min=1)
+    # a class without pairs has none on any rank; a single pair is 1/ranks on average
+    return (distances * pairs).sum() / count.clamp(min=1 / ranks.size)
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:

@@ -37,7 +37,11 @@ _ADAPTIVE_STATS = ("overfitting", "augment_probability")
 
 
 class GANObjective:
-    """The losses of a generator and a discriminator on one device."""
+    """The losses of a generator and a discriminator on one device.
+
+    Attributes:
+        projection: the pretrained network of a projected discriminator; None for other discriminators.
+    """
 
     def __init__(
         self,
@@ -74,7 +78,7 @@ class GANObjective:
         self._config, self._ranks, self._rng, self._precision = config, ranks, rng, precision
         self.generator, self.dtype = generator, next(generator.parameters()).dtype
         self.terms = build_terms(config.loss, generator, discriminator, ranks)
-        self._projection = load_projection(rng.device) if isinstance(discriminator, ProjectedDiscriminator) else None
+        self.projection = load_projection(rng.device) if isinstance(discriminator, ProjectedDiscriminator) else None
         adaptive = config.augment.probability == "adaptive"
         self._adaptive = AdaptiveProbability(config.augment, rng.device) if adaptive else None
         self._held_out: tuple[Tensor, Tensor] | None = None
@@ -102,7 +106,7 @@ class GANObjective:
         if self._config.augment.flip:
             mirrored = self._draw(torch.rand, len(images)).view(-1, 1, 1, 1) < _MIRRORED
             images = torch.where(mirrored, images.flip(3), images)
-        real = self._project(self._augment(to_float(images, self.dtype)))
+        real = self.project(self._augment(to_float(images, self.dtype)))
         if not (both and self._config.train.reuse_fakes):
             return Batch(real, labels)
         return self.backend.prepare(Batch(real, labels, self._generate(labels)))
@@ -124,6 +128,14 @@ class GANObjective:
     def backward_generator(self, batch: Batch) -> LossResult:
         """Sets the gradients of the generator's parameters."""
         return self.backend.backward_generator(batch, batch.generated or self._generate(batch.labels))
+
+    def project(self, images: Tensor) -> Tensor:
+        """Returns the discriminator's input for images: the features that a projected one sees, [N, K], else the images."""
+        if self.projection is None:
+            return images
+        with self._precision.autocast(enabled=images.is_cuda):  # depthwise convolutions in bf16 are slow on a CPU
+            features: Tensor = self.projection(images)
+        return features.to(self.dtype)
 
     def draw_latents(self, n: int) -> Tensor:
         """Draws n latents for this rank, [n, latent_dim], with standard deviation `train.latent_std`."""
@@ -155,15 +167,7 @@ class GANObjective:
         z = self.draw_latents(len(labels))
         with self._precision.autocast():
             images: Tensor = self.generator(z, *self.backend.conditioning(labels)).to(self.dtype)
-        return GeneratedBatch(z, self._project(self._augment(images)))
-
-    def _project(self, images: Tensor) -> Tensor:
-        """Replaces images by the features that a projected discriminator sees, [N, K]."""
-        if self._projection is None:
-            return images
-        with self._precision.autocast(enabled=images.is_cuda):  # depthwise convolutions in bf16 are slow on a CPU
-            features: Tensor = self._projection(images)
-        return features.to(self.dtype)
+        return GeneratedBatch(z, self.project(self._augment(images)))
 
     def _augment(self, images: Tensor) -> Tensor:
         """Augments this rank's images in [−1, 1]."""
@@ -185,7 +189,7 @@ class GANObjective:
         augmented = augment(to_float(images[chosen], self.dtype), numbers[:, 1:], self._adaptive.value)
         with self._precision.autocast():
             logits: Tensor = self.backend.discriminator(
-                self._project(augmented), *self.backend.conditioning(labels[chosen])
+                self.project(augmented), *self.backend.conditioning(labels[chosen])
             )
         return logits.to(self.dtype)
 

@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate, leaky_relu
 
 from ganctl.training.config.registry import GENERATORS
 from ganctl.training.config.schema import ModelSettings
+from ganctl.training.errors import ConfigError
 from ganctl.training.models.base import Generator, ImageShape
 from ganctl.training.models.conv import UnflattenLast
 
@@ -33,6 +34,9 @@ class ResidualGenerator(Generator):
 
     def __init__(self, latent_dim: int, classes: int | None, shape: ImageShape, base_channels: int) -> None:
         super().__init__(latent_dim, classes, shape)
+        if shape.height % _SUBPIXELS or shape.width % _SUBPIXELS:
+            size = f"{shape.height} × {shape.width}"
+            raise ConfigError([f"model.generator = 'residual': found images of {size}, expected even sides. Use 'mlp'."])
         self.embedding = nn.Embedding(classes, _EMBEDDING) if classes else None
         size = latent_dim + (_EMBEDDING if classes else 0)
         self.style = nn.Sequential(
