@@ -130,7 +130,7 @@ class GANObjective:
         return self.backend.backward_generator(batch, batch.generated or self._generate(batch.labels))
 
     def project(self, images: Tensor) -> Tensor:
-        """Returns the discriminator's input for images: the features that a projected one sees, [N, K], else the images."""
+        """Returns the discriminator's input for images: features [N, K] for a projected one, else the images."""
         if self.projection is None:
             return images
         with self._precision.autocast(enabled=images.is_cuda):  # depthwise convolutions in bf16 are slow on a CPU

@@ -15,6 +15,7 @@ from ganctl.training.errors import ConfigError
 from ganctl.training.models.base import Discriminator, ImageShape
 
 MIN_SIZE = 48  # pixels; the pretrained network sees smaller images enlarged
+BLOCK = 2  # side of a block of pixels, which is one position of the map of pixels
 _MAPS = ((24, 4), (40, 8), (80, 16))  # channels, and stride relative to the image
 _HEAD_SIDE = 4  # a head reduces its map to at most this many positions a side
 _SLOPE = 0.2  # of LeakyReLU
@@ -33,9 +34,11 @@ class FeatureMap(NamedTuple):
 
 
 def feature_maps(shape: ImageShape) -> list[FeatureMap]:
-    """The maps that the pretrained network computes from images of `shape`."""
+    """The shapes of what `Projection.forward` returns for images of `shape`: the pixels, then the network's maps."""
     height, width = (max(MIN_SIZE, side) for side in (shape.height, shape.width))
-    return [FeatureMap(channels, -(-height // stride), -(-width // stride)) for channels, stride in _MAPS]
+    maps = [FeatureMap(channels, -(-height // stride), -(-width // stride)) for channels, stride in _MAPS]
+    pixels = FeatureMap(shape.channels * BLOCK**2, shape.height // BLOCK, shape.width // BLOCK)
+    return [pixels, *maps]
 
 
 class ProjectedDiscriminator(Discriminator):

@@ -36,24 +36,33 @@ class ResidualGenerator(Generator):
         super().__init__(latent_dim, classes, shape)
         if shape.height % _SUBPIXELS or shape.width % _SUBPIXELS:
             size = f"{shape.height} × {shape.width}"
-            raise ConfigError([f"model.generator = 'residual': found images of {size}, expected even sides. Use 'mlp'."])
+            raise ConfigError(
+                [f"model.generator = 'residual': found images of {size}, expected even sides. Use 'mlp'."]
+            )
         self.embedding = nn.Embedding(classes, _EMBEDDING) if classes else None
-        size = latent_dim + (_EMBEDDING if classes else 0)
+        inputs = latent_dim + (_EMBEDDING if classes else 0)
         self.style = nn.Sequential(
-            nn.Linear(size, _STYLE), nn.LeakyReLU(_SLOPE), nn.Linear(_STYLE, _STYLE), nn.LeakyReLU(_SLOPE)
+            nn.Linear(inputs, _STYLE), nn.LeakyReLU(_SLOPE), nn.Linear(_STYLE, _STYLE), nn.LeakyReLU(_SLOPE)
         )
         height, width, doublings = shape.height // _SUBPIXELS, shape.width // _SUBPIXELS, 0
         while height % 2 == 0 and width % 2 == 0 and max(height, width) > _MAX_START:
             height, width, doublings = height // 2, width // 2, doublings + 1
         channels = [base_channels * min(_MAX_FACTOR, 2**i) for i in range(doublings, -1, -1)]
         self.start = nn.Sequential(
-            nn.Linear(size, height * width * channels[0]), UnflattenLast(channels[0], height, width)
+            nn.Linear(inputs, height * width * channels[0]), UnflattenLast(channels[0], height, width)
         )
         self.blocks = nn.ModuleList(ResidualBlock(inputs, outputs) for inputs, outputs in pairwise(channels))
         self.norm = ConditionalBatchNorm(channels[-1])
         self.output = nn.Conv2d(channels[-1], _SUBPIXELS**2 * shape.channels, 3, padding=1)
         self.to_pixels = nn.PixelShuffle(_SUBPIXELS)
+        self._equal_subpixels()
         self.to(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def _equal_subpixels(self) -> None:
+        """Starts with equal pixels in a block (Aitken et al. 2017, arXiv:1707.02937): others leave a checkerboard."""
+        for parameter in self.output.parameters():
+            parameter.copy_(parameter[:: _SUBPIXELS**2].repeat_interleave(_SUBPIXELS**2, dim=0))
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         if self.embedding is not None:

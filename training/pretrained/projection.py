@@ -9,9 +9,9 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pixel_unshuffle
 
-from ganctl.training.models.projected import MIN_SIZE
+from ganctl.training.models.projected import BLOCK, MIN_SIZE
 from ganctl.training.pretrained import PROJECTION_FILE
 from ganctl.training.pretrained.efficientnet_lite import EfficientNetLite
 
@@ -28,27 +28,26 @@ class Projection(EfficientNetLite):
     def forward(self, images: Tensor) -> Tensor:
         """Computes the feature maps of images; differentiable in the images.
 
-        Images below `MIN_SIZE` pixels are enlarged. Transparent images are put on white, each second one on black, so
-        that a difference in transparency is visible for every color.
+        The pretrained network sees images of less than `MIN_SIZE` pixels enlarged, and transparent ones on white.
 
         Args:
             images: [N, C, H, W] in [−1, 1]; with 4 channels, colors are premultiplied with alpha, the last channel.
 
         Returns:
-            [N, K]: the maps of `feature_maps`, flattened as [H, W, C], one after another.
+            [N, K]: the pixels, which show transparency and faults that the network overlooks, then the feature maps;
+            each flattened as [H, W, C], with the shapes of `feature_maps`.
         """
+        colors = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images[:, :3]
         if images.shape[1] == 4:
-            backgrounds = torch.ones(len(images), 1, 1, 1, dtype=images.dtype, device=images.device)
-            backgrounds[::2] = 0
-            # premultiplied colors c and alpha a, as 0 … 1: c + (1 − a) · background
-            images = images[:, :3] + (1 - images[:, 3:]) * backgrounds
+            colors = colors + (1 - images[:, 3:])  # in 0 … 1: color + (1 − alpha) · white
         height, width = (max(MIN_SIZE, side) for side in images.shape[2:])
         if (height, width) != images.shape[2:]:
-            images = interpolate(images, size=(height, width), mode="bilinear", align_corners=False)
-        colors = images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-        maps = self.activations(colors, after=self.stage_ends[1:])
-        flat = [map_.permute(0, 2, 3, 1).flatten(1) * scale for map_, scale in zip(maps, _SCALES, strict=True)]
-        return torch.cat(flat, dim=1)
+            colors = interpolate(colors, size=(height, width), mode="bilinear", align_corners=False)
+        maps = self.activations(colors.contiguous(memory_format=torch.channels_last), after=self.stage_ends[1:])
+        scaled = [map_ * scale for map_, scale in zip(maps, _SCALES, strict=True)]
+        return torch.cat(
+            [map_.permute(0, 2, 3, 1).flatten(1) for map_ in (pixel_unshuffle(images, BLOCK), *scaled)], dim=1
+        )
 
 
 @cache
