@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, pixel_unshuffle
+from torch.nn.functional import interpolate, pad, pixel_unshuffle
 
 from ganctl.training.models.projected import BLOCK, MIN_SIZE
 from ganctl.training.pretrained import PROJECTION_FILE
@@ -40,6 +40,7 @@ class Projection(EfficientNetLite):
         colors = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images[:, :3]
         if images.shape[1] == 4:
             colors = colors + (1 - images[:, 3:])  # in 0 … 1: color + (1 − alpha) · white
+        colors = _shift(colors)
         height, width = (max(MIN_SIZE, side) for side in images.shape[2:])
         if (height, width) != images.shape[2:]:
             colors = interpolate(colors, size=(height, width), mode="bilinear", align_corners=False)
@@ -48,6 +49,20 @@ class Projection(EfficientNetLite):
         return torch.cat(
             [map_.permute(0, 2, 3, 1).flatten(1) for map_ in (pixel_unshuffle(images, BLOCK), *scaled)], dim=1
         )
+
+
+def _shift(images: Tensor) -> Tensor:
+    """Moves each image by no or one pixel, down and right, in four combinations that follow one another.
+
+    The gradient of a convolution with stride 2 differs between odd and even pixels. Without the shifts, the generator
+    would learn that difference: a checkerboard.
+    """
+    height, width = images.shape[2:]
+    padded = pad(images, (1, 0, 1, 0), mode="replicate")
+    shifted = torch.empty_like(images)
+    for i, (top, left) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
+        shifted[i::4] = padded[i::4, :, top : top + height, left : left + width]
+    return shifted
 
 
 @cache
