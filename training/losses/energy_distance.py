@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ganctl.training.distributed.ranks import Ranks
-from ganctl.training.models.projected import FeatureMap, split_maps
+from ganctl.training.models.base import ImageShape
+from ganctl.training.models.projected import split_maps
 
 _GRID = 2  # side of the grid of means that stands for a feature map: enough for the layout of an image
 _MIN_SQUARED = 1e-4  # below it, the difference of large squares is rounding
 
 
-def energy_distance(real: Tensor, fake: Tensor, labels: Tensor, maps: list[FeatureMap], ranks: Ranks) -> Tensor:
+def energy_distance(real: Tensor, fake: Tensor, labels: Tensor, maps: list[ImageShape], ranks: Ranks) -> Tensor:
     """Energy distance of generated images and of those of each class, without the terms of real images alone.
 
     d(x, y) = √(mean_j (x_j − y_j)²), summed over the feature maps. The mean over all pairs of a batch is added to the
@@ -43,7 +44,7 @@ def energy_distance(real: Tensor, fake: Tensor, labels: Tensor, maps: list[Featu
         return _energy_distance(real.float(), fake.float(), labels, maps, ranks)
 
 
-def _energy_distance(real: Tensor, fake: Tensor, labels: Tensor, maps: list[FeatureMap], ranks: Ranks) -> Tensor:
+def _energy_distance(real: Tensor, fake: Tensor, labels: Tensor, maps: list[ImageShape], ranks: Ranks) -> Tensor:
     all_labels = _gather(labels, ranks)
     n = len(all_labels)
     rows = torch.arange(len(labels), device=labels.device)[:, None] + ranks.rank * len(labels)

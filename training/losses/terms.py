@@ -26,8 +26,8 @@ from ganctl.training.losses.adversarial import AdversarialLoss, build_loss
 from ganctl.training.losses.energy_distance import energy_distance
 from ganctl.training.losses.feature_matching import FeatureMatching
 from ganctl.training.losses.gradient_penalty import distance_from_unit_norm
-from ganctl.training.models.base import Discriminator, Generator, exposes_features
-from ganctl.training.models.projected import FeatureMap, ProjectedDiscriminator
+from ganctl.training.models.base import Discriminator, Generator, ImageShape, exposes_features
+from ganctl.training.models.projected import ProjectedDiscriminator
 
 # weights for `auto`; see docs/recipe.md
 _CLASSIFICATION = 1.0
@@ -210,7 +210,7 @@ class EnergyDistanceTerm(Term):
     needs_real = False  # it reads the input of the discriminator, not its outputs
     stat = "energy_distance"
 
-    def __init__(self, weight: float, maps: list[FeatureMap], ranks: Ranks) -> None:
+    def __init__(self, weight: float, maps: list[ImageShape], ranks: Ranks) -> None:
         super().__init__(weight)
         self._maps, self._ranks = maps, ranks
 

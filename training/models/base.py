@@ -14,7 +14,7 @@ NUM_FEATURES = 256  # number of features of the built-in discriminators
 
 
 class ImageShape(NamedTuple):
-    """Channels, height and width of an image."""
+    """Channels, height and width of an image or a feature map."""
 
     channels: int
     height: int

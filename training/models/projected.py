@@ -4,8 +4,6 @@ The pretrained network (`pretrained/projection.py`) is no part of it: its weight
 computes the features of real and of generated images once, and both updates use them.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
@@ -21,23 +19,11 @@ _HEAD_SIDE = 4  # a head reduces its map to at most this many positions a side
 _SLOPE = 0.2  # of LeakyReLU
 
 
-class FeatureMap(NamedTuple):
-    """Shape of one feature map."""
-
-    channels: int
-    height: int
-    width: int
-
-    @property
-    def size(self) -> int:
-        return self.channels * self.height * self.width
-
-
-def feature_maps(shape: ImageShape) -> list[FeatureMap]:
+def feature_maps(shape: ImageShape) -> list[ImageShape]:
     """The shapes of what `Projection.forward` returns for images of `shape`: the pixels, then the network's maps."""
     height, width = (max(MIN_SIZE, side) for side in (shape.height, shape.width))
-    maps = [FeatureMap(channels, -(-height // stride), -(-width // stride)) for channels, stride in _MAPS]
-    pixels = FeatureMap(shape.channels * BLOCK**2, shape.height // BLOCK, shape.width // BLOCK)
+    maps = [ImageShape(channels, -(-height // stride), -(-width // stride)) for channels, stride in _MAPS]
+    pixels = ImageShape(shape.channels * BLOCK**2, shape.height // BLOCK, shape.width // BLOCK)
     return [pixels, *maps]
 
 
@@ -47,7 +33,7 @@ class ProjectedDiscriminator(Discriminator):
     Its input is not an image: it is [N, K], as `Projection.forward` returns it.
     """
 
-    def __init__(self, maps: list[FeatureMap], width: int, classes: int | None) -> None:
+    def __init__(self, maps: list[ImageShape], width: int, classes: int | None) -> None:
         super().__init__(nn.Sequential(_Heads(maps, width)), width * len(maps), classes)
         self.maps = maps
 
@@ -55,7 +41,7 @@ class ProjectedDiscriminator(Discriminator):
 class _Heads(nn.Module):
     """[N, K] → [N, width · number of maps]."""
 
-    def __init__(self, maps: list[FeatureMap], width: int) -> None:
+    def __init__(self, maps: list[ImageShape], width: int) -> None:
         super().__init__()
         self._maps = maps
         self.heads = nn.ModuleList(_head(shape, width) for shape in maps).to(memory_format=torch.channels_last)
@@ -65,7 +51,7 @@ class _Heads(nn.Module):
         return torch.cat([head(map_).mean(dim=(2, 3)) for head, map_ in maps], dim=1)
 
 
-def split_maps(x: Tensor, maps: list[FeatureMap]) -> list[Tensor]:
+def split_maps(x: Tensor, maps: list[ImageShape]) -> list[Tensor]:
     """Splits flattened maps, [N, K], into [N, C, H, W] each, channels-last in memory."""
     flat = x.split([shape.size for shape in maps], dim=1)
     return [
@@ -74,7 +60,7 @@ def split_maps(x: Tensor, maps: list[FeatureMap]) -> list[Tensor]:
     ]
 
 
-def _head(shape: FeatureMap, width: int) -> nn.Sequential:
+def _head(shape: ImageShape, width: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     channels, side = shape.channels, max(shape.height, shape.width)
     while side > _HEAD_SIDE:
