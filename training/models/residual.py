@@ -36,9 +36,8 @@ class ResidualGenerator(Generator):
         super().__init__(latent_dim, classes, shape)
         if shape.height % _SUBPIXELS or shape.width % _SUBPIXELS:
             size = f"{shape.height} × {shape.width}"
-            raise ConfigError(
-                [f"model.generator = 'residual': found images of {size}, expected even sides. Use 'mlp'."]
-            )
+            fault = f"found images of {size}, expected even sides"
+            raise ConfigError([f"model.generator = 'residual': {fault}. Use 'mlp'."])
         self.embedding = nn.Embedding(classes, _EMBEDDING) if classes else None
         inputs = latent_dim + (_EMBEDDING if classes else 0)
         self.style = nn.Sequential(
@@ -51,7 +50,11 @@ class ResidualGenerator(Generator):
         self.start = nn.Sequential(
             nn.Linear(inputs, height * width * channels[0]), UnflattenLast(channels[0], height, width)
         )
-        self.blocks = nn.ModuleList(ResidualBlock(inputs, outputs) for inputs, outputs in pairwise(channels))
+        # named by the number of blocks that follow, so that `--init-from` finds those of networks for other sizes
+        following = map(str, range(doublings - 1, -1, -1))
+        self.blocks = nn.ModuleDict(
+            (name, ResidualBlock(*pair)) for name, pair in zip(following, pairwise(channels), strict=True)
+        )
         self.norm = ConditionalBatchNorm(channels[-1])
         self.output = nn.Conv2d(channels[-1], _SUBPIXELS**2 * shape.channels, 3, padding=1)
         self.to_pixels = nn.PixelShuffle(_SUBPIXELS)
@@ -69,7 +72,7 @@ class ResidualGenerator(Generator):
             z = torch.cat([z, self.embedding(label)], dim=1)
         style: Tensor = self.style(z)
         x = self.start(z)
-        for block in self.blocks:
+        for block in self.blocks.values():
             x = block(x, style)
         images: Tensor = self.to_pixels(self.output(leaky_relu(self.norm(x, style), _SLOPE)))
         return images.tanh()

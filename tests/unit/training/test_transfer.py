@@ -14,6 +14,7 @@ from ganctl.training.models.base import Discriminator, Generator, ImageShape
 from ganctl.training.models.build import build_discriminator, build_generator
 from ganctl.training.models.image_axes import ImageDomain
 from ganctl.training.models.transfer import TransferReport, transfer
+from ganctl.training.pretrained.projection import load_projection
 
 DIGITS = tuple("0123456789")
 GRAY = ImageDomain(ImageShape(1, 28, 28), DIGITS)
@@ -25,6 +26,7 @@ FAMILIES: dict[str, dict[str, object]] = {
     "mlp": {"generator": "mlp", "discriminator": "mlp"},
     "mlp with projection": {"generator": "mlp", "discriminator": "mlp", "conditioning": "projection"},
 }
+RESIDUAL: dict[str, object] = {"generator": "residual", "discriminator": "projected", "base_channels": 4}
 Pair = tuple[Generator, nn.Module]
 
 
@@ -222,6 +224,102 @@ def test_a_transfer_changes_neither_network_nor_the_random_state_and_repeats_bit
     for state, network in zip(before, (old, new), strict=True):
         assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in state.items())
     assert all(torch.equal(tensor, second.state[name]) for name, tensor in first.state.items())
+
+
+def judge(discriminator: nn.Module, images: Tensor, *labels: Tensor) -> Tensor:
+    """Logits of a projected discriminator."""
+    logits: Tensor = discriminator(load_projection(torch.device("cpu"))(images), *labels)
+    return logits
+
+
+def test_residual_networks_for_other_classes_of_the_same_size_are_taken_whole() -> None:
+    new = GRAY._replace(class_names=("9", "letter", "0"))
+    source, target, report = fitted(GRAY, new, **RESIDUAL)
+    names = report.names()
+    assert names["new"] == names["unused"] == []
+    assert {name.split(".", 1)[1] for name in names["adapted"]} == {
+        "embedding.weight", "projection.weight", "classifier.weight", "classifier.bias"
+    }  # fmt: skip
+    z = torch.randn(2, source[0].latent_dim)
+    old_labels, labels = torch.tensor([9, 0]), torch.tensor([0, 2])
+    images = source[0](z, old_labels)
+    assert torch.equal(target[0](z, labels), images)
+    assert torch.equal(judge(target[1], images, labels), judge(source[1], images, old_labels))
+    fitted_again = fitted(GRAY, GRAY, **RESIDUAL)[2]
+    assert fitted_again.share == 1
+    assert fitted_again.names()["adapted"] == []
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_residual_networks_for_colors_draw_and_judge_gray_images_as_the_networks_for_gray(channels: int) -> None:
+    source, target, report = fitted(GRAY, with_shape(GRAY, channels), **RESIDUAL)
+    names = report.names()
+    assert names["adapted"] == ["generator.output.weight", "generator.output.bias"]
+    assert names["new"] == names["unused"] == []
+    z, labels = torch.randn(6, source[0].latent_dim), torch.arange(6)
+    images = source[0](z, labels).expand(-1, 3, -1, -1)
+    assert torch.allclose(target[0](z, labels)[:, :3], images, atol=1e-6)
+    assert torch.equal(judge(target[1], images, labels), judge(source[1], images[:, :1], labels))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "blocks"),
+    # height; the last blocks of both networks have the same channels
+    [(32, 64, {"0", "1"}), (64, 32, {"0", "1"}), (28, 64, {"0"}), (32, 128, {"0", "1"}), (64, 128, {"0", "1", "2"})],
+)
+def test_residual_networks_for_other_sizes_take_the_last_blocks(old: int, new: int, blocks: set[str]) -> None:
+    domains = [with_shape(GRAY, 3, size, size) for size in (old, new)]
+    source, target, report = fitted(*domains, **RESIDUAL)
+    names = report.names()
+    assert not [name for name in names["adapted"] if name.startswith("generator.blocks")]
+    for network in ("generator.style", "generator.output", "generator.norm", "generator.embedding"):
+        assert not [name for name in names["new"] if name.startswith(network)]
+    taken = {name for name in names["copied"] if name.startswith("generator.blocks")}
+    assert {name.split(".")[2] for name in taken} == blocks
+    # the first block of the smaller network follows other channels
+    later = [name for name in taken if name.endswith("convolutions.0.weight")]
+    assert len(later) == len(blocks)
+    for name in later:
+        key = name.removeprefix("generator.")
+        assert torch.equal(target[0].state_dict()[key], source[0].state_dict()[key])
+    z, labels = torch.randn(2, source[0].latent_dim), torch.arange(2)
+    assert judge(target[1], target[0](z, labels), labels).isfinite().all()
+
+
+def test_a_residual_generator_whose_start_grows_with_the_image_interpolates_it() -> None:
+    (old, _), (new, _), report = fitted(with_shape(GRAY, 1, 32, 32), with_shape(GRAY, 1, 48, 40), **RESIDUAL)
+    assert "generator.start.0.weight" in report.names()["adapted"]
+    inputs = torch.randn(3, 64 + 64)
+    small, large = (network.get_submodule("start")(inputs) for network in (old, new))
+    assert torch.allclose(large, interpolate(small, (6, 5), mode="bilinear", antialias=True), atol=1e-5)
+
+
+def test_a_projected_discriminator_is_taken_whole_for_sizes_whose_maps_have_equal_heads() -> None:
+    for size in (16, 48, 64):  # small images are enlarged to 48 pixels
+        source, target, report = fitted(GRAY, with_shape(GRAY, 3, size, size), **RESIDUAL)
+        names = report.names()
+        assert not [n for kind in ("new", "unused", "adapted") for n in names[kind] if n.startswith("discriminator.")]
+        for name, tensor in source[1].state_dict().items():
+            assert torch.equal(target[1].state_dict()[name], tensor), name
+
+
+def test_an_unconditional_residual_pair_draws_and_judges_as_the_conditional_one_for_the_mean_class() -> None:
+    source, target, _ = fitted(GRAY, ImageDomain(GRAY.shape, ()), **RESIDUAL)
+    z = torch.randn(20, source[0].latent_dim)
+    mixed = GeneratorSource(source[0], DIGITS).generate_mixed(z, torch.full((20, 10), 0.1))
+    images = GeneratorSource(target[0], ()).generate(z, torch.zeros(20, dtype=torch.int64))
+    assert (images.int() - mixed.int()).abs().max() <= 1
+    noise = torch.rand(4, 1, 28, 28)
+    logits = torch.stack([judge(source[1], noise, torch.full((4,), label)) for label in range(10)])
+    assert torch.allclose(judge(target[1], noise), logits.mean(dim=0), atol=1e-4)
+
+
+def test_a_conditional_residual_generator_starts_as_the_unconditional_one_apart_from_its_labels() -> None:
+    source, target, report = fitted(ImageDomain(GRAY.shape, ()), GRAY, **RESIDUAL)
+    nn.init.zeros_(target[0].get_parameter("embedding.weight"))
+    z = torch.randn(6, source[0].latent_dim)
+    assert torch.allclose(target[0](z, torch.arange(6)), source[0](z), atol=1e-6)
+    assert {name.split(".")[1] for name in report.names()["new"]} == {"embedding", "projection", "classifier"}
 
 
 class Residual(Generator):
