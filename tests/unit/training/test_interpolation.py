@@ -62,7 +62,7 @@ def test_label_weights_change_linearly_between_keyframes() -> None:
     assert walk_labels(torch.tensor([1, 1]), classes=3, frames=4)[:, 1].tolist() == [1] * 4
 
 
-@pytest.mark.parametrize("generator", ["conv", "mlp"])
+@pytest.mark.parametrize("generator", ["conv", "mlp", "residual"])
 def test_mixed_labels_give_images_in_between_and_one_hot_labels_the_usual_images(generator: str) -> None:
     config, _ = resolve(assignments=["model.base_channels=4", f"model.generator={generator}"], environment={})
     torch.manual_seed(0)
