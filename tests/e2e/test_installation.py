@@ -48,7 +48,11 @@ def test_the_wheel_in_a_new_environment_trains_samples_and_packages(tmp_path: Pa
     built = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT, cwd=ROOT)
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("ganctl-*.whl")
-    assert {name.partition("/")[0].partition("-")[0] for name in zipfile.ZipFile(wheel).namelist()} == {"ganctl"}
+    files = zipfile.ZipFile(wheel).namelist()
+    assert {name.partition("/")[0].partition("-")[0] for name in files} == {"ganctl"}
+    pretrained = {"features.safetensors", "projection.safetensors", "NOTICE.md"}
+    assert {f"ganctl/training/pretrained/{name}" for name in pretrained} <= {*files}
+    assert any(name.endswith(".dist-info/licenses/training/pretrained/NOTICE.md") for name in files)
     venv, folder = tmp_path / "venv", tmp_path / "work"
     folder.mkdir()
     created = run(UV, "venv", "--python", sys.executable, venv, cwd=tmp_path)

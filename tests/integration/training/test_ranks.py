@@ -34,6 +34,16 @@ CASES = {
         "model.discriminator=tests.integration.training.updates:BatchNormDiscriminator",
     ],
 }
+PROJECTED_CASES = {
+    "pretrained features": ["residual"],
+    "pretrained features with R1 and augmentation": [
+        "residual",
+        "loss.r1=0.1",
+        "augment.probability=adaptive",
+        "augment.ramp=20",
+        "augment.target=0.001",
+    ],
+}
 RANK_COUNTS = (2, pytest.param(4, marks=pytest.mark.soak))
 
 
@@ -53,7 +63,9 @@ def updates(tmp_path_factory: pytest.TempPathFactory) -> Updates:
     @cache
     def compute(ranks: int) -> dict[str, torch.Tensor]:
         target = folder / f"{ranks}.safetensors"
-        done = torchrun(ranks, "-m", "tests.integration.training.updates", str(target), json.dumps(CASES))
+        done = torchrun(
+            ranks, "-m", "tests.integration.training.updates", str(target), json.dumps(CASES | PROJECTED_CASES)
+        )
         assert done.returncode == 0, done.stderr
         return load_file(target)
 
@@ -87,6 +99,21 @@ def test_weights_ema_and_batch_statistics_of_several_ranks_equal_those_of_one_pr
     for name in one:
         if name.startswith(f"{case}/torch.float64/after/"):
             torch.testing.assert_close(one[name], several[name], rtol=1e-6, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("case", PROJECTED_CASES)
+@pytest.mark.parametrize("ranks", RANK_COUNTS)
+def test_ranks_with_pretrained_features_compute_the_updates_of_one_process(
+    case: str, ranks: int, updates: Updates
+) -> None:
+    one, several = updates(1), updates(ranks)
+    for stage, tolerance in (("gradient", 1e-3), ("after", 1e-4)):
+        names = [name for name in one if name.startswith(f"{case}/torch.float32/{stage}/")]
+        assert len(names) > 20
+        whole = torch.stack([one[name].float().norm() for name in names]).norm()
+        for name in names:
+            difference = (one[name].float() - several[name].float()).norm() / whole
+            assert difference <= tolerance, f"{name}: {difference:.1e} of the norm of all"
 
 
 def run_agreements(task: str) -> subprocess.CompletedProcess[str]:

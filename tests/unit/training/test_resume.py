@@ -19,10 +19,12 @@ from ganctl.training.errors import DataError
 from ganctl.training.loop import build
 from ganctl.training.loop.session import Session
 from ganctl.training.loop.trainer import Trainer
+from ganctl.training.pretrained.projection import load_projection
 from ganctl.training.sampling.inspection import open_checkpoint
 from ganctl.training.step.cuda_graph import StepRunner
+from tests.any_images import disks, save_folder
 from tests.conftest import PRESETS, SHORT, SMALL, launch
-from tests.states import assert_same_events, assert_same_run, timeless_rows
+from tests.states import assert_same_events, assert_same_run, leaves, timeless_rows
 from tests.unit.training.failing import FailOnce
 from tests.unit.training.folders import fill, fill_flat
 from tests.unit.training.recorded import recorded
@@ -53,6 +55,24 @@ def test_a_resumed_run_with_adaptive_augmentation_ends_bit_identical(tmp_path: P
     probabilities = [row["augment_probability"] for row in timeless_rows(resumed) if "augment_probability" in row]
     assert len(probabilities) == 2
     assert probabilities[0] != probabilities[1]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_resumed_run_on_pretrained_features_ends_bit_identical_and_does_not_save_them(
+    channels: int, tmp_path: Path
+) -> None:
+    source = save_folder(tmp_path / "disks", disks(60, 32)[..., :channels], labeled=True)
+    data = (f"data.source={source}", "data.num_workers=0", "train.batch_size=8")
+    settings = (*data, "augment.probability=adaptive", "augment.ramp=100", "augment.target=0.001", "loss.r1=0.1")
+    for folder, stops in (("uninterrupted", (12,)), ("resumed", (5, 12))):
+        launch(tmp_path / folder, preset="residual", extra=settings).build(max_steps=stops[0]).fit()
+        for stop in stops[1:]:
+            launch(tmp_path / folder, resume="auto").build(max_steps=stop).fit()
+    assert_same_run(tmp_path / "uninterrupted", tmp_path / "resumed")
+    state = leaves(read_checkpoint(tmp_path / "resumed/checkpoints/last.safetensors").state)
+    tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
+    for weight in load_projection(torch.device("cpu")).parameters():
+        assert not any(each.shape == weight.shape and torch.equal(each.float(), weight) for each in tensors)
 
 
 class Stop(Callback):

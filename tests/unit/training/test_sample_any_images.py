@@ -120,7 +120,8 @@ def test_the_grids_and_the_timelapse_of_a_run_have_alpha(tmp_path: Path) -> None
         def on_step(self, run: Any) -> None:
             torch.nn.init.normal_(run.generator.net[5].weight, generator=torch.Generator().manual_seed(run.step))
 
-    trainer = Session(assignments=settings, run_dir=tmp_path / "run").build(max_steps=3, callbacks=[Change()])
+    session = Session(preset="conv", assignments=settings, run_dir=tmp_path / "run")
+    trainer = session.build(max_steps=3, callbacks=[Change()])
     trainer.fit()
     pictures = [Image.open(path) for path in sorted((tmp_path / "run/samples").glob("*.png"))]
     assert [picture.mode for picture in pictures] == ["RGBA"] * 3
