@@ -40,7 +40,7 @@ def test_images_are_trained_on_exported_and_served(size: int, channels: int, gan
     run("export", "run", "--format", "torchscript", "--format", "onnx", "--out", "export")
     manifest = run("inspect", "export")
     assert manifest["class_names"] == [f"color {i}" for i in range(len(COLORS))]
-    fields = {"seed": 7, "count": 3, "labels": "color 1", "layout": "strip"}
+    fields: dict[str, Any] = {"seed": 7, "count": 3, "labels": "color 1", "layout": "strip"}
     for backend in BACKENDS:
         picture = pixels(reply_to(load_service(tmp_path / "export", backend), json_call(**fields))).astype(int)
         assert picture.shape == (size, 3 * size, channels)

@@ -130,11 +130,13 @@ class GANObjective:
         return self.backend.backward_generator(batch, batch.generated or self._generate(batch.labels))
 
     def project(self, images: Tensor) -> Tensor:
-        """Returns the discriminator's input for images: features [N, K] for a projected one, else the images."""
+        """Returns the discriminator's input for this rank's images: features [N, K] if it is projected."""
         if self.projection is None:
             return images
+        # of held-out images, all ranks take all: their number is a multiple of 4, so the shifts are equal on all ranks
+        first = self._ranks.rank * len(images)
         with self._precision.autocast(enabled=images.is_cuda):  # depthwise convolutions in bf16 are slow on a CPU
-            features: Tensor = self.projection(images)
+            features: Tensor = self.projection(images, first)
         return features.to(self.dtype)
 
     def draw_latents(self, n: int) -> Tensor:

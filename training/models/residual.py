@@ -53,7 +53,7 @@ class ResidualGenerator(Generator):
         # named by the number of blocks that follow, so that `--init-from` finds those of networks for other sizes
         following = map(str, range(doublings - 1, -1, -1))
         self.blocks = nn.ModuleDict(
-            (name, ResidualBlock(*pair)) for name, pair in zip(following, pairwise(channels), strict=True)
+            {name: ResidualBlock(*pair) for name, pair in zip(following, pairwise(channels), strict=True)}
         )
         self.norm = ConditionalBatchNorm(channels[-1])
         self.output = nn.Conv2d(channels[-1], _SUBPIXELS**2 * shape.channels, 3, padding=1)

@@ -17,6 +17,7 @@ from ganctl.training.pretrained.efficientnet_lite import EfficientNetLite
 
 # of each feature map: its standard deviation in a channel becomes about 1 for photos
 _SCALES = (0.105, 0.107, 0.147)
+_OFFSETS = ((1, 1), (1, 0), (0, 1), (0, 0))  # top and left, in padded images; the first one means no shift
 
 
 class Projection(EfficientNetLite):
@@ -25,13 +26,14 @@ class Projection(EfficientNetLite):
     def __init__(self) -> None:
         super().__init__(stage_blocks=(1, 3, 3, 4))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, first: int = 0) -> Tensor:
         """Computes the feature maps of images; differentiable in the images.
 
         The pretrained network sees images of less than `MIN_SIZE` pixels enlarged, and transparent ones on white.
 
         Args:
             images: [N, C, H, W] in [−1, 1]; with 4 channels, colors are premultiplied with alpha, the last channel.
+            first: position of the first image in the batch of all ranks; it decides on the shifts.
 
         Returns:
             [N, K]: the pixels, which show transparency and faults that the network overlooks, then the feature maps;
@@ -40,7 +42,7 @@ class Projection(EfficientNetLite):
         colors = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images[:, :3]
         if images.shape[1] == 4:
             colors = colors + (1 - images[:, 3:])  # in 0 … 1: color + (1 − alpha) · white
-        colors = _shift(colors)
+        colors = _shift(colors, first)
         height, width = (max(MIN_SIZE, side) for side in images.shape[2:])
         if (height, width) != images.shape[2:]:
             colors = interpolate(colors, size=(height, width), mode="bilinear", align_corners=False)
@@ -51,7 +53,7 @@ class Projection(EfficientNetLite):
         )
 
 
-def _shift(images: Tensor) -> Tensor:
+def _shift(images: Tensor, first: int) -> Tensor:
     """Moves each image by no or one pixel, down and right, in four combinations that follow one another.
 
     The gradient of a convolution with stride 2 differs between odd and even pixels. Without the shifts, the generator
@@ -60,7 +62,8 @@ def _shift(images: Tensor) -> Tensor:
     height, width = images.shape[2:]
     padded = pad(images, (1, 0, 1, 0), mode="replicate")
     shifted = torch.empty_like(images)
-    for i, (top, left) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
+    for i in range(4):
+        top, left = _OFFSETS[(first + i) % 4]
         shifted[i::4] = padded[i::4, :, top : top + height, left : left + width]
     return shifted
 

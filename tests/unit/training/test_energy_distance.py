@@ -11,9 +11,10 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from ganctl.training.distributed.ranks import SINGLE_RANK, Ranks
 from ganctl.training.losses.energy_distance import energy_distance
-from ganctl.training.models.projected import FeatureMap, split_maps
+from ganctl.training.models.base import ImageShape
+from ganctl.training.models.projected import split_maps
 
-MAPS = [FeatureMap(6, 4, 4), FeatureMap(8, 2, 3)]
+MAPS = [ImageShape(6, 4, 4), ImageShape(8, 2, 3)]
 SIZE = sum(map_.size for map_ in MAPS)
 LABELS = torch.arange(12) % 3
 
