@@ -41,15 +41,15 @@ def energy_distance(real: Tensor, fake: Tensor, labels: Tensor, maps: list[Image
         A scalar; for equal distributions it is minus the mean distances of real images.
     """
     with torch.autocast(fake.device.type, enabled=False):  # differences of squares need fp32
-        return _energy_distance(real.float(), fake.float(), labels, maps, ranks)
+        return _energy_distance(real, fake, labels, maps, ranks)
 
 
 def _energy_distance(real: Tensor, fake: Tensor, labels: Tensor, maps: list[ImageShape], ranks: Ranks) -> Tensor:
     all_labels = _gather(labels, ranks)
     n = len(all_labels)
     rows = torch.arange(len(labels), device=labels.device)[:, None] + ranks.rank * len(labels)
-    different = (rows != torch.arange(n, device=labels.device)).to(torch.float32)  # not an image and itself
-    same_class = (labels[:, None] == all_labels).to(torch.float32)
+    different = (rows != torch.arange(n, device=labels.device)).to(fake.dtype)  # not an image and itself
+    same_class = (labels[:, None] == all_labels).to(fake.dtype)
     total = fake.new_zeros(())
     for real_map, fake_map in zip(split_maps(real, maps), split_maps(fake, maps), strict=True):
         x, y = (adaptive_avg_pool2d(each, _GRID).flatten(1) for each in (fake_map, real_map))

@@ -78,7 +78,8 @@ class GANObjective:
         self._config, self._ranks, self._rng, self._precision = config, ranks, rng, precision
         self.generator, self.dtype = generator, next(generator.parameters()).dtype
         self.terms = build_terms(config.loss, generator, discriminator, ranks)
-        self.projection = load_projection(rng.device) if isinstance(discriminator, ProjectedDiscriminator) else None
+        projected = isinstance(discriminator, ProjectedDiscriminator)
+        self.projection = load_projection(rng.device, self.dtype) if projected else None
         adaptive = config.augment.probability == "adaptive"
         self._adaptive = AdaptiveProbability(config.augment, rng.device) if adaptive else None
         self._held_out: tuple[Tensor, Tensor] | None = None

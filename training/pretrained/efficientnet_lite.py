@@ -54,8 +54,8 @@ class EfficientNetLite(nn.Module):
                 outputs.append(x)
         return outputs
 
-    def load(self, path: Path, device: torch.device) -> Self:
-        """Takes the weights of a file, in fp32, for evaluation on a device.
+    def load(self, path: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Self:
+        """Takes the weights of a file, for evaluation on a device.
 
         The network must have been created on the device "meta".
 
@@ -63,7 +63,7 @@ class EfficientNetLite(nn.Module):
             Exception: the file of the package is damaged.
         """
         weights, _ = read_tensors(path)
-        self.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
+        self.load_state_dict({name: tensor.to(dtype) for name, tensor in weights.items()}, assign=True)
         return self.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
 
 

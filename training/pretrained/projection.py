@@ -69,12 +69,12 @@ def _shift(images: Tensor, first: int) -> Tensor:
 
 
 @cache
-def load_projection(device: torch.device) -> Projection:
-    """Returns the network in evaluation mode on a device; each device has a single one.
+def load_projection(device: torch.device, dtype: torch.dtype = torch.float32) -> Projection:
+    """Returns the network in evaluation mode; each device and dtype has a single one.
 
     Raises:
         Exception: the file of the package is damaged.
     """
     with torch.device("meta"):  # no random numbers: the random state of a surrounding training run is kept
         network = Projection()
-    return network.load(PROJECTION_FILE, device)
+    return network.load(PROJECTION_FILE, device, dtype)

@@ -107,13 +107,13 @@ def test_ranks_with_pretrained_features_compute_the_updates_of_one_process(
     case: str, ranks: int, updates: Updates
 ) -> None:
     one, several = updates(1), updates(ranks)
-    for stage, tolerance in (("gradient", 1e-3), ("after", 1e-4)):
-        names = [name for name in one if name.startswith(f"{case}/torch.float32/{stage}/")]
+    for stage in ("gradient", "after"):  # in float32, rounding moves activations over the kinks of ReLU6
+        names = [name for name in one if name.startswith(f"{case}/torch.float64/{stage}/")]
         assert len(names) > 20
-        whole = torch.stack([one[name].float().norm() for name in names]).norm()
+        whole = torch.stack([one[name].double().norm() for name in names]).norm()
         for name in names:
-            difference = (one[name].float() - several[name].float()).norm() / whole
-            assert difference <= tolerance, f"{name}: {difference:.1e} of the norm of all"
+            difference = (one[name].double() - several[name].double()).norm() / whole
+            assert difference <= 1e-9, f"{name}: {difference:.1e} of the norm of all"
 
 
 def run_agreements(task: str) -> subprocess.CompletedProcess[str]:

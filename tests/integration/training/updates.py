@@ -59,8 +59,7 @@ def main(target: str, cases: dict[str, list[str]]) -> None:
     for name, assignments in cases.items():
         preset, *rest = assignments
         config, _ = resolve(preset=preset, assignments=["model.base_channels=4", *rest], environment={})
-        projected = config.model.discriminator == "projected"  # the pretrained network computes in float32
-        for dtype in (torch.float32,) if projected else (torch.float64, torch.float32):
+        for dtype in (torch.float64, torch.float32):
             torch.manual_seed(1)
             generator = build_generator(config.model, SHAPE, 10).to(dtype)
             discriminator = build_discriminator(config.model, SHAPE, 10).to(dtype)
