@@ -69,7 +69,7 @@ def _shift(images: Tensor, first: int) -> Tensor:
 
 
 @cache
-def load_projection(device: torch.device, dtype: torch.dtype = torch.float32) -> Projection:
+def load_projection(device: torch.device, dtype: torch.dtype) -> Projection:
     """Returns the network in evaluation mode; each device and dtype has a single one.
 
     Raises:

@@ -137,11 +137,8 @@ def test_the_loss_is_computed_in_float32_inside_autocast() -> None:
     expected = energy_distance(real, fake, LABELS, MAPS, SINGLE_RANK)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = energy_distance(real, fake, LABELS, MAPS, SINGLE_RANK)
-        rounded = energy_distance(real.bfloat16(), fake.bfloat16(), LABELS, MAPS, SINGLE_RANK)
-    assert loss.dtype == rounded.dtype == torch.float32
+    assert loss.dtype == torch.float32
     assert torch.equal(loss, expected)
-    exact = energy_distance(real.bfloat16().float(), fake.bfloat16().float(), LABELS, MAPS, SINGLE_RANK)
-    assert torch.equal(rounded, exact)
 
 
 @dataclass

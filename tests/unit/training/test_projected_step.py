@@ -75,7 +75,7 @@ def test_the_discriminator_sees_features_of_real_and_generated_images() -> None:
     step.generator.register_forward_hook(lambda _, __, output: images.append(output.detach()))
     real = batch()
     step(*real, step=0, progress=0.0)
-    features = [load_projection(CPU)(each) for each in (to_float(real[0]), images[0])]
+    features = [load_projection(CPU, torch.float32)(each) for each in (to_float(real[0]), images[0])]
     assert len(images) == 1, "the images of a step are generated once"
     torch.testing.assert_close(seen[0].detach(), torch.cat(features), rtol=1e-4, atol=1e-4)
     assert any(torch.equal(each.detach(), seen[0][8:].detach()) for each in seen[1:]), "in the generator's phase"
@@ -86,7 +86,9 @@ def test_the_images_are_augmented_before_the_pretrained_network_sees_them(reuse:
     for setting, expected in ((FIXED, True), ("augment.probability=0.0", False)):
         step = build(setting, f"train.reuse_fakes={reuse}")
         seen: list[Tensor] = []
-        hook = load_projection(CPU).register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].detach()))
+        hook = load_projection(CPU, torch.float32).register_forward_pre_hook(
+            lambda _, args, seen=seen: seen.append(args[0].detach())
+        )
         step(*batch(), step=0, progress=0.0)
         hook.remove()
         images = torch.cat(seen)
@@ -107,18 +109,18 @@ def test_the_probability_of_adaptive_augmentation_follows_the_logits_of_held_out
 
 def test_the_pretrained_weights_are_neither_trained_nor_saved() -> None:
     step = build()
-    weights = load_projection(CPU).state_dict()
+    weights = load_projection(CPU, torch.float32).state_dict()
     before = {name: weight.clone() for name, weight in weights.items()}
     for number in range(2):
         step(*batch(), step=number, progress=0.0)
     assert all(torch.equal(weight, before[name]) for name, weight in weights.items())
-    assert all(parameter.grad is None for parameter in load_projection(CPU).parameters())
+    assert all(parameter.grad is None for parameter in load_projection(CPU, torch.float32).parameters())
     state = {name: value for name, value in leaves(step.state_dict()).items() if isinstance(value, Tensor)}
     for name, value in state.items():
         for weight in before.values():
             assert value.shape != weight.shape or not torch.equal(value.float(), weight), name
     trained = {id(p) for phase in step.phases for group in phase.optimizer.param_groups for p in group["params"]}
-    assert not trained & {id(parameter) for parameter in load_projection(CPU).parameters()}
+    assert not trained & {id(parameter) for parameter in load_projection(CPU, torch.float32).parameters()}
 
 
 def test_building_a_step_draws_the_random_numbers_of_the_networks_alone() -> None:

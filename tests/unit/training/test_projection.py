@@ -28,7 +28,7 @@ def random_images(n: int, channels: int, height: int, width: int | None = None) 
 
 
 def project(images: Tensor) -> Tensor:
-    features: Tensor = load_projection(CPU)(images)
+    features: Tensor = load_projection(CPU, torch.float32)(images)
     return features
 
 
@@ -47,7 +47,7 @@ def test_the_packaged_weights_have_the_digest_of_their_metadata() -> None:
     assert metadata[DIGEST_KEY] == weights_digest(weights)
     assert metadata["license"] == "Apache-2.0"
     assert PROJECTION_FILE.stat().st_size < 1_000_000
-    loaded = load_projection(CPU).state_dict()
+    loaded = load_projection(CPU, torch.float32).state_dict()
     assert loaded.keys() == weights.keys()
     assert all(torch.equal(loaded[name], weight.float()) for name, weight in weights.items())
 
@@ -119,7 +119,7 @@ def test_four_equal_images_are_seen_at_four_positions() -> None:
 
 
 def test_split_maps_returns_the_outputs_of_the_networks_stages_scaled_to_about_1() -> None:
-    network, images = load_projection(CPU), random_images(4, 3, 64)
+    network, images = load_projection(CPU, torch.float32), random_images(4, 3, 64)
     outputs = network.activations(images, after=network.stage_ends[1:])
     maps = pretrained_maps(images)
     for map_, output in zip(maps, outputs, strict=True):
@@ -135,13 +135,13 @@ def test_features_are_differentiable_in_the_images_and_the_weights_are_constants
         assert gradient.isfinite().all()
         assert (gradient[:, :3].abs().amax(dim=(2, 3)) > 0).all(), "every image and every color"
         assert channels < 4 or gradient[1, 3].abs().max() > 0, "alpha of the image on white"
-    network = load_projection(CPU)
+    network = load_projection(CPU, torch.float32)
     assert not network.training
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_the_gradient_is_that_of_finite_differences() -> None:
-    network = copy.deepcopy(load_projection(CPU)).double()
+    network = copy.deepcopy(load_projection(CPU, torch.float32)).double()
     images, direction = random_images(2, 4, 30, 32).double(), random_images(2, 4, 32).double()[:, :, :30]
     weights = torch.randn(network(images).shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -187,9 +187,9 @@ def test_the_features_of_an_image_do_not_depend_on_the_images_beside_it() -> Non
 
 def test_loading_and_projecting_use_no_random_numbers() -> None:
     before = torch.get_rng_state()
-    load_projection.__wrapped__(CPU)(random_images(2, 3, 32))
+    load_projection.__wrapped__(CPU, torch.float32)(random_images(2, 3, 32))
     assert torch.equal(torch.get_rng_state(), before)
-    assert load_projection(CPU) is load_projection(CPU)
+    assert load_projection(CPU, torch.float32) is load_projection(CPU, torch.float32)
 
 
 def discriminator(shape: ImageShape, **settings: object) -> ProjectedDiscriminator:
@@ -219,9 +219,9 @@ def test_the_discriminator_returns_one_logit_for_each_image_from_all_maps(size: 
 
 def test_the_pretrained_weights_are_no_part_of_the_discriminator() -> None:
     network = discriminator(ImageShape(3, 32, 32))
-    pretrained = {tensor.data_ptr() for tensor in load_projection(CPU).state_dict().values()}
+    pretrained = {tensor.data_ptr() for tensor in load_projection(CPU, torch.float32).state_dict().values()}
     assert not pretrained & {tensor.data_ptr() for tensor in network.state_dict().values()}
-    assert not any(module is load_projection(CPU) for module in network.modules())
+    assert not any(module is load_projection(CPU, torch.float32) for module in network.modules())
 
 
 def test_a_label_embedding_beside_the_pixels_is_refused() -> None:

@@ -228,7 +228,7 @@ def test_a_transfer_changes_neither_network_nor_the_random_state_and_repeats_bit
 
 def judge(discriminator: nn.Module, images: Tensor, *labels: Tensor) -> Tensor:
     """Logits of a projected discriminator."""
-    logits: Tensor = discriminator(load_projection(torch.device("cpu"))(images), *labels)
+    logits: Tensor = discriminator(load_projection(torch.device("cpu"), torch.float32)(images), *labels)
     return logits
 
 
