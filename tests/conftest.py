@@ -30,7 +30,7 @@ SMALL = (
 )  # fmt: skip
 
 SHORT = (*SMALL, "train.batch_size=32", "train.duration=1600 images", "evaluation.every=320 images")
-PRESETS = ("conv", "lightning-basic-gan")  # the others differ from conv in numbers only
+PRESETS = ("conv", "lightning-basic-gan")  # `residual` has tests of its own; the others differ from conv in numbers
 
 Ganctl = Callable[..., "subprocess.CompletedProcess[str]"]
 

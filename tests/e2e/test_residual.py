@@ -42,7 +42,7 @@ def test_images_are_trained_on_exported_and_served(size: int, channels: int, gan
     assert manifest["class_names"] == [f"color {i}" for i in range(len(COLORS))]
     fields: dict[str, Any] = {"seed": 7, "count": 3, "labels": "color 1", "layout": "strip"}
     for backend in BACKENDS:
-        picture = pixels(reply_to(load_service(tmp_path / "export", backend), json_call(**fields))).astype(int)
+        picture = pixels(reply_to(load_service(tmp_path / "export", backend), json_call(None, **fields))).astype(int)
         assert picture.shape == (size, 3 * size, channels)
         visible = picture[..., 3:] > 0 if channels == 4 else True
         differences = np.abs(picture - np.concatenate([*np.moveaxis(local, 1, -1)], axis=1))
