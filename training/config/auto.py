@@ -29,7 +29,7 @@ _GPU_IMAGES = 55_000  # training images on which `gpu` was chosen
 
 @dataclass(frozen=True)
 class Facts:
-    """What the preset `auto` depends on."""
+    """Facts about the images, the device and the duration, from which the preset `auto` follows."""
 
     images: int  # for training
     size: int  # longer side, in pixels

@@ -21,13 +21,15 @@ from ganctl.training.models.conv import UnflattenLast
 _EMBEDDING = 64  # size of the label embedding
 _STYLE = 128  # size of the vector that conditions the blocks
 _SLOPE = 0.2  # of LeakyReLU
-_MAX_START = 7  # largest side of the first activations, in pixels
+_MAX_START = 7  # positions a side, at which the halving ends
 _MAX_FACTOR = 4  # of the channels of the first activations, relative to those of the last
 _SUBPIXELS = 2  # side of a block of pixels that the last convolution writes
 
 
 class ResidualGenerator(Generator):
-    """z and the label's embedding → 4 × 4 to 7 × 7 positions → residual blocks that double the side → pixels.
+    """z and the label's embedding → a few positions → residual blocks that double the side → pixels.
+
+    The first side is half of the image's, halved until it is odd or at most 7: 4 for 32 and 64 pixels, 25 for 100.
 
     With w = `base_channels` at the last block's side, each earlier block has twice the channels, at most 4w.
     """

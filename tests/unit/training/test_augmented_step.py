@@ -16,6 +16,7 @@ from ganctl.training.errors import ConfigError
 from ganctl.training.images.source import GeneratorSource
 from ganctl.training.losses.analytic.backend import AnalyticBackend
 from ganctl.training.losses.backend import AutogradBackend, Backend
+from ganctl.training.losses.terms import BatchOutputs, LossResult
 from ganctl.training.models.base import ImageShape
 from ganctl.training.models.build import build_discriminator, build_generator
 from ganctl.training.step.step import Step
@@ -118,7 +119,8 @@ def test_the_accuracy_of_the_discriminator_is_the_share_of_pairs_that_it_ranks_r
     assert step.read_stats()["discriminator_accuracy"] == 0.5, "it cannot tell the images apart"
 
 
-def _record(step: Step, seen: list[Tensor], outputs):  # type: ignore[no-untyped-def]  # passes on what it gets
+def _record(step: Step, seen: list[Tensor], outputs: BatchOutputs) -> LossResult:
+    assert outputs.real is not None
     seen += [outputs.real.logits.detach(), outputs.fake.logits.detach()]
     return Backend.discriminator_loss(step.objective.backend, outputs)
 

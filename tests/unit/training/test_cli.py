@@ -81,7 +81,7 @@ def test_every_command_has_help_and_json(command: str, ganctl: Ganctl) -> None:
 
 def test_doctor_lists_the_precisions_that_train_accepts_on_this_machine(ganctl: Ganctl) -> None:
     findings = one_object(ganctl("doctor", "--json").stdout)["findings"]
-    found = findings["torch"]["found"]  # type: ignore[index]
+    found = findings["torch"]["found"]  # type: ignore[index]  # the type of JSON values is unknown
     for precision in ("fp32", "bf16", "fp16"):
         accepted = ganctl("train", "--dry-run", "--precision", precision).returncode == 0
         assert (precision in found.partition("precisions ")[2].split(", ")) == accepted, found
