@@ -46,7 +46,7 @@ class EfficientNetLite(nn.Module):
             images: three colors in about −1 … 1, float [N, 3, H, W].
             after: indices of blocks, ascending.
         """
-        x = relu6(self.stem(images), inplace=True)
+        x = relu6(self.stem(images))
         outputs = []
         for index, block in enumerate(self.blocks):
             x = block(x)
@@ -93,6 +93,6 @@ class _InvertedResidual(nn.Module):
         self._residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = x if self.expand is None else relu6(self.expand(x), inplace=True)
-        result: Tensor = self.project(relu6(self.depthwise(hidden), inplace=True))
+        hidden = x if self.expand is None else relu6(self.expand(x))
+        result: Tensor = self.project(relu6(self.depthwise(hidden)))
         return x + result if self._residual else result
