@@ -49,6 +49,11 @@ def test_bf16_is_chosen_if_it_is_faster_by_a_tenth(bf16: float, fastest: str) ->
     assert f"{trial.gain:.2f}" in trial.reason
 
 
+def test_the_whole_batch_is_timed_if_that_takes_a_second() -> None:
+    trial, _ = time_step(busy_step(bf16=0.5), 256)
+    assert trial.images == 256
+
+
 def test_time_without_cpu_use_does_not_change_the_choice() -> None:
     trial, _ = time_step(busy_step(bf16=0.5, wait=0.02), 16)
     assert trial.fastest == "bf16"
