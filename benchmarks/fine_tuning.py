@@ -9,26 +9,20 @@ and their last checkpoints are scored on all test images of the target. DIR keep
 """
 
 import json
-import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
 import click
-import numpy as np
-import torch
-from torch import Tensor
 
 from ganctl.benchmarks.errors import BenchError
 from ganctl.benchmarks.report import JsonObject, machine, markdown_table
-from ganctl.processes import ganctl_command
+from ganctl.benchmarks.subsets import choose, run, subset, write_npz
 from ganctl.training.config.resolve import resolve
 from ganctl.training.config.schema import DataSettings
-from ganctl.training.data.base import ImageSet, fixed_permutation
 from ganctl.training.data.datasets import load_split
-from ganctl.training.models.base import to_bytes, to_float
 from ganctl.training.readers.base import sorted_class_names
-from ganctl.training.readers.tree import SPLITS, Split
+from ganctl.training.readers.tree import SPLITS
 from ganctl.training.sampling.inspection import is_model
 
 SCORES = {
@@ -40,32 +34,6 @@ SCORES = {
 }
 _QUIET = ("evaluation.every=1000000 epochs", "evaluation.num_images=100", "log.tensorboard=false")
 _HELD_OUT = 500  # validation and test images of the subset, which choose nothing
-
-
-def choose(labels: Tensor, count: int) -> Tensor:
-    """Chooses `count` images, equally many of each class as far as possible; returns their indices, int64 [count].
-
-    Args:
-        labels: int64 [N].
-        count: at most N.
-    """
-    order = fixed_permutation(len(labels))
-    rank = torch.empty_like(labels)  # of an image within its class
-    for label in labels.unique():
-        of_class = order[labels[order] == label]
-        rank[of_class] = torch.arange(len(of_class))
-    return order[rank[order].argsort(stable=True)[:count]].sort().values
-
-
-def write_npz(path: Path, splits: Mapping[Split, ImageSet]) -> Path:
-    """Writes splits of a data set into one file; colors are no longer multiplied with alpha."""
-    arrays: dict[str, np.ndarray] = {}
-    for split, data in splits.items():
-        arrays[f"{split}_images"] = to_bytes(to_float(data.images)).permute(0, 2, 3, 1).numpy()
-        if data.class_names:
-            arrays[f"{split}_labels"] = np.array(data.class_names)[data.labels.numpy()]
-    np.savez(path, **arrays)  # type: ignore[arg-type]  # its stub takes further arrays for `allow_pickle`
-    return path
 
 
 def prepare(settings: DataSettings, folder: Path, *, images: int | None, per_class: int | None) -> tuple[Path, str]:
@@ -84,30 +52,12 @@ def prepare(settings: DataSettings, folder: Path, *, images: int | None, per_cla
     if not train.num_classes <= count <= len(train):
         found = f"{count} of {len(train)} training images in {train.num_classes} classes"
         raise BenchError(f"--images: found {found}, expected one of each class or more, and no more than there are.")
-    few = {name: _subset(data, choose(data.labels, min(_HELD_OUT, len(data)))) for name, data in splits.items()}
-    few["train"] = _subset(train, choose(train.labels, count))
+    few = {name: subset(data, choose(data.labels, min(_HELD_OUT, len(data)))) for name, data in splits.items()}
+    few["train"] = subset(train, choose(train.labels, count))
     path = write_npz((folder / "few.npz").resolve(), few)
     if sorted_class_names(train.class_names) == train.class_names:
         return path, settings.source
     return path, str(write_npz(path.with_name("all.npz"), splits))
-
-
-def _subset(data: ImageSet, indices: Tensor) -> ImageSet:
-    return ImageSet(data.images[indices], data.labels[indices], data.class_names)
-
-
-def run(*words: object) -> JsonObject:
-    """Runs a ganctl command with --json and returns its result.
-
-    Raises:
-        BenchError: it failed; the message is that of the command.
-    """
-    command = ganctl_command(*map(str, words), "--json")
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
-    if done.returncode:
-        raise BenchError(f"ganctl {' '.join(map(str, words))}: {done.stderr.strip().splitlines()[-1]}")
-    result: JsonObject = json.loads(done.stdout)
-    return result
 
 
 def table(records: Sequence[JsonObject]) -> list[str]:

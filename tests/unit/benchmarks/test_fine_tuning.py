@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ganctl.benchmarks.errors import BenchError
-from ganctl.benchmarks.fine_tuning import choose, prepare, table
+from ganctl.benchmarks.fine_tuning import prepare, table
+from ganctl.benchmarks.subsets import choose
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.datasets import load_split
 from tests.any_images import COLORS, disks, save_folder

@@ -1,0 +1,159 @@
+"""Training on few images with and without augmentation: the quality, and how many generated images are near copies.
+
+    python -m ganctl.benchmarks.few_images DATA [--images 100,500,2000,all] [--class NAME] [--seconds 120]
+        [--preset auto] [--augment adaptive] [--set KEY=VALUE]… [--seed 0] [--out DIR]
+
+Each number of training images is trained twice with the same settings for the same time: without augmentation, and
+with `augment.probability` = `--augment`. The last checkpoints are scored on all test images, and their images compared
+with the training images. A generated image is a near copy if it is nearer to one of them than 99 % of the test images
+are. DIR keeps the data, the runs and `results.json`.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from ganctl.benchmarks.errors import BenchError
+from ganctl.benchmarks.report import JsonObject, machine, markdown_table
+from ganctl.benchmarks.subsets import choose, run, subset, write_npz
+from ganctl.training.config.resolve import resolve
+from ganctl.training.data.base import ImageSet
+from ganctl.training.data.datasets import load_split
+from ganctl.training.readers.tree import SPLITS, Split
+
+_VAL_SHARE = 0.1  # validation images for each training image, which adaptive augmentation compares with
+_MIN_VAL = 20
+_COLUMNS = (
+    "training images",
+    "augmentation",
+    "images seen",
+    "KID",
+    "FD",
+    "× floor",
+    "recall",
+    "near copies",
+    "flagged",
+)
+_QUIET = ("evaluation.every=1000000 epochs", "evaluation.num_images=100", "log.tensorboard=false")
+
+
+def of_class(data: ImageSet, name: str) -> ImageSet:
+    """Returns the images of one class, without labels.
+
+    Raises:
+        BenchError: there is no such class.
+    """
+    if name not in data.class_names:
+        raise BenchError(f"--class: found {name}, expected one of {', '.join(data.class_names) or 'no classes'}.")
+    rows = (data.labels == data.class_names.index(name)).nonzero().flatten()
+    return ImageSet(data.images[rows], data.labels[rows] * 0, ())
+
+
+def few(splits: dict[Split, ImageSet], count: int | None) -> dict[Split, ImageSet]:
+    """Returns `count` training images, a tenth as many validation images, and all test images; None: all of them.
+
+    Raises:
+        BenchError: there are fewer training images, or fewer than one of each class is asked for.
+    """
+    train, val = splits["train"], splits["val"]
+    if count is None:
+        return splits
+    if not train.num_classes <= count <= len(train):
+        found = f"{count} of {len(train)} training images in {train.num_classes} classes"
+        raise BenchError(f"--images: found {found}, expected one of each class or more, and no more than there are.")
+    held_out = min(len(val), max(_MIN_VAL, round(_VAL_SHARE * count)))
+    return {
+        "train": subset(train, choose(train.labels, count)),
+        "val": subset(val, choose(val.labels, held_out)),
+        "test": splits["test"],
+    }
+
+
+def table(records: Sequence[JsonObject]) -> list[str]:
+    """Returns a Markdown table with a row for each training."""
+    rows = []
+    for record in records:
+        scores, copies = record["scores"], record["copies"]
+        rows.append(
+            [
+                f"{record['train_images']:,}",
+                record["augmentation"],
+                f"{record['images']:,}",
+                f"{scores['kid']:.3f} ± {scores['kid_se']:.3f}",
+                f"{scores['fd']:.2f}",
+                f"{scores['fd_ratio']:.1f}",
+                f"{scores['recall']:.3f}",
+                "–" if copies["share_closer"] is None else f"{copies['share_closer']:.1%}",
+                "yes" if copies["flagged"] else "no",
+            ]
+        )
+    return markdown_table(_COLUMNS, rows)
+
+
+def _parse_counts(text: str) -> list[int | None]:
+    try:
+        counts = [None if word == "all" else int(word) for word in text.split(",")]
+    except ValueError as error:
+        raise click.UsageError(f"--images: found {text}, expected numbers or 'all', separated by commas.") from error
+    return counts
+
+
+@click.command()
+@click.argument("data")
+@click.option("--images", default="100,500,2000,all", help="Numbers of training images.")
+@click.option("--class", "class_name", help="Use the images of this class alone.")
+@click.option("--seconds", default=120.0, type=click.FloatRange(min=1), help="Duration of each training.")
+@click.option("--preset", default="auto")
+@click.option("--augment", default="adaptive", help="augment.probability of the trainings with augmentation.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Setting of all runs; repeatable.")
+@click.option("--seed", default=0, type=click.IntRange(min=0))
+@click.option("--num-images", default=10_000, type=click.IntRange(100, 60_000), help="Generated images to score.")
+@click.option("--out", default=Path("few-images"), type=click.Path(path_type=Path), help="New folder.")
+def main(
+    data: str,
+    images: str,
+    class_name: str | None,
+    seconds: float,
+    preset: str,
+    augment: str,
+    assignments: tuple[str, ...],
+    seed: int,
+    num_images: int,
+    out: Path,
+) -> None:
+    """Train on few images with and without augmentation."""
+    counts = _parse_counts(images)
+    out.mkdir(parents=True)
+    settings = resolve(preset=preset, assignments=[*assignments, f"data.source={data}"])[0].data
+    splits = {split: load_split(settings, split) for split in SPLITS}
+    if class_name is not None:
+        splits = {split: of_class(each, class_name) for split, each in splits.items()}
+    words = [word for each in (*_QUIET, *assignments) for word in ("--set", each)]
+    words += ["--preset", preset, "--set", f"train.duration={seconds:g}s", "--seed", str(seed)]
+    records: list[JsonObject] = []
+    for count in counts:
+        chosen = few(splits, count)
+        path = write_npz((out / f"{count or 'all'}.npz").resolve(), chosen)
+        for augmentation in ("0", augment):
+            folder = out / f"{count or 'all'}-{augmentation}"
+            result = run("train", path, *words, "--set", f"augment.probability={augmentation}", "--run-dir", folder)
+            scores = run("evaluate", result["last"], "--num-images", num_images)
+            records.append(
+                {
+                    "train_images": len(chosen["train"]),
+                    "augmentation": "none" if augmentation == "0" else augmentation,
+                    "images": result["images"],
+                    "scores": scores,
+                    "copies": scores["memorisation"],
+                }
+            )
+            click.echo(f"{folder.name}: KID {scores['kid']:.3f} ± {scores['kid_se']:.3f}", err=True)
+            results = {"data": data, "class": class_name, "seconds": seconds, **machine(), "runs": records}
+            (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    click.echo("\n".join(table(records)))
+
+
+if __name__ == "__main__":
+    main()

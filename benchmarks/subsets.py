@@ -1,0 +1,62 @@
+"""Subsets of data sets as files, and ganctl commands that train and score on them, for comparisons on few images."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganctl.benchmarks.errors import BenchError
+from ganctl.benchmarks.report import JsonObject
+from ganctl.processes import ganctl_command
+from ganctl.training.data.base import ImageSet, fixed_permutation
+from ganctl.training.models.base import to_bytes, to_float
+from ganctl.training.readers.tree import Split
+
+
+def subset(data: ImageSet, indices: Tensor) -> ImageSet:
+    """Returns the images with the indices, with all class names."""
+    return ImageSet(data.images[indices], data.labels[indices], data.class_names)
+
+
+def choose(labels: Tensor, count: int) -> Tensor:
+    """Chooses `count` images, equally many of each class as far as possible; returns their indices, int64 [count].
+
+    Args:
+        labels: int64 [N].
+        count: at most N.
+    """
+    order = fixed_permutation(len(labels))
+    rank = torch.empty_like(labels)  # of an image within its class
+    for label in labels.unique():
+        of_class = order[labels[order] == label]
+        rank[of_class] = torch.arange(len(of_class))
+    return order[rank[order].argsort(stable=True)[:count]].sort().values
+
+
+def write_npz(path: Path, splits: Mapping[Split, ImageSet]) -> Path:
+    """Writes splits of a data set into one file; colors are no longer multiplied with alpha."""
+    arrays: dict[str, np.ndarray] = {}
+    for split, data in splits.items():
+        arrays[f"{split}_images"] = to_bytes(to_float(data.images)).permute(0, 2, 3, 1).numpy()
+        if data.class_names:
+            arrays[f"{split}_labels"] = np.array(data.class_names)[data.labels.numpy()]
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # its stub takes further arrays for `allow_pickle`
+    return path
+
+
+def run(*words: object) -> JsonObject:
+    """Runs a ganctl command with --json and returns its result.
+
+    Raises:
+        BenchError: it failed; the message is that of the command.
+    """
+    command = ganctl_command(*map(str, words), "--json")
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    if done.returncode:
+        raise BenchError(f"ganctl {' '.join(map(str, words))}: {done.stderr.strip().splitlines()[-1]}")
+    result: JsonObject = json.loads(done.stdout)
+    return result
