@@ -140,3 +140,14 @@ def test_the_channels_double_towards_the_start_up_to_four_times_base_channels() 
     blocks = [module for module in generator.modules() if isinstance(module, ResidualBlock)]
     channels = [(block.shortcut.in_channels, block.shortcut.out_channels) for block in blocks]
     assert channels == [(16, 16), (16, 16), (16, 8), (8, 4)]
+
+
+def test_neighboring_pixels_cannot_alternate() -> None:
+    """Before tanh, the images have no power at the highest frequency in either direction, whatever the weights."""
+    generator = build(ImageShape(3, 32, 32))
+    torch.nn.init.normal_(generator.get_submodule("output").weight, generator=torch.Generator().manual_seed(2))
+    values = generator(*inputs(generator)).double().atanh()
+    power = torch.fft.fft2(values[..., 2:-2, 2:-2]).abs().square().mean(dim=(0, 1))
+    middle = 14  # of 28 positions
+    assert power.mean() > 1e3
+    assert power[middle, middle] < 1e-3 * power.mean()
