@@ -55,7 +55,9 @@ class Diagnostics(Callback):
 
     def on_log(self, run: Run, stats: Mapping[str, float]) -> None:
         accuracy = stats["discriminator_accuracy"]
-        if self._lasts("wins", accuracy >= _WINS, run.config.log.every, _LONG):
+        # with an energy distance the generator learns from features, whatever the discriminator says
+        wins = accuracy >= _WINS and "energy_distance" not in stats
+        if self._lasts("wins", wins, run.config.log.every, _LONG):
             found = f"the discriminator ranks {accuracy:.1%} of the pairs of a real and a generated image right"
             self._warn(run, "wins", f"{found}, for {_LONG:,} steps, so that the generator learns nothing from it")
         probability = stats.get("augment_probability", 0.0)

@@ -153,6 +153,14 @@ def test_a_discriminator_that_wins_for_a_thousand_steps_is_reported_once(
     assert len(caplog.messages) == 1, "also a resumed run does not repeat it"
 
 
+def test_a_discriminator_may_win_if_the_generator_learns_from_an_energy_distance(
+    begin: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    diagnostics, run = begin("log.every=100")
+    log(diagnostics, run, 30, discriminator_accuracy=0.995, energy_distance=1.2)
+    assert caplog.messages == []
+
+
 def test_augmentation_at_its_limit_is_reported(begin: Any, caplog: pytest.LogCaptureFixture) -> None:
     diagnostics, run = begin("augment.probability=adaptive", "log.every=100")
     log(diagnostics, run, 30, augment_probability=0.6, overfitting=0.5)
