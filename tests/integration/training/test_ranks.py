@@ -73,7 +73,10 @@ def updates(tmp_path_factory: pytest.TempPathFactory) -> Updates:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [("float64", 1e-10), ("float32", 5e-5)],  # batches of other sizes round differently: up to 1.1e-5
+)
 @pytest.mark.parametrize("ranks", RANK_COUNTS)
 def test_gradients_of_several_ranks_equal_those_of_one_process_with_the_whole_batch(
     case: str, dtype: str, tolerance: float, ranks: int, updates: Updates

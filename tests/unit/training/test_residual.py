@@ -145,7 +145,7 @@ def test_the_channels_double_towards_the_start_up_to_four_times_base_channels() 
 def test_neighboring_pixels_cannot_alternate() -> None:
     """Before tanh, the images have no power at the highest frequency in either direction, whatever the weights."""
     generator = build(ImageShape(3, 32, 32))
-    torch.nn.init.normal_(generator.get_submodule("output").weight, generator=torch.Generator().manual_seed(2))
+    torch.nn.init.normal_(generator.get_parameter("output.weight"), generator=torch.Generator().manual_seed(2))
     values = generator(*inputs(generator)).double().atanh()
     power = torch.fft.fft2(values[..., 2:-2, 2:-2]).abs().square().mean(dim=(0, 1))
     middle = 14  # of 28 positions
