@@ -17,7 +17,7 @@ import click
 
 from ganctl.benchmarks.errors import BenchError
 from ganctl.benchmarks.report import JsonObject, machine, markdown_table
-from ganctl.benchmarks.subsets import choose, run, subset, write_npz
+from ganctl.benchmarks.subsets import QUIET, run, subset, training_subset, write_npz
 from ganctl.training.config.resolve import resolve
 from ganctl.training.data.base import ImageSet
 from ganctl.training.data.datasets import load_split
@@ -36,7 +36,6 @@ _COLUMNS = (
     "near copies",
     "flagged",
 )
-_QUIET = ("evaluation.every=1000000 epochs", "evaluation.num_images=100", "log.tensorboard=false")
 
 
 def of_class(data: ImageSet, name: str) -> ImageSet:
@@ -55,20 +54,12 @@ def few(splits: dict[Split, ImageSet], count: int | None) -> dict[Split, ImageSe
     """Returns `count` training images, a tenth as many validation images, and all test images; None: all of them.
 
     Raises:
-        BenchError: there are fewer training images, or fewer than one of each class is asked for.
+        BenchError: there are fewer training images, or more classes than `count`.
     """
-    train, val = splits["train"], splits["val"]
     if count is None:
         return splits
-    if not train.num_classes <= count <= len(train):
-        found = f"{count} of {len(train)} training images in {train.num_classes} classes"
-        raise BenchError(f"--images: found {found}, expected one of each class or more, and no more than there are.")
-    held_out = min(len(val), max(_MIN_VAL, round(_VAL_SHARE * count)))
-    return {
-        "train": subset(train, choose(train.labels, count)),
-        "val": subset(val, choose(val.labels, held_out)),
-        "test": splits["test"],
-    }
+    held_out = max(_MIN_VAL, round(_VAL_SHARE * count))
+    return splits | {"train": training_subset(splits["train"], count), "val": subset(splits["val"], held_out)}
 
 
 def table(records: Sequence[JsonObject]) -> list[str]:
@@ -130,7 +121,7 @@ def main(
     splits = {split: load_split(settings, split) for split in SPLITS}
     if class_name is not None:
         splits = {split: of_class(each, class_name) for split, each in splits.items()}
-    words = [word for each in (*_QUIET, *assignments) for word in ("--set", each)]
+    words = [word for each in (*QUIET, *assignments) for word in ("--set", each)]
     words += ["--preset", preset, "--set", f"train.duration={seconds:g}s", "--seed", str(seed)]
     records: list[JsonObject] = []
     for count in counts:

@@ -15,9 +15,8 @@ from statistics import fmean
 
 import click
 
-from ganctl.benchmarks.errors import BenchError
 from ganctl.benchmarks.report import JsonObject, machine, markdown_table
-from ganctl.benchmarks.subsets import choose, run, subset, write_npz
+from ganctl.benchmarks.subsets import QUIET, run, subset, training_subset, write_npz
 from ganctl.training.config.resolve import resolve
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.datasets import load_split
@@ -32,7 +31,6 @@ SCORES = {
     "coverage": "coverage",
     "label_accuracy": "label accuracy",
 }
-_QUIET = ("evaluation.every=1000000 epochs", "evaluation.num_images=100", "log.tensorboard=false")
 _HELD_OUT = 500  # validation and test images of the subset, which choose nothing
 
 
@@ -49,11 +47,7 @@ def prepare(settings: DataSettings, folder: Path, *, images: int | None, per_cla
     splits = {split: load_split(settings, split) for split in SPLITS}
     train = splits["train"]
     count = images or (per_class or 0) * train.num_classes
-    if not train.num_classes <= count <= len(train):
-        found = f"{count} of {len(train)} training images in {train.num_classes} classes"
-        raise BenchError(f"--images: found {found}, expected one of each class or more, and no more than there are.")
-    few = {name: subset(data, choose(data.labels, min(_HELD_OUT, len(data)))) for name, data in splits.items()}
-    few["train"] = subset(train, choose(train.labels, count))
+    few = {name: subset(data, _HELD_OUT) for name, data in splits.items()} | {"train": training_subset(train, count)}
     path = write_npz((folder / "few.npz").resolve(), few)
     if sorted_class_names(train.class_names) == train.class_names:
         return path, settings.source
@@ -104,7 +98,7 @@ def main(
     if images and per_class:
         raise click.UsageError("found --images and --per-class, expected one of them.")
     out.mkdir(parents=True)
-    words = [word for each in (*_QUIET, *assignments) for word in ("--set", each)]
+    words = [word for each in (*QUIET, *assignments) for word in ("--set", each)]
     settings = resolve(preset=preset, assignments=[*assignments, f"data.source={target}"])[0].data
     few, everything = prepare(settings, out, images=images or (None if per_class else 200), per_class=per_class)
     data = [word for each in assignments if each.startswith("data.") for word in ("--set", each)]

@@ -16,18 +16,34 @@ from ganctl.training.data.base import ImageSet, fixed_permutation
 from ganctl.training.models.base import to_bytes, to_float
 from ganctl.training.readers.tree import Split
 
+# of trainings that are scored afterwards: no evaluation on the way
+QUIET = ("evaluation.every=1000000 epochs", "evaluation.num_images=100", "log.tensorboard=false")
 
-def subset(data: ImageSet, indices: Tensor) -> ImageSet:
-    """Returns the images with the indices, with all class names."""
+
+def subset(data: ImageSet, count: int) -> ImageSet:
+    """Returns `count` images as `choose` chooses them, with all class names; fewer if there are fewer."""
+    indices = choose(data.labels, count)
     return ImageSet(data.images[indices], data.labels[indices], data.class_names)
 
 
+def training_subset(train: ImageSet, count: int) -> ImageSet:
+    """Returns `count` training images with at least one of each class.
+
+    Raises:
+        BenchError: there are fewer images or more classes.
+    """
+    if not train.num_classes <= count <= len(train):
+        found = f"{count} of {len(train)} training images in {train.num_classes} classes"
+        raise BenchError(f"--images: found {found}, expected one of each class or more, and no more than there are.")
+    return subset(train, count)
+
+
 def choose(labels: Tensor, count: int) -> Tensor:
-    """Chooses `count` images, equally many of each class as far as possible; returns their indices, int64 [count].
+    """Chooses `count` images, equally many of each class as far as possible; returns their indices, int64.
 
     Args:
         labels: int64 [N].
-        count: at most N.
+        count: all are chosen if it is N or more.
     """
     order = fixed_permutation(len(labels))
     rank = torch.empty_like(labels)  # of an image within its class

@@ -1,6 +1,7 @@
 """The energy distance: its value, where its gradient moves generated images, and its gradient on several ranks."""
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -167,8 +168,8 @@ class Threads(Ranks):
     def all_gather(self, x: Tensor) -> Tensor:
         return self.exchange.all(self.rank, x)
 
-    def all_reduce_mean(self, tensors: object) -> None:
-        for tensor in tensors:  # type: ignore[attr-defined]  # a list
+    def all_reduce_mean(self, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
             tensor.copy_(self.exchange.all(self.rank, tensor).mean(dim=0))
 
 
