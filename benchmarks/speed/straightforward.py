@@ -51,7 +51,7 @@ class StraightforwardStep:
         z = torch.randn(shape, generator=self._rng, device=real.device, dtype=self._dtype)
         z *= self._config.train.latent_std
         fake = self.generator(z, labels)
-        loss_d = self._train_discriminator(real, fake.detach(), labels, z, progress)
+        loss_d = self._train_discriminator(real, fake.detach(), labels, z, self._penalty_factor(step, progress))
         self._optimizer_step(self._adam_d, rate)
         loss_g = self._train_generator(real, fake, labels, z)
         self._optimizer_step(self._adam_g, rate)
@@ -61,17 +61,25 @@ class StraightforwardStep:
                 average.mul_(decay_now).add_(current, alpha=1 - decay_now)
         return loss_d.detach(), loss_g.detach()
 
-    def _train_discriminator(self, real: Tensor, fake: Tensor, labels: Tensor, z: Tensor, progress: float) -> Tensor:
-        weights, when = self._config.loss, self._config.optimizer
-        penalty = decay("cosine", progress, when.decay_start, weights.penalty_final_factor, when.decay_end)
+    def _penalty_factor(self, step: int, progress: float) -> float:
+        """The factor of both penalties; 0 in steps without them."""
+        loss, when = self._config.loss, self._config.optimizer
+        if (step + 1) % loss.penalty_every:
+            return 0.0
+        factor = decay("cosine", progress, when.decay_start, loss.penalty_final_factor, when.decay_end)
+        return loss.penalty_every * factor
+
+    def _train_discriminator(self, real: Tensor, fake: Tensor, labels: Tensor, z: Tensor, penalty: float) -> Tensor:
         real, fake = real.clone().requires_grad_(), fake.clone().requires_grad_()
         real_features, fake_features = self.discriminator.features(real), self.discriminator.features(fake)
         real_logits, fake_logits = self._logits(real_features, labels), self._logits(fake_features, labels)
         sample_weights = self._sample_weights(real_features, fake_features, labels)
         reweighted = (reweight(logits, sample_weights) for logits in (real_logits, fake_logits))
         adversarial = self._loss.discriminator(*reweighted)
-        loss = adversarial + penalty / 2 * weights.r1 * squared_gradient_norm(real_logits, real).mean()
-        loss = loss + penalty / 2 * weights.r2 * squared_gradient_norm(fake_logits, fake).mean()
+        loss = adversarial
+        if penalty:
+            loss = loss + penalty / 2 * self._config.loss.r1 * squared_gradient_norm(real_logits, real).mean()
+            loss = loss + penalty / 2 * self._config.loss.r2 * squared_gradient_norm(fake_logits, fake).mean()
         if self.discriminator.classifier is not None and self._weights.classification:
             classification = cross_entropy(self.discriminator.classifier(real_features), labels)
             loss = loss + self._weights.classification * classification

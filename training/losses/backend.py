@@ -14,7 +14,7 @@ from ganctl.training.device.precision import Precision
 from ganctl.training.device.step_inputs import StepInputs
 from ganctl.training.device.streams import StreamPool
 from ganctl.training.losses.gradient_penalty import mixed_gradient_norm, squared_gradient_norm
-from ganctl.training.losses.terms import BatchOutputs, LossResult, Outputs, Term, Terms, inputs_of
+from ganctl.training.losses.terms import BatchOutputs, Input, LossResult, Outputs, Term, Terms, inputs_of
 from ganctl.training.models.base import Discriminator, Generator
 
 
@@ -32,6 +32,7 @@ class Batch:
     Attributes:
         images: real images in [−1, 1], augmented, [N, C, H, W]; for a projected discriminator their features, [N, K].
         labels: int64 [N], shared by real and generated images.
+        penalized: whether the discriminator's loss has its gradient penalties in this step.
         generated: for both phases, with the autograd graph of the images; None if each phase generates its own.
         first_layer: real, then generated images for both phases, as `to_first_layer` of the analytic backend returns
             them; None if each phase converts its own.
@@ -39,6 +40,7 @@ class Batch:
 
     images: Tensor
     labels: Tensor
+    penalized: bool = True
     generated: GeneratedBatch | None = None
     first_layer: Tensor | None = None
 
@@ -67,11 +69,17 @@ class Backend(ABC):
 
     def __post_init__(self) -> None:
         self.dtype = next(self.generator.parameters()).dtype
-        self.discriminator_inputs = inputs_of(self.terms.discriminator)
         self.generator_inputs = inputs_of(self.terms.generator)
         self.generator_needs_real = any(term.needs_real for term in self.terms.generator)
         # then an output depends on all images of a batch
         self.has_batch_norm = any(isinstance(module, _BatchNorm) for module in self.discriminator.modules())
+
+    def discriminator_inputs(self, *, penalized: bool) -> frozenset[Input]:
+        """The outputs that the discriminator's terms read, with or without its gradient penalties."""
+        return inputs_of(self._discriminator_terms(penalized=penalized))
+
+    def _discriminator_terms(self, *, penalized: bool) -> Sequence[Term]:
+        return [term for term in self.terms.discriminator if penalized or not term.is_penalty]
 
     def prepare(self, batch: Batch) -> Batch:
         """Adds to a batch the data that this backend computes once for both phases."""
@@ -84,7 +92,7 @@ class Backend(ABC):
         Args:
             batch: the real images and the labels.
             generated: detached from the generator's graph.
-            mix: ε of the images between real and generated ones, [N]; None if no term reads them.
+            mix: ε of the images between real and generated ones, [N]; None if no term of this step reads them.
         """
 
     @abstractmethod
@@ -95,14 +103,14 @@ class Backend(ABC):
         """The arguments of a network after its input: the labels, or nothing without conditioning."""
         return (labels,) if self.generator.conditional else ()
 
-    def discriminator_loss(self, outputs: BatchOutputs) -> LossResult:
-        """The discriminator's loss.
+    def discriminator_loss(self, outputs: BatchOutputs, *, penalized: bool) -> LossResult:
+        """The discriminator's loss, with or without its gradient penalties.
 
         Its statistics include the mean logits and the discriminator's accuracy: the share of pairs of a real and a
         generated image in which the real one has the higher logit; equal logits count half.
         """
         assert outputs.real is not None
-        loss, stats, _ = self.sum(self.terms.discriminator, outputs)
+        loss, stats, _ = self.sum(self._discriminator_terms(penalized=penalized), outputs)
         real, fake = (each.logits.detach() for each in (outputs.real, outputs.fake))
         accuracy = (real - fake).sign().mean().add(1).div(2)
         means = {"real_logit": real.mean(), "fake_logit": fake.mean(), "discriminator_accuracy": accuracy}
@@ -115,7 +123,7 @@ class Backend(ABC):
         weighted: list[Tensor] = []
         for term in terms:
             value = term(outputs)
-            weight = term.weight * self.step_inputs.penalty_factor if term.scheduled else term.weight
+            weight = term.weight * self.step_inputs.penalty_factor if term.is_penalty else term.weight
             weighted.append(weight * value)
             if term.stat:
                 stats[term.stat] = value
@@ -141,10 +149,9 @@ class AutogradBackend(Backend):
     """Computes gradients by autograd, with double backward for gradient norms; supports every network and term."""
 
     def backward_discriminator(self, batch: Batch, generated: GeneratedBatch, mix: Tensor | None) -> LossResult:
-        inputs, n = self.discriminator_inputs, len(batch.images)
-        penalized = bool(inputs & {"grad_norms", "mixed_grad_norms"})
+        inputs, n = self.discriminator_inputs(penalized=batch.penalized), len(batch.images)
         # gradient norms are differentiated again, which needs at least fp32 in the whole pass
-        with self.precision.autocast(enabled=not penalized):
+        with self.precision.autocast(enabled=not inputs & {"grad_norms", "mixed_grad_norms"}):
             if self.has_batch_norm:
                 real, fake = (self._outputs(images, batch.labels) for images in (batch.images, generated.images))
             else:  # one pass is exact, since each output depends on one image
@@ -156,7 +163,8 @@ class AutogradBackend(Backend):
             if "mixed_grad_norms" in inputs:
                 assert mix is not None
                 mixed = mixed_gradient_norm(self._logits, batch.images, generated.images, batch.labels, mix)
-            result = self.discriminator_loss(BatchOutputs(real, fake, batch.labels, generated.latents, mixed))
+            outputs = BatchOutputs(real, fake, batch.labels, generated.latents, mixed)
+            result = self.discriminator_loss(outputs, penalized=batch.penalized)
         self._backward(result.loss, list(self.discriminator.parameters()))
         return result
 
@@ -173,7 +181,7 @@ class AutogradBackend(Backend):
         return result
 
     def _outputs(self, images: Tensor, labels: Tensor) -> Outputs:
-        if "features" not in self.discriminator_inputs | self.generator_inputs:
+        if "features" not in self.discriminator_inputs(penalized=False) | self.generator_inputs:
             return Outputs(self._logits(images, labels))
         network = cast(Discriminator, self.discriminator)
         features: Tensor = network.features(images).to(self.dtype)

@@ -33,6 +33,7 @@ from ganctl.training.models.projected import ProjectedDiscriminator
 from ganctl.training.pretrained.projection import load_projection
 
 _MIRRORED = 0.5  # share of the real images that `augment.flip` mirrors
+PENALTIES = "penalties"  # the part of a step that adds gradient penalties to the discriminator's loss
 _ADAPTIVE_STATS = ("overfitting", "augment_probability")
 
 
@@ -96,28 +97,29 @@ class GANObjective:
         if adaptive and self.backend.has_batch_norm:
             raise ConfigError([f"augment.probability = adaptive: {fault}. Remove it, or set a number, such as 0.5."])
 
-    def prepare(self, images: Tensor, labels: Tensor, *, both: bool) -> Batch:
+    def prepare(self, images: Tensor, labels: Tensor, *, both: bool, penalized: bool = True) -> Batch:
         """Converts a step's batch, and generates images for both phases if `train.reuse_fakes` is set.
 
         Args:
             images: uint8 [N, C, H, W].
             labels: int64 [N].
             both: whether both networks are updated in this step.
+            penalized: whether the discriminator's loss has its gradient penalties in this step.
         """
         if self._config.augment.flip:
             mirrored = self._draw(torch.rand, len(images)).view(-1, 1, 1, 1) < _MIRRORED
             images = torch.where(mirrored, images.flip(3), images)
         real = self.project(self._augment(to_float(images, self.dtype)))
         if not (both and self._config.train.reuse_fakes):
-            return Batch(real, labels)
-        return self.backend.prepare(Batch(real, labels, self._generate(labels)))
+            return Batch(real, labels, penalized)
+        return self.backend.prepare(Batch(real, labels, penalized, self._generate(labels)))
 
     def backward_discriminator(self, batch: Batch) -> LossResult:
         """Sets the gradients of the discriminator's parameters."""
         with torch.no_grad():
             generated = batch.generated or self._generate(batch.labels)
         generated = generated._replace(images=generated.images.detach())
-        needs_mix = "mixed_grad_norms" in self.backend.discriminator_inputs
+        needs_mix = "mixed_grad_norms" in self.backend.discriminator_inputs(penalized=batch.penalized)
         mix = self._draw(torch.rand, len(batch.images)) if needs_mix else None
         result = self.backend.backward_discriminator(batch, generated, mix)
         if self._adaptive is not None:
@@ -147,9 +149,14 @@ class GANObjective:
 
     @property
     def stat_names(self) -> dict[str, tuple[str, ...]]:
-        """The names of the statistics that each backward pass returns, by network."""
-        terms = {"discriminator": self.terms.discriminator, "generator": self.terms.generator}
-        names = {network: tuple(term.stat for term in terms[network] if term.stat) for network in terms}
+        """The names of the statistics by the part of a step that computes them: see `Step.prepare`."""
+        discriminator = self.terms.discriminator
+        terms = {
+            "discriminator": [term for term in discriminator if not term.is_penalty],
+            PENALTIES: [term for term in discriminator if term.is_penalty],
+            "generator": self.terms.generator,
+        }
+        names = {part: tuple(term.stat for term in terms[part] if term.stat) for part in terms}
         general = ("real_logit", "fake_logit", "discriminator_accuracy")
         adaptive = _ADAPTIVE_STATS if self._adaptive is not None else ()
         return names | {"discriminator": (*general, *names["discriminator"], *adaptive)}

@@ -79,14 +79,14 @@ class Term(ABC):
     Attributes:
         inputs: outputs that the term reads, besides the logits.
         needs_real: whether the term reads the outputs for real images.
-        scheduled: whether the weight follows the schedule of the penalties.
+        is_penalty: whether this is a gradient penalty, which has a schedule and may be left out of some steps.
         stat: name under which the value is recorded; None to record nothing.
         parameters: of heads that only this term trains.
     """
 
     inputs: frozenset[Input] = frozenset()
     needs_real = True
-    scheduled = False
+    is_penalty = False
     stat: str | None = None
     parameters: tuple[nn.Parameter, ...] = ()
 
@@ -131,7 +131,7 @@ class GradientNorm(Term):
     """R1 or R2, E‖∇ₓD(x)‖² on real or generated images (Mescheder et al. 2018, arXiv:1801.04406, eq. 9 and 10)."""
 
     inputs = frozenset({"grad_norms"})
-    scheduled = True
+    is_penalty = True
 
     def __init__(self, side: Literal["real", "fake"], gamma: float) -> None:
         super().__init__(gamma / 2)
@@ -146,7 +146,7 @@ class WganGp(Term):
     """WGAN-GP, E(‖∇D(x̂)‖₂ − 1)² between real and generated images (Gulrajani et al. 2017, arXiv:1704.00028, eq. 3)."""
 
     inputs = frozenset({"mixed_grad_norms"})
-    scheduled = True
+    is_penalty = True
     stat = "wgan_gp"
 
     def __call__(self, outputs: BatchOutputs) -> Tensor:

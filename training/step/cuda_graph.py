@@ -23,7 +23,7 @@ from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import ConfigError
 from ganctl.training.step.step import Step
 
-WARMUP_STEPS = 3  # eager steps before a capture, for each combination of due phases
+WARMUP_STEPS = 3  # eager steps before a capture, for each combination of due parts
 Replay = Callable[[], None]
 _log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class StepRunner:
         """
         self._step, self._gather, self.eager_reason, self._capture = step, gather, eager_reason, capture
         self._inputs: tuple[Tensor, ...] = ()
-        self.replays: dict[tuple[str, ...], Replay] = {}  # by the due phases
+        self.replays: dict[tuple[str, ...], Replay] = {}  # by the due parts of a step
         self._warmup_counts = Counter[tuple[str, ...]]()
 
     def __call__(self, batch_ref: Sequence[Tensor], *, step: int, progress: float, lr_factor: float = 1.0) -> None:

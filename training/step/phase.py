@@ -32,10 +32,9 @@ class Phase:
     clip: GradientClip | None = None
 
     @property
-    def lr(self) -> float:
-        """The current learning rate of parameters whose `scale` is 1."""
-        group = self.optimizer.param_groups[0]
-        return float(group["lr"] / group["scale"])
+    def base_lr(self) -> float:
+        """The learning rate of parameters whose `scale` is 1, before the factor of the schedule."""
+        return self.lrs[0] / float(self.optimizer.param_groups[0]["scale"])
 
     def set_lr_factor(self, factor: Number) -> None:
         """Sets every learning rate to `factor` times its base value."""

@@ -23,7 +23,7 @@ from ganctl.training.device.streams import NO_STREAMS, StreamPool
 from ganctl.training.distributed.ranks import SINGLE_RANK, Ranks, fingerprint
 from ganctl.training.errors import divergence_error
 from ganctl.training.losses.backend import Backend
-from ganctl.training.losses.objective import GANObjective
+from ganctl.training.losses.objective import PENALTIES, GANObjective
 from ganctl.training.models.base import Generator
 from ganctl.training.models.sync_batch_norm import convert_sync_batch_norm
 from ganctl.training.optim.ema import EMA
@@ -90,7 +90,7 @@ class Step:
         convert_sync_batch_norm(generator, ranks)
         convert_sync_batch_norm(discriminator, ranks)
         self.has_gradient_penalty = config.loss.has_gradient_penalty
-        self._stat_names = self.objective.stat_names  # by phase
+        self._stat_names = self.objective.stat_names  # by part of a step
         names = [name for names in self._stat_names.values() for name in names]
         self._stats = torch.zeros(len(names), device=device)
         self._sums = dict(zip(names, self._stats.unbind(), strict=True))  # views of `_stats`
@@ -124,23 +124,34 @@ class Step:
         self.update(images, labels, self.prepare(step=step, progress=progress, lr_factor=lr_factor))
 
     def prepare(self, *, step: int, progress: float, lr_factor: float = 1.0) -> tuple[str, ...]:
-        """Sets the per-step scalars (the host's part of a step) and returns the names of the due phases, in order."""
-        optimizer, final_factor = self._config.optimizer, self._config.loss.penalty_final_factor
+        """Sets the per-step scalars (the host's part of a step) and returns the parts of the step that are due.
+
+        The parts are the names of the phases, in order, and PENALTIES.
+        Gradient penalties change little from step to step. With `loss.penalty_every`, only every k-th step computes
+        them, with k times their weight ("lazy regularization", Karras et al. 2020, arXiv:1912.04958, section 3.1).
+        """
+        optimizer, loss = self._config.optimizer, self._config.loss
+        penalty_factor = decay(
+            "cosine", progress, optimizer.decay_start, loss.penalty_final_factor, optimizer.decay_end
+        )
         self.step_inputs.set(
             lr_factor=lr_factor,
-            penalty_factor=decay("cosine", progress, optimizer.decay_start, final_factor, optimizer.decay_end),
+            penalty_factor=loss.penalty_every * penalty_factor,
             # the EMA decay ramps up, so that early weights lose their influence quickly
             ema_weight=1 - min(self._config.train.ema_decay, (1 + step) / (10 + step)),
         )
         due = tuple(phase.name for phase in self.phases if (step + 1) % phase.every == 0)
+        if self.has_gradient_penalty and (step + 1) % loss.penalty_every == 0:
+            due = (*due, PENALTIES)
         for name in due:
             self._stats_steps[name] += 1
         return due
 
     def update(self, images: Tensor, labels: Tensor, due: Sequence[str]) -> None:
-        """Runs the `due` phases and updates the EMA (the device's part of a step), by the scalars of `prepare`."""
-        batch = self.objective.prepare(images, labels, both=len(due) == len(self.phases))
+        """Runs the `due` parts and updates the EMA (the device's part of a step), by the scalars of `prepare`."""
         phases = [phase for phase in self.phases if phase.name in due]
+        both = len(phases) == len(self.phases)
+        batch = self.objective.prepare(images, labels, both=both, penalized=PENALTIES in due)
         # the generator's weights are final for this step after this phase
         ema_phase = phases[0 if phases[0].network is self.generator else -1]
         for phase in phases:
@@ -167,11 +178,11 @@ class Step:
         """Means of the statistics since the last call, over all ranks. Waits for the device."""
         sums = self._stats.clone()
         self._ranks.all_reduce_mean([sums])
-        counts = [max(1, self._stats_steps[phase]) for phase, names in self._stat_names.items() for _ in names]
+        counts = [max(1, self._stats_steps[part]) for part, names in self._stat_names.items() for _ in names]
         self._stats.zero_()
         self._stats_steps = dict.fromkeys(self._stat_names, 0)
         values = {name: value / n for name, value, n in zip(self._sums, sums.tolist(), counts, strict=True)}
-        values |= {"lr": self.phases[0].lr}
+        values |= {"lr": self.phases[0].base_lr * float(self.step_inputs.lr_factor)}
         return values | ({"loss_scale": self._scaler.get_scale()} if self._scaler.is_enabled() else {})
 
     def first_nonfinite(self) -> str | None:
@@ -234,7 +245,7 @@ class Step:
         if state["stats_names"] == list(self._sums):  # else the loss was changed on purpose: the means start anew
             by_rank = state["stats"]
             self._stats.copy_(by_rank[self._ranks.rank] if len(by_rank) == self._ranks.size else by_rank.mean(dim=0))
-            self._stats_steps = dict(state["stats_steps"])
+            self._stats_steps |= state["stats_steps"]
 
     def load_networks(self, state: dict[str, Any]) -> None:
         """Loads only the networks and the EMA from `state`, as the start of another run."""

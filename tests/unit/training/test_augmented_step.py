@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ def test_without_augmentation_a_step_draws_no_further_random_numbers() -> None:
 def test_the_accuracy_of_the_discriminator_is_the_share_of_pairs_that_it_ranks_right() -> None:
     _, step = build(FIXED)
     seen: list[Tensor] = []
-    step.objective.backend.discriminator_loss = lambda outputs: _record(step, seen, outputs)  # type: ignore[method-assign]  # a spy
+    step.objective.backend.discriminator_loss = partial(_record, step, seen)  # type: ignore[method-assign]  # a spy
     step(*batch(), step=0, progress=0.0)
     real, fake = seen
     assert step.read_stats()["discriminator_accuracy"] == pytest.approx((real > fake).float().mean().item())
@@ -119,10 +120,10 @@ def test_the_accuracy_of_the_discriminator_is_the_share_of_pairs_that_it_ranks_r
     assert step.read_stats()["discriminator_accuracy"] == 0.5, "it cannot tell the images apart"
 
 
-def _record(step: Step, seen: list[Tensor], outputs: BatchOutputs) -> LossResult:
+def _record(step: Step, seen: list[Tensor], outputs: BatchOutputs, *, penalized: bool) -> LossResult:
     assert outputs.real is not None
     seen += [outputs.real.logits.detach(), outputs.fake.logits.detach()]
-    return Backend.discriminator_loss(step.objective.backend, outputs)
+    return Backend.discriminator_loss(step.objective.backend, outputs, penalized=penalized)
 
 
 def adaptive(**settings: float) -> AdaptiveProbability:

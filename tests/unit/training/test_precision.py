@@ -164,7 +164,7 @@ def test_gradients_in_fp16_equal_those_in_fp32_also_with_penalties() -> None:
         assert (unscaled - exact).norm() <= tolerance * exact.norm() + 1e-5, name
     for one, other in zip(fp32.discriminator.parameters(), fp16.discriminator.parameters(), strict=True):
         # Adam's first step is ± the learning rate: only signs of tiny gradients may differ
-        assert (one - other).abs().mean() < 0.05 * fp32.phases[0].lr
+        assert (one - other).abs().mean() < 0.05 * fp32.phases[0].base_lr
 
 
 def test_the_feature_matching_loss_in_fp16_equals_that_in_fp32() -> None:

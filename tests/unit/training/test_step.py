@@ -11,7 +11,8 @@ from torch import nn
 from ganctl.training.config.resolve import resolve
 from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import ConfigError, TrainingError
-from ganctl.training.losses.backend import Batch
+from ganctl.training.losses.analytic.backend import AnalyticBackend
+from ganctl.training.losses.backend import AutogradBackend, Backend, Batch
 from ganctl.training.models.base import Discriminator, Generator, to_float
 from ganctl.training.models.build import build_discriminator, build_generator
 from ganctl.training.step.step import Step
@@ -102,10 +103,51 @@ def test_the_penalty_factor_falls_between_decay_start_and_decay_end(progress: fl
     assert step.step_inputs.penalty_factor == pytest.approx(0.2 + 0.8 * remaining)
 
 
+@pytest.mark.parametrize(
+    ("backend", "penalties"),
+    [
+        (AnalyticBackend, ("r1", "r2")),
+        (AutogradBackend, ("r1", "r2")),
+        (AutogradBackend, ("wgan_gp",)),
+    ],
+)
+def test_gradient_penalties_at_every_third_step_have_three_times_their_weight(
+    backend: type[Backend], penalties: tuple[str, ...]
+) -> None:
+    def gradients(weight: float, every: int, step_number: int) -> list[torch.Tensor]:
+        weights = {"r1": 0.0, "r2": 0.0} | dict.fromkeys(penalties, weight)
+        settings = [f"loss.{name}={value}" for name, value in weights.items()]
+        _, step = build(*settings, f"loss.penalty_every={every}", backend=backend)
+        step(*batch(), step=step_number, progress=0.0)
+        return [p.grad for p in step.discriminator.parameters() if p.grad is not None]
+
+    for step_number, weight in enumerate([0.0, 0.0, 0.3, 0.0, 0.0, 0.3]):
+        actual, expected = gradients(0.1, 3, step_number), gradients(weight, 1, step_number)
+        for a, b in zip(actual, expected, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_recorded_penalties_are_means_over_the_steps_that_have_them() -> None:
+    def statistics(*, read_after: tuple[int, ...]) -> list[dict[str, float]]:
+        _, step = build("loss.penalty_every=2")
+        found = []
+        for n in range(2):
+            step(*batch(), step=n, progress=0.0)
+            found += [step.read_stats()] if n in read_after else []
+        return found
+
+    first, second = statistics(read_after=(0, 1))
+    (both,) = statistics(read_after=(1,))
+    assert second["r1"] > 0
+    assert (both["r1"], both["r2"]) == (second["r1"], second["r2"])
+    assert both["loss_d"] == pytest.approx((first["loss_d"] + second["loss_d"]) / 2)
+
+
 def test_each_network_has_its_learning_rate_times_the_schedules_factor() -> None:
     _, step = build("optimizer.lr=0.001", "optimizer.lr_discriminator=0.004")
     step(*batch(), step=0, progress=0.0, lr_factor=0.5)
-    rates = {phase.name: phase.lr for phase in step.phases}
+    groups = {phase.name: phase.optimizer.param_groups[0] for phase in step.phases}
+    rates = {name: group["lr"] / group["scale"] for name, group in groups.items()}
     assert rates == {"discriminator": 0.002, "generator": 0.0005}
 
 
@@ -179,7 +221,7 @@ def test_statistics_are_means_since_the_last_reading() -> None:
     assert first["r1"] > 0
     step(*batch(), step=1, progress=0.0)
     step(*batch(), step=2, progress=0.0)
-    assert step.state_dict()["stats_steps"] == {"discriminator": 2, "generator": 2}
+    assert step.state_dict()["stats_steps"] == {"discriminator": 2, "penalties": 2, "generator": 2}
     step.read_stats()
     assert step.read_stats()["loss_d"] == 0
 

@@ -39,7 +39,8 @@ class AnalyticBackend(Backend):
         return replace(batch, first_layer=self._first_layer(batch, batch.generated)) if batch.generated else batch
 
     def backward_discriminator(self, batch: Batch, generated: GeneratedBatch, mix: Tensor | None) -> LossResult:
-        backward = self._backward_with_norms if "grad_norms" in self.discriminator_inputs else self._plain_backward
+        has_norms = "grad_norms" in self.discriminator_inputs(penalized=batch.penalized)
+        backward = self._backward_with_norms if has_norms else self._plain_backward
         result, grads = backward(batch, generated)
         for parameter, grad in grads.items():  # in the parameter's memory layout: see `AutogradBackend._backward`
             same_layout = grad.stride() == parameter.stride()
@@ -72,7 +73,8 @@ class AnalyticBackend(Backend):
         labels = self.conditioning(torch.cat([batch.labels, batch.labels]))
         logits = self.discriminator.logits_from_features(features, *labels)
         real, fake = (Outputs(logits[rows], features[rows]) for rows in (slice(n), slice(n, None)))
-        result = self.discriminator_loss(BatchOutputs(real, fake, batch.labels, generated.latents))
+        outputs = BatchOutputs(real, fake, batch.labels, generated.latents)
+        result = self.discriminator_loss(outputs, penalized=batch.penalized)
         grad_out, *head_grads = torch.autograd.grad(self.scaler.scale(result.loss), [features, *parameters])
         grads: dict[Tensor, Tensor] = dict(zip(parameters, head_grads, strict=True))
         passes.add_gradients(grad_out, slice(None), grads)
@@ -92,7 +94,8 @@ class AnalyticBackend(Backend):
         features = [passes.features[rows].requires_grad_() for rows in (slice(n), slice(n, None))]
         real = Outputs(logits[:n], features[0], norms[:n])
         fake = Outputs(logits[n:], features[1], norms[n:])
-        result = self.discriminator_loss(BatchOutputs(real, fake, batch.labels, generated.latents))
+        outputs = BatchOutputs(real, fake, batch.labels, generated.latents)
+        result = self.discriminator_loss(outputs, penalized=batch.penalized)
         leaves = [logits, norms, *features, *self._heads]
         scaled_loss = self.scaler.scale(result.loss)
         dloss_dlogits, dloss_dnorms, *other_grads = torch.autograd.grad(scaled_loss, leaves, allow_unused=True)
