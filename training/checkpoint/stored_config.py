@@ -24,7 +24,9 @@ from ganctl.training.config.schema import (
 )
 from ganctl.training.errors import VersionError
 
-_GENERATOR_KEYS = ("generator", "latent_dim", "base_channels", "generator_base_channels", "conditional", "options")
+_GENERATOR_KEYS = (
+    "generator", "latent_dim", "base_channels", "generator_base_channels", "generator_depth", "conditional", "options",
+)  # fmt: skip
 _DISCRIMINATOR_KEY = re.compile(r"discriminator.*|conditioning|spectral_norm")
 _IMAGE_KEYS = ("source", "size", "channels", "fit", "skip_corrupt", "license", "attribution")
 

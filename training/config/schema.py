@@ -177,6 +177,9 @@ class ModelSettings(Section):
         32, description="channels of conv and residual networks at half the image resolution"
     )
     generator_base_channels: PositiveInt | None = Field(None, description="generator's channels; unset: base_channels")
+    generator_depth: NonNegativeInt = Field(
+        0, description="further convolutions of the generator conv at a quarter of the image resolution"
+    )
     conditional: bool = Field(True, description="give the class label to both networks")
     conditioning: Literal["auto", "projection", "embedding"] = Field(
         "auto", description="label input of the discriminator; auto: embedding for mlp, else projection"

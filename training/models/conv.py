@@ -19,6 +19,7 @@ from ganctl.training.models.base import NUM_FEATURES, Discriminator, EmbeddingDi
 
 _EMBEDDING = 32  # size of the generator's label embedding
 _HIDDEN_UNITS = 256  # of each hidden layer of the generator
+_SLOPE = 0.2  # of LeakyReLU
 _BLOCK = 2  # side of a block of pixels, which is one position of the outermost convolutions
 
 
@@ -45,29 +46,45 @@ class UnflattenLast(_ChannelsLast):
         return channels_last.permute(0, 3, 1, 2)
 
 
+class _ConvLayer(nn.Sequential):
+    """A 3 × 3 convolution between as many channels, and its activation.
+
+    Its first weights keep the variance of its inputs (He et al. 2015, arXiv:1502.01852). PyTorch's smaller ones would
+    let the image depend on z so little that the discriminator wins before the generator learns.
+    """
+
+    def __init__(self, channels: int) -> None:
+        convolution = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.kaiming_normal_(convolution.weight, a=_SLOPE)
+        super().__init__(convolution, nn.LeakyReLU(_SLOPE))
+
+
 class ConvGenerator(Generator):
     """A DCGAN generator with w = `base_channels`.
 
     The input is z and the label's embedding. Each of two hidden layers of 256 units reads the input and the previous
-    hidden layer. The input and the last hidden layer → linear → 2w·H/4·W/4 → transposed convolution → w·H/2·W/2 →
-    convolution → 4C·H/2·W/2 → pixel shuffle → C·H·W.
+    hidden layer. The input and the last hidden layer → linear → 2w·H/4·W/4 → `depth` convolutions → transposed
+    convolution → w·H/2·W/2 → convolution → 4C·H/2·W/2 → pixel shuffle → C·H·W.
     """
 
-    def __init__(self, latent_dim: int, classes: int | None, shape: ImageShape, base_channels: int) -> None:
+    def __init__(
+        self, latent_dim: int, classes: int | None, shape: ImageShape, base_channels: int, depth: int = 0
+    ) -> None:
         super().__init__(latent_dim, classes, shape)
         self.embedding = nn.Embedding(classes, _EMBEDDING) if classes else None
         start = (2 * base_channels, shape.height // 4, shape.width // 4)
         inputs = latent_dim + (_EMBEDDING if classes else 0)
         self.hidden = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, _HIDDEN_UNITS), nn.LeakyReLU(0.2))
+            nn.Sequential(nn.Linear(width, _HIDDEN_UNITS), nn.LeakyReLU(_SLOPE))
             for width in (inputs, inputs + _HIDDEN_UNITS)
         )
         self.net = nn.Sequential(
             nn.Linear(inputs + _HIDDEN_UNITS, math.prod(start)),
-            nn.LeakyReLU(0.2),
+            nn.LeakyReLU(_SLOPE),
             UnflattenLast(*start),
+            *(_ConvLayer(2 * base_channels) for _ in range(depth)),
             nn.ConvTranspose2d(2 * base_channels, base_channels, 4, stride=2, padding=1),
-            nn.LeakyReLU(0.2),
+            nn.LeakyReLU(_SLOPE),
             nn.Conv2d(base_channels, _BLOCK**2 * shape.channels, 3, padding=1),
             nn.PixelShuffle(_BLOCK),
             nn.Tanh(),
@@ -89,12 +106,12 @@ def _conv_features(channels: int, shape: ImageShape, base_channels: int) -> nn.S
     return nn.Sequential(
         nn.PixelUnshuffle(_BLOCK),
         nn.Conv2d(_BLOCK**2 * channels, base_channels, 3, padding=1),
-        nn.LeakyReLU(0.2),
+        nn.LeakyReLU(_SLOPE),
         nn.Conv2d(base_channels, 2 * base_channels, 4, stride=2, padding=1),
-        nn.LeakyReLU(0.2),
+        nn.LeakyReLU(_SLOPE),
         FlattenLast(*end),
         nn.Linear(math.prod(end), NUM_FEATURES),
-        nn.LeakyReLU(0.2),
+        nn.LeakyReLU(_SLOPE),
     ).to(memory_format=torch.channels_last)
 
 
@@ -102,7 +119,7 @@ def _conv_features(channels: int, shape: ImageShape, base_channels: int) -> nn.S
 def _conv_generator(settings: ModelSettings, shape: ImageShape, classes: int | None) -> Generator:
     _check_divisible_by_4(shape, "model.generator")
     base_channels = settings.generator_base_channels or settings.base_channels
-    return ConvGenerator(settings.latent_dim, classes, shape, base_channels)
+    return ConvGenerator(settings.latent_dim, classes, shape, base_channels, settings.generator_depth)
 
 
 @DISCRIMINATORS.register("conv")

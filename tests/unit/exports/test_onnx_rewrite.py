@@ -10,10 +10,10 @@ from ganctl.training.models.conv import ConvGenerator
 from ganctl.training.models.mlp import MlpGenerator
 
 
-@pytest.mark.parametrize(("channels", "height", "width"), [(1, 28, 28), (3, 32, 16), (1, 4, 8)])
-def test_the_rewritten_generator_generates_the_same_images(channels: int, height: int, width: int) -> None:
+@pytest.mark.parametrize(("channels", "height", "width", "depth"), [(1, 28, 28, 0), (3, 32, 16, 1), (1, 4, 8, 2)])
+def test_the_rewritten_generator_generates_the_same_images(channels: int, height: int, width: int, depth: int) -> None:
     torch.manual_seed(0)
-    generator = ConvGenerator(8, 10, ImageShape(channels, height, width), base_channels=6)
+    generator = ConvGenerator(8, 10, ImageShape(channels, height, width), base_channels=6, depth=depth)
     rewritten = rewrite_upsampling(generator)
     assert any(isinstance(module, CoarseUpsampling) for module in rewritten.modules())
     z, label = torch.randn(5, 8), torch.arange(5)

@@ -42,7 +42,7 @@ def test_outputs_of_conditional_networks_depend_on_the_label(kind: str) -> None:
     assert not torch.allclose(discriminator(images, one), discriminator(images, two))
 
 
-def test_generator_base_channels_changes_only_the_generator() -> None:
+def test_settings_of_the_generator_change_only_the_generator() -> None:
     def count_weights(**values: object) -> tuple[int, int]:
         model = settings(base_channels=8, **values)
         networks = (
@@ -56,6 +56,8 @@ def test_generator_base_channels_changes_only_the_generator() -> None:
     narrow = count_weights(generator_base_channels=4)
     assert narrow[0] < count_weights()[0]
     assert narrow[1] == count_weights()[1]
+    deep = count_weights(generator_depth=2)
+    assert deep == (count_weights()[0] + 2 * (16 * 16 * 9 + 16), narrow[1])  # two 3 × 3 convolutions of 16 channels
 
 
 def test_the_lightning_preset_has_the_layers_of_the_tutorial() -> None:
