@@ -216,10 +216,10 @@ class LossSettings(Section):
         description="weight of the energy distance in pretrained features; auto: 20 if the discriminator sees them",
     )
     wgan_gp: NonNegative = Field(0.0, description="weight λ of the WGAN-GP penalty between real and generated images")
+    penalty_final_factor: NonNegative = Field(1.0, description="final γ and λ as a multiple of the initial ones")
     penalty_every: PositiveInt = Field(
         1, description="steps between gradient penalties, which then have this multiple of their weight"
     )
-    penalty_final_factor: NonNegative = Field(1.0, description="final γ and λ as a multiple of the initial ones")
 
     @property
     def has_gradient_penalty(self) -> bool:
