@@ -135,7 +135,7 @@ def test_the_argument_data_sets_data_source_above_all_other_sources(ganctl: Ganc
 
 def test_dry_run_reports_steps_and_images_and_writes_nothing(ganctl: Ganctl, tmp_path: Path) -> None:
     record = one_object(ganctl("train", "--dry-run", "--epochs", 2, "--json").stdout)
-    assert (record["steps"], record["batch_size"], record["training_images"]) == (1718, 64, 55_000)
+    assert (record["steps"], record["batch_size"], record["training_images"]) == (858, 128, 55_000)
     assert list(tmp_path.iterdir()) == []
 
 
