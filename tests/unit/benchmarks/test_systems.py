@@ -158,6 +158,7 @@ def test_a_run_that_reaches_its_duration_ends_with_a_snapshot_of_the_final_ema(t
         assert torch.equal(tensor, recorder.snapshots[-1].weights[name])
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning", "ignore:The number of training batches:UserWarning")
 @pytest.mark.parametrize("source", ["mnist", "module:other"])
 def test_lightning_trains_the_tutorial_until_the_budget_is_used_up(tmp_path: Path, source: str) -> None:
     pytest.importorskip("lightning", reason="the package lightning is not installed: 'make peers' installs it")
