@@ -107,10 +107,12 @@ def test_without_augmentation_a_step_draws_no_further_random_numbers() -> None:
     assert not torch.equal(states[0], states[2])
 
 
-def test_the_accuracy_of_the_discriminator_is_the_share_of_pairs_that_it_ranks_right() -> None:
+def test_the_accuracy_of_the_discriminator_is_the_share_of_pairs_that_it_ranks_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     _, step = build(FIXED)
     seen: list[Tensor] = []
-    step.objective.backend.discriminator_loss = partial(_record, step, seen)  # type: ignore[method-assign]  # a spy
+    monkeypatch.setattr(step.objective.backend, "discriminator_loss", partial(_record, step, seen))
     step(*batch(), step=0, progress=0.0)
     real, fake = seen
     assert step.read_stats()["discriminator_accuracy"] == pytest.approx((real > fake).float().mean().item())

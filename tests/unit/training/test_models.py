@@ -60,6 +60,19 @@ def test_settings_of_the_generator_change_only_the_generator() -> None:
     assert deep == (count_weights()[0] + 2 * (16 * 16 * 9 + 16), narrow[1])  # two 3 × 3 convolutions of 16 channels
 
 
+def test_further_convolutions_leave_the_first_images_as_dependent_on_z() -> None:
+    """Otherwise the discriminator wins before the generator learns to use z."""
+
+    def variation(depth: int) -> float:
+        torch.manual_seed(0)
+        model = settings(generator="conv", base_channels=16, generator_depth=depth)
+        generator = build_generator(model, ImageShape(1, 28, 28), 10)
+        images = generator(torch.randn(64, model.latent_dim), torch.zeros(64, dtype=torch.int64))
+        return float(images.std(dim=0).mean())
+
+    assert variation(2) > 0.5 * variation(0)
+
+
 def test_the_lightning_preset_has_the_layers_of_the_tutorial() -> None:
     model = resolve(preset="lightning-basic-gan", environment={})[0].model
     generator = build_generator(model, ImageShape(1, 28, 28), 10)
