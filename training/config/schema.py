@@ -180,6 +180,9 @@ class ModelSettings(Section):
     generator_depth: NonNegativeInt = Field(
         0, description="further convolutions of the generator conv at a quarter of the image resolution"
     )
+    discriminator_depth: NonNegativeInt = Field(
+        0, description="further convolutions of the discriminator conv at a quarter of the image resolution"
+    )
     conditional: bool = Field(True, description="give the class label to both networks")
     conditioning: Literal["auto", "projection", "embedding"] = Field(
         "auto", description="label input of the discriminator; auto: embedding for mlp, else projection"

@@ -8,6 +8,7 @@ channels-last in memory.
 """
 
 import math
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -49,14 +50,28 @@ class UnflattenLast(_ChannelsLast):
 class _ConvLayer(nn.Sequential):
     """A 3 × 3 convolution between as many channels, and its activation.
 
-    Its first weights keep the variance of its inputs (He et al. 2015, arXiv:1502.01852). PyTorch's smaller ones would
-    let the image depend on z so little that the discriminator wins before the generator learns.
+    Its first weights keep the variance of its inputs (He et al. 2015, arXiv:1502.01852). In a generator, PyTorch's
+    smaller ones would let the image depend on z so little that the discriminator wins before the generator learns.
     """
 
     def __init__(self, channels: int) -> None:
         convolution = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.kaiming_normal_(convolution.weight, a=_SLOPE)
         super().__init__(convolution, nn.LeakyReLU(_SLOPE))
+
+
+def _stack(first: Sequence[nn.Module], further: Iterable[nn.Module], last: Sequence[nn.Module]) -> nn.Sequential:
+    """Joins layers in channels-last format.
+
+    `further` layers have names of their own. So the names of the others, which are numbers, do not depend on the number
+    of further layers, and `--init-from` finds them in networks of another depth.
+    """
+    network = nn.Sequential(*first)
+    for i, layer in enumerate(further):
+        network.add_module(f"further{i}", layer)
+    for i, layer in enumerate(last, start=len(first)):
+        network.add_module(str(i), layer)
+    return network.to(memory_format=torch.channels_last)
 
 
 class ConvGenerator(Generator):
@@ -78,17 +93,17 @@ class ConvGenerator(Generator):
             nn.Sequential(nn.Linear(width, _HIDDEN_UNITS), nn.LeakyReLU(_SLOPE))
             for width in (inputs, inputs + _HIDDEN_UNITS)
         )
-        self.net = nn.Sequential(
-            nn.Linear(inputs + _HIDDEN_UNITS, math.prod(start)),
-            nn.LeakyReLU(_SLOPE),
-            UnflattenLast(*start),
-            *(_ConvLayer(2 * base_channels) for _ in range(depth)),
-            nn.ConvTranspose2d(2 * base_channels, base_channels, 4, stride=2, padding=1),
-            nn.LeakyReLU(_SLOPE),
-            nn.Conv2d(base_channels, _BLOCK**2 * shape.channels, 3, padding=1),
-            nn.PixelShuffle(_BLOCK),
-            nn.Tanh(),
-        ).to(memory_format=torch.channels_last)
+        self.net = _stack(
+            [nn.Linear(inputs + _HIDDEN_UNITS, math.prod(start)), nn.LeakyReLU(_SLOPE), UnflattenLast(*start)],
+            (_ConvLayer(2 * base_channels) for _ in range(depth)),
+            [
+                nn.ConvTranspose2d(2 * base_channels, base_channels, 4, stride=2, padding=1),
+                nn.LeakyReLU(_SLOPE),
+                nn.Conv2d(base_channels, _BLOCK**2 * shape.channels, 3, padding=1),
+                nn.PixelShuffle(_BLOCK),
+                nn.Tanh(),
+            ],
+        )
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         if self.embedding is not None:
@@ -100,19 +115,23 @@ class ConvGenerator(Generator):
         return images
 
 
-def _conv_features(channels: int, shape: ImageShape, base_channels: int) -> nn.Sequential:
-    """The discriminator's layers, w = `base_channels`: C·H·W → 4C·H/2·W/2 → w·H/2·W/2 → 2w·H/4·W/4 → 256."""
+def _conv_features(channels: int, shape: ImageShape, base_channels: int, depth: int) -> nn.Sequential:
+    """The discriminator's layers, w = `base_channels`.
+
+    C·H·W → 4C·H/2·W/2 → w·H/2·W/2 → 2w·H/4·W/4 → `depth` convolutions → 256.
+    """
     end = (2 * base_channels, shape.height // 4, shape.width // 4)
-    return nn.Sequential(
-        nn.PixelUnshuffle(_BLOCK),
-        nn.Conv2d(_BLOCK**2 * channels, base_channels, 3, padding=1),
-        nn.LeakyReLU(_SLOPE),
-        nn.Conv2d(base_channels, 2 * base_channels, 4, stride=2, padding=1),
-        nn.LeakyReLU(_SLOPE),
-        FlattenLast(*end),
-        nn.Linear(math.prod(end), NUM_FEATURES),
-        nn.LeakyReLU(_SLOPE),
-    ).to(memory_format=torch.channels_last)
+    return _stack(
+        [
+            nn.PixelUnshuffle(_BLOCK),
+            nn.Conv2d(_BLOCK**2 * channels, base_channels, 3, padding=1),
+            nn.LeakyReLU(_SLOPE),
+            nn.Conv2d(base_channels, 2 * base_channels, 4, stride=2, padding=1),
+            nn.LeakyReLU(_SLOPE),
+        ],
+        (layer for _ in range(depth) for layer in _ConvLayer(2 * base_channels)),
+        [FlattenLast(*end), nn.Linear(math.prod(end), NUM_FEATURES), nn.LeakyReLU(_SLOPE)],
+    )
 
 
 @GENERATORS.register("conv")
@@ -126,9 +145,9 @@ def _conv_generator(settings: ModelSettings, shape: ImageShape, classes: int | N
 def _conv_discriminator(settings: ModelSettings, shape: ImageShape, classes: int | None) -> nn.Module:
     _check_divisible_by_4(shape, "model.discriminator")
     if classes and settings.conditioning == "embedding":
-        features = _conv_features(shape.channels + 1, shape, settings.base_channels)
+        features = _conv_features(shape.channels + 1, shape, settings.base_channels, settings.discriminator_depth)
         return EmbeddingDiscriminator(features, NUM_FEATURES, classes, (1, shape.height, shape.width))
-    features = _conv_features(shape.channels, shape, settings.base_channels)
+    features = _conv_features(shape.channels, shape, settings.base_channels, settings.discriminator_depth)
     return Discriminator(features, NUM_FEATURES, classes, settings.latent_dim)
 
 

@@ -18,6 +18,7 @@ VARIANTS = {
         (*PLAIN, "loss.classification=0", "loss.latent_reconstruction=0", "loss.feature_matching=0"),
     ),
     "no labels, non-saturating": ("conv", (*PLAIN, "model.conditional=false", "loss.name=non-saturating")),
+    "more layers, penalties": ("conv", ("model.discriminator_depth=2",)),
     "separate phases": ("conv", (*PLAIN, "train.reuse_fakes=false", "train.first_update=generator")),
     "discriminator more often": ("conv", (*PLAIN, "train.n_critic=2")),
     "augmented": ("conv", ("augment.probability=0.7", "augment.flip=true")),

@@ -42,7 +42,7 @@ def test_outputs_of_conditional_networks_depend_on_the_label(kind: str) -> None:
     assert not torch.allclose(discriminator(images, one), discriminator(images, two))
 
 
-def test_settings_of_the_generator_change_only_the_generator() -> None:
+def test_a_setting_of_one_network_leaves_the_other_as_it_is() -> None:
     def count_weights(**values: object) -> tuple[int, int]:
         model = settings(base_channels=8, **values)
         networks = (
@@ -56,8 +56,9 @@ def test_settings_of_the_generator_change_only_the_generator() -> None:
     narrow = count_weights(generator_base_channels=4)
     assert narrow[0] < count_weights()[0]
     assert narrow[1] == count_weights()[1]
-    deep = count_weights(generator_depth=2)
-    assert deep == (count_weights()[0] + 2 * (16 * 16 * 9 + 16), narrow[1])  # two 3 × 3 convolutions of 16 channels
+    two_convolutions = 2 * (16 * 16 * 9 + 16)  # 3 × 3, of 16 channels
+    assert count_weights(generator_depth=2) == (count_weights()[0] + two_convolutions, narrow[1])
+    assert count_weights(discriminator_depth=2) == (count_weights()[0], narrow[1] + two_convolutions)
 
 
 def test_further_convolutions_leave_the_first_images_as_dependent_on_z() -> None:
