@@ -72,7 +72,9 @@ def transfer(
     old = {_plain_name(name): tensor.detach().cpu() for name, tensor in source.items()}
     projection = old.get("projection.weight")
     if projection is not None and isinstance(network, Discriminator) and network.projection is None:
-        old["logit.weight"] = old["logit.weight"] + projection.mean(dim=0)  # the label is the mean over the old classes
+        # the label is the mean over the old classes; the vectors of the old weight do not fit the sum
+        old["logit.weight"] = _normalized(old, "logit") + _normalized(old, "projection").mean(dim=0)
+        old = {name: tensor for name, tensor in old.items() if name not in {f"logit.{kind}" for kind in _SINGULAR}}
     axes = Axes.of(network, domain, source_domain, old), Axes.of(network, domain, domain, new)
     taken: dict[str, tuple[int, set[str]]] = {}  # number of weights, converted factors
     of_layers = set()
@@ -144,7 +146,8 @@ def _fit_layer(
     after.transpose(0, 1)[positions[:, None], columns] = weight.to(after.dtype)
     counts = {"weight": weight.numel()}
     if "bias" in old and "bias" in new:
-        bias = old["bias"].double() + _dropped_outputs(before.double(), inputs[0], inputs[1], source)
+        dropped = _dropped_outputs(before.double(), inputs[0], inputs[1], source) / _spectral_norm(old)
+        bias = old["bias"].double() + dropped
         converted = conversion(bias, *outputs, summed=False)
         assert converted is not None, "the weight has the same axis"
         new["bias"][converted[1]] = converted[0].to(new["bias"].dtype)
@@ -157,6 +160,23 @@ def _fit_layer(
             _power_iteration(new["weight"].flatten(1), *(new[kind] for kind in _SINGULAR))
         counts |= {kind: len(new[kind]) for kind in _SINGULAR}
     return counts
+
+
+def _spectral_norm(layer: Mapping[str, Tensor]) -> float:
+    """Returns the number by which spectral normalization divides a layer's weight, given its tensors by kind.
+
+    It is 1 without spectral normalization.
+    """
+    if not {*_SINGULAR} <= {*layer}:
+        return 1.0
+    u, v = (layer[kind].double() for kind in _SINGULAR)
+    return float(u @ layer["weight"].flatten(1).double() @ v)
+
+
+def _normalized(state: Mapping[str, Tensor], name: str) -> Tensor:
+    """Returns the weight with which a layer computes, given all tensors of its network."""
+    kinds = {kind: state[f"{name}.{kind}"] for kind in _KINDS if f"{name}.{kind}" in state}
+    return kinds["weight"] / _spectral_norm(kinds)
 
 
 def _power_iteration(weight: Tensor, u: Tensor, v: Tensor) -> None:
@@ -184,7 +204,7 @@ def _dropped_outputs(weight: Tensor, before: Axis, after: Axis, source: Mapping[
         length = math.prod(old.values())
         part, start = weight[start : start + length], start + length
         if old.get("label", 0) and not new["label"]:
-            table = source["embedding.weight"].double()
+            table = _normalized(source, "embedding").double()
             if table.shape[1] == length:
                 total += torch.tensordot(table.mean(dim=0), part, dims=1).reshape(len(total), -1).sum(dim=1)
         elif old.get("colors") == 4 and new["colors"] < 4:

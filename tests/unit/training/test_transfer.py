@@ -20,6 +20,7 @@ DIGITS = tuple("0123456789")
 GRAY = ImageDomain(ImageShape(1, 28, 28), DIGITS)
 EMOJI = ImageDomain(ImageShape(4, 64, 64), ("food", "7", "flags"))
 UNLABELED = ImageDomain(ImageShape(3, 32, 40), ())
+WITHOUT_CLASSES = ImageDomain(GRAY.shape, ())
 FAMILIES: dict[str, dict[str, object]] = {
     "conv": {"base_channels": 8},
     "conv with an embedded label": {"base_channels": 8, "conditioning": "embedding"},
@@ -198,6 +199,38 @@ def test_spectral_normalization_fits_the_adapted_weights_and_may_be_new() -> Non
             if isinstance(layer, nn.Linear | nn.Conv2d | nn.Embedding):
                 norm = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), ord=2)
                 assert norm.item() == pytest.approx(1, abs=0.15)
+
+
+def test_a_normalized_discriminator_without_labels_judges_as_the_one_with_labels_for_the_mean_class() -> None:
+    """Each weight counts as it computes, not as it is stored: spectral normalization divides it by its norm."""
+    settings = {"spectral_norm": True, **FAMILIES["conv"]}
+    source, target = (pair(domain, settings, seed=seed)[1] for seed, domain in enumerate((GRAY, WITHOUT_CLASSES)))
+    with torch.no_grad():
+        source.get_parameter("logit.parametrizations.weight.original").mul_(5)
+    noise = torch.rand(64, 1, 28, 28)
+    for _ in range(30):  # fits the vectors of the normalization
+        source(noise, torch.zeros(64, dtype=torch.int64))
+    result = transfer(target, source.state_dict(), GRAY, WITHOUT_CLASSES)
+    target.load_state_dict(result.state)
+    source.eval()
+    target.eval()
+    mean = torch.stack([source(noise, torch.full((64,), label)) for label in range(10)]).mean(dim=0)
+    logits = target(noise)
+    assert torch.corrcoef(torch.stack([logits, mean]))[0, 1] > 0.999
+
+
+@pytest.mark.parametrize(("old", "new"), [(0, 1), (2, 0), (1, 2)])
+def test_networks_of_another_depth_differ_in_the_further_layers_alone(old: int, new: int) -> None:
+    source, target = (
+        pair(GRAY, {"base_channels": 8, "generator_depth": depth, "discriminator_depth": depth}, seed=depth)
+        for depth in (old, new)
+    )
+    for network, trained in zip(target, source, strict=True):
+        result = transfer(network, trained.state_dict(), GRAY, GRAY)
+        names = result.new if new > old else result.unused
+        assert names
+        assert all(".further" in f".{name}" for name in names), names
+        assert (result.unused if new > old else result.new) == []
 
 
 def test_layers_of_another_width_are_new_together_with_their_biases() -> None:
