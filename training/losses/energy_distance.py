@@ -38,7 +38,8 @@ def energy_distance(real: Tensor, fake: Tensor, labels: Tensor, maps: list[Image
         ranks: those that share the batch.
 
     Returns:
-        A scalar; for equal distributions it is minus the mean distances of real images.
+        A scalar. Since the terms of real images are left out, it is not 0 for equal distributions, but the sum of the
+        mean distances between real images.
     """
     with torch.autocast(fake.device.type, enabled=False):  # differences of squares need fp32
         return _energy_distance(real, fake, labels, maps, ranks)

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
@@ -34,7 +35,7 @@ _CLASSIFICATION = 1.0
 _GENERATOR_CLASSIFICATION = 0.1  # relative to the discriminator's classification weight
 _LATENT_RECONSTRUCTION = 2.0
 _FEATURE_MATCHING = 2.0
-_ENERGY_DISTANCE = 20.0
+ENERGY_DISTANCE = 20.0
 
 Input = Literal["features", "grad_norms", "mixed_grad_norms"]
 
@@ -210,14 +211,16 @@ class EnergyDistanceTerm(Term):
     needs_real = False  # it reads the input of the discriminator, not its outputs
     stat = "energy_distance"
 
-    def __init__(self, weight: float, maps: list[ImageShape], ranks: Ranks) -> None:
+    def __init__(self, weight: float, maps: list[ImageShape], ranks: Ranks, *, conditional: bool) -> None:
         super().__init__(weight)
-        self._maps, self._ranks = maps, ranks
+        self._maps, self._ranks, self._conditional = maps, ranks, conditional
 
     def __call__(self, outputs: BatchOutputs) -> Tensor:
         assert outputs.real_inputs is not None
         assert outputs.fake_inputs is not None
-        return energy_distance(outputs.real_inputs, outputs.fake_inputs, outputs.labels, self._maps, self._ranks)
+        # the images of an unconditional generator have no label
+        labels = outputs.labels if self._conditional else torch.zeros_like(outputs.labels)
+        return energy_distance(outputs.real_inputs, outputs.fake_inputs, labels, self._maps, self._ranks)
 
 
 @dataclass(frozen=True)
@@ -288,7 +291,7 @@ def resolve_weights(settings: LossSettings, discriminator: nn.Module) -> Weights
     if settings.energy_distance not in ("auto", 0) and not projected:
         fault = f"loss.energy_distance = {settings.energy_distance}: this discriminator sees no pretrained features"
         raise ConfigError([f"{fault}. Set model.discriminator to 'projected', or this to 'auto' or 0."])
-    auto_energy = _ENERGY_DISTANCE if projected else 0.0
+    auto_energy = ENERGY_DISTANCE if projected else 0.0
     energy_distance = auto_energy if settings.energy_distance == "auto" else float(settings.energy_distance)
     return Weights(
         classification, classification_generator, latent_reconstruction, feature_matching, rare_weight, energy_distance
@@ -333,7 +336,7 @@ def build_terms(settings: LossSettings, generator: Generator, discriminator: nn.
         generator_terms.append(FeatureMatchingTerm(feature_matching, ranks))
     if weight := weights.energy_distance:
         maps = cast(ProjectedDiscriminator, discriminator).maps
-        generator_terms.append(EnergyDistanceTerm(weight, maps, ranks))
+        generator_terms.append(EnergyDistanceTerm(weight, maps, ranks, conditional=generator.conditional))
     return Terms(discriminator_terms, generator_terms, feature_matching, weights.rare_weight)
 
 

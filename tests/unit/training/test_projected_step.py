@@ -199,6 +199,16 @@ def test_the_generators_loss_has_the_energy_distance_of_the_features_with_its_we
         assert (with_term - without - reference).norm() < 1e-3 * whole
 
 
+def test_without_conditioning_the_energy_distance_does_not_depend_on_labels() -> None:
+    """The images of an unconditional generator have no label: pairs of one class would be pairs by chance."""
+    values = []
+    for labels in (batch()[1], torch.zeros(8, dtype=torch.int64)):
+        step = build("model.conditional=false")
+        prepared_batch = step.objective.prepare(batch()[0], labels, both=True)
+        values.append(step.objective.backward_generator(prepared_batch).stats["energy_distance"].detach())
+    assert torch.equal(*values)
+
+
 def test_the_weight_of_the_energy_distance_is_automatic_for_features_and_0_for_pixels() -> None:
     step = build("loss.energy_distance=auto")
     assert "energy_distance" in step.objective.stat_names["generator"]
