@@ -15,6 +15,7 @@ from ganctl.training.data.datasets import load_split
 from ganctl.training.evaluation.neighbors import MemorizationDetector
 from ganctl.training.evaluation.reference_stats import subsample
 from ganctl.training.images.source import Source
+from ganctl.training.losses.terms import ENERGY_DISTANCE
 
 _IMAGES = 256  # generated and compared in each evaluation
 _SEED = 10  # of their latents
@@ -113,6 +114,9 @@ class Diagnostics(Callback):
             remedy = f"With {self._num_train:,} training images, set augment.probability=adaptive"
         elif name in ("copies", "limit"):
             remedy = "Add images, or set train.duration to less"
+        elif run.config.model.discriminator == "projected":
+            weight = ENERGY_DISTANCE if loss.energy_distance == "auto" else loss.energy_distance
+            remedy = f"Set loss.energy_distance higher than {weight:g}"
         else:
             remedy = f"Set loss.r1 and loss.r2 higher than {max(loss.r1, loss.r2)}, or optimizer.lr_discriminator lower"
         return f"{remedy} (docs/few-images.md). {earlier}"

@@ -4,12 +4,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ganctl.training.evaluation.neighbors import SUSPECT
+
 _CLOSE = 0.15
 _SUMMARIES = {  # by the upper limit of KID
     0.02: "as close to the real images as other real images are",
     _CLOSE: "close: as a set, the images differ a little from real images",
-    1.0: "at a visible distance: many images look real, but as a set they differ",
-    math.inf: "far: many images do not look real, or some kinds of real images are missing",
+    1.0: "at a visible distance: about that of real images that are slightly blurred",
+    math.inf: "far: farther than real images that are slightly blurred, or some kinds of images are missing",
 }
 _ERRORS = 2.0  # a KID of fewer standard errors is not different from 0
 _GOOD_ACCURACY = 0.98  # share of the scorer's own accuracy; a lower label accuracy is mentioned
@@ -37,7 +39,7 @@ def summary(scores: Mapping[str, Any]) -> str:
     """Returns one or two sentences about `kid` and `label_accuracy` (None without labels).
 
     If the scores have a `no_summary`, it returns that reason instead. KID does not depend on the number of images. The
-    limits between the words are a convention; docs/evaluation.md has pictures' scores to compare with.
+    limits between the words are a convention; docs/evaluation.md has the KID of degraded real images to compare with.
     """
     if scores.get("no_summary"):
         return f"no summary: {scores['no_summary']}"
@@ -54,5 +56,7 @@ def summary(scores: Mapping[str, Any]) -> str:
 
 
 def needs_more_training(scores: Mapping[str, Any]) -> bool:
-    """True if the scores call for more training; False if they allow no summary."""
-    return not scores.get("no_summary") and bool(scores["kid"] > max(_CLOSE, _ERRORS * scores["kid_se"]))
+    """True if the scores call for more training; False if they allow no summary, or if the generator copies."""
+    if scores.get("no_summary") or (scores.get("near_copies") or 0.0) >= SUSPECT:
+        return False
+    return bool(scores["kid"] > max(_CLOSE, _ERRORS * scores["kid_se"]))

@@ -161,6 +161,17 @@ def test_a_discriminator_may_win_if_the_generator_learns_from_an_energy_distance
     assert caplog.messages == []
 
 
+def test_a_collapse_in_spite_of_an_energy_distance_calls_for_a_higher_weight(
+    begin: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    diagnostics, run = begin("augment.probability=adaptive", "model.discriminator=projected")
+    run.images = 50_000
+    evaluate(diagnostics, run, one_image_per_class)
+    evaluate(diagnostics, run, one_image_per_class)
+    (message,) = caplog.messages
+    assert "Set loss.energy_distance higher than 20 " in message
+
+
 def test_augmentation_at_its_limit_is_reported(begin: Any, caplog: pytest.LogCaptureFixture) -> None:
     diagnostics, run = begin("augment.probability=adaptive", "log.every=100")
     log(diagnostics, run, 30, augment_probability=0.6, overfitting=0.5)

@@ -36,6 +36,12 @@ def test_a_distance_within_two_standard_errors_counts_as_none() -> None:
     assert needs_more_training(scores(0.5, error=0.2))
 
 
+def test_a_generator_that_copies_is_not_to_be_trained_longer() -> None:
+    assert needs_more_training(scores(3, near_copies=0.049))
+    assert needs_more_training(scores(3, near_copies=None))
+    assert not needs_more_training(scores(3, near_copies=0.05))
+
+
 def test_scores_with_a_reason_have_no_summary() -> None:
     absent = {"kid": None, "kid_se": None, "fd_floor": None, "fd_ratio": None}
     without = scores(3) | absent | {"no_summary": "found 12 images"}
