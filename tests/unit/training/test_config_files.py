@@ -40,7 +40,7 @@ SETTINGS: list[tuple[str, ...]] = [
     ("data.source=/a b/Téléchargements/日本 & co #1",),
     ("data.source=/quote\"and'backslash\\n\\",),
     ("data.source=/line\nbreak\ttab",),
-    ("checkpoint.monitor_threshold=unset", "early_stopping.stopping_threshold=5", "log.name=2024"),
+    ("checkpoint.monitor_threshold=1.5", "early_stopping.stopping_threshold=5", "log.name=2024"),
     ("checkpoint.filename={step:08d}-{fd:.2f} #1",),
     ('model.options={ gain = 2, "a b" = 0.5, "é\\"=\\n" = "日本 \\\\ \'", yes = true, "" = "unset" }',),
     ("train.duration=7 epochs", "optimizer.lr=1e-9", "train.seed=9007199254740991", "data.on_device=false"),
@@ -69,7 +69,7 @@ def test_every_preset_is_printed_and_read_back_also_with_all_optional_settings_u
 def test_each_printed_value_has_its_source_and_its_description(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GANCTL_TRAIN__SEED", "3")
     lines = print_config(
-        "--epochs", "3", "--set", "log.every=7", "--set", "checkpoint.monitor_threshold=unset"
+        "--preset", "quick", "--epochs", "3", "--set", "log.every=7", "--set", "model.generator_base_channels=unset"
     ).splitlines()
     for name, text, source in (
         ("train.seed", "seed = 3", "GANCTL_TRAIN__SEED"),
@@ -77,8 +77,8 @@ def test_each_printed_value_has_its_source_and_its_description(monkeypatch: pyte
         ("log.every", "every = 7", "--set"),
         ("data.source", 'source = "mnist"', "default"),
         ("data.license", "# license = unset", "default"),
-        ("checkpoint.monitor_threshold", 'monitor_threshold = "unset"', "--set"),
-        ("loss.name", 'name = "relativistic"', "preset auto"),
+        ("model.generator_base_channels", 'generator_base_channels = "unset"', "--set"),
+        ("loss.name", 'name = "relativistic"', "preset quick"),
     ):
         (line,) = [line for line in lines if line.startswith(text) and line.endswith(DESCRIPTIONS[name])]
         assert f"# {source} " in line
@@ -86,7 +86,7 @@ def test_each_printed_value_has_its_source_and_its_description(monkeypatch: pyte
 
 def test_the_file_in_a_run_folder_gives_the_settings_of_the_run(tmp_path: Path) -> None:
     config = configure(
-        "conv", {"checkpoint.monitor_threshold": None, "data.source": "/é\n#", "model.options": {"a": "\\"}}
+        "quick", {"model.generator_base_channels": None, "data.source": "/é\n#", "model.options": {"a": "\\"}}
     )
     write_settings(tmp_path, config, ranks=1)
     assert resolve(config_file=tmp_path / "config.toml", environment={})[0] == config

@@ -170,6 +170,7 @@ def test_a_variable_may_set_any_setting() -> None:
     text |= {"optimizer.lr_discriminator": "0.1", "train.init_from": "/i"}
     text |= {
         "checkpoint.every": "9 images",
+        "checkpoint.monitor_threshold": "1.5",
         "early_stopping.stopping_threshold": "5",
         "log.root": "/l",
         "log.name": "n",
