@@ -226,6 +226,14 @@ def test_statistics_are_means_since_the_last_reading() -> None:
     assert step.read_stats()["loss_d"] == 0
 
 
+@pytest.mark.parametrize("first", ["discriminator", "generator"])
+def test_the_recorded_learning_rate_is_that_of_the_generator(first: str) -> None:
+    assignments = ("optimizer.lr=1e-4", "optimizer.lr_discriminator=4e-4", f"train.first_update={first}")
+    _, step = build(*assignments, "optimizer.warmup=0")
+    step(*batch(), step=0, progress=0.0)
+    assert step.read_stats()["lr"] == pytest.approx(1e-4)
+
+
 @pytest.mark.gpu
 def test_a_step_on_cuda_never_waits_for_the_device() -> None:
     config, _ = build()
