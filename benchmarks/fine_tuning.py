@@ -16,7 +16,7 @@ from statistics import fmean
 import click
 
 from ganctl.benchmarks.report import JsonObject, machine, markdown_table
-from ganctl.benchmarks.subsets import QUIET, run, subset, training_subset, write_npz
+from ganctl.benchmarks.subsets import QUIET, make_folder, run, subset, training_subset, write_npz
 from ganctl.training.config.resolve import resolve
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.datasets import load_split
@@ -35,19 +35,22 @@ _HELD_OUT = 500  # validation and test images of the subset, which choose nothin
 
 
 def prepare(settings: DataSettings, folder: Path, *, images: int | None, per_class: int | None) -> tuple[Path, str]:
-    """Writes the images to train on, `few.npz`, into a folder.
+    """Writes the images to train on, `few.npz`, into a new folder.
 
     Returns:
         Its path.
         The data set to score on: the target, or a copy of it, if classes of files would have another order.
 
     Raises:
-        BenchError: there are fewer images or more classes.
+        BenchError: there are fewer images or more classes, or the folder exists.
     """
     splits = {split: load_split(settings, split) for split in SPLITS}
     train = splits["train"]
     count = images or (per_class or 0) * train.num_classes
-    few = {name: subset(data, _HELD_OUT) for name, data in splits.items()} | {"train": training_subset(train, count)}
+    option = "--images" if images else "--per-class"
+    chosen = training_subset(train, count, option)
+    few = {name: subset(data, _HELD_OUT) for name, data in splits.items()} | {"train": chosen}
+    make_folder(folder)
     path = write_npz((folder / "few.npz").resolve(), few)
     if sorted_class_names(train.class_names) == train.class_names:
         return path, settings.source
@@ -97,7 +100,6 @@ def main(
     """Compare fine-tuning with training from nothing."""
     if images and per_class:
         raise click.UsageError("found --images and --per-class, expected one of them.")
-    out.mkdir(parents=True)
     words = [word for each in (*QUIET, *assignments) for word in ("--set", each)]
     settings = resolve(preset=preset, assignments=[*assignments, f"data.source={target}"])[0].data
     few, everything = prepare(settings, out, images=images or (None if per_class else 200), per_class=per_class)

@@ -26,16 +26,27 @@ def subset(data: ImageSet, count: int) -> ImageSet:
     return ImageSet(data.images[indices], data.labels[indices], data.class_names)
 
 
-def training_subset(train: ImageSet, count: int) -> ImageSet:
+def training_subset(train: ImageSet, count: int, option: str = "--images") -> ImageSet:
     """Returns `count` training images with at least one of each class.
 
     Raises:
-        BenchError: there are fewer images or more classes.
+        BenchError: there are fewer images or more classes; the message names the option.
     """
     if not train.num_classes <= count <= len(train):
         found = f"{count} of {len(train)} training images in {train.num_classes} classes"
-        raise BenchError(f"--images: found {found}, expected one of each class or more, and no more than there are.")
+        raise BenchError(f"{option}: found {found}, expected one of each class or more, and no more than there are.")
     return subset(train, count)
+
+
+def make_folder(path: Path) -> None:
+    """Makes the folder of `--out`.
+
+    Raises:
+        BenchError: it exists.
+    """
+    if path.exists():
+        raise BenchError(f"--out: found {path}, expected a new folder. Name another one, or delete it.")
+    path.mkdir(parents=True)
 
 
 def choose(labels: Tensor, count: int) -> Tensor:
@@ -73,6 +84,7 @@ def run(*words: object) -> JsonObject:
     command = ganctl_command(*map(str, words), "--json")
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
-        raise BenchError(f"ganctl {' '.join(map(str, words))}: {done.stderr.strip().splitlines()[-1]}")
+        message = done.stderr.strip() or "no message"
+        raise BenchError(f"ganctl {' '.join(map(str, words))}: exit code {done.returncode}: {message}")
     result: JsonObject = json.loads(done.stdout)
     return result

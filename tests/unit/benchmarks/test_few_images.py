@@ -49,10 +49,17 @@ def test_the_table_has_the_share_of_near_copies_or_a_dash_where_it_has_no_meanin
         {"train_images": 100, "augmentation": name, "images": 5000, "scores": scores, "copies": copies}
         for name, copies in (
             ("none", {"share_closer": 0.25, "flagged": True}),
-            ("adaptive", {"share_closer": None, "flagged": False}),
+            ("adaptive", {"share_closer": None, "flagged": None}),
         )
     ]
     assert table(records)[2:] == [
         "| 100 | none | 5,000 | 1.500 ± 0.100 | 20.00 | 10.0 | 0.500 | 25.0% | yes |",
-        "| 100 | adaptive | 5,000 | 1.500 ± 0.100 | 20.00 | 10.0 | 0.500 | – | no |",
+        "| 100 | adaptive | 5,000 | 1.500 ± 0.100 | 20.00 | 10.0 | 0.500 | – | – |",
     ]
+
+
+def test_the_table_has_dashes_for_scores_that_need_more_images() -> None:
+    scores = {"kid": None, "kid_se": None, "fd": 20.0, "fd_ratio": None, "recall": None}
+    copies = {"share_closer": None, "flagged": None}
+    record = {"train_images": 50, "augmentation": "none", "images": 5000, "scores": scores, "copies": copies}
+    assert table([record])[2:] == ["| 50 | none | 5,000 | – | 20.00 | – | – | – | – |"]

@@ -24,7 +24,7 @@ def test_few_images_are_spread_evenly_over_the_classes_and_always_the_same() -> 
 
 def test_the_file_of_few_images_holds_images_of_the_target_with_its_classes(tmp_path: Path) -> None:
     target = DataSettings(source=str(save_folder(tmp_path / "disks", disks(60, 20), labeled=True)), num_workers=0)
-    path, scored_on = prepare(target, tmp_path, images=None, per_class=2)
+    path, scored_on = prepare(target, tmp_path / "out", images=None, per_class=2)
     assert scored_on == target.source
     few, whole = (load_split(DataSettings(source=str(file), num_workers=0), "train") for file in (path, target.source))
     assert few.class_names == whole.class_names
@@ -36,7 +36,12 @@ def test_the_file_of_few_images_holds_images_of_the_target_with_its_classes(tmp_
 def test_more_images_than_there_are_is_an_error_that_names_both_numbers(tmp_path: Path) -> None:
     target = DataSettings(source=str(save_folder(tmp_path / "disks", disks(60, 20), labeled=True)), num_workers=0)
     with pytest.raises(BenchError, match=r"--images: found 1000 of \d+ training images"):
-        prepare(target, tmp_path, images=1000, per_class=None)
+        prepare(target, tmp_path / "out", images=1000, per_class=None)
+    with pytest.raises(BenchError, match=r"--per-class: found 3000 of \d+ training images"):
+        prepare(target, tmp_path / "out", images=None, per_class=1000)
+    assert not (tmp_path / "out").exists(), "a corrected command may use the same name"
+    with pytest.raises(BenchError, match=r"--out: found .*, expected a new folder"):
+        prepare(target, tmp_path, images=10, per_class=None)
 
 
 def test_the_table_has_the_mean_over_the_seeds_of_both_ways_and_no_number_for_scores_without_meaning() -> None:
