@@ -51,12 +51,14 @@ def degradations(real: ImageSet, train: ImageSet) -> Iterator[Family]:
         "JPEG, quality": (_jpeg, {"60": 60, "30": 30, "15": 15, "5": 5}),
     }
     for name, (change, levels) in degrade.items():
-        sets = [real, *(replace(real, images=change(real.images, value)) for value in levels.values())]
+        sets = [real, *(replace(real, images=_valid(change(real.images, value))) for value in levels.values())]
         yield Family(name, ("none", *levels), tuple(sets), **_WORSE_IMAGES)
     shares = {"10 %": 0.1, "30 %": 0.3, "50 %": 0.5, "80 %": 0.8}
     if real.num_classes > 1:
-        sets = [real, *(_drop_classes(real, share) for share in shares.values())]
-        yield Family("missing classes", ("none", *shares), tuple(sets), **_LESS_VARIETY)
+        # by the number of missing classes: with few classes, several shares are the same number
+        missing = {min(real.num_classes - 1, max(1, round(s * real.num_classes))): name for name, s in shares.items()}
+        sets = [real, *(_drop_classes(real, count) for count in missing)]
+        yield Family("missing classes", ("none", *missing.values()), tuple(sets), **_LESS_VARIETY)
         sets = [real, *(_swap_labels(real, share, generator) for share in shares.values())]
         yield Family("wrong labels", ("none", *shares), tuple(sets), (), ("label_accuracy",))
     kept = {"50 %": 0.5, "20 %": 0.2, "5 %": 0.05, "1 %": 0.01}
@@ -64,6 +66,11 @@ def degradations(real: ImageSet, train: ImageSet) -> Iterator[Family]:
     yield Family("different images", ("100 %", *kept), tuple(sets), **_LESS_VARIETY)
     sets = [real, *(_copy(real, train, share) for share in shares.values())]
     yield Family("copies of training images", ("none", *shares), tuple(sets), ("share_closer",), ())
+
+
+def _valid(images: Tensor) -> Tensor:
+    """Limits colors to alpha, with which they are multiplied; images without alpha are unchanged."""
+    return images if images.shape[1] < 4 else torch.cat([images[:, :3].minimum(images[:, 3:]), images[:, 3:]], dim=1)
 
 
 def _blur(images: Tensor, sigma: float) -> Tensor:
@@ -95,9 +102,9 @@ def _rows(data: ImageSet, rows: Tensor) -> ImageSet:
     return replace(data, images=data.images[rows], labels=data.labels[rows])
 
 
-def _drop_classes(data: ImageSet, share: float) -> ImageSet:
-    """Replaces the images of some classes by images of the others."""
-    kept = (data.labels >= max(1, round(share * data.num_classes))).nonzero().squeeze(1)
+def _drop_classes(data: ImageSet, count: int) -> ImageSet:
+    """Replaces the images of the first `count` classes by images of the others."""
+    kept = (data.labels >= count).nonzero().squeeze(1)
     return _rows(data, kept[torch.arange(len(data)) % len(kept)])
 
 

@@ -60,6 +60,19 @@ def test_each_level_has_a_name_as_many_images_and_labels_as_the_first(name: str)
             assert each.class_names == family.sets[0].class_names
 
 
+def test_degraded_colors_are_at_most_alpha_with_which_they_are_multiplied() -> None:
+    found = families("transparent")
+    for degradation in WORSE_IMAGES:
+        for each in found[degradation].sets:
+            assert (each.images[:, :3] <= each.images[:, 3:]).all(), degradation
+
+
+def test_of_two_classes_one_can_be_missing() -> None:
+    data = ImageSet(digits("val").images, torch.arange(N) % 2, ("a", "b"))
+    (family,) = (each for each in degradations(data, digits("train")) if each.name == "missing classes")
+    assert [len(each.labels.unique()) for each in family.sets] == [2, 1]
+
+
 def test_worse_images_less_variety_wrong_labels_and_copies_change_the_scores_that_tell_them() -> None:
     found = families("digits")
     for name in WORSE_IMAGES:
