@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ganctl.benchmarks.peers.gan import Fit, Sampler, Training, power_of_two
-from ganctl.benchmarks.peers.lucidrains import import_package, run_command
+from ganctl.benchmarks.peers.lucidrains import CHUNK, import_package, run_command
 
 REQUIRES = "lightweight_gan"
 
@@ -33,6 +33,6 @@ def train(training: Training) -> Sampler:
     @torch.inference_mode()
     def generate(n: int) -> Tensor:
         latents = torch.randn(n, trainer.GAN.latent_dim).to(training.device)
-        return fit.from_peer(trainer.generate_(trainer.GAN.G, latents))
+        return torch.cat([fit.from_peer(trainer.generate_(trainer.GAN.G, z)) for z in latents.split(CHUNK)])
 
     return Sampler(trainer.GAN.G, generate)

@@ -31,15 +31,16 @@ _NEVER = 10**9  # steps
 
 
 class _LabeledImages(Dataset[tuple[Tensor, int]]):
-    """Images in memory as floats in [−1, 1], each with the label 0."""
+    """Images in memory as floats in [−1, 1], each with the label 0; counts those that were read."""
 
     def __init__(self, images: Tensor) -> None:
-        self._images = images
+        self._images, self.read = images, 0
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.read += 1
         return self._images[index] / 127.5 - 1, 0
 
 
@@ -63,16 +64,17 @@ def train(training: Training) -> Sampler:
     fit = Fit(training.shape, side, training.shape.channels)
     seed_all(training.seed)
     generator, discriminator = (network.to(training.device) for network in networks(side, fit.channels))
-    images_per_step = _BATCH * (n_dis := 2 if side == 128 else 5)
+    images, counted = _LabeledImages(fit.to_peer(training.data.images)), 0
 
     class TimedScheduler(package.training.LRScheduler):  # type: ignore[name-defined]  # the package is imported at run time
         def step(self, **arguments: Any) -> Any:
+            nonlocal counted
             log = super().step(**arguments)
-            if training.clock.step(images_per_step, generator):
+            new, counted = images.read - counted, images.read
+            if training.clock.step(new, generator):
                 raise BudgetUsedUp
             return log
 
-    images = _LabeledImages(fit.to_peer(training.data.images))
     optimizers = [Adam(network.parameters(), 2e-4, betas=(0.0, 0.9)) for network in (discriminator, generator)]
     trainer = package.training.Trainer(
         netD=discriminator,
@@ -80,7 +82,7 @@ def train(training: Training) -> Sampler:
         optD=optimizers[0],
         optG=optimizers[1],
         dataloader=DataLoader(images, _BATCH, shuffle=True),
-        n_dis=n_dis,
+        n_dis=2 if side == 128 else 5,
         num_steps=100_000,
         lr_decay="linear",
         log_dir=str(training.folder),

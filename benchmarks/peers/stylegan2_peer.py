@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ganctl.benchmarks.peers.gan import Fit, Sampler, Training, power_of_two
-from ganctl.benchmarks.peers.lucidrains import import_package, run_command
+from ganctl.benchmarks.peers.lucidrains import CHUNK, import_package, run_command
 
 REQUIRES = "stylegan2_pytorch"
 
@@ -30,11 +30,14 @@ def train(training: Training) -> Sampler:
     trainer = run_command(package, training, fit, network, dataset="Dataset", transparent=transparent)
     styles, generator = trainer.GAN.S, trainer.GAN.G
 
-    @torch.inference_mode()
-    def generate(n: int) -> Tensor:
-        trainer.av = None  # the mean style of these weights
+    def generate_chunk(n: int) -> Tensor:
         latents = package.noise_list(n, generator.num_layers, generator.latent_dim, device=0)
         noise = package.image_noise(n, fit.side, device=0)
         return fit.from_peer(trainer.generate_truncated(styles, generator, latents, noise, trunc_psi=trainer.trunc_psi))
+
+    @torch.inference_mode()
+    def generate(n: int) -> Tensor:
+        trainer.av = None  # the mean style of these weights
+        return torch.cat([generate_chunk(min(CHUNK, n - start)) for start in range(0, n, CHUNK)])
 
     return Sampler(nn.ModuleList([styles, generator]), generate)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ganctl import __version__
 from ganctl.benchmarks.children import run_module
 from ganctl.benchmarks.errors import BenchError
 from ganctl.benchmarks.quality.recorder import snapshot_times
@@ -27,6 +28,7 @@ from ganctl.training.config.resolve import resolve
 from ganctl.training.data.base import premultiply
 from ganctl.training.data.datasets import data_digest, load_split
 from ganctl.training.evaluation.evaluator import Evaluator
+from ganctl.training.evaluation.measure import MEASURE
 from ganctl.training.evaluation.reference_stats import subsample
 from ganctl.training.images.pictures import straight
 from ganctl.training.readers.arrays import to_channels_last
@@ -142,10 +144,12 @@ class QualityBenchmark:
         return self._out / "runs" / f"{name}-{seed}.json"
 
     def _fingerprint(self, system: System, seed: int) -> JsonObject:
-        """The settings that a stored run must share with a new one to be reused."""
+        """What a stored run must share with a new one to be reused: settings, data, machine and versions."""
         config = system.settings(self._seconds, seed, self._data.source)
         settings = config.flat() if config else system.description  # the latter has the version of a peer
-        return {"seconds": self._seconds, "num_images": self._num_images, "data": self._digest, "settings": settings}
+        versions = {"ganctl": __version__, "measure": MEASURE, **machine()}
+        numbers = {"seconds": self._seconds, "num_images": self._num_images}
+        return numbers | {"data": self._digest, "settings": settings} | versions
 
     def _load(self, system: System, seed: int) -> JsonObject | None:
         path = self._path(system.name, seed)
@@ -154,8 +158,8 @@ class QualityBenchmark:
         record: JsonObject = json.loads(path.read_text("utf-8"))
         if record["made_with"] != json.loads(json.dumps(self._fingerprint(system, seed))):
             raise BenchError(
-                f"--out {self._out}: found {path.name} with other settings or another budget. Name another folder, or"
-                " delete that file."
+                f"--out {self._out}: found {path.name} with other settings, another budget, or of another machine or"
+                " version. Name another folder, or delete that file."
             )
         return record
 
