@@ -10,8 +10,8 @@ _CLOSE = 0.15
 _SUMMARIES = {  # by the upper limit of KID
     0.02: "as close to the real images as other real images are",
     _CLOSE: "close: as a set, the images differ a little from real images",
-    1.0: "at a visible distance: about that of real images that are slightly blurred",
-    math.inf: "far: farther than real images that are slightly blurred, or some kinds of images are missing",
+    1.0: "at a visible distance: as a set, the images differ from real ones",
+    math.inf: "far: as a set, the images differ much from real ones, or some kinds of images are missing",
 }
 _ERRORS = 2.0  # a KID of fewer standard errors is not different from 0
 _GOOD_ACCURACY = 0.98  # share of the scorer's own accuracy; a lower label accuracy is mentioned
