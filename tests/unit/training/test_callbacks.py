@@ -115,7 +115,7 @@ def test_the_learning_rate_of_each_step_is_the_setting_times_the_schedule(tmp_pa
     length = ("train.duration=640 images", "log.every=1")
     run_with(tmp_path, StatsLog(), max_steps=4, extra=(*rates, *decay, *length))
     rows = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
-    assert [row["lr"] for row in rows if "lr" in row] == pytest.approx([1e-3, 0.9e-3, 0.8e-3, 0.7e-3])
+    assert [row["lr"] for row in rows if "lr" in row] == pytest.approx([0.5e-3, 0.45e-3, 0.4e-3, 0.35e-3])
 
 
 class StopRequests:

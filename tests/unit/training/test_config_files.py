@@ -75,7 +75,7 @@ def test_each_printed_value_has_its_source_and_its_description(monkeypatch: pyte
         ("train.seed", "seed = 3", "GANCTL_TRAIN__SEED"),
         ("train.duration", 'duration = "3 epochs"', "--epochs"),
         ("log.every", "every = 7", "--set"),
-        ("data.source", 'source = "mnist"', "default"),
+        ("data.source", 'source = "mnist"', "preset quick"),
         ("data.license", "# license = unset", "default"),
         ("model.generator_base_channels", 'generator_base_channels = "unset"', "--set"),
         ("loss.name", 'name = "relativistic"', "preset quick"),
