@@ -144,7 +144,7 @@ class QualityBenchmark:
         return self._out / "runs" / f"{name}-{seed}.json"
 
     def _fingerprint(self, system: System, seed: int) -> JsonObject:
-        """What a stored run must share with a new one to be reused: settings, data, machine and versions."""
+        """Returns the settings, data, machine and versions that a stored run must share with a new one to be reused."""
         config = system.settings(self._seconds, seed, self._data.source)
         settings = config.flat() if config else system.description  # the latter has the version of a peer
         versions = {"ganctl": __version__, "measure": MEASURE, **machine()}

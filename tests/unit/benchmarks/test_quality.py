@@ -129,6 +129,15 @@ def test_a_folder_with_other_settings_is_an_error_before_training(
         quality(finished.out, seconds=4.0, seeds=2).run()
 
 
+def test_runs_of_another_machine_or_version_are_not_mixed_with_new_ones(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RUN_MODULE, no_training)
+    monkeypatch.setattr("ganctl.benchmarks.quality.compare.machine", lambda: {"device": "another", "torch": "0"})
+    with pytest.raises(BenchError, match=r"of another machine or version"):
+        quality(finished.out).run()
+
+
 def test_the_curve_is_a_png_image_with_content(finished: Finished, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the package matplotlib is not installed: 'make peers' installs it")
     from ganctl.benchmarks.figures import draw_curves
