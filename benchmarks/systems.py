@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from ganctl.benchmarks.quality.our_trainer import QUIET
-from ganctl.training.config.resolve import preset_names, resolve
+from ganctl.training.config.resolve import AUTO, preset_names, resolve
 from ganctl.training.config.schema import Config
+from ganctl.training.distributed.ranks import Ranks
+from ganctl.training.loop.recipe import AutoPreset
 
 _CONFIGS = Path(__file__).parent / "configs"
 INSTALL = "install it with 'make bench' (in a checkout) or pip install 'ganctl[bench]'"
@@ -43,6 +45,7 @@ class System:
 
         Raises:
             ConfigError: the source is invalid.
+            DataError: the preset is `auto`, which looks at the images, and they cannot be read.
         """
         if self.peer is not None:
             return None
@@ -55,6 +58,7 @@ class System:
             assignments=assignments,
             flags={"data.source": ("--data", source)},
             environment={},
+            auto=AutoPreset(Ranks()) if self.preset == AUTO else None,
         )
         return config
 
@@ -65,6 +69,8 @@ class System:
             if package is None or importlib.util.find_spec(package):
                 return None
             return f"it needs the package {package}: {self.peer.install}"
+        if self.preset == AUTO:  # suits every device
+            return None
         config = self.settings(1, 0)
         assert config is not None, "it has no peer"
         needs_cuda = self.preset == "gpu" or config.train.device == "cuda"
@@ -116,6 +122,7 @@ def systems() -> list[System]:
         System("ns-gan", "Lucic et al. 2018, our trainer", config_file=_CONFIGS / "ns-gan.toml"),
         System("wgan-gp", "Lucic et al. 2018, our trainer", config_file=_CONFIGS / "wgan-gp.toml"),
         *(System(name, f"our preset {name}", preset=name) for name in ours),
+        System(AUTO, f"our default, the preset {AUTO}: settings for these images and this time", preset=AUTO),
     ]
 
 

@@ -93,11 +93,23 @@ def test_lucics_settings_do_not_depend_on_the_default_preset() -> None:
 def test_presets_of_ganctl_are_trained_for_the_budget() -> None:
     presets = {system.name: system for system in systems() if system.preset}
     conditional = {name for name in preset_names() if configure(name).model.conditional}
-    assert presets.keys() == conditional | {"lightning-basic-gan"}
+    assert presets.keys() == conditional | {"lightning-basic-gan", "auto"}
     for system in presets.values():
         config = system.settings(90, 7)
         assert config is not None
         assert (str(config.train.duration), config.train.seed) == ("90s", 7)
+
+
+def test_the_preset_auto_is_trained_with_settings_for_the_images(tmp_path: Path) -> None:
+    for i in range(40):
+        Image.new("RGB", (32, 32), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    (auto,) = (system for system in systems() if system.name == "auto")
+    config = auto.settings(90, 7, str(tmp_path))
+    assert config is not None
+    assert config.model.generator == "residual"
+    assert not config.model.conditional
+    assert config.augment.probability == "adaptive"
+    assert auto.unavailable() is None
 
 
 def test_an_unavailable_system_has_a_reason_and_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
