@@ -34,7 +34,8 @@ from ganctl.training.images.pictures import straight
 from ganctl.training.readers.arrays import to_channels_last
 
 SAMPLES = 20  # images of each run for the figure
-CURVE_IMAGES = 2000  # images of each snapshot that are scored for the curve
+CURVE_IMAGES = 500  # images of each snapshot that are scored for the curve: at least these, or
+CURVE_SHARE = 5  # one image of so many of the final score, because some peers draw only a few images a second
 # those that the evaluator returns are in the results
 SCORES = (
     "fd", "fd_floor", "fd_ratio", "kid", "kid_se", "label_accuracy", "precision", "recall", "density", "coverage",
@@ -165,7 +166,7 @@ class QualityBenchmark:
 
     def _train(self, system: System, seed: int) -> JsonObject | None:
         evaluator = self._evaluator(self._num_images)  # before the training, which may be long: it may reject the data
-        curve_images = min(CURVE_IMAGES, evaluator.num_images)
+        curve_images = min(max(CURVE_IMAGES, evaluator.num_images // CURVE_SHARE), evaluator.num_images)
         self._announce(f"{system.name}, seed {seed}: training for {self._seconds:g} s")
         with tempfile.TemporaryDirectory() as folder:
             arguments = [f"--system={system.name}", f"--data={self._data.source}", f"--seed={seed}"]

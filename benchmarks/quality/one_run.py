@@ -1,7 +1,7 @@
 """Trains one system and saves images of its generator's snapshots; `ganctl bench quality` starts it.
 
-    python -m ganctl.benchmarks.quality.one_run --system conv --data mnist --seed 0 --seconds 120 --num-images 10000
-        --curve-images 2000 --out FOLDER
+    python -m ganctl.benchmarks.quality.one_run --system conv --data mnist --seed 0 --seconds 120 --num-images 1000
+        --curve-images 500 --out FOLDER
 
 Files in the folder, for S snapshots:
 

@@ -177,14 +177,16 @@ class Step:
     def read_stats(self) -> dict[str, float]:
         """Means of the statistics since the last call, over all ranks; and `lr`, the generator's learning rate.
 
-        Waits for the device.
+        Penalties are missing if no step since then computed any. Waits for the device.
         """
         sums = self._stats.clone()
         self._ranks.all_reduce_mean([sums])
         counts = [max(1, self._stats_steps[part]) for part, names in self._stat_names.items() for _ in names]
+        values = {name: value / n for name, value, n in zip(self._sums, sums.tolist(), counts, strict=True)}
+        if not self._stats_steps[PENALTIES]:
+            values = {name: value for name, value in values.items() if name not in self._stat_names[PENALTIES]}
         self._stats.zero_()
         self._stats_steps = dict.fromkeys(self._stat_names, 0)
-        values = {name: value / n for name, value, n in zip(self._sums, sums.tolist(), counts, strict=True)}
         (generator,) = (phase for phase in self.phases if phase.name == "generator")
         values |= {"lr": generator.base_lr * float(self.step_inputs.lr_factor)}
         return values | ({"loss_scale": self._scaler.get_scale()} if self._scaler.is_enabled() else {})

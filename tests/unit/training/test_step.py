@@ -226,6 +226,14 @@ def test_statistics_are_means_since_the_last_reading() -> None:
     assert step.read_stats()["loss_d"] == 0
 
 
+def test_penalties_have_no_statistics_of_steps_that_compute_none() -> None:
+    _, step = build("loss.penalty_every=2")
+    step(*batch(), step=0, progress=0.0)
+    assert not {"r1", "r2"} & step.read_stats().keys()
+    step(*batch(), step=1, progress=0.0)
+    assert step.read_stats()["r1"] > 0
+
+
 @pytest.mark.parametrize("first", ["discriminator", "generator"])
 def test_the_recorded_learning_rate_is_that_of_the_generator(first: str) -> None:
     assignments = ("optimizer.lr=1e-4", "optimizer.lr_discriminator=4e-4", f"train.first_update={first}")
