@@ -25,8 +25,9 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("any machine")
 
 SMALL = (
-    "model.base_channels=8", "evaluation.num_images=200", "log.every=10", "log.tensorboard=false",
-    "train.duration=10 epochs", "evaluation.every=2 epochs", "train.precision=fp32",  # what follows no clock
+    "model.base_channels=8", "evaluation.num_images=200", "evaluation.test_images=500", "log.every=10",
+    "log.tensorboard=false", "train.duration=10 epochs", "evaluation.every=2 epochs",
+    "train.precision=fp32",  # what follows no clock
 )  # fmt: skip
 
 SHORT = (*SMALL, "train.batch_size=32", "train.duration=1600 images", "evaluation.every=320 images")
@@ -99,12 +100,6 @@ def launch(run_dir: Path, *, preset: str = "conv", resume: str | None = None, ex
 def train_small(run_dir: Path, *, preset: str = "conv", max_steps: int = 40, extra: tuple[str, ...] = ()) -> Path:
     Session(preset=preset, assignments=[*SMALL, *extra], run_dir=run_dir).build(max_steps=max_steps).fit()
     return run_dir
-
-
-@pytest.fixture
-def few_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Complete runs are scored on 500 test images instead of 10,000, for tests that are about something else."""
-    monkeypatch.setattr("ganctl.training.callbacks.evaluation.TEST_IMAGES", 500)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from ganctl.training.evaluation.evaluator import Evaluator
 from ganctl.training.evaluation.scorer import load_scorer
 from ganctl.training.images.source import Source
 
-TEST_IMAGES = 5_000  # twice as many would take a CPU half a minute
 _log = logging.getLogger(__name__)
 
 
@@ -21,7 +20,7 @@ class Evaluate(Callback):
     """Requests an evaluation at a fixed interval, and returns the scores of `training.evaluation.evaluator`."""
 
     def __init__(self, settings: EvaluationSettings | None = None, *, conditional: bool = True) -> None:
-        """Sets the interval and the size of an evaluation.
+        """Sets the interval and the sizes of evaluations.
 
         Args:
             settings: the settings `evaluation.…`.
@@ -47,7 +46,7 @@ class Evaluate(Callback):
 
     def on_measure(self, run: Run, source: Source, split: Split) -> Mapping[str, Any]:
         if split != "val":
-            return self._evaluator_of(run, split, TEST_IMAGES).score(source)
+            return self._evaluator_of(run, split, self._settings.test_images).score(source)
         return self._evaluator.score(source, full=False)
 
     def _evaluator_of(self, run: Run, split: Split, num_images: int) -> Evaluator:

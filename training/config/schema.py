@@ -293,10 +293,13 @@ class TrainSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """Evaluation on the validation split during training."""
+    """Evaluation on the validation split during training, and on the test split at its end."""
 
     every: DurationSetting = Field(Duration(2, "epochs"), description="training between two evaluations")
     num_images: Annotated[int, Field(ge=100, le=5000)] = Field(2000, description="images compared, real and generated")
+    test_images: Annotated[int, Field(ge=100)] = Field(
+        5000, description="test images compared with as many generated ones at the end of a run"
+    )
 
 
 class MonitorSettings(Section):

@@ -78,7 +78,6 @@ def both(*events: str) -> list[str]:
     return [f"{name}: {event}" for event in events for name in "ab"]
 
 
-@pytest.mark.usefixtures("few_test_images")
 def test_the_hooks_of_all_callbacks_are_called_in_a_fixed_order(tmp_path: Path) -> None:
     events: list[str] = []
     intervals = ("train.duration=96 images", "evaluation.every=64 images", "checkpoint.every=32 images")

@@ -38,7 +38,7 @@ def test_even_a_run_of_one_step_ends_with_an_evaluation_and_a_best_checkpoint(ma
 
 def test_a_finished_run_is_scored_on_the_test_images_and_resuming_it_trains_no_further(tmp_path: Path) -> None:
     first = launch(tmp_path / "run").build().fit()
-    assert (first.stop_reason, first.metrics["split"], first.metrics["num_images"]) == ("completed", "test", 5_000)
+    assert (first.stop_reason, first.metrics["split"], first.metrics["num_images"]) == ("completed", "test", 500)
     again = launch(tmp_path / "run", resume="auto").build().fit()
     assert (again.steps, again.metrics["fd"]) == (first.steps, first.metrics["fd"])
 
@@ -52,7 +52,6 @@ def test_best_is_the_checkpoint_with_the_least_distance_on_the_validation_images
     assert read_checkpoint(result.best).step == min(scores, key=lambda step: scores[step])
 
 
-@pytest.mark.usefixtures("few_test_images")
 def test_a_duration_given_as_a_time_is_converted_to_images_once_and_kept(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     settings = (*SMALL, "model.base_channels=4", "train.duration=1s")
@@ -189,7 +188,6 @@ def test_a_folder_with_a_foreign_config_file_is_refused(tmp_path: Path) -> None:
         Session(run_dir=tmp_path)
 
 
-@pytest.mark.usefixtures("few_test_images")
 def test_an_early_stopped_run_stays_stopped_when_it_is_resumed(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     extra = ("early_stopping.patience=1", "early_stopping.min_delta=1e9")
@@ -199,7 +197,6 @@ def test_an_early_stopped_run_stays_stopped_when_it_is_resumed(tmp_path: Path) -
     assert (again.stop_reason, again.steps) == ("early-stopping", 20)
 
 
-@pytest.mark.usefixtures("few_test_images")
 def test_a_new_duration_given_as_a_time_is_measured_again(tmp_path: Path) -> None:
     settings = (*SMALL, "model.base_channels=4", "train.duration=1s")
     first = Session(assignments=settings, run_dir=tmp_path / "run").build()
@@ -246,7 +243,7 @@ def test_two_trainers_never_share_a_folder(tmp_path: Path) -> None:
         Trainer(config, run_dir=first.run_dir).fit()
 
 
-def test_a_damaged_best_checkpoint_is_replaced_by_the_best_intact_one(tmp_path: Path, few_test_images: None) -> None:
+def test_a_damaged_best_checkpoint_is_replaced_by_the_best_intact_one(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     launch(run_dir).build(max_steps=30).fit()
     damage = DamageBest()
@@ -344,7 +341,6 @@ def test_training_in_a_thread_does_not_change_signal_handlers(tmp_path: Path) ->
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.usefixtures("few_test_images")
 def test_a_completed_run_has_only_the_checkpoints_that_its_settings_keep(tmp_path: Path) -> None:
     extra = ("checkpoint.every=96 images", "checkpoint.save_top_k=1", "checkpoint.save_last=false")
     result = launch(tmp_path / "run", extra=extra).build().fit()
@@ -377,7 +373,6 @@ def test_a_run_on_a_gpu_resumes(on_device: str, tmp_path: Path) -> None:
         assert (two["networks"]["ema"][name] - weight).norm() <= 0.01 * weight.norm() + 1e-4, name
 
 
-@pytest.mark.usefixtures("few_test_images")
 def test_a_run_on_unlabeled_transparent_images_is_unconditional_and_its_pictures_are_transparent(
     tmp_path: Path, register_data: RegisterData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
