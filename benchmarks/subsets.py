@@ -16,8 +16,11 @@ from ganctl.training.data.base import ImageSet, fixed_permutation
 from ganctl.training.models.base import to_bytes, to_float
 from ganctl.training.readers.tree import Split
 
-# of trainings that are scored afterwards: no evaluation on the way
-QUIET = ("evaluation.every=1000000 epochs", "evaluation.num_images=100", "log.tensorboard=false")
+# of trainings that are scored afterwards: no evaluation on the way, and a small one at the end
+QUIET = (
+    "evaluation.every=1000000 epochs", "evaluation.num_images=100", "evaluation.test_images=100",
+    "log.tensorboard=false",
+)  # fmt: skip
 
 
 def subset(data: ImageSet, count: int) -> ImageSet:

@@ -8,7 +8,10 @@ from ganctl.training.config.schema import Config
 from ganctl.training.loop.trainer import Trainer
 
 # No evaluation or log during training; the evaluation at the end of the duration is as small as possible.
-QUIET = ("evaluation.every=1000000 epochs", "evaluation.num_images=100", "log.tensorboard=false", "log.every=1000")
+QUIET = (
+    "evaluation.every=1000000 epochs", "evaluation.num_images=100", "evaluation.test_images=100",
+    "log.tensorboard=false", "log.every=1000",
+)  # fmt: skip
 
 
 class SnapshotCallback(Callback):
