@@ -14,7 +14,7 @@ _COLUMNS = (  # title, name in the results, format; the table leaves out what no
     ("recall", "recall", ".3f"),
     ("density", "density", ".3f"),
     ("coverage", "coverage", ".3f"),
-    ("images/s", "images_per_second", ",.0f"),
+    ("images seen", "images", ",.0f"),
     ("seconds", "seconds", ".1f"),
 )
 _LATE = 1.25  # × its time; a snapshot that was taken later is not in the column of the curve

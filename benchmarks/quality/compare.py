@@ -40,7 +40,7 @@ CURVE_SHARE = 5  # one image of so many of the final score, because some peers d
 SCORES = (
     "fd", "fd_floor", "fd_ratio", "kid", "kid_se", "label_accuracy", "precision", "recall", "density", "coverage",
 )  # fmt: skip
-RATES = ("images_per_second", "seconds")
+RATES = ("images", "images_per_second", "seconds")
 CURVE_SCORES = ("fd", "fd_floor", "fd_ratio", "kid")
 
 

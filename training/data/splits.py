@@ -29,14 +29,15 @@ def assign_splits(source: Source, kept: NDArray[np.int64], digests: NDArray[np.u
 
     Returns:
         The split of each kept image, int8 [N], an index into SPLITS.
-        A log line if equal images are in several splits; else an empty string.
+        A log line if equal images are in several splits, or held-out ones among the training images; else an empty
+        string.
     """
     splits, labels = source.splits[kept].copy(), source.labels[kept]
     missing = [number for number in range(len(SPLITS)) if number != _TRAIN and not (splits == number).any()]
     pool = (splits == NO_SPLIT) | (splits == _TRAIN)
     splits[pool] = _TRAIN
     if not missing:
-        return splits, ""
+        return splits, _shared_with_training(splits, digests)
     split_of: dict[bytes, int] = {}  # by digest; also of images that occur in several classes
     classes, with_copies = np.unique(labels), list[int]()
     least = -(-_MIN_IMAGES // max(1, len(classes)))  # a split has two images or more
@@ -52,10 +53,21 @@ def assign_splits(source: Source, kept: NDArray[np.int64], digests: NDArray[np.u
             for number, split in enumerate(missing):
                 splits[members[number * tenth : (number + 1) * tenth]] = split
     if not with_copies:
-        return splits, ""
+        return splits, _shared_with_training(splits, digests)
     names = [printable(source.class_names[label]) for label in with_copies] if source.class_names else ["all images"]
     found = "too few different images for each split, so that equal images are in several"
     return splits, f"data.source: {found}: {', '.join(names)}"
+
+
+def _shared_with_training(splits: NDArray[np.int8], digests: NDArray[np.uint64]) -> str:
+    """Returns a log line if images of a given val or test split are training images, too; else an empty string."""
+    train = {digest.tobytes() for digest in digests[splits == _TRAIN]}
+    found = []
+    for number, split in enumerate(SPLITS):
+        held_out = [digest.tobytes() for digest in digests[splits == number]] if number != _TRAIN else []
+        if shared := sum(digest in train for digest in held_out):
+            found.append(f"{shared:,} of {len(held_out):,} {split} images")
+    return f"data.source: {' and '.join(found)} are training images, too: scores favor copies of them" if found else ""
 
 
 def _fill(missing: list[int], tenth: int, groups: Counter[bytes], split_of: dict[bytes, int]) -> bool:
