@@ -27,7 +27,7 @@ def test_few_images_are_trained_with_and_without_augmentation_and_searched_for_c
     source = save_folder(tmp_path / "disks", disks(400, 16), labeled=True)
     rows, results = run("few_images", source, "--images", "30,all", "--seconds", 2, out=tmp_path / "out")
     assert [row.split(" | ")[1] for row in rows] == ["none", "adaptive"] * 2
-    assert [made["train_images"] for made in results["runs"]] == [30, 30, 320, 320]
+    assert [made["train_images"] for made in results["runs"]] == [30, 30, 322, 322]
     assert len({made["scores"]["num_images"] for made in results["runs"]}) == 1, "all are scored on all test images"
     assert all(made["scores"]["fd"] > 0 and "flagged" in made["copies"] for made in results["runs"])
 
