@@ -34,8 +34,8 @@ from ganctl.training.images.pictures import straight
 from ganctl.training.readers.arrays import to_channels_last
 
 SAMPLES = 20  # images of each run for the figure
-CURVE_IMAGES = 500  # images of each snapshot that are scored for the curve: at least these, or
-CURVE_SHARE = 5  # one image of so many of the final score, because some peers draw only a few images a second
+CURVE_IMAGES = 500  # fewest images of each snapshot that are scored for the curve
+CURVE_SHARE = 5  # one for so many images of the final score; not more, because some peers draw six images a second
 # those that the evaluator returns are in the results
 SCORES = (
     "fd", "fd_floor", "fd_ratio", "kid", "kid_se", "label_accuracy", "precision", "recall", "density", "coverage",

@@ -2,16 +2,13 @@
 
 from pathlib import Path
 
+from ganctl.benchmarks import subsets
 from ganctl.benchmarks.quality.recorder import Recorder
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.config.schema import Config
 from ganctl.training.loop.trainer import Trainer
 
-# No evaluation or log during training; the evaluation at the end of the duration is as small as possible.
-QUIET = (
-    "evaluation.every=1000000 epochs", "evaluation.num_images=100", "evaluation.test_images=100",
-    "log.tensorboard=false", "log.every=1000",
-)  # fmt: skip
+QUIET = (*subsets.QUIET, "log.every=1000")  # hardly a log, either
 
 
 class SnapshotCallback(Callback):
