@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ganctl.training.config.duration import Duration
 from ganctl.training.config.resolve import AUTO, Values, preset_values
-from ganctl.training.config.schema import Duration
 
 OTHER_IMAGES = "residual"  # preset for color, transparency, or more than 32 pixels
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ganctl.training.config.schema import Duration
+from ganctl.training.config.duration import Duration
 
 _WARMUP_STEPS = 20  # not measured: caches fill, and libraries choose their kernels
 _MEASURED_FRACTION = 0.2  # of a duration in seconds, before its conversion; the presets' decays start later

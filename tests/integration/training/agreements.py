@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ganctl.training.config.schema import Duration
+from ganctl.training.config.duration import Duration
 from ganctl.training.device.timing import ResolvedDuration
 from ganctl.training.distributed.ranks import Ranks, choose_device, random_states, set_random_states
 from ganctl.training.errors import CheckpointError, ConfigError, TrainingError

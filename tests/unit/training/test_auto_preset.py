@@ -13,8 +13,9 @@ from click.testing import CliRunner, Result
 from ganctl.main import cli
 from ganctl.training.checkpoint.format import read_checkpoint
 from ganctl.training.config.auto import OTHER_IMAGES, Facts, recommend
+from ganctl.training.config.duration import Duration
 from ganctl.training.config.resolve import preset_names, preset_values, resolve
-from ganctl.training.config.schema import Config, Duration
+from ganctl.training.config.schema import Config
 from ganctl.training.errors import ConfigError
 from ganctl.training.loop.recipe import configure
 from ganctl.training.loop.session import Session

@@ -11,8 +11,9 @@ import pytest
 from ganctl.training.callbacks import Checkpoint
 from ganctl.training.checkpoint.format import read_checkpoint
 from ganctl.training.checkpoint.run_dir import find_checkpoint, newest_checkpoint, next_run_dir
+from ganctl.training.config.duration import Duration
 from ganctl.training.config.resolve import resolve
-from ganctl.training.config.schema import CheckpointSettings, Duration
+from ganctl.training.config.schema import CheckpointSettings
 from ganctl.training.errors import CheckpointError, ConfigError
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import tomli_w
 
+from ganctl.training.config.duration import Duration
 from ganctl.training.config.resolve import preset_names, preset_text, resolve
-from ganctl.training.config.schema import DESCRIPTIONS, Config, DataSettings, Duration
+from ganctl.training.config.schema import DESCRIPTIONS, Config, DataSettings
 from ganctl.training.errors import ConfigError
 
 

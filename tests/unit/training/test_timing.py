@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ganctl.training.config.schema import Duration
+from ganctl.training.config.duration import Duration
 from ganctl.training.device.timing import ResolvedDuration, ThroughputTimer
 
 CPU = torch.device("cpu")
