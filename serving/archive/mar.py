@@ -38,7 +38,10 @@ _DESCRIPTION = (  # keys of the manifest that are part of an archive's descripti
 # TorchServe imports this module by name from the archive's root. It takes an ImportError for "no such file" and then
 # looks for a built-in handler of this name, so the module must contain nothing else.
 _ENTRY_NAME = "ganctl_entry.py"
-_ENTRY = "from ganctl_handler.torchserve import handle\n"  # TorchServe calls it
+_ENTRY = """\
+from ganctl_handler.service import Service  # the native host uses it
+from ganctl_handler.torchserve import handle  # TorchServe calls it
+"""
 
 _CONFIG = """\
 # TorchServe settings of this model. The number of workers is set by the server, not by the archive.

@@ -7,7 +7,7 @@ import signal
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -17,7 +17,8 @@ from ganctl.streams import note, print_json
 
 if TYPE_CHECKING:
     from ganctl.serving.archive.mar import BackendName
-    from ganctl.serving.hosts.torchserve.server import Server
+    from ganctl.serving.hosts.native.server import Server as NativeServer
+    from ganctl.serving.hosts.torchserve.server import Server as TorchServeServer
 
 
 def _sha256(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -34,6 +35,7 @@ def _workers(context: click.Context, parameter: click.Parameter, value: str) -> 
     return int(value)
 
 
+_MODEL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DRAIN = "Time limit for answering waiting requests on shutdown."
 _backend_option = click.option(
     "--backend", type=click.Choice(["onnx", "torchscript"]), help="[default: onnx; an archive has its own]"
@@ -44,7 +46,8 @@ _sha256_option = click.option(
 
 
 @click.command()
-@click.argument("source", type=SourceParam(), default=PRETRAINED)
+@click.argument("sources", metavar="[[NAME=]SOURCE]…", nargs=-1)
+@click.option("--engine", type=click.Choice(["torchserve", "native"]), default="torchserve", help="Server to run.")
 @click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 for all.")
 @click.option("--port", type=click.IntRange(0, 65531), default=8080, help="0 chooses free ports.")
 @click.option("--workers", callback=_workers, default="auto", help="Number of worker processes.")
@@ -55,8 +58,11 @@ _sha256_option = click.option(
 @click.option("--access-log", metavar="DIR", type=PathParam(file_okay=False), help="Log each request there, as JSON.")
 @click.option("--drain-seconds", type=click.FloatRange(min=0), default=10.0, help=_DRAIN)
 @json_option
+@click.pass_context
 def serve(
-    source: str,
+    context: click.Context,
+    sources: tuple[str, ...],
+    engine: Literal["torchserve", "native"],
     host: str,
     port: int,
     workers: int | None,
@@ -68,22 +74,24 @@ def serve(
     drain_seconds: float,
     as_json: bool,
 ) -> None:
-    """Serve SOURCE (an archive, an export or a run) with TorchServe until SIGTERM or Ctrl-C.
+    """Serve each SOURCE (an archive, an export or a run) until SIGTERM or Ctrl-C.
 
     The default SOURCE, `pretrained`, is the generator of handwritten digits that comes with ganctl.
 
-    Requests go to --port; the next four ports are for management, metrics and gRPC, on loopback only.
+    --engine native runs uvicorn: it answers faster, needs no Java, and serves several models, each under its NAME
+    (`digits=digits.mar faces=runs/faces`; a single one is called digits). --engine torchserve runs TorchServe.
+    docs/hosts.md compares them.
+
+    Requests go to --port; the next ports are for management, metrics and TorchServe's gRPC, on loopback only.
 
     SIGTERM, Ctrl-C or a closed terminal (SIGHUP) drains the server: it refuses new connections and answers waiting
     requests. A second signal ends it at once. `nohup ganctl serve` keeps running when the terminal is closed.
     """
     from ganctl.serving.addresses import resolve
-    from ganctl.serving.hosts.torchserve.private_folder import executable_folder
-    from ganctl.serving.hosts.torchserve.server import Server
 
-    address, temporary = resolve(host), Path(tempfile.gettempdir())
-    if (native_folder := executable_folder(temporary)) != temporary:
-        note(f"{temporary} is mounted noexec: TorchServe's native library is loaded from {native_folder}.")
+    address = resolve(host)
+    named = _named_sources(sources or (PRETRAINED,), engine, context)
+    start = _start_torchserve if engine == "torchserve" else _start_native
 
     def stop(number: int, frame: object) -> None:
         if not stopping.is_set():
@@ -96,10 +104,12 @@ def serve(
     before = {number: signal.signal(number, stop) for number in termination_signals()}
     try:
         with contextlib.suppress(Terminated), tempfile.TemporaryDirectory(prefix="ganctl-") as folder:
-            mar = _archive(Path(source), Path(folder), backend, sha256)
-            note(f"Starting TorchServe for {mar} …")
-            with Server(
-                mar,
+            archives = {
+                name: _archive(Path(source), Path(folder) / name, backend, sha256) for name, source in named.items()
+            }
+            note(f"Starting the engine {engine} for {', '.join(map(str, archives.values()))} …")
+            with start(
+                archives,
                 host=address,
                 port=port,
                 workers=workers,
@@ -108,7 +118,7 @@ def serve(
                 sha256=sha256,
                 access_log=Path(access_log) if access_log else None,
             ) as server:
-                _print_ready(server, as_json)
+                _print_ready(server, [*named], as_json)
                 try:
                     server.wait()
                 except Terminated:
@@ -121,17 +131,58 @@ def serve(
             signal.signal(number, handler)
 
 
-def _print_ready(server: "Server", as_json: bool) -> None:
+def _named_sources(words: tuple[str, ...], engine: str, context: click.Context) -> dict[str, str]:
+    """Returns the sources by the names of their models; a single source without a name is called `digits`."""
+    from ganctl.serving.archive.mar import MODEL_NAME
+
+    named: dict[str, str] = {}
+    for word in words:
+        name, equals, source = word.partition("=")
+        if not equals or _MODEL_NAME.fullmatch(name) is None or Path(word).exists():
+            name, source = MODEL_NAME, word
+            if len(words) > 1:
+                raise click.UsageError(f"{word}: found no name, expected NAME=SOURCE for each of several models.")
+        if name in named:
+            raise click.UsageError(f"{word}: found the name {name} twice, expected a name for each model.")
+        named[name] = SourceParam().convert(source, None, context)
+    if engine == "torchserve" and [*named] != [MODEL_NAME]:
+        raise click.UsageError(
+            f"--engine torchserve: found the models {', '.join(named)}, expected one, without a name or called"
+            f" {MODEL_NAME}. Add --engine native."
+        )
+    return named
+
+
+def _start_native(archives: dict[str, Path], **settings: Any) -> "NativeServer":
+    from ganctl.serving.hosts.native.server import Server
+
+    return Server(archives, **settings)
+
+
+def _start_torchserve(archives: dict[str, Path], **settings: Any) -> "TorchServeServer":
+    from ganctl.serving.hosts.torchserve.private_folder import executable_folder
+    from ganctl.serving.hosts.torchserve.server import Server
+
+    temporary = Path(tempfile.gettempdir())
+    if (native_folder := executable_folder(temporary)) != temporary:
+        note(f"{temporary} is mounted noexec: TorchServe's native library is loaded from {native_folder}.")
+    (mar,) = archives.values()
+    return Server(mar, **settings)
+
+
+def _print_ready(server: "TorchServeServer | NativeServer", names: list[str], as_json: bool) -> None:
     if as_json:
         record = {"url": server.url, "pid": os.getpid(), "management_url": server.management_url}
         print_json(record | {"metrics_url": server.metrics_url, "token_file": server.token_file})
         return
     click.echo(f"Ready with {server.workers} workers. Ctrl-C stops the server. An image, enlarged five times:")
-    click.echo(f"  {server.url}/digits/predict?digits=7&scale=5")
+    for name in names:
+        click.echo(f"  {server.url}/{name}/predict?{'digits=7&' if name == 'digits' else ''}scale=5")
     if server.page:
-        click.echo(f"Page for browsers: {server.url}/digits/predict")
+        click.echo(f"Page for browsers: {', '.join(f'{server.url}/{name}/predict' for name in names)}")
     if server.token_file:
-        click.echo(f"Requests need the key `inference` of {server.token_file}; it is valid for 60 minutes.")
+        lifetime = "; it is valid for 60 minutes" if server.keys_expire else ""
+        click.echo(f"Requests need the key `inference` of {server.token_file}{lifetime}.")
 
 
 def _archive(source: Path, folder: Path, backend: "BackendName | None", sha256: str | None) -> Path:
@@ -160,10 +211,17 @@ def _archive(source: Path, folder: Path, backend: "BackendName | None", sha256: 
 @click.option("--port", type=click.IntRange(1, 65531), default=8080, help="The server's port.")
 @_backend_option
 @_sha256_option
+@click.option("--model", metavar="NAME", help="The model to change, if the server has several.")
 @click.option("--rollback", is_flag=True, help="Serve the previous version again; takes no SOURCE.")
 @json_option
 def deploy(
-    source: str | None, port: int, backend: "BackendName | None", sha256: str | None, rollback: bool, as_json: bool
+    source: str | None,
+    port: int,
+    backend: "BackendName | None",
+    sha256: str | None,
+    model: str | None,
+    rollback: bool,
+    as_json: bool,
 ) -> None:
     """Make a running server serve SOURCE (an archive, an export or a run) from now on.
 
@@ -176,10 +234,10 @@ def deploy(
         raise click.UsageError("Give either SOURCE (an archive, an export or a run) or --rollback.")
     with tempfile.TemporaryDirectory(prefix="ganctl-") as folder:
         if source is None:
-            done = send_command(port, {"rollback": True})
+            done = send_command(port, {"rollback": True, "model": model})
         else:
             mar = _archive(Path(source), Path(folder), backend, sha256)
-            done = send_command(port, {"mar": str(mar.absolute()), "sha256": sha256})
+            done = send_command(port, {"mar": str(mar.absolute()), "sha256": sha256, "model": model})
     if as_json:
         print_json(done)
     else:

@@ -9,6 +9,8 @@ from typing import Any
 from .common.manifest import check_manifest
 from .common.text import nfc
 
+DEFAULT_NAME = "digits"
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -51,6 +53,7 @@ class Model:
     limits: Limits = field(default_factory=Limits)
     license: str = ""  # of the training images
     attribution: str = ""
+    name: str = DEFAULT_NAME  # in the paths of the service; letters, digits, - and _
 
     @property
     def conditional(self) -> bool:
@@ -87,8 +90,13 @@ class Model:
         return max(2, min(self.limits.max_frames, self.limits.max_values // self.values))
 
     @classmethod
-    def from_manifest(cls, manifest: object, limits: Limits | None = None) -> "Model":
+    def from_manifest(cls, manifest: object, limits: Limits | None = None, name: str = DEFAULT_NAME) -> "Model":
         """Read an export's manifest.
+
+        Args:
+            manifest: the parsed JSON.
+            limits: of a request; None for the defaults.
+            name: of the model in the paths of the service.
 
         Raises:
             ValueError: a field is invalid; the message names it.
@@ -104,4 +112,5 @@ class Model:
             license=facts.get("license") or "",
             attribution=facts.get("attribution") or "",
             limits=limits or Limits(),
+            name=name,
         )

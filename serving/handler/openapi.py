@@ -42,7 +42,10 @@ def build_openapi(model: Model, page: bool = False) -> bytes:
             "description": "A request with a seed gets the same bytes for as long as the version is the same. A client"
             " that sends the reply's `ETag` as `If-None-Match` then gets 304 without a body.",
         },
-        "paths": {"/predictions/digits": {"get": draw, "post": draw_fields}, "/digits/predict": {"get": draw_query}},
+        "paths": {
+            f"/predictions/{model.name}": {"get": draw, "post": draw_fields},
+            f"/{model.name}/predict": {"get": draw_query},
+        },
         "components": {
             "schemas": {
                 "Request": {"type": "object", "properties": fields, "additionalProperties": False},
@@ -126,8 +129,8 @@ def _replies(page: bool) -> JsonObject:
         "200": {"description": "Images.", "headers": headers, "content": types},
         "304": {"description": "Not modified: `If-None-Match` matches the `ETag`."},
         **{status: {"description": text, "content": problem | refusal} for status, text in errors.items()},
-        "503": {"description": "Too many requests are waiting; try again later.", "content": refusal},
-        "default": {"description": "The request does not reach the generator.", "content": refusal},
+        "503": {"description": "Too many requests are waiting; try again later.", "content": problem | refusal},
+        "default": {"description": "The request does not reach the generator.", "content": problem | refusal},
     }
 
 
@@ -170,7 +173,7 @@ _HEADERS: JsonObject = {
     "ETag": {"description": "Entity tag of the bytes, if the request has a seed.", "schema": _STRING},
 }
 _REFUSAL = {
-    "description": "An error reply of TorchServe itself.",
+    "description": "An error reply of TorchServe itself, before the generator.",
     **_object({"code": _INTEGER, "type": _STRING, "message": _STRING}, required=("code", "type")),
 }
 _ERRORS = {"type": "array", "items": _object({"field": _STRING, "detail": _STRING})}

@@ -68,6 +68,7 @@ def _values(model: Model) -> dict[str, object]:
     labels = f" · {len(model.class_names)} labels" if model.conditional else ""
     return {
         **asdict(limits),
+        "name": model.name,
         "max_count": model.max_count,
         "max_frames": model.max_frames,
         "count": min(4 if takes_text else 16, model.max_count),

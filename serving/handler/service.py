@@ -19,7 +19,7 @@ from .common.interpolation import walk
 from .common.latents import batched_latents
 from .engine import BACKENDS, Engine, Inputs
 from .fields import FIELDS
-from .model import Limits, Model
+from .model import DEFAULT_NAME, Limits, Model
 from .openapi import build_openapi
 from .page import build_page, page_enabled
 from .problem import MAX_ERRORS, MEDIA_TYPE, BadRequest, FieldError, problem
@@ -64,12 +64,19 @@ class Service:
         self.observation = Observation(0, 0.0, 0.0, Counter())  # of the last batch
 
     @classmethod
-    def load(cls, folder: Path, config: Mapping[str, Any]) -> "Service":
-        """Load an unpacked archive; `config` is the section `handler` of its model-config.yaml."""
-        model = Model.from_manifest(json.loads((folder / "manifest.json").read_bytes()), Limits.from_config(config))
+    def load(cls, folder: Path, config: Mapping[str, Any], name: str = DEFAULT_NAME) -> "Service":
+        """Load an unpacked archive.
+
+        Args:
+            folder: the folder of the archive's members.
+            config: the section `handler` of its model-config.yaml.
+            name: of the model in the paths of the service.
+        """
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        model = Model.from_manifest(manifest, Limits.from_config(config), name)
         engine = Engine(BACKENDS[config["backend"]](folder / config["model_file"]), model)
         code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("**/*.py")))
-        identity = f"{model.version} {config['backend']} {hashlib.sha256(code).hexdigest()}"
+        identity = f"{name} {model.version} {config['backend']} {hashlib.sha256(code).hexdigest()}"
         page = config.get("page", False)
         if type(page) is not bool:
             raise ValueError(f"page: must be true or false, found {page!r}")
@@ -77,9 +84,18 @@ class Service:
 
     def answer(self, batch: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[Reply]:
         """Answer requests given as (inputs, headers). A faulty request does not affect the others."""
+        return self.draw([self.parse(inputs, headers) for inputs, headers in batch])
+
+    def parse(self, inputs: Mapping[str, Any], headers: Mapping[str, Any]) -> Request | Reply:
+        """The request to draw, or the reply if nothing has to be drawn."""
+        request: Request | Reply = self._catch_errors(self._parse, inputs, headers)
+        return request
+
+    def draw(self, batch: Sequence[Request | Reply]) -> list[Reply]:
+        """Draw the requests of a batch in one pass; replies are returned as they are."""
         limits = self.model.limits
         work, reply_bytes = BatchBudget(limits.max_batch), BatchBudget(limits.max_batch * limits.max_reply)
-        parsed = [self._catch_errors(self._parse, inputs, headers, work) for inputs, headers in batch]
+        parsed = [_TOO_MANY if self._is_excess(each, work) else each for each in batch]
         requests = [request for request in parsed if isinstance(request, Request)]
         started = time.perf_counter()
         images = self._generate(requests) if requests else []
@@ -94,13 +110,18 @@ class Service:
         self.observation = Observation(sum(map(len, images)), generated - started, encode_seconds, faults)
         return replies
 
+    def cost(self, request: Request) -> float:
+        """The request's size as a fraction of the largest allowed request, 0 to 1."""
+        model, limits = self.model, self.model.limits
+        pixels = model.height * model.width * request.scale**2
+        return request.images * max(model.values / limits.max_values, pixels / limits.max_pixels)
+
     def http_headers(self, reply: Reply) -> dict[str, str]:
         """All headers that a host must send with a reply."""
         common = {"content-type": reply.media, "X-Model-Version": self.model.version, "Vary": "Accept"}
         return common | reply.headers
 
-    def _parse(self, inputs: Mapping[str, Any], headers: Mapping[str, Any], work: BatchBudget) -> Request | Reply:
-        """The request to draw, or the reply if nothing has to be drawn."""
+    def _parse(self, inputs: Mapping[str, Any], headers: Mapping[str, Any]) -> Request | Reply:
         # TorchServe adds a parameter's content type to the headers, under the parameter's name, as a dictionary.
         texts = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
         request = self._parser.parse(inputs, texts)
@@ -114,13 +135,10 @@ class Service:
             return self._page
         if if_none_match and request.seeded and etag_matches(if_none_match, self._etag(request)):
             return Reply(304, request.media, b"", self._headers(request))
-        return request if work.try_reserve(self._cost(request)) else _TOO_MANY
+        return request
 
-    def _cost(self, request: Request) -> float:
-        """The request's size as a fraction of the largest allowed request, 0 to 1."""
-        model, limits = self.model, self.model.limits
-        pixels = model.height * model.width * request.scale**2
-        return request.images * max(model.values / limits.max_values, pixels / limits.max_pixels)
+    def _is_excess(self, parsed: Request | Reply, work: BatchBudget) -> bool:
+        return isinstance(parsed, Request) and not work.try_reserve(self.cost(parsed))
 
     def _generate(self, requests: Sequence[Request]) -> list[NDArray[np.uint8]]:
         """Generate the images of all requests in one pass, uint8 [N, H, W, C] for each request."""

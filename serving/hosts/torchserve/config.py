@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ganctl.serving.archive.mar import MODEL_NAME
+from ganctl.serving.hosts.environment import worker_environment
 from ganctl.serving.hosts.torchserve.ports import Ports
-from ganctl.serving.hosts.torchserve.workers import MAX_WORKERS
+from ganctl.serving.hosts.workers import MAX_WORKERS
 
 # TorchServe's settings accept no IPv6 address, only a name. Java looks this name up in our file `hosts`.
 _IPV6_NAME = "ipv6-address"
@@ -23,15 +24,6 @@ JAVA_OPTIONS = (
     # With fewer than three cores, Java's common pool would not be used, and each batch would start a thread.
     f"-Djava.util.concurrent.ForkJoinPool.common.parallelism={MAX_WORKERS}",
 )
-
-# The only variables that TorchServe and its workers inherit. Left out: keys and passwords; proxies, whose URLs may hold
-# passwords (nothing is downloaded); JAVA_… and TS_…, which override our settings.
-_INHERITED = ("HOME", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "TZ", "USER", "VIRTUAL_ENV")
-_INHERITED_PREFIXES = ("CUDA_", "KMP_", "MKL_", "OMP_", "ORT_", "PYTHON")
-# Java decodes arguments, variables and file names by the locale. Ours are UTF-8, and so is the workers' output.
-_CONSTANT = {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
-# Weights in huge pages: after a pause, a worker with cold caches needs a fifth less time for an image.
-_CONSTANT["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
 
 
 def config_properties(folder: Path, address: str, ports: Ports, workers: int, token: bool) -> str:
@@ -91,25 +83,10 @@ def hosts(address: str) -> str:
 def environment(
     given: Mapping[str, str], folder: Path, *, page: bool = True, access_log: Path | None = None
 ) -> dict[str, str]:
-    """Returns the environment of Java and its workers, which write to `folder` only, except for the access log.
-
-    Args:
-        given: the environment of this process.
-        folder: the server's private folder.
-        page: whether a browser gets the page.
-        access_log: folder of the access log, or None.
-    """
-    variables = {
-        name: value for name, value in given.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
-    }
+    """Returns the environment of Java and its workers; see `worker_environment`."""
     logs = str(folder / "logs")
-    variables |= _CONSTANT | {"TMPDIR": str(folder / "tmp"), "LOG_LOCATION": logs, "METRICS_LOCATION": logs}
-    variables |= {"GANCTL_STATE": str(folder / "state"), "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics")}
-    if not page:
-        variables["GANCTL_PAGE"] = "off"
-    if access_log is not None:
-        variables["GANCTL_ACCESS_LOG"] = str(access_log.absolute())
-    return variables
+    variables = worker_environment(given, folder, page=page, access_log=access_log)
+    return variables | {"GANCTL_STATE": str(folder / "state"), "LOG_LOCATION": logs, "METRICS_LOCATION": logs}
 
 
 def log4j2(folder: Path) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 import httpx
 
 from ganctl.serving.client.connections import local_client
-from ganctl.serving.hosts.torchserve.worker.commands import DRAINING
+from ganctl.serving.hosts.worker.commands import DRAINING
 
 _log = logging.getLogger(__name__)
 _PIDFD_GETFD = 438  # the same number on every architecture

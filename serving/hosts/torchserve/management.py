@@ -1,20 +1,19 @@
-"""Read-only proxy of TorchServe's management API on the management port; it also passes token renewals on.
+"""Clients of TorchServe's own management API and metrics, which listen on Unix sockets in the private folder.
 
-TorchServe's own API listens on a Unix socket in the server's private folder, because no setting forbids `PUT`, which
-can stop workers. The proxy forwards GET requests only.
+No setting of TorchServe forbids `PUT`, which can stop workers. The management port passes GET requests on.
 """
 
-import threading
+from collections.abc import Iterator
+from functools import partial
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from ganctl.serving.client.connections import empty_ssl_context, local_client
-from ganctl.serving.handler.problem import MEDIA_TYPE, problem
-
-_HOSTS = ("127.0.0.1", "localhost")  # another `Host` means DNS rebinding: a web page's name resolves to loopback
+from ganctl.serving.hosts.management import Management, ManagementReply, refusal
 
 
 def front_end_client(path: Path) -> httpx.Client:
@@ -23,60 +22,24 @@ def front_end_client(path: Path) -> httpx.Client:
     return local_client(transport=transport, base_url="http://front-end", timeout=10.0)
 
 
-class Management:
-    """Answers on the management port, on loopback, until it is closed.
+def front_end_metrics(client: httpx.Client) -> Iterator[Metric]:
+    """Yields the front end's own metrics: replies that no worker gave, and the time that requests wait."""
+    yield from text_string_to_metric_families(client.get("/metrics").raise_for_status().text)
+
+
+def open_management(port: int, path: Path) -> Management:
+    """Opens the management port: it passes GET requests on to TorchServe's management API.
 
     Args:
         port: the port.
         path: the Unix socket of TorchServe's management API.
     """
-
-    def __init__(self, port: int, path: Path) -> None:
-        class Handler(_Handler):
-            torchserve = front_end_client(path)
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        threading.Thread(target=self._server.serve_forever, name="management", daemon=True).start()
-
-    def close(self) -> None:
-        """Closes the port."""
-        self._server.shutdown()
-        self._server.server_close()
+    return Management(port, partial(_pass_on, front_end_client(path)))
 
 
-class _Handler(BaseHTTPRequestHandler):
-    torchserve: httpx.Client
-    protocol_version = "HTTP/1.1"
-    server_version = sys_version = ""
-    timeout = 10.0  # seconds for a request to arrive
-
-    def do_GET(self) -> None:
-        if self.headers.get("Host", "").partition(":")[0] not in _HOSTS:
-            return self._refuse(HTTPStatus.MISDIRECTED_REQUEST, f"Host must be one of {', '.join(_HOSTS)}.")
-        headers = {"Authorization": token} if (token := self.headers.get("Authorization")) else {}
-        try:
-            reply = self.torchserve.get(self.path, headers=headers)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return self._refuse(HTTPStatus.BAD_GATEWAY, f"TorchServe does not answer: {error!r}")
-        return self._send(reply.status_code, reply.headers.get("content-type", "application/json"), reply.content)
-
-    def _refuse_method(self) -> None:
-        self.close_connection = True  # the request may have a body, which is not read
-        self._refuse(HTTPStatus.METHOD_NOT_ALLOWED, "Only GET: `ganctl deploy` changes the served version.")
-
-    do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_HEAD = _refuse_method  # noqa: N815 - the base class's names
-
-    def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        self._send(status, MEDIA_TYPE, problem(status, detail))
-
-    def _send(self, status: int, media_type: str, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", media_type)
-        self.send_header("Content-Length", str(len(body)))
-        if status == HTTPStatus.METHOD_NOT_ALLOWED:
-            self.send_header("Allow", "GET")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class's name
-        """Logs nothing: stderr is for the user of the command."""
+def _pass_on(client: httpx.Client, path: str, authorization: str) -> ManagementReply:
+    try:
+        reply = client.get(path, headers={"Authorization": authorization} if authorization else {})
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return refusal(HTTPStatus.BAD_GATEWAY, f"TorchServe does not answer: {error!r}")
+    return ManagementReply(reply.status_code, reply.headers.get("content-type", "application/json"), reply.content)

@@ -1,14 +1,10 @@
-"""Chooses and checks the server's ports before Java starts, whose own error would come late and name no flag."""
+"""The ports of a TorchServe."""
 
 import contextlib
-import errno
-import ipaddress
-import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
-from ganctl.serving.errors import ServerError
+from ganctl.serving.hosts.ports import bind_ports
 
 
 class Ports(NamedTuple):
@@ -23,53 +19,6 @@ class Ports(NamedTuple):
 
 @contextlib.contextmanager
 def reserve_ports(host: str, port: int) -> Iterator[Ports]:
-    """Yields five ports that can be used now: inference on the IP address `host`, the others on loopback.
-
-    A reserved port is bound, so the system gives it to no program that requests any free port. TorchServe can listen on
-    it, because both set SO_REUSEADDR.
-
-    Args:
-        host: an IP address of this machine.
-        port: the first of five ports in a row; 0 chooses free ports.
-
-    Raises:
-        ServerError: an address or port cannot be used; the message names it and the reason.
-    """
-    if ":" in host and not _has_ipv6():
-        raise ServerError(f"--host: found the address {host}, but this machine has no IPv6. Give an IPv4 address.")
-    numbers = []
-    with contextlib.ExitStack() as stack:
-        for i, name in enumerate(Ports._fields):
-            address, number = host if name == "inference" else "127.0.0.1", port + i if port else 0
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            listener = stack.enter_context(socket.socket(family))
-            try:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # also allows a port in TIME_WAIT
-                if family == socket.AF_INET6:
-                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` includes IPv4 addresses
-                listener.bind(socket.getaddrinfo(address, number, family, socket.SOCK_STREAM)[0][4])
-            except OSError as error:
-                raise _port_error(error, address, f"--port {port}: port {number} on {address}, for {name}") from error
-            numbers.append(listener.getsockname()[1])
-        yield Ports(*numbers)
-
-
-def _has_ipv6() -> bool:
-    """Returns whether an interface has an IPv6 address; without one Java has no IPv6, although a socket may bind."""
-    addresses = Path("/proc/net/if_inet6")
-    return addresses.exists() and bool(addresses.read_bytes())
-
-
-def _port_error(error: OSError, address: str, port: str) -> ServerError:
-    """Returns the error for a port that cannot be bound; `port` describes it."""
-    if error.errno in (errno.EADDRNOTAVAIL, errno.EINVAL):  # EINVAL: fe80::1 without its network interface
-        shown = ipaddress.ip_address(address).compressed  # ::1:8080, which the system writes ::0.1.128.128
-        return ServerError(
-            f"--host: found the address {shown}, on which this machine cannot listen. Give one that `ip address` lists,"
-            " or 0.0.0.0 for all of them. A port goes into --port."
-        )
-    hints = {errno.EADDRINUSE: " `ss -ltnp` names its user.", errno.EACCES: " Ports below 1024 need root."}
-    return ServerError(
-        f"{port}, cannot be used ({error}).{hints.get(error.errno or 0, '')}"
-        " Give another --port (five in a row are used), or 0 for free ones."
-    )
+    """Yields five ports that can be used now; see `bind_ports`. TorchServe sets SO_REUSEADDR."""
+    with bind_ports(host, port, Ports._fields) as sockets:
+        yield Ports(*(each.getsockname()[1] for each in sockets))

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,19 +19,19 @@ from ganctl.serving.addresses import connect_address, is_loopback, resolve, url_
 from ganctl.serving.archive.mar import MODEL_NAME
 from ganctl.serving.client.connections import local_client
 from ganctl.serving.deploy.control_socket import ControlSocket, Message
-from ganctl.serving.errors import PackageError, ServerError, SettingError
+from ganctl.serving.errors import DeployError, PackageError, ServerError, SettingError
 from ganctl.serving.handler.page import page_enabled
+from ganctl.serving.hosts.metrics import MetricsEndpoint
 from ganctl.serving.hosts.torchserve.config import METRICS, config_properties, environment, hosts, log4j2
 from ganctl.serving.hosts.torchserve.draining import drain
 from ganctl.serving.hosts.torchserve.java import find_java
 from ganctl.serving.hosts.torchserve.launch import launch
 from ganctl.serving.hosts.torchserve.logs import Logs
-from ganctl.serving.hosts.torchserve.management import Management, front_end_client
-from ganctl.serving.hosts.torchserve.metrics import MetricsEndpoint
+from ganctl.serving.hosts.torchserve.management import front_end_client, front_end_metrics, open_management
 from ganctl.serving.hosts.torchserve.ports import reserve_ports
 from ganctl.serving.hosts.torchserve.private_folder import private_folder
-from ganctl.serving.hosts.torchserve.versions import Versions
-from ganctl.serving.hosts.torchserve.workers import default_workers
+from ganctl.serving.hosts.versions import Versions
+from ganctl.serving.hosts.workers import default_workers
 
 _START_SECONDS, _STOP_SECONDS = 120.0, 10.0
 
@@ -51,6 +52,8 @@ class Server:
         sha256: the expected digest of the archive, in hexadecimal digits; None to accept any archive.
         access_log: folder for the access log (one line of JSON per request); None for no access log.
     """
+
+    keys_expire = True
 
     def __init__(
         self,
@@ -190,18 +193,20 @@ class Server:
             self._metrics = MetricsEndpoint(
                 ports.metrics,
                 folder=folder.path / "metrics",
-                front_end=folder.alias / "metrics.sock",
                 workers=self.workers,
-                model_version=lambda: self._versions.active.model_version,
+                versions=lambda: {MODEL_NAME: self._versions.active.model_version},
+                front_end=partial(front_end_metrics, front_end_client(folder.alias / "metrics.sock")),
             )
             stack.callback(self._metrics.close)
-            stack.callback(Management(ports.management, folder.alias / "management.sock").close)
+            stack.callback(open_management(ports.management, folder.alias / "management.sock").close)
             stack.callback(ControlSocket(ports.inference, self._handle).close)
         except OSError as error:  # in use since the ports were checked
             names = f"{ports.management}, {ports.metrics} or the control socket of `ganctl deploy`"
             raise ServerError(f"--port: {names} cannot be used ({error}). Give another --port.") from error
 
     def _handle(self, command: Message) -> Message:
+        if command.get("model") not in (None, MODEL_NAME):
+            raise DeployError(f"--model {command['model']}: the server has no such model, but {MODEL_NAME}.")
         if command.get("rollback"):
             return self.roll_back()
         return self.deploy(Path(command["mar"]), command.get("sha256"))

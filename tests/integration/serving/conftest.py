@@ -1,4 +1,7 @@
-"""Runs real TorchServe servers: one per backend, shared by all tests that do not damage them."""
+"""Runs real servers: one of each engine, shared by all tests that do not damage it.
+
+A test with the fixture `served` or `own` runs with both engines; what it asserts holds for both.
+"""
 
 import contextlib
 import json
@@ -7,9 +10,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 
@@ -22,12 +25,17 @@ from tests.waiting import PATIENCE, wait_for
 PROJECT = Path(__file__).parents[3]
 
 
+Engine = Literal["torchserve", "native"]
+ENGINES: tuple[Engine, ...] = ("torchserve", "native")
+
+
 class Running(NamedTuple):
     """A running `ganctl serve`: its process, the JSON record that it printed, and its folder for temporary files."""
 
     process: "subprocess.Popen[str]"
     record: dict[str, Any]
     temporary: Path
+    engine: Engine = "torchserve"
 
     @property
     def url(self) -> str:
@@ -49,11 +57,16 @@ def finish(process: "subprocess.Popen[str]") -> tuple[str, str]:
 
 def java_of(pid: int) -> list[int]:
     """The process ids of the Java processes among the children of `pid`."""
+    return _children(pid, b"org.pytorch.serve.ModelServer")
+
+
+def _children(pid: int, word: bytes) -> list[int]:
+    """The process ids of the living children of `pid` that have `word` in their command line."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == pid and b"org.pytorch.serve.ModelServer" in (folder / "cmdline").read_bytes():
+            if parent == pid and word in (folder / "cmdline").read_bytes():  # empty once the process has ended
                 found.append(int(folder.name))
         except OSError:  # the process has ended
             continue
@@ -69,6 +82,11 @@ def stop(pid: int) -> None:
         return all(task.read_text().rpartition(")")[2].split()[0] in "TX" for task in tasks)
 
     wait_for(all_threads_stopped, f"all threads of process {pid} have stopped")
+
+
+def native_workers_of(pid: int) -> list[int]:
+    """The process ids of the native host's workers among the children of `pid`."""
+    return _children(pid, b"ganctl.serving.hosts.native.worker")
 
 
 def members(group: int) -> list[int]:
@@ -91,31 +109,58 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def running(source: Path, temporary: Path, *arguments: str) -> Iterator[Running]:
+def running(source: Path, temporary: Path, *arguments: str, engine: Engine = "torchserve") -> Iterator[Running]:
     """Runs `ganctl serve SOURCE --json` with two workers until the block ends; yields when it is ready."""
-    command = ("serve", str(source), "--port", "0", "--workers", "2", "--json", *arguments)
+    command = ("serve", str(source), "--engine", engine, "--port", "0", "--workers", "2", "--json", *arguments)
     process = start_ganctl(*command, temporary=temporary)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, process.communicate()[1]
-        yield Running(process, json.loads(line), temporary)
+        yield Running(process, json.loads(line), temporary, engine)
     finally:
         process.terminate()
         finish(process)
 
 
 @pytest.fixture(scope="session")
-def served(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A shared server with two workers and ONNX Runtime; a test must not damage it."""
-    with running(export, tmp_path_factory.mktemp("t")) as server:
-        yield server
+def server_of(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Engine], Running]]:
+    """server_of(engine) → the shared server of an engine, with two workers and ONNX Runtime; started when needed."""
+    servers: dict[Engine, Running] = {}
+    with contextlib.ExitStack() as stack:
+
+        def server_of(engine: Engine) -> Running:
+            if engine not in servers:
+                context = running(export, tmp_path_factory.mktemp("t"), engine=engine)
+                servers[engine] = stack.enter_context(context)
+            return servers[engine]
+
+        yield server_of
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each of the engines."""
+    engine: Engine = request.param
+    return engine
+
+
+@pytest.fixture(scope="session")
+def served(engine: Engine, server_of: Callable[[Engine], Running]) -> Running:
+    """The shared server of each engine; a test must not damage it."""
+    return server_of(engine)
+
+
+@pytest.fixture(scope="session")
+def torchserve(server_of: Callable[[Engine], Running]) -> Running:
+    """The shared server of TorchServe; a test must not damage it."""
+    return server_of("torchserve")
 
 
 @pytest.fixture
-def own(export: Path, tmp_path: Path) -> Iterator[Running]:
-    """A server with two workers and ONNX Runtime for one test, which may damage it."""
-    with running(export, tmp_path) as server:
+def own(engine: Engine, export: Path, tmp_path: Path) -> Iterator[Running]:
+    """A server of each engine, with two workers and ONNX Runtime, for one test, which may damage it."""
+    with running(export, tmp_path, engine=engine) as server:
         yield server
 
 

@@ -35,9 +35,11 @@ def metrics(metrics_url: str) -> Metrics:
     return {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples}
 
 
-def received(metrics_url: str) -> float:
-    """The number of image requests that TorchServe has read, answered or not."""
-    return sum(value for (name, _), value in metrics(metrics_url).items() if name == "ts_inference_requests_total")
+def received(server: Running) -> float:
+    """The number of image requests that TorchServe has read; of the native host, of those that are not yet answered."""
+    counter = {"torchserve": "ts_inference_requests_total", "native": "ganctl_requests_in_progress"}[server.engine]
+    samples = metrics(str(server.record["metrics_url"])).items()
+    return sum(value for (name, _), value in samples if name == counter)
 
 
 def status(method: str, url: str, key: str | None = None, **options: Any) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import http
-from tests.integration.serving.conftest import PROJECT, finish, running, start_ganctl
+from tests.integration.serving.conftest import PROJECT, Engine, finish, running, start_ganctl
 from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ends servers by draining them")
@@ -30,8 +30,8 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6
 
 
 @needs_ipv6
-def test_a_server_on_ipv6_answers_deploys_and_drains(export: Path, tmp_path: Path) -> None:
-    with running(export, tmp_path, "--host", "::1") as server:
+def test_a_server_on_ipv6_answers_deploys_and_drains(engine: Engine, export: Path, tmp_path: Path) -> None:
+    with running(export, tmp_path, "--host", "::1", engine=engine) as server:
         port = server.url.rpartition(":")[2]
         assert server.url == f"http://[::1]:{port}"
         assert server.record["token_file"] is None, "a server on loopback needs no token"
@@ -50,8 +50,8 @@ def test_a_server_on_ipv6_answers_deploys_and_drains(export: Path, tmp_path: Pat
 
 
 @needs_ipv6
-def test_a_server_on_all_ipv6_addresses_also_listens_on_ipv4(export: Path, tmp_path: Path) -> None:
-    with running(export, tmp_path, "--host", "::", "--auth", "none") as server:
+def test_a_server_on_all_ipv6_addresses_also_listens_on_ipv4(engine: Engine, export: Path, tmp_path: Path) -> None:
+    with running(export, tmp_path, "--host", "::", "--auth", "none", engine=engine) as server:
         port = server.url.rpartition(":")[2]
         assert server.url == f"http://[::1]:{port}"
         for host in ("[::1]", "127.0.0.1"):
@@ -67,7 +67,7 @@ def test_a_server_on_all_ipv6_addresses_also_listens_on_ipv4(export: Path, tmp_p
     ],
 )
 def test_an_address_that_the_machine_cannot_use_is_named_in_the_error(
-    host: str, prepare: str, message: str, export: Path, tmp_path: Path
+    engine: Engine, host: str, prepare: str, message: str, export: Path, tmp_path: Path
 ) -> None:
     if shutil.which("unshare") is None:
         pytest.skip("the program unshare is needed")
@@ -75,9 +75,9 @@ def test_an_address_that_the_machine_cannot_use_is_named_in_the_error(
     tried = subprocess.run([*unshare, "sh", "-c", prepare], capture_output=True, text=True, check=False)
     if tried.returncode != 0:
         pytest.skip(f"this user may not make a network namespace ({tried.stderr.strip()})")
-    serve = [sys.executable, "-m", "ganctl", "serve", str(export), "--port", "0", "--workers", "1", "--host", host]
+    serve = [sys.executable, "-m", "ganctl", "serve", str(export), "--engine", engine, "--port", "0", "--workers", "1"]
     done = subprocess.run(
-        [*unshare, "sh", "-c", f'{prepare}; exec "$@"', "sh", *serve],
+        [*unshare, "sh", "-c", f'{prepare}; exec "$@"', "sh", *serve, "--host", host],
         env=os.environ | {"PYTHONPATH": str(PROJECT), "TMPDIR": str(tmp_path)}, capture_output=True, text=True,
         timeout=PATIENCE, check=False,
     )  # fmt: skip

@@ -16,9 +16,10 @@ import pytest
 from ganctl.serving.archive.mar import package
 from ganctl.serving.hosts.torchserve.server import Server
 from tests import http
-from tests.integration.serving.conftest import finish, java_of, members, running
+from tests.integration.serving.conftest import Engine, finish, running
 from tests.integration.serving.doors import received
 from tests.integration.serving.hostile_kinds import JSON
+from tests.integration.serving.watch import Watch
 from tests.integration.serving.wire import Wire, request
 from tests.machine import may_copy_sockets
 from tests.unit.serving.gates import HELD, Gate
@@ -31,18 +32,18 @@ LONG_DRAIN = ("--drain-seconds", str(PATIENCE))  # so that a slow machine does n
 LARGE = request(body=b'{"count": 256, "scale": 2}', headers=[JSON, HELD, ("Accept", "application/x-npz")])
 
 
-@pytest.mark.skipif(not may_copy_sockets(), reason="this system forbids pidfd_getfd (docs/operating.md)")
 def test_sigterm_answers_accepted_requests_and_refuses_new_connections(
-    gated: Path, gate: Gate, temporary: Path
+    engine: Engine, gated: Path, gate: Gate, temporary: Path
 ) -> None:
-    with running(gated, temporary, *LONG_DRAIN) as server:
-        java, metrics = java_of(server.process.pid)[0], str(server.record["metrics_url"])
-        before = received(metrics)
+    if engine == "torchserve" and not may_copy_sockets():
+        pytest.skip("this system forbids pidfd_getfd (docs/operating.md)")
+    with running(gated, temporary, *LONG_DRAIN, engine=engine) as server:
+        watch, before = Watch(server), received(server)
         gate.close("drawing")
         with _wires(server.url, 12) as wires:
             for wire in wires:
                 wire.send(LARGE)
-            wait_for(lambda: received(metrics) == before + len(wires), "TorchServe has all requests")
+            wait_for(lambda: received(server) == before + len(wires), "the server has all requests")
             wait_for(lambda: gate.waiting("drawing"), "a worker has some of the requests")
             server.process.send_signal(signal.SIGTERM)
             wait_for(lambda: _refuses(server.url), "new connections are refused")
@@ -55,7 +56,7 @@ def test_sigterm_answers_accepted_requests_and_refuses_new_connections(
     assert server.process.returncode == 0
     assert "Draining" in err
     assert "Ended before" not in err
-    assert members(java) == []
+    assert watch.processes() == set()
     assert list(temporary.iterdir()) == []
 
 
@@ -114,9 +115,9 @@ def test_draining_answers_busy_keep_alive_clients_with_503_and_closes_their_conn
     assert "Ended before" not in err
 
 
-def test_drain_seconds_limits_the_wait_for_workers(gated: Path, gate: Gate, temporary: Path) -> None:
-    with running(gated, temporary, "--drain-seconds", "1") as server:
-        java = java_of(server.process.pid)[0]
+def test_drain_seconds_limits_the_wait_for_workers(engine: Engine, gated: Path, gate: Gate, temporary: Path) -> None:
+    with running(gated, temporary, "--drain-seconds", "1", engine=engine) as server:
+        watch = Watch(server)
         gate.close("drawing")  # for good: a server that waited for the workers would never end
         with _wires(server.url, 8) as wires:
             for wire in wires:
@@ -126,7 +127,7 @@ def test_drain_seconds_limits_the_wait_for_workers(gated: Path, gate: Gate, temp
             _, err = finish(server.process)
     assert "Ended before" in err
     assert server.process.returncode == 0
-    assert members(java) == []
+    assert watch.processes() == set()
     assert list(temporary.iterdir()) == []
 
 

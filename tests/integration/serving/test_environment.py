@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.serving.conftest import finish, running, start_ganctl
+from tests.integration.serving.conftest import Engine, finish, running, start_ganctl
 
 HOSTILE = {
     "http_proxy": "http://127.0.0.1:1",
@@ -23,11 +23,11 @@ HOSTILE = {
 
 
 def test_serve_sample_and_deploy_ignore_proxy_certificate_and_java_variables(
-    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in HOSTILE.items():
         monkeypatch.setenv(name, value)
-    with running(export, tmp_path) as server:
+    with running(export, tmp_path, engine=engine) as server:
         port = server.url.rpartition(":")[2]
         for command in (
             ("sample", server.url, "--out", str(tmp_path / "x.png")),

@@ -124,10 +124,10 @@ def test_management_requires_the_management_key(exposed: Running, keys: dict[str
     assert status("GET", f"{url}/models", keys["management"]) == 200
 
 
-def test_grpc_management_refuses_to_register_a_model(exposed: Running, served: Running) -> None:
+def test_grpc_management_refuses_to_register_a_model(exposed: Running, torchserve: Running) -> None:
     register = "/org.pytorch.serve.grpc.management.ManagementAPIsService/RegisterModel"
     request = b"\x4a\x0adigits.mar"  # field 9, the URL
-    for server in (exposed, served):
+    for server in (exposed, torchserve):
         settings = (private_folder(server) / "config.properties").read_text()
         port = re.search(r"grpc_management_port=(\d+)", settings)
         assert port is not None

@@ -39,7 +39,7 @@ def test_the_service_page_lists_every_known_failure_of_torchserve() -> None:
     assert [name for name in KNOWN if f"`{name}`" not in page] == []
 
 
-def test_every_known_failure_of_torchserve_still_occurs(served: Running) -> None:
+def test_every_known_failure_of_torchserve_still_occurs(torchserve: Running) -> None:
     form = "application/x-www-form-urlencoded"
     part = b"--\r\nContent-Disposition: form-data\r\n\r\n--"
     requests = {
@@ -51,7 +51,7 @@ def test_every_known_failure_of_torchserve_still_occurs(served: Running) -> None
     }
     assert set(requests) == set(KNOWN)
     for name, data in requests.items():
-        with Wire(served.url) as wire:
+        with Wire(torchserve.url) as wire:
             wire.send(data)
             reply = wire.read()
             assert reply is not None

@@ -10,7 +10,7 @@ import pytest
 
 from ganctl.serving.client.client import Client
 from tests import http
-from tests.integration.serving.conftest import Running, running
+from tests.integration.serving.conftest import Engine, Running, running
 from tests.unit.serving.small_export import write_export
 
 FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
@@ -18,12 +18,12 @@ NAMES = ["it's", 'say "hi"', "a,b;c=d", "<b>&", "100%", "a", "b", "a,b", "x+y", 
 
 
 @pytest.fixture(scope="module")
-def odd_names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def odd_names(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server for an export whose labels have unusual names, one of them in decomposed Unicode (NFD)."""
     folder = write_export(tmp_path_factory.mktemp("odd_names") / "export")
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"class_names": NAMES}))
-    with running(folder, tmp_path_factory.mktemp("t")) as server:
+    with running(folder, tmp_path_factory.mktemp("t"), engine=engine) as server:
         yield server
 
 

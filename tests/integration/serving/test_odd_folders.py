@@ -11,7 +11,7 @@ import pytest
 
 from ganctl.serving.archive.mar import package
 from tests import http
-from tests.integration.serving.conftest import finish, running, start_ganctl
+from tests.integration.serving.conftest import Engine, finish, running, start_ganctl
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, and file names of arbitrary bytes")
 
@@ -28,7 +28,7 @@ def deploy(mar: Path, url: str, temporary: Path) -> dict[str, str]:
 
 
 def test_serve_and_deploy_work_with_any_path_and_locale(
-    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / ODD
     temporary = folder / ("deep" * 30)  # longer than the path of a Unix socket may be
@@ -36,7 +36,7 @@ def test_serve_and_deploy_work_with_any_path_and_locale(
     mar = package(shutil.copytree(export, folder / "export"), folder)
     for name, value in ASCII_LOCALE.items():
         monkeypatch.setenv(name, value)
-    with running(mar, temporary, "--access-log", str(folder / "log")) as server:
+    with running(mar, temporary, "--access-log", str(folder / "log"), engine=engine) as server:
         assert http.get(f"{server.url}/predictions/digits").status_code == 200
         assert set(deploy(mar, server.url, temporary)) == {"model_version", "previous"}
         assert http.get(f"{server.url}/predictions/digits").status_code == 200
@@ -48,10 +48,10 @@ def test_serve_and_deploy_work_with_any_path_and_locale(
     assert list(temporary.iterdir()) == []
 
 
-def test_deploy_works_if_the_temporary_folder_is_a_symbolic_link(export: Path, tmp_path: Path) -> None:
+def test_deploy_works_if_the_temporary_folder_is_a_symbolic_link(engine: Engine, export: Path, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    with running(export, tmp_path / "link") as server:
+    with running(export, tmp_path / "link", engine=engine) as server:
         deploy(package(export, tmp_path), server.url, tmp_path / "link")
 
 

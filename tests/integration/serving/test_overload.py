@@ -10,13 +10,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from ganctl.serving.client.client import Client
 from ganctl.serving.handler.model import Limits
 from tests import http
-from tests.integration.serving.conftest import Running, stop
+from tests.integration.serving.conftest import Running, running, stop
 from tests.integration.serving.hostile_kinds import JSON
 from tests.integration.serving.watch import Watch
 from tests.integration.serving.wire import Wire, request
@@ -41,7 +42,14 @@ def many_files() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("many_files")
-def test_a_full_queue_refuses_excess_requests_with_503_and_answers_the_others(own: Running) -> None:
+def test_a_full_queue_of_torchserve_refuses_excess_requests_with_503_and_answers_the_others(
+    export: Path, tmp_path: Path
+) -> None:
+    with running(export, tmp_path) as server:
+        check_a_full_queue(server)
+
+
+def check_a_full_queue(own: Running) -> None:
     watch = Watch(own)
     workers = watch.workers()
     wires = [Wire(own.url) for _ in range(QUEUE + TAKEN + EXCESS)]
@@ -69,6 +77,29 @@ def test_a_full_queue_refuses_excess_requests_with_503_and_answers_the_others(ow
             assert json.loads(reply.body)["code"] == 503
     assert http.get(f"{own.url}/predictions/digits").status_code == 200
     assert watch.workers() == workers
+
+
+@pytest.mark.usefixtures("many_files")
+def test_requests_of_many_connections_wait_for_the_native_host_and_are_all_answered(
+    export: Path, tmp_path: Path
+) -> None:
+    with running(export, tmp_path, engine="native") as server:
+        watch = Watch(server)
+        workers = watch.workers()
+        wires = [Wire(server.url) for _ in range(QUEUE + TAKEN + EXCESS)]
+        try:
+            for pid in workers:
+                stop(pid)
+            for seed, wire in enumerate(wires):
+                wire.send(request(body=json.dumps({"seed": seed}).encode(), headers=[JSON]))
+            for pid in workers:
+                os.kill(pid, signal.SIGCONT)
+            replies = [wire.read() for wire in wires]
+        finally:
+            for wire in wires:
+                wire.close()
+        assert [reply and reply.headers.get("x-seed") for reply in replies] == [str(seed) for seed in range(len(wires))]
+        assert watch.workers() == workers
 
 
 def _wait_for_refusals(wires: list[Wire]) -> int:

@@ -18,7 +18,7 @@ from PIL import Image
 from ganctl.serving.archive.mar import package
 from ganctl.serving.hosts.torchserve.server import Server
 from tests import http
-from tests.integration.serving.conftest import Running, running
+from tests.integration.serving.conftest import Engine, Running, running
 from tests.unit.serving.small_export import write_export
 from tests.waiting import PATIENCE
 
@@ -74,8 +74,8 @@ def test_a_browser_gets_the_page_and_curl_an_image(served: Running, path: str) -
     assert http.get(served.url + path).headers["content-type"] == "image/png"
 
 
-def test_a_server_with_no_page_gives_a_browser_an_image(export: Path, tmp_path: Path) -> None:
-    with running(export, tmp_path, "--no-page", "--workers", "1") as server:
+def test_a_server_with_no_page_gives_a_browser_an_image(engine: Engine, export: Path, tmp_path: Path) -> None:
+    with running(export, tmp_path, "--no-page", "--workers", "1", engine=engine) as server:
         address = f"{server.url}/digits/predict"
         assert http.get(address, headers=SAFARI).headers["content-type"] == "image/png"
         assert http.get(address, headers={"Accept": "text/html"}).status_code == 406

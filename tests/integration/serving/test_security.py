@@ -32,11 +32,11 @@ def private_files(server: Running) -> set[Path]:
 
 
 @pytest.mark.parametrize("api", ["models", "workflows"])
-def test_registering_by_url_or_path_fetches_and_copies_nothing(served: Running, tmp_path: Path, api: str) -> None:
-    store, evil = private_folder(served) / "store", tmp_path / "evil.war"
+def test_registering_by_url_or_path_fetches_and_copies_nothing(torchserve: Running, tmp_path: Path, api: str) -> None:
+    store, evil = private_folder(torchserve) / "store", tmp_path / "evil.war"
     evil.write_bytes(next(store.glob("*.mar")).read_bytes())
     climbing = os.path.relpath(evil, store)
-    before = private_files(served)
+    before = private_files(torchserve)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         port = listener.getsockname()[1]
@@ -62,17 +62,17 @@ def test_registering_by_url_or_path_fetches_and_copies_nothing(served: Running, 
                 {"params": {"url": url, "s3_sse_kms": "true"}},
             )
             for request in requests:
-                assert status("POST", f"{served.record['management_url']}/{api}", **request) >= 400, url
-                assert private_files(served) == before, url
+                assert status("POST", f"{torchserve.record['management_url']}/{api}", **request) >= 400, url
+                assert private_files(torchserve) == before, url
         with pytest.raises(BlockingIOError):
             listener.accept()
-    assert http.get(f"{served.record['management_url']}/workflows").json()["workflows"] == []
+    assert http.get(f"{torchserve.record['management_url']}/workflows").json()["workflows"] == []
 
 
 @pytest.mark.parametrize("path", ["/models/digits", "/models/digits/1.0"])
-def test_the_model_cannot_be_removed(served: Running, path: str) -> None:
-    assert status("DELETE", f"{served.record['management_url']}{path}") == 405
-    assert status("GET", f"{served.url}/predictions/digits") == 200
+def test_the_model_cannot_be_removed(torchserve: Running, path: str) -> None:
+    assert status("DELETE", f"{torchserve.record['management_url']}{path}") == 405
+    assert status("GET", f"{torchserve.url}/predictions/digits") == 200
 
 
 @pytest.mark.parametrize("path", ["/models", "/models/digits", "/workflows", "/token", "/metrics", "/wfpredict/digits"])
@@ -82,14 +82,14 @@ def test_the_inference_port_has_no_other_api(served: Running, method: str, path:
 
 
 @pytest.mark.parametrize("path", PREDICTION_PATHS)
-def test_every_prediction_path_has_the_same_limits(served: Running, path: str) -> None:
+def test_every_prediction_path_has_the_same_limits(torchserve: Running, path: str) -> None:
     for fields, expected in (({"count": 1}, 200), ({"count": 257}, 400), ({"count": 256, "scale": 16}, 413)):
-        reply = http.post(served.url + path, json=fields)
+        reply = http.post(torchserve.url + path, json=fields)
         assert reply.status_code == expected, reply.text[:300]
 
 
-def test_a_customized_description_restarts_no_worker(served: Running) -> None:
-    url = f"{served.record['management_url']}/models/digits"
+def test_a_customized_description_restarts_no_worker(torchserve: Running) -> None:
+    url = f"{torchserve.record['management_url']}/models/digits"
     before = {worker["pid"] for worker in http.get(url).json()[0]["workers"]}
     assert status("GET", f"{url}?customized=true") == 200
     assert {worker["pid"] for worker in http.get(url).json()[0]["workers"]} == before
@@ -118,13 +118,13 @@ def test_replies_to_other_origins_have_no_cors_headers(served: Running) -> None:
     ],
 )
 def test_a_request_of_ambiguous_or_excessive_length_smuggles_no_second_request(
-    served: Running, headers: bytes, expected: list[bytes]
+    torchserve: Running, headers: bytes, expected: list[bytes]
 ) -> None:
     smuggled = b'{"seed":1}GET /predictions/digits HTTP/1.1\r\nHost: x\r\n\r\n'
     smuggled += b" " * (TOO_LARGE - len(smuggled))
     head = b"POST /predictions/digits HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     replies = b""
-    with Wire(served.url) as wire:
+    with Wire(torchserve.url) as wire:
         with contextlib.suppress(ConnectionError):  # the server closed the connection before all was sent
             wire.send(head + headers + b"\r\n" + smuggled + FINAL_REQUEST)
         with contextlib.suppress(ConnectionError):

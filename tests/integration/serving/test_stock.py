@@ -13,11 +13,11 @@ from tests.integration.serving.conftest import Running
 
 
 @pytest.mark.parametrize("accept", ["image/png", "application/json", "image/gif", "application/openapi+json"])
-def test_a_stock_torchserve_returns_the_same_bytes(stock_url: str, served: Running, accept: str) -> None:
+def test_a_stock_torchserve_returns_the_same_bytes(stock_url: str, torchserve: Running, accept: str) -> None:
     for body in ({"seed": 7}, {"digits": [1, 2, 3], "seed": 8, "count": 30, "scale": 2}):
         stock_reply, ganctl_reply = (
             http.post(url, json=body, headers={"Accept": accept})
-            for url in (stock_url, f"{served.url}/predictions/digits")
+            for url in (stock_url, f"{torchserve.url}/predictions/digits")
         )
         assert stock_reply.status_code == ganctl_reply.status_code == 200
         assert stock_reply.content == ganctl_reply.content
@@ -25,9 +25,9 @@ def test_a_stock_torchserve_returns_the_same_bytes(stock_url: str, served: Runni
             assert stock_reply.headers.get(name) == ganctl_reply.headers.get(name), name
 
 
-def test_a_stock_torchserve_returns_the_same_errors(stock_url: str, served: Running) -> None:
+def test_a_stock_torchserve_returns_the_same_errors(stock_url: str, torchserve: Running) -> None:
     stock_reply, ganctl_reply = (
-        http.post(url, json={"count": 0, "x": 1}) for url in (stock_url, f"{served.url}/predictions/digits")
+        http.post(url, json={"count": 0, "x": 1}) for url in (stock_url, f"{torchserve.url}/predictions/digits")
     )
     assert stock_reply.status_code == ganctl_reply.status_code == 400
     assert stock_reply.json() == ganctl_reply.json()

@@ -10,7 +10,7 @@ import pytest
 
 from ganctl.serving.archive.mar import package
 from tests import http
-from tests.integration.serving.conftest import PROJECT, running
+from tests.integration.serving.conftest import PROJECT, Engine, running
 from tests.waiting import PATIENCE
 
 # A sitecustomize.py: every Python process of the server runs it at its start.
@@ -34,8 +34,8 @@ def _no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_no_torch")
-def test_an_onnx_export_is_packaged_and_served_without_torch(export: Path, tmp_path: Path) -> None:
-    with running(export, tmp_path) as server:
+def test_an_onnx_export_is_packaged_and_served_without_torch(engine: Engine, export: Path, tmp_path: Path) -> None:
+    with running(export, tmp_path, engine=engine) as server:
         assert http.get(f"{server.url}/predictions/digits").headers["content-type"] == "image/png"
 
 

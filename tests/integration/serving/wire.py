@@ -71,11 +71,12 @@ class Wire:
             version, status, _ = line.decode("ascii").split(" ", 2)
             assert version in ("HTTP/1.1", "HTTP/1.0")
             headers = self._headers()
-            body = self._file.read(int(headers["content-length"]))
+            length = 0 if int(status) in (204, 304) else int(headers["content-length"])  # RFC 9110, section 6.4.1
+            body = self._file.read(length)
         except (ConnectionError, ValueError, KeyError, AssertionError) as error:
             raise BrokenReply(f"{line[:80]!r}: {error!r}") from error
-        if len(body) < int(headers["content-length"]):
-            raise BrokenReply(f"{len(body)} bytes of {headers['content-length']}")
+        if len(body) < length:
+            raise BrokenReply(f"{len(body)} bytes of {length}")
         return Reply(int(status), headers, body)
 
     def _headers(self) -> dict[str, str]:

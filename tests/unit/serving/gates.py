@@ -1,5 +1,7 @@
 """Archives whose workers wait at a gate until the test opens it: while they load the model, or before they reply.
 
+TorchServe's workers call `handle`, those of the native host `Service`.
+
 The duration of a load or a request then does not depend on the speed of the machine.
 """
 
@@ -16,9 +18,31 @@ import os
 import time
 from pathlib import Path
 
+from ganctl_handler.service import Service as HandlerService
 from ganctl_handler.torchserve import handle as answer
 
 FOLDER = Path({folder!r})
+
+
+class Service(HandlerService):
+    held = set()
+
+    @classmethod
+    def load(cls, folder, config, name):
+        wait("loading")
+        return super().load(folder, config, name)
+
+    def parse(self, inputs, headers):
+        parsed = super().parse(inputs, headers)
+        if "x-hold" in map(str.lower, headers):
+            self.held.add(parsed.seed)
+        return parsed
+
+    def draw(self, batch):
+        wait("answering")
+        if any(getattr(each, "seed", None) in self.held for each in batch):
+            wait("drawing")
+        return super().draw(batch)
 
 
 def handle(data, context):

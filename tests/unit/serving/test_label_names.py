@@ -15,7 +15,8 @@ from ganctl.serving.handler.model import Model
 from ganctl.serving.handler.openapi import build_openapi
 from ganctl.serving.handler.problem import BadRequest
 from ganctl.serving.handler.request import Parser, Request
-from ganctl.serving.hosts.torchserve.worker.protocol import PredictRequest, read_message
+from ganctl.serving.hosts.torchserve.worker.protocol import read_message
+from ganctl.serving.hosts.worker.messages import PredictRequest
 from tests.unit.serving.service_calls import JSON, json_call, load_service, openapi_of, reply_to
 from tests.unit.serving.small_export import NAMES, write_export
 from tests.unit.serving.wire import number, sized

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ganctl.serving.hosts.torchserve.workers import default_workers
+from ganctl.serving.hosts.workers import default_workers
 
 
 @pytest.fixture

@@ -15,19 +15,15 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import Path
 
+from ganctl.serving.handler.model import DEFAULT_NAME
 from ganctl.serving.handler.problem import MEDIA_TYPE, problem
-from ganctl.serving.hosts.torchserve.worker.access_log import AccessLog
-from ganctl.serving.hosts.torchserve.worker.commands import Commands
-from ganctl.serving.hosts.torchserve.worker.correlation import correlation_headers
-from ganctl.serving.hosts.torchserve.worker.metrics import create_metrics
-from ganctl.serving.hosts.torchserve.worker.protocol import (
-    LOADED,
-    Incomplete,
-    PredictReply,
-    PredictRequest,
-    read_message,
-    write_batch,
-)
+from ganctl.serving.hosts.torchserve.worker.protocol import LOADED, Incomplete, read_message, write_batch
+from ganctl.serving.hosts.worker.access_log import AccessLog
+from ganctl.serving.hosts.worker.commands import Commands
+from ganctl.serving.hosts.worker.correlation import correlation_headers
+from ganctl.serving.hosts.worker.messages import PredictReply, PredictRequest
+from ganctl.serving.hosts.worker.metrics import create_metrics
+from ganctl.serving.hosts.worker.model_host import ModelHost
 
 _CONNECT_SECONDS = 30.0
 _RECEIVE_BYTES = 1 << 20
@@ -41,8 +37,9 @@ class Worker:
     """Answers the front end's messages."""
 
     def __init__(self) -> None:
-        self._commands = Commands(Path(os.environ["GANCTL_STATE"]))
+        self._commands = Commands(Path(os.environ["GANCTL_STATE"]), ModelHost)
         self._metrics = create_metrics()
+        self._batches = self._metrics.of_model(DEFAULT_NAME) if self._metrics is not None else None
         folder = os.environ.get("GANCTL_ACCESS_LOG")
         self._access_log = AccessLog(Path(folder)) if folder else None
 
@@ -77,8 +74,8 @@ class Worker:
             reply.headers.update(correlation_headers(request.headers))
         connection.sendall(write_batch(replies))
         seconds = time.perf_counter() - started
-        if self._metrics is not None:
-            self._metrics.finish_batch(replies, observation, seconds)
+        if self._batches is not None:
+            self._batches.finish_batch([reply.status for reply in replies], observation, seconds)
         if self._access_log is not None:
             self._access_log.write(batch, replies, seconds)
 

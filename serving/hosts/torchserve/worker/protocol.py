@@ -7,7 +7,8 @@ texts and byte strings follow their length; lists end with −1.
 import functools
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple
+
+from ganctl.serving.hosts.worker.messages import PredictReply, PredictRequest
 
 _LOAD, _PREDICT = b"L", b"I"
 _END = b"\xff\xff\xff\xff"  # −1
@@ -17,28 +18,6 @@ _read_int, _pack_int = _INT.unpack_from, _INT.pack
 
 class Incomplete(Exception):
     """The rest of the message has not arrived yet."""
-
-
-class PredictRequest(NamedTuple):
-    """A request of a client.
-
-    `inputs` holds the bytes of the body, as `body`, and those of each field of the query or form; a list if a field is
-    repeated.
-    """
-
-    identity: bytes
-    headers: dict[str, str]
-    inputs: dict[str, bytes | list[bytes]]
-
-
-class PredictReply(NamedTuple):
-    """The reply to the request with the same identity."""
-
-    identity: bytes
-    status: int
-    phrase: str
-    headers: dict[str, str]
-    body: bytes
 
 
 def read_message(data: bytes) -> list[PredictRequest] | None:

@@ -11,32 +11,43 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from ganctl.files import write_file
-from ganctl.serving.hosts.torchserve.worker.model_host import ModelHost
 
 CURRENT, DRAINING = "current", "draining"
 _POLL_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
 
+Model = TypeVar("Model")
 
-class Commands:
-    """Follows the folder `state`."""
 
-    def __init__(self, state: Path) -> None:
-        self._state = state
+class Commands(Generic[Model]):
+    """Follows the folder `state`; `model` is the loaded model of the active version."""
+
+    def __init__(self, state: Path, load_model: Callable[[Path], Model]) -> None:
+        """Prepares to follow `state`.
+
+        Args:
+            state: the folder.
+            load_model: loads the model of an unpacked archive.
+        """
+        self._state, self._load_model = state, load_model
+        self._loaded: Path
         self._failed: Path | None = None
         self.draining = False
-        self.model: ModelHost
+        self.model: Model
 
     def load(self) -> None:
         """Loads the first model and starts polling `state`."""
-        self.model = ModelHost(self._active_version())
+        self._loaded = self._active_version()
+        self.model = self._load_model(self._loaded)
         freeze_gc()
         self._poll()
-        self._report(self.model.folder)
+        self._report(self._loaded)
         threading.Thread(target=self._poll_forever, name="commands", daemon=True).start()
 
     def _poll_forever(self) -> None:
@@ -47,17 +58,17 @@ class Commands:
     def _poll(self) -> None:
         self.draining = (self._state / DRAINING).exists()
         active = self._active_version()
-        if active in (self.model.folder, self._failed):
+        if active in (self._loaded, self._failed):
             return
         # The old model answers until the new one is loaded completely; a batch uses one of them throughout.
         try:
-            self.model = ModelHost(active)
+            self.model = self._load_model(active)
         except Exception as error:  # no exception of an archive's code may end a worker that serves the old version
             log.exception("version %s cannot be loaded", active.name)
             self._failed = active
             self._report(active, repr(error))
             return
-        self._failed = None
+        self._loaded, self._failed = active, None
         freeze_gc()
         self._report(active)
 

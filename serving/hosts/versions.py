@@ -19,7 +19,7 @@ from ganctl.files import add_path_to_errors
 from ganctl.serving.archive.integrity import check_and_copy, read_archive
 from ganctl.serving.archive.mar import MODEL_NAME, describe_members
 from ganctl.serving.errors import DeployError, PackageError
-from ganctl.serving.hosts.torchserve.worker.commands import CURRENT
+from ganctl.serving.hosts.worker.commands import CURRENT
 
 _MAX_SECONDS = 120.0  # for the smoke test, and for the workers to load a version
 
@@ -112,11 +112,11 @@ class Versions:
 
     def _test(self, version: Version) -> None:
         """Generates an image in a process of its own, so that a broken version cannot harm a worker."""
-        command = [sys.executable, "-P", "-m", "ganctl.serving.hosts.torchserve.worker.smoke_test", str(version.folder)]
+        command = [sys.executable, "-P", "-m", "ganctl.serving.hosts.worker.smoke_test", str(version.folder)]
         try:
             subprocess.run(
                 command,
-                env={**self._environment, "PYTHONPATH": str(Path(__file__).parents[4])},
+                env={**self._environment, "PYTHONPATH": str(Path(__file__).parents[3])},
                 capture_output=True,
                 encoding="utf-8",
                 errors="replace",
@@ -150,7 +150,7 @@ class Versions:
     def _wait_for_workers(self, version: Version) -> None:
         deadline = time.monotonic() + _MAX_SECONDS
         while time.monotonic() < deadline:
-            reports = self._worker_reports()
+            reports = self._worker_reports().values()
             errors = [report["error"] for report in reports if report["error"]]
             if errors:
                 raise DeployError(f"a worker could not load the new version ({errors[0]}). The old one stays active.")
@@ -159,10 +159,14 @@ class Versions:
             time.sleep(0.02)
         raise DeployError(f"not all workers loaded the new version in {_MAX_SECONDS:g} s. The old one stays active.")
 
-    def _worker_reports(self) -> list[dict[str, Any]]:
-        """The reports of the living workers: `version` and `error` of each."""
-        return [
-            json.loads(path.read_text(encoding="utf-8"))
+    def ready_workers(self) -> set[int]:
+        """Returns the process ids of the living workers that have loaded a version."""
+        return set(self._worker_reports())
+
+    def _worker_reports(self) -> dict[int, dict[str, Any]]:
+        """The reports of the living workers by process id: `version` and `error` of each."""
+        return {
+            int(path.name.partition("-")[2]): json.loads(path.read_text(encoding="utf-8"))
             for path in self._state.glob("worker-*")
             if Path("/proc", path.name.partition("-")[2]).exists()
-        ]
+        }

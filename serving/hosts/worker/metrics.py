@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from ganctl.serving.hosts.torchserve.worker.protocol import PredictReply
-
 if TYPE_CHECKING:
     from ganctl.serving.handler.service import Observation
 
@@ -29,40 +27,71 @@ class Metrics:
 
     def __init__(self) -> None:
         self._starts = Counter("ganctl_worker_starts", "Workers that loaded a model, including restarted ones.")
-        self._busy = Gauge("ganctl_busy_workers", "Workers that are answering a batch.", multiprocess_mode="livesum")
-        self._requests = Counter("ganctl_requests", "Requests that reached a worker.", ["status"])
-        self._images = Counter("ganctl_images", "Images generated.")
-        self._faults = Counter("ganctl_faults", "Invalid fields of requests.", ["field"])
-        self._size = Histogram("ganctl_batch_size", "Requests in a batch.", buckets=_SIZES)
-        self._batch = Histogram("ganctl_batch_seconds", "Time from a batch's arrival to its replies.", buckets=_SECONDS)
-        self._inference = Histogram("ganctl_inference_seconds", "Inference time of a batch.", buckets=_SECONDS)
-        self._encode = Histogram("ganctl_encode_seconds", "Image encoding time of a batch.", buckets=_SECONDS)
+        self._in_progress: Gauge | None = None  # of the native host; TorchServe's queue is in the front end
+        self.busy = Gauge("ganctl_busy_workers", "Workers that are answering a batch.", multiprocess_mode="livesum")
+        model, seconds = ["model"], _SECONDS
+        self.requests = Counter("ganctl_requests", "Requests that reached a worker.", ["model", "status"])
+        self.images = Counter("ganctl_images", "Images generated.", model)
+        self.faults = Counter("ganctl_faults", "Invalid fields of requests.", ["model", "field"])
+        self.size = Histogram("ganctl_batch_size", "Requests in a batch.", model, buckets=_SIZES)
+        self.batch = Histogram(
+            "ganctl_batch_seconds", "Time from a batch's arrival to its replies.", model, buckets=seconds
+        )
+        self.inference = Histogram("ganctl_inference_seconds", "Inference time of a batch.", model, buckets=seconds)
+        self.encode = Histogram("ganctl_encode_seconds", "Image encoding time of a batch.", model, buckets=seconds)
 
     def count_start(self) -> None:
         """Counts the first load of a model in this process."""
         self._starts.inc()
 
+    def count_refusal(self, status: int) -> None:
+        """Counts a reply to a request that was passed on to no model."""
+        self.requests.labels("", status).inc()
+
+    def set_in_progress(self, count: int) -> None:
+        """Sets the number of requests that the worker is answering."""
+        self._in_progress = self._in_progress or Gauge(
+            "ganctl_requests_in_progress", "Requests that are being answered.", multiprocess_mode="livesum"
+        )
+        self._in_progress.set(count)
+        self.busy.set(count > 0)
+
     def start_batch(self) -> None:
         """Marks the worker as busy."""
-        self._busy.set(1)
+        self.busy.set(1)
 
-    def finish_batch(self, replies: Sequence[PredictReply], observation: "Observation | None", seconds: float) -> None:
+    def of_model(self, name: str) -> "ModelMetrics":
+        """Returns the metrics of the batches of a model."""
+        return ModelMetrics(self, name)
+
+
+class ModelMetrics:
+    """The metrics of the batches of one model."""
+
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        self._requests, self._faults, self._busy, self._name = metrics.requests, metrics.faults, metrics.busy, name
+        self._images, self._size, self._batch = (
+            metric.labels(name) for metric in (metrics.images, metrics.size, metrics.batch)
+        )
+        self._inference, self._encode = metrics.inference.labels(name), metrics.encode.labels(name)
+
+    def finish_batch(self, statuses: Sequence[int], observation: "Observation | None", seconds: float) -> None:
         """Marks the worker as idle and counts an answered batch.
 
         Args:
-            replies: the replies that were sent.
+            statuses: those of the replies that were sent.
             observation: the handler's measurements; None if the handler was not called.
             seconds: from the batch's arrival to its replies.
         """
         self._busy.set(0)
-        for status, count in Count(reply.status for reply in replies).items():
-            self._requests.labels(status).inc(count)
-        self._size.observe(len(replies))
+        for status, count in Count(statuses).items():
+            self._requests.labels(self._name, status).inc(count)
+        self._size.observe(len(statuses))
         self._batch.observe(seconds)
         if observation is None:
             return
         for field, count in observation.faults.items():
-            self._faults.labels(field).inc(count)
+            self._faults.labels(self._name, field).inc(count)
         if observation.images:
             self._images.inc(observation.images)
             self._inference.observe(observation.inference_seconds)

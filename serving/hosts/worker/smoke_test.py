@@ -1,13 +1,13 @@
 """Smoke test of an unpacked archive: generates one image in a process of its own.
 
-python -m ganctl.serving.hosts.torchserve.worker.smoke_test FOLDER
+python -m ganctl.serving.hosts.worker.smoke_test FOLDER
 """
 
 import sys
 from pathlib import Path
 
-from ganctl.serving.hosts.torchserve.worker.model_host import ModelHost
-from ganctl.serving.hosts.torchserve.worker.protocol import PredictRequest
+from ganctl.serving.hosts.worker.messages import PredictRequest
+from ganctl.serving.hosts.worker.model_host import ModelHost
 
 
 def main() -> None:

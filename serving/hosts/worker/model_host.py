@@ -2,17 +2,19 @@
 
 import importlib
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ganctl.serving.hosts.torchserve.worker.protocol import PredictReply, PredictRequest
+from ganctl.serving.hosts.worker.messages import PredictReply, PredictRequest
 
 if TYPE_CHECKING:
     from ganctl.serving.handler.service import Observation  # workers import the handler of the archive
 
+_IMPORTING = threading.Lock()  # the models of a server may be loaded at the same time
 _HANDLER = "ganctl_entry"  # the module of every archive of ganctl that defines TorchServe's `handle`
 
 
@@ -54,7 +56,7 @@ class ModelHost:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._context = Context(folder)
-        self._handle = _import_handler(folder).handle
+        self._handle = import_handler(folder).handle
         self._handle(None, self._context)
 
     def answer(self, batch: Sequence[PredictRequest]) -> "tuple[list[PredictReply], Observation | None]":
@@ -69,8 +71,13 @@ class ModelHost:
         return replies, context.observation
 
 
-def _import_handler(folder: Path) -> Any:
+def import_handler(folder: Path) -> Any:
     """Imports the handler's module of `folder`, even if modules of the same names of an older version are in use."""
+    with _IMPORTING:
+        return _import_handler(folder)
+
+
+def _import_handler(folder: Path) -> Any:
     own = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
     for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] in own]:
         del sys.modules[loaded]

@@ -1,16 +1,13 @@
-"""Metrics endpoint: the workers' counters, the front end's, and the served version, at one address."""
+"""Metrics endpoint: the workers' counters, those of TorchServe's front end, and the served version, at one address."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
-
-from ganctl.serving.hosts.torchserve.management import front_end_client
 
 
 class MetricsEndpoint(Collector):
@@ -19,16 +16,21 @@ class MetricsEndpoint(Collector):
     Args:
         port: the port.
         folder: the folder of the workers' metrics files.
-        front_end: the Unix socket of the front end's own metrics.
         workers: the configured number of workers.
-        model_version: returns the version that is served now.
+        versions: returns the version of each model that is served now, by the model's name.
+        front_end: returns the metrics of a front end, which also count replies that no worker gave.
     """
 
     def __init__(
-        self, port: int, *, folder: Path, front_end: Path, workers: int, model_version: Callable[[], str]
+        self,
+        port: int,
+        *,
+        folder: Path,
+        workers: int,
+        versions: Callable[[], Mapping[str, str]],
+        front_end: Callable[[], Iterable[Metric]] = tuple,
     ) -> None:
-        self._folder, self._workers, self._model_version = folder, workers, model_version
-        self._front_end = front_end_client(front_end)
+        self._folder, self._workers, self._versions, self._front_end = folder, workers, versions, front_end
         self._worker_metrics = MultiProcessCollector(None, path=str(folder))
         registry = CollectorRegistry()
         registry.register(self)
@@ -45,14 +47,14 @@ class MetricsEndpoint(Collector):
         self._server.server_close()
 
     def collect(self) -> Iterator[Metric]:
-        """Yields the workers' metrics, those of the front end, and the served version.
-
-        The front end also counts replies that no worker gave, and the time that requests wait.
-        """
+        """Yields the workers' metrics, those of the front end, and the served version."""
         yield from self._collect_workers()
-        yield from text_string_to_metric_families(self._front_end.get("/metrics").raise_for_status().text)
+        yield from self._front_end()
         yield GaugeMetricFamily("ganctl_workers", "Configured number of workers.", value=self._workers)
-        yield InfoMetricFamily("ganctl_model", "The model that is served.", value={"version": self._model_version()})
+        info = InfoMetricFamily("ganctl_model", "The models that are served.", labels=["model"])
+        for name, version in self._versions().items():
+            info.add_metric([name], {"version": version})
+        yield info
 
     def _collect_workers(self) -> Iterator[Metric]:
         """Yields counters summed over all workers, dead ones included, and gauges of living workers only."""

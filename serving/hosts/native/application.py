@@ -1,0 +1,177 @@
+"""The ASGI application of a worker: paths, methods, keys, limits and headers around the handler's replies."""
+
+import json
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ganctl.serving.handler.problem import MEDIA_TYPE, problem
+from ganctl.serving.hosts.native.batcher import Batcher, Refused
+from ganctl.serving.hosts.native.inputs import InputError, read_inputs
+from ganctl.serving.hosts.native.keys import Keys
+from ganctl.serving.hosts.worker.access_log import AccessLog
+from ganctl.serving.hosts.worker.correlation import correlation_headers
+from ganctl.serving.hosts.worker.messages import PredictReply, PredictRequest
+
+if TYPE_CHECKING:
+    pass
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_METHODS = ("GET", "HEAD", "POST")
+_ALLOW = {"Allow": ", ".join((*_METHODS, "OPTIONS"))}
+_RETRY = {"Retry-After": "1"}
+_CLOSE = {"Connection": "close"}
+_YEAR = "public, max-age=31536000, immutable"
+
+
+class HttpReply(NamedTuple):
+    """A complete reply."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Disconnected(Exception):
+    """The client closed the connection before its request was complete."""
+
+
+class Application:
+    """Answers the requests of all connections of a worker."""
+
+    def __init__(
+        self,
+        batchers: Mapping[str, Batcher],
+        *,
+        count: Callable[[int], None],
+        keys: Keys | None = None,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        """Prepares the paths of each model.
+
+        Args:
+            batchers: answer the requests to the model of each name.
+            count: counts the status of a reply that no batch gave.
+            keys: the keys of which a request needs one; None if it needs none.
+            access_log: gets a line for each request, if there is one.
+        """
+        self._count, self._keys, self._access_log = count, keys, access_log
+        self.closing = False  # whether each reply is the last one of its connection
+        self._batchers: dict[str, Batcher] = {}
+        for name, batcher in batchers.items():
+            for path in (f"/predictions/{name}", f"/{name}/predict", f"/models/{name}/invoke"):
+                self._batchers[path] = batcher
+        self._names = tuple(batchers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request (ASGI)."""
+        started = time.perf_counter()
+        headers = _read_headers(scope["headers"])
+        try:
+            reply, batch_size = await self._answer(scope, headers, receive)
+        except Disconnected:
+            return
+        correlation = correlation_headers(headers)
+        request_id = correlation.get("X-Client-Request-Id") or os.urandom(8).hex()
+        reply.headers.update(correlation, **{"X-Request-Id": request_id})
+        if self.closing:
+            reply.headers.update(_CLOSE)
+        fields = [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]
+        if reply.status != HTTPStatus.NOT_MODIFIED:
+            fields.append((b"content-length", b"%d" % len(reply.body)))
+        await send({"type": "http.response.start", "status": reply.status, "headers": fields})
+        await send({"type": "http.response.body", "body": reply.body})
+        if self._access_log is not None:
+            request = PredictRequest(request_id.encode(), headers, {})
+            answer = PredictReply(request.identity, reply.status, "", reply.headers, reply.body)
+            self._access_log.write_one(request, answer, batch_size, time.perf_counter() - started)
+
+    async def _answer(self, scope: Scope, headers: Mapping[str, str], receive: Receive) -> tuple[HttpReply, int]:
+        """Returns the reply, and the number of requests in its batch: 0 if no batch gave it."""
+        batcher, version = self._find(scope["path"])
+        reply = self._refuse(scope, headers, batcher, version)
+        if reply is None:
+            assert batcher is not None, "an unknown path is refused"
+            body = await _read_body(receive, batcher.max_body)
+            try:
+                inputs = read_inputs(scope["query_string"], headers.get("content-type", ""), body)
+                answer = await batcher.answer(inputs, headers)
+            except InputError as error:
+                reply = _refusal(HTTPStatus.BAD_REQUEST, str(error))
+            except Refused:
+                reply = _refusal(HTTPStatus.TOO_MANY_REQUESTS, "Too many large requests; try again later.", _RETRY)
+            else:
+                if answer.status == HTTPStatus.OK:
+                    answer.headers["Cache-Control"] = _cache_control(answer.headers, immutable=bool(version))
+                if len(body) > batcher.max_body:
+                    answer.headers.update(_CLOSE)  # the rest of the body is not read
+                return HttpReply(answer.status, answer.headers, answer.body), answer.batch_size
+        self._count(reply.status)
+        return reply, 0
+
+    def _find(self, path: str) -> tuple[Batcher | None, str]:
+        """Returns the batcher of a path, and the version that the path names: `/predictions/NAME/VERSION`, or ""."""
+        batcher = self._batchers.get(path)
+        if batcher is None and path.startswith("/predictions/"):
+            parent, _, version = path.rpartition("/")
+            return self._batchers.get(parent), version
+        return batcher, ""
+
+    def _refuse(
+        self, scope: Scope, headers: Mapping[str, str], batcher: Batcher | None, version: str
+    ) -> HttpReply | None:
+        """Returns the reply to a request that is not passed on to a model, or None."""
+        if scope["path"] == "/ping":
+            return HttpReply(200, {"content-type": "application/json"}, json.dumps({"status": "Healthy"}).encode())
+        if self._keys is not None and not self._keys.accept(headers.get("authorization", "")):
+            detail = "Token: found no valid key, expected the header `Authorization: Bearer KEY`."
+            return _refusal(HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": "Bearer"})
+        if batcher is None:
+            paths = ", ".join(f"/predictions/{name}" for name in self._names)
+            return _refusal(HTTPStatus.NOT_FOUND, f"Nothing is served at this path. Send requests to {paths}.")
+        if scope["method"] == "OPTIONS":
+            return HttpReply(HTTPStatus.NO_CONTENT, dict(_ALLOW), b"")
+        if scope["method"] not in _METHODS:
+            return _refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"Expected {', '.join(_METHODS)} or OPTIONS.", _ALLOW)
+        if version not in ("", batcher.version):
+            detail = f"The version {version!r} is not served, but {batcher.version!r}. Leave it out for any version."
+            return _refusal(HTTPStatus.NOT_FOUND, detail)
+        return None
+
+
+def _read_headers(fields: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Returns the values by name in lower case; those of a repeated header are joined (RFC 9110, section 5.3)."""
+    headers: dict[str, str] = {}
+    for encoded, content in fields:
+        name, value = encoded.decode("latin-1"), content.decode("utf-8", "replace")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+async def _read_body(receive: Receive, limit: int) -> bytes:
+    """Returns the body; of one with more than `limit` bytes, its first part, which is longer than `limit`, too."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        body += message["body"]
+        if not message["more_body"] or len(body) > limit:
+            return body
+
+
+def _cache_control(headers: Mapping[str, str], *, immutable: bool) -> str:
+    """A reply without an ETag has random images; one of a path without a version may change with the version."""
+    if "ETag" not in headers:
+        return "no-store"
+    return _YEAR if immutable else "no-cache"
+
+
+def _refusal(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> HttpReply:
+    return HttpReply(status, {"content-type": MEDIA_TYPE, **(headers or {})}, problem(status, detail))
