@@ -161,7 +161,7 @@ async def _read_body(receive: Receive, limit: int) -> bytes:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Disconnected
-        body += message["body"]
+        body += bytes(message["body"])
         if not message["more_body"] or len(body) > limit:
             return body
 

@@ -75,16 +75,19 @@ class Batcher:
         """
         model = self._model()
         parsed = model.service.parse(inputs, headers)
-        if not isinstance(parsed, model.request_type):
-            return self._finish(model, [parsed], time.perf_counter())[0]
-        size = model.service.cost(parsed)
-        if size > _MAX_SMALL:
-            return await self._draw_large(model, parsed, size)
-        answer = self._loop.create_future()
+        if model.is_request(parsed):
+            size = model.service.cost(parsed)
+            return await (
+                self._draw_small(model, parsed) if size <= _MAX_SMALL else self._draw_large(model, parsed, size)
+            )
+        return self._finish(model, [parsed], time.perf_counter())[0]
+
+    def _draw_small(self, model: NativeModel, request: "Request") -> asyncio.Future[Answer]:
         if not self._waiting:
             self._loop.call_soon(self._draw_batch)  # after all requests that have arrived by now
-        self._waiting.append(_Waiting(model, parsed, answer))
-        return await answer
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        self._waiting.append(_Waiting(model, request, answer))
+        return answer
 
     def _draw_batch(self) -> None:
         """Draws the requests that wait, up to MAX_IMAGES; further ones after the replies were sent."""

@@ -4,7 +4,7 @@ import email.parser
 import email.policy
 import re
 from collections.abc import Iterator
-from email.message import EmailMessage
+from email.message import EmailMessage, MIMEPart
 from urllib.parse import unquote_to_bytes
 
 Inputs = dict[str, bytes | list[bytes]]  # a list if a field is repeated
@@ -81,5 +81,5 @@ def _parts(content_type: str, body: bytes) -> Iterator[tuple[str, bytes]]:
         yield name, value
 
 
-def _first_defect(message: EmailMessage) -> str:
+def _first_defect(message: MIMEPart) -> str:
     return type(message.defects[0]).__name__ if message.defects else message.get_content_type()

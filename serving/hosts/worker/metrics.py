@@ -70,10 +70,9 @@ class ModelMetrics:
 
     def __init__(self, metrics: Metrics, name: str) -> None:
         self._requests, self._faults, self._busy, self._name = metrics.requests, metrics.faults, metrics.busy, name
-        self._images, self._size, self._batch = (
-            metric.labels(name) for metric in (metrics.images, metrics.size, metrics.batch)
-        )
-        self._inference, self._encode = metrics.inference.labels(name), metrics.encode.labels(name)
+        self._images, self._size = metrics.images.labels(name), metrics.size.labels(name)
+        self._batch, self._inference = metrics.batch.labels(name), metrics.inference.labels(name)
+        self._encode = metrics.encode.labels(name)
 
     def finish_batch(self, statuses: Sequence[int], observation: "Observation | None", seconds: float) -> None:
         """Marks the worker as idle and counts an answered batch.

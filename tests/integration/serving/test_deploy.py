@@ -50,7 +50,8 @@ Server = TorchServeServer | NativeServer
 
 @pytest.fixture
 def server(engine: Engine, archives: list[Path]) -> Iterator[Server]:
-    server_class = {"torchserve": TorchServeServer, "native": NativeServer}[engine]
+    server_class: type[TorchServeServer] | type[NativeServer]
+    server_class = NativeServer if engine == "native" else TorchServeServer
     with server_class(archives[0], port=0, workers=2) as server:
         yield server
 

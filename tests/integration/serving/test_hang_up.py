@@ -73,6 +73,7 @@ def test_a_closed_terminal_drains_the_server(engine: Engine, export: Path, tempo
         command,
         env=os.environ | {"TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
+        text=True,
         stderr=terminal,
         start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY, 0),

@@ -75,7 +75,8 @@ Server = TorchServeServer | NativeServer
 @pytest.fixture
 def logged(engine: Engine, export: Path, tmp_path: Path) -> tuple[Server, Path]:
     """A server that is not started yet, and the folder of its access log."""
-    server_class = {"torchserve": TorchServeServer, "native": NativeServer}[engine]
+    server_class: type[TorchServeServer] | type[NativeServer]
+    server_class = NativeServer if engine == "native" else TorchServeServer
     return server_class(package(export, tmp_path), port=0, workers=1, access_log=tmp_path / "log"), tmp_path / "log"
 
 

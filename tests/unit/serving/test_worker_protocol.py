@@ -5,14 +5,8 @@ import struct
 
 import pytest
 
-from ganctl.serving.hosts.torchserve.worker.protocol import (
-    LOADED,
-    Incomplete,
-    PredictReply,
-    PredictRequest,
-    read_message,
-    write_batch,
-)
+from ganctl.serving.hosts.torchserve.worker.protocol import LOADED, Incomplete, read_message, write_batch
+from ganctl.serving.hosts.worker.messages import PredictReply, PredictRequest
 from tests.unit.serving.wire import number, sized
 
 
