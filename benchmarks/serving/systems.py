@@ -54,6 +54,7 @@ def systems(models: Models) -> list[Target]:
         unavailable = "the export has no generator.ts: export again with that format"
         servers += [Target("torchscript", "ours, TorchScript", _not_started, unavailable=unavailable)]
     servers += [_ours("conv-2", "ours, ONNX Runtime, 2 workers, the larger generator of `conv`", models.conv, 2)]
+    servers += [_native(f"native-{n}", f"our native host, ONNX Runtime, {_workers(n)}", models.onnx, n) for n in (1, 2)]
     servers += [Target("stock", "the same handler in TorchServe with default settings", partial(stock, models.onnx))]
     servers += [_litserve(models.generator), _fastapi(models.generator)]
     description = "constant bytes from TorchServe's own worker, our server's settings, 2 workers: the ceiling"
@@ -69,8 +70,12 @@ def _not_started(folder: Path) -> Launch:
     raise AssertionError("an unavailable system is not started")
 
 
-def _ours(name: str, description: str, mar: Path, workers: int) -> Target:
-    arguments = ["serve", str(mar), "--port", "0", "--workers", str(workers), "--json"]
+def _native(name: str, description: str, mar: Path, workers: int) -> Target:
+    return _ours(name, description, mar, workers, engine="native")
+
+
+def _ours(name: str, description: str, mar: Path, workers: int, *, engine: str = "torchserve") -> Target:
+    arguments = ["serve", str(mar), "--engine", engine, "--port", "0", "--workers", str(workers), "--json"]
     launch = Launch([sys.executable, "-m", "ganctl", *arguments], _printed_url)
     return Target(name, description, lambda _: launch)
 

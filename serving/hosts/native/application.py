@@ -5,12 +5,13 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from ganctl.serving.handler.problem import MEDIA_TYPE, problem
 from ganctl.serving.hosts.native.batcher import Batcher, Refused
+from ganctl.serving.hosts.native.http_reply import HttpReply, refusal
 from ganctl.serving.hosts.native.inputs import InputError, read_inputs
 from ganctl.serving.hosts.native.keys import Keys
+from ganctl.serving.hosts.native.open_inference import OpenInference
 from ganctl.serving.hosts.worker.access_log import AccessLog
 from ganctl.serving.hosts.worker.correlation import correlation_headers
 from ganctl.serving.hosts.worker.messages import PredictReply, PredictRequest
@@ -27,15 +28,9 @@ _METHODS = ("GET", "HEAD", "POST")
 _ALLOW = {"Allow": ", ".join((*_METHODS, "OPTIONS"))}
 _RETRY = {"Retry-After": "1"}
 _CLOSE = {"Connection": "close"}
+_TOO_MANY = "Too many large requests at the same time; try again later."
+_MAX_TENSORS = 1 << 20  # bytes of a request with tensors
 _YEAR = "public, max-age=31536000, immutable"
-
-
-class HttpReply(NamedTuple):
-    """A complete reply."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
 
 
 class Disconnected(Exception):
@@ -68,6 +63,7 @@ class Application:
             for path in (f"/predictions/{name}", f"/{name}/predict", f"/models/{name}/invoke"):
                 self._batchers[path] = batcher
         self._names = tuple(batchers)
+        self._open_inference = OpenInference(batchers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request (ASGI)."""
@@ -94,26 +90,50 @@ class Application:
 
     async def _answer(self, scope: Scope, headers: Mapping[str, str], receive: Receive) -> tuple[HttpReply, int]:
         """Returns the reply, and the number of requests in its batch: 0 if no batch gave it."""
+        if scope["path"] == "/v2" or scope["path"].startswith("/v2/"):
+            return await self._answer_open_inference(scope, headers, receive), 0
         batcher, version = self._find(scope["path"])
         reply = self._refuse(scope, headers, batcher, version)
         if reply is None:
             assert batcher is not None, "an unknown path is refused"
-            body = await _read_body(receive, batcher.max_body)
+            max_body = batcher.interface.limits.max_body
+            body = await _read_body(receive, max_body)
             try:
                 inputs = read_inputs(scope["query_string"], headers.get("content-type", ""), body)
                 answer = await batcher.answer(inputs, headers)
             except InputError as error:
-                reply = _refusal(HTTPStatus.BAD_REQUEST, str(error))
+                reply = refusal(HTTPStatus.BAD_REQUEST, str(error))
             except Refused:
-                reply = _refusal(HTTPStatus.TOO_MANY_REQUESTS, "Too many large requests; try again later.", _RETRY)
+                reply = refusal(HTTPStatus.TOO_MANY_REQUESTS, _TOO_MANY, _RETRY)
             else:
                 if answer.status == HTTPStatus.OK:
                     answer.headers["Cache-Control"] = _cache_control(answer.headers, immutable=bool(version))
-                if len(body) > batcher.max_body:
+                if len(body) > max_body:
                     answer.headers.update(_CLOSE)  # the rest of the body is not read
                 return HttpReply(answer.status, answer.headers, answer.body), answer.batch_size
         self._count(reply.status)
         return reply, 0
+
+    async def _answer_open_inference(self, scope: Scope, headers: Mapping[str, str], receive: Receive) -> HttpReply:
+        reply = None if scope["path"].startswith("/v2/health/") else self._refuse_key(headers)
+        if reply is None:
+            body = await _read_body(receive, _MAX_TENSORS)
+            if len(body) > _MAX_TENSORS:
+                detail = f"The body is longer than {_MAX_TENSORS:,} bytes."
+                reply = refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, _CLOSE)
+            else:
+                try:
+                    reply = await self._open_inference.answer(scope["method"], scope["path"], headers, body)
+                except Refused:
+                    reply = refusal(HTTPStatus.TOO_MANY_REQUESTS, _TOO_MANY, _RETRY)
+        self._count(reply.status)
+        return reply
+
+    def _refuse_key(self, headers: Mapping[str, str]) -> HttpReply | None:
+        if self._keys is None or self._keys.accept(headers.get("authorization", "")):
+            return None
+        detail = "Token: found no valid key, expected the header `Authorization: Bearer KEY`."
+        return refusal(HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": "Bearer"})
 
     def _find(self, path: str) -> tuple[Batcher | None, str]:
         """Returns the batcher of a path, and the version that the path names: `/predictions/NAME/VERSION`, or ""."""
@@ -129,19 +149,18 @@ class Application:
         """Returns the reply to a request that is not passed on to a model, or None."""
         if scope["path"] == "/ping":
             return HttpReply(200, {"content-type": "application/json"}, json.dumps({"status": "Healthy"}).encode())
-        if self._keys is not None and not self._keys.accept(headers.get("authorization", "")):
-            detail = "Token: found no valid key, expected the header `Authorization: Bearer KEY`."
-            return _refusal(HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": "Bearer"})
+        if (refused := self._refuse_key(headers)) is not None:
+            return refused
         if batcher is None:
             paths = ", ".join(f"/predictions/{name}" for name in self._names)
-            return _refusal(HTTPStatus.NOT_FOUND, f"Nothing is served at this path. Send requests to {paths}.")
+            return refusal(HTTPStatus.NOT_FOUND, f"Nothing is served at this path. Send requests to {paths}.")
         if scope["method"] == "OPTIONS":
             return HttpReply(HTTPStatus.NO_CONTENT, dict(_ALLOW), b"")
         if scope["method"] not in _METHODS:
-            return _refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"Expected {', '.join(_METHODS)} or OPTIONS.", _ALLOW)
+            return refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"Expected {', '.join(_METHODS)} or OPTIONS.", _ALLOW)
         if version not in ("", batcher.version):
             detail = f"The version {version!r} is not served, but {batcher.version!r}. Leave it out for any version."
-            return _refusal(HTTPStatus.NOT_FOUND, detail)
+            return refusal(HTTPStatus.NOT_FOUND, detail)
         return None
 
 
@@ -171,7 +190,3 @@ def _cache_control(headers: Mapping[str, str], *, immutable: bool) -> str:
     if "ETag" not in headers:
         return "no-store"
     return _YEAR if immutable else "no-cache"
-
-
-def _refusal(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> HttpReply:
-    return HttpReply(status, {"content-type": MEDIA_TYPE, **(headers or {})}, problem(status, detail))

@@ -1,16 +1,22 @@
 """Draws waiting requests in batches: small ones at once on the event loop, large ones one by one in a thread."""
 
 import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ganctl.serving.hosts.native.inputs import Inputs
 from ganctl.serving.hosts.native.model import NativeModel
 
 if TYPE_CHECKING:
+    from ganctl.serving.handler.engine import Inputs as EngineInputs
+    from ganctl.serving.handler.model import Model
     from ganctl.serving.handler.replies import Reply
     from ganctl.serving.handler.request import Request
     from ganctl.serving.handler.service import Observation
@@ -58,14 +64,26 @@ class Batcher:
         self._large = 0.0  # total size of the large requests that wait
 
     @property
-    def version(self) -> str:
-        """The version of the model that is served now."""
-        return self._model().service.model.version
+    def interface(self) -> "Model":
+        """The interface of the model that is served now, with the limits of a request."""
+        return self._model().service.model
 
     @property
-    def max_body(self) -> int:
-        """The largest body that the handler accepts, in bytes."""
-        return self._model().service.model.limits.max_body
+    def version(self) -> str:
+        """The version of the model that is served now."""
+        return self.interface.version
+
+    async def generate(self, inputs: "EngineInputs") -> NDArray[np.uint8]:
+        """Generates the images of given latents in the thread of large requests, uint8 [N, C, H, W].
+
+        Raises:
+            Refused: too many large requests wait.
+        """
+        model = self._model()
+        size = len(inputs["z"]) / model.service.model.max_count
+        with self._reserve(size):
+            images = await self._loop.run_in_executor(self._executor, model.service.engine.generate, inputs)
+        return images.transpose(0, 3, 1, 2)
 
     async def answer(self, inputs: Inputs, headers: Mapping[str, str]) -> Answer:
         """Answers one request.
@@ -112,15 +130,21 @@ class Batcher:
                 each.answer.set_result(answer)
 
     async def _draw_large(self, model: NativeModel, request: "Request", size: float) -> Answer:
+        started = time.perf_counter()
+        with self._reserve(size):
+            reply, observation = await self._loop.run_in_executor(self._executor, _draw_one, model, request)
+        return self._count(model, [reply], observation, started)[0]
+
+    @contextlib.contextmanager
+    def _reserve(self, size: float) -> Iterator[None]:
+        """Counts a large request while it waits and is drawn; raises Refused if there are too many."""
         if self._large + size > _MAX_LARGE:
             raise Refused
         self._large += size
-        started = time.perf_counter()
         try:
-            reply, observation = await self._loop.run_in_executor(self._executor, _draw_one, model, request)
+            yield
         finally:
             self._large -= size
-        return self._count(model, [reply], observation, started)[0]
 
     def _finish(self, model: NativeModel, batch: "Sequence[Request | Reply]", started: float) -> list[Answer]:
         return self._count(model, model.service.draw(batch), model.service.observation, started)
