@@ -60,8 +60,8 @@ def shadowing_folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "more",
     [
-        ("--nproc", "2"),
-        pytest.param((), marks=pytest.mark.soak),
+        (),
+        pytest.param(("--nproc", "2"), marks=pytest.mark.soak),
         pytest.param(("--set", "data.on_device=false", "--set", "data.num_workers=1"), marks=pytest.mark.soak),
     ],
 )
@@ -136,7 +136,9 @@ def test_modules_in_the_current_folder_are_ignored_even_if_python_searches_it_fi
     assert json.loads(done.stdout)["first_step"] == 0
 
 
-@pytest.mark.parametrize("text", ["", "raise RuntimeError('the wrong module was imported')"])
+@pytest.mark.parametrize(
+    "text", [pytest.param("", marks=pytest.mark.soak), "raise RuntimeError('the wrong module was imported')"]
+)
 @pytest.mark.parametrize("name", ["random", "logging", "torch", "numpy", "json", "click", "types"])
 def test_a_module_on_pythonpath_that_hides_another_one_is_reported_with_both_paths(
     name: str, text: str, tmp_path: Path
@@ -163,7 +165,7 @@ def packages(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "words",
     [
-        (*TRAIN, "--nproc", "2"),
+        pytest.param((*TRAIN, "--nproc", "2"), marks=pytest.mark.soak),
         ("sample", "pretrained", "--out", "x.png"),
         ("package", "{pretrained}", "--out", "out"),
         ("bench", "train", "--help"),

@@ -34,7 +34,8 @@ def processes_with(text: str) -> list[int]:
     return pids
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_a_demo_saves_its_training_and_ends_all_its_processes(
     number: signal.Signals, tmp_path: Path
 ) -> None:

@@ -80,6 +80,7 @@ def programs(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the tutorial sends requests with curl")
 def test_the_commands_of_the_tutorial_train_on_emoji_and_serve_the_generator(programs: Path, tmp_path: Path) -> None:
     script = "\n".join(re.findall(r"```sh\n(.*?)```", (ROOT / "docs/tutorial.md").read_text("utf-8"), re.DOTALL))

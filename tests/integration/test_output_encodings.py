@@ -52,7 +52,19 @@ def test_a_non_ascii_name_is_printed_in_every_encoding(stream: str, small_run: P
         assert NAME in str(json.loads(lines[0]).values())
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["bench", "train"]])
+HELP_IN_SOAK = {*COMMANDS} - {"train", "serve"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["train"],
+        ["serve"],
+        *(pytest.param([name], marks=pytest.mark.soak) for name in sorted(HELP_IN_SOAK)),
+        pytest.param(["bench", "train"], marks=pytest.mark.soak),
+    ],
+)
 def test_help_is_printed_in_ascii_where_the_locale_is_ascii(command: list[str], tmp_path: Path) -> None:
     done = run(*command, "--help", variables=ASCII, folder=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -131,7 +131,7 @@ def contains(screenshot: NDArray[np.int16], picture: NDArray[np.int16]) -> bool:
 
 
 @in_chromium
-@pytest.mark.parametrize("path", ["/digits/predict", "/predictions/digits"])
+@pytest.mark.parametrize("path", ["/digits/predict", pytest.param("/predictions/digits", marks=pytest.mark.soak)])
 def test_a_transparent_picture_lies_on_a_checkerboard(
     transparent: Server, browse: Callable[..., str], tmp_path: Path, path: str
 ) -> None:

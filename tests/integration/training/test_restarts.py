@@ -109,6 +109,7 @@ def test_nproc_restarts_all_ranks_after_one_was_killed_and_they_end_like_an_unin
     assert_same_run(uninterrupted, run_dir)
 
 
+@pytest.mark.soak
 def test_nproc_saves_on_sigterm_and_the_resumed_run_ends_like_an_uninterrupted_one(
     uninterrupted: Path, tmp_path: Path
 ) -> None:

@@ -32,7 +32,7 @@ from tests.unit.training.recorded import recorded
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize(
-    "stop", [pytest.param(7, marks=pytest.mark.soak), 20, 25]
+    "stop", [pytest.param(7, marks=pytest.mark.soak), pytest.param(20, marks=pytest.mark.soak), 25]
 )  # before the first evaluation, on one, between two
 def test_a_resumed_run_ends_bit_identical_to_an_uninterrupted_run(preset: str, stop: int, tmp_path: Path) -> None:
     early = ("early_stopping.patience=9",)
