@@ -36,6 +36,8 @@ def _workers(context: click.Context, parameter: click.Parameter, value: str) -> 
 
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_RATE = "Requests per second for each key, or for all clients without keys. [native]"
+_CORS = "Let pages of this origin read replies; repeatable, * for all. [native]"
 _DRAIN = "Time limit for answering waiting requests on shutdown."
 _backend_option = click.option(
     "--backend", type=click.Choice(["onnx", "torchscript"]), help="[default: onnx; an archive has its own]"
@@ -56,6 +58,12 @@ _sha256_option = click.option(
 @_backend_option
 @_sha256_option
 @click.option("--access-log", metavar="DIR", type=PathParam(file_okay=False), help="Log each request there, as JSON.")
+@click.option("--keys", metavar="FILE", type=PathParam(), help="Keys of clients, a line `NAME KEY` each. [native]")
+@click.option("--rate-limit", metavar="N", type=click.FloatRange(min=0.01), help=_RATE)
+@click.option("--cors", "origins", metavar="ORIGIN", multiple=True, help=_CORS)
+@click.option("--tls-cert", metavar="FILE", type=PathParam(), help="Certificate (PEM), for HTTPS. [native]")
+@click.option("--tls-key", metavar="FILE", type=PathParam(), help="Its private key, if it is another file. [native]")
+@click.option("--unix-socket", metavar="PATH", type=PathParam(), help="Listen there, too. [native]")
 @click.option("--drain-seconds", type=click.FloatRange(min=0), default=10.0, help=_DRAIN)
 @json_option
 @click.pass_context
@@ -71,6 +79,12 @@ def serve(
     backend: "BackendName | None",
     sha256: str | None,
     access_log: str | None,
+    keys: str | None,
+    rate_limit: float | None,
+    origins: tuple[str, ...],
+    tls_cert: str | None,
+    tls_key: str | None,
+    unix_socket: str | None,
     drain_seconds: float,
     as_json: bool,
 ) -> None:
@@ -92,6 +106,11 @@ def serve(
     address = resolve(host)
     named = _named_sources(sources or (PRETRAINED,), engine, context)
     start = _start_torchserve if engine == "torchserve" else _start_native
+    native = {
+        "keys": _path(keys), "rate": rate_limit, "origins": origins, "tls_cert": _path(tls_cert),
+        "tls_key": _path(tls_key), "unix_socket": _path(unix_socket),
+    }  # fmt: skip
+    _check_native_options(native, engine, auth)
 
     def stop(number: int, frame: object) -> None:
         if not stopping.is_set():
@@ -116,7 +135,8 @@ def serve(
                 auth=auth,
                 page=page,
                 sha256=sha256,
-                access_log=Path(access_log) if access_log else None,
+                access_log=_path(access_log),
+                **(native if engine == "native" else {}),
             ) as server:
                 _print_ready(server, [*named], as_json)
                 try:
@@ -129,6 +149,24 @@ def serve(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text is not None else None
+
+
+_FLAGS = {"rate": "--rate-limit", "origins": "--cors"}
+
+
+def _check_native_options(given: dict[str, Any], engine: str, auth: str | None) -> None:
+    """Refuses options that the engine does not have, and those that contradict each other."""
+    flags = [_FLAGS.get(name, f"--{name.replace('_', '-')}") for name, value in given.items() if value]
+    if flags and engine == "torchserve":
+        raise click.UsageError(f"{', '.join(flags)}: TorchServe has no such option. Add --engine native.")
+    if given["tls_key"] and not given["tls_cert"]:
+        raise click.UsageError("--tls-key: found no certificate. Add --tls-cert.")
+    if given["keys"] and auth == "none":
+        raise click.UsageError("--keys: found --auth none, expected --auth token. Leave --auth out.")
 
 
 def _named_sources(words: tuple[str, ...], engine: str, context: click.Context) -> dict[str, str]:

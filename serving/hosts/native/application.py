@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from ganctl.serving.hosts.native.access import ALLOW, METHODS, Access
 from ganctl.serving.hosts.native.batcher import Batcher, Refused
 from ganctl.serving.hosts.native.http_reply import HttpReply, refusal
 from ganctl.serving.hosts.native.inputs import InputError, read_inputs
-from ganctl.serving.hosts.native.keys import Keys
 from ganctl.serving.hosts.native.open_inference import OpenInference
 from ganctl.serving.hosts.worker.access_log import AccessLog
 from ganctl.serving.hosts.worker.correlation import correlation_headers
@@ -24,8 +24,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_METHODS = ("GET", "HEAD", "POST")
-_ALLOW = {"Allow": ", ".join((*_METHODS, "OPTIONS"))}
 _RETRY = {"Retry-After": "1"}
 _CLOSE = {"Connection": "close"}
 _TOO_MANY = "Too many large requests at the same time; try again later."
@@ -45,7 +43,7 @@ class Application:
         batchers: Mapping[str, Batcher],
         *,
         count: Callable[[int], None],
-        keys: Keys | None = None,
+        access: Access,
         access_log: AccessLog | None = None,
     ) -> None:
         """Prepares the paths of each model.
@@ -53,10 +51,10 @@ class Application:
         Args:
             batchers: answer the requests to the model of each name.
             count: counts the status of a reply that no batch gave.
-            keys: the keys of which a request needs one; None if it needs none.
+            access: decides which requests are answered.
             access_log: gets a line for each request, if there is one.
         """
-        self._count, self._keys, self._access_log = count, keys, access_log
+        self._count, self._access, self._access_log = count, access, access_log
         self.closing = False  # whether each reply is the last one of its connection
         self._batchers: dict[str, Batcher] = {}
         for name, batcher in batchers.items():
@@ -78,6 +76,8 @@ class Application:
         reply.headers.update(correlation, **{"X-Request-Id": request_id})
         if self.closing:
             reply.headers.update(_CLOSE)
+        if cors := self._access.cors_headers(headers):
+            reply.headers.update(cors, Vary=", ".join(filter(None, (reply.headers.get("Vary"), "Origin"))))
         fields = [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]
         if reply.status != HTTPStatus.NOT_MODIFIED:
             fields.append((b"content-length", b"%d" % len(reply.body)))
@@ -115,7 +115,9 @@ class Application:
         return reply, 0
 
     async def _answer_open_inference(self, scope: Scope, headers: Mapping[str, str], receive: Receive) -> HttpReply:
-        reply = None if scope["path"].startswith("/v2/health/") else self._refuse_key(headers)
+        reply = None if scope["path"].startswith("/v2/health/") else self._access.refuse(headers)
+        if reply is None and scope["method"] == "OPTIONS":
+            reply = self._access.preflight(headers)
         if reply is None:
             body = await _read_body(receive, _MAX_TENSORS)
             if len(body) > _MAX_TENSORS:
@@ -128,12 +130,6 @@ class Application:
                     reply = refusal(HTTPStatus.TOO_MANY_REQUESTS, _TOO_MANY, _RETRY)
         self._count(reply.status)
         return reply
-
-    def _refuse_key(self, headers: Mapping[str, str]) -> HttpReply | None:
-        if self._keys is None or self._keys.accept(headers.get("authorization", "")):
-            return None
-        detail = "Token: found no valid key, expected the header `Authorization: Bearer KEY`."
-        return refusal(HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": "Bearer"})
 
     def _find(self, path: str) -> tuple[Batcher | None, str]:
         """Returns the batcher of a path, and the version that the path names: `/predictions/NAME/VERSION`, or ""."""
@@ -149,15 +145,15 @@ class Application:
         """Returns the reply to a request that is not passed on to a model, or None."""
         if scope["path"] == "/ping":
             return HttpReply(200, {"content-type": "application/json"}, json.dumps({"status": "Healthy"}).encode())
-        if (refused := self._refuse_key(headers)) is not None:
+        if batcher is not None and scope["method"] == "OPTIONS":
+            return self._access.preflight(headers)
+        if (refused := self._access.refuse(headers)) is not None:
             return refused
         if batcher is None:
             paths = ", ".join(f"/predictions/{name}" for name in self._names)
             return refusal(HTTPStatus.NOT_FOUND, f"Nothing is served at this path. Send requests to {paths}.")
-        if scope["method"] == "OPTIONS":
-            return HttpReply(HTTPStatus.NO_CONTENT, dict(_ALLOW), b"")
-        if scope["method"] not in _METHODS:
-            return refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"Expected {', '.join(_METHODS)} or OPTIONS.", _ALLOW)
+        if scope["method"] not in METHODS:
+            return refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"Expected {ALLOW['Allow']}.", ALLOW)
         if version not in ("", batcher.version):
             detail = f"The version {version!r} is not served, but {batcher.version!r}. Leave it out for any version."
             return refusal(HTTPStatus.NOT_FOUND, detail)

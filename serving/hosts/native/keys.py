@@ -23,7 +23,7 @@ class Keys:
             SettingError: the file cannot be read, or has a line without a name or a key.
         """
         self._path = path
-        self._stamp = _stamp(path)
+        self._stamp = file_stamp(path)
         self._names = _read(path)
 
     def accept(self, authorization: str) -> str | None:
@@ -38,7 +38,7 @@ class Keys:
         Raises:
             SettingError: as for the constructor.
         """
-        stamp = _stamp(self._path)
+        stamp = file_stamp(self._path)
         if stamp == self._stamp:
             return False
         self._stamp = stamp
@@ -46,14 +46,26 @@ class Keys:
         return True
 
 
-def write_new_key(path: Path) -> None:
-    """Writes a token file, as `Client(token_file=…)` reads it, with a random key, for this user's eyes only."""
+def write_new_key(path: Path) -> str:
+    """Writes a token file, as `Client(token_file=…)` reads it, for this user's eyes only; returns its random key."""
+    key = secrets.token_urlsafe(24)
     path.touch(mode=0o600, exist_ok=False)
-    path.write_text(json.dumps({"inference": {"key": secrets.token_urlsafe(24)}}), "ascii")
+    path.write_text(json.dumps({kind: {"key": key} for kind in ("inference", "management")}), "ascii")
+    return key
+
+
+def first_key(path: Path) -> str:
+    """Returns the first key of a file with lines `NAME KEY`. Raises SettingError as `Keys` does."""
+    return next(iter(_read_keys(path)))
 
 
 def _read(path: Path) -> dict[bytes, str]:
     """Returns the name of each key by the key's digest."""
+    return {_digest(key): name for key, name in _read_keys(path).items()}
+
+
+def _read_keys(path: Path) -> dict[str, str]:
+    """Returns the name of each key."""
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -61,15 +73,17 @@ def _read(path: Path) -> dict[bytes, str]:
             f"{path}: found no readable file of keys ({error}). Give one with lines `NAME KEY`."
         ) from error
     if text.startswith("{"):
-        return {_digest(json.loads(text)["inference"]["key"]): "inference"}
-    names: dict[bytes, str] = {}
+        return {json.loads(text)["inference"]["key"]: "inference"}
+    names: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
         if len(words) != 2:
             raise SettingError(f"{path}, line {number}: found {len(words)} words, expected a name and a key.")
-        names[_digest(words[1])] = words[0]
+        names[words[1]] = words[0]
+    if not names:
+        raise SettingError(f"{path}: found no key, expected lines `NAME KEY`.")
     return names
 
 
@@ -78,7 +92,8 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def file_stamp(path: Path) -> tuple[int, int] | None:
+    """Returns a value that changes with the file; None if there is none."""
     try:
         found = path.stat()
     except OSError:

@@ -13,7 +13,7 @@ READING_SECONDS = 60.0  # for a client to read on, once its reply fills the buff
 MAX_TARGET, MAX_HEAD = 65_536, 32_768  # bytes of the path with the query, as many as of a body; and of all headers
 
 
-class Protocol(HttpToolsProtocol):
+class HttpProtocol(HttpToolsProtocol):
     """A connection that is closed if the client is too slow, or sends a head that is too large."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:

@@ -1,14 +1,17 @@
 """Life cycle of the native host: start, wait until ready, deploy, drain, stop without leaving anything behind."""
 
 import contextlib
+import errno
 import json
 import os
+import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Literal
@@ -17,15 +20,15 @@ import httpx
 
 from ganctl.serving.addresses import connect_address, is_loopback, resolve, url_host
 from ganctl.serving.archive.mar import MODEL_NAME
-from ganctl.serving.client.connections import local_client
 from ganctl.serving.deploy.control_socket import ControlSocket, Message
 from ganctl.serving.errors import DeployError, PackageError, ServerError, SettingError
 from ganctl.serving.handler.page import page_enabled
 from ganctl.serving.hosts.environment import worker_environment
 from ganctl.serving.hosts.management import Management, ManagementReply, refusal
 from ganctl.serving.hosts.metrics import MetricsEndpoint
-from ganctl.serving.hosts.native.keys import write_new_key
+from ganctl.serving.hosts.native.keys import Keys, first_key, write_new_key
 from ganctl.serving.hosts.native.pool import WorkerPool
+from ganctl.serving.hosts.native.rate_limit import create_rate_file
 from ganctl.serving.hosts.native.worker import Settings
 from ganctl.serving.hosts.ports import bind_ports
 from ganctl.serving.hosts.versions import Versions
@@ -35,6 +38,45 @@ _START_SECONDS = 120.0
 _POLL_SECONDS = 0.02
 _PORTS = ("inference", "management", "metrics")
 _ROOT = Path(__file__).parents[4]
+
+
+@contextlib.contextmanager
+def unix_socket(path: Path) -> Iterator[socket.socket]:
+    """Yields a socket that is bound to `path`; replaces a socket on which no process listens.
+
+    Raises:
+        ServerError: the path cannot be used.
+    """
+    with socket.socket(socket.AF_UNIX) as listener:
+        try:
+            if path.is_socket() and _nobody_listens(path):
+                path.unlink()
+            listener.bind(str(path))
+        except OSError as error:
+            raise ServerError(f"--unix-socket {path}: cannot be used ({error}). Give another path.") from error
+        try:
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _nobody_listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == errno.ECONNREFUSED
+
+
+def check_certificate(certificate: Path, key: Path | None) -> tuple[Path, Path | None]:
+    """Returns the absolute paths of a certificate and its key, which belong together.
+
+    Raises:
+        SettingError: they cannot be read, or do not belong together.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except OSError as error:  # ssl.SSLError is one
+        hint = "" if key else " The certificate's file must hold the key, or give --tls-key."
+        raise SettingError(f"--tls-cert {certificate}: found no usable certificate and key ({error}).{hint}") from error
+    return certificate.absolute(), key.absolute() if key is not None else None
 
 
 class Server:
@@ -49,6 +91,11 @@ class Server:
         page: whether a browser gets the archive's page; the variable GANCTL_PAGE=off disables it, too.
         sha256: the expected digest of each archive, in hexadecimal digits; None to accept any archive.
         access_log: folder for the access log (one line of JSON per request); None for no access log.
+        keys: file with a line `NAME KEY` for each key that requests may have; read again when it changes.
+        rate: requests per second that each key may send, or all clients together without keys; None for no limit.
+        origins: those whose pages may read replies, such as `https://example.org`; `*` for all.
+        tls_cert, tls_key: PEM files of the certificate and its private key, for HTTPS; read again when they change.
+        unix_socket: path of a Unix socket to listen on, in addition to the port.
     """
 
     keys_expire = False
@@ -64,10 +111,21 @@ class Server:
         page: bool = True,
         sha256: str | None = None,
         access_log: Path | None = None,
+        keys: Path | None = None,
+        rate: float | None = None,
+        origins: Sequence[str] = (),
+        tls_cert: Path | None = None,
+        tls_key: Path | None = None,
+        unix_socket: Path | None = None,
     ) -> None:
         self.address = resolve(host)
         self.workers = workers or default_workers()
-        self.auth = auth or ("none" if is_loopback(self.address) else "token")
+        self.auth = auth or ("none" if is_loopback(self.address) and keys is None else "token")
+        if keys is not None:
+            Keys(keys)  # raises before anything is started
+        self._keys, self._rate, self._origins = keys, rate, tuple(origins)
+        self._tls = check_certificate(tls_cert, tls_key) if tls_cert is not None else None
+        self._unix_path = unix_socket.absolute() if unix_socket is not None else None
         try:
             self.page = page_enabled(os.environ) and page
         except ValueError as error:
@@ -88,9 +146,12 @@ class Server:
         """
         with contextlib.ExitStack() as stack:
             sockets = stack.enter_context(bind_ports(self.address, self._requested_port, _PORTS))
-            self._socket = sockets[0]
+            self._sockets = sockets[:1]
+            if self._unix_path is not None:
+                self._sockets.append(stack.enter_context(unix_socket(self._unix_path)))
             inference, management, metrics = (each.getsockname()[1] for each in sockets)
-            self.url = f"http://{url_host(connect_address(self.address))}:{inference}"
+            scheme = "https" if self._tls is not None else "http"
+            self.url = f"{scheme}://{url_host(connect_address(self.address))}:{inference}"
             self.management_url = f"http://127.0.0.1:{management}"
             self.metrics_url = f"http://127.0.0.1:{metrics}/metrics"
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ganctl-", ignore_cleanup_errors=True))
@@ -150,14 +211,13 @@ class Server:
             abort: ends the wait at once when it is set.
         """
         self._pool.stop_restarts()
-        self._socket.close()  # the workers' copies are closed by themselves
+        for each in self._sockets:
+            each.close()  # the workers close their copies
         return self._pool.drain(seconds, abort or threading.Event())
 
     def authorization(self) -> dict[str, str]:
         """Returns the header with the key; empty if requests need none."""
-        if self.token_file is None:
-            return {}
-        return {"Authorization": f"Bearer {json.loads(self.token_file.read_text('utf-8'))['inference']['key']}"}
+        return {"Authorization": f"Bearer {self._own_key}"} if self._own_key is not None else {}
 
     def _versions_of(self, model: str | None) -> Versions:
         """Returns the versions of a model; raises DeployError if `model` names none, or is needed and absent."""
@@ -184,18 +244,28 @@ class Server:
                 self._versions[name].start(mar, self._sha256)
             except PackageError as error:
                 raise ServerError(f"this archive cannot be served: {error}") from error
-        if self.auth == "token":
+        self._own_key: str | None = None
+        if self._keys is not None:
+            self._own_key = first_key(self._keys)
+        elif self.auth == "token":
             self.token_file = self.folder / "key_file.json"
-            write_new_key(self.token_file)
+            self._own_key = write_new_key(self.token_file)
+        if self._rate is not None:
+            create_rate_file(self.folder / "rates")
         if self._access_log is not None:
             self._access_log.mkdir(parents=True, exist_ok=True)
 
     def _start_worker(self, number: int) -> "subprocess.Popen[bytes]":
         settings = Settings(
-            socket=self._socket.fileno(),
+            sockets=[each.fileno() for each in self._sockets],
             states={name: str(self._model_folder(name) / "state") for name in self._archives},
             parent=os.getpid(),
-            keys=str(self.token_file) if self.token_file else None,
+            keys=str(keys.absolute()) if (keys := self._keys or self.token_file) is not None else None,
+            rate_file=str(self.folder / "rates"),
+            rate=self._rate,
+            origins=self._origins,
+            tls_cert=str(self._tls[0]) if self._tls is not None else None,
+            tls_key=str(self._tls[1]) if self._tls is not None and self._tls[1] is not None else None,
         )
         command = [sys.executable, "-P", "-m", "ganctl.serving.hosts.native.worker", settings.to_json()]
         with self._log(number).open("wb") as output:
@@ -206,7 +276,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                pass_fds=[self._socket.fileno()],
+                pass_fds=[each.fileno() for each in self._sockets],
                 start_new_session=True,  # a Ctrl-C in the terminal reaches only us
             )
 
@@ -226,7 +296,7 @@ class Server:
 
     def _check_first_request(self, name: str) -> None:
         try:
-            with local_client(base_url=self.url, timeout=30.0) as client:
+            with self._client() as client:
                 reply = client.get(f"/predictions/{name}", headers=self.authorization())
         except httpx.TransportError as error:
             raise ServerError(
@@ -237,6 +307,12 @@ class Server:
             raise ServerError(
                 f"the first request: found status {reply.status_code} ({reply.text[:500]}), expected 200 and a PNG."
             )
+
+    def _client(self) -> httpx.Client:
+        """A client of this server, which need not prove to us who it is."""
+        unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+        return httpx.Client(trust_env=False, verify=unverified, base_url=self.url, timeout=30.0)
 
     def _workers_ready(self) -> bool:
         return all(len(versions.ready_workers()) >= self.workers for versions in self._versions.values())

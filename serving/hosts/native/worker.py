@@ -12,22 +12,25 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import uvicorn
 
 from ganctl.serving.errors import SettingError
+from ganctl.serving.hosts.native.access import Access
 from ganctl.serving.hosts.native.application import Application
 from ganctl.serving.hosts.native.batcher import Batcher
-from ganctl.serving.hosts.native.keys import Keys
+from ganctl.serving.hosts.native.keys import Keys, file_stamp
 from ganctl.serving.hosts.native.model import NativeModel
-from ganctl.serving.hosts.native.protocol import Protocol
+from ganctl.serving.hosts.native.protocol import HttpProtocol
+from ganctl.serving.hosts.native.rate_limit import RateLimit
 from ganctl.serving.hosts.worker.access_log import AccessLog
 from ganctl.serving.hosts.worker.commands import Commands
 from ganctl.serving.hosts.worker.metrics import Metrics, create_metrics
@@ -49,39 +52,75 @@ log = logging.getLogger(__name__)
 class Settings:
     """What a worker needs to know.
 
-    socket: file descriptor of the bound socket.
+    sockets: file descriptors of the bound sockets.
     states: the folder of the commands for each model, by the model's name.
     parent: process id of the server; the worker does not outlive it.
     keys: the file of keys; None if requests need none.
+    rate_file, rate: the file of the rates, and requests per second for each key; None for no limit.
+    origins: those whose pages may read replies.
+    tls_cert, tls_key: the files of the certificate and its key; None for HTTP.
     """
 
-    socket: int
+    sockets: list[int]
     states: dict[str, str]
     parent: int
     keys: str | None = None
+    rate_file: str | None = None
+    rate: float | None = None
+    origins: tuple[str, ...] = ()
+    tls_cert: str | None = None
+    tls_key: str | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
+
+
+class Reloaded(Protocol):
+    """What is read from a file that may change while the server runs."""
+
+    def reload(self) -> bool: ...
+
+
+class Certificate:
+    """The certificate of a TLS context; new connections get the one that is in the files now."""
+
+    def __init__(self, context: ssl.SSLContext | None, certificate: Path, key: str | None) -> None:
+        assert context is not None, "a server with a certificate has a context"
+        self._context, self._certificate, self._key = context, certificate, key
+        self._stamp = file_stamp(certificate)
+
+    def reload(self) -> bool:
+        """Reads the files again if the certificate has changed; returns whether it has.
+
+        Raises:
+            OSError: the files cannot be read, or do not belong together; the old certificate stays.
+        """
+        stamp = file_stamp(self._certificate)
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        self._context.load_cert_chain(self._certificate, self._key)
+        return True
 
 
 class WorkerServer(uvicorn.Server):
     """Answers until SIGTERM; then lets clients finish."""
 
     def __init__(
-        self, config: uvicorn.Config, application: Application, keys: Keys | None, metrics: Metrics | None
+        self, config: uvicorn.Config, application: Application, reloaded: Sequence[Reloaded], metrics: Metrics | None
     ) -> None:
         super().__init__(config)
-        self._application, self._keys, self._metrics = application, keys, metrics
+        self._application, self._reloaded, self._metrics = application, reloaded, metrics
 
     async def on_tick(self, counter: int) -> bool:
         """Runs ten times a second."""
         if self._metrics is not None:
             self._metrics.set_in_progress(len(self.server_state.tasks))
-        if self._keys is not None and counter % 10 == 0:
+        for each in self._reloaded if counter % 10 == 0 else ():
             try:
-                self._keys.reload()
-            except SettingError as error:
-                log.warning("the keys stay as they were: %s", error)
+                each.reload()
+            except (SettingError, OSError) as error:  # also ssl.SSLError, of a certificate that is half written
+                log.error("a changed file is not used: %s", error)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -117,6 +156,7 @@ async def _serve(settings: Settings) -> None:
     metrics = create_metrics()
     log_folder = os.environ.get("GANCTL_ACCESS_LOG")
     keys = Keys(Path(settings.keys)) if settings.keys else None
+    rates = RateLimit(Path(settings.rate_file), settings.rate) if settings.rate_file and settings.rate else None
     executor = ThreadPoolExecutor(1, thread_name_prefix="large")
     batchers = {}
     for name, commands in models.items():
@@ -125,12 +165,12 @@ async def _serve(settings: Settings) -> None:
     application = Application(
         batchers,
         count=metrics.count_refusal if metrics is not None else lambda status: None,
-        keys=keys,
+        access=Access(keys, rates, settings.origins),
         access_log=AccessLog(Path(log_folder)) if log_folder else None,
     )
     config = uvicorn.Config(
         application,
-        http=Protocol,
+        http=HttpProtocol,
         ws="none",
         lifespan="off",
         loop="uvloop",
@@ -141,10 +181,16 @@ async def _serve(settings: Settings) -> None:
         date_header=False,
         timeout_keep_alive=_IDLE_SECONDS,
         backlog=_BACKLOG,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
     )
+    config.load()
+    certificate = [Certificate(config.ssl, Path(settings.tls_cert), settings.tls_key)] if settings.tls_cert else []
+    reloaded: list[Reloaded] = [*certificate, *([keys] if keys is not None else [])]
     if metrics is not None:
         metrics.count_start()
-    await WorkerServer(config, application, keys, metrics).serve([socket.socket(fileno=settings.socket)])
+    sockets = [socket.socket(fileno=number) for number in settings.sockets]
+    await WorkerServer(config, application, reloaded, metrics).serve(sockets)
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A server with short time limits."""
     monkeypatch.setattr(protocol, "ARRIVAL_SECONDS", LIMIT)
     monkeypatch.setattr(protocol, "READING_SECONDS", LIMIT)
-    config = uvicorn.Config(echo, http=protocol.Protocol, ws="none", lifespan="off", log_config=None)
+    config = uvicorn.Config(echo, http=protocol.HttpProtocol, ws="none", lifespan="off", log_config=None)
     server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listener],))

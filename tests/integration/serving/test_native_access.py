@@ -1,0 +1,171 @@
+"""Who may use a native server, and how it is reached: keys, rates, origins, TLS, a Unix socket."""
+
+import re
+import ssl
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import trustme
+
+from ganctl.serving.archive.mar import package
+from ganctl.serving.errors import ServerError, SettingError
+from ganctl.serving.hosts.native.server import Server
+from tests import http
+from tests.integration.serving.conftest import finish, start_ganctl
+from tests.waiting import PATIENCE, wait_for
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+ORIGIN = "https://example.org"
+
+
+@pytest.fixture(scope="module")
+def mar(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return package(export, tmp_path_factory.mktemp("mar"))
+
+
+def status(server: Server, key: str) -> int:
+    return http.get(f"{server.url}/predictions/digits", headers={"Authorization": f"Bearer {key}"}).status_code
+
+
+def test_keys_of_a_file_are_accepted_revoked_and_added_while_the_server_runs(mar: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("ann key-of-ann\nbob key-of-bob\n")
+    with Server(mar, port=0, workers=2, keys=keys) as server:
+        assert http.get(f"{server.url}/predictions/digits").status_code == 401
+        assert [status(server, f"key-of-{name}") for name in ("ann", "bob", "eve")] == [200, 200, 401]
+        keys.write_text("bob key-of-bob\neve key-of-eve\n")
+        # each request may meet another worker, which reads the file at another moment
+        wait_for(
+            lambda: all(status(server, "key-of-ann") == 401 and status(server, "key-of-eve") == 200 for _ in range(8)),
+            "both workers have read the file again",
+        )
+        assert status(server, "key-of-bob") == 200
+
+
+@pytest.mark.parametrize("text", ["", "ann\n"])
+def test_a_file_without_usable_keys_is_refused_before_the_start(text: str, mar: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(text)
+    with pytest.raises(SettingError, match=re.escape(str(keys))):
+        Server(mar, port=0, keys=keys)
+
+
+def test_a_key_beyond_its_rate_gets_429_with_the_seconds_to_wait_and_others_go_on(mar: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("check key-of-check\nann key-of-ann\nbob key-of-bob\n")  # the server tries the first one
+    with Server(mar, port=0, workers=2, keys=keys, rate=0.001) as server:
+        assert [status(server, "key-of-ann") for _ in range(3)] == [200, 429, 429]
+        assert status(server, "key-of-bob") == 200
+        refused = http.get(f"{server.url}/predictions/digits", headers={"Authorization": "Bearer key-of-ann"})
+        assert int(refused.headers["retry-after"]) > 100
+
+
+def test_pages_of_an_allowed_origin_may_read_replies(mar: Path) -> None:
+    with Server(mar, port=0, workers=1, origins=[ORIGIN]) as server:
+        url = f"{server.url}/predictions/digits"
+        allowed = http.post(url, json={"seed": 1}, headers={"Origin": ORIGIN})
+        assert allowed.headers["access-control-allow-origin"] == ORIGIN
+        assert "x-seed" in allowed.headers["access-control-expose-headers"]
+        assert allowed.headers["vary"] == "Accept, Origin"
+        asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
+        preflight = http.request("OPTIONS", url, headers=asked)
+        assert preflight.status_code == 204
+        assert "POST" in preflight.headers["access-control-allow-methods"]
+        assert "content-type" in preflight.headers["access-control-allow-headers"]
+        for headers in ({}, {"Origin": "https://example.com"}):
+            for method in ("GET", "OPTIONS"):
+                reply = http.request(method, url, headers=headers)
+                assert not [name for name in reply.headers if name.startswith("access-control-")]
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Callable[[], tuple[Path, ssl.SSLContext]]:
+    """certificates() → a new certificate with its key in `tmp_path / "server.pem"`, and the context that trusts it."""
+
+    def new() -> tuple[Path, ssl.SSLContext]:
+        authority = trustme.CA()
+        issued = authority.issue_cert("127.0.0.1", "localhost")
+        replaced = tmp_path / "new.pem"
+        issued.private_key_and_cert_chain_pem.write_to_path(str(replaced))
+        replaced.replace(tmp_path / "server.pem")
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        return tmp_path / "server.pem", context
+
+    return new
+
+
+def test_https_is_served_with_the_certificate_that_is_in_the_file_now(
+    mar: Path, certificates: Callable[[], tuple[Path, ssl.SSLContext]]
+) -> None:
+    file, first = certificates()
+    with Server(mar, port=0, workers=1, tls_cert=file) as server:
+        assert server.url.startswith("https://127.0.0.1:")
+
+        def trusted(context: ssl.SSLContext) -> bool:
+            try:
+                with httpx.Client(verify=context, trust_env=False, timeout=PATIENCE) as client:
+                    return client.get(f"{server.url}/predictions/digits").status_code == 200
+            except httpx.ConnectError:
+                return False
+
+        assert trusted(first)
+        _, second = certificates()
+        wait_for(lambda: trusted(second), "the worker uses the new certificate")
+        assert not trusted(first)
+
+
+def test_a_certificate_without_its_key_is_refused_before_the_start(mar: Path, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(str(certificate))
+    trustme.CA().issue_cert("127.0.0.1").private_key_pem.write_to_path(str(key))
+    with pytest.raises(SettingError, match="--tls-key"):
+        Server(mar, port=0, tls_cert=certificate)
+    with pytest.raises(SettingError, match=re.escape(str(certificate))):
+        Server(mar, port=0, tls_cert=certificate, tls_key=key)
+
+
+@pytest.fixture
+def unix_client(tmp_path: Path) -> Iterator[httpx.Client]:
+    transport = httpx.HTTPTransport(uds=str(tmp_path / "socket"))
+    with httpx.Client(transport=transport, base_url="http://server", timeout=PATIENCE) as client:
+        yield client
+
+
+def test_a_unix_socket_is_served_besides_the_port_and_deleted_at_the_end(
+    mar: Path, tmp_path: Path, unix_client: httpx.Client
+) -> None:
+    path = tmp_path / "socket"
+    for _ in range(2):
+        with Server(mar, port=0, workers=1, unix_socket=path) as server:
+            assert unix_client.get("/predictions/digits").status_code == 200
+            assert http.get(f"{server.url}/predictions/digits").status_code == 200
+            with pytest.raises(ServerError, match="--unix-socket"), Server(mar, port=0, unix_socket=path):
+                pass
+            unix_client.close()
+        assert not path.exists()
+        unix_client = httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://server")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--keys", "keys"), "--keys: TorchServe"),
+        (("--rate-limit", "5", "--cors", "*"), "--rate-limit, --cors: TorchServe"),
+        (("--engine", "native", "--tls-key", "key"), "--tls-cert"),
+        (("--engine", "native", "--keys", "keys", "--auth", "none"), "--auth token"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    words: tuple[str, ...], message: str, export: Path, temporary: Path
+) -> None:
+    process = start_ganctl("serve", str(export), *words, temporary=temporary)
+    _, err = finish(process)
+    assert process.returncode == 2
+    assert message in err
