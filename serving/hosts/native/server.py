@@ -315,7 +315,9 @@ class Server:
         return httpx.Client(trust_env=False, verify=unverified, base_url=self.url, timeout=30.0)
 
     def _workers_ready(self) -> bool:
-        return all(len(versions.ready_workers()) >= self.workers for versions in self._versions.values())
+        """Returns whether every worker has loaded every model, and one listens already: the socket is shared."""
+        loaded = all(len(versions.ready_workers()) >= self.workers for versions in self._versions.values())
+        return loaded and all(each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for each in self._sockets)
 
     def _active_versions(self) -> dict[str, str]:
         return {name: versions.active.model_version for name, versions in self._versions.items()}
