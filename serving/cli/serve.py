@@ -38,6 +38,7 @@ def _workers(context: click.Context, parameter: click.Parameter, value: str) -> 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _RATE = "Requests per second for each key, or for all clients without keys. [native]"
 _CORS = "Let pages of this origin read replies; repeatable, * for all. [native]"
+_PROXY = "Address or network of a proxy whose X-Forwarded-For is logged; repeatable. [native]"
 _DRAIN = "Time limit for answering waiting requests on shutdown."
 _backend_option = click.option(
     "--backend", type=click.Choice(["onnx", "torchscript"]), help="[default: onnx; an archive has its own]"
@@ -61,6 +62,7 @@ _sha256_option = click.option(
 @click.option("--keys", metavar="FILE", type=PathParam(), help="Keys of clients, a line `NAME KEY` each. [native]")
 @click.option("--rate-limit", metavar="N", type=click.FloatRange(min=0.01), help=_RATE)
 @click.option("--cors", "origins", metavar="ORIGIN", multiple=True, help=_CORS)
+@click.option("--trusted-proxy", "proxies", metavar="ADDRESS", multiple=True, help=_PROXY)
 @click.option("--tls-cert", metavar="FILE", type=PathParam(), help="Certificate (PEM), for HTTPS. [native]")
 @click.option("--tls-key", metavar="FILE", type=PathParam(), help="Its private key, if it is another file. [native]")
 @click.option("--unix-socket", metavar="PATH", type=PathParam(), help="Listen there, too. [native]")
@@ -82,6 +84,7 @@ def serve(
     keys: str | None,
     rate_limit: float | None,
     origins: tuple[str, ...],
+    proxies: tuple[str, ...],
     tls_cert: str | None,
     tls_key: str | None,
     unix_socket: str | None,
@@ -108,7 +111,7 @@ def serve(
     start = _start_torchserve if engine == "torchserve" else _start_native
     native = {
         "keys": _path(keys), "rate": rate_limit, "origins": origins, "tls_cert": _path(tls_cert),
-        "tls_key": _path(tls_key), "unix_socket": _path(unix_socket),
+        "proxies": proxies, "tls_key": _path(tls_key), "unix_socket": _path(unix_socket),
     }  # fmt: skip
     _check_native_options(native, engine, auth)
 
@@ -155,7 +158,7 @@ def _path(text: str | None) -> Path | None:
     return Path(text) if text is not None else None
 
 
-_FLAGS = {"rate": "--rate-limit", "origins": "--cors"}
+_FLAGS = {"rate": "--rate-limit", "origins": "--cors", "proxies": "--trusted-proxy"}
 
 
 def _check_native_options(given: dict[str, Any], engine: str, auth: str | None) -> None:

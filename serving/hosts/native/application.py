@@ -86,7 +86,9 @@ class Application:
         if self._access_log is not None:
             request = PredictRequest(request_id.encode(), headers, {})
             answer = PredictReply(request.identity, reply.status, "", reply.headers, reply.body)
-            self._access_log.write_one(request, answer, batch_size, time.perf_counter() - started)
+            client = scope["client"][0] if scope["client"] else None  # none on a Unix socket
+            seconds = time.perf_counter() - started
+            self._access_log.write_one(request, answer, batch_size, seconds, client=client, path=scope["path"])
 
     async def _answer(self, scope: Scope, headers: Mapping[str, str], receive: Receive) -> tuple[HttpReply, int]:
         """Returns the reply, and the number of requests in its batch: 0 if no batch gave it."""

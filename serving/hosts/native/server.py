@@ -94,6 +94,7 @@ class Server:
         keys: file with a line `NAME KEY` for each key that requests may have; read again when it changes.
         rate: requests per second that each key may send, or all clients together without keys; None for no limit.
         origins: those whose pages may read replies, such as `https://example.org`; `*` for all.
+        proxies: addresses or networks of proxies whose header X-Forwarded-For names the client in the access log.
         tls_cert, tls_key: PEM files of the certificate and its private key, for HTTPS; read again when they change.
         unix_socket: path of a Unix socket to listen on, in addition to the port.
     """
@@ -114,6 +115,7 @@ class Server:
         keys: Path | None = None,
         rate: float | None = None,
         origins: Sequence[str] = (),
+        proxies: Sequence[str] = (),
         tls_cert: Path | None = None,
         tls_key: Path | None = None,
         unix_socket: Path | None = None,
@@ -123,7 +125,7 @@ class Server:
         self.auth = auth or ("none" if is_loopback(self.address) and keys is None else "token")
         if keys is not None:
             Keys(keys)  # raises before anything is started
-        self._keys, self._rate, self._origins = keys, rate, tuple(origins)
+        self._keys, self._rate, self._origins, self._proxies = keys, rate, tuple(origins), tuple(proxies)
         self._tls = check_certificate(tls_cert, tls_key) if tls_cert is not None else None
         self._unix_path = unix_socket.absolute() if unix_socket is not None else None
         try:
@@ -264,6 +266,7 @@ class Server:
             rate_file=str(self.folder / "rates"),
             rate=self._rate,
             origins=self._origins,
+            proxies=self._proxies,
             tls_cert=str(self._tls[0]) if self._tls is not None else None,
             tls_key=str(self._tls[1]) if self._tls is not None and self._tls[1] is not None else None,
         )

@@ -58,6 +58,7 @@ class Settings:
     keys: the file of keys; None if requests need none.
     rate_file, rate: the file of the rates, and requests per second for each key; None for no limit.
     origins: those whose pages may read replies.
+    proxies: addresses whose header X-Forwarded-For names the client.
     tls_cert, tls_key: the files of the certificate and its key; None for HTTP.
     """
 
@@ -68,6 +69,7 @@ class Settings:
     rate_file: str | None = None
     rate: float | None = None
     origins: tuple[str, ...] = ()
+    proxies: tuple[str, ...] = ()
     tls_cert: str | None = None
     tls_key: str | None = None
 
@@ -176,7 +178,8 @@ async def _serve(settings: Settings) -> None:
         loop="uvloop",
         log_config=None,
         access_log=False,
-        proxy_headers=False,
+        proxy_headers=bool(settings.proxies),
+        forwarded_allow_ips=list(settings.proxies),
         server_header=False,
         date_header=False,
         timeout_keep_alive=_IDLE_SECONDS,

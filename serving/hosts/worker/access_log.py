@@ -27,8 +27,10 @@ class AccessLog:
         for request, reply in zip(batch, replies, strict=True):
             self.write_one(request, reply, len(batch), seconds)
 
-    def write_one(self, request: PredictRequest, reply: PredictReply, batch_size: int, seconds: float) -> None:
-        """Logs a request that was answered in a batch of that size, `seconds` after its arrival."""
+    def write_one(
+        self, request: PredictRequest, reply: PredictReply, batch_size: int, seconds: float, **more: str | None
+    ) -> None:
+        """Logs a request that was answered in a batch of that size, `seconds` after its arrival; with `more` fields."""
         headers = {name.lower(): value for name, value in reply.headers.items()}
         correlation = correlation_headers(request.headers)
         record = {
@@ -42,5 +44,6 @@ class AccessLog:
             "model_version": headers.get("x-model-version"),
             "batch_size": batch_size,
             "milliseconds": round(1e3 * seconds, 3),
+            **more,
         }
         self._log.info(json.dumps(record))

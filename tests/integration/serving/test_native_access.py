@@ -1,5 +1,6 @@
 """Who may use a native server, and how it is reached: keys, rates, origins, TLS, a Unix socket."""
 
+import json
 import re
 import ssl
 import sys
@@ -169,3 +170,16 @@ def test_options_that_do_not_fit_are_refused(
     _, err = finish(process)
     assert process.returncode == 2
     assert message in err
+
+
+def test_the_log_names_the_client_that_a_trusted_proxy_forwards_and_no_other_one(mar: Path, tmp_path: Path) -> None:
+    forwarded = {"X-Forwarded-For": "203.0.113.9"}
+    for proxies, client in ((["127.0.0.0/8"], "203.0.113.9"), (["203.0.113.0/24"], "127.0.0.1"), ([], "127.0.0.1")):
+        folder = tmp_path / (client + str(len(proxies)))
+        with Server(mar, port=0, workers=1, access_log=folder, proxies=proxies) as server:
+            assert http.get(f"{server.url}/predictions/digits", headers=forwarded).status_code == 200
+            (path,) = folder.glob("access-*.jsonl")
+            wait_for(lambda path=path: path.read_text().count("\n") == 2, "the request is logged")  # type: ignore[misc]
+        *_, line = path.read_text().splitlines()
+        assert json.loads(line)["client"] == client
+        assert json.loads(line)["path"] == "/predictions/digits"
