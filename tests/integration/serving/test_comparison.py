@@ -82,7 +82,7 @@ def model_url(pid: int) -> str:
     return f"{dict(line.split('=', 1) for line in lines)['management_address']}/models/digits"
 
 
-@pytest.mark.parametrize(("name", "package"), [(LITSERVE, "litserve"), ("fastapi", "uvicorn")])
+@pytest.mark.parametrize(("name", "package"), [(LITSERVE, "litserve"), ("fastapi", "fastapi")])
 def test_a_peer_returns_the_requested_digits(targets: dict[str, Target], name: str, package: str) -> None:
     pytest.importorskip(package, reason=f"the package {package} is not installed: 'make bench' installs it")
     system = targets[name]
