@@ -255,7 +255,7 @@ def test_configure_decides_for_the_data_set_as_the_command_does(tmp_path: Path) 
     config = configure("auto", {"data.source": folder, "data.num_workers": 0})
     assert configure(None, {"data.source": folder, "data.num_workers": 0}) == config
     assert (config.preset, config.augment.probability, config.train.batch_size) == ("auto", "adaptive", 16)
-    assert configure("conv", {"data.source": folder}).train.batch_size == 64, "it reads no data"
+    assert configure("conv", {"data.source": folder}).train.batch_size == 128, "it reads no data"
 
 
 def test_a_data_set_that_cannot_be_read_is_an_error_with_exit_code_4_also_when_settings_are_printed(
