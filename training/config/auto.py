@@ -102,8 +102,8 @@ def _is_short(facts: Facts) -> bool:
 def _gpu_schedule(batch_size: int, images: int) -> Values:
     """Fits the schedule of `gpu` to fewer images and a smaller batch.
 
-    Learning rate and EMA lie between those for a batch of 64 and those of `gpu`, chosen for 4096, by the logarithm of the
-    batch. A run sees as many images as of MNIST.
+    Learning rate and EMA lie between those for a batch of 64 and those of `gpu`, chosen for 4096, by the logarithm of
+    the batch. A run sees as many images as of MNIST.
     """
     small, large = _SMALL_BATCH, preset_values("gpu")
     low, high = (math.log(preset["train.batch_size"]) for preset in (small, large))
