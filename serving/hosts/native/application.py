@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ganctl.serving.hosts.native.access import ALLOW, METHODS, Access
 from ganctl.serving.hosts.native.batcher import Batcher, Refused
@@ -15,9 +15,6 @@ from ganctl.serving.hosts.native.open_inference import OpenInference
 from ganctl.serving.hosts.worker.access_log import AccessLog
 from ganctl.serving.hosts.worker.correlation import correlation_headers
 from ganctl.serving.hosts.worker.messages import PredictReply, PredictRequest
-
-if TYPE_CHECKING:
-    pass
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

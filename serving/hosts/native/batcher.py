@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ganctl.serving.hosts.native.inputs import Inputs
 from ganctl.serving.hosts.native.model import NativeModel
+from ganctl.serving.hosts.worker.messages import Inputs
 
 if TYPE_CHECKING:
     from ganctl.serving.handler.engine import Inputs as EngineInputs
@@ -123,7 +123,8 @@ class Batcher:
             answers = self._finish(model, [each.request for each in batch], time.perf_counter())
         except Exception as error:  # a defect fails this batch, and each request gets its 500
             for each in batch:
-                each.answer.set_exception(error)
+                if not each.answer.done():
+                    each.answer.set_exception(error)
             return
         for each, answer in zip(batch, answers, strict=True):
             if not each.answer.done():  # cancelled, because the worker stops

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from email.message import EmailMessage, MIMEPart
 from urllib.parse import unquote_to_bytes
 
-Inputs = dict[str, bytes | list[bytes]]  # a list if a field is repeated
+from ganctl.serving.hosts.worker.messages import Inputs, add_input
 
 FORM, MULTIPART = "application/x-www-form-urlencoded", "multipart/form-data"
 
@@ -27,27 +27,17 @@ def read_inputs(query: bytes, content_type: str, body: bytes) -> Inputs:
     """
     inputs: Inputs = {}
     for name, value in _pairs(query, "the query"):
-        _add(inputs, name, value)
+        add_input(inputs, name, value)
     media = content_type.partition(";")[0].strip().lower()
     if media == FORM:
         for name, value in _pairs(body, "the form"):
-            _add(inputs, name, value)
+            add_input(inputs, name, value)
     elif media == MULTIPART:
         for name, value in _parts(content_type, body):
-            _add(inputs, name, value)
+            add_input(inputs, name, value)
     elif body:
-        _add(inputs, "body", body)
+        add_input(inputs, "body", body)
     return inputs
-
-
-def _add(inputs: Inputs, name: str, value: bytes) -> None:
-    before = inputs.get(name)
-    if before is None:
-        inputs[name] = value
-    elif isinstance(before, list):
-        before.append(value)
-    else:
-        inputs[name] = [before, value]
 
 
 def _pairs(text: bytes, where: str) -> Iterator[tuple[str, bytes]]:

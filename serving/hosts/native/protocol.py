@@ -23,7 +23,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._refusal = (HTTPStatus.BAD_REQUEST, "The request is not valid HTTP/1.1.")
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn: a TCP transport
         super().connection_made(transport)
         self._expect_arrival()
 

@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """What a worker needs to know.
+    """Settings of a worker, which the server passes on its command line.
 
     sockets: file descriptors of the bound sockets.
     states: the folder of the commands for each model, by the model's name.
@@ -78,7 +78,7 @@ class Settings:
 
 
 class Reloaded(Protocol):
-    """What is read from a file that may change while the server runs."""
+    """Keys or a certificate, read from a file that may change while the server runs."""
 
     def reload(self) -> bool: ...
 

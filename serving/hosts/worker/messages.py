@@ -2,6 +2,19 @@
 
 from typing import NamedTuple
 
+Inputs = dict[str, bytes | list[bytes]]  # a list if a field is repeated
+
+
+def add_input(inputs: Inputs, name: str, value: bytes) -> None:
+    """Adds a field of a query or a form; a repeated field becomes a list."""
+    before = inputs.get(name)
+    if before is None:
+        inputs[name] = value
+    elif isinstance(before, list):
+        before.append(value)
+    else:
+        inputs[name] = [before, value]
+
 
 class PredictRequest(NamedTuple):
     """A request of a client.

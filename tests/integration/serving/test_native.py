@@ -22,7 +22,9 @@ from tests.unit.serving.gates import HELD, Gate
 from tests.unit.serving.small_export import write_export
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the native host needs Linux, and the tests look into /proc"
+)
 
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
 SEEDED = request(body=b'{"digits": 7, "seed": 3}', headers=[JSON])

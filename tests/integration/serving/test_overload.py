@@ -8,7 +8,7 @@ import select
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tests import http
 from tests.integration.serving.conftest import Running, running, stop
 from tests.integration.serving.hostile_kinds import JSON
 from tests.integration.serving.watch import Watch
-from tests.integration.serving.wire import Wire, request
+from tests.integration.serving.wire import Reply, Wire, request
 from tests.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -41,30 +41,41 @@ def many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@pytest.mark.usefixtures("many_files")
-def test_a_full_queue_of_torchserve_refuses_excess_requests_with_503_and_answers_the_others(
-    export: Path, tmp_path: Path
-) -> None:
-    with running(export, tmp_path) as server:
-        check_a_full_queue(server)
+def flood(server: Running, until: Callable[[list[Wire]], int]) -> tuple[list[Reply | None], int]:
+    """Sends more requests than TorchServe's queue takes while the workers are stopped, on a connection each.
 
+    Args:
+        server: the server.
+        until: is called before the workers go on.
 
-def check_a_full_queue(own: Running) -> None:
-    watch = Watch(own)
-    workers = watch.workers()
-    wires = [Wire(own.url) for _ in range(QUEUE + TAKEN + EXCESS)]
+    Returns:
+        the replies, and the result of `until`.
+    """
+    workers = Watch(server).workers()
+    wires = [Wire(server.url) for _ in range(QUEUE + TAKEN + EXCESS)]
     try:
         for pid in workers:
             stop(pid)
         for seed, wire in enumerate(wires):
             wire.send(request(body=json.dumps({"seed": seed}).encode(), headers=[JSON]))
-        refused = _wait_for_refusals(wires)
+        result = until(wires)
         for pid in workers:
             os.kill(pid, signal.SIGCONT)
         replies = [wire.read() for wire in wires]
     finally:
         for wire in wires:
             wire.close()
+    assert Watch(server).workers() == workers
+    return replies, result
+
+
+@pytest.mark.usefixtures("many_files")
+def test_a_full_queue_of_torchserve_refuses_excess_requests_with_503_and_answers_the_others(
+    export: Path, tmp_path: Path
+) -> None:
+    with running(export, tmp_path) as server:
+        replies, refused = flood(server, _wait_for_refusals)
+        assert http.get(f"{server.url}/predictions/digits").status_code == 200
     statuses = Counter(reply.status if reply else None for reply in replies)
     assert set(statuses) == {200, 503}, "every request gets a complete reply"
     assert EXCESS <= refused <= statuses[503] <= EXCESS + TAKEN
@@ -75,8 +86,6 @@ def check_a_full_queue(own: Running) -> None:
         else:
             assert reply.headers["content-type"] == "application/json"
             assert json.loads(reply.body)["code"] == 503
-    assert http.get(f"{own.url}/predictions/digits").status_code == 200
-    assert watch.workers() == workers
 
 
 @pytest.mark.usefixtures("many_files")
@@ -84,22 +93,8 @@ def test_requests_of_many_connections_wait_for_the_native_host_and_are_all_answe
     export: Path, tmp_path: Path
 ) -> None:
     with running(export, tmp_path, engine="native") as server:
-        watch = Watch(server)
-        workers = watch.workers()
-        wires = [Wire(server.url) for _ in range(QUEUE + TAKEN + EXCESS)]
-        try:
-            for pid in workers:
-                stop(pid)
-            for seed, wire in enumerate(wires):
-                wire.send(request(body=json.dumps({"seed": seed}).encode(), headers=[JSON]))
-            for pid in workers:
-                os.kill(pid, signal.SIGCONT)
-            replies = [wire.read() for wire in wires]
-        finally:
-            for wire in wires:
-                wire.close()
-        assert [reply and reply.headers.get("x-seed") for reply in replies] == [str(seed) for seed in range(len(wires))]
-        assert watch.workers() == workers
+        replies, _ = flood(server, len)
+    assert [reply and reply.headers.get("x-seed") for reply in replies] == [str(seed) for seed in range(len(replies))]
 
 
 def _wait_for_refusals(wires: list[Wire]) -> int:

@@ -1,4 +1,4 @@
-"""What the tests of bad data sets share: functions that write one, and the assertion that it is refused."""
+"""Helpers for the tests of bad data sets: functions that write one, and the assertion that it is refused."""
 
 import os
 from collections.abc import Callable

@@ -8,7 +8,7 @@ import functools
 import struct
 from collections.abc import Iterable
 
-from ganctl.serving.hosts.worker.messages import PredictReply, PredictRequest
+from ganctl.serving.hosts.worker.messages import PredictReply, PredictRequest, add_input
 
 _LOAD, _PREDICT = b"L", b"I"
 _END = b"\xff\xff\xff\xff"  # −1
@@ -73,13 +73,7 @@ def _read_batch(data: bytes) -> tuple[list[PredictRequest], int]:
             _media_type, at = _read_bytes(data, at)
             value, at = _read_bytes(data, at)
             field = encoded.decode("utf-8", "replace")
-            before = inputs.get(field)
-            if before is None:
-                inputs[field] = value
-            elif isinstance(before, list):
-                before.append(value)
-            else:
-                inputs[field] = [before, value]
+            add_input(inputs, field, value)
         at += 4
         requests.append(PredictRequest(identity, headers, inputs))
     return requests, at + 4
