@@ -5,37 +5,33 @@ the status and the length of the reply.
 """
 
 import itertools
+import math
 import re
 import select
 import socket
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _RECEIVE_BYTES = 1 << 18
 _EXTRA_SECONDS = 60.0
 
 
-@dataclass
-class Result:
-    """Replies within `seconds`, without the warm-up."""
+class Result(NamedTuple):
+    """The replies of a measurement.
 
-    seconds: float
-    latencies: list[float]  # seconds, of replies with status 200
-    statuses: Counter[int]
-    failures: int  # connections that closed without a reply
+    rate: replies with status 200 per second.
+    p50, p99: latencies in seconds that 50 and 99 % of the replies did not exceed.
+    accepted: replies with status 200.
+    refused: other replies, and connections that closed without one.
+    """
 
-    @property
-    def rate(self) -> float:
-        """Replies with status 200 per second."""
-        return len(self.latencies) / self.seconds
-
-    def percentile(self, share: float) -> float:
-        """Returns the latency in seconds that a `share` (0 … 1) of the replies with status 200 did not exceed."""
-        assert self.latencies, "no reply with status 200"
-        return sorted(self.latencies)[min(len(self.latencies) - 1, int(share * len(self.latencies)))]
+    rate: float
+    p50: float
+    p99: float
+    accepted: int
+    refused: int
 
 
 def get(path: str, accept: str = "image/png") -> bytes:
@@ -93,13 +89,14 @@ def load(
         connection.socket.sendall(next(next_request))
 
     clock = time.perf_counter
-    result = Result(seconds, [], Counter(), 0)
+    latencies: list[float] = []  # seconds
+    refused = 0
     measure_from = clock() + warm_up
     deadline = measure_from + seconds
     extended_deadline = deadline + _EXTRA_SECONDS
     for _ in range(connections):
         connect()
-    while clock() < deadline or (len(result.latencies) < min_replies and clock() < extended_deadline):
+    while clock() < deadline or (len(latencies) < min_replies and clock() < extended_deadline):
         for number, _ in poll.poll(0.1):
             connection = open_[number]
             try:
@@ -107,7 +104,7 @@ def load(
             except ConnectionError:
                 data = b""
             if not data:
-                result.failures += connection.bytes_left != 0 and clock() > measure_from
+                refused += connection.bytes_left != 0 and clock() > measure_from
                 poll.unregister(number)
                 del open_[number]
                 connection.socket.close()
@@ -126,16 +123,18 @@ def load(
                 continue
             now = clock()
             if now >= measure_from:
-                status = int(connection.received[9:12])
-                result.statuses[status] += 1
-                if status == 200:
-                    result.latencies.append(now - connection.sent_at)
+                if connection.received[9:12] == b"200":
+                    latencies.append(now - connection.sent_at)
+                else:
+                    refused += 1
             if b"\r\nconnection: close" in connection.received:
                 connection.bytes_left = 0  # no failure when the server closes the connection
             else:
                 send(connection)
-    result.seconds = clock() - measure_from
+    seconds = clock() - measure_from
     for connection in open_.values():
         connection.socket.close()
     poll.close()
-    return result
+    latencies.sort()
+    p50, p99 = (latencies[int(share * len(latencies))] if latencies else math.nan for share in (0.5, 0.99))
+    return Result(len(latencies) / seconds, p50, p99, len(latencies), refused)

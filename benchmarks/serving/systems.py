@@ -12,10 +12,11 @@ import httpx
 
 from ganctl.benchmarks.peers import GENERATOR
 from ganctl.benchmarks.serving.process import Launch
-from ganctl.benchmarks.serving.torchserve import PATH, ceiling, free_ports, stock
+from ganctl.benchmarks.serving.torchserve import PATH, ceiling, free_ports, repack, stock
 from ganctl.benchmarks.systems import INSTALL
 
-CEILING, LITSERVE = "constant", "litserve"  # the references of relative rates
+CEILING, NATIVE_CEILING, LITSERVE = "constant", "native-constant", "litserve"  # the references of relative rates
+_CONSTANT_SERVICE = Path(__file__).parents[1] / "peers" / "constant_service.py"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def systems(models: Models) -> list[Target]:
         servers += [Target("torchscript", "ours, TorchScript", _not_started, unavailable=unavailable)]
     servers += [_ours("conv-2", "ours, ONNX Runtime, 2 workers, the larger generator of `conv`", models.conv, 2)]
     servers += [_native(f"native-{n}", f"our native host, ONNX Runtime, {_workers(n)}", models.onnx, n) for n in (1, 2)]
+    description = "constant bytes from our native host, 2 workers: its ceiling"
+    servers += [Target(NATIVE_CEILING, description, partial(_native_ceiling, models), kinds=("GET", "POST"))]
     servers += [Target("stock", "the same handler in TorchServe with default settings", partial(stock, models.onnx))]
     servers += [_litserve(models.generator), _fastapi(models.generator)]
     description = "constant bytes from TorchServe's own worker, our server's settings, 2 workers: the ceiling"
@@ -71,13 +74,25 @@ def _not_started(folder: Path) -> Launch:
 
 
 def _native(name: str, description: str, mar: Path, workers: int) -> Target:
-    return _ours(name, description, mar, workers, engine="native")
+    return Target(name, description, lambda _: _serve(mar, workers, "native"))
 
 
-def _ours(name: str, description: str, mar: Path, workers: int, *, engine: str = "torchserve") -> Target:
+def _native_ceiling(models: Models, folder: Path) -> Launch:
+    repack(
+        models.onnx,
+        folder / "constant.mar",
+        {"ganctl_entry.py": _CONSTANT_SERVICE.read_bytes(), "digit.png": models.digit},
+    )
+    return _serve(folder / "constant.mar", 2, "native")
+
+
+def _ours(name: str, description: str, mar: Path, workers: int) -> Target:
+    return Target(name, description, lambda _: _serve(mar, workers, "torchserve"))
+
+
+def _serve(mar: Path, workers: int, engine: str) -> Launch:
     arguments = ["serve", str(mar), "--engine", engine, "--port", "0", "--workers", str(workers), "--json"]
-    launch = Launch([sys.executable, "-m", "ganctl", *arguments], _printed_url)
-    return Target(name, description, lambda _: launch)
+    return Launch([sys.executable, "-m", "ganctl", *arguments], _printed_url)
 
 
 def _printed_url(output: Path) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ganctl.benchmarks.errors import BenchUsageError
 from ganctl.benchmarks.report import JsonObject, markdown_table
 from ganctl.benchmarks.serving.cases import CONNECTIONS, DESCRIPTIONS
-from ganctl.benchmarks.serving.systems import CEILING, LITSERVE
+from ganctl.benchmarks.serving.systems import CEILING, LITSERVE, NATIVE_CEILING
 from ganctl.benchmarks.speed.compare import ratio
 
 START_MARKER, END_MARKER = "<!-- ganctl bench serve: begins -->", "<!-- ganctl bench serve: ends -->"
@@ -21,8 +21,9 @@ def serve_table(results: JsonObject) -> str:
     heads = [f"{kind} {number}" for kind, number in points]
     lines = [
         f"Medians of {results['repetitions']} interleaved repetitions. Each starts one server at a time, warms it up"
-        f" for {results['warm_up']:g} s and measures each figure for {results['seconds']:g} s; the load generator runs"
-        f" on the same cores. {machine['device']}; cores: {machine['cores']}; Python {machine['python']}.",
+        f" for {results['warm_up']:g} s and measures each figure for {results['seconds']:g} s; the load generator"
+        f" ({results['load_generator']}) runs on the same cores. {machine['device']}; cores: {machine['cores']};"
+        f" Python {machine['python']}.",
         "",
         "Requests/s by number of connections (in brackets: the share of refused requests):",
         "",
@@ -32,7 +33,7 @@ def serve_table(results: JsonObject) -> str:
         "",
         *_table(["system", *heads], systems, lambda system: [_latency(_case(system, *point)) for point in points]),
         "",
-        f"Other figures: rates over {_MAX} connections relative to the ceiling and LitServe (medians of the"
+        f"Other figures: rates over {_MAX} connections relative to the host's ceiling and LitServe (medians of the"
         f" repetitions' ratios); {_title('JSON')}; {_title('grid')}; time from start to ready; and the final memory:"
         " RSS and PSS of the largest worker, and PSS of all processes:",
         "",
@@ -96,12 +97,13 @@ def _times(case: JsonObject | None, other: JsonObject | None) -> str:
 
 def _other_cells(system: JsonObject, systems: Sequence[JsonObject]) -> list[str]:
     by_name = {other["name"]: other for other in systems}
+    ceiling = by_name.get(NATIVE_CEILING if system["name"].startswith("native") else CEILING)
     get, post = (_case(system, kind, _MAX) for kind in ("GET", "POST"))
     grid = _case(system, "grid", *CONNECTIONS["grid"])
     memory = {name: statistics.median(each[name] for each in system["memory"]) for name in ("rss", "pss", "pss_all")}
     return [
-        _times(get, _case(by_name.get(CEILING), "GET", _MAX)),
-        _times(post, _case(by_name.get(CEILING), "POST", _MAX)),
+        _times(get, _case(ceiling, "GET", _MAX)),
+        _times(post, _case(ceiling, "POST", _MAX)),
         _times(post, _case(by_name.get(LITSERVE), "POST", _MAX)),
         _rate(_case(system, "JSON", *CONNECTIONS["JSON"])),
         "–" if grid is None else f"{statistics.median(grid['rates']) * grid['images']:,.0f}",

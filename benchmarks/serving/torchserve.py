@@ -10,6 +10,7 @@ import httpx
 import yaml
 
 from ganctl.benchmarks.serving.process import Launch
+from ganctl.serving.archive.integrity import DIGESTS, digest_list
 from ganctl.serving.archive.mar import MODEL_NAME
 from ganctl.serving.hosts.torchserve.config import JAVA_OPTIONS, METRICS, config_properties, log4j2
 from ganctl.serving.hosts.torchserve.java import find_java
@@ -74,12 +75,11 @@ def ceiling(mar: Path, digit: bytes, workers: int, folder: Path) -> Launch:
 
 
 def repack(mar: Path, to: Path, files: Mapping[str, bytes]) -> None:
-    """Writes a copy of an archive in which these files are replaced or added."""
-    with zipfile.ZipFile(mar) as old, zipfile.ZipFile(to, "w") as new:
-        for name in old.namelist():
-            if name not in files:
-                new.writestr(name, old.read(name))
-        for name, content in files.items():
+    """Writes a copy of an archive in which these files are replaced or added, with a new list of digests."""
+    with zipfile.ZipFile(mar) as old:
+        members = {**{name: old.read(name) for name in old.namelist() if name != DIGESTS}, **files}
+    with zipfile.ZipFile(to, "w") as new:
+        for name, content in {**members, DIGESTS: digest_list(members)}.items():
             new.writestr(name, content)
 
 

@@ -95,7 +95,7 @@ def serve(
 
     The default SOURCE, `pretrained`, is the generator of handwritten digits that comes with ganctl.
 
-    --engine native runs uvicorn: less latency, no Java, and several models, each under its NAME
+    --engine native runs a server of ours: less latency, no Java, and several models, each under its NAME
     (`digits=digits.mar faces=runs/faces`; a single one is called digits). --engine torchserve runs TorchServe.
     docs/hosts.md compares them.
 

@@ -1,1 +1,1 @@
-"""The native host: uvicorn workers on one port, and a process that supervises them."""
+"""The native host: workers that accept from one port, and a process that supervises them."""

@@ -1,39 +1,40 @@
-"""The ASGI application of a worker: paths, methods, keys, limits and headers around the handler's replies."""
+"""Answers the requests of a worker's connections: paths, methods, keys and headers around the handler's replies."""
 
+import asyncio
+import itertools
 import json
+import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from http import HTTPStatus
-from typing import Any
 
 from ganctl.serving.hosts.native.access import ALLOW, METHODS, Access
-from ganctl.serving.hosts.native.batcher import Batcher, Refused
-from ganctl.serving.hosts.native.http_reply import HttpReply, refusal
+from ganctl.serving.hosts.native.batcher import Answer, Batcher, Refused
+from ganctl.serving.hosts.native.connection import HttpRequest, Respond
+from ganctl.serving.hosts.native.http_reply import HttpReply, defect, refusal
 from ganctl.serving.hosts.native.inputs import InputError, read_inputs
 from ganctl.serving.hosts.native.open_inference import OpenInference
+from ganctl.serving.hosts.native.proxies import Proxies
 from ganctl.serving.hosts.worker.access_log import AccessLog
 from ganctl.serving.hosts.worker.correlation import correlation_headers
 from ganctl.serving.hosts.worker.messages import PredictReply, PredictRequest
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-
-_RETRY = {"Retry-After": "1"}
-_CLOSE = {"Connection": "close"}
 _TOO_MANY = "Too many large requests at the same time; try again later."
 _MAX_TENSORS = 1 << 20  # bytes of a request with tensors
 _YEAR = "public, max-age=31536000, immutable"
 
-
-class Disconnected(Exception):
-    """The client closed the connection before its request was complete."""
+log = logging.getLogger(__name__)
 
 
 class Application:
-    """Answers the requests of all connections of a worker."""
+    """Answers the requests to the models of a worker.
+
+    Attributes:
+        closing: whether each reply is the last one of its connection.
+        in_progress: the number of requests that are being answered.
+    """
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class Application:
         count: Callable[[int], None],
         access: Access,
         access_log: AccessLog | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         """Prepares the paths of each model.
 
@@ -50,85 +52,108 @@ class Application:
             count: counts the status of a reply that no batch gave.
             access: decides which requests are answered.
             access_log: gets a line for each request, if there is one.
+            proxies: those whose X-Forwarded-For names the client in the access log.
         """
         self._count, self._access, self._access_log = count, access, access_log
-        self.closing = False  # whether each reply is the last one of its connection
+        self._proxies = proxies or Proxies(())
+        self.closing = False
+        self.in_progress = 0
         self._batchers: dict[str, Batcher] = {}
         for name, batcher in batchers.items():
             for path in (f"/predictions/{name}", f"/{name}/predict", f"/models/{name}/invoke"):
                 self._batchers[path] = batcher
         self._names = tuple(batchers)
         self._open_inference = OpenInference(batchers)
+        self._worker, self._numbers = os.urandom(6).hex(), itertools.count()  # of the identities of requests
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds no reference to a task
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request (ASGI)."""
-        started = time.perf_counter()
-        headers = _read_headers(scope["headers"])
-        try:
-            reply, batch_size = await self._answer(scope, headers, receive)
-        except Disconnected:
+    def max_body(self, path: str) -> int:
+        """Returns the number of bytes that a body for this path may have."""
+        if _is_open_inference(path):
+            return _MAX_TENSORS
+        batcher, _ = self._find(path)
+        return batcher.interface.limits.max_body if batcher is not None else 0
+
+    def answer(self, request: HttpRequest, respond: Respond) -> None:
+        """Calls `respond` with the reply, now or later."""
+        self.in_progress += 1
+        if _is_open_inference(request.path):
+            self._start(self._answer_open_inference(request, respond))
             return
-        correlation = correlation_headers(headers)
-        request_id = correlation.get("X-Client-Request-Id") or os.urandom(8).hex()
-        reply.headers.update(correlation, **{"X-Request-Id": request_id})
-        if self.closing:
-            reply.headers.update(_CLOSE)
-        if cors := self._access.cors_headers(headers):
-            reply.headers.update(cors, Vary=", ".join(filter(None, (reply.headers.get("Vary"), "Origin"))))
-        fields = [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]
-        if reply.status != HTTPStatus.NOT_MODIFIED:
-            fields.append((b"content-length", b"%d" % len(reply.body)))
-        await send({"type": "http.response.start", "status": reply.status, "headers": fields})
-        await send({"type": "http.response.body", "body": reply.body})
-        if self._access_log is not None:
-            request = PredictRequest(request_id.encode(), headers, {})
-            answer = PredictReply(request.identity, reply.status, "", reply.headers, reply.body)
-            client = scope["client"][0] if scope["client"] else None  # none on a Unix socket
-            seconds = time.perf_counter() - started
-            self._access_log.write_one(request, answer, batch_size, seconds, client=client, path=scope["path"])
-
-    async def _answer(self, scope: Scope, headers: Mapping[str, str], receive: Receive) -> tuple[HttpReply, int]:
-        """Returns the reply, and the number of requests in its batch: 0 if no batch gave it."""
-        if scope["path"] == "/v2" or scope["path"].startswith("/v2/"):
-            return await self._answer_open_inference(scope, headers, receive), 0
-        batcher, version = self._find(scope["path"])
-        reply = self._refuse(scope, headers, batcher, version)
+        batcher, version = self._find(request.path)
+        reply = self._refuse(request, batcher, version)
         if reply is None:
             assert batcher is not None, "an unknown path is refused"
-            max_body = batcher.interface.limits.max_body
-            body = await _read_body(receive, max_body)
             try:
-                inputs = read_inputs(scope["query_string"], headers.get("content-type", ""), body)
-                answer = await batcher.answer(inputs, headers)
+                inputs = read_inputs(request.query, request.headers.get("content-type", ""), request.body)
+                batcher.answer(inputs, request.headers, partial(self._answered, request, respond, bool(version)))
             except InputError as error:
                 reply = refusal(HTTPStatus.BAD_REQUEST, str(error))
             except Refused:
-                reply = refusal(HTTPStatus.TOO_MANY_REQUESTS, _TOO_MANY, _RETRY)
+                reply = _too_many()
+            except Exception:
+                log.exception("a defect made one request fail")
+                reply = defect()
             else:
-                if answer.status == HTTPStatus.OK:
-                    answer.headers["Cache-Control"] = _cache_control(answer.headers, immutable=bool(version))
-                if len(body) > max_body:
-                    answer.headers.update(_CLOSE)  # the rest of the body is not read
-                return HttpReply(answer.status, answer.headers, answer.body), answer.batch_size
+                return
         self._count(reply.status)
-        return reply, 0
+        self._send(request, respond, reply)
 
-    async def _answer_open_inference(self, scope: Scope, headers: Mapping[str, str], receive: Receive) -> HttpReply:
-        reply = None if scope["path"].startswith("/v2/health/") else self._access.refuse(headers)
-        if reply is None and scope["method"] == "OPTIONS":
-            reply = self._access.preflight(headers)
+    def _answered(self, request: HttpRequest, respond: Respond, is_immutable: bool, answer: Answer) -> None:
+        """Sends the handler's reply."""
+        status, headers, body, batch_size = answer
+        if status == HTTPStatus.OK:
+            # without an ETag the images are random; at a path without a version they may change with the version
+            headers["Cache-Control"] = "no-store" if "ETag" not in headers else _YEAR if is_immutable else "no-cache"
+        self._send(request, respond, HttpReply(status, headers, body), batch_size)
+
+    def _send(self, request: HttpRequest, respond: Respond, reply: HttpReply, batch_size: int = 0) -> None:
+        """Adds the headers that all replies have.
+
+        Args:
+            request: the request.
+            respond: is called with the reply.
+            reply: the reply.
+            batch_size: the number of requests in its batch; 0 if no batch gave it.
+        """
+        self.in_progress -= 1
+        headers = request.headers
+        if "x-request-id" in headers or "traceparent" in headers:
+            reply.headers.update(correlation_headers(headers))
+        identity = reply.headers.get("X-Client-Request-Id") or f"{self._worker}{next(self._numbers):06x}"
+        reply.headers["X-Request-Id"] = identity
+        if "origin" in headers and (cors := self._access.cors_headers(headers)):
+            reply.headers.update(cors, Vary=", ".join(filter(None, (reply.headers.get("Vary"), "Origin"))))
+        respond(reply)
+        if self._access_log is not None:
+            logged = PredictRequest(identity.encode(), headers, {})
+            answer = PredictReply(logged.identity, reply.status, "", reply.headers, reply.body)
+            client = self._proxies.client(request.peer, headers.get("x-forwarded-for", ""))
+            seconds = time.perf_counter() - request.arrived
+            self._access_log.write_one(logged, answer, batch_size, seconds, client=client, path=request.path)
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer_open_inference(self, request: HttpRequest, respond: Respond) -> None:
+        reply = None if request.path.startswith("/v2/health/") else self._access.refuse(request.headers)
+        if reply is None and request.method == "OPTIONS":
+            reply = self._access.preflight(request.headers)
+        if reply is None and len(request.body) > _MAX_TENSORS:
+            detail = f"The body is longer than {_MAX_TENSORS:,} bytes."
+            reply = refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
         if reply is None:
-            body = await _read_body(receive, _MAX_TENSORS)
-            if len(body) > _MAX_TENSORS:
-                detail = f"The body is longer than {_MAX_TENSORS:,} bytes."
-                reply = refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, _CLOSE)
-            else:
-                try:
-                    reply = await self._open_inference.answer(scope["method"], scope["path"], headers, body)
-                except Refused:
-                    reply = refusal(HTTPStatus.TOO_MANY_REQUESTS, _TOO_MANY, _RETRY)
+            try:
+                reply = await self._open_inference.answer(request.method, request.path, request.headers, request.body)
+            except Refused:
+                reply = _too_many()
+            except Exception:
+                log.exception("a defect made one request fail")
+                reply = defect()
         self._count(reply.status)
-        return reply
+        self._send(request, respond, reply)
 
     def _find(self, path: str) -> tuple[Batcher | None, str]:
         """Returns the batcher of a path, and the version that the path names: `/predictions/NAME/VERSION`, or ""."""
@@ -138,20 +163,18 @@ class Application:
             return self._batchers.get(parent), version
         return batcher, ""
 
-    def _refuse(
-        self, scope: Scope, headers: Mapping[str, str], batcher: Batcher | None, version: str
-    ) -> HttpReply | None:
+    def _refuse(self, request: HttpRequest, batcher: Batcher | None, version: str) -> HttpReply | None:
         """Returns the reply to a request that is not passed on to a model, or None."""
-        if scope["path"] == "/ping":
+        if request.path == "/ping":
             return HttpReply(200, {"content-type": "application/json"}, json.dumps({"status": "Healthy"}).encode())
-        if batcher is not None and scope["method"] == "OPTIONS":
-            return self._access.preflight(headers)
-        if (refused := self._access.refuse(headers)) is not None:
+        if batcher is not None and request.method == "OPTIONS":
+            return self._access.preflight(request.headers)
+        if (refused := self._access.refuse(request.headers)) is not None:
             return refused
         if batcher is None:
             paths = ", ".join(f"/predictions/{name}" for name in self._names)
             return refusal(HTTPStatus.NOT_FOUND, f"Nothing is served at this path. Send requests to {paths}.")
-        if scope["method"] not in METHODS:
+        if request.method not in METHODS:
             return refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"Expected {ALLOW['Allow']}.", ALLOW)
         if version not in ("", batcher.version):
             detail = f"The version {version!r} is not served, but {batcher.version!r}. Leave it out for any version."
@@ -159,29 +182,9 @@ class Application:
         return None
 
 
-def _read_headers(fields: list[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Returns the values by name in lower case; those of a repeated header are joined (RFC 9110, section 5.3)."""
-    headers: dict[str, str] = {}
-    for encoded, content in fields:
-        name, value = encoded.decode("latin-1"), content.decode("utf-8", "replace")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
+def _is_open_inference(path: str) -> bool:
+    return path == "/v2" or path.startswith("/v2/")
 
 
-async def _read_body(receive: Receive, limit: int) -> bytes:
-    """Returns the body; of one with more than `limit` bytes, its first part, which is longer than `limit`, too."""
-    body = b""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Disconnected
-        body += bytes(message["body"])
-        if not message["more_body"] or len(body) > limit:
-            return body
-
-
-def _cache_control(headers: Mapping[str, str], *, immutable: bool) -> str:
-    """A reply without an ETag has random images; one of a path without a version may change with the version."""
-    if "ETag" not in headers:
-        return "no-store"
-    return _YEAR if immutable else "no-cache"
+def _too_many() -> HttpReply:
+    return refusal(HTTPStatus.TOO_MANY_REQUESTS, _TOO_MANY, {"Retry-After": "1"})

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ganctl.serving.hosts.native.http_reply import defect
 from ganctl.serving.hosts.native.model import NativeModel
 from ganctl.serving.hosts.worker.messages import Inputs
 
@@ -27,6 +29,8 @@ _MAX_LARGE = 8.0  # total size of the large requests that may wait, in units of 
 
 Answered = Callable[["Sequence[Reply]", "Observation", float], None]  # replies, measurements, seconds of a batch
 
+log = logging.getLogger(__name__)
+
 
 class Refused(Exception):
     """Too many large requests wait."""
@@ -41,10 +45,13 @@ class Answer(NamedTuple):
     batch_size: int
 
 
+Respond = Callable[[Answer], None]
+
+
 class _Waiting(NamedTuple):
     model: NativeModel
     request: "Request"
-    answer: asyncio.Future[Answer]
+    respond: Respond
 
 
 class Batcher:
@@ -85,27 +92,32 @@ class Batcher:
             images = await self._loop.run_in_executor(self._executor, model.service.engine.generate, inputs)
         return images.transpose(0, 3, 1, 2)
 
-    async def answer(self, inputs: Inputs, headers: Mapping[str, str]) -> Answer:
-        """Answers one request.
+    def answer(self, inputs: Inputs, headers: Mapping[str, str], respond: Respond) -> None:
+        """Answers one request: calls `respond` now or later, with status 500 if a defect keeps it from being drawn.
 
         Raises:
             Refused: too many large requests wait.
         """
         model = self._model()
         parsed = model.service.parse(inputs, headers)
-        if model.is_request(parsed):
-            size = model.service.cost(parsed)
-            return await (
-                self._draw_small(model, parsed) if size <= _MAX_SMALL else self._draw_large(model, parsed, size)
-            )
-        return self._finish(model, [parsed], time.perf_counter())[0]
+        if not model.is_request(parsed):
+            respond(self._finish(model, [parsed], time.perf_counter())[0])
+        elif (size := model.service.cost(parsed)) <= _MAX_SMALL:
+            if not self._waiting:
+                self._loop.call_soon(self._draw_when_complete, 0)
+            self._waiting.append(_Waiting(model, parsed, respond))
+        else:
+            self._draw_large(model, parsed, size, respond)
 
-    def _draw_small(self, model: NativeModel, request: "Request") -> asyncio.Future[Answer]:
-        if not self._waiting:
-            self._loop.call_soon(self._draw_batch)  # after all requests that have arrived by now
-        answer: asyncio.Future[Answer] = self._loop.create_future()
-        self._waiting.append(_Waiting(model, request, answer))
-        return answer
+    def _draw_when_complete(self, known: int) -> None:
+        """Draws what waits as soon as a round of the event loop brings no request that was not `known`.
+
+        A round costs microseconds, but accepts one new connection only.
+        """
+        if known < len(self._waiting) < MAX_IMAGES:
+            self._loop.call_soon(self._draw_when_complete, len(self._waiting))
+        else:
+            self._draw_batch()
 
     def _draw_batch(self) -> None:
         """Draws the requests that wait, up to MAX_IMAGES; further ones after the replies were sent."""
@@ -118,23 +130,31 @@ class Batcher:
                 break
             batch.append(self._waiting.popleft())
         if self._waiting:
-            self._loop.call_soon(self._draw_batch)
+            self._loop.call_soon(self._draw_when_complete, 0)
         try:
             answers = self._finish(model, [each.request for each in batch], time.perf_counter())
-        except Exception as error:  # a defect fails this batch, and each request gets its 500
-            for each in batch:
-                if not each.answer.done():
-                    each.answer.set_exception(error)
-            return
+        except Exception:
+            log.exception("a defect made a batch of %d requests fail", len(batch))
+            answers = [_failure(len(batch)) for _ in batch]
         for each, answer in zip(batch, answers, strict=True):
-            if not each.answer.done():  # cancelled, because the worker stops
-                each.answer.set_result(answer)
+            each.respond(answer)
 
-    async def _draw_large(self, model: NativeModel, request: "Request", size: float) -> Answer:
+    def _draw_large(self, model: NativeModel, request: "Request", size: float, respond: Respond) -> None:
         started = time.perf_counter()
-        with self._reserve(size):
-            reply, observation = await self._loop.run_in_executor(self._executor, _draw_one, model, request)
-        return self._count(model, [reply], observation, started)[0]
+        reservation = contextlib.ExitStack()
+        reservation.enter_context(self._reserve(size))
+
+        def finish(drawing: "asyncio.Future[tuple[Reply, Observation]]") -> None:
+            reservation.close()
+            try:
+                reply, observation = drawing.result()
+                answer = self._count(model, [reply], observation, started)[0]
+            except Exception:
+                log.exception("a defect made a large request fail")
+                answer = _failure(1)
+            respond(answer)
+
+        self._loop.run_in_executor(self._executor, _draw_one, model, request).add_done_callback(finish)
 
     @contextlib.contextmanager
     def _reserve(self, size: float) -> Iterator[None]:
@@ -156,6 +176,10 @@ class Batcher:
         self._answered(replies, observation, time.perf_counter() - started)
         headers = model.service.http_headers
         return [Answer(reply.status, headers(reply), reply.body, len(replies)) for reply in replies]
+
+
+def _failure(batch_size: int) -> Answer:
+    return Answer(*defect(), batch_size)
 
 
 def _draw_one(model: NativeModel, request: "Request") -> "tuple[Reply, Observation]":

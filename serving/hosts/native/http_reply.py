@@ -18,3 +18,8 @@ class HttpReply(NamedTuple):
 def refusal(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> HttpReply:
     """Returns a reply that explains an error (RFC 9457)."""
     return HttpReply(status, {"content-type": MEDIA_TYPE, **(headers or {})}, problem(status, detail))
+
+
+def defect() -> HttpReply:
+    """Returns the reply to a request that a defect of ours made fail."""
+    return refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "A defect in the service; see its log.")

@@ -3,6 +3,7 @@
 https://github.com/kserve/open-inference-protocol, with Triton's extension for binary tensors.
 """
 
+import asyncio
 import io
 import json
 import math
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganctl import __version__
-from ganctl.serving.hosts.native.batcher import Batcher
+from ganctl.serving.hosts.native.batcher import Answer, Batcher
 from ganctl.serving.hosts.native.http_reply import HttpReply
 
 if TYPE_CHECKING:
@@ -119,9 +120,10 @@ async def _infer(name: str, batcher: Batcher, headers: Mapping[str, str], body: 
         fields: Json = {each: inputs[each].reshape(-1)[0].item() for each in _SCALARS if each in inputs}
         if label is not None:
             fields |= {"digits": label.reshape(-1).tolist()}
-        answer = await batcher.answer(
-            {"body": json.dumps(fields).encode()}, {"accept": "application/x-npz", "content-type": _JSON}
-        )
+        answering: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        body = json.dumps(fields).encode()
+        batcher.answer({"body": body}, {"accept": "application/x-npz", "content-type": _JSON}, answering.set_result)
+        answer = await answering
         if answer.status != HTTPStatus.OK:
             raise InferenceError(answer.status, _problem_text(answer.body))
         answer_headers = {key: value for key, value in answer.headers.items() if key in ("X-Seed", "X-Model-Version")}

@@ -28,6 +28,7 @@ from ganctl.serving.hosts.management import Management, ManagementReply, refusal
 from ganctl.serving.hosts.metrics import MetricsEndpoint
 from ganctl.serving.hosts.native.keys import Keys, first_key, write_new_key
 from ganctl.serving.hosts.native.pool import WorkerPool
+from ganctl.serving.hosts.native.proxies import Proxies
 from ganctl.serving.hosts.native.rate_limit import create_rate_file
 from ganctl.serving.hosts.native.worker import Settings
 from ganctl.serving.hosts.ports import bind_ports
@@ -126,6 +127,10 @@ class Server:
         if keys is not None:
             Keys(keys)  # raises before anything is started
         self._keys, self._rate, self._origins, self._proxies = keys, rate, tuple(origins), tuple(proxies)
+        try:
+            Proxies(proxies)
+        except ValueError as error:
+            raise SettingError(f"--trusted-proxy: {error}. Give addresses or networks.") from error
         self._tls = check_certificate(tls_cert, tls_key) if tls_cert is not None else None
         self._unix_path = unix_socket.absolute() if unix_socket is not None else None
         try:
@@ -148,9 +153,10 @@ class Server:
         """
         with contextlib.ExitStack() as stack:
             sockets = stack.enter_context(bind_ports(self.address, self._requested_port, _PORTS))
-            self._sockets = sockets[:1]
+            self._port_socket, self._shared = sockets[0], list[socket.socket]()
+            self._port_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if self._unix_path is not None:
-                self._sockets.append(stack.enter_context(unix_socket(self._unix_path)))
+                self._shared.append(stack.enter_context(unix_socket(self._unix_path)))
             inference, management, metrics = (each.getsockname()[1] for each in sockets)
             scheme = "https" if self._tls is not None else "http"
             self.url = f"{scheme}://{url_host(connect_address(self.address))}:{inference}"
@@ -213,7 +219,7 @@ class Server:
             abort: ends the wait at once when it is set.
         """
         self._pool.stop_restarts()
-        for each in self._sockets:
+        for each in self._shared:
             each.close()  # the workers close their copies
         return self._pool.drain(seconds, abort or threading.Event())
 
@@ -257,9 +263,26 @@ class Server:
         if self._access_log is not None:
             self._access_log.mkdir(parents=True, exist_ok=True)
 
+    def _listener(self) -> socket.socket:
+        """Returns a new socket for the port, to which the kernel gives a share of the connections (SO_REUSEPORT).
+
+        On a socket that all workers share, the worker that happens to be awake accepts nearly all of a client's
+        connections.
+        """
+        listener = socket.socket(self._port_socket.family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if listener.family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(self._port_socket.getsockname())
+        return listener
+
     def _start_worker(self, number: int) -> "subprocess.Popen[bytes]":
+        with self._listener() as listener:  # the worker has a copy, which ends with it
+            return self._start_process(number, [listener.fileno(), *(each.fileno() for each in self._shared)])
+
+    def _start_process(self, number: int, sockets: Sequence[int]) -> "subprocess.Popen[bytes]":
         settings = Settings(
-            sockets=[each.fileno() for each in self._sockets],
+            sockets=list(sockets),
             states={name: str(self._model_folder(name) / "state") for name in self._archives},
             parent=os.getpid(),
             keys=str(keys.absolute()) if (keys := self._keys or self.token_file) is not None else None,
@@ -279,7 +302,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                pass_fds=[each.fileno() for each in self._sockets],
+                pass_fds=sockets,
                 start_new_session=True,  # a Ctrl-C in the terminal reaches only us
             )
 
@@ -318,9 +341,8 @@ class Server:
         return httpx.Client(trust_env=False, verify=unverified, base_url=self.url, timeout=30.0)
 
     def _workers_ready(self) -> bool:
-        """Returns whether every worker has loaded every model, and one listens already: the socket is shared."""
-        loaded = all(len(versions.ready_workers()) >= self.workers for versions in self._versions.values())
-        return loaded and all(each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for each in self._sockets)
+        """Returns whether every worker has loaded every model and listens."""
+        return all(len(versions.ready_workers()) >= self.workers for versions in self._versions.values())
 
     def _active_versions(self) -> dict[str, str]:
         return {name: versions.active.model_version for name, versions in self._versions.items()}

@@ -7,6 +7,7 @@ access log, is optional.
 
 import asyncio
 import ctypes
+import itertools
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import signal
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -21,15 +23,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import uvicorn
-
 from ganctl.serving.errors import SettingError
 from ganctl.serving.hosts.native.access import Access
 from ganctl.serving.hosts.native.application import Application
 from ganctl.serving.hosts.native.batcher import Batcher
+from ganctl.serving.hosts.native.connection import Connection
 from ganctl.serving.hosts.native.keys import Keys, file_stamp
 from ganctl.serving.hosts.native.model import NativeModel
-from ganctl.serving.hosts.native.protocol import HttpProtocol
+from ganctl.serving.hosts.native.proxies import Proxies
 from ganctl.serving.hosts.native.rate_limit import RateLimit
 from ganctl.serving.hosts.worker.access_log import AccessLog
 from ganctl.serving.hosts.worker.commands import Commands
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from ganctl.serving.handler.replies import Reply
     from ganctl.serving.handler.service import Observation
 
-_IDLE_SECONDS = 75  # until a connection without requests is closed
+_TICK_SECONDS, _TICKS_TO_RELOAD = 0.1, 10
 _LINGER_SECONDS = 0.5  # in which clients learn that their connection ends, before idle ones are closed
 _BACKLOG = 1_024  # connections that wait to be accepted
 _SWITCH_SECONDS = 1e-3  # Python's default, 5 ms, would delay small requests while a thread draws a large one
@@ -52,7 +53,7 @@ log = logging.getLogger(__name__)
 class Settings:
     """Settings of a worker, which the server passes on its command line.
 
-    sockets: file descriptors of the bound sockets.
+    sockets: file descriptors of the bound sockets: one of the worker's own, and those that all workers share.
     states: the folder of the commands for each model, by the model's name.
     parent: process id of the server; the worker does not outlive it.
     keys: the file of keys; None if requests need none.
@@ -84,12 +85,13 @@ class Reloaded(Protocol):
 
 
 class Certificate:
-    """The certificate of a TLS context; new connections get the one that is in the files now."""
+    """A TLS context with the certificate that is in the files now; for new connections."""
 
-    def __init__(self, context: ssl.SSLContext | None, certificate: Path, key: str | None) -> None:
-        assert context is not None, "a server with a certificate has a context"
-        self._context, self._certificate, self._key = context, certificate, key
+    def __init__(self, certificate: Path, key: str | None) -> None:
+        self._certificate, self._key = certificate, key
         self._stamp = file_stamp(certificate)
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.context.load_cert_chain(certificate, key)
 
     def reload(self) -> bool:
         """Reads the files again if the certificate has changed; returns whether it has.
@@ -101,41 +103,68 @@ class Certificate:
         if stamp == self._stamp:
             return False
         self._stamp = stamp
-        self._context.load_cert_chain(self._certificate, self._key)
+        self.context.load_cert_chain(self._certificate, self._key)
         return True
 
 
-class WorkerServer(uvicorn.Server):
+class WorkerServer:
     """Answers until SIGTERM; then lets clients finish."""
 
-    def __init__(
-        self, config: uvicorn.Config, application: Application, reloaded: Sequence[Reloaded], metrics: Metrics | None
-    ) -> None:
-        super().__init__(config)
-        self._application, self._reloaded, self._metrics = application, reloaded, metrics
+    def __init__(self, application: Application, reloaded: Sequence[Reloaded], metrics: Metrics | None) -> None:
+        """Prepares the server.
 
-    async def on_tick(self, counter: int) -> bool:
-        """Runs ten times a second."""
-        if self._metrics is not None:
-            self._metrics.set_in_progress(len(self.server_state.tasks))
-        for each in self._reloaded if counter % 10 == 0 else ():
-            try:
-                each.reload()
-            except (SettingError, OSError) as error:  # also ssl.SSLError, of a certificate that is half written
-                log.error("a changed file is not used: %s", error)
-        return await super().on_tick(counter)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Refuses new connections, answers requests of open ones with `Connection: close`, and then closes idle ones.
-
-        A client with an idle connection thus has some time to end it by a request, which would be lost if the
-        connection was closed at that moment.
+        Args:
+            application: answers the requests.
+            reloaded: read again once a second.
+            metrics: get the number of requests in progress, if there are metrics.
         """
-        for server in self.servers:
-            server.close()
-        self._application.closing = True
-        await asyncio.sleep(_LINGER_SECONDS)
-        await super().shutdown(sockets)
+        self._application, self._reloaded, self._metrics = application, reloaded, metrics
+        self._connections: set[Connection] = set()
+
+    async def serve(
+        self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None, listening: Callable[[], None]
+    ) -> None:
+        """Listens on bound sockets until SIGTERM or Ctrl-C; calls `listening` when it begins.
+
+        After the signal it refuses new connections, answers requests of open ones with `Connection: close`, and then
+        closes idle ones. A client with an idle connection thus has some time to end it by a request, which would be
+        lost if the connection was closed at that moment.
+        """
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        servers = [await loop.create_server(self._connect, sock=each, ssl=tls, backlog=_BACKLOG) for each in sockets]
+        listening()
+        async with asyncio.TaskGroup() as tasks:  # an error of one ends the worker
+            ticks = tasks.create_task(self._tick_forever())
+            await stop.wait()
+            for server in servers:
+                server.close()
+            self._application.closing = True
+            await asyncio.sleep(_LINGER_SECONDS)
+            while self._connections:
+                for connection in tuple(self._connections):
+                    connection.close_unless_answering()
+                await asyncio.sleep(_TICK_SECONDS)
+            ticks.cancel()
+
+    def _connect(self) -> Connection:
+        return Connection(self._application, self._connections)
+
+    async def _tick_forever(self) -> None:
+        for tick in itertools.count():
+            if self._metrics is not None:
+                self._metrics.set_in_progress(self._application.in_progress)
+            now = time.monotonic()
+            for connection in tuple(self._connections):
+                connection.check(now)
+            for each in self._reloaded if tick % _TICKS_TO_RELOAD == 0 else ():
+                try:
+                    each.reload()
+                except (SettingError, OSError) as error:  # also ssl.SSLError, of a certificate that is half written
+                    log.error("a changed file is not used: %s", error)
+            await asyncio.sleep(_TICK_SECONDS)
 
 
 def _counter(metrics: Metrics | None, model: str) -> "Callable[[Sequence[Reply], Observation, float], None]":
@@ -169,31 +198,23 @@ async def _serve(settings: Settings) -> None:
         count=metrics.count_refusal if metrics is not None else lambda status: None,
         access=Access(keys, rates, settings.origins),
         access_log=AccessLog(Path(log_folder)) if log_folder else None,
+        proxies=Proxies(settings.proxies),
     )
-    config = uvicorn.Config(
-        application,
-        http=HttpProtocol,
-        ws="none",
-        lifespan="off",
-        loop="uvloop",
-        log_config=None,
-        access_log=False,
-        proxy_headers=bool(settings.proxies),
-        forwarded_allow_ips=list(settings.proxies),
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=_IDLE_SECONDS,
-        backlog=_BACKLOG,
-        ssl_certfile=settings.tls_cert,
-        ssl_keyfile=settings.tls_key,
-    )
-    config.load()
-    certificate = [Certificate(config.ssl, Path(settings.tls_cert), settings.tls_key)] if settings.tls_cert else []
-    reloaded: list[Reloaded] = [*certificate, *([keys] if keys is not None else [])]
+    reloaded: list[Reloaded] = [keys] if keys is not None else []
+    certificate = None
+    if settings.tls_cert is not None:
+        certificate = Certificate(Path(settings.tls_cert), settings.tls_key)
+        reloaded.append(certificate)
     if metrics is not None:
         metrics.count_start()
     sockets = [socket.socket(fileno=number) for number in settings.sockets]
-    await WorkerServer(config, application, reloaded, metrics).serve(sockets)
+    server = WorkerServer(application, reloaded, metrics)
+
+    def follow() -> None:
+        for commands in models.values():
+            commands.follow()
+
+    await server.serve(sockets, certificate.context if certificate is not None else None, follow)
 
 
 def main() -> None:

@@ -42,10 +42,13 @@ class Commands(Generic[Model]):
         self.model: Model
 
     def load(self) -> None:
-        """Loads the first model and starts polling `state`."""
+        """Loads the first model."""
         self._loaded = self._active_version()
         self.model = self._load_model(self._loaded)
         freeze_gc()
+
+    def follow(self) -> None:
+        """Reports that the worker answers, and starts polling `state`."""
         self._poll()
         self._report(self._loaded)
         threading.Thread(target=self._poll_forever, name="commands", daemon=True).start()

@@ -31,7 +31,13 @@ def system(name: str, rates: list[float], measured: list[Case] | None = None, re
 def results(*systems: Record) -> Record:
     machine = {"device": "CPU", "cores": 2, "torch": "2", "python": "3"}
     settings = {"seconds": 3.0, "repetitions": 3, "warm_up": 5.0}
-    return {"machine": machine, **settings, "systems": list(systems), "skipped": {"fastapi": "not installed"}}
+    return {
+        "machine": machine,
+        **settings,
+        "load_generator": "wrk",
+        "systems": list(systems),
+        "skipped": {"fastapi": "not installed"},
+    }
 
 
 def rows(text: str, name: str) -> list[list[str]]:

@@ -55,6 +55,7 @@ class Worker:
             data = b""
             if batch is None:
                 self._commands.load()
+                self._commands.follow()
                 if self._metrics is not None:
                     self._metrics.count_start()
                 connection.sendall(LOADED)

@@ -1,50 +1,57 @@
 """Connections of the native host end in time if the client is too slow."""
 
+import asyncio
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-import uvicorn
 
-from ganctl.serving.hosts.native import protocol
+from ganctl.serving.hosts.native import connection
+from ganctl.serving.hosts.native.connection import Connection, HttpRequest, Respond
+from ganctl.serving.hosts.native.http_reply import HttpReply
 from tests.integration.serving.wire import BrokenReply, Wire, request
-from tests.waiting import PATIENCE, wait_for
+from tests.waiting import PATIENCE
 
 LIMIT = 0.3  # seconds
 LARGE = 1 << 23  # bytes; more than the buffers of a socket
 
 
-async def echo(scope: dict[str, Any], receive: Any, send: Any) -> None:
+class Echo:
     """Replies with the request's body, or with LARGE bytes to an empty one."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return
-        body, more = body + message["body"], message["more_body"]
-    body = body or bytes(LARGE)
-    headers = [(b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+
+    closing = False
+
+    def max_body(self, path: str) -> int:
+        return LARGE
+
+    def answer(self, request: HttpRequest, respond: Respond) -> None:
+        respond(HttpReply(200, {}, request.body or bytes(LARGE)))
 
 
 @pytest.fixture
 def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A server with short time limits."""
-    monkeypatch.setattr(protocol, "ARRIVAL_SECONDS", LIMIT)
-    monkeypatch.setattr(protocol, "READING_SECONDS", LIMIT)
-    config = uvicorn.Config(echo, http=protocol.HttpProtocol, ws="none", lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
+    monkeypatch.setattr(connection, "ARRIVAL_SECONDS", LIMIT)
+    monkeypatch.setattr(connection, "READING_SECONDS", LIMIT)
     listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, args=([listener],))
+    stop = threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(_serve(listener, stop)))
     thread.start()
-    wait_for(lambda: server.started, "the server has started")
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
+    stop.set()
     thread.join(PATIENCE)
+
+
+async def _serve(listener: socket.socket, stop: threading.Event) -> None:
+    connections: set[Connection] = set()
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(Echo(), connections), sock=listener)
+    async with server:
+        while not stop.is_set():
+            await asyncio.sleep(0.01)
+            for each in tuple(connections):
+                each.check(time.monotonic())
 
 
 @pytest.mark.parametrize("cut", [0, 1, 30, -1])
