@@ -27,7 +27,18 @@ MAX_IMAGES = 64  # of a batch of small requests, so that none waits long for the
 _MAX_SMALL = 1 / 32  # of the largest allowed request; above, a request is large
 _MAX_LARGE = 8.0  # total size of the large requests that may wait, in units of the largest allowed one
 
-Answered = Callable[["Sequence[Reply]", "Observation", float], None]  # replies, measurements, seconds of a batch
+
+class Drawn(NamedTuple):
+    """A batch that was drawn.
+
+    `seconds` is the time that drawing took, `waited` the time that its first request had waited until then.
+    """
+
+    replies: "Sequence[Reply]"
+    observation: "Observation"
+    seconds: float
+    waited: float | None
+
 
 log = logging.getLogger(__name__)
 
@@ -52,20 +63,23 @@ class _Waiting(NamedTuple):
     model: NativeModel
     request: "Request"
     respond: Respond
+    since: float  # seconds
 
 
 class Batcher:
     """Answers the requests to one model."""
 
-    def __init__(self, model: Callable[[], NativeModel], executor: ThreadPoolExecutor, answered: Answered) -> None:
+    def __init__(
+        self, model: Callable[[], NativeModel], executor: ThreadPoolExecutor, drawn: Callable[[Drawn], None]
+    ) -> None:
         """Prepares an empty queue.
 
         Args:
             model: returns the model that is served now.
             executor: draws large requests; it has one thread.
-            answered: is called after each batch.
+            drawn: is called after each batch.
         """
-        self._model, self._executor, self._answered = model, executor, answered
+        self._model, self._executor, self._drawn = model, executor, drawn
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Waiting] = deque()
         self._large = 0.0  # total size of the large requests that wait
@@ -101,11 +115,11 @@ class Batcher:
         model = self._model()
         parsed = model.service.parse(inputs, headers)
         if not model.is_request(parsed):
-            respond(self._finish(model, [parsed], time.perf_counter())[0])
+            respond(self._draw(model, [parsed], waited=None)[0])
         elif (size := model.service.cost(parsed)) <= _MAX_SMALL:
             if not self._waiting:
                 self._loop.call_soon(self._draw_when_complete, 0)
-            self._waiting.append(_Waiting(model, parsed, respond))
+            self._waiting.append(_Waiting(model, parsed, respond, time.perf_counter()))
         else:
             self._draw_large(model, parsed, size, respond)
 
@@ -132,7 +146,8 @@ class Batcher:
         if self._waiting:
             self._loop.call_soon(self._draw_when_complete, 0)
         try:
-            answers = self._finish(model, [each.request for each in batch], time.perf_counter())
+            waited = time.perf_counter() - batch[0].since
+            answers = self._draw(model, [each.request for each in batch], waited=waited)
         except Exception:
             log.exception("a defect made a batch of %d requests fail", len(batch))
             answers = [_failure(len(batch)) for _ in batch]
@@ -140,21 +155,20 @@ class Batcher:
             each.respond(answer)
 
     def _draw_large(self, model: NativeModel, request: "Request", size: float, respond: Respond) -> None:
-        started = time.perf_counter()
         reservation = contextlib.ExitStack()
         reservation.enter_context(self._reserve(size))
+        since = time.perf_counter()
 
-        def finish(drawing: "asyncio.Future[tuple[Reply, Observation]]") -> None:
+        def finish(drawing: asyncio.Future[Drawn]) -> None:
             reservation.close()
             try:
-                reply, observation = drawing.result()
-                answer = self._count(model, [reply], observation, started)[0]
+                answer = self._report(model, drawing.result())[0]
             except Exception:
                 log.exception("a defect made a large request fail")
                 answer = _failure(1)
             respond(answer)
 
-        self._loop.run_in_executor(self._executor, _draw_one, model, request).add_done_callback(finish)
+        self._loop.run_in_executor(self._executor, _draw_one, model, request, since).add_done_callback(finish)
 
     @contextlib.contextmanager
     def _reserve(self, size: float) -> Iterator[None]:
@@ -167,21 +181,25 @@ class Batcher:
         finally:
             self._large -= size
 
-    def _finish(self, model: NativeModel, batch: "Sequence[Request | Reply]", started: float) -> list[Answer]:
-        return self._count(model, model.service.draw(batch), model.service.observation, started)
+    def _draw(self, model: NativeModel, batch: "Sequence[Request | Reply]", waited: float | None) -> list[Answer]:
+        started = time.perf_counter()
+        replies = model.service.draw(batch)
+        seconds = time.perf_counter() - started
+        return self._report(model, Drawn(replies, model.service.observation, seconds, waited))
 
-    def _count(
-        self, model: NativeModel, replies: "Sequence[Reply]", observation: "Observation", started: float
-    ) -> list[Answer]:
-        self._answered(replies, observation, time.perf_counter() - started)
+    def _report(self, model: NativeModel, drawn: Drawn) -> list[Answer]:
+        """Returns the answers of a batch, after it was counted."""
+        self._drawn(drawn)
         headers = model.service.http_headers
-        return [Answer(reply.status, headers(reply), reply.body, len(replies)) for reply in replies]
+        return [Answer(reply.status, headers(reply), reply.body, len(drawn.replies)) for reply in drawn.replies]
 
 
 def _failure(batch_size: int) -> Answer:
     return Answer(*defect(), batch_size)
 
 
-def _draw_one(model: NativeModel, request: "Request") -> "tuple[Reply, Observation]":
-    (reply,) = model.large_service.draw([request])
-    return reply, model.large_service.observation
+def _draw_one(model: NativeModel, request: "Request", since: float) -> Drawn:
+    """Draws a large request, which has waited since then."""
+    started = time.perf_counter()
+    replies = model.large_service.draw([request])
+    return Drawn(replies, model.large_service.observation, time.perf_counter() - started, started - since)

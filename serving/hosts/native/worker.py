@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Protocol
 from ganctl.serving.errors import SettingError
 from ganctl.serving.hosts.native.access import Access
 from ganctl.serving.hosts.native.application import Application
-from ganctl.serving.hosts.native.batcher import Batcher
+from ganctl.serving.hosts.native.batcher import Batcher, Drawn
 from ganctl.serving.hosts.native.connection import Connection
 from ganctl.serving.hosts.native.keys import Keys, file_stamp
 from ganctl.serving.hosts.native.model import NativeModel
@@ -37,8 +37,7 @@ from ganctl.serving.hosts.worker.commands import Commands
 from ganctl.serving.hosts.worker.metrics import Metrics, create_metrics
 
 if TYPE_CHECKING:
-    from ganctl.serving.handler.replies import Reply
-    from ganctl.serving.handler.service import Observation
+    pass
 
 _TICK_SECONDS, _TICKS_TO_RELOAD = 0.1, 10
 _LINGER_SECONDS = 0.5  # in which clients learn that their connection ends, before idle ones are closed
@@ -167,13 +166,14 @@ class WorkerServer:
             await asyncio.sleep(_TICK_SECONDS)
 
 
-def _counter(metrics: Metrics | None, model: str) -> "Callable[[Sequence[Reply], Observation, float], None]":
-    """Returns a function that counts an answered batch of a model."""
+def _counter(metrics: Metrics | None, model: str) -> Callable[[Drawn], None]:
+    """Returns a function that counts a batch of a model that was drawn."""
     batches = metrics.of_model(model) if metrics is not None else None
 
-    def count(replies: "Sequence[Reply]", observation: "Observation", seconds: float) -> None:
+    def count(batch: Drawn) -> None:
         if batches is not None:
-            batches.finish_batch([reply.status for reply in replies], observation, seconds)
+            statuses = [reply.status for reply in batch.replies]
+            batches.finish_batch(statuses, batch.observation, batch.seconds, batch.waited)
 
     return count
 
@@ -184,7 +184,7 @@ def _current(commands: Commands[NativeModel]) -> NativeModel:
 
 async def _serve(settings: Settings) -> None:
     models = {name: Commands(Path(state), partial(NativeModel, name=name)) for name, state in settings.states.items()}
-    metrics = create_metrics()
+    metrics = create_metrics(has_queue=True)
     log_folder = os.environ.get("GANCTL_ACCESS_LOG")
     keys = Keys(Path(settings.keys)) if settings.keys else None
     rates = RateLimit(Path(settings.rate_file), settings.rate) if settings.rate_file and settings.rate else None

@@ -23,11 +23,13 @@ class Metrics:
     """The metrics of one worker.
 
     prometheus_client keeps them in $PROMETHEUS_MULTIPROC_DIR, where they outlive the process: counters never decrease.
+
+    Args:
+        has_queue: whether requests wait in the worker, as in the native host; TorchServe's queue is in its front end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_queue: bool) -> None:
         self._starts = Counter("ganctl_worker_starts", "Workers that loaded a model, including restarted ones.")
-        self._in_progress: Gauge | None = None  # of the native host; TorchServe's queue is in the front end
         self.busy = Gauge("ganctl_busy_workers", "Workers that are answering a batch.", multiprocess_mode="livesum")
         model, seconds = ["model"], _SECONDS
         self.requests = Counter("ganctl_requests", "Requests that reached a worker.", ["model", "status"])
@@ -39,6 +41,12 @@ class Metrics:
         )
         self.inference = Histogram("ganctl_inference_seconds", "Inference time of a batch.", model, buckets=seconds)
         self.encode = Histogram("ganctl_encode_seconds", "Image encoding time of a batch.", model, buckets=seconds)
+        self._in_progress, self.queue = None, None
+        if has_queue:
+            description = "Requests that are being answered."
+            self._in_progress = Gauge("ganctl_requests_in_progress", description, multiprocess_mode="livesum")
+            description = "Time that the first request of a batch waited to be drawn."
+            self.queue = Histogram("ganctl_queue_seconds", description, model, buckets=seconds)
 
     def count_start(self) -> None:
         """Counts the first load of a model in this process."""
@@ -50,9 +58,7 @@ class Metrics:
 
     def set_in_progress(self, count: int) -> None:
         """Sets the number of requests that the worker is answering."""
-        self._in_progress = self._in_progress or Gauge(
-            "ganctl_requests_in_progress", "Requests that are being answered.", multiprocess_mode="livesum"
-        )
+        assert self._in_progress is not None, "the worker has a queue"
         self._in_progress.set(count)
         self.busy.set(count > 0)
 
@@ -73,20 +79,26 @@ class ModelMetrics:
         self._images, self._size = metrics.images.labels(name), metrics.size.labels(name)
         self._batch, self._inference = metrics.batch.labels(name), metrics.inference.labels(name)
         self._encode = metrics.encode.labels(name)
+        self._queue = metrics.queue.labels(name) if metrics.queue is not None else None
 
-    def finish_batch(self, statuses: Sequence[int], observation: "Observation | None", seconds: float) -> None:
+    def finish_batch(
+        self, statuses: Sequence[int], observation: "Observation | None", seconds: float, waited: float | None = None
+    ) -> None:
         """Marks the worker as idle and counts an answered batch.
 
         Args:
             statuses: those of the replies that were sent.
             observation: the handler's measurements; None if the handler was not called.
             seconds: from the batch's arrival to its replies.
+            waited: seconds that its first request waited in the worker; None if it did not wait there.
         """
         self._busy.set(0)
         for status, count in Count(statuses).items():
             self._requests.labels(self._name, status).inc(count)
         self._size.observe(len(statuses))
         self._batch.observe(seconds)
+        if self._queue is not None and waited is not None:
+            self._queue.observe(waited)
         if observation is None:
             return
         for field, count in observation.faults.items():
@@ -97,7 +109,7 @@ class ModelMetrics:
             self._encode.observe(observation.encode_seconds)
 
 
-def create_metrics() -> Metrics | None:
+def create_metrics(*, has_queue: bool) -> Metrics | None:
     """Returns new metrics, or None if the disk of $PROMETHEUS_MULTIPROC_DIR is full.
 
     Allocates their files on the disk: a write to a mapped file would end the process with SIGBUS once the disk is full.
@@ -114,4 +126,4 @@ def create_metrics() -> Metrics | None:
         for path in files:
             path.unlink(missing_ok=True)
         return None
-    return Metrics()
+    return Metrics(has_queue=has_queue)

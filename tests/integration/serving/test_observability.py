@@ -58,6 +58,9 @@ def test_metrics_count_requests_images_errors_and_seconds(counted: Running) -> N
     if counted.engine == "torchserve":
         waited = [after[key] - before.get(key, 0.0) for key in after if key[0] == "QueueTime_count"]
         assert sum(waited) == 3
+    else:
+        assert increase("ganctl_queue_seconds_count") == 2, "a faulty request does not wait"
+        assert increase("ganctl_queue_seconds_sum") > 0
 
 
 def test_metrics_report_the_model_version_and_the_workers(counted: Running) -> None:

@@ -38,7 +38,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._commands = Commands(Path(os.environ["GANCTL_STATE"]), ModelHost)
-        self._metrics = create_metrics()
+        self._metrics = create_metrics(has_queue=False)
         self._batches = self._metrics.of_model(DEFAULT_NAME) if self._metrics is not None else None
         folder = os.environ.get("GANCTL_ACCESS_LOG")
         self._access_log = AccessLog(Path(folder)) if folder else None
