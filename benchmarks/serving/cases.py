@@ -15,12 +15,14 @@ from ganctl.benchmarks.serving import load
 
 GRID = 64  # images
 SIZE = 28  # pixels, width and height of an image
-CONNECTIONS = {"GET": (1, 16, 64, 128), "POST": (1, 16, 64, 128), "JSON": (64,), "grid": (16,)}
+LARGE_GRID, LARGE_GRID_CONNECTIONS = 256, 2
+CONNECTIONS = {"GET": (1, 16, 64, 128), "POST": (1, 16, 64, 128), "JSON": (64,), "grid": (16,), "beside": (16,)}
 DESCRIPTIONS = {
     "GET": "one image, without a body",
     "POST": 'one image, with {"digits": d}, d from 0 to 9 in turn',
     "JSON": "the same as POST, with JSON in the Accept header",
     "grid": f'{GRID} images in one PNG, with {{"count": {GRID}}}',
+    "beside": f"the same as POST, while {LARGE_GRID_CONNECTIONS} other connections ask for grids of {LARGE_GRID}",
 }
 _BODIES: Mapping[str, list[dict[str, int]]] = {"GET": [], "grid": [{"count": GRID}]}
 _DIGITS = [{"digits": digit} for digit in range(10)]
@@ -42,6 +44,11 @@ class Case:
         """Returns the requests to send in turn, as bytes."""
         bodies = [json.dumps(body).encode() for body in self._bodies]
         return [load.post(path, body, self._accept) for body in bodies] or [load.get(path, self._accept)]
+
+    @property
+    def background(self) -> list[bytes]:
+        """Bodies that LARGE_GRID_CONNECTIONS other connections send at the same time."""
+        return [json.dumps({"count": LARGE_GRID}).encode()] if self.kind == "beside" else []
 
     def check(self, url: str) -> None:
         """Sends one request and checks that the reply holds the requested images.

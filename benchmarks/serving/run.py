@@ -8,14 +8,15 @@ installed, one in this process.
 
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from ganctl.benchmarks.errors import BenchError
 from ganctl.benchmarks.report import JsonObject, choose, machine
 from ganctl.benchmarks.serving import wrk
-from ganctl.benchmarks.serving.cases import Case, cases
-from ganctl.benchmarks.serving.load import Result, load
+from ganctl.benchmarks.serving.cases import LARGE_GRID_CONNECTIONS, Case, cases
+from ganctl.benchmarks.serving.load import Result, load, post
 from ganctl.benchmarks.serving.models import prepare
 from ganctl.benchmarks.serving.process import run_server
 from ganctl.benchmarks.serving.systems import Target, systems
@@ -139,9 +140,19 @@ def _run_load(url: str, case: Case, seconds: float, min_replies: int) -> Result:
     assert parts.hostname is not None
     assert parts.port is not None
     address, requests = (parts.hostname, parts.port), case.requests(parts.path)
+    with ThreadPoolExecutor(1) as threads:
+        grids = [post(parts.path, body) for body in case.background]
+        jobs = [threads.submit(_load, address, grids, LARGE_GRID_CONNECTIONS, seconds, min_replies)] if grids else []
+        result = _load(address, requests, case.connections, seconds, min_replies)
+        for job in jobs:
+            job.result()  # raises the error of a load that failed
+        return result
+
+
+def _load(
+    address: tuple[str, int], requests: Sequence[bytes], connections: int, seconds: float, min_replies: int
+) -> Result:
     if wrk.is_installed():
-        return wrk.load(address, requests, connections=case.connections, seconds=seconds)
+        return wrk.load(address, requests, connections=connections, seconds=seconds)
     warm_up = min(_CASE_WARM_UP, seconds)
-    return load(
-        address, requests, connections=case.connections, seconds=seconds, warm_up=warm_up, min_replies=min_replies
-    )
+    return load(address, requests, connections=connections, seconds=seconds, warm_up=warm_up, min_replies=min_replies)

@@ -40,7 +40,7 @@ class Target:
     name: str
     description: str
     prepare: Callable[[Path], Launch]  # takes an empty folder to start in
-    kinds: tuple[str, ...] = ("GET", "POST", "JSON", "grid")  # of requests that it supports
+    kinds: tuple[str, ...] = ("GET", "POST", "JSON", "grid", "beside")  # of requests that it supports
     unavailable: str | None = None  # why it cannot run here, and the remedy
     variants: tuple["Target", ...] = ()
 

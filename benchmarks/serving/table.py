@@ -34,12 +34,12 @@ def serve_table(results: JsonObject) -> str:
         *_table(["system", *heads], systems, lambda system: [_latency(_case(system, *point)) for point in points]),
         "",
         f"Other figures: rates over {_MAX} connections relative to the host's ceiling and LitServe (medians of the"
-        f" repetitions' ratios); {_title('JSON')}; {_title('grid')}; time from start to ready; and the final memory:"
-        " RSS and PSS of the largest worker, and PSS of all processes:",
+        f" repetitions' ratios); {_title('JSON')}; {_title('grid')}; the p99 of {_title('beside')};"
+        " time from start to ready; and the final memory: RSS and PSS of the largest worker, and PSS of all processes:",
         "",
         *_table(
             ["system", f"GET {_MAX}, × ceiling", f"POST {_MAX}, × ceiling", f"POST {_MAX}, × LitServe", "JSON, /s",
-             "grids, images/s", "p99, ms", "ready, s", "RSS, MB", "PSS, MB", "all, MB"],
+             "grids, images/s", "p99, ms", "beside, p99, ms", "ready, s", "RSS, MB", "PSS, MB", "all, MB"],
             systems, lambda system: _other_cells(system, systems),
         ),
         "",
@@ -99,7 +99,7 @@ def _other_cells(system: JsonObject, systems: Sequence[JsonObject]) -> list[str]
     by_name = {other["name"]: other for other in systems}
     ceiling = by_name.get(NATIVE_CEILING if system["name"].startswith("native") else CEILING)
     get, post = (_case(system, kind, _MAX) for kind in ("GET", "POST"))
-    grid = _case(system, "grid", *CONNECTIONS["grid"])
+    grid, beside = (_case(system, kind, *CONNECTIONS[kind]) for kind in ("grid", "beside"))
     memory = {name: statistics.median(each[name] for each in system["memory"]) for name in ("rss", "pss", "pss_all")}
     return [
         _times(get, _case(ceiling, "GET", _MAX)),
@@ -108,6 +108,7 @@ def _other_cells(system: JsonObject, systems: Sequence[JsonObject]) -> list[str]
         _rate(_case(system, "JSON", *CONNECTIONS["JSON"])),
         "–" if grid is None else f"{statistics.median(grid['rates']) * grid['images']:,.0f}",
         "–" if grid is None else f"{statistics.median(grid['p99_ms']):.1f}",
+        "–" if beside is None else f"{statistics.median(beside['p99_ms']):.1f}",
         f"{statistics.median(system['ready_seconds']):.1f}",
         *(f"{memory[name]:,.0f}" for name in ("rss", "pss", "pss_all")),
     ]
