@@ -84,10 +84,10 @@ class Service:
 
     def answer(self, batch: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[Reply]:
         """Answer requests given as (inputs, headers). A faulty request does not affect the others."""
-        return self.draw([self.parse(inputs, headers) for inputs, headers in batch])
+        return self.draw([self.parse(inputs, _texts(headers)) for inputs, headers in batch])
 
-    def parse(self, inputs: Mapping[str, Any], headers: Mapping[str, Any]) -> Request | Reply:
-        """The request to draw, or the reply if nothing has to be drawn."""
+    def parse(self, inputs: Mapping[str, Any], headers: Mapping[str, str]) -> Request | Reply:
+        """The request to draw, or the reply if nothing has to be drawn; `headers` have names in lower case."""
         request: Request | Reply = self._catch_errors(self._parse, inputs, headers)
         return request
 
@@ -121,13 +121,11 @@ class Service:
         common = {"content-type": reply.media, "X-Model-Version": self.model.version, "Vary": "Accept"}
         return common | reply.headers
 
-    def _parse(self, inputs: Mapping[str, Any], headers: Mapping[str, Any]) -> Request | Reply:
-        # TorchServe adds a parameter's content type to the headers, under the parameter's name, as a dictionary.
-        texts = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
-        request = self._parser.parse(inputs, texts)
+    def _parse(self, inputs: Mapping[str, Any], headers: Mapping[str, str]) -> Request | Reply:
+        request = self._parser.parse(inputs, headers)
         if request.media == OPENAPI_TYPE:
             return Reply(200, OPENAPI_TYPE, self._openapi)
-        if_none_match = texts.get("if-none-match", "")
+        if_none_match = headers.get("if-none-match", "")
         if request.media == HTML_TYPE:
             assert self._page is not None, "text/html is offered only if there is a page"
             if etag_matches(if_none_match, self._page.headers["ETag"]):
@@ -186,6 +184,14 @@ class Service:
         except Exception:
             log.exception("a defect in the handler made one request fail")
             return Reply(500, MEDIA_TYPE, problem(500, "A defect in the service; see its log."))
+
+
+def _texts(headers: Mapping[str, Any]) -> dict[str, str]:
+    """The headers with names in lower case.
+
+    TorchServe adds a parameter's content type to them, under the parameter's name, as a dictionary; it is left out.
+    """
+    return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
 
 
 def _metric_name(error: FieldError) -> str:
