@@ -204,13 +204,18 @@ def ratio(one: JsonObject, other: JsonObject) -> float:
 
 
 def flops_per_image(preset: str, batch: int, assignments: Sequence[str] = ()) -> float:
-    """Returns the floating point operations per image of our step, in matrix products and convolutions only."""
+    """Returns the floating point operations per image of our step, in matrix products and convolutions only.
+
+    It is the mean over the steps from one penalty to the next.
+    """
     arguments = [f"train.batch_size={batch}", "train.device=cpu", "train.precision=fp32", *assignments]
     config, _ = resolve(preset=preset, assignments=arguments, environment={})
     parts = build_parts(config, SINGLE_RANK)
+    steps = config.loss.penalty_every if config.loss.has_gradient_penalty else 1
     with _FlopCounter() as counter:
-        parts.step(*parts.batches.at(0), step=0, progress=0.0)
-    return float(counter.flops / batch)
+        for step in range(steps):
+            parts.step(*parts.batches.at(step), step=step, progress=0.0)
+    return float(counter.flops / (steps * batch))
 
 
 class _FlopCounter(TorchDispatchMode):

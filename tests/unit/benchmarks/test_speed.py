@@ -81,6 +81,16 @@ def test_the_flops_of_the_tutorials_step_are_the_sum_over_its_layers() -> None:
     assert flops_per_image("lightning-basic-gan", 64) == 2 * (for_generator + for_discriminator)
 
 
+def test_the_flops_of_rare_penalties_count_in_the_mean_over_the_steps() -> None:
+    small = ("model.base_channels=4",)
+    rare, frequent, without = (
+        flops_per_image("conv", 8, (*small, *further))
+        for further in (("loss.penalty_every=4",), ("loss.penalty_every=1",), ("loss.r1=0", "loss.r2=0"))
+    )
+    assert frequent > without
+    assert rare == pytest.approx((frequent + 3 * without) / 4)
+
+
 def test_the_meter_excludes_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "time", lambda: now)
