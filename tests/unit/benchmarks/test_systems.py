@@ -84,7 +84,7 @@ def test_lucics_settings_do_not_depend_on_the_default_preset() -> None:
             settings |= {"loss.name": "non-saturating", "loss.wgan_gp": 0.0, "train.n_critic": 1}
         else:
             settings |= {"loss.name": "wasserstein", "loss.wgan_gp": 10.0, "train.n_critic": 5}
-            settings |= {"loss.penalty_final_factor": 1.0}
+            settings |= {"loss.penalty_every": 1, "loss.penalty_final_factor": 1.0}
         config = system.settings(1, 0)
         assert config is not None
         assert settings.items() <= config.flat().items()
