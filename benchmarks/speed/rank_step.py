@@ -30,7 +30,7 @@ from ganctl.training.step.step import Step
 
 WARM_UP = 10  # steps
 CASES: dict[str, tuple[str, ...]] = {
-    "conv, R1 and R2": (),
+    "conv, R1 and R2": ("loss.penalty_every=1",),
     "conv, no penalty": ("loss.r1=0", "loss.r2=0", "loss.name=non-saturating"),
 }
 

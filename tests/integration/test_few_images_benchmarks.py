@@ -36,7 +36,8 @@ def test_fine_tuning_is_compared_with_training_from_nothing(tmp_path: Path) -> N
     source = save_folder(tmp_path / "disks", disks(300, 16), labeled=True)
     target = save_folder(tmp_path / "others", disks(300, 16, seed=1), labeled=True)
     words = ("--source", source, "--target", target, "--images", 80, "--seconds", 2, "--source-seconds", 2)
-    rows, results = run("fine_tuning", *words, out=tmp_path / "out")
+    batch = ("--set", "train.batch_size=64")  # fewer than the images
+    rows, results = run("fine_tuning", *words, *batch, out=tmp_path / "out")
     assert [row.split(" | ")[0] for row in rows] == ["| from nothing", "| fine-tuned"]
     assert [made["start"] for made in results["runs"]] == ["from nothing", "fine-tuned"]
     assert (tmp_path / "out/source").is_dir()

@@ -30,12 +30,20 @@ pytestmark = pytest.mark.soak
 # --max-steps ends the run just before this duration: the learning rate has decayed, and the final evaluation on 10,000
 # images is left out. Feature matching, a constant penalty and a low final rate help long trainings, and harm this one.
 DURATION = ("train.duration=20500 images", "evaluation.every=20500 images")
-LOSS = ("loss.feature_matching=0", "loss.classification_generator=0.1", "loss.penalty_final_factor=0.1")
+LOSS = (
+    "loss.feature_matching=0",
+    "loss.classification_generator=0.1",
+    "loss.penalty_every=1",
+    "loss.penalty_final_factor=0.1",
+)
 RATES = ("optimizer.lr=2e-3", "optimizer.min_lr_ratio=0.2", "optimizer.decay_start=0.3", "optimizer.decay_end=1")
 SETTINGS = (
     "model.base_channels=16",
     "model.latent_dim=64",
+    "model.generator_depth=0",
+    "train.batch_size=64",
     "train.latent_std=1",
+    "train.ema_decay=0.9995",
     "train.precision=fp32",
     *RATES,
     *LOSS,

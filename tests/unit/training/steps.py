@@ -15,8 +15,9 @@ SHAPE = ImageShape(1, 28, 28)
 
 
 def build(*assignments: str, preset: str = "conv", backend: type[Backend] | None = None) -> tuple[Config, Step]:
-    """Builds the step of a preset with small networks."""
-    config, _ = resolve(preset=preset, assignments=["model.base_channels=4", *assignments], environment={})
+    """Builds the step of a preset with small networks, and with penalties at each step unless `assignments` differ."""
+    settings = ["model.base_channels=4", "loss.penalty_every=1", *assignments]
+    config, _ = resolve(preset=preset, assignments=settings, environment={})
     torch.manual_seed(0)
     generator, discriminator = build_generator(config.model, SHAPE, 10), build_discriminator(config.model, SHAPE, 10)
     return config, Step(config, generator, discriminator, CPU, backend=backend, held_out=held_out())

@@ -214,7 +214,7 @@ def test_a_run_without_adaptive_augmentation_may_continue_with_it() -> None:
 
 @pytest.mark.parametrize("channels", [3, 4])
 def test_color_images_train_with_augmentation(channels: int) -> None:
-    config, _ = resolve(assignments=["model.base_channels=4", FIXED], environment={})
+    config, _ = resolve(assignments=["model.base_channels=4", "loss.penalty_every=1", FIXED], environment={})
     shape = ImageShape(channels, 16, 16)
     generator, discriminator = build_generator(config.model, shape, 10), build_discriminator(config.model, shape, 10)
     step = Step(config, generator, discriminator, CPU)

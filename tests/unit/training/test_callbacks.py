@@ -112,7 +112,7 @@ def test_learning_rates_rise_in_the_warmup_and_fall_by_the_schedule() -> None:
 def test_the_learning_rate_of_each_step_is_the_setting_times_the_schedule(tmp_path: Path) -> None:
     rates = ("optimizer.lr=0.5e-3", "optimizer.lr_discriminator=1e-3", "optimizer.schedule=linear")
     decay = ("optimizer.decay_start=0", "optimizer.decay_end=1", "optimizer.min_lr_ratio=0")
-    length = ("train.duration=640 images", "log.every=1")
+    length = ("train.batch_size=64", "train.duration=640 images", "log.every=1")
     run_with(tmp_path, StatsLog(), max_steps=4, extra=(*rates, *decay, *length))
     rows = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
     assert [row["lr"] for row in rows if "lr" in row] == pytest.approx([0.5e-3, 0.45e-3, 0.4e-3, 0.35e-3])

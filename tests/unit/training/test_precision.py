@@ -29,7 +29,8 @@ WITHOUT_HEADS = (
 
 
 def settings(*assignments: str) -> Config:
-    return resolve(assignments=["model.base_channels=4", *assignments], environment={})[0]
+    """Small networks, with penalties at each step."""
+    return resolve(assignments=["model.base_channels=4", "loss.penalty_every=1", *assignments], environment={})[0]
 
 
 def step_in(precision: str, *assignments: str) -> Step:

@@ -118,7 +118,8 @@ def test_the_grids_and_the_timelapse_of_a_run_have_alpha(tmp_path: Path) -> None
         """Gives the last layer new weights, so that other pixels are opaque at each evaluation."""
 
         def on_step(self, run: Any) -> None:
-            torch.nn.init.normal_(run.generator.net[5].weight, generator=torch.Generator().manual_seed(run.step))
+            weight = run.generator.get_parameter("net.5.weight")
+            torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(run.step))
 
     session = Session(preset="conv", assignments=settings, run_dir=tmp_path / "run")
     trainer = session.build(max_steps=3, callbacks=[Change()])

@@ -319,7 +319,8 @@ def test_networks_without_a_label_argument_are_called_without_labels() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.net(images.flatten(1)).squeeze(1)  # type: ignore[no-any-return]
 
-    config, _ = resolve(assignments=["model.conditional=false", "loss.wgan_gp=1.0"], environment={})
+    settings = ["model.conditional=false", "loss.wgan_gp=1.0", "loss.penalty_every=1"]
+    config, _ = resolve(assignments=settings, environment={})
     step = Step(config, UnconditionalGenerator(), UnconditionalDiscriminator(), CPU)
     step(*batch(), step=0, progress=0.0)
     assert step.read_stats()["wgan_gp"] > 0
