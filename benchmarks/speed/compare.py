@@ -73,12 +73,14 @@ def preset_batches(*, cuda: bool) -> list[tuple[str, int]]:
 
 
 def _on_cpu() -> list[Loop]:
+    """Returns the cases for two batch sizes of the tutorial and that of the preset `conv`."""
     cases = []
     for batch in (64, 256):
         cases += [Loop("lightning", "lightning-basic-gan", batch, "fp32")]
         cases += [Loop(system, "lightning-basic-gan", batch, p) for p in CPU_PRECISIONS for system in ("bare", "ours")]
-    cases += [Loop("straightforward", "conv", 64, "fp32")]
-    return [*cases, *(Loop(system, "conv", 64, p) for p in CPU_PRECISIONS for system in ("step", "ours"))]
+    own = int(resolve(preset="conv", environment={})[0].train.batch_size)
+    cases += [Loop("straightforward", "conv", own, "fp32")]
+    return [*cases, *(Loop(system, "conv", own, p) for p in CPU_PRECISIONS for system in ("step", "ours"))]
 
 
 def _on_cuda() -> list[Loop]:

@@ -25,6 +25,7 @@ _SMALL = 32  # pixels: the largest side of the images that `quick`, `conv` and `
 _SHORT = {"seconds": 180, "images": 200_000}  # about equal on two CPU cores; `conv` needs more
 _FEW = 10_000  # training images, below which a discriminator learns them by heart
 _GPU_IMAGES = 55_000  # training images on which `gpu` was chosen
+_SMALL_BATCH: Values = {"train.batch_size": 64, "optimizer.lr": 2e-3, "train.ema_decay": 0.9995}  # for MNIST
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,10 @@ def _is_short(facts: Facts) -> bool:
 def _gpu_schedule(batch_size: int, images: int) -> Values:
     """Fits the schedule of `gpu` to fewer images and a smaller batch.
 
-    Learning rate and EMA lie between those of `conv`, chosen for a batch of 64, and of `gpu`, chosen for 4096, by the
-    logarithm of the batch. A run sees as many images as of MNIST.
+    Learning rate and EMA lie between those for a batch of 64 and those of `gpu`, chosen for 4096, by the logarithm of
+    the batch. A run sees as many images as of MNIST.
     """
-    small, large = preset_values("conv"), preset_values("gpu")
+    small, large = _SMALL_BATCH, preset_values("gpu")
     low, high = (math.log(preset["train.batch_size"]) for preset in (small, large))
     share = max(0.0, (math.log(batch_size) - low) / (high - low))
 

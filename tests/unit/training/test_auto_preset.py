@@ -80,7 +80,8 @@ def test_many_labeled_images_get_a_preset_unchanged_by_their_kind_the_device_and
         (replace(MNIST, classes=0), {"model.conditional": False}),
         (replace(MNIST, classes=1), {"model.conditional": False}),
         (replace(MNIST, classes=2), {}),
-        (replace(MNIST, images=64), {"augment.probability": "adaptive"}),
+        (replace(MNIST, images=128), {"augment.probability": "adaptive"}),
+        (replace(MNIST, images=127), {"augment.probability": "adaptive", "train.batch_size": 64}),
         (replace(MNIST, images=63), {"augment.probability": "adaptive", "train.batch_size": 32}),
         (replace(MNIST, images=2), {"augment.probability": "adaptive", "train.batch_size": 2}),
         (
@@ -113,8 +114,8 @@ def test_on_cuda_the_batch_is_about_a_tenth_of_the_images_and_a_run_sees_no_fewe
     assert Duration.parse(values["evaluation.every"]).images(images) == round(seen / 14)
 
 
-def test_on_cuda_the_rates_of_a_smaller_batch_lie_between_those_of_conv_and_gpu() -> None:
-    slow, fast = preset_values("conv"), preset_values("gpu")
+def test_on_cuda_the_rates_of_a_smaller_batch_lie_between_those_of_a_batch_of_64_and_of_gpu() -> None:
+    slow, fast = {"optimizer.lr": 2e-3, "train.ema_decay": 0.9995}, preset_values("gpu")
     batches = [recommend(replace(CUDA, images=n)).values for n in (40, 640, 1_500, 10_000, 20_480, 55_000)]
     for name in ("optimizer.lr", "train.ema_decay"):
         rates = [values[name] for values in batches]
@@ -255,7 +256,7 @@ def test_configure_decides_for_the_data_set_as_the_command_does(tmp_path: Path) 
     config = configure("auto", {"data.source": folder, "data.num_workers": 0})
     assert configure(None, {"data.source": folder, "data.num_workers": 0}) == config
     assert (config.preset, config.augment.probability, config.train.batch_size) == ("auto", "adaptive", 16)
-    assert configure("conv", {"data.source": folder}).train.batch_size == 64, "it reads no data"
+    assert configure("conv", {"data.source": folder}).train.batch_size == 128, "it reads no data"
 
 
 def test_a_data_set_that_cannot_be_read_is_an_error_with_exit_code_4_also_when_settings_are_printed(

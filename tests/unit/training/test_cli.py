@@ -99,7 +99,7 @@ def test_train_prints_one_object_and_writes_a_run(ganctl: Ganctl, tmp_path: Path
     record = one_object(done.stdout)
     run_dir = tmp_path / "runs/00000-auto-mnist"
     assert record["run_dir"] == str(run_dir)
-    assert (record["steps"], record["images"], record["stop_reason"]) == (12, 768, "max-steps")
+    assert (record["steps"], record["images"], record["stop_reason"]) == (12, 1536, "max-steps")
     assert {"seconds", "images_per_second", "best", "last", "metrics"} <= record.keys()
     assert Path(str(record["best"])).is_file()
     assert "seed = 3" in (run_dir / "config.toml").read_text()
@@ -213,7 +213,7 @@ def test_dry_run_of_two_ranks_reports_the_batch_and_memory_of_each_and_writes_no
     done = ganctl("train", "--dry-run", "--nproc", 2, "--json", env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     record = one_object(done.stdout)
-    assert (record["ranks"], record["batch_size"], record["batch_size_per_rank"]) == (2, 64, 32)
+    assert (record["ranks"], record["batch_size"], record["batch_size_per_rank"]) == (2, 128, 64)
     sizes = {name: int(str(record[f"{name}_bytes"])) for name in ("state", "data", "activation", "memory")}
     assert sizes["data"] == 55_000 * 784
     assert sizes["memory"] == sizes["state"] + sizes["data"] + sizes["activation"]
@@ -293,7 +293,8 @@ def test_a_full_disk_ends_training_with_a_message_and_no_partial_checkpoint(ganc
 def test_a_disk_that_fills_in_a_later_save_keeps_the_earlier_checkpoints_for_an_exact_resume(
     ganctl: Ganctl, small_disk: Path, tmp_path: Path
 ) -> None:
-    words = ("train", *SETTINGS, "--set", "checkpoint.every=256 images", "--set", "evaluation.every=512 images")
+    intervals = ("train.batch_size=64", "checkpoint.every=256 images", "evaluation.every=512 images")
+    words = ("train", *SETTINGS, *(word for setting in intervals for word in ("--set", setting)))
     assert ganctl(*words, "--max-steps", 6, "--run-dir", small_disk / "run").returncode == 0
     names = sorted(path.name for path in (small_disk / "run/checkpoints").iterdir())
     with (small_disk / "ballast").open("wb", buffering=0) as ballast:
