@@ -12,26 +12,30 @@ _URL = re.compile(
 _REMEDY = "Give an address of this machine, such as 127.0.0.1 (this machine only) or 0.0.0.0 (every network)."
 
 
-def resolve(host: str) -> str:
-    """Resolve `--host` to an IP address; a name gives its first address, IPv4 before IPv6.
+def resolve(host: str, flag: str = "--host") -> str:
+    """Resolve a host to an IP address; a name gives its first address, IPv4 before IPv6.
+
+    Args:
+        host: the value of the flag.
+        flag: the flag that errors name.
 
     Raises:
         HostError: the value is not a host.
         ServerError: the name has no address.
     """
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if (error := _syntax_error(bare)) is not None:
-        raise HostError(f"--host {host.strip() or repr(host)}: {error}")
+    if (error := _syntax_error(bare, flag)) is not None:
+        raise HostError(f"{flag} {host.strip() or repr(host)}: {error}")
     try:
         found = socket.getaddrinfo(bare, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ServerError(f"--host {host}: found no address for this name ({reason}). {_REMEDY}") from error
+        raise ServerError(f"{flag} {host}: found no address for this name ({reason}). {_REMEDY}") from error
     addresses = sorted((str(address[0]) for *_, address in found), key=lambda address: ":" in address)
     return addresses[0]
 
 
-def _syntax_error(host: str) -> str | None:
+def _syntax_error(host: str, flag: str) -> str | None:
     """The message for a value that is not a host; None if it may be one."""
     if not host.strip() or host.startswith(("unix:", "/", "./", "../")):
         return f"expected an address, as the server listens on TCP only. {_REMEDY}"
@@ -43,7 +47,7 @@ def _syntax_error(host: str) -> str | None:
     found = "a URL" if url["scheme"] else "a port" if url["port"] else repr(host)
     address = url["address"] if url["address"] not in ("", "*") else "0.0.0.0"
     port = f" --port {url['port']}" if url["port"] else ""
-    return f"found {found}, expected an address. Give --host {address}{port}."
+    return f"found {found}, expected an address. Give {flag} {address}{port}."
 
 
 def is_loopback(address: str) -> bool:

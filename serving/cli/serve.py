@@ -53,6 +53,7 @@ _sha256_option = click.option(
 @click.option("--engine", type=click.Choice(["torchserve", "native"]), default="torchserve", help="Server to run.")
 @click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 for all.")
 @click.option("--port", type=click.IntRange(0, 65531), default=8080, help="0 chooses free ports.")
+@click.option("--metrics-host", metavar="ADDRESS", default="127.0.0.1", help="Address of the metrics (port + 2).")
 @click.option("--workers", callback=_workers, default="auto", help="Number of worker processes.")
 @click.option("--auth", type=click.Choice(["token", "none"]), help="[default: none on loopback, token elsewhere]")
 @click.option("--page/--no-page", default=True, help="Show a page to browsers.")
@@ -75,6 +76,7 @@ def serve(
     engine: Literal["torchserve", "native"],
     host: str,
     port: int,
+    metrics_host: str,
     workers: int | None,
     auth: Literal["token", "none"] | None,
     page: bool,
@@ -99,14 +101,15 @@ def serve(
     (`digits=digits.mar faces=runs/faces`; a single one is called digits). --engine torchserve runs TorchServe.
     docs/hosts.md compares them.
 
-    Requests go to --port; the next ports are for management, metrics and TorchServe's gRPC, on loopback only.
+    Requests go to --port; the next ports are for management, metrics and TorchServe's gRPC, on loopback only, except
+    for metrics with --metrics-host.
 
     SIGTERM, Ctrl-C or a closed terminal (SIGHUP) drains the server: it refuses new connections and answers waiting
     requests. A second signal ends it at once. `nohup ganctl serve` keeps running when the terminal is closed.
     """
     from ganctl.serving.addresses import resolve
 
-    address = resolve(host)
+    address, metrics_address = resolve(host), resolve(metrics_host, "--metrics-host")
     named = _named_sources(sources or (PRETRAINED,), engine, context)
     start = _start_torchserve if engine == "torchserve" else _start_native
     native = {
@@ -134,6 +137,7 @@ def serve(
                 archives,
                 host=address,
                 port=port,
+                metrics_host=metrics_address,
                 workers=workers,
                 auth=auth,
                 page=page,

@@ -11,9 +11,10 @@ from prometheus_client.registry import Collector
 
 
 class MetricsEndpoint(Collector):
-    """Answers `GET /metrics` on a loopback port until it is closed.
+    """Answers `GET /metrics` until it is closed.
 
     Args:
+        host: the IP address to listen on.
         port: the port.
         folder: the folder of the workers' metrics files.
         workers: the configured number of workers.
@@ -23,6 +24,7 @@ class MetricsEndpoint(Collector):
 
     def __init__(
         self,
+        host: str,
         port: int,
         *,
         folder: Path,
@@ -34,7 +36,7 @@ class MetricsEndpoint(Collector):
         self._worker_metrics = MultiProcessCollector(None, path=str(folder))
         registry = CollectorRegistry()
         registry.register(self)
-        self._server, _ = start_http_server(port, "127.0.0.1", registry)
+        self._server, _ = start_http_server(port, host, registry)
 
     def any_worker_busy(self) -> bool:
         """Returns whether a living worker is answering a batch."""

@@ -63,7 +63,7 @@ class Application:
             for path in (f"/predictions/{name}", f"/{name}/predict", f"/models/{name}/invoke"):
                 self._batchers[path] = batcher
         self._names = tuple(batchers)
-        self._open_inference = OpenInference(batchers)
+        self._open_inference = OpenInference(batchers, is_ready=lambda: not self.closing)
         self._worker, self._numbers = os.urandom(6).hex(), itertools.count()  # of the identities of requests
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds no reference to a task
 

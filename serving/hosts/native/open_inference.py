@@ -8,7 +8,7 @@ import io
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,8 +52,14 @@ class _Inference(NamedTuple):
 class OpenInference:
     """Answers the requests below `/v2`."""
 
-    def __init__(self, batchers: Mapping[str, Batcher]) -> None:
-        self._batchers = batchers
+    def __init__(self, batchers: Mapping[str, Batcher], is_ready: Callable[[], bool]) -> None:
+        """Prepares the paths.
+
+        Args:
+            batchers: answer the requests to the model of each name.
+            is_ready: whether new requests should be sent here; not while the worker drains.
+        """
+        self._batchers, self._is_ready = batchers, is_ready
 
     async def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> HttpReply:
         """Answers one request; an error has the form that the protocol prescribes."""
@@ -69,8 +75,10 @@ class OpenInference:
         if not parts:
             server = {"name": "ganctl", "version": __version__, "extensions": ["binary_tensor_data"]}
             return _json_reply(HTTPStatus.OK, server)
-        if parts in (["health", "live"], ["health", "ready"]):
+        if parts == ["health", "live"]:
             return HttpReply(HTTPStatus.OK, {}, b"")
+        if parts == ["health", "ready"]:
+            return self._readiness()
         batcher = self._batchers.get(parts[1]) if parts[0] == "models" and len(parts) > 1 else None
         if batcher is None:
             names = ", ".join(self._batchers)
@@ -82,12 +90,16 @@ class OpenInference:
                 raise InferenceError(HTTPStatus.NOT_FOUND, found)
             rest = rest[2:]
         if rest == ["ready"]:
-            return HttpReply(HTTPStatus.OK, {}, b"")
+            return self._readiness()
         if rest == ["infer"]:
             return await _infer(name, batcher, headers, body)
         if rest:
             raise InferenceError(HTTPStatus.NOT_FOUND, f"found {'/'.join(rest)!r}, expected ready or infer")
         return _json_reply(HTTPStatus.OK, _metadata(name, batcher.version, batcher.interface))
+
+    def _readiness(self) -> HttpReply:
+        """A worker listens only after it has loaded every model, so it is ready until it drains."""
+        return HttpReply(HTTPStatus.OK if self._is_ready() else HTTPStatus.SERVICE_UNAVAILABLE, {}, b"")
 
 
 def _metadata(name: str, version: str, model: "Model") -> Json:

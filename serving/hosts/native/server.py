@@ -87,6 +87,7 @@ class Server:
         models: the archive, which is served as `digits`; or several ones by their names.
         host: the address to listen on.
         port: the inference port; the next two are for management and metrics. 0 chooses three free ports.
+        metrics_host: the address of the metrics; None for loopback.
         workers: number of worker processes; None for one per core, at most eight.
         auth: "token" makes requests need the key in `token_file`; None is "none" on loopback, else "token".
         page: whether a browser gets the archive's page; the variable GANCTL_PAGE=off disables it, too.
@@ -108,6 +109,7 @@ class Server:
         *,
         host: str = "127.0.0.1",
         port: int = 8080,
+        metrics_host: str | None = None,
         workers: int | None = None,
         auth: Literal["token", "none"] | None = None,
         page: bool = True,
@@ -122,6 +124,7 @@ class Server:
         unix_socket: Path | None = None,
     ) -> None:
         self.address = resolve(host)
+        self._metrics_address = resolve(metrics_host or "127.0.0.1", "--metrics-host")
         self.workers = workers or default_workers()
         self.auth = auth or ("none" if is_loopback(self.address) and keys is None else "token")
         if keys is not None:
@@ -152,7 +155,7 @@ class Server:
             ServerError: a port is in use, the archive cannot be served, or a worker died. Nothing is left running.
         """
         with contextlib.ExitStack() as stack:
-            sockets = stack.enter_context(bind_ports(self.address, self._requested_port, _PORTS))
+            sockets = stack.enter_context(bind_ports(self.address, self._requested_port, _PORTS, self._metrics_address))
             self._port_socket, self._shared = sockets[0], list[socket.socket]()
             self._port_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if self._unix_path is not None:
@@ -161,7 +164,7 @@ class Server:
             scheme = "https" if self._tls is not None else "http"
             self.url = f"{scheme}://{url_host(connect_address(self.address))}:{inference}"
             self.management_url = f"http://127.0.0.1:{management}"
-            self.metrics_url = f"http://127.0.0.1:{metrics}/metrics"
+            self.metrics_url = f"http://{url_host(connect_address(self._metrics_address))}:{metrics}/metrics"
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ganctl-", ignore_cleanup_errors=True))
             self.folder = Path(folder).resolve()  # workers report resolved paths
             self._prepare()
@@ -354,6 +357,7 @@ class Server:
         """Opens the endpoints of this process: metrics, management, and the control socket of `ganctl deploy`."""
         try:
             endpoint = MetricsEndpoint(
+                self._metrics_address,
                 metrics,
                 folder=self.folder / "metrics",
                 workers=self.workers,

@@ -18,7 +18,7 @@ class Ports(NamedTuple):
 
 
 @contextlib.contextmanager
-def reserve_ports(host: str, port: int) -> Iterator[Ports]:
+def reserve_ports(host: str, port: int, metrics_host: str = "127.0.0.1") -> Iterator[Ports]:
     """Yields five ports that can be used now; see `bind_ports`. TorchServe sets SO_REUSEADDR."""
-    with bind_ports(host, port, Ports._fields) as sockets:
+    with bind_ports(host, port, Ports._fields, metrics_host) as sockets:
         yield Ports(*(each.getsockname()[1] for each in sockets))

@@ -46,6 +46,7 @@ class Server:
         mar: the archive.
         host: the address to listen on.
         port: the inference port; the next four are for management, metrics and gRPC. 0 chooses five free ports.
+        metrics_host: the address of the metrics; None for loopback.
         workers: number of worker processes; None for one per core, at most eight.
         auth: "token" makes TorchServe demand the token in `token_file`; None is "none" on loopback, else "token".
         page: whether a browser gets the archive's page; the variable GANCTL_PAGE=off disables it, too.
@@ -61,6 +62,7 @@ class Server:
         *,
         host: str = "127.0.0.1",
         port: int = 8080,
+        metrics_host: str | None = None,
         workers: int | None = None,
         auth: Literal["token", "none"] | None = None,
         page: bool = True,
@@ -68,6 +70,7 @@ class Server:
         access_log: Path | None = None,
     ) -> None:
         self.address = resolve(host)
+        self._metrics_address = resolve(metrics_host or "127.0.0.1", "--metrics-host")
         self.workers = workers or default_workers()
         self.auth = auth or ("none" if is_loopback(self.address) else "token")
         try:
@@ -87,10 +90,12 @@ class Server:
                 left running.
         """
         java = find_java()
-        with contextlib.ExitStack() as stack, reserve_ports(self.address, self._requested_port) as self._ports:
+        reserved = reserve_ports(self.address, self._requested_port, self._metrics_address)
+        with contextlib.ExitStack() as stack, reserved as self._ports:
             self.url = f"http://{url_host(connect_address(self.address))}:{self._ports.inference}"
             self.management_url = f"http://127.0.0.1:{self._ports.management}"
-            self.metrics_url = f"http://127.0.0.1:{self._ports.metrics}/metrics"
+            metrics = url_host(connect_address(self._metrics_address))
+            self.metrics_url = f"http://{metrics}:{self._ports.metrics}/metrics"
             self.folder = stack.enter_context(private_folder())
             self._logs = Logs(self.folder.path / "logs")
             self._launch(java)
@@ -191,6 +196,7 @@ class Server:
         folder, ports = self.folder, self._ports
         try:
             self._metrics = MetricsEndpoint(
+                self._metrics_address,
                 ports.metrics,
                 folder=folder.path / "metrics",
                 workers=self.workers,

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.serving.conftest import Running, java_of, members, running
-from tests.integration.serving.doors import PREDICTION_PATHS, private_folder, status
+from tests.integration.serving.conftest import Engine, Running, java_of, members, running
+from tests.integration.serving.doors import PREDICTION_PATHS, metrics, private_folder, status
 from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -87,6 +87,17 @@ def test_only_the_inference_port_is_open_beyond_loopback(exposed: Running) -> No
     assert len(of_ganctl) == 2, "management and metrics"
     for port, address in (of_java | of_ganctl).items():
         assert address in ("0100007F", "0000000000000000FFFF00000100007F"), f"port {port} is open on {address}"
+
+
+def test_metrics_host_opens_the_port_of_the_metrics_and_no_other(engine: Engine, export: Path, tmp_path: Path) -> None:
+    with running(export, tmp_path, "--metrics-host", "0.0.0.0", engine=engine) as server:
+        open_ports = listening(server.process.pid)
+        metrics_port, management_port = (
+            httpx.URL(str(server.record[name])).port for name in ("metrics_url", "management_url")
+        )
+        assert metrics(str(server.record["metrics_url"]))["ganctl_workers", ()] == 2
+    assert {port for port, address in open_ports.items() if set(address) == {"0"}} == {metrics_port}
+    assert management_port in open_ports
 
 
 def test_the_environment_cannot_widen_the_settings(exposed: Running, keys: dict[str, str]) -> None:

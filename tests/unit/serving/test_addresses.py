@@ -53,6 +53,23 @@ def test_an_unusable_host_is_an_error_with_its_value_and_a_remedy(
     assert "Traceback" not in done.output
 
 
+@pytest.mark.parametrize(
+    ("host", "code", "message"),
+    [
+        ("198.51.100.7", 6, "--metrics-host: found the address 198.51.100.7"),
+        ("127.0.0.1:9000", 2, "--metrics-host 127.0.0.1:9000: found a port"),
+        ("nosuchhost.invalid", 6, "--metrics-host nosuchhost.invalid: found no address"),
+    ],
+)
+@pytest.mark.parametrize("engine", ["torchserve", "native"])
+def test_an_unusable_metrics_host_is_an_error_that_names_this_option(
+    host: str, code: int, message: str, engine: str, packed: Path
+) -> None:
+    done = CliRunner().invoke(cli, ["serve", str(packed), "--engine", engine, "--port", "0", "--metrics-host", host])
+    assert done.exit_code == code, done.output
+    assert message in done.output
+
+
 @contextlib.contextmanager
 def listener(address: str, family: socket.AddressFamily) -> Iterator[int]:
     """A port of the address on which a socket listens."""
