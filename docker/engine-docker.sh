@@ -2,6 +2,7 @@
 # shellcheck shell=bash disable=SC2034  # $server and $port are for images.sh
 
 volume=""
+servers=()
 
 prepare_engine() {
     base="${BASE_IMAGE:-python:3.12-slim}"
@@ -21,7 +22,8 @@ run_once() { docker run --rm -v "$volume:/runs" --entrypoint "$2" "$1" "${@:3}";
 
 # start IMAGE: starts the server as in a deployment, read-only, with the archive at /models; sets $server and $port.
 start() {
-    server="ganctl-smoke-serve-$$"
+    server="$1-smoke-$$"
+    servers+=("$server")
     docker run -d --name "$server" --read-only --tmpfs /tmp:exec --cap-drop ALL --security-opt no-new-privileges \
         -v "$volume:/models:ro" -p 127.0.0.1::8080 "$1" > /dev/null
     port="$(docker port "$server" 8080/tcp | head -n 1 | sed 's/.*://')"
@@ -44,6 +46,6 @@ stop() {
 written_files() { :; }
 
 clean_engine() {
-    if [ -n "${server:-}" ]; then docker rm -f "$server" > /dev/null 2>&1 || true; fi
+    for server in "${servers[@]}"; do docker rm -f "$server" > /dev/null 2>&1 || true; done
     if [ -n "$volume" ]; then docker volume rm -f "$volume" > /dev/null 2>&1 || true; fi
 }

