@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 _TICK_SECONDS, _TICKS_TO_RELOAD = 0.1, 10
 _LINGER_SECONDS = 0.5  # in which clients learn that their connection ends, before idle ones are closed
+_TLS_CLOSE_SECONDS = 1.0  # for a client to confirm the end of a connection; idle ones do not read it
 _BACKLOG = 1_024  # connections that wait to be accepted
 _SWITCH_SECONDS = 1e-3  # Python's default, 5 ms, would delay small requests while a thread draws a large one
 _PR_SET_PDEATHSIG = 1
@@ -133,7 +134,11 @@ class WorkerServer:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        servers = [await loop.create_server(self._connect, sock=each, ssl=tls, backlog=_BACKLOG) for each in sockets]
+        closing = _TLS_CLOSE_SECONDS if tls is not None else None
+        servers = [
+            await loop.create_server(self._connect, sock=each, ssl=tls, backlog=_BACKLOG, ssl_shutdown_timeout=closing)
+            for each in sockets
+        ]
         listening()
         async with asyncio.TaskGroup() as tasks:  # an error of one ends the worker
             ticks = tasks.create_task(self._tick_forever())

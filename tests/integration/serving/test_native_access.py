@@ -4,6 +4,7 @@ import json
 import re
 import ssl
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -119,6 +120,30 @@ def test_https_is_served_with_the_certificate_that_is_in_the_file_now(
         _, second = certificates()
         wait_for(lambda: trusted(second), "the worker uses the new certificate")
         assert not trusted(first)
+
+
+def test_an_idle_client_over_https_does_not_delay_the_shutdown(
+    mar: Path, certificates: Callable[[], tuple[Path, ssl.SSLContext]]
+) -> None:
+    file, context = certificates()
+    with (
+        Server(mar, port=0, workers=1, tls_cert=file) as server,
+        httpx.Client(verify=context, trust_env=False, timeout=PATIENCE) as client,
+    ):
+        client.get(f"{server.url}/v2/health/ready")  # the connection stays open, and the client reads no more of it
+        started = time.monotonic()
+        assert server.drain(PATIENCE)
+        assert time.monotonic() - started < 10, "uvloop would wait 30 s for the client's part of the closing"
+
+
+def test_a_server_can_be_started_again_at_once_on_the_port_of_one_that_closed_connections(mar: Path) -> None:
+    with Server(mar, port=0, workers=1) as server:
+        reply = httpx.get(f"{server.url}/ping", headers={"Connection": "close"}, trust_env=False)
+        assert reply.status_code == 200
+        port = httpx.URL(server.url).port
+    assert port is not None
+    with Server(mar, port=port, workers=1) as again:
+        assert again.url == server.url
 
 
 def test_a_certificate_without_its_key_is_refused_before_the_start(mar: Path, tmp_path: Path) -> None:
