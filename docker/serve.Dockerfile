@@ -91,13 +91,14 @@ RUN install -d /models \
 # ---- the base of both images: no package manager, no Perl, no documentation except licenses
 FROM ${BASE_IMAGE} AS slim
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin ganctl \
-    && find /usr/share/doc -type f ! -name copyright -delete \
+    && if [ -d /usr/share/doc ]; then find /usr/share/doc -type f ! -name copyright -delete; fi \
     && rm -rf /usr/share/info /usr/share/locale /usr/share/man /usr/share/perl* /usr/share/python-wheels \
         /usr/bin/apt* /usr/bin/dpkg* /usr/bin/perl* /usr/lib/*/gconv /usr/lib/*/perl* /usr/lib/apt /usr/lib/dpkg \
         /usr/lib/python3*/ensurepip /usr/lib/*/libapt-* /var/cache/* /var/lib/apt /var/lib/dpkg/info /var/log/* \
         /usr/local/bin/pip* /usr/local/lib/python3*/ensurepip /usr/local/lib/python3*/site-packages/pip*
 
-# Copied into an empty image, because a deleted file still takes space in the layer that it is in.
+# Copied into an empty image, because a deleted file still takes space in the layer that it is in. Variables of the base
+# image are not copied.
 FROM scratch AS runtime
 COPY --from=slim / /
 LABEL org.opencontainers.image.licenses="Apache-2.0"
