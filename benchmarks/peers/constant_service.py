@@ -14,7 +14,7 @@ from ganctl_handler.torchserve import handle  # type: ignore[import-not-found]  
 __all__ = ["Service", "handle"]
 
 
-class Service(HandlerService):  # type: ignore[misc]  # the same
+class Service(HandlerService):
     """Replies with the bytes of `digit.png` without reading the request."""
 
     @classmethod
