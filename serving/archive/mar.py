@@ -69,6 +69,17 @@ def package(export_dir: Path, out: Path | None = None, backend: BackendName = "o
         PackageError: the export is missing, damaged, or lacks the file of `backend`.
     """
     export_dir = export_dir.absolute()
+    mar = (out or export_dir.parent).absolute() / f"{MODEL_NAME}.mar"
+    write_file(mar, _zip(_torchserve_members(backend) | model_members(export_dir, backend)))
+    return mar
+
+
+def model_members(export_dir: Path, backend: BackendName) -> dict[str, bytes]:
+    """The files that `Service.load` needs and the handler's code, by name below the folder that holds them.
+
+    Raises:
+        PackageError: as for `package`.
+    """
     manifest = read_export(export_dir)
     model_file = _MODEL_FILES[backend]
     if model_file not in manifest["files"]:
@@ -76,9 +87,18 @@ def package(export_dir: Path, out: Path | None = None, backend: BackendName = "o
         raise PackageError(
             f"{export_dir}: holds no {model_file}, found {found}. Export that format, or choose another --backend."
         )
-    mar = (out or export_dir.parent).absolute() / f"{MODEL_NAME}.mar"
-    write_file(mar, _zip(_members(export_dir, backend)))
-    return mar
+    settings = {"ganctl_version": __version__, "backend": backend, "model_file": model_file, **asdict(Limits())}
+    lines = [f"  {key}: {value}\n" for key, value in settings.items()]
+    lines.append("  page: true  # serve the page for browsers; the variable GANCTL_PAGE=off disables it\n")
+    return {
+        _CONFIG_NAME: (_CONFIG + "".join(lines)).encode(),
+        NAME: read_file(export_dir / NAME),
+        model_file: read_file(export_dir / model_file),
+        **{
+            f"ganctl_handler/{path.relative_to(_HANDLER).as_posix()}": read_file(path)
+            for path in sorted((*_HANDLER.glob("*.*"), *_HANDLER.glob("common/*.*")))
+        },
+    }
 
 
 def read_export(export_dir: Path) -> dict[str, Any]:
@@ -126,29 +146,16 @@ def _parse_config(text: bytes) -> Any:
     return yaml.safe_load(text)
 
 
-def _members(export_dir: Path, backend: BackendName) -> dict[str, bytes]:
-    """The contents of an archive's members by name, in the layout of torch-model-archiver."""
+def _torchserve_members(backend: BackendName) -> dict[str, bytes]:
+    """The members that TorchServe reads before the handler, in the layout of torch-model-archiver."""
     model_file = _MODEL_FILES[backend]
-    settings = {"ganctl_version": __version__, "backend": backend, "model_file": model_file, **asdict(Limits())}
-    lines = [f"  {key}: {value}\n" for key, value in settings.items()]
-    lines.append("  page: true  # serve the page for browsers; the variable GANCTL_PAGE=off disables it\n")
     model = {"modelName": MODEL_NAME, "serializedFile": model_file, "handler": _ENTRY_NAME, "modelVersion": "1.0"}
-    torchserve_manifest = {
+    manifest = {
         "runtime": "python",
         "model": model | {"configFile": _CONFIG_NAME},
         "archiverVersion": f"ganctl {__version__}",
     }
-    return {
-        "MAR-INF/MANIFEST.json": json.dumps(torchserve_manifest, indent=2).encode(),
-        _CONFIG_NAME: (_CONFIG + "".join(lines)).encode(),
-        _ENTRY_NAME: _ENTRY.encode(),
-        NAME: read_file(export_dir / NAME),
-        model_file: read_file(export_dir / model_file),
-        **{
-            f"ganctl_handler/{path.relative_to(_HANDLER).as_posix()}": read_file(path)
-            for path in sorted((*_HANDLER.glob("*.*"), *_HANDLER.glob("common/*.*")))
-        },
-    }
+    return {"MAR-INF/MANIFEST.json": json.dumps(manifest, indent=2).encode(), _ENTRY_NAME: _ENTRY.encode()}
 
 
 def _zip(members: Mapping[str, bytes]) -> bytes:

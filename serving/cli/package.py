@@ -11,18 +11,35 @@ from ganctl.streams import print_json
 
 @click.command()
 @click.argument("export_dir", type=PathParam(path_type=Path))
+@click.option("--for", "target", type=click.Choice(["torchserve", "ray"]), default="torchserve", help="Server to run it.")
 @click.option("--backend", type=click.Choice(["onnx", "torchscript"]), default="onnx")
-@click.option("--out", type=PathParam(path_type=Path), help="Folder for digits.mar.  [default: the export's parent]")
+@click.option(
+    "--out", type=PathParam(path_type=Path), help="Folder for digits.mar or digits-ray.  [default: the export's parent]"
+)
 @json_option
-def package(export_dir: Path, backend: Literal["onnx", "torchscript"], out: Path | None, as_json: bool) -> None:
-    """Pack EXPORT_DIR into digits.mar, an archive that any TorchServe serves."""
-    from ganctl.serving.archive.mar import describe_archive
-    from ganctl.serving.archive.mar import package as pack
+def package(
+    export_dir: Path,
+    target: Literal["torchserve", "ray"],
+    backend: Literal["onnx", "torchscript"],
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Pack EXPORT_DIR into digits.mar, an archive that any TorchServe serves, or into a folder for Ray Serve."""
+    if target == "ray":
+        from ganctl.serving.hosts.ray import package as ray
 
-    mar = pack(export_dir, out, backend)
-    record = describe_archive(mar)
+        folder = ray.package(export_dir, out, backend)
+        record = ray.describe(folder)
+        text = f"{folder}: model {record['model_version']}, {backend}"
+        command = f"serve run {record['config']}"
+    else:
+        from ganctl.serving.archive import mar
+
+        archive = mar.package(export_dir, out, backend)
+        record = mar.describe_archive(archive)
+        text = f"{archive}: {record['bytes'] / 1e6:.1f} MB, model {record['model_version']}, {backend}"
+        command = f"ganctl serve {archive}"
     if as_json:
         print_json(record)
     else:
-        click.echo(f"{mar}: {record['bytes'] / 1e6:.1f} MB, model {record['model_version']}, {backend}")
-        click.echo(f"Next: ganctl serve {mar}")
+        click.echo(f"{text}\nNext: {command}")

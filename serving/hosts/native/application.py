@@ -13,7 +13,7 @@ from http import HTTPStatus
 from ganctl.serving.hosts.native.access import ALLOW, METHODS, Access
 from ganctl.serving.hosts.native.batcher import Answer, Batcher, Refused
 from ganctl.serving.hosts.native.connection import HttpRequest, Respond
-from ganctl.serving.hosts.native.http_reply import HttpReply, defect, refusal
+from ganctl.serving.hosts.native.http_reply import HttpReply, cache_control, defect, model_paths, refusal
 from ganctl.serving.hosts.native.inputs import InputError, read_inputs
 from ganctl.serving.hosts.native.open_inference import OpenInference
 from ganctl.serving.hosts.native.proxies import Proxies
@@ -23,7 +23,6 @@ from ganctl.serving.hosts.worker.messages import PredictReply, PredictRequest
 
 _TOO_MANY = "Too many large requests at the same time; try again later."
 _MAX_TENSORS = 1 << 20  # bytes of a request with tensors
-_YEAR = "public, max-age=31536000, immutable"
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ class Application:
         self.in_progress = 0
         self._batchers: dict[str, Batcher] = {}
         for name, batcher in batchers.items():
-            for path in (f"/predictions/{name}", f"/{name}/predict", f"/models/{name}/invoke"):
+            for path in model_paths(name):
                 self._batchers[path] = batcher
         self._names = tuple(batchers)
         self._open_inference = OpenInference(batchers, is_ready=lambda: not self.closing)
@@ -103,8 +102,7 @@ class Application:
         """Sends the handler's reply."""
         status, headers, body, batch_size = answer
         if status == HTTPStatus.OK:
-            # without an ETag the images are random; at a path without a version they may change with the version
-            headers["Cache-Control"] = "no-store" if "ETag" not in headers else _YEAR if is_immutable else "no-cache"
+            headers["Cache-Control"] = cache_control(headers, is_immutable)
         self._send(request, respond, HttpReply(status, headers, body), batch_size)
 
     def _send(self, request: HttpRequest, respond: Respond, reply: HttpReply, batch_size: int = 0) -> None:
