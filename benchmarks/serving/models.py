@@ -14,6 +14,7 @@ from ganctl.benchmarks.serving.cases import SIZE
 from ganctl.benchmarks.serving.systems import Models
 from ganctl.exports.export import export
 from ganctl.serving.archive.mar import package, read_export
+from ganctl.serving.hosts.ray import package as ray
 from ganctl.training.data.datasets import load_split
 from ganctl.training.loop.recipe import configure
 
@@ -52,6 +53,7 @@ def prepare(source: Path | None, folder: Path, announce: Callable[[str], None]) 
         generator=(exported / "generator.onnx").absolute(),
         conv=package(_PRETRAINED, folder / "conv", "onnx"),
         digit=_digit(),
+        ray=ray.package(exported, folder),
     )
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+import yaml
 
 from ganctl.benchmarks.peers import GENERATOR
 from ganctl.benchmarks.serving.process import Launch
@@ -28,6 +29,7 @@ class Models:
     generator: Path  # generator.onnx for the peers
     conv: Path  # archive with the generator of `conv`
     digit: bytes  # a PNG for the ceiling
+    ray: Path  # folder for Ray Serve
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ def systems(models: Models) -> list[Target]:
     servers += [_native(f"native-{n}", f"our native host, ONNX Runtime, {_workers(n)}", models.onnx, n) for n in (1, 2)]
     description = "constant bytes from our native host, 2 workers: its ceiling"
     servers += [Target(NATIVE_CEILING, description, partial(_native_ceiling, models), kinds=("GET", "POST"))]
+    servers += [_ray(models)]
     servers += [Target("stock", "the same handler in TorchServe with default settings", partial(stock, models.onnx))]
     servers += [_litserve(models.generator), _fastapi(models.generator)]
     description = "constant bytes from TorchServe's own worker, our server's settings, 2 workers: the ceiling"
@@ -84,6 +87,31 @@ def _native_ceiling(models: Models, folder: Path) -> Launch:
         {"ganctl_entry.py": _CONSTANT_SERVICE.read_bytes(), "digit.png": models.digit},
     )
     return _serve(folder / "constant.mar", 2, "native")
+
+
+def _ray(models: Models) -> Target:
+    description = "the same handler in Ray Serve, 2 replicas, requests through Ray's proxy"
+    unavailable = None
+    if importlib.util.find_spec("ray") is None:
+        unavailable = "it needs the package ray: install it with pip install 'ganctl[ray]'"
+    return Target("ray", description, partial(_serve_run, models.ray), unavailable=unavailable)
+
+
+def _serve_run(application: Path, folder: Path) -> Launch:
+    """Returns the command that runs the application in a Ray of its own, with two replicas."""
+    config = yaml.safe_load((application / "config.yaml").read_bytes())
+    port = config["http_options"]["port"] = free_ports().inference
+    config["applications"][0]["deployments"][0]["autoscaling_config"] |= {"min_replicas": 2, "max_replicas": 2}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), "utf-8")
+    url = f"http://127.0.0.1:{port}{PATH}"
+
+    def ready(_: Path) -> str | None:
+        return url if _is_up(url) else None  # the proxy finds no application before all replicas run
+
+    command = [sys.executable, "-m", "ray.serve.scripts", "run", "config.yaml"]
+    # Ray's default niceness of 15 would favor the load generator on the same cores
+    environment = {"RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    return Launch(command, ready, environment)
 
 
 def _ours(name: str, description: str, mar: Path, workers: int) -> Target:
@@ -127,15 +155,18 @@ def by_port(arguments: Sequence[str], generator: Path, health: str, folder: Path
     base = f"http://127.0.0.1:{port}"
 
     def ready(_: Path) -> str | None:
-        try:
-            is_up = httpx.get(f"{base}{health}", timeout=5, trust_env=False).status_code == 200
-        except httpx.TransportError:
-            return None  # not listening yet
-        return f"{base}/digits" if is_up else None
+        return f"{base}/digits" if _is_up(f"{base}{health}") else None
 
     # ONNX Runtime 1.32 sends usage data to its vendor by default
     environment = {GENERATOR: str(generator), "ORT_DISABLE_TELEMETRY": "1"}
     return Launch([sys.executable, *arguments, "--port", str(port)], ready, environment)
+
+
+def _is_up(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False  # not listening yet
 
 
 def _missing_packages(*names: str) -> str | None:

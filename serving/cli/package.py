@@ -11,7 +11,9 @@ from ganctl.streams import print_json
 
 @click.command()
 @click.argument("export_dir", type=PathParam(path_type=Path))
-@click.option("--for", "target", type=click.Choice(["torchserve", "ray"]), default="torchserve", help="Server to run it.")
+@click.option(
+    "--for", "target", type=click.Choice(["torchserve", "ray"]), default="torchserve", help="Server that will run it."
+)
 @click.option("--backend", type=click.Choice(["onnx", "torchscript"]), default="onnx")
 @click.option(
     "--out", type=PathParam(path_type=Path), help="Folder for digits.mar or digits-ray.  [default: the export's parent]"
@@ -19,13 +21,13 @@ from ganctl.streams import print_json
 @json_option
 def package(
     export_dir: Path,
-    target: Literal["torchserve", "ray"],
+    server: Literal["torchserve", "ray"],
     backend: Literal["onnx", "torchscript"],
     out: Path | None,
     as_json: bool,
 ) -> None:
     """Pack EXPORT_DIR into digits.mar, an archive that any TorchServe serves, or into a folder for Ray Serve."""
-    if target == "ray":
+    if server == "ray":
         from ganctl.serving.hosts.ray import package as ray
 
         folder = ray.package(export_dir, out, backend)

@@ -5,6 +5,7 @@ import random
 import httpx
 
 _RETRY_STATUSES = (429, 502, 503, 504, 507)  # a full queue of TorchServe, or the same reported by a proxy
+_RAY_LOST = "Internal Server Error"  # without our description of an error: no reply of the handler
 _FIRST_DELAY, _MAX_DELAY = 0.05, 2.0  # seconds
 
 
@@ -22,7 +23,8 @@ def backoff(
     """
     least = 0.0
     if isinstance(outcome, httpx.Response):
-        worker_died = outcome.status_code == 500 and "Worker died" in outcome.text  # TorchServe starts another one
+        # TorchServe and Ray Serve answer so if a worker dies, and start another one
+        worker_died = outcome.status_code == 500 and ("Worker died" in outcome.text or outcome.text == _RAY_LOST)
         if outcome.status_code not in _RETRY_STATUSES and not worker_died:
             return None
         if (retry_after := outcome.headers.get("retry-after", "")).isdecimal():

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from ganctl.serving.handler.problem import MEDIA_TYPE, problem
 
-
 _YEAR = "public, max-age=31536000, immutable"
 
 

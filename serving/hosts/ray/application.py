@@ -24,7 +24,6 @@ _METHODS = ("GET", "HEAD", "POST")
 log = logging.getLogger("ray.serve")
 
 
-@serve.deployment  # config.yaml has its settings
 class Generator:
     """A replica: the handler and the generator of this folder, loaded."""
 
@@ -79,4 +78,4 @@ class Generator:
         return HttpReply(reply.status, headers, reply.body)
 
 
-app = Generator.bind()
+app = serve.deployment(Generator).bind()  # config.yaml has its settings

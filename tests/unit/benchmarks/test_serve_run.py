@@ -17,7 +17,7 @@ from ganctl.benchmarks.serving.systems import CEILING, LITSERVE, Models, Target,
 from ganctl.benchmarks.serving.table import serve_table
 
 TINY = str(Path(__file__).parent / "tiny_server.py")
-MODELS = Models(onnx=Path("a.mar"), torchscript=None, generator=Path("a.onnx"), conv=Path("c.mar"), digit=b"")
+MODELS = Models(Path("a.mar"), None, generator=Path("a.onnx"), conv=Path("c.mar"), digit=b"", ray=Path("a-ray"))
 
 
 def tiny(name: str, *words: str, **others: Any) -> Target:
