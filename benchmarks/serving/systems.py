@@ -109,8 +109,13 @@ def _serve_run(application: Path, folder: Path) -> Launch:
         return url if _is_up(url) else None  # the proxy finds no application before all replicas run
 
     command = [sys.executable, "-m", "ray.serve.scripts", "run", "config.yaml"]
-    # Ray's default niceness of 15 would favor the load generator on the same cores
-    environment = {"RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    environment = {
+        "RAY_TMPDIR": str(folder),
+        "RAY_AUTH_MODE": "disabled",  # else Ray leaves a token in the home folder
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_gcs_rpc_server_connect_timeout_s": "60",  # the default, 5, is too short on a busy machine
+        "RAY_worker_niceness": "0",  # the default, 15, would favor the load generator on the same cores
+    }
     return Launch(command, ready, environment)
 
 
