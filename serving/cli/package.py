@@ -11,9 +11,7 @@ from ganctl.streams import print_json
 
 @click.command()
 @click.argument("export_dir", type=PathParam(path_type=Path))
-@click.option(
-    "--for", "target", type=click.Choice(["torchserve", "ray"]), default="torchserve", help="Server that will run it."
-)
+@click.option("--for", "server", type=click.Choice(["torchserve", "ray"]), default="torchserve", help="Target server.")
 @click.option("--backend", type=click.Choice(["onnx", "torchscript"]), default="onnx")
 @click.option(
     "--out", type=PathParam(path_type=Path), help="Folder for digits.mar or digits-ray.  [default: the export's parent]"

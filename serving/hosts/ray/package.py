@@ -1,8 +1,10 @@
 """Writes the folder that Ray Serve runs: generator, handler, application, configs and requirements."""
 
 import hashlib
+import json
 import re
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
@@ -79,17 +81,13 @@ def _requirements(backend: BackendName) -> bytes:
 
 def _configs(folder: Path, digest: str) -> dict[str, bytes]:
     """The configs for a folder on this machine, and for one in an image."""
-    config = _fill("config.yaml", host="127.0.0.1", folder=str(folder), digest=digest)
-    in_image = _fill("config.yaml", host="0.0.0.0", folder=_IMAGE_FOLDER, digest=digest)
-    python = "{}{}".format(*sys.version_info)
-    return {
-        "config.yaml": config.encode(),
-        "rayservice.yaml": _fill(
-            "rayservice.yaml", config=indent(in_image, " " * 4), ray=RAY_VERSION, digest=digest
-        ).encode(),
-        "Dockerfile": _fill("Dockerfile", ray=RAY_VERSION, python=python, folder=_IMAGE_FOLDER).encode(),
-    }
+    here = {"host": "127.0.0.1", "working_dir": json.dumps(f"local://{folder}")}  # JSON strings are valid in YAML
+    in_image = {"host": "0.0.0.0", "working_dir": f"local://{_IMAGE_FOLDER}"}
+    values = {"ray": RAY_VERSION, "digest": digest, "folder": _IMAGE_FOLDER, "python": "{}{}".format(*sys.version_info)}
+    values["config"] = indent(_fill("config.yaml", values | in_image), " " * 4).rstrip()
+    configs = {name: _fill(name, values | here) for name in ("config.yaml", "rayservice.yaml", "Dockerfile")}
+    return {name: text.encode() for name, text in configs.items()}
 
 
-def _fill(name: str, **values: str) -> str:
+def _fill(name: str, values: Mapping[str, str]) -> str:
     return Template(read_file(_HERE / name).decode()).substitute(values)

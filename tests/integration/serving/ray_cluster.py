@@ -48,9 +48,18 @@ class Cluster:
         done = subprocess.run(command, env=os.environ | _ENVIRONMENT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
-    def wait_until_running(self, replicas: int) -> set[int]:
-        """Waits until the application runs with this number of replicas, and returns their process ids."""
-        wait_for(lambda: self._states() == ["RUNNING"] * replicas, f"{replicas} replicas run")
+    def wait_until_running(self, replicas: int, other_than: int = 0) -> set[int]:
+        """Waits until the application runs with this number of replicas, and returns their process ids.
+
+        Args:
+            replicas: the number.
+            other_than: a process id that is not counted.
+        """
+
+        def is_running() -> bool:
+            return len(self.replicas() - {other_than}) == replicas and self._states() == ["RUNNING"] * replicas
+
+        wait_for(is_running, f"{replicas} replicas run")
         return self.replicas()
 
     def replicas(self) -> set[int]:

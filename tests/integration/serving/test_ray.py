@@ -105,8 +105,7 @@ def test_a_killed_replica_is_hidden_by_the_client_and_replaced(cluster: Cluster,
         for victim in before:  # the second one after the first is replaced: each has drawn the same picture
             os.kill(victim, signal.SIGKILL)
             clients.wait_for_more(3)  # a failed request would raise here
-            wait_for(lambda victim=victim: len(cluster.replicas() - {victim}) == 2, "the replica is replaced")
-            cluster.wait_until_running(2)
+            cluster.wait_until_running(2, other_than=victim)
             clients.wait_for_more(3)
     assert not cluster.replicas() & before
 

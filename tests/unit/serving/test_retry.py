@@ -21,6 +21,7 @@ URL = "http://127.0.0.1:8080"
 Outcome = tuple[int, dict[str, Any]] | Exception  # a status with other arguments of httpx.Response, or no response
 GOOD: Outcome = (200, {"content": b"picture"})
 DIED: Outcome = (500, {"json": {"code": 500, "type": "InternalServerException", "message": "Worker died."}})
+RAY_DIED: Outcome = (500, {"text": "Internal Server Error"})
 BUSY: Outcome = (503, {})
 Fetch = Callable[..., tuple[bytes, int]]
 TIMEOUT = 8.0  # seconds; a client waits half of it for the reply to a lost request
@@ -61,7 +62,7 @@ BOTH_CLIENTS = pytest.mark.parametrize("fetch", [fetch, fetch_async])
 
 
 @BOTH_CLIENTS
-@pytest.mark.parametrize("failure", [BUSY, (507, {}), (429, {}), DIED, httpx.ReadError("reset")])
+@pytest.mark.parametrize("failure", [BUSY, (507, {}), (429, {}), DIED, RAY_DIED, httpx.ReadError("reset")])
 def test_a_busy_server_a_dead_worker_or_a_lost_connection_is_retried(fetch: Fetch, failure: Outcome) -> None:
     assert fetch([failure, failure, GOOD]) == (b"picture", 3)
 
