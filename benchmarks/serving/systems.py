@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,10 +60,7 @@ def systems(models: Models) -> list[Target]:
     servers += [_native(f"native-{n}", f"our native host, ONNX Runtime, {_workers(n)}", models.onnx, n) for n in (1, 2)]
     description = "constant bytes from our native host, 2 workers: its ceiling"
     servers += [Target(NATIVE_CEILING, description, partial(_native_ceiling, models), kinds=("GET", "POST"))]
-    description = "the same handler in Ray Serve, 2 replicas, behind Ray's proxy in Python"
-    servers += [_ray("ray", description, models.ray)]
-    description = "the same, behind HAProxy, which Ray starts with RAY_SERVE_ENABLE_HA_PROXY=1"
-    servers += [_ray("ray-haproxy", description, models.ray, {"RAY_SERVE_ENABLE_HA_PROXY": "1"})]
+    servers += [_ray(models.ray)]
     servers += [Target("stock", "the same handler in TorchServe with default settings", partial(stock, models.onnx))]
     servers += [_litserve(models.generator), _fastapi(models.generator)]
     description = "constant bytes from TorchServe's own worker, our server's settings, 2 workers: the ceiling"
@@ -92,14 +89,15 @@ def _native_ceiling(models: Models, folder: Path) -> Launch:
     return _serve(folder / "constant.mar", 2, "native")
 
 
-def _ray(name: str, description: str, application: Path, settings: Mapping[str, str] | None = None) -> Target:
+def _ray(application: Path) -> Target:
     unavailable = None
     if importlib.util.find_spec("ray") is None:
         unavailable = "it needs the package ray: install it with pip install 'ganctl[ray]'"
-    return Target(name, description, partial(_serve_run, application, settings or {}), unavailable=unavailable)
+    description = "the same handler in Ray Serve, 2 replicas, behind Ray's proxy"
+    return Target("ray", description, partial(_serve_run, application), unavailable=unavailable)
 
 
-def _serve_run(application: Path, settings: Mapping[str, str], folder: Path) -> Launch:
+def _serve_run(application: Path, folder: Path) -> Launch:
     """Returns the command that runs the application in a Ray of its own, with two replicas."""
     config = yaml.safe_load((application / "config.yaml").read_bytes())
     port = config["http_options"]["port"] = free_ports().inference
@@ -112,7 +110,6 @@ def _serve_run(application: Path, settings: Mapping[str, str], folder: Path) -> 
 
     command = [sys.executable, "-m", "ray.serve.scripts", "run", "config.yaml"]
     environment = {
-        **settings,
         "RAY_TMPDIR": str(folder),
         "RAY_AUTH_MODE": "disabled",  # else Ray leaves a token in the home folder
         "RAY_USAGE_STATS_ENABLED": "0",
