@@ -3,10 +3,10 @@
 import base64
 import io
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,13 @@ _FRAME_MS = 50  # duration of an animation's frame: 20 frames per second
 Pixels = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):  # a frozen dataclass takes a microsecond more for each reply
     """The HTTP reply to one request."""
 
     status: int
     media: str
     body: bytes
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
     error_fields: tuple[str, ...] = ()  # names of fields with errors; "unknown" for an unknown field
 
 
@@ -39,7 +38,8 @@ def encode(request: Request, images: Pixels, model: Model) -> bytes:
 
 
 def _png(request: Request, images: Pixels, model: Model) -> bytes:
-    return png.encode(enlarge(tile(images, request.columns), request.scale))
+    picture = images[0] if len(images) == 1 else tile(images, request.columns)
+    return png.encode(enlarge(picture, request.scale))
 
 
 def _json(request: Request, images: Pixels, model: Model) -> bytes:

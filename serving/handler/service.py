@@ -119,7 +119,7 @@ class Service:
     def http_headers(self, reply: Reply) -> dict[str, str]:
         """All headers that a host must send with a reply."""
         common = {"content-type": reply.media, "X-Model-Version": self.model.version, "Vary": "Accept"}
-        return common | reply.headers
+        return {**common, **reply.headers}
 
     def _parse(self, inputs: Mapping[str, Any], headers: Mapping[str, str]) -> Request | Reply:
         request = self._parser.parse(inputs, headers)

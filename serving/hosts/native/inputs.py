@@ -26,8 +26,9 @@ def read_inputs(query: bytes, content_type: str, body: bytes) -> Inputs:
         InputError: a percent-encoding is bad, a field has no name, or a multipart form is malformed.
     """
     inputs: Inputs = {}
-    for name, value in _pairs(query, "the query"):
-        add_input(inputs, name, value)
+    if query:
+        for name, value in _pairs(query, "the query"):
+            add_input(inputs, name, value)
     media = content_type.partition(";")[0].strip().lower()
     if media == FORM:
         for name, value in _pairs(body, "the form"):
