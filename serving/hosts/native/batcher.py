@@ -152,7 +152,10 @@ class Batcher:
             log.exception("a defect made a batch of %d requests fail", len(batch))
             answers = [_failure(len(batch)) for _ in batch]
         for each, answer in zip(batch, answers, strict=True):
-            each.respond(answer)
+            try:
+                each.respond(answer)
+            except Exception:  # of one connection; the others get their replies
+                log.exception("a defect kept a reply from being sent")
 
     def _draw_large(self, model: NativeModel, request: "Request", size: float, respond: Respond) -> None:
         reservation = contextlib.ExitStack()

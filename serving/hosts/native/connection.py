@@ -1,11 +1,13 @@
 """HTTP/1.1 connections: parses requests, sends replies in their order, and ends the connections of slow clients."""
 
 import asyncio
+import functools
 import math
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import NoReturn, Protocol
 from urllib.parse import unquote
@@ -18,10 +20,12 @@ ARRIVAL_SECONDS = 20.0  # for a request's head to arrive, and again for its body
 READING_SECONDS = 60.0  # for a client to read on, once its reply fills the buffers
 IDLE_SECONDS = 75.0  # until a connection without requests is closed
 LINGER_SECONDS = 2.0  # in which a client may read its last reply while it still sends
+CLOSE_SECONDS = 1.0  # for an idle client to confirm the end of a TLS connection
 MAX_TARGET, MAX_HEAD = 65_536, 32_768  # bytes of the path with the query, as many as of a body; and of all headers
 _MAX_WAITING = 16  # requests that wait for the reply to the one before them; above, nothing more is read
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+_WITHOUT_LENGTH = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)  # RFC 9110, section 8.6
 _NOT_HTTP = refusal(HTTPStatus.BAD_REQUEST, "The request is not valid HTTP/1.1.")
 _LONG_TARGET = refusal(HTTPStatus.REQUEST_URI_TOO_LONG, f"The path with its query is longer than {MAX_TARGET:,} bytes.")
 _LONG_HEAD = refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"The headers are longer than {MAX_HEAD:,} bytes.")
@@ -46,6 +50,10 @@ class HttpRequest:
 
 
 Respond = Callable[[HttpReply], None]
+
+
+class _ParserStopped(Exception):
+    """Raised by a method that the parser calls, to stop it."""
 
 
 class Application(Protocol):
@@ -74,7 +82,10 @@ class Connection(asyncio.Protocol):
         self._refusal: HttpReply | None = None  # the reply to what is no request, after all others
         self._is_arriving = False  # whether a part of a request is here
         self._is_ended = False  # whether what arrives is ignored, because the last request is here
-        self._is_cut = False  # whether the client may still send a part of its last request
+        self._is_cut = False  # whether the client may still send, because it did not announce the end
+        self._unparsed = 0  # bytes of a head or trailer that the parser has not passed on yet
+        self._is_expecting = False  # whether the client sends the body after `100 Continue`
+        self._has_head = False  # whether the head of the request is complete: what follows are trailers
         self._is_reading_paused, self._is_writing_paused = False, False
         self._arrival_deadline = math.inf  # for the rest of the request's head or body
         self._idle_deadline = math.inf
@@ -95,34 +106,52 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_ended:
             return
+        self._unparsed += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            assert self._is_ended, "a request for another protocol is answered as the last one"
-        except httptools.HttpParserCallbackError:
-            if self._refusal is None:  # a defect
+            self._feed(data)
+        except httptools.HttpParserCallbackError as error:
+            if not isinstance(error.__context__, _ParserStopped):  # a defect
                 raise
-            self._refuse(self._refusal)
+            if not self._is_ended:
+                assert self._refusal is not None, "the parser was stopped for a reason"
+                self._refuse(self._refusal)
         except httptools.HttpParserError:
             if not self._is_ended:
                 self._refuse(_NOT_HTTP)
+        if self._unparsed > MAX_HEAD and not self._is_ended:
+            self._refuse(_LONG_HEAD)
         if self._is_arriving and self._arrival_deadline == math.inf:
             self._arrival_deadline = time.monotonic() + ARRIVAL_SECONDS
+
+    def eof_received(self) -> bool:
+        """Keeps the connection open until the requests that are here are answered; the client sends no more."""
+        last = self._requests[-1] if self._requests else self._answered
+        if last is None or not self._transport.can_write_eof():
+            return False
+        if self._refusal is None:
+            last.is_last = True
+        self._is_arriving, self._is_ended, self._arrival_deadline = False, True, math.inf
+        return True
 
     def pause_writing(self) -> None:
         self._is_writing_paused, self._reading_deadline = True, time.monotonic() + READING_SECONDS
 
     def resume_writing(self) -> None:
-        self._is_writing_paused, self._reading_deadline = False, math.inf
+        self._is_writing_paused = False
+        if not self._transport.is_closing():
+            self._reading_deadline = math.inf
         self._answer_next()
 
     def on_message_begin(self) -> None:
-        self._is_arriving = not self._is_ended
-        self._target, self._body, self._head_bytes = b"", b"", 0
+        if self._is_ended:
+            raise _ParserStopped  # what follows the last request is ignored
+        self._is_arriving, self._is_expecting, self._has_head = True, False, False
+        self._target, self._body, self._head_bytes, self._unparsed = b"", b"", 0, 0
         self._headers: dict[str, str] = {}
 
     def on_url(self, url: bytes) -> None:
         self._target += url
+        self._unparsed = 0
         if len(self._target) > MAX_TARGET:
             self._stop(_LONG_TARGET)
 
@@ -130,26 +159,38 @@ class Connection(asyncio.Protocol):
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > MAX_HEAD:
             self._stop(_LONG_HEAD)
+        self._unparsed = 0
+        if self._has_head:
+            return  # a trailer, which must not take the place of a header (RFC 9110, section 6.5.1)
         key, text = name.decode("latin-1").lower(), value.decode("utf-8", "replace")
         self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
 
     def on_headers_complete(self) -> None:
+        self._unparsed = 0
+        if self._is_upgrade():
+            return  # `_feed` has the parser read the request once more
+        version = self._parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            self._stop(_NOT_HTTP)
+        self._has_head = True
         self._path, self._query = _split(self._target)
         self._max_body = self._application.max_body(self._path)
         self._arrival_deadline = math.inf  # the body has a deadline of its own
-        if self._headers.get("expect", "").lower() == "100-continue" and self._answered is None:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._is_expecting = version == "1.1" and self._headers.get("expect", "").lower() == "100-continue"
+        self._continue()
 
     def on_body(self, body: bytes) -> None:
+        self._unparsed = 0
         if self._is_ended:
             return
+        self._is_expecting = False
         self._body += body
         if len(self._body) > self._max_body:
             self._is_cut = True
             self._complete(is_last=True)
 
     def on_message_complete(self) -> None:
-        if self._is_ended:
+        if self._is_ended or self._is_upgrade():
             return
         parser = self._parser
         keeps_open = parser.should_keep_alive() and not parser.should_upgrade() and parser.get_http_version() != "1.0"
@@ -163,15 +204,58 @@ class Connection(asyncio.Protocol):
         """
         if now > self._reading_deadline:
             self._transport.abort()
-        elif now > self._arrival_deadline:
+        elif now > self._arrival_deadline and not self._is_reading_paused:
             self._refuse(_LATE)
-        elif now > self._idle_deadline and not self._is_arriving:
-            self.close_unless_answering()
+        elif now > self._idle_deadline and self._is_idle():
+            self._close(CLOSE_SECONDS)
 
-    def close_unless_answering(self) -> None:
-        """Closes the connection if none of its requests waits for its reply."""
-        if self._answered is None and not self._requests:
+    def limit_arrival(self, seconds: float) -> None:
+        """Gives a request that is arriving at most so long."""
+        if self._is_arriving:
+            self._arrival_deadline = min(self._arrival_deadline, time.monotonic() + seconds)
+
+    def close_if_idle(self) -> None:
+        """Closes the connection if no request arrives or waits for its reply, and the client has read all replies."""
+        if self._is_idle() and not self._is_ended:
+            self._close(CLOSE_SECONDS)
+
+    def _is_idle(self) -> bool:
+        return self._answered is None and not self._requests and not self._is_arriving
+
+    def _close(self, seconds: float) -> None:
+        """Closes the connection once the client has read what was sent, which may take so long."""
+        if not self._transport.is_closing():
             self._transport.close()
+            self._reading_deadline = min(self._reading_deadline, time.monotonic() + seconds)
+
+    def _feed(self, data: bytes) -> None:
+        """Has the parser read data. Requests for another protocol are answered in this one (RFC 9110, section 7.8).
+
+        The parser takes what follows the head of such a request for the other protocol, also a body. So it gets the
+        head once more, without `Upgrade`.
+        """
+        while True:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._is_ended:
+                    return
+                method, version = self._parser.get_method().decode("latin-1"), self._parser.get_http_version()
+                fields = "".join([f"{name}: {value}\r\n" for name, value in self._headers.items() if name != "upgrade"])
+                head = f"{method} {self._target.decode('latin-1')} HTTP/{version}\r\n".encode("latin-1")
+                data = head + f"{fields}\r\n".encode() + data[upgrade.args[0] :]
+            else:
+                return
+
+    def _is_upgrade(self) -> bool:
+        """Returns whether the request is for another protocol; CONNECT is so in any case."""
+        return self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT"
+
+    def _continue(self) -> None:
+        """Lets a client send the body for which it waits, once it has the replies to the requests before."""
+        if self._is_expecting and not self._is_ended and self._answered is None and not self._requests:
+            self._is_expecting = False
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _complete(self, *, is_last: bool) -> None:
         """Takes the request that has arrived."""
@@ -192,7 +276,10 @@ class Connection(asyncio.Protocol):
             self._application.answer(self._answered, self._respond)
         if self._is_reading_paused and len(self._requests) <= _MAX_WAITING:
             self._is_reading_paused = False
+            if self._arrival_deadline < math.inf:
+                self._arrival_deadline = time.monotonic() + ARRIVAL_SECONDS
             self._transport.resume_reading()
+        self._continue()
         if self._refusal is not None and self._is_ended and self._answered is None and not self._requests:
             reply, self._refusal = self._refusal, None
             self._write(reply, is_last=True)
@@ -203,15 +290,19 @@ class Connection(asyncio.Protocol):
         assert request is not None, "a request gets one reply"
         if self._transport.is_closing():
             return
-        self._write(reply, is_last=request.is_last or self._application.closing, has_body=request.method != "HEAD")
-        if self._requests or self._is_reading_paused or self._refusal is not None:
+        is_last = request.is_last or self._application.closing
+        if is_last and not request.is_last:
+            self._is_cut = True
+        self._write(reply, is_last=is_last, has_body=request.method != "HEAD")
+        if self._is_expecting or self._requests or self._is_reading_paused or self._refusal is not None:
             asyncio.get_running_loop().call_soon(self._answer_next)
 
     def _write(self, reply: HttpReply, *, is_last: bool, has_body: bool = True) -> None:
         fields = "".join([f"{name}: {value}\r\n" for name, value in reply.headers.items()])
-        length = f"content-length: {len(reply.body)}\r\n" if reply.status != HTTPStatus.NOT_MODIFIED else ""
+        length = "" if reply.status in _WITHOUT_LENGTH else f"content-length: {len(reply.body)}\r\n"
         close = "connection: close\r\n" if is_last else ""
-        head = f"{_STATUS_LINES[reply.status]}{fields}{length}{close}\r\n".encode()
+        date = _date(int(time.time()))
+        head = f"{_STATUS_LINES[reply.status]}{date}{fields}{length}{close}\r\n".encode()
         self._transport.write(head + reply.body if has_body else head)
         self._idle_deadline = time.monotonic() + (LINGER_SECONDS if is_last else IDLE_SECONDS)
         if is_last:
@@ -223,12 +314,12 @@ class Connection(asyncio.Protocol):
         If it was closed at once, the kernel would reset it because of the data that nobody reads, and the client could
         lose the reply.
         """
-        self._is_ended = True
+        self._is_ended, self._refusal = True, None
         self._requests.clear()
         if self._is_cut and self._transport.can_write_eof():
             self._transport.write_eof()
         else:
-            self._transport.close()
+            self._close(READING_SECONDS)
 
     def _refuse(self, reply: HttpReply) -> None:
         """Sends the reply after those to the requests before it, and then ends the connection."""
@@ -239,7 +330,13 @@ class Connection(asyncio.Protocol):
     def _stop(self, reply: HttpReply) -> NoReturn:
         """Stops the parser, so that `reply` is sent."""
         self._refusal = reply
-        raise ValueError("the parser stops")
+        raise _ParserStopped
+
+
+@functools.lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    """Returns the header Date of replies in this second."""
+    return f"date: {formatdate(second, usegmt=True)}\r\n"
 
 
 def _split(target: bytes) -> tuple[str, bytes]:

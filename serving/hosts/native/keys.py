@@ -73,7 +73,10 @@ def _read_keys(path: Path) -> dict[str, str]:
             f"{path}: found no readable file of keys ({error}). Give one with lines `NAME KEY`."
         ) from error
     if text.startswith("{"):
-        return {json.loads(text)["inference"]["key"]: "inference"}
+        try:
+            return {json.loads(text)["inference"]["key"]: "inference"}
+        except (ValueError, KeyError, TypeError) as error:
+            raise SettingError(f"{path}: found no key of `inference` in this JSON ({error!r}).") from error
     names: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()

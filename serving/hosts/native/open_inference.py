@@ -178,7 +178,7 @@ async def _generate(batcher: Batcher, z: NDArray[Any], label: NDArray[Any] | Non
 def _decode(headers: Mapping[str, str], body: bytes) -> _Inference:
     """Decodes the JSON of a request and the binary tensors after it."""
     length = headers.get(_HEADER_LENGTH)
-    if length is not None and (not length.isdecimal() or int(length) > len(body)):
+    if length is not None and (not length.isdecimal() or len(length) > 19 or int(length) > len(body)):
         found = f"{_HEADER_LENGTH}: found {length!r}, expected a number of at most {len(body)}"
         raise InferenceError(HTTPStatus.BAD_REQUEST, found)
     end = int(length) if length is not None else len(body)
@@ -197,7 +197,7 @@ def _decode(headers: Mapping[str, str], body: bytes) -> _Inference:
         parameters = outputs[0].get("parameters", {}) if outputs else request.get("parameters", {})
         binary = parameters.get("binary_data", parameters.get("binary_data_output", False))
         identity = request.get("id")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, struct.error) as error:
         raise InferenceError(HTTPStatus.BAD_REQUEST, f"the request: {error!r:.200}") from error
     return _Inference(identity if isinstance(identity, str) else None, inputs, binary is True)
 

@@ -37,4 +37,5 @@ class Proxies:
             found = ipaddress.ip_address(address)
         except ValueError:  # a proxy may append something else, like `unknown`
             return False
+        found = getattr(found, "ipv4_mapped", None) or found  # of an IPv4 client on a socket for both
         return any(found in network for network in self._networks)

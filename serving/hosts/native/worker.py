@@ -27,7 +27,7 @@ from ganctl.serving.errors import SettingError
 from ganctl.serving.hosts.native.access import Access
 from ganctl.serving.hosts.native.application import Application
 from ganctl.serving.hosts.native.batcher import Batcher, Drawn
-from ganctl.serving.hosts.native.connection import Connection
+from ganctl.serving.hosts.native.connection import READING_SECONDS, Connection
 from ganctl.serving.hosts.native.keys import Keys, file_stamp
 from ganctl.serving.hosts.native.model import NativeModel
 from ganctl.serving.hosts.native.proxies import Proxies
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _TICK_SECONDS, _TICKS_TO_RELOAD = 0.1, 10
 _LINGER_SECONDS = 0.5  # in which clients learn that their connection ends, before idle ones are closed
-_TLS_CLOSE_SECONDS = 1.0  # for a client to confirm the end of a connection; idle ones do not read it
+_LAST_ARRIVAL_SECONDS = 2.0  # for a request that arrives during the shutdown
 _BACKLOG = 1_024  # connections that wait to be accepted
 _SWITCH_SECONDS = 1e-3  # Python's default, 5 ms, would delay small requests while a thread draws a large one
 _PR_SET_PDEATHSIG = 1
@@ -134,7 +134,7 @@ class WorkerServer:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        closing = _TLS_CLOSE_SECONDS if tls is not None else None
+        closing = READING_SECONDS if tls is not None else None  # connections have shorter limits of their own
         servers = [
             await loop.create_server(self._connect, sock=each, ssl=tls, backlog=_BACKLOG, ssl_shutdown_timeout=closing)
             for each in sockets
@@ -147,9 +147,11 @@ class WorkerServer:
                 server.close()
             self._application.closing = True
             await asyncio.sleep(_LINGER_SECONDS)
+            for connection in self._connections:
+                connection.limit_arrival(_LAST_ARRIVAL_SECONDS)
             while self._connections:
                 for connection in tuple(self._connections):
-                    connection.close_unless_answering()
+                    connection.close_if_idle()
                 await asyncio.sleep(_TICK_SECONDS)
             ticks.cancel()
 

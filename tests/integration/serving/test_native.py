@@ -97,6 +97,7 @@ def test_head_and_options_have_no_body(native: Running) -> None:
     assert head.headers["content-length"] == str(len(image.content))
     assert (options.status_code, options.content) == (204, b"")
     assert options.headers["allow"] == "GET, HEAD, POST, OPTIONS"
+    assert "content-length" not in options.headers
 
 
 def test_a_path_with_the_version_can_be_cached_for_good_and_one_without_it_must_be_checked(native: Running) -> None:

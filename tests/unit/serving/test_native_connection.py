@@ -1,10 +1,13 @@
-"""Connections of the native host end in time if the client is too slow."""
+"""Connections of the native host follow HTTP/1.1, and end in time if the client is too slow."""
 
 import asyncio
+import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import pytest
 
@@ -19,7 +22,10 @@ LARGE = 1 << 23  # bytes; more than the buffers of a socket
 
 
 class Echo:
-    """Replies with the request's body, or with LARGE bytes to an empty one."""
+    """Replies with the request's body, or with LARGE bytes to an empty one.
+
+    Some paths get other replies: `/headers` the request's headers as JSON, `/later` an empty body after a moment.
+    """
 
     closing = False
 
@@ -27,7 +33,12 @@ class Echo:
         return LARGE
 
     def answer(self, request: HttpRequest, respond: Respond) -> None:
-        respond(HttpReply(200, {}, request.body or bytes(LARGE)))
+        if request.path == "/later":
+            asyncio.get_running_loop().call_later(LIMIT / 3, respond, HttpReply(200, {}, b""))
+        elif request.path == "/headers":
+            respond(HttpReply(200, {}, json.dumps(request.headers).encode()))
+        else:
+            respond(HttpReply(200, {}, request.body or bytes(LARGE)))
 
 
 @pytest.fixture
@@ -98,3 +109,81 @@ def test_a_client_that_does_not_read_loses_its_connection(url: str) -> None:
         time.sleep(3 * LIMIT)
         with pytest.raises(BrokenReply):  # only a part of it was sent
             wire.read()
+
+
+def replies_to(url: str, *parts: bytes) -> list[tuple[int, bytes]]:
+    """Sends the parts one by one; returns status and body of all replies until the connection ends."""
+    with Wire(url) as wire:
+        for part in parts:
+            wire.send(part)
+            time.sleep(LIMIT / 10)  # so that the server receives each part alone
+        replies = iter(wire.read, None)
+        return [(reply.status, reply.body) for reply in replies]
+
+
+CLOSE = ("Connection", "close")
+CHUNKED = ("Transfer-Encoding", "chunked")
+
+
+@pytest.mark.parametrize("cut", [None, 60, -2])
+def test_a_request_for_another_protocol_is_answered_in_this_one_with_its_body(cut: int | None, url: str) -> None:
+    upgrade = [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABk")]
+    data = request(body=b"first", headers=upgrade)
+    parts = (data,) if cut is None else (data[:cut], data[cut:])
+    assert replies_to(url, *parts, request(body=b"second", headers=[CLOSE])) == [(200, b"first"), (200, b"second")]
+
+
+def test_trailers_do_not_become_headers(url: str) -> None:
+    data = request("POST", "/headers", headers=[CHUNKED, CLOSE], length="")
+    ((status, body),) = replies_to(url, data + b"1\r\nx\r\n0\r\nAuthorization: Bearer key\r\n\r\n")
+    assert status == 200
+    assert "authorization" not in json.loads(body)
+
+
+def test_a_header_line_or_a_trailer_without_an_end_gets_431(url: str) -> None:
+    chunked = request(headers=[CHUNKED], length="") + b"1\r\nx\r\n0\r\nX: "
+    for start in (b"GET / HTTP/1.1\r\nX: ", chunked):
+        ((status, _),) = replies_to(url, start, *[b"x" * 20_000] * 2)
+        assert status == 431
+
+
+@pytest.mark.parametrize("version", [b"HTTP/2.0", b"HTTP/0.9", b"HTTP/1.2"])
+def test_other_versions_are_refused(version: bytes, url: str) -> None:
+    ((status, _),) = replies_to(url, request("GET", "/headers").replace(b"HTTP/1.1", version))
+    assert status == 400
+
+
+def test_a_client_that_has_closed_its_side_gets_its_replies(url: str) -> None:
+    with Wire(url) as wire:
+        wire.send(request("GET", "/later") + request(body=b"body"))
+        wire.socket.shutdown(socket.SHUT_WR)
+        assert [reply.body for reply in iter(wire.read, None)] == [b"", b"body"]
+
+
+def test_a_body_that_waits_for_permission_gets_it_after_the_reply_before(url: str) -> None:
+    body = request(body=b"body", headers=[("Expect", "100-continue"), CLOSE])
+    with Wire(url) as wire:
+        wire.send(request("GET", "/later") + body[:-4])
+        received = b""
+        while not received.endswith(b"HTTP/1.1 100 Continue\r\n\r\n"):
+            received += (data := wire.socket.recv(1_000))
+            assert data, received
+        assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+        wire.send(body[-4:])
+        reply = wire.read()
+    assert reply is not None
+    assert (reply.status, reply.body) == (200, b"body")
+
+
+def test_what_follows_the_last_request_is_ignored(url: str) -> None:
+    for more in (request(body=b"more"), b"\0\r\n\r\n", request("GET", "/" + "x" * 70_000)):
+        assert replies_to(url, request(body=b"last", headers=[CLOSE]) + more) == [(200, b"last")]
+
+
+def test_replies_have_a_date(url: str) -> None:
+    with Wire(url) as wire:
+        wire.send(request(body=b"body"))
+        reply = wire.read()
+    assert reply is not None
+    sent = parsedate_to_datetime(reply.headers["date"])
+    assert abs((datetime.now(UTC) - sent).total_seconds()) < PATIENCE

@@ -42,6 +42,18 @@ def test_a_file_that_cannot_be_read_any_more_changes_nothing(tmp_path: Path) -> 
     assert not keys.reload(), "the same error is not reported again"
 
 
+@pytest.mark.parametrize("text", ["{", "{}", '{"inference": 1}', '{"inference": {"key'])
+def test_a_token_file_that_is_half_written_changes_nothing(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "key_file.json"
+    key = write_new_key(path)
+    keys = Keys(path)
+    path.write_text(text)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(SettingError, match="found no key"):
+        keys.reload()
+    assert keys.accept(f"Bearer {key}") == "inference"
+
+
 @pytest.mark.parametrize("text", ["ann\n", "ann one two\n"])
 def test_a_line_without_a_name_or_a_key_is_named_with_its_number(text: str, tmp_path: Path) -> None:
     path = tmp_path / "keys"
