@@ -33,6 +33,7 @@ class Application:
     Attributes:
         closing: whether each reply is the last one of its connection.
         in_progress: the number of requests that are being answered.
+        count: counts the status of a reply that no batch gave.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Application:
             access_log: gets a line for each request, if there is one.
             proxies: those whose X-Forwarded-For names the client in the access log.
         """
-        self._count, self._access, self._access_log = count, access, access_log
+        self.count, self._access, self._access_log = count, access, access_log
         self._proxies = proxies or Proxies(())
         self.closing = False
         self.in_progress = 0
@@ -95,7 +96,7 @@ class Application:
                 reply = defect()
             else:
                 return
-        self._count(reply.status)
+        self.count(reply.status)
         self._send(request, respond, reply)
 
     def _answered(self, request: HttpRequest, respond: Respond, is_immutable: bool, answer: Answer) -> None:
@@ -150,7 +151,7 @@ class Application:
             except Exception:
                 log.exception("a defect made one request fail")
                 reply = defect()
-        self._count(reply.status)
+        self.count(reply.status)
         self._send(request, respond, reply)
 
     def _find(self, path: str) -> tuple[Batcher | None, str]:

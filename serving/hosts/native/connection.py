@@ -69,6 +69,10 @@ class Application(Protocol):
         """Calls `respond` with the reply, now or later."""
         ...
 
+    def count(self, status: int) -> None:
+        """Counts a reply to what is no request."""
+        ...
+
 
 class Connection(asyncio.Protocol):
     """A connection. The methods `on_…` are called by the parser."""
@@ -282,6 +286,7 @@ class Connection(asyncio.Protocol):
         self._continue()
         if self._refusal is not None and self._is_ended and self._answered is None and not self._requests:
             reply, self._refusal = self._refusal, None
+            self._application.count(reply.status)
             self._write(reply, is_last=True)
 
     def _respond(self, reply: HttpReply) -> None:

@@ -125,8 +125,10 @@ def test_requests_without_a_valid_key_get_401_and_are_counted(export: Path, tmp_
             assert key not in refused.text
         assert http.get(url, headers={"Authorization": f"Bearer {key}"}).status_code == 200
         assert http.get(f"{server.url}/ping").status_code == 200
+        assert reply_to(server, b"\0\r\n\r\n").status == 400
         counted = metrics(str(server.record["metrics_url"]))
         assert counted["ganctl_requests_total", (("model", ""), ("status", "401"))] == 3
+        assert counted["ganctl_requests_total", (("model", ""), ("status", "400"))] == 1
 
 
 def test_small_requests_are_answered_while_a_large_one_is_drawn(gated: Path, gate: Gate, temporary: Path) -> None:
