@@ -53,11 +53,15 @@ def top_level(name: str) -> str:
 
 
 def needed_by_serving(*, without: str = "") -> set[str]:
-    """Returns the packages that the files of serving import, except those whose path contains `without`."""
+    """Returns the packages that the files of serving import, except those whose path contains `without`.
+
+    The application for Ray runs in Ray's images.
+    """
     files = [
         *(ROOT / "ganctl").glob("*.py"),
         *(f for f in (ROOT / "serving").rglob("*.py") if not imported_by(f) & {"ganctl.training"}),
     ]
+    files.remove(ROOT / "serving" / "hosts" / "ray" / "application.py")
     files = [file for file in files if not without or without not in file.relative_to(ROOT).as_posix()]
     needed = {DISTRIBUTIONS.get(name, name) for file in files for name in imported_by(file)}
     return {name for name in needed if name.partition(".")[0] != "ganctl"}
