@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import pytest
 
@@ -190,3 +191,112 @@ def test_replies_have_a_date(url: str) -> None:
     assert reply is not None
     sent = parsedate_to_datetime(reply.headers["date"])
     assert abs((datetime.now(UTC) - sent).total_seconds()) < PATIENCE
+
+
+class Held:
+    """Replies when the test says so."""
+
+    def __init__(self) -> None:
+        self.closing = False
+        self.waiting: list[Respond] = []
+
+    def count(self, status: int) -> None:
+        pass
+
+    def max_body(self, path: str) -> int:
+        return LARGE
+
+    def answer(self, request: HttpRequest, respond: Respond) -> None:
+        self.waiting.append(respond)
+
+    def reply(self) -> None:
+        self.waiting.pop(0)(HttpReply(200, {}, b""))
+
+
+class Recorder(asyncio.Transport):
+    """Records what the connection does to its transport; the client reads nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+        self.written = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return "close" in self.calls
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("close", "abort", "write_eof", "pause_reading", "resume_reading"):
+            return lambda: self.calls.append(name)
+        return super().__getattribute__(name)
+
+
+def connect() -> tuple[Connection, Held, Recorder]:
+    application, transport = Held(), Recorder()
+    opened = Connection(application, set())
+    opened.connection_made(transport)
+    return opened, application, transport
+
+
+def later(seconds: float) -> float:
+    return time.monotonic() + seconds
+
+
+def test_an_idle_client_that_does_not_read_is_cut_off() -> None:
+    opened, application, transport = connect()
+    opened.data_received(request("GET"))
+    application.reply()
+    opened.check(later(connection.IDLE_SECONDS - 1))
+    assert transport.calls == []
+    opened.check(later(connection.IDLE_SECONDS + 1))
+    assert transport.calls == ["close"]
+    opened.check(later(connection.CLOSE_SECONDS + 1))
+    assert transport.calls == ["close", "abort"]
+
+
+def test_a_request_that_nobody_reads_is_not_late() -> None:
+    opened, application, transport = connect()
+    opened.data_received(request("GET") * 19 + request("GET")[:-4])
+    assert transport.calls == ["pause_reading"]
+    opened.check(later(connection.ARRIVAL_SECONDS + 1))
+    assert transport.written == b""
+
+    async def reply_to_all() -> None:
+        while application.waiting:
+            application.reply()
+            await asyncio.sleep(0)  # the connection goes on to the next request
+
+    asyncio.run(reply_to_all())
+    assert transport.calls == ["pause_reading", "resume_reading"]
+    assert transport.written.count(b"200 OK") == 19
+    opened.check(later(connection.ARRIVAL_SECONDS + 1))
+    assert b"408" in transport.written
+
+
+def test_a_shutdown_waits_for_a_request_that_arrives_and_lets_the_client_read_the_reply() -> None:
+    opened, application, transport = connect()
+    opened.data_received(request(body=b"body")[:-1])
+    application.closing = True
+    opened.close_if_idle()
+    assert transport.calls == []
+    opened.data_received(b"y")
+    opened.close_if_idle()
+    application.reply()
+    opened.close_if_idle()
+    assert transport.calls == ["write_eof"], "a reset would cut the reply off"
+    assert b"connection: close" in transport.written
+    opened.check(later(connection.LINGER_SECONDS + 1))
+    assert transport.calls == ["write_eof", "close"]
+
+
+def test_a_shutdown_does_not_wait_for_long_for_a_request_that_arrives() -> None:
+    opened, _, transport = connect()
+    opened.data_received(request(body=b"body")[:-1])
+    opened.limit_arrival(2.0)
+    opened.check(later(3.0))
+    assert b"408" in transport.written
