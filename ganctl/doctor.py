@@ -64,7 +64,8 @@ def _java() -> Finding:
         java = find_java()
         return Finding("java", True, f"{java_version(java)}, {java}")
     except ServerError as error:
-        return Finding("java", False, "no Java that TorchServe supports", str(error))
+        advice = f"{error} `ganctl serve --engine native` needs none."
+        return Finding("java", False, "no Java that TorchServe supports", advice)
 
 
 def _package(name: str, use: str) -> Finding:
@@ -113,7 +114,7 @@ def doctor(as_json: bool) -> None:
         Finding("processor", True, f"{os.cpu_count()} cores, {platform.machine()}"),
         _torch(),
         _java(),
-        _package("torchserve", "serve"),
+        _package("torchserve", "serve --engine torchserve"),
         _package("onnxruntime", "export and serve"),
         _ports(),
         _temporary(),
