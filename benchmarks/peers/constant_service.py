@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ganctl_handler.replies import Reply  # type: ignore[import-not-found]  # a package of the archive
-from ganctl_handler.service import Service as HandlerService  # type: ignore[import-not-found]  # the same
-from ganctl_handler.torchserve import handle  # type: ignore[import-not-found]  # the same
+from ganctl_handler.replies import Reply
+from ganctl_handler.service import Service as HandlerService
+from ganctl_handler.torchserve import handle
 
 __all__ = ["Service", "handle"]
 

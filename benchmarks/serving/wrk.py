@@ -1,4 +1,4 @@
-"""Load by wrk, which uses a tenth of the CPU time per request of our own load generator, `load.py`.
+"""Load by wrk, which takes less CPU time per request than our own load generator, `load.py`.
 
 https://github.com/wg/wrk; Debian: `apt-get install wrk`.
 """

@@ -91,7 +91,7 @@ class Application:
                 reply = refusal(HTTPStatus.BAD_REQUEST, str(error))
             except Refused:
                 reply = _too_many()
-            except Exception:
+            except Exception:  # whatever it is, the client gets a reply
                 log.exception("a defect made one request fail")
                 reply = defect()
             else:
@@ -148,7 +148,7 @@ class Application:
                 reply = await self._open_inference.answer(request.method, request.path, request.headers, request.body)
             except Refused:
                 reply = _too_many()
-            except Exception:
+            except Exception:  # whatever it is, the client gets a reply
                 log.exception("a defect made one request fail")
                 reply = defect()
         self.count(reply.status)

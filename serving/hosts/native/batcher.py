@@ -148,7 +148,7 @@ class Batcher:
         try:
             waited = time.perf_counter() - batch[0].since
             answers = self._draw(model, [each.request for each in batch], waited=waited)
-        except Exception:
+        except Exception:  # whatever it is, each client gets a reply
             log.exception("a defect made a batch of %d requests fail", len(batch))
             answers = [_failure(len(batch)) for _ in batch]
         for each, answer in zip(batch, answers, strict=True):
@@ -166,7 +166,7 @@ class Batcher:
             reservation.close()
             try:
                 answer = self._report(model, drawing.result())[0]
-            except Exception:
+            except Exception:  # whatever it is, the client gets a reply
                 log.exception("a defect made a large request fail")
                 answer = _failure(1)
             respond(answer)

@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
         self._idle_deadline = math.inf
         self._reading_deadline = math.inf  # for the client to read on
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # of a stream, always
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a listener has streams only
         self._transport = transport
         self._connections.add(self)
         peer = transport.get_extra_info("peername")

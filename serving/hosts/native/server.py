@@ -1,7 +1,6 @@
 """Life cycle of the native host: start, wait until ready, deploy, drain, stop without leaving anything behind."""
 
 import contextlib
-import errno
 import json
 import os
 import socket
@@ -11,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Literal
@@ -26,10 +25,12 @@ from ganctl.serving.handler.page import page_enabled
 from ganctl.serving.hosts.environment import worker_environment
 from ganctl.serving.hosts.management import Management, ManagementReply, refusal
 from ganctl.serving.hosts.metrics import MetricsEndpoint
+from ganctl.serving.hosts.native.certificate import check_certificate
 from ganctl.serving.hosts.native.keys import Keys, first_key, write_new_key
 from ganctl.serving.hosts.native.pool import WorkerPool
 from ganctl.serving.hosts.native.proxies import Proxies
 from ganctl.serving.hosts.native.rate_limit import create_rate_file
+from ganctl.serving.hosts.native.sockets import shared_port, unix_socket
 from ganctl.serving.hosts.native.worker import Settings
 from ganctl.serving.hosts.ports import bind_ports
 from ganctl.serving.hosts.versions import Versions
@@ -39,45 +40,6 @@ _START_SECONDS = 120.0
 _POLL_SECONDS = 0.02
 _PORTS = ("inference", "management", "metrics")
 _ROOT = Path(__file__).parents[4]
-
-
-@contextlib.contextmanager
-def unix_socket(path: Path) -> Iterator[socket.socket]:
-    """Yields a socket that is bound to `path`; replaces a socket on which no process listens.
-
-    Raises:
-        ServerError: the path cannot be used.
-    """
-    with socket.socket(socket.AF_UNIX) as listener:
-        try:
-            if path.is_socket() and _nobody_listens(path):
-                path.unlink()
-            listener.bind(str(path))
-        except OSError as error:
-            raise ServerError(f"--unix-socket {path}: cannot be used ({error}). Give another path.") from error
-        try:
-            yield listener
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _nobody_listens(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as client:
-        return client.connect_ex(str(path)) == errno.ECONNREFUSED
-
-
-def check_certificate(certificate: Path, key: Path | None) -> tuple[Path, Path | None]:
-    """Returns the absolute paths of a certificate and its key, which belong together.
-
-    Raises:
-        SettingError: they cannot be read, or do not belong together.
-    """
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-    except OSError as error:  # ssl.SSLError is one
-        hint = "" if key else " The certificate's file must hold the key, or give --tls-key."
-        raise SettingError(f"--tls-cert {certificate}: found no usable certificate and key ({error}).{hint}") from error
-    return certificate.absolute(), key.absolute() if key is not None else None
 
 
 class Server:
@@ -266,22 +228,8 @@ class Server:
         if self._access_log is not None:
             self._access_log.mkdir(parents=True, exist_ok=True)
 
-    def _listener(self) -> socket.socket:
-        """Returns a new socket for the port, to which the kernel gives a share of the connections (SO_REUSEPORT).
-
-        On a socket that all workers share, the worker that happens to be awake accepts nearly all of a client's
-        connections.
-        """
-        listener = socket.socket(self._port_socket.family)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else connections that ended block a restart
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if listener.family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        listener.bind(self._port_socket.getsockname())
-        return listener
-
     def _start_worker(self, number: int) -> "subprocess.Popen[bytes]":
-        with self._listener() as listener:  # the worker has a copy, which ends with it
+        with shared_port(self._port_socket) as listener:  # the worker has a copy, which ends with it
             return self._start_process(number, [listener.fileno(), *(each.fileno() for each in self._shared)])
 
     def _start_process(self, number: int, sockets: Sequence[int]) -> "subprocess.Popen[bytes]":

@@ -27,8 +27,9 @@ from ganctl.serving.errors import SettingError
 from ganctl.serving.hosts.native.access import Access
 from ganctl.serving.hosts.native.application import Application
 from ganctl.serving.hosts.native.batcher import Batcher, Drawn
+from ganctl.serving.hosts.native.certificate import Certificate
 from ganctl.serving.hosts.native.connection import READING_SECONDS, Connection
-from ganctl.serving.hosts.native.keys import Keys, file_stamp
+from ganctl.serving.hosts.native.keys import Keys
 from ganctl.serving.hosts.native.model import NativeModel
 from ganctl.serving.hosts.native.proxies import Proxies
 from ganctl.serving.hosts.native.rate_limit import RateLimit
@@ -82,29 +83,6 @@ class Reloaded(Protocol):
     """Keys or a certificate, read from a file that may change while the server runs."""
 
     def reload(self) -> bool: ...
-
-
-class Certificate:
-    """A TLS context with the certificate that is in the files now; for new connections."""
-
-    def __init__(self, certificate: Path, key: str | None) -> None:
-        self._certificate, self._key = certificate, key
-        self._stamp = file_stamp(certificate)
-        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.context.load_cert_chain(certificate, key)
-
-    def reload(self) -> bool:
-        """Reads the files again if the certificate has changed; returns whether it has.
-
-        Raises:
-            OSError: the files cannot be read, or do not belong together; the old certificate stays.
-        """
-        stamp = file_stamp(self._certificate)
-        if stamp == self._stamp:
-            return False
-        self._stamp = stamp
-        self.context.load_cert_chain(self._certificate, self._key)
-        return True
 
 
 class WorkerServer:

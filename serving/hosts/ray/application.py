@@ -39,7 +39,7 @@ class Generator:
             reply = await self._answer(request)
         except InputError as error:
             reply = refusal(HTTPStatus.BAD_REQUEST, str(error))
-        except Exception:
+        except Exception:  # whatever it is, the client gets a reply
             log.exception("a defect made one request fail")
             reply = defect()
         return Response(reply.body, reply.status, reply.headers)
