@@ -1,4 +1,4 @@
-"""Errors of exports, with the exit codes of the command line: an unusable export (4), a failed parity check (5)."""
+"""Errors of exports, with the exit codes of the command line: an unusable export (4), a failed check (5)."""
 
 
 class ExportError(ValueError):
@@ -9,5 +9,11 @@ class ExportError(ValueError):
 
 class ParityError(ExportError):
     """An exported file differs from the eager generator by more than rounding; nothing was kept."""
+
+    exit_code = 5
+
+
+class GateError(ExportError):
+    """A small form of the generator loses too much quality; nothing was kept."""
 
     exit_code = 5

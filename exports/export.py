@@ -1,32 +1,44 @@
 """Exports a checkpoint: writes and verifies the files in a temporary folder, then renames it to the export folder."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ganctl.exports import manifest, parity
+from ganctl.exports import manifest
 from ganctl.exports.errors import ExportError
-from ganctl.exports.formats import FILES, get_format
+from ganctl.exports.formats import EXACT_FORMS, FILES, get_format
 from ganctl.exports.formats.base import example_inputs
+from ganctl.exports.gate import Gate, describe
 from ganctl.exports.model_card import model_card
+from ganctl.exports.parity import ParityCheck
 from ganctl.files import new_folder, read_file, write_file
 from ganctl.manifest import DOCUMENTS, NAME
 from ganctl.training.checkpoint.run_dir import CHECKPOINTS, find_checkpoint
+from ganctl.training.data.base import Split
+from ganctl.training.data.datasets import load_split
+from ganctl.training.evaluation.cache import TensorCache
+from ganctl.training.evaluation.evaluator import Evaluator
 from ganctl.training.images.pictures import ENLARGEMENT, encode, tile, to_picture
 from ganctl.training.images.source import GeneratorSource, load_generator
 from ganctl.training.models.base import Generator
+from ganctl.training.sampling.inspection import check_fit, open_checkpoint, override_data_settings
 
 _STYLES = 8  # rows of samples.png
 _UNLABELED_COLUMNS = 10
+_SPLIT: Split = "val"  # of the images that small forms are scored on
+_SCORED_IMAGES = 5000
 
 
 def export(
     source: Path,
     *,
     out: Path | None = None,
-    formats: Sequence[str] = (),
+    formats: Sequence[str] | None = None,
+    small_forms: Sequence[str] = (),
+    assignments: Sequence[str] = (),
     announce: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Exports the EMA generator of a checkpoint, or of a run's best checkpoint.
@@ -34,7 +46,9 @@ def export(
     Args:
         source: a run folder or a checkpoint.
         out: the export folder; default: `export` in the run folder, or next to the checkpoint.
-        formats: the formats to write, keys of FILES; default: all.
+        formats: the exact formats to write, of EXACT_FORMS; None for all.
+        small_forms: the small forms to write in addition, of SMALL_FORMS; they are scored on the validation images.
+        assignments: data settings in place of those of the checkpoint, such as `data.source=…`, for the scores.
         announce: receives a message for each file.
 
     Returns:
@@ -42,7 +56,9 @@ def export(
 
     Raises:
         CheckpointError: the source is absent, damaged, or has no best checkpoint yet.
+        DataError: the images to score the small forms on cannot be read.
         ParityError: a file gives other images than the generator; nothing is left behind.
+        GateError: a small form loses too much quality; nothing is left behind.
         ExportError: `out` holds files that do not belong to an export.
     """
     path = find_checkpoint(source)
@@ -52,23 +68,67 @@ def export(
     export_files = {NAME, *DOCUMENTS, *FILES.values()}
     if out.exists() and not (out.is_dir() and {file.name for file in out.iterdir()} <= export_files):
         raise ExportError(f"--out {out}: found something else than an export, expected a new folder. Name another one")
+    gate = _open_gate(path, generator, assignments, announce) if small_forms else None
     base = manifest.base_fields(generator, checkpoint)
     with new_folder(out) as folder:
-        differences = {}
-        for format_name in formats or sorted(FILES, reverse=True):  # TorchScript first, which takes the least time
-            name = FILES[format_name]
-            file_format = get_format(format_name)
-            write_file(folder / name, file_format.write(generator, manifest.as_text(base)))
-            # read here, since the errors of the runtimes do not name the file
-            differences[name] = parity.measure(name, file_format.load(read_file(folder / name)), generator)
-            worst = max(differences[name].values())
-            announce(f"{name}: {(folder / name).stat().st_size / 1e6:.1f} MB, differs by at most {worst:.1e}")
+        exact_forms = EXACT_FORMS if formats is None else formats
+        parity = _write_exact(folder, generator, base, exact_forms, announce)
+        gates = _write_small(folder, generator, base, small_forms, gate, announce) if gate else {}
         write_file(folder / "samples.png", _draw_samples(generator, base["class_names"]))
-        fields = manifest.build(base, folder, checkpoint, differences)
+        fields = manifest.build(base, folder, checkpoint, parity | {"gates": gates})
         write_file(folder / "card.md", model_card(fields))
         fields["files"] |= {name: manifest.file_entry(folder / name, name.partition(".")[2]) for name in DOCUMENTS}
         write_file(folder / NAME, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
     return out
+
+
+def _write_exact(
+    folder: Path,
+    generator: Generator,
+    base: Mapping[str, Any],
+    formats: Sequence[str],
+    announce: Callable[[str], None],
+) -> dict[str, Any]:
+    """Writes and verifies the files that give the generator's images; returns the manifest fields of their parity."""
+    check = ParityCheck(generator)
+    float32, float64 = {}, {"eager": check.rounding}
+    for name in sorted(formats, reverse=True):  # TorchScript first, which takes the least time
+        file, file_format = FILES[name], get_format(name)
+        write_file(folder / file, file_format.write(generator, manifest.as_text(base)))
+        # read here, since the errors of the runtimes do not name the file
+        content = read_file(folder / file)
+        float32[file], float64[file] = check.check(file, file_format.load(content))
+        announce(f"{file}: {len(content) / 1e6:.1f} MB, differs by at most {max(float32[file].values()):.1e}")
+    return {"parity": float32, "parity_float64": float64}
+
+
+def _write_small(
+    folder: Path,
+    generator: Generator,
+    base: Mapping[str, Any],
+    small_forms: Sequence[str],
+    gate: Gate,
+    announce: Callable[[str], None],
+) -> dict[str, Any]:
+    """Writes the small forms and checks their scores; returns the results by file."""
+    exact = get_format("onnx").write(generator, manifest.as_text(base))
+    gates = {}
+    for name in small_forms:
+        file = FILES[name]
+        write_file(folder / file, get_format(name).write(generator, manifest.as_text(base)))
+        content = read_file(folder / file)
+        gates[file] = gate.check(file, content, exact)
+        announce(f"{file}: {len(content) / 1e6:.1f} MB, {describe(gates[file])}")
+    return gates
+
+
+def _open_gate(path: Path, generator: Generator, assignments: Sequence[str], announce: Callable[[str], None]) -> Gate:
+    """Opens the validation images of a checkpoint."""
+    opened = open_checkpoint(path)
+    data = override_data_settings(opened, assignments)
+    check_fit(opened, load_split(data, _SPLIT), path)
+    evaluator = Evaluator(data, _SPLIT, num_images=_SCORED_IMAGES, announce=announce, cache=TensorCache(announce))
+    return Gate(generator, evaluator)
 
 
 def _draw_samples(generator: Generator, class_names: Sequence[str]) -> bytes:

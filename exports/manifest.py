@@ -64,22 +64,30 @@ def file_entry(path: Path, file_format: str) -> dict[str, Any]:
 
 
 def build(
-    base: Mapping[str, Any], folder: Path, checkpoint: LoadedCheckpoint, parity: Mapping[str, Mapping[int, float]]
+    base: Mapping[str, Any], folder: Path, checkpoint: LoadedCheckpoint, measured: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Builds the manifest of the model files in `folder`; `parity` maps file → batch size → largest difference."""
+    """Builds the manifest of the model files in `folder`.
+
+    Args:
+        base: see `base_fields`.
+        folder: holds the model files.
+        checkpoint: of the generator.
+        measured: the fields MEASURED.
+    """
     formats = {name: format_name for format_name, name in FILES.items()}
     progress = checkpoint.state["progress"]
+    written = [name for name in formats if (folder / name).exists()]
     return {
         **base,
-        "files": {name: file_entry(folder / name, formats[name]) for name in parity},
+        "files": {name: file_entry(folder / name, formats[name]) for name in written},
         "checkpoint": {
             "sha256": checkpoint.sha256,
             "step": progress["step"],
             "images": progress["images"],
             "metrics": checkpoint.metrics,
         },
-        "parity": parity,
         "versions": {name: metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")},
+        **measured,
     }
 
 

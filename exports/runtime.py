@@ -1,8 +1,7 @@
 """Opens an export as a source of images for `sample` and `evaluate`; the images come from the exported file."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,17 +21,19 @@ from ganctl.versions import written_by
 _CHUNK = 256
 
 
-class ExportSource:
-    """A source that runs one file of an export: ONNX if there is one, else the next format of FILES."""
+class FileSource:
+    """A source that runs an exported file; see `training.images.source.Source`.
 
-    def __init__(self, folder: Path, fields: Mapping[str, Any]) -> None:
-        name = next((name for name, file in FILES.items() if file in fields["files"]), None)
-        if name is None:
-            raise ExportError(f"{folder}: found no exported generator, expected one of {', '.join(FILES.values())}")
-        self.artifact = FILES[name]
-        self._run = get_format(name).load(read_file(folder / self.artifact))
-        self.latent_dim, self.conditional = int(fields["z"]["dim"]), bool(fields["conditional"])
-        self.class_names = tuple(map(nfc, fields["class_names"]))
+    Attributes:
+        latent_dim: size of a latent.
+        conditional: whether the file takes labels.
+        class_names: by label.
+    """
+
+    def __init__(
+        self, run: Callable[..., Tensor], *, latent_dim: int, conditional: bool, class_names: tuple[str, ...]
+    ) -> None:
+        self._run, self.latent_dim, self.conditional, self.class_names = run, latent_dim, conditional, class_names
 
     @torch.inference_mode()
     def generate(self, z: Tensor, label: Tensor) -> Tensor:
@@ -51,17 +52,23 @@ def open_export(folder: Path) -> OpenedSource:
         ExportError: the export is absent or damaged.
     """
     fields = manifest.read(folder)
-    source = ExportSource(folder, fields)
-    facts = {"export": str(folder.resolve()), "artefact": source.artifact, "model_version": fields["model_version"]}
-    name, stored = fields.get("data"), fields.get("data_settings")  # missing in older exports
-    known = ":" in str(name) or name in NAMED_DATA_SETS
+    name = next((name for name, file in FILES.items() if file in fields["files"]), None)
+    if name is None:
+        raise ExportError(f"{folder}: found no exported generator, expected one of {', '.join(FILES.values())}")
+    run = get_format(name).load(read_file(folder / FILES[name]))
+    class_names = tuple(map(nfc, fields["class_names"]))
+    dim, conditional = fields["z"]["dim"], fields["conditional"]
+    source = FileSource(run, latent_dim=dim, conditional=conditional, class_names=class_names)
+    facts = {"export": str(folder.resolve()), "artefact": FILES[name], "model_version": fields["model_version"]}
+    data_name, stored = fields.get("data"), fields.get("data_settings")  # missing in older exports
+    known = ":" in str(data_name) or data_name in NAMED_DATA_SETS
     data, errors = read_data_settings(
-        (stored if isinstance(stored, dict) else {}) | {"source": name if known else DataSettings().source}
+        (stored if isinstance(stored, dict) else {}) | {"source": data_name if known else DataSettings().source}
     )
     if not known:
         errors.append(
-            f"data.source = {name!r}: found no data set of this name, and an export does not store the folder of its"
-            " images. Name them by --set data.source=…."
+            f"data.source = {data_name!r}: found no data set of this name, and an export does not store the folder of"
+            " its images. Name them by --set data.source=…."
         )
     prefix = f"{folder / NAME}:{written_by(fields.get('ganctl_version'))}"
     fault = ExportError(f"{prefix} {' '.join(errors)}") if errors else None

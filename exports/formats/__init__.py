@@ -10,7 +10,18 @@ if TYPE_CHECKING:
     from ganctl.training.models.base import Generator
 
 # format → file name, in order of preference for sampling
-FILES = {"onnx": "generator.onnx", "torchscript": "generator.ts", "pt2": "generator.pt2"}
+FILES = {
+    "onnx": "generator.onnx",
+    "torchscript": "generator.ts",
+    "pt2": "generator.pt2",
+    "onnx-fp16": "generator.fp16.onnx",
+    "onnx-int8": "generator.int8.onnx",
+}
+SMALL_FORMS = (
+    "onnx-fp16",
+    "onnx-int8",
+)  # they change the images, and are accepted by their scores: see exports/gate.py
+EXACT_FORMS = tuple(name for name in FILES if name not in SMALL_FORMS)
 
 
 class Format(Protocol):
@@ -21,7 +32,10 @@ class Format(Protocol):
     """
 
     def write(self, generator: "Generator", metadata: Mapping[str, str]) -> bytes:
-        """Converts a generator in evaluation mode to the bytes of a file, which contains `metadata`."""
+        """Converts a generator in evaluation mode to the bytes of a file, which contains `metadata`.
+
+        The bytes depend on the weights, the metadata and the versions of the libraries alone.
+        """
 
     def load(self, content: bytes) -> "Callable[..., Tensor]":
         """Loads the bytes of a file as a function of the tensors z and, if conditional, label, in the usual runtime."""
@@ -29,4 +43,4 @@ class Format(Protocol):
 
 def get_format(name: str) -> Format:
     """Imports the module of a format in FILES."""
-    return cast(Format, importlib.import_module(f"{__name__}.{name}"))
+    return cast(Format, importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))

@@ -14,7 +14,10 @@ def write(generator: Generator, metadata: Mapping[str, str]) -> bytes:
     """Writes a PT2 file; see `Format`."""
     buffer = io.BytesIO()
     with hide_exporter_warnings():
-        torch.export.save(export_program(generator), buffer, extra_files=dict(metadata))
+        program = export_program(generator)
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # the paths of this machine
+        torch.export.save(program, buffer, extra_files=dict(metadata))
     return buffer.getvalue()
 
 

@@ -18,16 +18,22 @@ import yaml
 
 from ganctl import __version__
 from ganctl.files import read_file, write_file
-from ganctl.manifest import NAME, parse_manifest, read_manifest
+from ganctl.manifest import MEASURED, NAME, parse_manifest, read_manifest
 from ganctl.serving.archive.integrity import DIGESTS, digest_list, read_archive
 from ganctl.serving.errors import PackageError
 from ganctl.serving.handler.model import Limits
 
 MODEL_NAME = "digits"
 
-BackendName = Literal["onnx", "torchscript"]
+BackendName = Literal["onnx", "onnx-fp16", "onnx-int8", "torchscript"]
 
-_MODEL_FILES: dict[BackendName, str] = {"onnx": "generator.onnx", "torchscript": "generator.ts"}
+_MODEL_FILES: dict[BackendName, str] = {
+    "onnx": "generator.onnx",
+    "onnx-fp16": "generator.fp16.onnx",
+    "onnx-int8": "generator.int8.onnx",
+    "torchscript": "generator.ts",
+}
+_MISSING = {"onnx-fp16": "--precision fp16", "onnx-int8": "--quantize int8"}  # flags of export that write the file
 _HANDLER = Path(__file__).parents[1] / "handler"
 _CONFIG_NAME = "model-config.yaml"
 _DESCRIPTION = (  # keys of the manifest that are part of an archive's description
@@ -84,15 +90,19 @@ def model_members(export_dir: Path, backend: BackendName) -> dict[str, bytes]:
     model_file = _MODEL_FILES[backend]
     if model_file not in manifest["files"]:
         found = ", ".join(manifest["files"])
+        remedy = f"with {_MISSING[backend]}" if backend in _MISSING else "that format"
         raise PackageError(
-            f"{export_dir}: holds no {model_file}, found {found}. Export that format, or choose another --backend."
+            f"{export_dir}: holds no {model_file}, found {found}. Export {remedy}, or choose another --backend."
         )
+    # equal model files give equal archives: neither other files of the export nor measurements are copied
+    facts = {key: value for key, value in manifest.items() if key not in MEASURED}
+    facts["files"] = {model_file: manifest["files"][model_file]}
     settings = {"ganctl_version": __version__, "backend": backend, "model_file": model_file, **asdict(Limits())}
     lines = [f"  {key}: {value}\n" for key, value in settings.items()]
     lines.append("  page: true  # serve the page for browsers; the variable GANCTL_PAGE=off disables it\n")
     return {
         _CONFIG_NAME: (_CONFIG + "".join(lines)).encode(),
-        NAME: read_file(export_dir / NAME),
+        NAME: json.dumps(facts, indent=2, ensure_ascii=False).encode(),
         model_file: read_file(export_dir / model_file),
         **{
             f"ganctl_handler/{path.relative_to(_HANDLER).as_posix()}": read_file(path)

@@ -1,18 +1,23 @@
 """The command `package`."""
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from ganctl.options import PathParam, json_option
 from ganctl.streams import print_json
 
+if TYPE_CHECKING:
+    from ganctl.serving.archive.mar import BackendName
+
+BACKENDS = ("onnx", "onnx-fp16", "onnx-int8", "torchscript")
+
 
 @click.command()
 @click.argument("export_dir", type=PathParam(path_type=Path))
 @click.option("--for", "server", type=click.Choice(["torchserve", "ray"]), default="torchserve", help="Target server.")
-@click.option("--backend", type=click.Choice(["onnx", "torchscript"]), default="onnx")
+@click.option("--backend", type=click.Choice(BACKENDS), default="onnx", help="Model file to serve.")
 @click.option(
     "--out", type=PathParam(path_type=Path), help="Folder for digits.mar or digits-ray.  [default: the export's parent]"
 )
@@ -20,7 +25,7 @@ from ganctl.streams import print_json
 def package(
     export_dir: Path,
     server: Literal["torchserve", "ray"],
-    backend: Literal["onnx", "torchscript"],
+    backend: "BackendName",
     out: Path | None,
     as_json: bool,
 ) -> None:

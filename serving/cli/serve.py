@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from ganctl.options import PRETRAINED, PathParam, SourceParam, json_option
+from ganctl.serving.cli.package import BACKENDS
 from ganctl.signals import Terminated, termination_signals
 from ganctl.streams import note, print_json
 
@@ -41,7 +42,7 @@ _CORS = "Let pages of this origin read replies; repeatable, * for all. [native]"
 _PROXY = "Address or network of a proxy whose X-Forwarded-For is logged; repeatable. [native]"
 _DRAIN = "Time limit for answering waiting requests on shutdown."
 _backend_option = click.option(
-    "--backend", type=click.Choice(["onnx", "torchscript"]), help="[default: onnx; an archive has its own]"
+    "--backend", type=click.Choice(BACKENDS), help="Model file to serve.  [default: onnx; an archive has its own]"
 )
 _sha256_option = click.option(
     "--sha256", metavar="HEX", callback=_sha256, help="Refuse an archive with another digest."
@@ -246,8 +247,10 @@ def _archive(source: Path, folder: Path, backend: "BackendName | None", sha256: 
         raise PackageError(f"{source}: found {found}, expected an archive (.mar), an export or a run's folder.")
     if not (source / "manifest.json").is_file():
         from ganctl.exports.export import export
+        from ganctl.exports.formats import SMALL_FORMS
 
-        source = export(source, out=folder / "export")
+        exact, small = ([], [backend]) if backend in SMALL_FORMS else ([backend or "onnx"], [])
+        source = export(source, out=folder / "export", formats=exact, small_forms=small, announce=note)
     return pack(source, folder, backend or "onnx")
 
 

@@ -59,7 +59,12 @@ def _load_torchscript(path: Path) -> Backend:
     return run
 
 
-BACKENDS: dict[str, Callable[[Path], Backend]] = {"onnx": _load_onnx, "torchscript": _load_torchscript}
+BACKENDS: dict[str, Callable[[Path], Backend]] = {
+    "onnx": _load_onnx,
+    "onnx-fp16": _load_onnx,
+    "onnx-int8": _load_onnx,
+    "torchscript": _load_torchscript,
+}
 
 
 class Engine:

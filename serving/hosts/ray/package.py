@@ -23,7 +23,6 @@ _HERE = Path(__file__).parent
 _HOSTS = _HERE.parent
 _HOST_MODULES = ("native/http_reply.py", "native/inputs.py", "worker/messages.py")  # that application.py needs
 _IMAGE_FOLDER = f"/home/ray/{MODEL_NAME}-ray"
-_RUNTIMES: dict[BackendName, str] = {"onnx": "onnxruntime", "torchscript": "torch"}
 
 
 def package(export_dir: Path, out: Path | None = None, backend: BackendName = "onnx") -> Path:
@@ -75,7 +74,10 @@ def _without_ganctl(source: str) -> str:
 
 def _requirements(backend: BackendName) -> bytes:
     """The packages that the folder's code imports, at the versions installed here."""
-    pins = [f"{name}=={version(name)}" for name in ("numpy", _RUNTIMES[backend], "pillow", "pyyaml")]
+    pins = [
+        f"{name}=={version(name)}"
+        for name in ("numpy", "torch" if backend == "torchscript" else "onnxruntime", "pillow", "pyyaml")
+    ]
     return "\n".join([*pins, f"ray[serve]=={RAY_VERSION}", ""]).encode()
 
 

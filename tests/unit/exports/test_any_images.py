@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ganctl.exports import parity
+
 from ganctl.exports.errors import ParityError
 from ganctl.exports.export import export
 from ganctl.exports.formats import get_format
 from ganctl.exports.formats.base import example_inputs
+from ganctl.exports.parity import ParityCheck
 from ganctl.exports.runtime import open_export
 from ganctl.training.images.source import GeneratorSource, load_generator
 from ganctl.training.models.base import Generator
@@ -84,7 +85,8 @@ def test_the_parity_of_transparent_images_is_that_of_what_is_visible(rgba: Path,
         assert max(sizes.values()) <= 1e-5, name
     generator = load(rgba_run)
     run = get_format("torchscript").load((rgba / "generator.ts").read_bytes())
-    assert max(parity.measure("same", run, generator).values()) <= 1e-5
+    check = ParityCheck(generator)
+    assert max(check.check("same", run).float32.values()) <= 1e-5
     for channels in (slice(0, 3), slice(3, 4)):
 
         def other(*inputs: torch.Tensor, channels: slice = channels) -> torch.Tensor:
@@ -93,7 +95,7 @@ def test_the_parity_of_transparent_images_is_that_of_what_is_visible(rgba: Path,
             return images
 
         with pytest.raises(ParityError, match=r"^other: "):
-            parity.measure("other", other, generator)
+            check.check("other", other)
 
 
 def test_an_opened_export_draws_the_images_of_its_checkpoint(rgba: Path, rgba_run: Path) -> None:

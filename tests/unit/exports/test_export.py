@@ -1,10 +1,12 @@
 """An export generates the images of its checkpoint, describes itself in its manifest, and is written atomically."""
 
+import copy
 import json
 import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ganctl.exports import manifest, parity
+from ganctl.exports import manifest
 from ganctl.exports.errors import ExportError, ParityError
 from ganctl.exports.export import export
 from ganctl.exports.formats import get_format
+from ganctl.exports.formats.base import UnitRangeGenerator
 from ganctl.exports.model_card import model_card
+from ganctl.exports.parity import ParityCheck
 from ganctl.exports.runtime import open_export
 from ganctl.files import sha256_of
 from ganctl.training.checkpoint.format import read_checkpoint, weights_digest
@@ -204,7 +208,22 @@ def test_a_file_that_generates_other_images_is_refused_and_no_export_is_left(
 def test_nan_images_fail_the_parity_check(small_run: Path) -> None:
     generator, _ = load_generator(small_run / "checkpoints/best.safetensors")
     with pytest.raises(ParityError, match=r"x: .*\bnan\b"):
-        parity.measure("x", lambda z, label: torch.full((len(z), 1, 28, 28), torch.nan), generator)
+        ParityCheck(generator).check("x", lambda z, label: torch.full((len(z), 1, 28, 28), torch.nan))
+
+
+def test_a_file_may_round_otherwise_where_the_generator_amplifies_rounding_errors(small_run: Path) -> None:
+    generator, _ = load_generator(small_run / "checkpoints/best.safetensors")
+    check, exact = ParityCheck(generator), UnitRangeGenerator(copy.deepcopy(generator).double())
+    run = partial(_plus, exact, 3e-5)
+    with pytest.raises(ParityError, match=r"float64 by 3\.00e-05, expected at most 2 × \d"):
+        check.check("x", run)
+    check.rounding = dict.fromkeys(check.rounding, 2e-5)  # of a generator that amplifies
+    assert check.check("x", run).float64[64] == pytest.approx(3e-5, rel=1e-3)
+
+
+def _plus(network: torch.nn.Module, difference: float, z: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    images: torch.Tensor = network(z.double(), label) + difference
+    return images
 
 
 def test_exporting_again_replaces_an_export_but_no_other_folder(small_run: Path, tmp_path: Path) -> None:
