@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-
 from ganctl.exports.errors import ParityError
 from ganctl.exports.export import export
 from ganctl.exports.formats import get_format
