@@ -15,7 +15,7 @@ from ganctl.exports.gate import Gate, describe
 from ganctl.exports.model_card import model_card
 from ganctl.exports.parity import ParityCheck
 from ganctl.files import new_folder, read_file, write_file
-from ganctl.manifest import DOCUMENTS, NAME
+from ganctl.manifest import CARDS, DOCUMENTS, NAME
 from ganctl.training.checkpoint.run_dir import CHECKPOINTS, find_checkpoint
 from ganctl.training.data.base import Split
 from ganctl.training.data.datasets import load_split
@@ -65,8 +65,7 @@ def export(
     generator, checkpoint = load_generator(path)
     run_dir = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
     out = (out or run_dir / "export").resolve()
-    export_files = {NAME, *DOCUMENTS, *FILES.values()}
-    if out.exists() and not (out.is_dir() and {file.name for file in out.iterdir()} <= export_files):
+    if out.exists() and not (out.is_dir() and _may_be_replaced({file.name for file in out.iterdir()})):
         raise ExportError(f"--out {out}: found something else than an export, expected a new folder. Name another one")
     gate = _open_gate(path, generator, assignments, announce) if small_forms else None
     base = manifest.base_fields(generator, checkpoint)
@@ -75,10 +74,7 @@ def export(
         parity = _write_exact(folder, generator, base, exact_forms, announce)
         gates = _write_small(folder, generator, base, small_forms, gate, announce) if gate else {}
         write_file(folder / "samples.png", _draw_samples(generator, base["class_names"]))
-        fields = manifest.build(base, folder, checkpoint, parity | {"gates": gates})
-        write_file(folder / "card.md", model_card(fields))
-        fields["files"] |= {name: manifest.file_entry(folder / name, name.partition(".")[2]) for name in DOCUMENTS}
-        write_file(folder / NAME, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
+        write_documents(folder, manifest.build(base, folder, checkpoint, parity | {"gates": gates}))
     return out
 
 
@@ -129,6 +125,26 @@ def _open_gate(path: Path, generator: Generator, assignments: Sequence[str], ann
     check_fit(opened, load_split(data, _SPLIT), path)
     evaluator = Evaluator(data, _SPLIT, num_images=_SCORED_IMAGES, announce=announce, cache=TensorCache(announce))
     return Gate(generator, evaluator)
+
+
+def write_documents(folder: Path, fields: Mapping[str, Any]) -> None:
+    """Writes the cards and the manifest of an export, also of an earlier one; its other files must be there.
+
+    Args:
+        folder: holds the model files and samples.png.
+        fields: the manifest, with or without the entries of the documents.
+    """
+    card = model_card(fields)
+    for name in CARDS:
+        write_file(folder / name, card)
+    documents = {name: manifest.file_entry(folder / name, name.partition(".")[2]) for name in DOCUMENTS}
+    content = {**fields, "files": fields["files"] | documents}
+    write_file(folder / NAME, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _may_be_replaced(names: set[str]) -> bool:
+    """True for the files of an export, or none; a README.md alone may be anybody's."""
+    return not names or (NAME in names and names <= {NAME, *DOCUMENTS, *FILES.values()})
 
 
 def _draw_samples(generator: Generator, class_names: Sequence[str]) -> bytes:

@@ -10,8 +10,10 @@ from ganctl.files import read_file, sha256_of
 from ganctl.versions import written_by
 
 NAME = "manifest.json"
-DOCUMENTS = ("card.md", "samples.png")  # for people: no command reads them, so a card may be edited
 MEASURED = ("parity", "parity_float64", "gates")  # fields that depend on the machine: no digest covers them
+# The Hugging Face Hub shows README.md. card.md has the same bytes: a link would not survive an upload, or Windows.
+CARDS = ("card.md", "README.md")
+DOCUMENTS = (*CARDS, "samples.png")  # for people: no command reads them, so a card may be edited
 
 
 def read_manifest(folder: Path, error: type[Exception]) -> dict[str, Any]:

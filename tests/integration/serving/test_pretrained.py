@@ -27,7 +27,7 @@ def test_the_pretrained_generator_is_small_and_has_a_model_card() -> None:
     assert {name: entry["sha256"] for name, entry in manifest["files"].items()} == {
         path.name: sha256_of(path) for path in FOLDER.iterdir() if path.name != "manifest.json"
     }
-    assert set(manifest["files"]) == {"generator.onnx", "card.md", "samples.png"}
+    assert set(manifest["files"]) == {"generator.onnx", "card.md", "README.md", "samples.png"}
     assert manifest["model_version"] in (FOLDER / "card.md").read_text("utf-8")
     assert manifest["preset"] == "conv"
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from ganctl.exports.runtime import open_export
 from ganctl.training.images.source import GeneratorSource, load_generator
 from ganctl.training.models.base import Generator
 from tests.any_images import disks, save_folder, untrained_run
+from tests.unit.exports.cards import code_blocks
 
 ATTRIBUTION = "Ada Lovelace & contributors"
 
@@ -148,12 +150,13 @@ def test_samples_png_shows_transparent_images_of_each_class_and_unlabeled_ones_i
 
 
 @pytest.mark.parametrize("kind", ["rgba", "gray"])
-def test_the_code_in_the_card_generates_images(kind: str, request: pytest.FixtureRequest) -> None:
+def test_the_code_in_the_card_generates_images(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     folder: Path = request.getfixturevalue(kind)
-    match = re.search(r"^```python\n(.*?)^```$", (folder / "card.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert match is not None
-    code = match[1] + "print(images.dtype, images.shape)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    code = code_blocks((folder / "card.md").read_text("utf-8"), "python")[-1] + "print(images.dtype, images.shape)"
+    shutil.copytree(folder, tmp_path / "copy")  # the code writes images.png
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "copy", capture_output=True, text=True, check=False
+    )
     assert done.stdout == f"float32 {(3, 4, 16, 16) if kind == 'rgba' else (10, 1, 20, 20)}\n", done.stderr
 
 

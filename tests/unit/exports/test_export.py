@@ -22,7 +22,6 @@ from ganctl.exports.errors import ExportError, ParityError
 from ganctl.exports.export import export
 from ganctl.exports.formats import get_format
 from ganctl.exports.formats.base import UnitRangeGenerator
-from ganctl.exports.model_card import model_card
 from ganctl.exports.parity import ParityCheck
 from ganctl.exports.runtime import open_export
 from ganctl.files import sha256_of
@@ -31,6 +30,7 @@ from ganctl.training.config.schema import DataSettings
 from ganctl.training.evaluation.measure import MEASURE
 from ganctl.training.images.source import load_generator
 from tests.conftest import train_small
+from tests.unit.exports.cards import code_blocks, table
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def test_an_export_contains_the_generators_the_manifest_the_card_and_samples(exported: Path) -> None:
     assert {path.name for path in exported.iterdir()} == {
-        "generator.ts", "generator.onnx", "generator.pt2", "manifest.json", "card.md", "samples.png",
+        "generator.ts", "generator.onnx", "generator.pt2", "manifest.json", "card.md", "README.md", "samples.png",
     }  # fmt: skip
 
 
@@ -74,27 +74,11 @@ def test_the_manifest_and_the_card_have_the_scores_and_the_number_of_their_measu
     metrics, card = fields["checkpoint"]["metrics"], (exported / "card.md").read_text()
     assert metrics["measure"] == MEASURE
     assert f"Measure {MEASURE} " in card
-    names = {"fd": "Fréchet distance", "kid": "KID", "kid_se": "standard error of KID"}
-    names |= {"fd_floor": "floor", "label_accuracy": "label accuracy", "scorer_accuracy": "accuracy of the classifier"}
-    for key, name in names.items():
-        assert re.search(rf"^\| {name}[^|]* \| {metrics[key]:.4f} \|$", card, re.MULTILINE), key
-
-
-def test_the_card_of_scores_of_an_earlier_version_states_measure_1_and_no_absent_score(exported: Path) -> None:
-    fields = manifest.read(exported)
-    fields["checkpoint"]["metrics"] = {"fd": 3.5, "fd_floor": 0.5, "label_accuracy": 0.9}
-    card = model_card(fields)
-    assert "Measure 1 " in card
-    assert "| 3.5000 |" in card
-    assert "KID" not in card
-
-
-def test_the_card_of_a_checkpoint_without_scores_states_no_measure(exported: Path) -> None:
-    fields = manifest.read(exported)
-    fields["checkpoint"]["metrics"] = {}
-    card = model_card(fields)
-    assert "No scores." in card
-    assert "Measure" not in card
+    rows, n = table(card, "score"), f"{metrics['num_images']:,}"
+    assert rows["Fréchet distance"][:3] == [f"{metrics['fd']:.4f}", f"{metrics['fd_floor']:.4f}", n]
+    assert rows["KID"][:3] == [f"{metrics['kid']:.4f} ± {metrics['kid_se']:.4f}", "0.0000", n]
+    accuracies = [f"{metrics[key]:.4f}" for key in ("label_accuracy", "scorer_accuracy")]
+    assert rows["label accuracy"][:3] == [*accuracies, n]
 
 
 def test_the_manifest_names_the_model_the_files_and_the_measured_parity(exported: Path, small_run: Path) -> None:
@@ -142,13 +126,16 @@ def test_onnx_runtime_generates_the_images_of_the_checkpoint(kind: str, request:
 
 
 @pytest.mark.parametrize("case", ["3 classes in color", "10 digits", "unconditional"])
-def test_the_code_in_the_card_generates_an_image_of_each_class(case: str, request: pytest.FixtureRequest) -> None:
+def test_the_code_in_the_card_generates_an_image_of_each_class(
+    case: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     fixtures = {"3 classes in color": "exported_color", "10 digits": "exported"}
     folder: Path = request.getfixturevalue(fixtures.get(case, "exported_unconditional"))
-    match = re.search(r"^```python\n(.*?)^```$", (folder / "card.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert match is not None
-    code = match[1] + "print(images.dtype, images.shape)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    code = code_blocks((folder / "card.md").read_text("utf-8"), "python")[-1] + "print(images.dtype, images.shape)"
+    shutil.copytree(folder, tmp_path / "copy")  # the code writes images.png
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "copy", capture_output=True, text=True, check=False
+    )
     shape = "(3, 3, 32, 32)" if case == "3 classes in color" else "(10, 1, 28, 28)"
     assert done.stdout == f"float32 {shape}\n", done.stderr
 
@@ -241,6 +228,11 @@ def test_exporting_again_replaces_an_export_but_no_other_folder(small_run: Path,
     with pytest.raises(ExportError, match=f"--out {tmp_path / 'mine'}: "):
         export(small_run, out=tmp_path / "mine")
     assert (tmp_path / "mine/thesis.txt").exists()
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project/README.md").write_text("# My project")
+    with pytest.raises(ExportError, match=f"--out {tmp_path / 'project'}: "):
+        export(small_run, out=tmp_path / "project")
+    assert (tmp_path / "project/README.md").read_text() == "# My project"
 
 
 def test_the_same_checkpoint_has_the_same_model_version(exported: Path, small_run: Path, tmp_path: Path) -> None:
