@@ -44,7 +44,8 @@ def test_the_code_of_the_python_page_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["data.md", "evaluation.md", "lightning.md", "operating.md", "python.md", "ranks.md", "service.md"]
+    "name",
+    ["data.md", "evaluation.md", "hub.md", "lightning.md", "operating.md", "python.md", "ranks.md", "service.md"],
 )
 def test_the_settings_and_flags_in_the_documents_exist(name: str) -> None:
     text = (ROOT / "docs" / name).read_text("utf-8")
@@ -57,6 +58,13 @@ def test_the_settings_and_flags_in_the_documents_exist(name: str) -> None:
     flags = {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
     torchrun_flags = {"--standalone", "--nproc-per-node", "--max-restarts", "--nnodes"}
     torchrun_flags |= {"--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--logdir", "--signals-to-handle"}
-    other_flags = {"--shm-size", "--ntasks", "--data", "--source", "--target"}  # of docker, srun and the benchmarks
+    other_flags = {
+        "--shm-size",
+        "--ntasks",
+        "--data",
+        "--source",
+        "--target",
+        "--private",
+    }  # of docker, srun, benchmarks, hf
     for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
         assert flag in flags | torchrun_flags | other_flags, flag

@@ -35,7 +35,7 @@ NAMES = [
     "[l](http://x)",
     "猫 & 🐱",
     "\\",
-    "'\"",
+    "&lt;'\"",
     "$f$",
 ]
 
@@ -172,7 +172,7 @@ def test_any_names_and_authors_stay_text_in_the_head_in_tables_and_in_html(field
     rows = table(card, "label")
     assert len(rows) == 10
     assert all(len(row) == 2 and row[1] == "0.5000" for row in rows.values())
-    assert (rows["0"][0], rows["1"][0], rows["6"][0]) == ("a|b", "`c`", "猫 &amp; 🐱")
+    assert (rows["0"][0], rows["1"][0], rows["6"][0]) == ("a|b", "`c`", "猫 & 🐱")
     assert rows["3"][0] == "x\\x0a---\\x0ay"
     body = card.split("\n---\n", 1)[1]
     assert "<script" not in body
