@@ -54,5 +54,7 @@ def _model_index(manifest: Mapping[str, Any], data: DataSet, scores: Sequence[Sc
 
 def _name(score: Score) -> str:
     """The name of a score with the number of images and the value of real images: the Hub has no place for them."""
-    facts = [f"N = {score.n}"] * (score.n != "–") + [f"real images: {score.real}"] * (score.real != "–")
+    facts = [f"N = {score.n}".replace("= ≤", "≤")] * (score.n != "–") + [f"real images: {score.real}"] * (
+        score.real != "–"
+    )
     return f"{score.name} ({'; '.join(facts)})" if facts else score.name

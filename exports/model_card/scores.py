@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from ganctl.training.evaluation.summary import summary
 
-DIAGNOSTIC_IMAGES = 256  # of `diversity` and `near_copies`, as in `training.callbacks.diagnostics`
+DIAGNOSTIC_IMAGES = 256  # at most, for `diversity` and `near_copies`, as in `training.callbacks.diagnostics`
 _MEASURE_1 = 1  # of the scores of earlier versions, which have no number
 
 
@@ -71,14 +71,15 @@ def scores(metrics: Mapping[str, Any]) -> list[Score]:
 
 def _score(key: str, metrics: Mapping[str, Any]) -> Score:
     kind = _KINDS.get(key, _Kind(key, None, "a score of a callback"))
-    real = metrics.get(kind.real) if isinstance(kind.real, str) else kind.real
     value = f"{metrics[key]:.4f}"
     if key == "kid" and _is_number(metrics.get("kid_se")):
         value += f" ± {metrics['kid_se']:.4f}"
-    n = DIAGNOSTIC_IMAGES if key in _OF_DIAGNOSTICS else metrics.get("num_images") if key in _KINDS else None
-    return Score(
-        key, kind.name, value, f"{real:.4f}" if _is_number(real) else "–", f"{n:,}" if n else "–", kind.meaning
-    )
+    real = metrics.get(kind.real) if isinstance(kind.real, str) else kind.real
+    if key in _OF_DIAGNOSTICS:
+        n = f"≤ {DIAGNOSTIC_IMAGES}"  # fewer training images have as many generated ones
+    else:
+        n = f"{metrics['num_images']:,}" if key in _KINDS and metrics.get("num_images") else "–"
+    return Score(key, kind.name, value, f"{real:.4f}" if _is_number(real) else "–", n, kind.meaning)
 
 
 def class_rows(manifest: Mapping[str, Any]) -> list[tuple[int, str, str]]:
