@@ -21,7 +21,12 @@ from PIL import Image
 
 from ganctl.common.latents import latents
 from ganctl.common.pixels import to_uint8
+from ganctl.exports.export import write_documents
+from ganctl.exports.formats import get_format
+from ganctl.training.models.base import ImageShape
+from ganctl.training.models.conv import ConvGenerator
 from tests.unit.exports.cards import code_blocks, write_carded_export
+from tests.unit.serving.small_export import CLASSES, Z_DIM, entry
 from tests.waiting import PATIENCE
 
 PROJECT = Path(__file__).parents[2]
@@ -76,10 +81,10 @@ def torch_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = new_environment(tmp_path_factory.mktemp("torch") / "venv")
     site = run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], python.parent).stdout.strip()
     for name in ("purelib", "platlib"):
-        for entry in Path(sysconfig.get_path(name)).iterdir():
-            link = Path(site) / entry.name
-            if not entry.name.startswith(("ganctl", "_")) and entry.suffix != ".pth" and not link.exists():
-                link.symlink_to(entry)
+        for package in Path(sysconfig.get_path(name)).iterdir():
+            link = Path(site) / package.name
+            if not package.name.startswith(("ganctl", "_")) and package.suffix != ".pth" and not link.exists():
+                link.symlink_to(package)
     assert "No module named 'ganctl'" in run([python, "-c", "import ganctl"], python.parent).stderr
     return python
 
@@ -125,23 +130,36 @@ def assert_is_row_of(picture: Path, images: NDArray[np.float32]) -> None:
     assert np.ptp(expected) > 50, "the test sees something"
 
 
-def run_python(python: Path, folder: Path, code: str, where: Path) -> NDArray[np.float32]:
-    """Runs code of the card in a copy of the folder; returns its latents."""
+def run_python(python: Path, folder: Path, code: str, where: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Runs code of the card in a copy of the folder; returns its latents and its images."""
     shutil.copytree(folder, where)
     end = f"import numpy\nnumpy.savez('seen.npz', z={'z.numpy()' if 'torch' in code else 'z'}, images=images)\n"
     done = run([python, "-W", "ignore::FutureWarning", "-c", code + end], where)  # TorchScript is deprecated
     assert done.returncode == 0, done.stderr
     with np.load(where / "seen.npz") as seen:
         assert (seen["images"].dtype, len(seen["z"])) == (np.float32, 10)
-        np.testing.assert_allclose(seen["images"], expected_images(folder, seen["z"]), atol=1e-5)
-        z: NDArray[np.float32] = seen["z"]
-    return z
+        return seen["z"], seen["images"]
 
 
 def test_the_code_for_pytorch_writes_a_picture_of_the_images(folder: Path, torch_python: Path, tmp_path: Path) -> None:
-    z = run_python(torch_python, folder, code_of(folder, "python", "torch.jit.load"), tmp_path / "copy")
-    assert torch.equal(torch.from_numpy(z), torch.randn(*z.shape, generator=torch.Generator().manual_seed(0)))
-    assert_is_row_of(tmp_path / "copy/images.png", expected_images(folder, z))
+    z, images = run_python(torch_python, folder, code_of(folder, "python", "torch.jit.load"), tmp_path / "copy")
+    np.testing.assert_allclose(images, expected_images(folder, z), atol=1e-5)
+    assert_is_row_of(tmp_path / "copy/images.png", images)
+
+
+def test_the_code_for_pytorch_runs_a_pt2_file_if_there_is_no_other(torch_python: Path, tmp_path: Path) -> None:
+    folder = write_carded_export(tmp_path / "export")
+    torch.manual_seed(0)
+    generator = ConvGenerator(Z_DIM, CLASSES, ImageShape(1, 28, 28), base_channels=4).eval()
+    content = get_format("pt2").write(generator, {})
+    (folder / "generator.pt2").write_bytes(content)
+    fields = json.loads((folder / "manifest.json").read_text("utf-8"))
+    write_documents(folder, {**fields, "files": {"generator.pt2": entry(content)}})
+    code = code_of(folder, "python", "torch.export.load")
+    z, images = run_python(torch_python, folder, code, tmp_path / "copy")
+    with torch.inference_mode():
+        expected = generator(torch.from_numpy(z), torch.arange(CLASSES)).add(1).div(2).numpy()
+    np.testing.assert_allclose(images, expected, atol=1e-5)
 
 
 def test_the_code_for_onnx_runtime_writes_a_picture_of_the_images(
@@ -149,8 +167,9 @@ def test_the_code_for_onnx_runtime_writes_a_picture_of_the_images(
 ) -> None:
     card = (folder / "README.md").read_text("utf-8")
     assert "`pip install onnxruntime pillow`\n\n```python\nimport numpy" in card, "what the fixture has installed"
-    z = run_python(onnx_python, folder, code_of(folder, "python", "import onnxruntime"), tmp_path / "copy")
-    assert_is_row_of(tmp_path / "copy/images.png", expected_images(folder, z))
+    z, images = run_python(onnx_python, folder, code_of(folder, "python", "import onnxruntime"), tmp_path / "copy")
+    np.testing.assert_allclose(images, expected_images(folder, z), atol=1e-5)
+    assert_is_row_of(tmp_path / "copy/images.png", images)
 
 
 @pytest.mark.parametrize("package", ["onnxruntime-node", "onnxruntime-web"])
