@@ -1,5 +1,6 @@
 """Scores of a model card: a row for each score that the checkpoint has, with the same score of real images."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -93,8 +94,10 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
     """Returns sentences about the scores: their summary, their measure, and why some of them are missing."""
     if not scores(metrics):
         reasons = [str(metrics[key]) for key in ("no_summary", "scorer_fault") if metrics.get(key)]
-        none = "No scores: the checkpoint was not evaluated, so nothing is known about the quality of its images"
-        return [f"No scores: {reason}." for reason in reasons] or [f"{none}."]
+        none = (
+            "the checkpoint has none, so nothing is known about the quality of its images; 'ganctl evaluate' scores it"
+        )
+        return [f"No scores: {reason}." for reason in reasons or [none]]
     lines = []
     if metrics.get("no_summary") or all(_is_number(metrics.get(key)) for key in ("kid", "kid_se")):
         has_labels = _is_number(metrics.get("scorer_accuracy"))
@@ -115,4 +118,4 @@ def _sentence(words: str) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

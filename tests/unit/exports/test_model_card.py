@@ -125,7 +125,8 @@ def test_the_table_of_classes_has_the_accuracy_of_each_class(fields: dict[str, A
 @pytest.mark.parametrize(
     ("metrics", "reason"),
     [
-        ({}, "No scores: the checkpoint was not evaluated"),
+        ({}, "No scores: the checkpoint has none, so nothing is known"),
+        ({"fd": float("nan"), "num_images": 200}, "No scores: the checkpoint has none"),
         ({"fd": None, "kid": None, "no_summary": "found 3 generated images", "num_images": 3}, "found 3 generated"),
         ({"step": 1, "images": 64, "fd": None, "scorer_fault": "no classifier"}, "No scores: no classifier."),
     ],
