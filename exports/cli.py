@@ -1,4 +1,4 @@
-"""The command `export`: writes a checkpoint's generator as TorchScript, ONNX and PT2 files."""
+"""The command `export`: writes a checkpoint's generator as TorchScript, ONNX and PT2 files, and as a page."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from ganctl.streams import note, print_json
     "--format",
     "formats",
     multiple=True,
-    type=click.Choice(EXACT_FORMS),
-    help="Write this format; repeatable [default: all].",
+    type=click.Choice([*EXACT_FORMS, "browser"]),
+    help="Write this format; repeatable [default: all except browser, a page that draws without a server].",
 )
 @click.option(
     "--precision",
@@ -62,3 +62,5 @@ def export(
         print_json({"export": str(folder.resolve()), **fields})
     else:
         click.echo(f"{folder}: generator {fields['model_version']}, verified\nnext: ganctl package {folder}")
+        if "browser" in formats:
+            click.echo(f"or, for the page: python3 -m http.server --directory {folder / 'browser'}")

@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +12,18 @@ from ganctl.exports.errors import GateError
 from ganctl.exports.formats import onnx
 from ganctl.exports.formats.base import example_inputs
 from ganctl.exports.runtime import FileSource
+from ganctl.training.data.base import Split
+from ganctl.training.data.datasets import load_split
+from ganctl.training.evaluation.cache import TensorCache
 from ganctl.training.evaluation.evaluator import Evaluator
 from ganctl.training.images.source import GeneratorSource
 from ganctl.training.models.base import Generator
+from ganctl.training.sampling.inspection import check_fit, open_checkpoint, override_data_settings
 
 MAX_FD_GROWTH = 0.05
 MAX_ACCURACY_LOSS = 0.003
+_SPLIT: Split = "val"  # as for the choice of the best checkpoint
+_SCORED_IMAGES = 5000
 _TIMED_IMAGES, _TIMED_RUNS = 64, 15
 
 
@@ -82,6 +89,27 @@ class Gate:
         """Returns the median time for 64 images on one thread."""
         run, inputs = onnx.load(content, threads=1), example_inputs(self._generator, _TIMED_IMAGES)
         return median_seconds(lambda: run(*inputs), _TIMED_RUNS)
+
+
+def open_gate(
+    path: Path, generator: Generator, assignments: Sequence[str], announce: Callable[[str], None] = lambda text: None
+) -> Gate:
+    """Opens the validation images of a checkpoint, for the gate of its generator.
+
+    Args:
+        path: the checkpoint.
+        generator: its generator.
+        assignments: data settings in place of those of the checkpoint, such as `data.source=…`.
+        announce: receives progress messages.
+
+    Raises:
+        DataError: the images cannot be read.
+    """
+    opened = open_checkpoint(path)
+    data = override_data_settings(opened, assignments)
+    check_fit(opened, load_split(data, _SPLIT), path)
+    evaluator = Evaluator(data, _SPLIT, num_images=_SCORED_IMAGES, announce=announce, cache=TensorCache(announce))
+    return Gate(generator, evaluator)
 
 
 @torch.inference_mode()
