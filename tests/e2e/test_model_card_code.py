@@ -21,7 +21,7 @@ from PIL import Image
 
 from ganctl.common.latents import latents
 from ganctl.common.pixels import to_uint8
-from ganctl.exports.export import write_documents
+from ganctl.exports.documents import write_documents
 from ganctl.exports.formats import get_format
 from ganctl.training.models.base import ImageShape
 from ganctl.training.models.conv import ConvGenerator

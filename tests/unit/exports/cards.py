@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from ganctl.exports.export import write_documents
+from ganctl.exports.documents import write_documents
 from ganctl.exports.manifest import read
 from tests.unit.serving.small_export import write_export
 

@@ -269,7 +269,7 @@ def test_the_card_of_the_pretrained_generator_is_that_of_its_manifest() -> None:
     fields = json.loads((PRETRAINED / "manifest.json").read_text("utf-8"))
     for name in ("card.md", "README.md"):
         text = (PRETRAINED / name).read_text("utf-8")
-        assert text == model_card(fields), "renew it by ganctl.exports.export.write_documents(folder, fields)"
+        assert text == model_card(fields), "renew it by ganctl.exports.documents.write_documents(folder, fields)"
     assert read_head(text).eval_results[0].metric_type == "fd"
 
 
