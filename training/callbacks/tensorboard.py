@@ -18,8 +18,14 @@ from ganctl.files import read_file
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.callbacks.previews import class_grids, fixed_grid, walk
 from ganctl.training.callbacks.samples import TIMELAPSE
+from ganctl.training.callbacks.scalars import (
+    THROUGHPUT,
+    evaluation_scalars,
+    final_scalars,
+    printable_settings,
+    train_scalars,
+)
 from ganctl.training.images.pictures import ENLARGEMENT, encode_animation, to_picture
-from ganctl.training.readers.tree import printable
 
 # charts of the "custom scalars" page; tags are regular expressions
 _CHARTS = {
@@ -67,12 +73,11 @@ class TensorBoard(Callback):
                 self._add_images(run)
 
     def on_log(self, run: Run, stats: Mapping[str, float]) -> None:
-        self._add(run, stats, "train")
-        self._writer.add_scalar("train/images_per_second", run.timer.images_per_second, run.step)
+        self._add(run, train_scalars(stats))
+        self._writer.add_scalar(THROUGHPUT, run.timer.images_per_second, run.step)
 
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
-        self._add(run, scores, "validation")
-        self._add(run, scores.get("class_accuracy") or {}, "validation_class_accuracy")
+        self._add(run, evaluation_scalars(scores))
         self._newest = (*self._newest[:2], True)
         self._add_images(run)
         if not self._has_graph:  # not in on_start: tracing takes seconds
@@ -83,15 +88,13 @@ class TensorBoard(Callback):
         """Adds the timelapse, and the settings with the final scores for the hyperparameter page."""
         if (run.run_dir / TIMELAPSE).exists():
             self._add_gif("timelapse", read_file(run.run_dir / TIMELAPSE), run)
-        scalars = {k: v for k, v in run.config.flat().items() if isinstance(v, bool | int | float | str)}
-        settings = {k: printable(v) if isinstance(v, str) else v for k, v in scalars.items()}  # paths may be no UTF-8
-        finals = {f"{scores['split']}/{name}": value for name, value in _numbers(scores)}
+        finals = final_scalars(scores)
         if not finals:
             return
         from torch.utils.tensorboard.summary import hparams
 
         # not `add_hparams`: it writes a second file, which a resumed run's purge may miss
-        for summary in hparams(settings, finals):
+        for summary in hparams(printable_settings(run.config), finals):
             self._add_summary(summary, run)
         for name, value in finals.items():
             self._writer.add_scalar(name, value, run.step)
@@ -113,12 +116,12 @@ class TensorBoard(Callback):
         if not (from_writer and isinstance(failure.exc_value, OSError)):
             self._thread_hook(failure)
 
-    def _add(self, run: Run, values: Mapping[str, Any], group: str) -> None:
+    def _add(self, run: Run, scalars: Mapping[str, float]) -> None:
         if self._newest[0] != run.step:
             self._newest = (run.step, {}, False)
-        for name, value in _numbers(values):
-            self._newest[1][f"{group}/{name}"] = value
-            self._writer.add_scalar(f"{group}/{name}", value, run.step)
+        for name, value in scalars.items():
+            self._newest[1][name] = value
+            self._writer.add_scalar(name, value, run.step)
 
     def _add_images(self, run: Run) -> None:
         grids = {f"class/{name}": grid for name, grid in class_grids(run).items()}
@@ -171,7 +174,3 @@ def _wait_for_later_name(folder: Path) -> None:
     """
     seconds = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
     time.sleep(min(1.0, max(0.0, max(seconds, default=0) + 1 - time.time())))
-
-
-def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    return ((name, value) for name, value in values.items() if isinstance(value, float))
