@@ -16,6 +16,7 @@ from ganctl.options import PathParam, json_option
 from ganctl.processes import ganctl_command
 from ganctl.signals import termination_signals
 from ganctl.streams import note, print_json
+from ganctl.training.config.registry import CALLBACKS
 
 if TYPE_CHECKING:
     from ganctl.training.config.schema import Config
@@ -32,6 +33,7 @@ def duration(text: str) -> float:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
 
 
+_CALLBACKS = f"a callback: {', '.join(CALLBACKS)} or module:Name"
 _CLASSES_SHOWN = 12  # in one line of output
 
 
@@ -53,7 +55,7 @@ _CLASSES_SHOWN = 12  # in one line of output
     "--resume", type=PathParam(), metavar="auto|PATH", help="Resume --run-dir (auto), another run, or a checkpoint."
 )
 @click.option("--init-from", metavar="PATH", help="Start with the networks of another run or checkpoint, adapted.")
-@click.option("--callback", "callbacks", multiple=True, metavar="MODULE:NAME", help="Add a callback; repeatable.")
+@click.option("--callback", "callbacks", multiple=True, metavar="NAME", help=f"Add {_CALLBACKS}; repeatable.")
 @click.option("--allow-changes", is_flag=True, help="Resume with changed settings.")
 @click.option("--print-config", is_flag=True, help="Print all settings as a --config file; do not train.")
 @click.option("--dry-run", is_flag=True, help="Build everything and describe the run; do not train.")

@@ -161,3 +161,8 @@ DISCRIMINATORS: Registry["BuildDiscriminator"] = Registry(
 )
 LOSSES: Registry[object] = Registry("loss", "loss.name", "ganctl.training.losses")
 REGISTRIES: tuple[Registry[Any], ...] = (DATASETS, GENERATORS, DISCRIMINATORS, LOSSES)
+# short names of --callback; the package of the same name is an extra, so that nothing is imported until a run names it
+CALLBACKS = {
+    "mlflow": "ganctl.training.callbacks.mlflow:MLflow",
+    "wandb": "ganctl.training.callbacks.wandb:WandB",
+}

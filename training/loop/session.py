@@ -29,7 +29,7 @@ from ganctl.training.checkpoint.run_dir import (
 )  # fmt: skip
 from ganctl.training.checkpoint.run_lock import RunLock
 from ganctl.training.checkpoint.stored_config import missing_settings, resumed_settings, version_errors
-from ganctl.training.config.registry import load_object
+from ganctl.training.config.registry import CALLBACKS, load_object, suggest
 from ganctl.training.config.resolve import resolve
 from ganctl.training.config.schema import Config
 from ganctl.training.distributed.ranks import Ranks
@@ -148,7 +148,7 @@ class Session:
 
         Args:
             max_steps, max_seconds: limits that change no schedule.
-            callbacks: callbacks added to the default ones: objects, or `module:Name` of classes.
+            callbacks: callbacks added to the default ones: objects, short names, or `module:Name` of classes.
         """
         custom = [load_callback(callback) if isinstance(callback, str) else callback for callback in callbacks]
         for text in self.reasons:
@@ -196,12 +196,15 @@ class Session:
 
 
 def load_callback(name: str) -> Callback:
-    """Loads the callback `module:Name`. A class is called without arguments.
+    """Loads the callback `module:Name`, or the one with a short name. A class is called without arguments.
 
     Raises:
-        ConfigError: the name does not exist, or it is not a callback.
+        ConfigError: the name does not exist, it is not a callback, or its package is not installed.
     """
-    loaded = load_object(name, "--callback")
+    if ":" not in name and name not in CALLBACKS:
+        known = f"{', '.join(CALLBACKS)} or module:Name"
+        raise ConfigError([f"--callback {name}: unknown callback, expected {known}.{suggest(name, CALLBACKS)}"])
+    loaded = load_object(CALLBACKS.get(name, name), "--callback")
     if isinstance(loaded, type) and issubclass(loaded, Callback):
         try:
             loaded = loaded()
