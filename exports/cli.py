@@ -5,12 +5,12 @@ from pathlib import Path
 import click
 
 from ganctl.exports.formats import EXACT_FORMS
-from ganctl.options import PathParam, json_option
+from ganctl.options import PathParam, complete_source, json_option
 from ganctl.streams import note, print_json
 
 
 @click.command()
-@click.argument("source", type=PathParam(path_type=Path))
+@click.argument("source", type=PathParam(path_type=Path), shell_complete=complete_source)
 @click.option(
     "--format",
     "formats",

@@ -6,7 +6,7 @@ Importing this module imports click and nothing else. Commands are in `cli` modu
 import importlib
 import os
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -15,6 +15,9 @@ from ganctl.errors import report
 from ganctl.processes import exit_process
 from ganctl.signals import unwind_on_signals
 from ganctl.streams import replace_stream
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # name → (module below ganctl, help line). The help is here, so that `ganctl --help` imports no command.
 COMMANDS = {
@@ -29,6 +32,7 @@ COMMANDS = {
     "demo": ("demo", "Train, evaluate, export, package and serve a generator in one command."),
     "bench": ("benchmarks.cli", "Benchmark training, quality and serving, also against installed peers."),
     "doctor": ("doctor", "Check this machine for missing requirements."),
+    "completion": ("completion", "Print the script of shell completion for bash, zsh or fish."),
 }
 
 
@@ -44,6 +48,13 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"ganctl.{COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem[str]]":
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -75,7 +86,9 @@ def main() -> NoReturn:
     _use_utf8_mode()
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     replace_stream("stderr")
-    if "_GANCTL_COMPLETE" not in os.environ:  # click writes completions for a shell as bytes
+    if "_GANCTL_COMPLETE" in os.environ:
+        importlib.import_module("ganctl.completion")  # registers its shells with click, which writes bytes to stdout
+    else:
         replace_stream("stdout", ignore_closed=command == "train")  # training continues after its terminal closes
     if command not in ("train", "serve"):  # they handle signals: train saves, serve drains
         unwind_on_signals()

@@ -2,10 +2,12 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 PRETRAINED = "pretrained"  # the SOURCE name of the generator that ganctl contains
 
@@ -40,6 +42,33 @@ class PathParam(click.Path):
         return super().convert(expand_home(os.fspath(value)), param, ctx)
 
 
+_RUNS_SHOWN = 50  # among the completions of a shell
+
+
+def complete_path(*names: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]:
+    """Returns a function for `shell_complete` that completes paths and the given names."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+        named = [CompletionItem[str](name) for name in names if name.startswith(incomplete)]
+        return [*named, CompletionItem(incomplete, type="file")]
+
+    return complete
+
+
+def complete_names(*names: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Returns a function for `shell_complete` that completes the given names."""
+    return lambda ctx, param, incomplete: [name for name in names if name.startswith(incomplete)]
+
+
+def complete_source(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Completes a SOURCE: runs below `runs/`, the newest first, `pretrained`, and paths."""
+    folders: list[str] = []
+    if "runs/".startswith(incomplete) and Path("runs").is_dir():  # beyond `runs/` it is any path
+        found = [str(path.parent) for path in Path("runs").glob("*/checkpoints")]
+        folders = sorted(found, reverse=True)[:_RUNS_SHOWN]
+    return complete_path(*folders, PRETRAINED)(ctx, param, incomplete)
+
+
 class SourceParam(click.ParamType[str]):
     """The path of a run, an export or the like, or `pretrained` if no file has that name.
 
@@ -67,6 +96,9 @@ class SourceParam(click.ParamType[str]):
         if value == PRETRAINED and not Path(value).exists():
             return str(Path(__file__).parent / "exports" / PRETRAINED)
         return expand_home(str(value))
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+        return complete_source(ctx, param, incomplete)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")

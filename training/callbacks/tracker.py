@@ -5,11 +5,11 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from PIL import Image
 
@@ -50,12 +50,14 @@ class Tracker(Callback, ABC):
     """Records a run in another tool; a subclass has the calls of that tool's package.
 
     A run that resumes in its folder continues its record, whose id is part of the training state. The file KEY.json in
-    the run folder has the last step that was sent, since a killed process may have sent steps that its checkpoint does
-    not have: those are trained again, and not sent again.
+    the run folder has the last steps that were sent, since a killed process may have sent steps that its checkpoint
+    does not have: those are trained again, and not sent again.
 
     A thread sends everything, and training does not wait for it. A failure while training is reported once, and
     training continues. A failure in `open` ends the run before its first step.
     """
+
+    holds_newest_step: ClassVar[bool] = False  # True if the tool keeps a step in memory until the next one comes
 
     def __init__(self) -> None:
         """Checks that the package of the tool, which is called like the extra and `key`, is installed.
@@ -67,7 +69,9 @@ class Tracker(Callback, ABC):
             remedy = f"pip install 'ganctl[{self.key}]'"
             raise ConfigError([f"--callback {self.key}: found no package {self.key}. Install it: {remedy}"])
         self._id: str | None = None
-        self._sent: dict[str, int] = {}  # kind of scalars → the last step that was sent
+        self._skipped: dict[str, int] = {}  # kind of scalars → the last step that an earlier process has sent
+        self._sent: dict[str, int] = {}  # kind of scalars → the last step that was sent; the thread updates it
+        self._held: dict[str, int] = {}  # the same for the step that the tool holds
         self._status: Status = "failed"
         self._outbox: Outbox | None = None
         self._reported = False
@@ -113,8 +117,9 @@ class Tracker(Callback, ABC):
             fault = f"the record cannot be opened: {type(error).__name__}: {error}"
             raise ConfigError([f"--callback {self.key}: {fault}. Check {self.key.upper()}_… variables."]) from error
         self._file = run.run_dir / f"{self.key}.json"
-        self._sent = _read_sent(self._file, self._id) if continued else {}
-        if (repeated := max(self._sent.values(), default=0)) > run.step:
+        self._skipped = _read_sent(self._file, self._id) if continued else {}
+        self._sent, self._held = dict(self._skipped), {}
+        if (repeated := max(self._skipped.values(), default=0)) > run.step:
             _log.warning("%s: the record has steps up to %d already; they are not sent again", self.key, repeated)
         self._outbox = Outbox(self.key)
         self._write_sent()
@@ -143,15 +148,22 @@ class Tracker(Callback, ABC):
 
     def _send(self, run: Run, kind: str, scalars: Mapping[str, float]) -> bool:
         """Sends scalars, unless the record has this step of them; returns whether it does."""
-        if run.step <= self._sent.get(kind, -1):
+        if run.step <= self._skipped.get(kind, -1):
             return False
-        self._sent[kind] = run.step
-        values = {**scalars, "images": float(run.images)}
-        self._put(partial(self.send_scalars, values, run.step, time.time()))
-        self._put(self._write_sent)
+        values, step, seconds = {**scalars, "images": float(run.images)}, run.step, time.time()
+
+        def send() -> None:
+            self.send_scalars(values, step, seconds)
+            if step > max(self._held.values(), default=step):  # the tool has written the step before
+                self._sent |= self._held
+                self._held = {}
+            (self._held if self.holds_newest_step else self._sent)[kind] = step
+            self._write_sent()
+
+        self._put(send)
         return True
 
-    def _put(self, task: Any) -> None:
+    def _put(self, task: Callable[[], None]) -> None:
         assert self._outbox is not None, "on_start creates it"
         self._outbox.put(task)
         self._report()
@@ -163,13 +175,19 @@ class Tracker(Callback, ABC):
             fault = f"{type(error).__name__}: {error}"
             _log.warning("%s: part of the record was not sent, and training continues: %s", self.key, fault)
 
+    def _finish(self) -> None:
+        self.finish(self._status)
+        self._sent |= self._held
+        self._held = {}
+        self._write_sent()
+
     def _write_sent(self) -> None:
         write_file(self._file, json.dumps({"id": self._id, "sent": self._sent}) + "\n")
 
     def _close_outbox(self) -> None:
         if self._outbox is None:
             return
-        self._outbox.put(partial(self.finish, self._status))
+        self._outbox.put(self._finish)
         complete = self._outbox.close(_LAST_WAIT)
         self._report()
         if not complete:

@@ -11,6 +11,8 @@ from ganctl.training.callbacks.base import Run
 from ganctl.training.callbacks.tracker import Saved, Status, Tracker, labels
 
 _MAX_TAG = 64  # characters that W&B accepts
+# seconds until wandb writes to its file: so much of the history is lost with a killed process, 15 s by default
+_FLUSH = "x_transaction_log_flush_interval"
 
 
 class WandB(Tracker):
@@ -20,6 +22,7 @@ class WandB(Tracker):
     """
 
     key = "wandb"
+    holds_newest_step = True
 
     def open(self, run: Run, settings: Mapping[str, Any], record_id: str | None, origin: str | None) -> str:
         import wandb  # takes a second or more
@@ -36,6 +39,8 @@ class WandB(Tracker):
             options["tags"] = [found_by[name][:_MAX_TAG] for name in ("preset", "data")]
         if record_id is not None:
             options |= {"id": record_id, "resume": "allow"}
+        if _FLUSH in wandb.Settings.model_fields:
+            options["settings"] = wandb.Settings(**{_FLUSH: 0.1})
         self._run = wandb.init(**options)
         self._run.config.update(config, allow_val_change=True)
         return str(self._run.id)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from ganctl.options import PathParam, json_option
+from ganctl.grouped_command import GroupedCommand
+from ganctl.options import PathParam, complete_names, complete_path, complete_source, json_option
 from ganctl.processes import ganctl_command
 from ganctl.signals import termination_signals
 from ganctl.streams import note, print_json
+from ganctl.training.cli.completion import NAMED_DATA, PRESETS, complete_resumed, complete_setting
 from ganctl.training.config.registry import CALLBACKS
 
 if TYPE_CHECKING:
@@ -33,29 +35,70 @@ def duration(text: str) -> float:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
 
 
-_CALLBACKS = f"a callback: {', '.join(CALLBACKS)} or module:Name"
 _CLASSES_SHOWN = 12  # in one line of output
 
 
-@click.command()
-@click.argument("data", required=False)
-@click.option("--preset", metavar="NAME", help="Start from these settings [default: auto, chosen for the images].")
+_GROUPS = {
+    "Settings": ("--preset", "--config", "--set", "--seed", "--batch-size", "--precision", "--print-config"),
+    "Length": ("--epochs", "--max-steps", "--max-time"),
+    "Start and resume": ("--resume", "--init-from", "--allow-changes"),
+    "Machine": ("--device", "--nproc"),
+    "Output": ("--run-dir", "--callback", "--dry-run", "--json"),
+}
+
+
+@click.command(cls=GroupedCommand, groups=_GROUPS)
+@click.argument("data", required=False, shell_complete=complete_path(*NAMED_DATA))
+@click.option(
+    "--preset",
+    metavar="NAME",
+    shell_complete=complete_names(*PRESETS),
+    help="Start from these settings [default: auto, chosen for the images].",
+)
 @click.option("--config", "config_file", type=PathParam(path_type=Path), metavar="FILE", help="Read a TOML file.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set one setting; repeatable.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    shell_complete=complete_setting,
+    help="Set one setting; repeatable.",
+)
 @click.option("--epochs", "duration", type=click.IntRange(min=1), help="Set the duration, which schedules follow.")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop after this many steps; changes no schedule.")
 @click.option("--max-time", type=duration, help="Stop after this time, such as 120s; changes no schedule.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Set the number of images per step, over all ranks.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Set the number format.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Set the device.")
-@click.option("--nproc", metavar="N|auto", help="Start this many ranks on this machine; auto: one per GPU.")
+@click.option(
+    "--nproc",
+    metavar="N|auto",
+    shell_complete=complete_names("auto"),
+    help="Start this many ranks on this machine; auto: one per GPU.",
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Set the seed of all random numbers.")
 @click.option("--run-dir", type=PathParam(file_okay=False, path_type=Path), help="Run folder [default: runs/…].")
 @click.option(
-    "--resume", type=PathParam(), metavar="auto|PATH", help="Resume --run-dir (auto), another run, or a checkpoint."
+    "--resume",
+    type=PathParam(),
+    metavar="auto|PATH",
+    shell_complete=complete_resumed,
+    help="Resume --run-dir (auto), another run, or a checkpoint.",
 )
-@click.option("--init-from", metavar="PATH", help="Start with the networks of another run or checkpoint, adapted.")
-@click.option("--callback", "callbacks", multiple=True, metavar="NAME", help=f"Add {_CALLBACKS}; repeatable.")
+@click.option(
+    "--init-from",
+    metavar="PATH",
+    shell_complete=complete_source,
+    help="Start with the networks of another run or checkpoint, adapted.",
+)
+@click.option(
+    "--callback",
+    "callbacks",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_names(*CALLBACKS),
+    help=f"Add a callback: {', '.join(CALLBACKS)} or module:Name; repeatable.",
+)
 @click.option("--allow-changes", is_flag=True, help="Resume with changed settings.")
 @click.option("--print-config", is_flag=True, help="Print all settings as a --config file; do not train.")
 @click.option("--dry-run", is_flag=True, help="Build everything and describe the run; do not train.")
