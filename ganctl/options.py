@@ -61,9 +61,9 @@ def complete_names(*names: str) -> Callable[[click.Context, click.Parameter, str
 
 
 def complete_source(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Completes a SOURCE: runs below `runs/`, the newest first, `pretrained`, and paths."""
+    """Completes a SOURCE: `pretrained`, paths, and for an empty word the runs below `runs/`, the newest first."""
     folders: list[str] = []
-    if "runs/".startswith(incomplete) and Path("runs").is_dir():  # beyond `runs/` it is any path
+    if not incomplete:  # `runs/` and what follows are completed as any path
         found = [str(path.parent) for path in Path("runs").glob("*/checkpoints")]
         folders = sorted(found, reverse=True)[:_RUNS_SHOWN]
     return complete_path(*folders, PRETRAINED)(ctx, param, incomplete)

@@ -11,6 +11,7 @@ import click
 
 from ganctl.options import PathParam, SourceParam, json_option
 from ganctl.streams import note, print_json
+from ganctl.training.cli.completion import complete_data_setting
 
 if TYPE_CHECKING:
     from ganctl.training.sampling.inspection import OpenedSource
@@ -19,13 +20,25 @@ _CLASSES_SHOWN = 40
 
 
 data_settings_option = click.option(
-    "--set", "assignments", multiple=True, metavar="data.KEY=VALUE", help="Override a data setting of SOURCE."
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="data.KEY=VALUE",
+    shell_complete=complete_data_setting,
+    help="Override a data setting of SOURCE.",
 )
 
 
 @click.command()
 @click.argument("source", metavar="PATH", type=SourceParam())
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set data.…, for a data set.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    shell_complete=complete_data_setting,
+    help="Set data.…, for a data set.",
+)
 @click.option(
     "--out",
     type=PathParam(dir_okay=False, path_type=Path),
