@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -57,8 +57,6 @@ class Tracker(Callback, ABC):
     training continues. A failure in `open` ends the run before its first step.
     """
 
-    holds_newest_step: ClassVar[bool] = False  # True if the tool keeps a step in memory until the next one comes
-
     def __init__(self) -> None:
         """Checks that the package of the tool, which is called like the extra and `key`, is installed.
 
@@ -71,7 +69,6 @@ class Tracker(Callback, ABC):
         self._id: str | None = None
         self._skipped: dict[str, int] = {}  # kind of scalars → the last step that an earlier process has sent
         self._sent: dict[str, int] = {}  # kind of scalars → the last step that was sent; the thread updates it
-        self._held: dict[str, int] = {}  # the same for the step that the tool holds
         self._status: Status = "failed"
         self._outbox: Outbox | None = None
         self._reported = False
@@ -114,11 +111,11 @@ class Tracker(Callback, ABC):
         try:
             self._id = self.open(run, printable_settings(run.config), continued, origin)
         except Exception as error:  # of any kind: a wrong address, a key that is refused, a folder without permission
-            fault = f"the record cannot be opened: {type(error).__name__}: {error}"
+            fault = f"the record cannot be opened: {type(error).__name__}: {str(error).rstrip('. ')}"
             raise ConfigError([f"--callback {self.key}: {fault}. Check {self.key.upper()}_… variables."]) from error
         self._file = run.run_dir / f"{self.key}.json"
         self._skipped = _read_sent(self._file, self._id) if continued else {}
-        self._sent, self._held = dict(self._skipped), {}
+        self._sent = dict(self._skipped)
         if (repeated := max(self._skipped.values(), default=0)) > run.step:
             _log.warning("%s: the record has steps up to %d already; they are not sent again", self.key, repeated)
         self._outbox = Outbox(self.key)
@@ -154,10 +151,7 @@ class Tracker(Callback, ABC):
 
         def send() -> None:
             self.send_scalars(values, step, seconds)
-            if step > max(self._held.values(), default=step):  # the tool has written the step before
-                self._sent |= self._held
-                self._held = {}
-            (self._held if self.holds_newest_step else self._sent)[kind] = step
+            self._sent[kind] = step
             self._write_sent()
 
         self._put(send)
@@ -175,19 +169,13 @@ class Tracker(Callback, ABC):
             fault = f"{type(error).__name__}: {error}"
             _log.warning("%s: part of the record was not sent, and training continues: %s", self.key, fault)
 
-    def _finish(self) -> None:
-        self.finish(self._status)
-        self._sent |= self._held
-        self._held = {}
-        self._write_sent()
-
     def _write_sent(self) -> None:
         write_file(self._file, json.dumps({"id": self._id, "sent": self._sent}) + "\n")
 
     def _close_outbox(self) -> None:
         if self._outbox is None:
             return
-        self._outbox.put(self._finish)
+        self._outbox.put(partial(self.finish, self._status))
         complete = self._outbox.close(_LAST_WAIT)
         self._report()
         if not complete:

@@ -22,7 +22,6 @@ class WandB(Tracker):
     """
 
     key = "wandb"
-    holds_newest_step = True
 
     def open(self, run: Run, settings: Mapping[str, Any], record_id: str | None, origin: str | None) -> str:
         import wandb  # takes a second or more
@@ -43,15 +42,18 @@ class WandB(Tracker):
             options["settings"] = wandb.Settings(**{_FLUSH: 0.1})
         self._run = wandb.init(**options)
         self._run.config.update(config, allow_val_change=True)
+        # an axis of our own: wandb keeps the values of its own newest step in memory, where a killed process loses them
+        self._run.define_metric("step", hidden=True)
+        self._run.define_metric("*", step_metric="step")
         return str(self._run.id)
 
     def send_scalars(self, scalars: Mapping[str, float], step: int, seconds: float) -> None:
-        self._run.log(dict(scalars), step=step)
+        self._run.log({**scalars, "step": step})
 
     def send_image(self, name: str, picture: Image.Image, step: int) -> None:
         import wandb
 
-        self._run.log({name: wandb.Image(picture)}, step=step)
+        self._run.log({name: wandb.Image(picture), "step": step})
 
     def send_result(
         self, scores: Mapping[str, float], reason: str, step: int, checkpoints: Mapping[str, Saved]

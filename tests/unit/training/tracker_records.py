@@ -74,8 +74,10 @@ def _read_mlflow(folder: Path) -> dict[str, Record]:
 
 def _read_wandb(folder: Path) -> dict[str, Record]:
     """Joins the files of one id in the order of their starts, as `wandb sync` does."""
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record as Message
 
+    wandb.teardown()  # its process writes the end of a file after `finish`
     records: dict[str, Record] = {}
     for path in sorted(folder.glob("wandb/*-run-*/run-*.wandb")):
         record = records.setdefault(path.stem.removeprefix("run-"), Record())
@@ -102,9 +104,9 @@ def _add_history(record: Record, history: Any) -> None:
     values = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in history.item}
     for name, value in values.items():
         if name == "fixed latents/path":
-            record.image_steps.append(values["_step"])
-        elif isinstance(value, float | int) and not name.startswith(("_", "fixed latents")):
-            record.add(name, values["_step"], value)
+            record.image_steps.append(values["step"])
+        elif isinstance(value, float | int) and not name.startswith(("_", "step", "fixed latents")):
+            record.add(name, values["step"], value)
 
 
 def _read_log(content: bytes) -> Iterator[bytes]:
