@@ -85,7 +85,7 @@ COMPLETED = (
 
 
 @pytest.mark.parametrize("line", COMPLETED)
-def test_a_completion_imports_no_heavy_package_and_takes_less_than_a_third_of_a_second(line: str) -> None:
+def test_a_completion_imports_no_heavy_package_and_takes_300_milliseconds_of_the_processor_at_most(line: str) -> None:
     environment = {
         **os.environ,
         "_GANCTL_COMPLETE": "bash_complete",
@@ -99,7 +99,7 @@ def test_a_completion_imports_no_heavy_package_and_takes_less_than_a_third_of_a_
     assert not imported & {"torch", "numpy", "pydantic", "PIL", "onnxruntime", "mlflow", "wandb"}
     before = os.times()
     subprocess.run([sys.executable, "-m", "ganctl"], env=environment, capture_output=True, check=True)
-    after = os.times()  # of the processor, since tests run side by side
+    after = os.times()  # a soak test limits the seconds of the clock
     seconds = after.children_user + after.children_system - before.children_user - before.children_system
     assert seconds < 0.3
 

@@ -38,6 +38,12 @@ def test_help_is_printed_within_300_milliseconds(started_ganctl: Ganctl) -> None
     assert statistics.median(seconds(lambda: started_ganctl("--help")) for _ in range(9)) < 0.3
 
 
+@pytest.mark.parametrize("line", ["ganctl tr", "ganctl train --set train.", "ganctl evaluate "])
+def test_a_completion_is_answered_within_300_milliseconds(line: str, started_ganctl: Ganctl) -> None:
+    shell = {**os.environ, "_GANCTL_COMPLETE": "bash_complete", "COMP_LINE": line, "COMP_WORD": line.split(" ")[-1]}
+    assert statistics.median(seconds(lambda: started_ganctl(env=shell)) for _ in range(9)) < 0.3
+
+
 def test_a_killed_worker_is_replaced_within_ten_seconds(export: Path, tmp_path: Path) -> None:
     with running(export, tmp_path) as server:
         watch = Watch(server)

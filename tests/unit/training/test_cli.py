@@ -63,8 +63,7 @@ def test_help_takes_little_more_cpu_time_than_the_import_of_click() -> None:
 def test_a_shell_completes_commands_and_flags_without_importing_torch(
     typed: str, completed: set[str], started_ganctl: Ganctl
 ) -> None:
-    words = f"ganctl {typed}"
-    shell = {"_GANCTL_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    shell = {"_GANCTL_COMPLETE": "bash_complete", "COMP_LINE": f"ganctl {typed}", "COMP_WORD": typed.split(" ")[-1]}
     done = started_ganctl(env=os.environ | shell | {"PYTHONPROFILEIMPORTTIME": "1"})
     assert done.returncode == 0, done.stderr
     assert {line.removeprefix("plain,") for line in done.stdout.splitlines()} == completed
