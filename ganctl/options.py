@@ -69,6 +69,13 @@ def complete_source(ctx: click.Context, param: click.Parameter, incomplete: str)
     return complete_path(*folders, PRETRAINED)(ctx, param, incomplete)
 
 
+def complete_named_source(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Completes SOURCE and NAME=SOURCE."""
+    name, equals, source = incomplete.rpartition("=")
+    items = complete_source(ctx, param, source)
+    return [item if item.type == "file" else CompletionItem(name + equals + item.value) for item in items]
+
+
 class SourceParam(click.ParamType[str]):
     """The path of a run, an export or the like, or `pretrained` if no file has that name.
 

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from ganctl.grouped_command import GroupedCommand
-from ganctl.options import PRETRAINED, PathParam, SourceParam, complete_names, complete_source, json_option
+from ganctl.options import PRETRAINED, PathParam, SourceParam, complete_named_source, json_option
 from ganctl.serving.cli.package import BACKENDS
 from ganctl.signals import Terminated, termination_signals
 from ganctl.streams import note, print_json
 
 if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
     from ganctl.serving.archive.mar import BackendName
     from ganctl.serving.hosts.native.server import Server as NativeServer
     from ganctl.serving.hosts.torchserve.server import Server as TorchServeServer
@@ -60,32 +58,13 @@ _GROUPS = {
 }
 
 
-def _complete_named_source(
-    context: click.Context, parameter: click.Parameter, incomplete: str
-) -> "list[CompletionItem[str]]":
-    """Completes `SOURCE` and `NAME=SOURCE`."""
-    from click.shell_completion import CompletionItem
-
-    name, equals, source = incomplete.rpartition("=")
-    return [
-        item if item.type == "file" else CompletionItem(name + equals + item.value)
-        for item in complete_source(context, parameter, source)
-    ]
-
-
 @click.command(cls=GroupedCommand, groups=_GROUPS)
-@click.argument("sources", metavar="[[NAME=]SOURCE]…", nargs=-1, shell_complete=_complete_named_source)
+@click.argument("sources", metavar="[[NAME=]SOURCE]…", nargs=-1, shell_complete=complete_named_source)
 @click.option("--engine", type=click.Choice(["torchserve", "native"]), default="torchserve", help="Server to run.")
 @click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 for all.")
 @click.option("--port", type=click.IntRange(0, 65531), default=8080, help="0 chooses free ports.")
 @click.option("--metrics-host", metavar="ADDRESS", default="127.0.0.1", help="Address of the metrics (port + 2).")
-@click.option(
-    "--workers",
-    callback=_workers,
-    default="auto",
-    shell_complete=complete_names("auto"),
-    help="Number of worker processes.",
-)
+@click.option("--workers", callback=_workers, default="auto", help="Number of worker processes.")
 @click.option("--auth", type=click.Choice(["token", "none"]), help="[default: none on loopback, token elsewhere]")
 @click.option("--page/--no-page", default=True, help="Show a page to browsers.")
 @_backend_option

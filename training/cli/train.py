@@ -50,20 +50,14 @@ _GROUPS = {
 @click.command(cls=GroupedCommand, groups=_GROUPS)
 @click.argument("data", required=False, shell_complete=complete_path(*NAMED_DATA))
 @click.option(
-    "--preset",
-    metavar="NAME",
-    shell_complete=complete_names(*PRESETS),
+    "--preset", metavar="NAME", shell_complete=complete_names(*PRESETS),
     help="Start from these settings [default: auto, chosen for the images].",
-)
+)  # fmt: skip
 @click.option("--config", "config_file", type=PathParam(path_type=Path), metavar="FILE", help="Read a TOML file.")
 @click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="KEY=VALUE",
-    shell_complete=complete_setting,
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", shell_complete=complete_setting,
     help="Set one setting; repeatable.",
-)
+)  # fmt: skip
 @click.option("--epochs", "duration", type=click.IntRange(min=1), help="Set the duration, which schedules follow.")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop after this many steps; changes no schedule.")
 @click.option("--max-time", type=duration, help="Stop after this time, such as 120s; changes no schedule.")
@@ -71,34 +65,23 @@ _GROUPS = {
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Set the number format.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Set the device.")
 @click.option(
-    "--nproc",
-    metavar="N|auto",
-    shell_complete=complete_names("auto"),
+    "--nproc", metavar="N|auto", shell_complete=complete_names("auto"),
     help="Start this many ranks on this machine; auto: one per GPU.",
-)
+)  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), help="Set the seed of all random numbers.")
 @click.option("--run-dir", type=PathParam(file_okay=False, path_type=Path), help="Run folder [default: runs/…].")
 @click.option(
-    "--resume",
-    type=PathParam(),
-    metavar="auto|PATH",
-    shell_complete=complete_resumed,
+    "--resume", type=PathParam(), metavar="auto|PATH", shell_complete=complete_resumed,
     help="Resume --run-dir (auto), another run, or a checkpoint.",
-)
+)  # fmt: skip
 @click.option(
-    "--init-from",
-    metavar="PATH",
-    shell_complete=complete_source,
+    "--init-from", metavar="PATH", shell_complete=complete_source,
     help="Start with the networks of another run or checkpoint, adapted.",
-)
+)  # fmt: skip
 @click.option(
-    "--callback",
-    "callbacks",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=complete_names(*CALLBACKS),
+    "--callback", "callbacks", multiple=True, metavar="NAME", shell_complete=complete_names(*CALLBACKS),
     help=f"Add a callback: {', '.join(CALLBACKS)} or module:Name; repeatable.",
-)
+)  # fmt: skip
 @click.option("--allow-changes", is_flag=True, help="Resume with changed settings.")
 @click.option("--print-config", is_flag=True, help="Print all settings as a --config file; do not train.")
 @click.option("--dry-run", is_flag=True, help="Build everything and describe the run; do not train.")
