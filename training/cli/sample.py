@@ -11,47 +11,8 @@ from ganctl.streams import note, print_json
 from ganctl.training.cli.inspect import data_settings_option, open_source
 
 if TYPE_CHECKING:
-    from ganctl.serving.client.client import Client
-    from ganctl.training.sampling.request import SampleBatch, SampleRequest, SampleResult
-    from ganctl.training.sampling.samplers import Labels, Pixels, Sampler
-
-
-class ServerSampler:
-    """Samples from a server, which checks the request itself.
-
-    Classes are sent by name: a class that is named 2 need not have the index 2.
-    """
-
-    def __init__(self, client: "Client") -> None:
-        self._client, self._max_images = client, 0
-
-    def check(self, request: "SampleRequest") -> None:
-        """Does nothing: the server checks the request."""
-
-    def count_classes(self) -> int:
-        """Number of classes of the server's model."""
-        return self._client.count_classes()
-
-    def max_images(self) -> int:
-        """Largest number of images that the server draws for one request."""
-        self._max_images = self._max_images or self._client.max_count()
-        return self._max_images
-
-    def class_name(self, label: int) -> str:
-        """Name of a class for messages; the client knows only its index."""
-        return f"number {label}"
-
-    def sample(self, batch: "SampleBatch", truncation: float) -> "tuple[Pixels, Labels | None]":
-        """Samples the images of a batch; see `Sampler.sample`."""
-        images, labels, _ = self._client.sample(
-            digits=[cls for cls in batch.classes if isinstance(cls, int)] or None,
-            labels=[cls for cls in batch.classes if isinstance(cls, str)] or None,
-            text=batch.text,
-            count=batch.count,
-            seed=batch.seed,
-            truncation=truncation,
-        )
-        return images if images.ndim == 4 else images[..., None], None if (labels < 0).any() else labels
+    from ganctl.training.sampling.request import SampleRequest, SampleResult
+    from ganctl.training.sampling.samplers import Sampler
 
 
 @click.command()
@@ -91,8 +52,8 @@ def sample(
     data with reliable labels, which --set may name. Images that are read correctly at once are the same as without it.
     """
     from ganctl.training.sampling.animation import sample_animation
+    from ganctl.training.sampling.local_sampler import LocalSampler
     from ganctl.training.sampling.request import SampleRequest
-    from ganctl.training.sampling.samplers import LocalSampler
     from ganctl.training.sampling.writers import check_output_path, save, save_animation
 
     animated = check_output_path(out, frames=frames)
@@ -143,8 +104,10 @@ def _draw(request: "SampleRequest", source: str, token: str | None, assignments:
     """Draws images from a path or a server; rejects misread ones if requested."""
     from ganctl.training.config.schema import DataSettings
     from ganctl.training.sampling.inspection import OpenedSource, override_data_settings
+    from ganctl.training.sampling.local_sampler import LocalSampler
     from ganctl.training.sampling.rejection import LabelPredictor, sample_accepted
-    from ganctl.training.sampling.samplers import LocalSampler, sample_images
+    from ganctl.training.sampling.samplers import sample_images
+    from ganctl.training.sampling.server_sampler import ServerSampler
 
     with ExitStack() as stack:
         if _is_server(source):

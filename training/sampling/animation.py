@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ganctl.training.images.interpolation import walk_labels, walk_latents
 from ganctl.training.images.source import GeneratorSource
+from ganctl.training.sampling.local_sampler import LocalSampler
 from ganctl.training.sampling.request import SampleRequest, SampleRequestError
-from ganctl.training.sampling.samplers import LocalSampler
 
 _FRAMES_PER_KEYFRAME = 24
 _MAX_FRAMES = 1200  # without --frames

@@ -20,9 +20,10 @@ from ganctl.training.config.schema import DataSettings
 from ganctl.training.evaluation.evaluator import Evaluator
 from ganctl.training.sampling.animation import sample_animation
 from ganctl.training.sampling.inspection import open_checkpoint
+from ganctl.training.sampling.local_sampler import LocalSampler
 from ganctl.training.sampling.rejection import LabelPredictor, MisreadError, sample_accepted
 from ganctl.training.sampling.request import SampleRequest, SampleRequestError
-from ganctl.training.sampling.samplers import LocalSampler, sample_images
+from ganctl.training.sampling.samplers import sample_images
 from tests.conftest import Ganctl, train_small
 
 pytestmark = pytest.mark.soak

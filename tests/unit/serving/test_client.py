@@ -13,10 +13,11 @@ from ganctl.exports.runtime import open_export
 from ganctl.serving.client.client import Client
 from ganctl.serving.errors import RemoteError
 from ganctl.serving.handler.service import Service
-from ganctl.training.cli.sample import ServerSampler
+from ganctl.training.sampling.local_sampler import LocalSampler
 from ganctl.training.sampling.rejection import LabelPredictor, sample_accepted
 from ganctl.training.sampling.request import SampleRequest
-from ganctl.training.sampling.samplers import LocalSampler, sample_images
+from ganctl.training.sampling.samplers import sample_images
+from ganctl.training.sampling.server_sampler import ServerSampler
 from tests.unit.serving.service_calls import load_service, reply_to
 from tests.unit.serving.small_export import seen_label, write_export
 

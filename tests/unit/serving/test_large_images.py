@@ -12,9 +12,10 @@ from ganctl.serving.client.client import Client
 from ganctl.serving.handler.engine import Engine, Inputs
 from ganctl.serving.handler.model import Limits, Model
 from ganctl.serving.handler.service import Service
-from ganctl.training.cli.sample import ServerSampler
+from ganctl.training.sampling.local_sampler import LocalSampler
 from ganctl.training.sampling.request import SampleRequest
-from ganctl.training.sampling.samplers import LocalSampler, sample_images
+from ganctl.training.sampling.samplers import sample_images
+from ganctl.training.sampling.server_sampler import ServerSampler
 from tests.unit.serving.service_calls import json_call, openapi_of, reply_to
 from tests.unit.serving.test_page import Elements
 

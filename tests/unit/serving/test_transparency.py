@@ -20,9 +20,10 @@ from ganctl.serving.handler.model import Model
 from ganctl.serving.handler.page import build_page
 from ganctl.serving.handler.replies import Reply
 from ganctl.serving.handler.service import Service
-from ganctl.training.cli.sample import ServerSampler
+from ganctl.training.sampling.local_sampler import LocalSampler
 from ganctl.training.sampling.request import SampleRequest
-from ganctl.training.sampling.samplers import LocalSampler, sample_images
+from ganctl.training.sampling.samplers import sample_images
+from ganctl.training.sampling.server_sampler import ServerSampler
 from tests.unit.serving.service_calls import json_call, load_service, pixels, reply_to
 from tests.unit.serving.small_export import Z_DIM, seen_label, write_export
 

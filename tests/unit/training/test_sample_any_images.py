@@ -23,8 +23,8 @@ from ganctl.training.images.source import GeneratorSource, load_generator
 from ganctl.training.loop.session import Session
 from ganctl.training.readers.tree import SPLITS
 from ganctl.training.sampling.animation import sample_animation
+from ganctl.training.sampling.local_sampler import LocalSampler
 from ganctl.training.sampling.request import SampleRequest
-from ganctl.training.sampling.samplers import LocalSampler
 from tests.any_images import disks, save_folder, untrained_run
 from tests.conftest import SMALL
 
