@@ -1,7 +1,8 @@
 """Opens an export as a source of images for `sample` and `evaluate`; the images come from the exported file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from ganctl.training.config.schema import NAMED_DATA_SETS, DataSettings
 from ganctl.training.sampling.inspection import OpenedSource
 from ganctl.versions import written_by
 
+DIFFERENTIABLE = (FILES["torchscript"], FILES["pt2"])  # torch runs them; the faster one first
 _CHUNK = 256
 
 
@@ -45,21 +47,53 @@ class FileSource:
         return torch.cat(images)
 
 
+def load_source(artifact: str, content: bytes, fields: Mapping[str, Any]) -> FileSource:
+    """Loads a file of an export as a source.
+
+    Args:
+        artifact: name of the file, a value of FILES.
+        content: bytes of the file.
+        fields: the manifest.
+    """
+    class_names = tuple(map(nfc, fields["class_names"]))
+    dim, conditional = fields["z"]["dim"], fields["conditional"]
+    return FileSource(_load(artifact, content), latent_dim=dim, conditional=conditional, class_names=class_names)
+
+
+def _load(artifact: str, content: bytes) -> Callable[..., Tensor]:
+    (name,) = (name for name, file in FILES.items() if file == artifact)
+    return get_format(name).load(content)
+
+
+def load_render(artifact: str, content: bytes, *, conditional: bool) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Loads a file of an export as a differentiable function; None if its runtime computes no gradients.
+
+    Returns:
+        A function of z and labels, as `training.images.inversion.Render`.
+    """
+    if artifact not in DIFFERENTIABLE:
+        return None
+    run = _load(artifact, content)
+
+    def render(z: Tensor, labels: Tensor) -> Tensor:
+        images = run(z, labels) if conditional else run(z)
+        return torch.cat([images[:, :3] * images[:, 3:], images[:, 3:]], dim=1) if images.shape[1] == 4 else images
+
+    return render
+
+
 def open_export(folder: Path) -> OpenedSource:
-    """Opens an export after verifying the digests of its files.
+    """Opens an export after verifying the digests of its files: ONNX if there is one, else the next format of FILES.
 
     Raises:
         ExportError: the export is absent or damaged.
     """
     fields = manifest.read(folder)
-    name = next((name for name, file in FILES.items() if file in fields["files"]), None)
-    if name is None:
+    artifact = next((file for file in FILES.values() if file in fields["files"]), None)
+    if artifact is None:
         raise ExportError(f"{folder}: found no exported generator, expected one of {', '.join(FILES.values())}")
-    run = get_format(name).load(read_file(folder / FILES[name]))
-    class_names = tuple(map(nfc, fields["class_names"]))
-    dim, conditional = fields["z"]["dim"], fields["conditional"]
-    source = FileSource(run, latent_dim=dim, conditional=conditional, class_names=class_names)
-    facts = {"export": str(folder.resolve()), "artefact": FILES[name], "model_version": fields["model_version"]}
+    source = load_source(artifact, read_file(folder / artifact), fields)
+    facts = {"export": str(folder.resolve()), "artefact": artifact, "model_version": fields["model_version"]}
     data_name, stored = fields.get("data"), fields.get("data_settings")  # missing in older exports
     known = ":" in str(data_name) or data_name in NAMED_DATA_SETS
     data, errors = read_data_settings(

@@ -9,6 +9,9 @@ TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the import
 if TYPE_CHECKING:
     from typing import Any
 
+    from ganctl.api.generator import ImageGenerator
+    from ganctl.api.images import Encoding, GeneratedImages
+    from ganctl.api.loading import load
     from ganctl.serving.client.client import AsyncClient, Client
     from ganctl.training.callbacks import default_callbacks
     from ganctl.training.callbacks.base import FINISHED, Callback
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 __version__ = "0.2.0.dev0"
 
 _MODULES = {
+    "ganctl.api.generator": ("ImageGenerator",),
+    "ganctl.api.images": ("Encoding", "GeneratedImages"),
+    "ganctl.api.loading": ("load",),
     "ganctl.serving.client.client": ("AsyncClient", "Client"),
     "ganctl.training.callbacks.base": ("FINISHED", "Callback"),
     "ganctl.training.callbacks": ("default_callbacks",),
@@ -35,8 +41,8 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "DATASETS", "DISCRIMINATORS", "FINISHED", "GENERATORS", "LOSSES", "AsyncClient", "Callback", "Client",
-    "Discriminator", "Generator", "GeneratorSource", "ImageSet", "Trainer", "configure", "default_callbacks",
-    "load_generator",
+    "Discriminator", "Encoding", "GeneratedImages", "Generator", "GeneratorSource", "ImageGenerator", "ImageSet",
+    "Trainer", "configure", "default_callbacks", "load", "load_generator",
 ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any, Unpack
 
 import httpx
 
-from ganctl.serving.client.core import BaseClient, Fields, Sample
+from ganctl.serving.client.core import BaseClient, Description, Fields, Sample
 from ganctl.serving.handler.request import OPENAPI_TYPE
 
 
@@ -47,13 +47,17 @@ class Client(BaseClient, AbstractContextManager["Client"]):
         """
         return self._request(fields, media).content
 
+    def describe(self) -> Description:
+        """Return the model's version and classes, and the largest request."""
+        return self._decode_description(self._request({}, OPENAPI_TYPE))
+
     def count_classes(self) -> int:
         """Return the model's number of classes. Raises RemoteError for an unconditional model."""
-        return self._decode_class_count(self._request({}, OPENAPI_TYPE))
+        return self._count_classes(self.describe())
 
     def max_count(self) -> int:
         """Return the largest number of images that the server draws for one request."""
-        return self._decode_max_count(self._request({}, OPENAPI_TYPE))
+        return self.describe().max_count
 
     def _request(self, fields: Mapping[str, Any], media: str) -> httpx.Response:
         async def send(request: httpx.Request) -> httpx.Response:
@@ -92,13 +96,17 @@ class AsyncClient(BaseClient, AbstractAsyncContextManager["AsyncClient"]):
         """See `Client.picture`."""
         return (await self._request(fields, media)).content
 
+    async def describe(self) -> Description:
+        """See `Client.describe`."""
+        return self._decode_description(await self._request({}, OPENAPI_TYPE))
+
     async def count_classes(self) -> int:
         """See `Client.count_classes`."""
-        return self._decode_class_count(await self._request({}, OPENAPI_TYPE))
+        return self._count_classes(await self.describe())
 
     async def max_count(self) -> int:
         """See `Client.max_count`."""
-        return self._decode_max_count(await self._request({}, OPENAPI_TYPE))
+        return (await self.describe()).max_count
 
     async def _request(self, fields: Mapping[str, Any], media: str) -> httpx.Response:
         return await self._request_with_retries(fields, media, self._http.send, asyncio.sleep)

@@ -49,6 +49,19 @@ class Sample(NamedTuple):
         return [Image.fromarray(image) for image in self.images]
 
 
+class Description(NamedTuple):
+    """A server's description of its model.
+
+    version: the model's version.
+    class_names: the names of the classes; empty for an unconditional model.
+    max_count: the largest number of images for one request.
+    """
+
+    version: str
+    class_names: tuple[str, ...]
+    max_count: int
+
+
 class BaseClient:
     """Builds requests from fields and decodes replies, without I/O."""
 
@@ -139,22 +152,21 @@ class BaseClient:
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise self._unexpected_reply(reply, error) from error
 
-    def _decode_class_count(self, reply: httpx.Response) -> int:
-        """Read the number of classes from an OpenAPI document. Raises RemoteError if there are no classes."""
+    def _decode_description(self, reply: httpx.Response) -> Description:
+        """Read an OpenAPI document. Raises RemoteError for any other reply."""
         try:
-            fields = reply.json()["components"]["schemas"]["Request"]["properties"]
-            if "digits" not in fields:
-                raise RemoteError(f"{self.url}: its model has no labels", reply.status_code)
-            return int(fields["digits"]["oneOf"][0]["maximum"]) + 1
+            document = reply.json()
+            fields = document["components"]["schemas"]["Request"]["properties"]
+            names = fields["labels"]["oneOf"][0]["enum"] if "labels" in fields else []
+            return Description(str(document["info"]["version"]), tuple(names), int(fields["count"]["maximum"]))
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise self._unexpected_reply(reply, error) from error
 
-    def _decode_max_count(self, reply: httpx.Response) -> int:
-        """Read the largest `count` of a request from an OpenAPI document. Raises RemoteError for any other reply."""
-        try:
-            return int(reply.json()["components"]["schemas"]["Request"]["properties"]["count"]["maximum"])
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise self._unexpected_reply(reply, error) from error
+    def _count_classes(self, description: Description) -> int:
+        """Return the number of classes. Raises RemoteError if there are no classes."""
+        if not description.class_names:
+            raise RemoteError(f"{self.url}: its model has no labels", 200)
+        return len(description.class_names)
 
     def _unexpected_reply(self, reply: httpx.Response, error: Exception) -> RemoteError:
         message = f"{self.url}: found a reply that is not from a ganctl server ({error!r}). Check the address."

@@ -39,7 +39,22 @@ def generator_settings(checkpoint: LoadedCheckpoint) -> ModelSettings:
     """
     section = _section(checkpoint, "model")
     stored = {key: value for key, value in section.items() if not _DISCRIMINATOR_KEY.fullmatch(key)}
-    values, errors = _valid_values(ModelSettings, "model", stored, known=_GENERATOR_KEYS)
+    return _read_model_settings(checkpoint, stored, _GENERATOR_KEYS)
+
+
+def model_settings(checkpoint: LoadedCheckpoint) -> ModelSettings:
+    """Reads the settings of both networks.
+
+    Raises:
+        VersionError: this version does not know one of the settings, or its value.
+    """
+    return _read_model_settings(checkpoint, _section(checkpoint, "model"), ModelSettings.model_fields)
+
+
+def _read_model_settings(
+    checkpoint: LoadedCheckpoint, stored: Mapping[str, Any], known: Container[str]
+) -> ModelSettings:
+    values, errors = _valid_values(ModelSettings, "model", stored, known=known)
     if errors:
         raise VersionError(checkpoint.path, checkpoint.version, errors)
     return ModelSettings.model_validate(values)

@@ -1,6 +1,7 @@
 """Animations: closed walks through latent space with the requested images as keyframes."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -8,13 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ganctl.training.images.interpolation import walk_labels, walk_latents
-from ganctl.training.images.source import GeneratorSource
+from ganctl.training.images.source import GeneratorSource, Source
 from ganctl.training.sampling.local_sampler import LocalSampler
-from ganctl.training.sampling.request import SampleRequest, SampleRequestError
+from ganctl.training.sampling.request import DEFAULT_KEYFRAMES, FRAMES_PER_KEYFRAME, SampleRequest, SampleRequestError
 
-_FRAMES_PER_KEYFRAME = 24
 _MAX_FRAMES = 1200  # without --frames
-_DEFAULT_KEYFRAMES = 8  # if a single image is requested
 
 
 @dataclass(frozen=True)
@@ -41,38 +40,71 @@ def sample_animation(request: SampleRequest, sampler: LocalSampler, frames: int 
         SampleRequestError: all keyframes are equal, there are too few frames, or the source cannot interpolate labels.
     """
     sampler.check(request)
-    source = sampler.source
-    names = range(sampler.count_classes()) if request.per_class else request.class_names
-    classes = torch.tensor([sampler.class_index(name) for name in names], dtype=torch.int64)
-    z, labels, seed = _sample_keyframes(request, sampler, classes)
+    z, labels, seed = sample_keyframes(request, sampler)
+    try:
+        return Animation(walk_images(sampler.source, z, labels, frames), seed, len(z))
+    except WalkError as error:
+        flag, remedy = {
+            "keyframes": ("--out", "Name different digits, a larger --count or --truncation"),
+            "frames": (f"--frames {frames}", "Take more frames"),
+            "labels": (request.class_flag or "--out", "Name one, or a single --label to walk through its styles"),
+        }[error.cause]
+        raise SampleRequestError(f"{flag}: {error}. {remedy}") from error
+
+
+class WalkError(ValueError):
+    """A walk that a source cannot generate; the message states what was found and expected, without a remedy.
+
+    Attributes:
+        cause: the argument of `walk_images` at fault.
+    """
+
+    def __init__(self, cause: Literal["keyframes", "frames", "labels"], message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+def walk_images(source: Source, z: Tensor, labels: Tensor, frames: int | None = None) -> NDArray[np.uint8]:
+    """Generates the frames of a closed walk, uint8 [frames, H, W, C], which passes each keyframe.
+
+    Args:
+        source: generates the images.
+        z: latents of the keyframes, float32 [K, latent_dim].
+        labels: labels of the keyframes, int64 [K]; ignored if the generator is unconditional.
+        frames: number of frames; None: 24 per keyframe, but at most 1,200.
+
+    Raises:
+        WalkError: all keyframes are equal, there are more keyframes than frames, or the source cannot mix labels.
+    """
     if (z == z[0]).all() and (labels == labels[0]).all():
         found = "an animation walks from image to image: found equal images only, expected two different ones"
-        raise SampleRequestError(f"--out: {found}. Name different digits, a larger --count or --truncation")
-    frames = frames or max(len(z), min(_FRAMES_PER_KEYFRAME * len(z), _MAX_FRAMES))
+        raise WalkError("keyframes", found)
+    frames = frames or max(len(z), min(FRAMES_PER_KEYFRAME * len(z), _MAX_FRAMES))
     if frames < len(z):
-        raise SampleRequestError(f"--frames {frames}: the walk passes {len(z)} images, expected as many frames or more")
+        raise WalkError("frames", f"the walk passes {len(z)} images, expected as many frames or more")
     path = walk_latents(z, frames)
     if not source.conditional or (labels == labels.roll(-1)).all():
         images = source.generate(path, labels[:1].expand(frames))
     elif isinstance(source, GeneratorSource) and source.can_mix_labels:
-        images = source.generate_mixed(path, walk_labels(labels, sampler.count_classes(), frames))
+        images = source.generate_mixed(path, walk_labels(labels, len(source.class_names), frames))
     else:
         found = "this source cannot mix labels, expected a run or a checkpoint whose generator has an `embedding`"
-        flag = request.class_flag or "--out"
-        raise SampleRequestError(f"{flag}: {found}. Name one, or a single --label to walk through its styles")
-    return Animation(images.permute(0, 2, 3, 1).numpy(), seed, len(z))
+        raise WalkError("labels", found)
+    return images.permute(0, 2, 3, 1).numpy()
 
 
-def _sample_keyframes(request: SampleRequest, sampler: LocalSampler, classes: Tensor) -> tuple[Tensor, Tensor, int]:
+def sample_keyframes(request: SampleRequest, sampler: LocalSampler) -> tuple[Tensor, Tensor, int]:
     """Draws the latents [K, D] and the labels [K] of the keyframes; returns them with the first seed.
 
     The classes are repeated, with one latent per repetition. Without classes, each keyframe has its own latent, and its
     label follows from the seed.
     """
+    names = range(sampler.count_classes()) if request.per_class else request.class_names
+    classes = torch.tensor([sampler.class_index(name) for name in names], dtype=torch.int64)
     if request.text or request.per_class:
         count = (request.count or request.per_class or 1) * len(classes)
     else:
-        count = request.count or (len(classes) if len(classes) > 1 else _DEFAULT_KEYFRAMES)
+        count = request.count or (len(classes) if len(classes) > 1 else DEFAULT_KEYFRAMES)
     per_latent = max(1, len(classes))
     seeds = request.seeds(-(-count // per_latent), sampler.max_images())
     z = torch.cat([sampler.latents(seed, n, request.truncation) for seed, n in seeds])

@@ -46,10 +46,13 @@ class LocalSampler:
         classes = np.array([self.class_index(cls) for cls in batch.text or batch.classes], np.int64)
         num_images = batch.count * len(batch.text or " ")
         label = np.resize(classes, num_images) if len(classes) else self.labels(batch.seed, batch.count)
-        z = self.latents(batch.seed, batch.count, truncation)
-        z = z.repeat_interleave(num_images // batch.count, dim=0)
+        z = self.batch_latents(batch, truncation)
         images = self.source.generate(z, torch.from_numpy(label)).permute(0, 2, 3, 1).numpy()
         return images, label if self.source.conditional else None
+
+    def batch_latents(self, batch: SampleBatch, truncation: float) -> torch.Tensor:
+        """Latents of the images of a batch, float32 [N, latent_dim]; equal for all images of a text."""
+        return self.latents(batch.seed, batch.count, truncation).repeat_interleave(len(batch.text or " "), dim=0)
 
     def latents(self, seed: int, count: int, truncation: float) -> torch.Tensor:
         """Latents of a seed, multiplied by `truncation`: float32 [count, latent_dim]."""

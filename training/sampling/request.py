@@ -14,6 +14,10 @@ from ganctl.training.errors import TrainingError
 _MAX_IMAGES = 256
 _MAX_VALUES = 1 << 22  # images × channels × height × width
 
+# of an animation
+FRAMES_PER_KEYFRAME = 24
+DEFAULT_KEYFRAMES = 8  # if a single image is requested
+
 
 class SampleRequestError(TrainingError, ValueError):
     """A request that the source cannot fulfill; the message names the flag."""

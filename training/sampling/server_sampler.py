@@ -1,6 +1,10 @@
 """Samples the images of a request from a server. Importing this module does not import torch."""
 
+import io
 from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageSequence
 
 from ganctl.training.sampling.request import SampleBatch, SampleRequest
 from ganctl.training.sampling.samplers import Labels, Pixels
@@ -45,3 +49,25 @@ class ServerSampler:
             truncation=truncation,
         )
         return images if images.ndim == 4 else images[..., None], None if (labels < 0).any() else labels
+
+    def walk(self, label: str | None, *, keyframes: int, frames: int, seed: int, truncation: float) -> Pixels:
+        """Draws the frames of a closed walk through the images of one class: uint8 [frames, H, W, C].
+
+        Args:
+            label: name of the class; None for an unconditional model.
+            keyframes: number of images that the walk passes.
+            frames: number of frames.
+            seed: of the latents of the keyframes.
+            truncation: scale of the latents.
+        """
+        fields = {"labels": label, "count": keyframes, "frames": frames, "seed": seed, "truncation": truncation}
+        animation = self._client.picture(media="image/webp", **fields)
+        pixels, durations = [], []
+        one_image, _ = self.sample(SampleBatch(seed, 1), truncation)
+        channels = one_image.shape[-1]
+        with Image.open(io.BytesIO(animation)) as file:
+            for frame in ImageSequence.Iterator(file):
+                pixels.append(np.asarray(frame.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])))
+                durations.append(frame.info["duration"])  # the format joins equal frames to a longer one
+        repeats = np.array(durations) * frames // sum(durations)
+        return np.repeat(np.stack(pixels), repeats, axis=0).reshape(frames, *one_image.shape[1:])
