@@ -244,6 +244,8 @@ class ImageGenerator:
         if len(names) != self.conditional:
             found = f"found {len(names)}, expected one, because a server cannot mix labels"
             raise ValueError(f"labels: {found}. Name one label to walk through its styles, or load a run.")
+        if request.truncation == 0:
+            raise ValueError("walk: found truncation 0, whose images are equal. Give a larger truncation.")
         keyframes = request.count or DEFAULT_KEYFRAMES
         seed = secrets.randbelow(2**52) if request.seed is None else request.seed
         images = sampler.walk(

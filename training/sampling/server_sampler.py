@@ -68,6 +68,7 @@ class ServerSampler:
         with Image.open(io.BytesIO(animation)) as file:
             for frame in ImageSequence.Iterator(file):
                 pixels.append(np.asarray(frame.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])))
-                durations.append(frame.info["duration"])  # the format joins equal frames to a longer one
+                # the format joins equal frames to a longer one, and all to a still without a duration
+                durations.append(frame.info["duration"] or 1)
         repeats = np.array(durations) * frames // sum(durations)
         return np.repeat(np.stack(pixels), repeats, axis=0).reshape(frames, *one_image.shape[1:])

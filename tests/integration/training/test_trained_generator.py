@@ -5,6 +5,7 @@ yields only digits that the classifier reads as their labels.
 """
 
 import json
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
+from ganctl import load
 from ganctl.benchmarks.truncation import TruncatedSource
 from ganctl.training.config.schema import DataSettings
+from ganctl.training.data.datasets import load_split
 from ganctl.training.evaluation.evaluator import Evaluator
 from ganctl.training.sampling.animation import sample_animation
 from ganctl.training.sampling.inspection import open_checkpoint
@@ -153,6 +156,16 @@ def test_too_few_frames_or_equal_keyframes_are_an_error_that_names_the_flag(samp
     ):
         with pytest.raises(SampleRequestError, match=r"--out: .*\bequal\b.*--count.*--truncation"):
             sample_animation(request, sampler, None)
+
+
+def test_test_digits_are_encoded_at_a_median_of_22_db(run: Path) -> None:
+    test = load_split(DataSettings(), "test")
+    images, labels = test.images[:100, 0].numpy(), test.labels[:100].numpy()
+    generator, start = load(run), time.monotonic()
+    encoded = generator.encode(images, labels)
+    assert (time.monotonic() - start) / 100 < 1  # second for an image; about 0.03 on an idle core
+    assert np.median(encoded.psnr) >= 22
+    assert np.median(generator.encode(images).psnr) >= 22  # without their labels
 
 
 def test_truncation_trades_recall_for_precision(run: Path, sampler: LocalSampler) -> None:
