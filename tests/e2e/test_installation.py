@@ -50,6 +50,7 @@ def test_the_wheel_in_a_new_environment_trains_samples_and_packages(tmp_path: Pa
     (wheel,) = tmp_path.glob("ganctl-*.whl")
     files = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0].partition("-")[0] for name in files} == {"ganctl"}
+    assert "ganctl/py.typed" in files
     pretrained = {"features.safetensors", "projection.safetensors", "NOTICE.md"}
     assert {f"ganctl/training/pretrained/{name}" for name in pretrained} <= {*files}
     assert any(name.endswith(".dist-info/licenses/training/pretrained/NOTICE.md") for name in files)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,10 @@ import ganctl
 def test_every_public_name_can_be_imported() -> None:
     for name in ganctl.__all__:
         assert getattr(ganctl, name) is not None
+
+
+def test_a_type_checker_reads_the_types_of_the_package() -> None:
+    assert (Path(ganctl.__file__).parent / "py.typed").exists()
 
 
 def test_an_unknown_name_is_an_attribute_error_that_names_it() -> None:

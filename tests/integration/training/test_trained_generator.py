@@ -158,14 +158,14 @@ def test_too_few_frames_or_equal_keyframes_are_an_error_that_names_the_flag(samp
             sample_animation(request, sampler, None)
 
 
-def test_test_digits_are_encoded_at_a_median_of_22_db(run: Path) -> None:
+def test_test_digits_are_encoded_at_a_median_of_20_db(run: Path) -> None:
     test = load_split(DataSettings(), "test")
     images, labels = test.images[:100, 0].numpy(), test.labels[:100].numpy()
     generator, start = load(run), time.monotonic()
     encoded = generator.encode(images, labels)
     assert (time.monotonic() - start) / 100 < 1  # second for an image; about 0.03 on an idle core
-    assert np.median(encoded.psnr) >= 22
-    assert np.median(generator.encode(images).psnr) >= 22  # without their labels
+    assert np.median(encoded.psnr) >= 20  # a run of `quick` reaches 26
+    assert np.median(generator.encode(images).psnr) >= 20  # without their labels
 
 
 def test_truncation_trades_recall_for_precision(run: Path, sampler: LocalSampler) -> None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_type
 
 import numpy as np
 import pytest
@@ -128,9 +128,8 @@ def test_images_of_an_unconditional_generator_have_no_labels(unconditional: Imag
 
 def test_pil_and_grid_give_pillow_images_of_the_same_pixels(run: ImageGenerator) -> None:
     drawn = run.sample(text="2026", count=2, seed=1)
-    assert [
-        np.array_equal(np.asarray(picture), image) for picture, image in zip(drawn.pil(), drawn.images, strict=True)
-    ] == [True] * 8
+    pairs = zip(drawn.pil(), drawn.images, strict=True)
+    assert all(np.array_equal(np.asarray(picture), image) for picture, image in pairs)
     grid = drawn.grid(scale=2)
     assert (grid.mode, grid.size) == ("L", (4 * 56, 2 * 56))  # a row for each repetition of the text
     assert np.array_equal(np.asarray(grid)[56:112:2, :56:2], drawn.images[4])
@@ -241,7 +240,8 @@ def _damaged(path: Path) -> Path:
 
 def test_the_result_of_a_draw_has_a_length_and_is_not_compared_by_value(run: ImageGenerator) -> None:
     drawn = run.sample(count=2, seed=1)
-    assert isinstance(drawn, GeneratedImages)
+    assert_type(drawn, GeneratedImages)  # `make lint` fails if `load` and its results lose their types
+    assert_type(drawn.images, NDArray[np.uint8])
     assert len(drawn) == 2
     assert drawn != run.sample(count=2, seed=1)  # arrays have no single truth value
 
