@@ -107,6 +107,9 @@ def test_the_seed_of_a_draw_without_one_repeats_it(run: ImageGenerator) -> None:
     assert drawn.seed != other.seed
     again = run.sample(count=3, seed=drawn.seed)
     assert np.array_equal(drawn.images, again.images)
+    assert drawn.z is not None
+    assert again.z is not None
+    assert np.array_equal(drawn.z, again.z)
 
 
 @pytest.mark.parametrize("arguments", [{"labels": [3, 7], "count": 5}, {"text": "20"}, {"count": 300}])
