@@ -13,8 +13,9 @@ from ganctl.common.pixels import tile
 from ganctl.exports import manifest
 from ganctl.exports.browser.site import write_site
 from ganctl.exports.runtime import open_export
+from ganctl.training.sampling.local_sampler import LocalSampler
 from ganctl.training.sampling.request import SampleRequest
-from ganctl.training.sampling.samplers import LocalSampler, sample_images
+from ganctl.training.sampling.samplers import sample_images
 from tests.browser import Page
 from tests.waiting import wait_for
 

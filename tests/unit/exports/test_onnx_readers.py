@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,12 +11,15 @@ import onnx.reference
 import onnx.version_converter
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 
 from ganctl.exports.export import export
 from ganctl.exports.formats import SMALL_FORMS, get_format
 from ganctl.training.images.source import load_generator
 
 OLD_RUNTIME = "1.20.1"  # of November 2024
+Inputs = dict[str, NDArray[Any]]
+Images = NDArray[np.float32]
 _RUN = """
 import sys, numpy as np, onnxruntime
 assert onnxruntime.__version__ == sys.argv[3], onnxruntime.__version__
@@ -31,15 +35,15 @@ def exported(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def inputs(exported: Path) -> dict[str, np.ndarray]:  # type: ignore[type-arg]  # arrays of two dtypes
+def inputs(exported: Path) -> Inputs:
     session = onnxruntime.InferenceSession(exported / "generator.onnx")
     z = np.random.default_rng(0).standard_normal((6, session.get_inputs()[0].shape[1])).astype(np.float32)
     return {"z": z, "label": np.arange(6)}
 
 
 @pytest.fixture(scope="module")
-def images(exported: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:  # type: ignore[type-arg]  # as above
-    found: np.ndarray = onnxruntime.InferenceSession(exported / "generator.onnx").run(None, inputs)[0]  # type: ignore[type-arg]
+def images(exported: Path, inputs: Inputs) -> Images:
+    found: Images = onnxruntime.InferenceSession(exported / "generator.onnx").run(None, inputs)[0]
     return found
 
 
@@ -53,13 +57,15 @@ def test_the_file_has_opset_18_a_dynamic_n_and_no_external_data_and_passes_the_f
     assert shapes["z"][0] == shapes["label"][0] == "N"
 
 
-def test_the_reference_implementation_of_onnx_draws_the_same_images(exported: Path, inputs, images) -> None:  # type: ignore[no-untyped-def]  # fixtures above
+def test_the_reference_implementation_of_onnx_draws_the_same_images(
+    exported: Path, inputs: Inputs, images: Images
+) -> None:
     session = onnx.reference.ReferenceEvaluator(str(exported / "generator.onnx"))
     assert np.abs(session.run(None, inputs)[0] - images).max() <= 1e-5
 
 
 @pytest.mark.parametrize("form", SMALL_FORMS)
-def test_the_reference_implementation_runs_the_small_forms(form: str, small_run: Path, inputs) -> None:  # type: ignore[no-untyped-def]  # fixture above
+def test_the_reference_implementation_runs_the_small_forms(form: str, small_run: Path, inputs: Inputs) -> None:
     generator, _ = load_generator(small_run / "checkpoints/best.safetensors")
     content = get_format(form).write(generator, {})
     expected = onnxruntime.InferenceSession(content).run(None, inputs)[0]
@@ -86,7 +92,7 @@ def test_an_onnx_runtime_two_years_old_draws_the_same_images(
     inputs,
     images,
     old_runtime: Path,
-    tmp_path: Path,  # type: ignore[no-untyped-def]  # fixtures above
+    tmp_path: Path,
 ) -> None:
     np.savez(tmp_path / "inputs.npz", **inputs)
     generator, _ = load_generator(small_run / "checkpoints/best.safetensors")
