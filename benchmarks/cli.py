@@ -31,7 +31,7 @@ def _repetitions_option(default: int) -> Callable[[Any], Any]:
 
 @click.group()
 def bench() -> None:
-    """Measure training, quality and serving, against installed peers."""
+    """Measure training, exports, quality and serving, against installed peers."""
 
 
 @bench.command()
@@ -53,6 +53,26 @@ def train(seconds: float, repetitions: int, growth: bool, out: Path, as_json: bo
     results = measure_all(seconds=seconds, repetitions=repetitions, growth=growth, announce=_announce)
     text = speed_table(results)
     files = _save(out, results, text, {"rates.png": lambda path: draw_rates(results, path)})
+    _print(results, text, files, as_json)
+
+
+@bench.command()
+@click.option("--source", type=PathParam(path_type=Path), help="Run or checkpoint.  [default: `quick`, untrained]")
+@_seconds_option(0.3, "Length of each measurement.")
+@_repetitions_option(5)
+@_out_option("bench-export")
+@json_option
+def export(source: Path | None, seconds: float, repetitions: int, out: Path, as_json: bool) -> None:
+    """Compare size and latency of every form of an export: in memory, TorchScript, PT2, ONNX, float16, int8.
+
+    Writes results.json, table.md and forms.png. Five repetitions take two minutes.
+    """
+    _require_matplotlib()
+    from ganctl.benchmarks.export_forms import draw_forms, forms_table, measure
+
+    results = measure(source, seconds=seconds, repetitions=repetitions, announce=_announce)
+    text = forms_table(results)
+    files = _save(out, results, text, {"forms.png": lambda path: draw_forms(results, path)})
     _print(results, text, files, as_json)
 
 

@@ -23,7 +23,7 @@ from ganctl.training.sampling.inspection import check_fit, open_checkpoint, over
 MAX_FD_GROWTH = 0.05
 MAX_ACCURACY_LOSS = 0.003
 _SPLIT: Split = "val"  # as for the choice of the best checkpoint
-_SCORED_IMAGES = 5000
+SCORED_IMAGES = 5000
 _TIMED_IMAGES, _TIMED_RUNS = 64, 15
 
 
@@ -108,7 +108,7 @@ def open_gate(
     opened = open_checkpoint(path)
     data = override_data_settings(opened, assignments)
     check_fit(opened, load_split(data, _SPLIT), path)
-    evaluator = Evaluator(data, _SPLIT, num_images=_SCORED_IMAGES, announce=announce, cache=TensorCache(announce))
+    evaluator = Evaluator(data, _SPLIT, num_images=SCORED_IMAGES, announce=announce, cache=TensorCache(announce))
     return Gate(generator, evaluator)
 
 

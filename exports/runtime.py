@@ -12,6 +12,7 @@ from ganctl.common.text import nfc
 from ganctl.exports import manifest
 from ganctl.exports.errors import ExportError
 from ganctl.exports.formats import FILES, get_format
+from ganctl.exports.untrusted import check_file
 from ganctl.files import read_file
 from ganctl.manifest import NAME
 from ganctl.training.checkpoint.stored_config import read_data_settings
@@ -62,6 +63,7 @@ def load_source(artifact: str, content: bytes, fields: Mapping[str, Any]) -> Fil
 
 def _load(artifact: str, content: bytes) -> Callable[..., Tensor]:
     (name,) = (name for name, file in FILES.items() if file == artifact)
+    check_file(artifact, content)
     return get_format(name).load(content)
 
 

@@ -63,8 +63,13 @@ def inspect(source: str, assignments: tuple[str, ...], out: Path | None, as_json
         record = describe_archive(path)
     elif (path / "manifest.json").exists():
         from ganctl.exports.manifest import read
+        from ganctl.manifest import changed_documents
 
-        record = {"kind": "export", "path": str(path.resolve()), **read(path)}
+        fields = read(path)
+        changed = changed_documents(path, fields)
+        record = {"kind": "export", "path": str(path.resolve()), **fields, "changed": changed}
+        for name in changed:
+            note(f"{path / name}: was changed or deleted after the export; the model files are as exported")
     else:
         from ganctl.training.sampling.inspection import describe_run
 

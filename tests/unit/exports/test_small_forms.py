@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ from ganctl.training.images.source import load_generator
 from ganctl.training.models.base import Generator
 
 SIZES = {"onnx-fp16": 0.52, "onnx-int8": 0.3}  # of the float32 file
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_scored_images() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "SCORED_IMAGES", 1000)
+        yield
 
 
 @pytest.fixture(scope="module")
