@@ -2,6 +2,7 @@
 
 TrainingError (1)
 ├── RankLostError (1)    another rank ended
+├── DivergenceError (1)  a loss or a weight became NaN or inf
 ├── FolderInUse (2)      a run folder that holds another run or other files, or in which another process trains
 ├── ConfigError (3)      a setting, a preset or a config file; one exception holds all errors of a configuration
 ├── DataError (4)        a data set that is absent, truncated, damaged or of another format
@@ -31,6 +32,10 @@ class RankLostError(TrainingError):
         """True if torchrun restarts all ranks after this error, so that the result is still to come."""
         restarts, limit = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
         return int(restarts) < int(limit)
+
+
+class DivergenceError(TrainingError):
+    """A loss or a weight became NaN or inf."""
 
 
 class FolderInUse(TrainingError):
@@ -82,7 +87,7 @@ class VersionError(CheckpointError):
         super().__init__(f"{path}:{written_by(version)}{listed}{choice}, or {alternative}.")
 
 
-def divergence_error(finding: str, step: int) -> TrainingError:
+def divergence_error(finding: str, step: int) -> DivergenceError:
     """Returns the error of a run in which a number became NaN or inf."""
     remedy = "Lower optimizer.lr, or raise loss.r1 and loss.r2"
-    return TrainingError(f"{finding} at step {step}. The checkpoint before stays the last one. {remedy}.")
+    return DivergenceError(f"{finding} at step {step}. The checkpoint before stays the last one. {remedy}.")

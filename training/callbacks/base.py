@@ -138,6 +138,9 @@ class Callback:
     def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
         """Called after the last evaluation and checkpoint, with the reported scores; not called after an error."""
 
+    def on_exception(self, run: Run, error: Exception) -> None:
+        """Called after an error in the loop, before `close`; the error is raised afterwards."""
+
     def close(self) -> None:
         """Always called last; releases files, terminals and signal handlers."""
 

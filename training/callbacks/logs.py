@@ -8,12 +8,13 @@ from typing import Any
 
 from ganctl.files import add_path_to_errors, write_file
 from ganctl.training.callbacks.base import Callback, Run
+from ganctl.training.errors import DivergenceError
 
 _NAME = "stats.jsonl"
 
 
 class StatsLog(Callback):
-    """Appends one JSON object for each log interval and each evaluation to `stats.jsonl`.
+    """Appends one JSON object for each log interval, each evaluation, and the end of the run to `stats.jsonl`.
 
     A resumed run first deletes the lines that were written after its checkpoint, so that no step appears twice.
     """
@@ -32,6 +33,13 @@ class StatsLog(Callback):
 
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
         self._write(run, {"evaluation": dict(scores)})
+
+    def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
+        self._write(run, {"end": {"stop_reason": reason, "scores": dict(scores)}})
+
+    def on_exception(self, run: Run, error: Exception) -> None:
+        reason = "diverged" if isinstance(error, DivergenceError) else "failed"
+        self._write(run, {"end": {"stop_reason": reason, "error": f"{type(error).__name__}: {error}", "scores": {}}})
 
     def state_dict(self) -> dict[str, Any]:
         return {"lines": self._lines}

@@ -69,6 +69,9 @@ class Progress(Callback):
         if self._bar is not None:
             self._bar.update(self._task, completed=run.images, refresh=True)
 
+    def on_exception(self, run: Run, error: Exception) -> None:
+        append_text(run, f"fails at step {run.step}: {error}")
+
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()

@@ -7,29 +7,22 @@ runs/00012-auto-mnist/
 
 import json
 import logging
-import platform
 import re
-import sys
-from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib import metadata
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
-
-from ganctl import __version__
 from ganctl.files import is_temporary, write_file
-from ganctl.processes import available_cores
 from ganctl.training.checkpoint import run_lock
+from ganctl.training.checkpoint.environment_file import ENVIRONMENT, describe_environment, read_environment
 from ganctl.training.checkpoint.format import SUFFIX, LoadedCheckpoint, read_checkpoint
 from ganctl.training.checkpoint.run_lock import RunLock
-from ganctl.training.config.resolve import config_toml
+from ganctl.training.config.resolve import STORED, config_toml
 from ganctl.training.config.schema import Config
 from ganctl.training.errors import CheckpointError, FolderInUse, VersionError
 from ganctl.training.readers.system_files import system_name
 
 CHECKPOINTS = "checkpoints"
-_ENVIRONMENT, _OLD_LOG = "environment.json", "log.old.txt"
+_OLD_LOG = "log.old.txt"
 # files that a run may find in its folder: when it starts, and after an earlier start that failed
 _BEFORE_START = re.compile(rf"{re.escape(run_lock.NAME)}|\.nfs[0-9a-f]+")
 _AFTER_START = re.compile(
@@ -89,9 +82,9 @@ def foreign_file(folder: Path) -> str | None:
     if not folder.is_dir():
         return folder.name
     names = sorted(path.name for path in folder.iterdir())
-    if {CHECKPOINTS, _ENVIRONMENT, "config.toml"} <= {*names}:
+    if {CHECKPOINTS, ENVIRONMENT, "config.toml"} <= {*names}:
         return None
-    allowed = _BEFORE_START if {CHECKPOINTS, _ENVIRONMENT}.isdisjoint(names) else _AFTER_START
+    allowed = _BEFORE_START if {CHECKPOINTS, ENVIRONMENT}.isdisjoint(names) else _AFTER_START
     return next(
         (name for name in names if not (allowed.fullmatch(name) or is_temporary(name) or system_name(name))), None
     )
@@ -109,23 +102,25 @@ def _delete_failed_start(folder: Path) -> None:
         _log.warning("%s: an earlier start left no checkpoint. Deleted its files, kept its log %s", folder, _OLD_LOG)
 
 
-def write_settings(folder: Path, config: Config, ranks: int) -> None:
-    """Writes `config.toml` (`train --config` repeats the run from it) and `environment.json` into the run folder."""
+def write_settings(folder: Path, config: Config, ranks: int, sources: Mapping[str, str] | None = None) -> None:
+    """Writes `config.toml` (`train --config` repeats the run from it) and `environment.json` into the run folder.
+
+    Args:
+        folder: the run folder.
+        config: the settings.
+        ranks: number of training processes.
+        sources: `section.key` → source, as `resolve` returns them. A resumed run keeps the sources of its start.
+    """
     (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     write_file(folder / "config.toml", config_toml(config))
-    packages = ("torch", "torchvision", "numpy", "safetensors", "tensorboard")
-    environment = {
-        "command": sys.argv,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": available_cores(),
-        "ranks": ranks,
-        "torch_threads": torch.get_num_threads(),
-        "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "versions": {"ganctl": __version__} | {name: metadata.version(name) for name in packages},
-    }
-    write_file(folder / _ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+    environment = describe_environment(ranks)
+    if sources is not None:
+        if isinstance(before := read_environment(folder).get("setting_sources"), dict):
+            sources = {
+                name: before.get(name, "default") if source == STORED else source for name, source in sources.items()
+            }
+        environment["setting_sources"] = {name: source for name, source in sources.items() if source != "default"}
+    write_file(folder / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
 
 def find_checkpoint(source: Path) -> Path:

@@ -30,6 +30,7 @@ from ganctl.versions import written_by
 
 Values = dict[str, Any]
 AUTO = "auto"  # the preset without a file
+STORED = "the run's checkpoint"  # the source of the settings of a resumed run
 _PRESETS = Path(__file__).with_name("presets")
 _HEADER = "# Written by ganctl "  # first line of a written file; the version follows
 _SOURCE_WIDTH = 22  # characters before a description
@@ -86,12 +87,12 @@ def resolve(
         ("--preset", preset),
         (f"{PREFIX}PRESET", variables.get(f"{PREFIX}PRESET")),
         (str(config_file), file_values.pop("preset", None)),
-        ("the run's checkpoint", stored["preset"] if stored else None),
+        (STORED, stored["preset"] if stored else None),
         ("default", "conv" if auto is None else AUTO),
     )
     preset_source, preset_name = next((source, str(name)) for source, name in presets if name)
     if stored and preset_name == stored["preset"]:
-        preset_layer = ("the run's checkpoint", _flatten({k: v for k, v in stored.items() if k != "preset"}))
+        preset_layer = (STORED, _flatten({k: v for k, v in stored.items() if k != "preset"}))
         auto = None  # it has decided when the run started
     else:
         preset_layer = (f"preset {preset_name}", _read_preset(preset_name, preset_source, errors))
@@ -109,6 +110,13 @@ def resolve(
         noted = f"{config_file}:{file_version} "
         raise ConfigError([each.replace(f"{config_file}: ", noted, 1) for each in error.errors]) from error
     return config, sources
+
+
+def mark_resolved(sources: Mapping[str, str], given: Config, resolved: Config) -> dict[str, str]:
+    """Adds a note to the source of each setting that the data or the machine decided at the start, such as `auto`."""
+    before = given.flat()
+    changed = {name for name, value in resolved.flat().items() if value != before[name]}
+    return {name: f"{text}; resolved at the start" if name in changed else text for name, text in sources.items()}
 
 
 def _merge(

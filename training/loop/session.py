@@ -30,7 +30,7 @@ from ganctl.training.checkpoint.run_dir import (
 from ganctl.training.checkpoint.run_lock import RunLock
 from ganctl.training.checkpoint.stored_config import missing_settings, resumed_settings, version_errors
 from ganctl.training.config.registry import CALLBACKS, load_object, suggest
-from ganctl.training.config.resolve import resolve
+from ganctl.training.config.resolve import mark_resolved, resolve
 from ganctl.training.config.schema import Config
 from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import CheckpointError, ConfigError, FolderInUse, VersionError
@@ -161,7 +161,7 @@ class Session:
             ranks=self.ranks,
             lock=self._lock,
         )
-        trainer.notes = self.reasons
+        trainer.notes, trainer.setting_sources = self.reasons, mark_resolved(self.sources, self.config, trainer.config)
         if self._saved is not None:
             with version_errors(self._saved):
                 if not self._allow_changes:

@@ -9,7 +9,7 @@ with any stops and resumes in between give the same bits. Every rank runs this l
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ class Trainer:
         self.metrics: dict[str, Any] = {}  # of the last evaluation
         self.init_report: TransferReport | None = None  # of a run that starts with the networks of another
         self.notes: tuple[str, ...] = ()
+        self.setting_sources: Mapping[str, str] | None = None  # `section.key` → source; None if the caller knows none
 
     def fit(self, max_steps: int | None = None) -> Result:
         """Trains until the duration, a limit or a stop request; evaluates, saves, and returns the result.
@@ -99,6 +100,7 @@ class Trainer:
                 self.load_state_dict(self.ranks.run_on_main(lambda: read_checkpoint(self._checkpoint.last).state))
             for callback in self.callbacks:
                 stack.callback(callback.close)  # in reverse order, also if one fails
+            stack.push(self._report_exception)
             stack.callback(self.parts.batches.close)
             self._start_run()
             while not self._should_stop():
@@ -111,6 +113,11 @@ class Trainer:
                         self._save(fresh=evaluate)
             return self._finish()
 
+    def _report_exception(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception):
+            with suppress(OSError):  # the disk may be the reason of the error, which is raised next
+                self._emit("on_exception", error)
+
     def _enter_folder(self) -> None:
         """Creates and locks the run folder, after the build: a run that cannot be built leaves no folder."""
 
@@ -122,7 +129,7 @@ class Trainer:
         self.run_dir = self.ranks.run_on_main(enter)
 
     def _start_run(self) -> None:
-        self.ranks.run_on_main(lambda: write_settings(self.run_dir, self.config, self.ranks.size))
+        self.ranks.run_on_main(lambda: write_settings(self.run_dir, self.config, self.ranks.size, self.setting_sources))
         self._fresh, self._started = False, True
         with preserve_random_states(self.device):  # an uninterrupted run draws nothing here
             self._emit("on_start")
