@@ -25,6 +25,8 @@ COMMANDS = {
     "evaluate": ("training.cli.evaluate", "Score a generator against real images: fidelity, variety, labels, copying."),
     "sample": ("training.cli.sample", "Draw images from a run, a checkpoint, an export or a server."),
     "inspect": ("training.cli.inspect", "Describe a run, checkpoint, export, archive or data set."),
+    "report": ("training.cli.report", "Write one HTML file about one or more runs."),
+    "board": ("training.cli.board", "Show runs in TensorBoard."),
     "export": ("exports.cli", "Export a generator as verified TorchScript and ONNX files."),
     "package": ("serving.cli.package", "Pack an export into a TorchServe archive (.mar)."),
     "serve": ("serving.cli.serve", "Serve an archive, an export or a run with TorchServe."),
@@ -90,7 +92,7 @@ def main() -> NoReturn:
         importlib.import_module("ganctl.completion")  # registers its shells with click, which writes bytes to stdout
     else:
         replace_stream("stdout", ignore_closed=command == "train")  # training continues after its terminal closes
-    if command not in ("train", "serve"):  # they handle signals: train saves, serve drains
+    if command not in ("train", "serve", "board"):  # they handle signals: train saves, serve drains, board stops
         unwind_on_signals()
     if command != "train":  # other commands are no ranks
         os.environ.pop("WORLD_SIZE", None)

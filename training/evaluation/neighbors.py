@@ -25,16 +25,19 @@ class MemorizationDetector:
     """Compares generated images with the training images; see `check`."""
 
     def __init__(self, train: ImageSet, held_out: ImageSet, cache: TensorCache | None = None) -> None:
-        """`held_out` images are the reference for images not trained on; `cache` stores their distances."""
+        """`held_out` images are the reference for images not trained on; `cache` stores their distances.
+
+        Attribute `held_out_distances`: of up to SAMPLE of them to the nearest training image, float32 [N].
+        """
         self._train = train.images
         reference = subsample(held_out.images, SAMPLE)
         self._distinct_images = count_distinct(reference)
 
         def compute() -> dict[str, Tensor]:
-            return {"distances": nearest_distances(reference, self._train)}
+            return {"distances": find_nearest(reference, self._train)[0]}
 
         inputs = {"what": "memorisation", "train": images_digest(self._train), "held_out": images_digest(reference)}
-        self._expected = (cache.get_or_compute(inputs, compute) if cache else compute())["distances"]
+        self.held_out_distances = (cache.get_or_compute(inputs, compute) if cache else compute())["distances"]
 
     def check(self, fakes: Tensor) -> dict[str, Any]:
         """Compares up to SAMPLE of the generated images, uint8 [N, C, H, W], with the training images.
@@ -52,16 +55,20 @@ class MemorizationDetector:
         fakes = subsample(fakes, SAMPLE)
         if too_few_images(len(fakes), self._distinct_images):
             return {"ratio": None, "share_closer": None, "flagged": None, "num_images": len(fakes)}
-        distances = nearest_distances(fakes, self._train)
-        limit = self._expected.quantile(QUANTILE)
+        distances, _ = find_nearest(fakes, self._train)
+        limit = self.held_out_distances.quantile(QUANTILE)
         share = (distances <= limit).float().mean().item()
         # the median is 0 if most held-out images are also training images
-        ratio = (distances.median() / self._expected.median().clamp(min=1e-6)).item()
+        ratio = (distances.median() / self.held_out_distances.median().clamp(min=1e-6)).item()
         return {"ratio": ratio, "share_closer": share, "flagged": share >= SUSPECT, "num_images": len(distances)}
 
 
-def nearest_distances(images: Tensor, candidates: Tensor) -> Tensor:
-    """Euclidean distance of each uint8 image [N, C, H, W] to the nearest of `candidates` [M, C, H, W], float32 [N].
+def find_nearest(images: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """Finds the nearest of `candidates`, uint8 [M, C, H, W], for each of `images`, uint8 [N, C, H, W].
+
+    Returns:
+        The Euclidean distances, float32 [N].
+        The indices of the candidates, int64 [N].
 
     The search uses ‖a‖² + ‖b‖² − 2 a·b, whose rounding does not matter there. The distance to the image found is
     computed from the differences, so that a copy has a distance of exactly 0.
@@ -74,4 +81,4 @@ def nearest_distances(images: Tensor, candidates: Tensor) -> Tensor:
         values, indices = torch.addmm(rows.square().sum(dim=1)[None], queries, rows.T, alpha=-2).min(dim=1)
         nearest = torch.where(values < smallest, indices + start, nearest)
         smallest = torch.minimum(values, smallest)
-    return (queries - candidates[nearest].flatten(1).float()).square().sum(dim=1).sqrt()
+    return (queries - candidates[nearest].flatten(1).float()).square().sum(dim=1).sqrt(), nearest

@@ -42,7 +42,7 @@ def encode(picture: Image.Image, kind: str, **options: Any) -> bytes:
     In memory, because Pillow hides the cause of a failed write to a file.
     """
     buffer = io.BytesIO()
-    picture.save(buffer, kind.upper(), **({"lossless": True} if kind.upper() == "WEBP" else {}), **options)
+    picture.save(buffer, kind.upper(), **(({"lossless": True} if kind.upper() == "WEBP" else {}) | options))
     return buffer.getvalue()
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import Split, fixed_permutation
 from ganctl.training.data.datasets import load_split
-from ganctl.training.evaluation.neighbors import SAMPLE, MemorizationDetector, nearest_distances
+from ganctl.training.evaluation.neighbors import SAMPLE, MemorizationDetector, find_nearest
 
 MNIST = DataSettings()
 
@@ -23,8 +23,9 @@ def test_nearest_distances_equal_the_minimum_over_single_comparisons() -> None:
     references = torch.randint(256, (11_000, 2, 3, 3), generator=rng, dtype=torch.uint8)  # more than two blocks
     references[10_500] = images[3]
     expected = torch.stack([(image.double() - references.double()).flatten(1).norm(dim=1).min() for image in images])
-    assert nearest_distances(images, references).tolist() == pytest.approx(expected.tolist(), rel=1e-5)
-    assert nearest_distances(images, references)[3] == 0
+    distances, indices = find_nearest(images, references)
+    assert distances.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+    assert distances[3] == 0
 
 
 def copies() -> Tensor:

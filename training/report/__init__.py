@@ -1,0 +1,1 @@
+"""Reports on run folders: one HTML file, and the folder of links that TensorBoard reads."""

@@ -1,0 +1,167 @@
+"""Line charts as inline SVG: axes, logarithmic scale, legend, and tooltips without scripts."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from ganctl.training.report.html import Html, element, join
+
+_WIDTH, _HEIGHT = 360, 210  # about the width of a phone, so that texts keep their size there
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 8, 34
+_MAX_POINTS = 200  # of a line; more are averaged
+_MAX_TOOLTIPS = 50  # of a line
+_LOG_RATIO = 30  # of the largest and the smallest value; beyond, the scale is logarithmic
+_TICKS = 5
+COLORS = 8  # of style.css
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: points (x, y) in the order of x; its color, 0 … COLORS − 1; and an error of each y, if known."""
+
+    label: str
+    points: Sequence[Point]
+    color: int
+    dashed: bool = False
+    errors: Sequence[float] = field(default=())
+
+
+def line_chart(title: str, series: Sequence[Series], *, x_label: str, percent: bool = False) -> Html | None:
+    """Returns a figure with all lines; None if they have no point.
+
+    Args:
+        title: of the figure.
+        series: the lines. A line with `errors` gets a band of ± one error.
+        x_label: of the horizontal axis.
+        percent: whether to write y as percentages, on a linear scale.
+    """
+    lines = [_thin(each) for each in series if each.points]
+    if not lines:
+        return None
+    xs = [x for line in lines for x, _ in line.points]
+    ys = [y for line in lines for _, y in line.points]
+    logarithmic = not percent and min(ys) > 0 and max(ys) / min(ys) > _LOG_RATIO
+    extent = (
+        ys
+        if logarithmic
+        else ys + [y + sign * e for line in lines for (_, y), e in _with_errors(line) for sign in (-1, 1)]
+    )
+    to_x, x_ticks = _axis(min(xs), max(xs), _LEFT, _WIDTH - _RIGHT)
+    to_y, y_ticks = (
+        _log_axis(min(ys), max(ys)) if logarithmic else _axis(min(extent), max(extent), _HEIGHT - _BOTTOM, _TOP)
+    )
+    show = (lambda value: f"{value:.1%}") if percent else _short
+    parts: list[Html] = []
+    for tick in y_ticks:
+        y = round(to_y(tick), 1)
+        parts.append(element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="grid"))
+        label = f"{tick:.4g}".rstrip() if not percent else f"{tick:.4%}".rstrip("%").rstrip("0").rstrip(".") + "%"
+        parts.append(element("text", label if percent else _short(tick), x=_LEFT - 5, y=y + 4, text_anchor="end"))
+    for tick in x_ticks:
+        parts.append(
+            element("text", _short(tick), x=round(to_x(tick), 1), y=_HEIGHT - _BOTTOM + 15, text_anchor="middle")
+        )
+    parts.append(element("text", x_label, x=(_LEFT + _WIDTH - _RIGHT) / 2, y=_HEIGHT - 4, text_anchor="middle"))
+    for line in lines:
+        parts += _draw(line, to_x, to_y, show)
+    facts = [f"{line.label} from {show(line.points[0][1])} to {show(line.points[-1][1])}" for line in lines]
+    scale = " (logarithmic scale)" if logarithmic else ""
+    svg = element(
+        "svg", *parts, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=f"{title}{scale}: {'; '.join(facts)}"
+    )
+    return element("figure", element("figcaption", f"{title}{scale}"), svg, _legend(lines), class_="chart")
+
+
+def _draw(
+    line: Series, to_x: Callable[[float], float], to_y: Callable[[float], float], show: Callable[[float], str]
+) -> list[Html]:
+    places = [(round(to_x(x), 1), round(to_y(y), 1)) for x, y in line.points]
+    parts = []
+    if line.errors:
+        bounds = [
+            [(x, round(to_y(y + sign * e), 1)) for (x, _), ((_, y), e) in zip(places, _with_errors(line), strict=True)]
+            for sign in (1, -1)
+        ]
+        outline = [*bounds[0], *reversed(bounds[1])]
+        parts.append(element("polygon", points=" ".join(f"{x},{y}" for x, y in outline), class_=f"band c{line.color}"))
+    style = f"line c{line.color}{' dashed' if line.dashed else ''}"
+    if len(places) > 1:
+        parts.append(element("polyline", points=" ".join(f"{x},{y}" for x, y in places), class_=style))
+    step = -(-len(places) // _MAX_TOOLTIPS)
+    for index in range((len(places) - 1) % step, len(places), step):  # the last point is among them
+        (x, y), (images, value) = places[index], line.points[index]
+        error = f" ± {show(line.errors[index])}" if line.errors else ""
+        tooltip = element("title", f"{line.label}: {show(value)}{error} at {_short(images)}")
+        dot = "dot" if len(places) <= _MAX_TOOLTIPS else "dot hidden"
+        parts.append(element("circle", tooltip, cx=x, cy=y, r=3, class_=f"{dot} c{line.color}"))
+    return parts
+
+
+def _legend(lines: Sequence[Series]) -> Html | None:
+    if len(lines) == 1:
+        return None
+    items = []
+    for line in lines:
+        style = f"line c{line.color}{' dashed' if line.dashed else ''}"
+        swatch = element(
+            "svg", element("line", x1=0, x2=24, y1=5, y2=5, class_=style), viewBox="0 0 24 10", aria_hidden="true"
+        )
+        items.append(element("li", swatch, join(" ", line.label)))
+    return element("ul", *items, class_="legend")
+
+
+def _thin(line: Series) -> Series:
+    """Averages neighboring points of a long line; the last point stays as it is."""
+    points = line.points
+    if len(points) <= _MAX_POINTS or line.errors:
+        return line
+    bounds = [round(i * (len(points) - 1) / _MAX_POINTS) for i in range(_MAX_POINTS + 1)]
+    groups = [points[start:end] for start, end in pairwise(bounds)]
+    means = [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+    return Series(line.label, [*means, points[-1]], line.color, line.dashed)
+
+
+def _with_errors(line: Series) -> list[tuple[Point, float]]:
+    return list(zip(line.points, line.errors or [0.0] * len(line.points), strict=True))
+
+
+def _axis(low: float, high: float, start: float, end: float) -> tuple[Callable[[float], float], list[float]]:
+    """Returns the linear map of [low, high] to [start, end] in pixels, and round ticks within [low, high]."""
+    if low == high:
+        margin = abs(low) / 2 or 1.0
+        low, high = low - margin, high + margin
+    step = _round_step((high - low) / _TICKS)
+    ticks = [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    return lambda value: start + (value - low) / (high - low) * (end - start), ticks
+
+
+def _log_axis(low: float, high: float) -> tuple[Callable[[float], float], list[float]]:
+    """The same for a logarithmic vertical axis; values below `low` are drawn at its end."""
+    bottom, top = math.log10(low), math.log10(high)
+    ticks = [digit * 10.0**power for power in range(math.floor(bottom), math.ceil(top) + 1) for digit in (1, 2, 5)]
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    if len(ticks) > _TICKS + 1:
+        ticks = [tick for tick in ticks if round(math.log10(tick), 6).is_integer()]
+        ticks = ticks[:: -(-len(ticks) // _TICKS)]
+
+    def place(value: float) -> float:
+        share = (math.log10(max(value, low)) - bottom) / (top - bottom)
+        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _BOTTOM - _TOP)
+
+    return place, ticks
+
+
+def _round_step(step: float) -> float:
+    power = 10.0 ** math.floor(math.log10(step))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * 0.999)
+
+
+def _short(value: float) -> str:
+    """Writes a number in few characters: 1.2M, 55k, 0.0021."""
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            return f"{value / (limit if limit > 1e4 else 1e3):.3g}{suffix}"
+    return f"{value:.3g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}".replace("e-0", "e-")

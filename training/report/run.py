@@ -1,0 +1,197 @@
+"""Reads the files of a run folder for a report, also those of an unfinished run or of another version."""
+
+import json
+import math
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ganctl.files import read_file
+from ganctl.training.callbacks.base import FINISHED
+from ganctl.training.checkpoint.environment_file import ENVIRONMENT, read_environment
+from ganctl.training.checkpoint.run_dir import CHECKPOINTS
+from ganctl.training.checkpoint.run_lock import RunLock
+from ganctl.training.errors import CheckpointError, FolderInUse
+from ganctl.training.report.folders import SETTINGS, STATISTICS, is_run, unique_names
+
+_STATES = {
+    "completed": "completed",
+    "early-stopping": "completed: early stopping",
+    "goal": "completed: the goal was reached",
+    "diverged": "diverged",
+    "failed": "failed",
+    "max-steps": "stopped by --max-steps, before its end",
+    "max-time": "stopped by --max-time, before its end",
+}
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The content of a run folder, without its checkpoints.
+
+    Attributes:
+        path: the folder, absolute.
+        name: unique among the runs of a report.
+        settings: `preset` and `section.key` → value; empty if config.toml is absent or damaged.
+        environment: of environment.json; empty if that is absent or damaged.
+        rows: the objects of stats.jsonl, in order.
+        running: whether a process trains in the folder.
+        faults: messages about files that cannot be read.
+    """
+
+    path: Path
+    name: str
+    settings: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    running: bool
+    faults: tuple[str, ...]
+
+    @property
+    def end(self) -> Mapping[str, Any]:
+        """The end of the run: stop_reason, scores, perhaps error; empty if it has not ended, or was killed."""
+        ends = [row["end"] for row in self.rows if isinstance(row.get("end"), Mapping)]
+        return ends[-1] if ends and not self.running else {}
+
+    @property
+    def finished(self) -> bool:
+        """True if the run has reached its duration or its goal."""
+        return self.end.get("stop_reason") in FINISHED
+
+    @property
+    def state(self) -> str:
+        """The state in words."""
+        if self.running:
+            return "running"
+        reason = self.end.get("stop_reason")
+        if reason is None:
+            return "interrupted: the process ended without a final save"
+        return _STATES.get(str(reason), f"interrupted: stopped by {reason}")
+
+    @property
+    def evaluations(self) -> list[Mapping[str, Any]]:
+        """The scores of each evaluation, with `step` and `images`."""
+        rows = (row for row in self.rows if isinstance(row.get("evaluation"), Mapping))
+        return [{"step": row.get("step"), "images": row.get("images"), **row["evaluation"]} for row in rows]
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """The last known step, and the number of images trained on."""
+        last = self.rows[-1] if self.rows else {}
+        return tuple(int(number(last.get(name)) or 0) for name in ("step", "images"))  # type: ignore[return-value]  # two
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, over all starts: each one counts from 0."""
+        total = previous = 0.0
+        for row in self.rows:
+            seconds = number(row.get("seconds")) or 0.0
+            total += seconds - previous if seconds >= previous else seconds
+            previous = seconds
+        return total
+
+    @property
+    def sample_grids(self) -> list[Path]:
+        """The pictures of fixed latents, in the order of their steps."""
+        return sorted((self.path / "samples").glob("[0-9]" * 8 + ".png"))
+
+    def curve(self, name: str) -> list[tuple[float, float]]:
+        """The finite values of a statistic, as (images trained on, value)."""
+        return list(_points(self.rows, name))
+
+    def score_curve(self, name: str) -> list[tuple[float, float]]:
+        """The finite values of a score, as (images trained on, value)."""
+        return list(_points(self.evaluations, name))
+
+    @property
+    def statistics(self) -> list[str]:
+        """The names of the statistics of the log intervals, in the order of their first occurrence."""
+        rows = (row for row in self.rows if "evaluation" not in row and "end" not in row)
+        names = dict.fromkeys(name for row in rows for name, value in row.items() if number(value) is not None)
+        return [name for name in names if name not in ("step", "images", "seconds")]
+
+
+def number(value: Any) -> float | None:
+    """Returns a finite number as a float; None for any other value."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _points(rows: Sequence[Mapping[str, Any]], name: str) -> Iterator[tuple[float, float]]:
+    for row in rows:
+        images, value = number(row.get("images")), number(row.get(name))
+        if images is not None and value is not None:
+            yield images, value
+
+
+def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
+    """Reads run folders.
+
+    Raises:
+        CheckpointError: a path is no run folder.
+        OSError: a file exists and cannot be read.
+    """
+    for path in paths:
+        if not is_run(path):
+            found = "a folder" if path.is_dir() else "a file" if path.exists() else "nothing"
+            expected = f"the folder of a run, with {STATISTICS} or {CHECKPOINTS}/"
+            raise CheckpointError(
+                f"{path}: found {found}, expected {expected}. Name a folder such as runs/00000-auto-mnist"
+            )
+    folders = list(dict.fromkeys(path.resolve() for path in paths))
+    return [_read_run(path, name) for path, name in zip(folders, unique_names(folders), strict=True)]
+
+
+def _read_run(path: Path, name: str) -> RunRecord:
+    faults: list[str] = []
+    rows, settings = _read_rows(path / STATISTICS, faults), _read_settings(path / SETTINGS, faults)
+    environment = read_environment(path)
+    if not environment:
+        faults.append(f"{ENVIRONMENT} is absent or damaged")
+    return RunRecord(path, name, settings, environment, rows, _is_running(path), tuple(faults))
+
+
+def _is_running(path: Path) -> bool:
+    try:
+        RunLock(timeout=0).check(path)
+    except FolderInUse:
+        return True
+    return False
+
+
+def _read_rows(path: Path, faults: list[str]) -> Sequence[Mapping[str, Any]]:
+    """Reads JSON lines. A torn last line is one that is being written, or that a killed process left."""
+    if not path.exists():
+        return []
+    rows, lines = [], read_file(path).split(b"\n")
+    for index, line in enumerate(lines):
+        try:
+            row = json.loads(line) if line.strip() else {}
+        except ValueError:  # also of bytes that are not UTF-8
+            row = None
+        if isinstance(row, dict):
+            rows += [row] if row else []
+        elif index < len(lines) - 1:
+            faults.append(f"{path.name}, line {index + 1}: found no JSON object")
+    return rows
+
+
+def _read_settings(path: Path, faults: list[str]) -> dict[str, Any]:
+    if not path.exists():
+        faults.append(f"{path.name} is absent")
+        return {}
+    try:
+        tree = tomllib.loads(read_file(path).decode("utf-8"))
+    except ValueError as error:
+        faults.append(f"{path.name} cannot be read: {error}")
+        return {}
+    settings: dict[str, Any] = {}
+    for section, content in tree.items():
+        if isinstance(content, Mapping):
+            settings |= {f"{section}.{key}": value for key, value in content.items()}
+        else:
+            settings[section] = content
+    return settings
