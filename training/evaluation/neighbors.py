@@ -52,10 +52,12 @@ class MemorizationDetector:
             With fewer than 100 generated or distinct held-out images a single close image would decide: all values
             but num_images are then None.
         """
-        fakes = subsample(fakes, SAMPLE)
-        if too_few_images(len(fakes), self._distinct_images):
-            return {"ratio": None, "share_closer": None, "flagged": None, "num_images": len(fakes)}
-        distances, _ = find_nearest(fakes, self._train)
+        return self.judge(find_nearest(subsample(fakes, SAMPLE), self._train)[0])
+
+    def judge(self, distances: Tensor) -> dict[str, Any]:
+        """Returns the result of `check` for the distances of generated images to their nearest training image, [N]."""
+        if too_few_images(len(distances), self._distinct_images):
+            return {"ratio": None, "share_closer": None, "flagged": None, "num_images": len(distances)}
         limit = self.held_out_distances.quantile(QUANTILE)
         share = (distances <= limit).float().mean().item()
         # the median is 0 if most held-out images are also training images

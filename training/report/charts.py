@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from ganctl.training.report.html import Html, element, join
+from ganctl.training.report.html import Html, element
 
 _WIDTH, _HEIGHT = 360, 210  # about the width of a phone, so that texts keep their size there
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 8, 34
@@ -20,13 +20,26 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Series:
-    """One line: points (x, y) in the order of x; its color, 0 … COLORS − 1; and an error of each y, if known."""
+    """One line of a chart.
 
-    label: str
+    Attributes:
+        run, name: what the line shows; `run` is empty if there is only one.
+        points: (x, y) in the order of x.
+        color: 0 … COLORS − 1.
+        dashed: whether the line is dashed.
+        errors: of each y; empty if unknown.
+    """
+
+    run: str
+    name: str
     points: Sequence[Point]
     color: int
     dashed: bool = False
-    errors: Sequence[float] = field(default=())
+    errors: Sequence[float] = ()
+
+    @property
+    def label(self) -> str:
+        return f"{self.run}: {self.name}" if self.run else self.name
 
 
 def line_chart(title: str, series: Sequence[Series], *, x_label: str, percent: bool = False) -> Html | None:
@@ -101,16 +114,23 @@ def _draw(
 
 
 def _legend(lines: Sequence[Series]) -> Html | None:
+    """Returns one entry a line; of several lines of several runs, one for each run and one for each kind of line."""
+    runs = {line.run: line for line in lines}
+    kinds = {line.name: line for line in lines}
     if len(lines) == 1:
         return None
-    items = []
-    for line in lines:
-        style = f"line c{line.color}{' dashed' if line.dashed else ''}"
-        swatch = element(
-            "svg", element("line", x1=0, x2=24, y1=5, y2=5, class_=style), viewBox="0 0 24 10", aria_hidden="true"
-        )
-        items.append(element("li", swatch, join(" ", line.label)))
+    if len(runs) > 1 and len(kinds) > 1:
+        items = [_entry(run, f"c{line.color}") for run, line in runs.items()]
+        items += [_entry(kind, "dashed" if line.dashed else "") for kind, line in kinds.items()]
+    else:
+        entries = ((line.run if len(kinds) == 1 else line.name, line) for line in lines)
+        items = [_entry(text, f"c{line.color}{' dashed' if line.dashed else ''}") for text, line in entries]
     return element("ul", *items, class_="legend")
+
+
+def _entry(text: str, style: str) -> Html:
+    stroke = element("line", x1=0, x2=24, y1=5, y2=5, class_=f"line {style}")
+    return element("li", element("svg", stroke, viewBox="0 0 24 10", aria_hidden="true"), element("span", text))
 
 
 def _thin(line: Series) -> Series:
@@ -121,7 +141,7 @@ def _thin(line: Series) -> Series:
     bounds = [round(i * (len(points) - 1) / _MAX_POINTS) for i in range(_MAX_POINTS + 1)]
     groups = [points[start:end] for start, end in pairwise(bounds)]
     means = [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
-    return Series(line.label, [*means, points[-1]], line.color, line.dashed)
+    return replace(line, points=[*means, points[-1]])
 
 
 def _with_errors(line: Series) -> list[tuple[Point, float]]:
@@ -131,8 +151,7 @@ def _with_errors(line: Series) -> list[tuple[Point, float]]:
 def _axis(low: float, high: float, start: float, end: float) -> tuple[Callable[[float], float], list[float]]:
     """Returns the linear map of [low, high] to [start, end] in pixels, and round ticks within [low, high]."""
     if low == high:
-        margin = abs(low) / 2 or 1.0
-        low, high = low - margin, high + margin
+        low, high = (low, low + 1.0) if low == 0 else sorted((low / 2, low * 3 / 2))
     step = _round_step((high - low) / _TICKS)
     ticks = [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
     return lambda value: start + (value - low) / (high - low) * (end - start), ticks
@@ -164,4 +183,6 @@ def _short(value: float) -> str:
     for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= limit:
             return f"{value / (limit if limit > 1e4 else 1e3):.3g}{suffix}"
+    if abs(value) >= 1e3:
+        return f"{value:.0f}"
     return f"{value:.3g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}".replace("e-0", "e-")

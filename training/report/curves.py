@@ -56,9 +56,11 @@ def _series(runs: Sequence[RunRecord], lines: Sequence[tuple[str, str]], *, scor
     for index, run in enumerate(runs):
         for place, (name, label) in enumerate(lines):
             points = run.score_curve(name) if scores else run.curve(name)
-            text = label if len(runs) == 1 else run.name if len(lines) == 1 else f"{run.name}: {label}"
+            text = run.name if len(runs) > 1 else ""
             color = (place if len(runs) == 1 else index) % COLORS
-            yield Series(text, points, color, dashed=place > 0, errors=_errors(run, points) if name == "kid" else ())
+            yield Series(
+                text, label, points, color, dashed=place > 0, errors=_errors(run, points) if name == "kid" else ()
+            )
 
 
 def _errors(run: RunRecord, points: Sequence[Point]) -> list[float]:

@@ -29,7 +29,7 @@ def element(name: str, *children: Child, **attributes: str | float | bool | None
         if value is True:
             parts.append(f" {attribute}")
         elif value is not None and value is not False:
-            parts.append(f' {attribute}="{text(str(value))}"')
+            parts.append(f' {attribute}="{text(value if isinstance(value, str) else str(value))}"')
     parts.append(">")
     if name in _VOID:
         return Html("".join(parts))
@@ -38,7 +38,9 @@ def element(name: str, *children: Child, **attributes: str | float | bool | None
 
 def text(content: str) -> Html:
     """Returns a text as HTML; HTML is returned unchanged."""
-    return content if isinstance(content, Html) else Html(escape(printable(content)))
+    if isinstance(content, Html):
+        return content
+    return Html(escape(content if content.isprintable() else printable(content)))
 
 
 def join(*children: Child) -> Html:

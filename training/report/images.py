@@ -101,7 +101,7 @@ def history(run: RunRecord, best: BestCheckpoint, limit: int) -> Html:
         else None
     )
     background = "checkered" if grids[-1].mode == "RGBA" else None
-    return element("div", element("div", *figures, class_="runs"), moving, class_=background)
+    return element("div", element("div", *figures, class_="charts"), moving, class_=background)
 
 
 def _left_out(what: str, reason: str) -> Html:

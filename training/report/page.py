@@ -70,7 +70,7 @@ def _head(runs: Sequence[RunRecord], scores: Sequence[Mapping[str, object]]) -> 
     facts = f"{step:,} steps, {trained:,} images in {tables.duration(run.seconds)}; {run.path}"
     return [
         element("h1", run.name),
-        element("p", run.state, class_=f"state{'' if run.finished or run.running else ' bad'}"),
+        element("p", run.state, class_=f"state{' bad' if run.troubled else ''}"),
         *_faults(run),
         *texts,
         element("p", facts, class_="quiet"),

@@ -15,11 +15,14 @@ from ganctl.training.report.html import Html, element
 T = TypeVar("T")
 
 _QUALITY = 90  # of a picture that would be too large without loss
+_FAST = 2  # effort of the encoder, 0 to 6
 _MIN_SIDE = 64  # pixels; a picture is not reduced further
 _FRAME_MS, _LAST_FRAME_MS = 250, 2000
-_MAX_FRAMES = 60
+_MAX_FRAMES, _MIN_FRAMES = 60, 8
 _WEBP_SIDE = 16_383  # pixels; limit of the format
+_ENLARGED = 400  # pixels; a wider picture is shown in its own size
 _SCROLLS = 1000  # pixels; a wider picture scrolls in its own box
+_LOSSLESS_PIXELS = 400_000  # lossless encoding takes about a second per million pixels
 
 
 def open_grid(path: Path) -> Image.Image:
@@ -38,9 +41,9 @@ def open_grid(path: Path) -> Image.Image:
     return small if restored.size == grid.size and np.array_equal(np.asarray(restored), np.asarray(grid)) else grid
 
 
-def picture_element(picture: Image.Image, alt: str, *, limit: int, scale: int = ENLARGEMENT) -> Html:
-    """Returns an `img` of a picture, of at most about `limit` bytes, shown `scale` times as large."""
-    data = _encode(picture, limit)
+def picture_element(picture: Image.Image, alt: str, *, limit: int) -> Html:
+    """Returns an `img` of a picture, of at most about `limit` bytes; a small picture is shown twice as large."""
+    data, scale = _encode(picture, limit), _scale(picture)
     wide = picture.width * scale > _SCROLLS
     image = element(
         "img", src=_data_uri(data), alt=alt, width=picture.width * scale, height=picture.height * scale,
@@ -61,23 +64,29 @@ def animation_element(paths: Sequence[Path], alt: str, *, limit: int) -> Html | 
     frames = [frame for frame in frames if frame.size == frames[-1].size]
     if len(frames) < 2:
         return None
-    while len(data := _encode_frames(frames)) > limit and len(frames) > 2:
-        frames = _spread(frames, max(2, min(len(frames) - 1, len(frames) * limit // len(data))))
-    while len(data) > limit and min(frames[0].size) > _MIN_SIDE:
-        frames = [frame.reduce(2) for frame in frames]
-        data = _encode_frames(frames)
+    while len(data := _encode_frames(frames)) > limit and min(frames[0].size) > _MIN_SIDE:
+        if len(frames) > _MIN_FRAMES:
+            frames = _spread(frames, max(_MIN_FRAMES, len(frames) * limit // len(data)))
+        else:
+            frames = [frame.reduce(2) for frame in frames]
     still = element(
         "source", srcset=_data_uri(_encode(frames[-1], limit)), media="(prefers-reduced-motion: reduce), print"
     )
-    width, height = (side * ENLARGEMENT for side in open_grid(chosen[-1]).size)
+    last = open_grid(chosen[-1])
+    width, height = (side * _scale(last) for side in last.size)
     return element("picture", still, element("img", src=_data_uri(data), alt=alt, width=width, height=height))
+
+
+def _scale(picture: Image.Image) -> int:
+    return ENLARGEMENT if picture.width <= _ENLARGED else 1
 
 
 def _encode(picture: Image.Image, limit: int) -> bytes:
     while max(picture.size) > _WEBP_SIDE:
         picture = picture.reduce(2)
-    data = encode(picture, "webp")
-    if len(data) > limit:
+    small = picture.width * picture.height <= _LOSSLESS_PIXELS
+    data = encode(picture, "webp", method=_FAST) if small else b""
+    if not data or len(data) > limit:
         data = _lossy(picture)
     while len(data) > limit and min(picture.size) > _MIN_SIDE:
         picture = picture.reduce(2)
@@ -86,7 +95,7 @@ def _encode(picture: Image.Image, limit: int) -> bytes:
 
 
 def _lossy(picture: Image.Image) -> bytes:
-    return encode(picture, "webp", lossless=False, quality=_QUALITY)
+    return encode(picture, "webp", lossless=False, quality=_QUALITY, method=_FAST)
 
 
 def _encode_frames(frames: Sequence[Image.Image]) -> bytes:
@@ -100,5 +109,5 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
 
-def _data_uri(data: bytes) -> str:
-    return f"data:image/webp;base64,{base64.b64encode(data).decode()}"
+def _data_uri(data: bytes) -> Html:
+    return Html(f"data:image/webp;base64,{base64.b64encode(data).decode()}")

@@ -71,6 +71,12 @@ class RunRecord:
         return _STATES.get(str(reason), f"interrupted: stopped by {reason}")
 
     @property
+    def troubled(self) -> bool:
+        """True if the run failed, or was interrupted."""
+        limits = ("max-steps", "max-time")
+        return not (self.running or self.finished or self.end.get("stop_reason") in limits)
+
+    @property
     def evaluations(self) -> list[Mapping[str, Any]]:
         """The scores of each evaluation, with `step` and `images`."""
         rows = (row for row in self.rows if isinstance(row.get("evaluation"), Mapping))

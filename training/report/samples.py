@@ -163,8 +163,8 @@ def _compare(opened: OpenedSource, train: ImageSet, announce: Callable[[str], No
     z = torch.randn(len(labels), source.latent_dim, generator=torch.Generator().manual_seed(_COMPARED_SEED))
     fakes = premultiply(source.generate(z, labels))
     detector = MemorizationDetector(train, load_split(opened.data, "test"), TensorCache(announce))
-    verdict = detector.check(fakes)
     distances, indices = find_nearest(fakes, train.images)
+    verdict = detector.judge(distances)
     usual = float(detector.held_out_distances.median())
     names = train.class_names
 

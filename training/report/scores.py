@@ -67,7 +67,7 @@ def best_scores(run: RunRecord, stored: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def sentences(scores: Mapping[str, Any]) -> list[str]:
-    """Describes scores in one or two sentences, also those of another version, which may lack some."""
+    """Describes scores in one to three sentences, also those of another version, which may lack some."""
     if not scores:
         return ["There is no evaluation yet, so nothing is known about the quality of the images."]
     known = {"split": "val"} | dict.fromkeys(_READ) | dict(scores)
@@ -75,6 +75,8 @@ def sentences(scores: Mapping[str, Any]) -> list[str]:
     if known["no_summary"] or (number(known["kid"]) is not None and number(known["kid_se"]) is not None):
         readable = known if known["scorer_accuracy"] is not None else known | {"label_accuracy": None}
         texts.insert(0, summary(readable))
+    if known.get("scorer_fault"):
+        texts.append(f"no label scores: {known['scorer_fault']}")
     return [f"{text[0].upper()}{text[1:]}." for text in texts]
 
 

@@ -49,11 +49,16 @@ def score_table(runs: Sequence[RunRecord], scores: Sequence[Scores]) -> Html | N
             note = element("small", f"{label}: {real}") if real not in (None, "–") else None
             cells.append(join(score_text(each, row), note))
         rows.append([row.title, *cells, row.meaning])
-    splits = {str(each.get("split")) for each in scores if each}
-    counts = {f"{each['num_images']:,}" for each in scores if number(each.get("num_images")) is not None}
-    on = " or ".join(_SPLITS.get(split, split) for split in sorted(splits))
-    caption = f"Scores on {' or '.join(sorted(counts)) or 'the'} {on}."
-    return table(["score", *(run.name if len(runs) > 1 else "value" for run in runs), "meaning"], rows, caption=caption)
+    images = [_images(each) for each in scores]
+    rows.insert(0, ["scored on", *images, "real images, which are compared with as many generated ones"])
+    head = ["score", *(run.name if len(runs) > 1 else "value" for run in runs), "meaning"]
+    return table([*head], rows, caption="Scores of the best checkpoint, or of the last evaluation.")
+
+
+def _images(scores: Scores) -> str:
+    """Returns which real images scores were computed on."""
+    count, split = number(scores.get("num_images")), str(scores.get("split"))
+    return "–" if count is None else f"{count:,.0f} {_SPLITS.get(split, f'{split} images')}"
 
 
 def class_table(runs: Sequence[RunRecord], scores: Sequence[Scores], bests: Sequence[BestCheckpoint]) -> Html | None:
@@ -78,7 +83,8 @@ def _accuracy(value: Any) -> Html:
     share = number(value)
     if share is None:
         return element("span", "–")
-    return join(f"{share:.1%}", element("meter", min=0, max=1, value=round(share, 4), aria_hidden="true"))
+    meter = element("meter", min=0, max=1, value=round(share, 4), aria_hidden="true")
+    return element("span", f"{share:.1%}", meter)
 
 
 def settings_table(runs: Sequence[RunRecord]) -> Html | None:

@@ -25,7 +25,7 @@ def test_nearest_distances_equal_the_minimum_over_single_comparisons() -> None:
     expected = torch.stack([(image.double() - references.double()).flatten(1).norm(dim=1).min() for image in images])
     distances, indices = find_nearest(images, references)
     assert distances.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
-    assert distances[3] == 0
+    assert (float(distances[3]), int(indices[3])) == (0.0, 10_500)
 
 
 def copies() -> Tensor:
