@@ -8,7 +8,7 @@ from itertools import pairwise
 from ganctl.training.report.html import Html, element
 
 _WIDTH, _HEIGHT = 360, 210  # about the width of a phone, so that texts keep their size there
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 8, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 8, 34
 _MAX_POINTS = 200  # of a line; more are averaged
 _MAX_TOOLTIPS = 50  # of a line
 _LOG_RATIO = 30  # of the largest and the smallest value; beyond, the scale is logarithmic

@@ -132,6 +132,22 @@ def test_an_error_in_a_hook_is_raised_and_all_callbacks_are_closed_in_reverse_or
     assert events[-2:] == ["b: close", "a: close"]
 
 
+class Witness(Callback):
+    """Records the error that ends a run."""
+
+    error: Exception | None = None
+
+    def on_exception(self, run: Run, error: Exception) -> None:
+        self.error = error
+
+
+def test_callbacks_get_the_error_that_ends_a_run(tmp_path: Path) -> None:
+    witness = Witness()
+    with pytest.raises(RuntimeError, match="fails in on_step") as raised:
+        trainer_with(tmp_path, witness, FailingCallback("on_step")).fit()
+    assert witness.error is raised.value
+
+
 def test_an_error_in_close_neither_skips_other_callbacks_nor_hides_an_earlier_error(tmp_path: Path) -> None:
     events: list[str] = []
     failing = FailingCallback("on_step", close_fails=True)
