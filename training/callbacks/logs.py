@@ -1,4 +1,4 @@
-"""The callback StatsLog: writes losses and scores to `stats.jsonl`."""
+"""The callback StatsLog: writes losses and scores to `stats.jsonl`, and how the run ended to `result.json`."""
 
 import json
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from ganctl.files import add_path_to_errors, write_file
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.errors import DivergenceError
 
-_NAME = "stats.jsonl"
+_NAME, RESULT = "stats.jsonl", "result.json"
 
 
 class StatsLog(Callback):
-    """Appends one JSON object for each log interval, each evaluation, and the end of the run to `stats.jsonl`.
+    """Appends one JSON object for each log interval and each evaluation to `stats.jsonl`; writes `result.json`.
 
     A resumed run first deletes the lines that were written after its checkpoint, so that no step appears twice.
     """
@@ -27,6 +27,7 @@ class StatsLog(Callback):
         kept = path.read_text("utf-8").splitlines(keepends=True)[: self._lines] if path.exists() else []
         write_file(path, "".join(kept))
         self._lines = len(kept)  # 0 if the run resumes in a new folder
+        (run.run_dir / RESULT).unlink(missing_ok=True)  # of the run before it was resumed
 
     def on_log(self, run: Run, stats: Mapping[str, float]) -> None:
         self._write(run, {**stats, "images_per_second": round(run.timer.images_per_second, 1)})
@@ -35,11 +36,11 @@ class StatsLog(Callback):
         self._write(run, {"evaluation": dict(scores)})
 
     def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
-        self._write(run, {"end": {"stop_reason": reason, "scores": dict(scores)}})
+        self._write_result(run, reason, scores)
 
     def on_exception(self, run: Run, error: Exception) -> None:
         reason = "diverged" if isinstance(error, DivergenceError) else "failed"
-        self._write(run, {"end": {"stop_reason": reason, "error": f"{type(error).__name__}: {error}", "scores": {}}})
+        self._write_result(run, reason, {}, error=f"{type(error).__name__}: {error}")
 
     def state_dict(self) -> dict[str, Any]:
         return {"lines": self._lines}
@@ -48,9 +49,16 @@ class StatsLog(Callback):
         self._lines = state["lines"]
 
     def _write(self, run: Run, values: dict[str, Any]) -> None:
-        position = {"step": run.step, "images": run.images, "seconds": round(run.timer.seconds, 3)}
-        append_line(run.run_dir / _NAME, json.dumps(position | values))
+        append_line(run.run_dir / _NAME, json.dumps(_position(run) | values))
         self._lines += 1
+
+    def _write_result(self, run: Run, reason: str, scores: Mapping[str, Any], **facts: str) -> None:
+        result = {"stop_reason": reason, **_position(run), **facts, "scores": dict(scores)}
+        write_file(run.run_dir / RESULT, json.dumps(result, indent=2) + "\n")
+
+
+def _position(run: Run) -> dict[str, Any]:
+    return {"step": run.step, "images": run.images, "seconds": round(run.timer.seconds, 3)}
 
 
 def append_line(path: Path, line: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 from ganctl.files import read_file
 from ganctl.training.callbacks.base import FINISHED
+from ganctl.training.callbacks.logs import RESULT
 from ganctl.training.checkpoint.environment_file import ENVIRONMENT, read_environment
 from ganctl.training.checkpoint.run_dir import CHECKPOINTS
 from ganctl.training.checkpoint.run_lock import RunLock
@@ -25,6 +27,7 @@ _STATES = {
     "max-steps": "stopped by --max-steps, before its end",
     "max-time": "stopped by --max-time, before its end",
 }
+_LOG_EVENT = re.compile(r"^[-\d]+ [:.\d]+ (?:begins at step \d+|ends at step \d+: (?P<reason>\S+))$")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class RunRecord:
         settings: `preset` and `section.key` → value; empty if config.toml is absent or damaged.
         environment: of environment.json; empty if that is absent or damaged.
         rows: the objects of stats.jsonl, in order.
+        end: how the run ended: stop_reason, scores, perhaps error; empty if it trains, or was killed.
         running: whether a process trains in the folder.
         faults: messages about files that cannot be read.
     """
@@ -46,14 +50,9 @@ class RunRecord:
     settings: Mapping[str, Any]
     environment: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]
+    end: Mapping[str, Any]
     running: bool
     faults: tuple[str, ...]
-
-    @property
-    def end(self) -> Mapping[str, Any]:
-        """The end of the run: stop_reason, scores, perhaps error; empty if it has not ended, or was killed."""
-        ends = [row["end"] for row in self.rows if isinstance(row.get("end"), Mapping)]
-        return ends[-1] if ends and not self.running else {}
 
     @property
     def finished(self) -> bool:
@@ -85,7 +84,7 @@ class RunRecord:
     @property
     def position(self) -> tuple[int, int]:
         """The last known step, and the number of images trained on."""
-        last = self.rows[-1] if self.rows else {}
+        last = self.end if number(self.end.get("step")) is not None else self.rows[-1] if self.rows else {}
         return tuple(int(number(last.get(name)) or 0) for name in ("step", "images"))  # type: ignore[return-value]  # two
 
     @property
@@ -114,7 +113,7 @@ class RunRecord:
     @property
     def statistics(self) -> list[str]:
         """The names of the statistics of the log intervals, in the order of their first occurrence."""
-        rows = (row for row in self.rows if "evaluation" not in row and "end" not in row)
+        rows = (row for row in self.rows if "evaluation" not in row)
         names = dict.fromkeys(name for row in rows for name, value in row.items() if number(value) is not None)
         return [name for name in names if name not in ("step", "images", "seconds")]
 
@@ -157,7 +156,9 @@ def _read_run(path: Path, name: str) -> RunRecord:
     environment = read_environment(path)
     if not environment:
         faults.append(f"{ENVIRONMENT} is absent or damaged")
-    return RunRecord(path, name, settings, environment, rows, _is_running(path), tuple(faults))
+    running = _is_running(path)
+    end = {} if running else _read_end(path)
+    return RunRecord(path, name, settings, environment, rows, end, running, tuple(faults))
 
 
 def _is_running(path: Path) -> bool:
@@ -166,6 +167,21 @@ def _is_running(path: Path) -> bool:
     except FolderInUse:
         return True
     return False
+
+
+def _read_end(path: Path) -> Mapping[str, Any]:
+    """Reads how a run has ended; the stop reason alone from the log of an earlier version."""
+    try:
+        result = json.loads((path / RESULT).read_bytes())
+        return result if isinstance(result, dict) else {}
+    except FileNotFoundError:
+        pass
+    except ValueError:  # damaged
+        return {}
+    log = path / "log.txt"
+    lines = read_file(log).decode("utf-8", "replace").splitlines() if log.exists() else []
+    events = [event for line in lines if (event := _LOG_EVENT.search(line))]
+    return {"stop_reason": events[-1]["reason"]} if events and events[-1]["reason"] else {}
 
 
 def _read_rows(path: Path, faults: list[str]) -> Sequence[Mapping[str, Any]]:

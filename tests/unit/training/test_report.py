@@ -128,10 +128,23 @@ def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
     ],
 )
 def test_the_state_of_a_run_follows_from_its_end(end: dict[str, Any] | None, state: str, tmp_path: Path) -> None:
-    rows = [log_row(10), *([{"step": 10, "images": 320, "seconds": 1.0, "end": end}] if end else [])]
-    page = page_of(write_run(tmp_path / "run", *rows))
+    folder = write_run(tmp_path / "run", log_row(10))
+    (folder / "log.txt").write_text(
+        "2026-01-01 10:00:00.000 ends at step 5: max-steps\n2026-01-01 11:00:00.000 begins at step 5\n"
+    )
+    if end:
+        (folder / "result.json").write_text(json.dumps(end))
+    page = page_of(folder)
     assert f">{state}<" in page
     assert (end or {}).get("error", "") in page
+
+
+def test_the_log_of_an_earlier_version_gives_the_state(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", log_row(10))
+    (folder / "log.txt").write_text(
+        "2026-01-01 10:00:00.000 begins at step 0\n2026-01-01 11:00:00.000 ends at step 5: completed\n"
+    )
+    assert read_runs([folder])[0].state == "completed"
 
 
 def test_a_run_in_training_is_running(tmp_path: Path) -> None:
