@@ -24,8 +24,8 @@ _STATES = {
     "goal": "completed: the goal was reached",
     "diverged": "diverged",
     "failed": "failed",
-    "max-steps": "stopped by --max-steps, before its end",
-    "max-time": "stopped by --max-time, before its end",
+    "max-steps": "stopped at the step limit, before its end",
+    "max-time": "stopped at the time limit, before its end",
 }
 _LOG_EVENT = re.compile(r"^[-\d]+ [:.\d]+ (?:begins at step \d+|ends at step \d+: (?P<reason>\S+))$")
 

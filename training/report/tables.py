@@ -29,7 +29,7 @@ def overview(runs: Sequence[RunRecord], scores: Sequence[Scores]) -> Html:
                 f"{step:,}",
                 f"{images:,}",
                 duration(run.seconds),
-                join(sentences(each)[0], *summary),
+                element("div", sentences(each)[0], *summary, class_="sentences"),
             ]
         )
     return table(["run", "state", "steps", "images", "time", "quality"], rows, caption="The runs.")

@@ -70,7 +70,7 @@ def test_a_report_shows_scores_curves_classes_images_settings_and_environment(sm
     for heading in ("Scores", "Training", "Classes", "Settings", "Environment", "Nearest training images"):
         assert f"<h2>{heading}</h2>" in page
     text = text_of(page)
-    assert "stopped by --max-steps, before its end" in text
+    assert "stopped at the step limit, before its end" in text
     assert "the nearest of 55,000 training images, by the Euclidean distance" in text
     assert re.search(r"evaluation\.num_images 200 --set", text), "the source of a setting"
     assert re.search(r"model\.spectral_norm false preset conv|model\.spectral_norm false default", text)
@@ -122,7 +122,7 @@ def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
     [
         ({"stop_reason": "completed", "scores": SCORES}, "completed"),
         ({"stop_reason": "SIGTERM", "scores": {}}, "interrupted: stopped by SIGTERM"),
-        ({"stop_reason": "max-time", "scores": SCORES}, "stopped by --max-time, before its end"),
+        ({"stop_reason": "max-time", "scores": SCORES}, "stopped at the time limit, before its end"),
         ({"stop_reason": "diverged", "error": "loss_d: found nan", "scores": {}}, "diverged"),
         (None, "interrupted: the process ended without a final save"),
     ],
