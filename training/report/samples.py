@@ -19,8 +19,9 @@ from ganctl.training.evaluation.neighbors import MemorizationDetector, find_near
 from ganctl.training.evaluation.reference_stats import subsample
 from ganctl.training.images.pictures import straight, tile
 from ganctl.training.sampling.inspection import OpenedSource, open_checkpoint
+from ganctl.training.sampling.local_sampler import LocalSampler
 from ganctl.training.sampling.request import SampleRequest
-from ganctl.training.sampling.samplers import LocalSampler, sample_images
+from ganctl.training.sampling.samplers import sample_images
 
 SEED = 0  # of `ganctl sample`, which draws the same images
 COMPARED = 256  # generated images that are compared with the training images
