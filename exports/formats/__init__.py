@@ -17,10 +17,8 @@ FILES = {
     "onnx-fp16": "generator.fp16.onnx",
     "onnx-int8": "generator.int8.onnx",
 }
-SMALL_FORMS = (
-    "onnx-fp16",
-    "onnx-int8",
-)  # they change the images, and are accepted by their scores: see exports/gate.py
+# they change the images, and are accepted by their scores: see exports/gate.py
+SMALL_FORMS = ("onnx-fp16", "onnx-int8")
 EXACT_FORMS = tuple(name for name in FILES if name not in SMALL_FORMS)
 
 
