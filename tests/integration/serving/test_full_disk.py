@@ -1,4 +1,4 @@
-"""A server keeps answering when the disk of its logs is full."""
+"""A server of either engine keeps answering when the disk of its logs is full."""
 
 import os
 import signal
@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests import http
-from tests.integration.serving.conftest import Running, running
+from tests.conftest import Ganctl
+from tests.integration.serving.conftest import Running, native_workers_of, running
 from tests.integration.serving.doors import seeded_image
 from tests.integration.serving.watch import Watch
 from tests.waiting import wait_for
@@ -57,6 +58,37 @@ def test_a_server_answers_while_the_disk_of_its_logs_is_full(export: Path, small
         (small_disk / "filler").unlink()
         _log_stack_trace(server)
         wait_for(lambda: _bytes(logs) > before, "the server logs again once the disk has space")
+
+
+def test_the_native_host_answers_restarts_workers_and_refuses_a_deployment_while_its_disk_is_full(
+    export: Path, small_disk: Path, ganctl: Ganctl
+) -> None:
+    log = small_disk / "access"
+    with running(export, small_disk, "--access-log", str(log), engine="native") as server:
+        expected = seeded_image(server)
+        port = server.url.rpartition(":")[2]
+        wait_for(lambda: _bytes(log) > 0, "the access log has the request")
+        _fill(small_disk / "filler")
+        for _ in range(100):
+            assert seeded_image(server) == expected
+        full = _bytes(log)
+
+        killed = set(native_workers_of(server.process.pid))
+        os.kill(min(killed), signal.SIGKILL)
+        wait_for(
+            lambda: len(set(native_workers_of(server.process.pid)) - {min(killed)}) == len(killed),
+            "a worker that died while the disk was full is restarted",
+        )
+        assert seeded_image(server) == expected
+        done = ganctl("deploy", export, "--port", port, env=os.environ | {"TMPDIR": str(small_disk)})
+        assert done.returncode == 1, done.stderr
+        assert "No space left" in done.stderr
+        assert seeded_image(server) == expected
+
+        (small_disk / "filler").unlink()
+        assert seeded_image(server) == expected
+        wait_for(lambda: _bytes(log) > full, "requests are logged again once the disk has space")
+        assert ganctl("deploy", export, "--port", port).returncode == 0
 
 
 def _log_stack_trace(server: Running) -> None:
