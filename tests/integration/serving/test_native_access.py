@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import socket
 import ssl
 import sys
 import time
@@ -122,6 +123,26 @@ def test_https_is_served_with_the_certificate_that_is_in_the_file_now(
         _, second = certificates()
         wait_for(lambda: trusted(second), "the worker uses the new certificate")
         assert not trusted(first)
+
+
+def test_a_large_reply_over_https_arrives_whole_before_the_connection_closes(
+    mar: Path, certificates: Callable[[], tuple[Path, ssl.SSLContext]]
+) -> None:
+    file, context = certificates()
+    with Server(mar, port=0, workers=1, tls_cert=file) as server:
+        address = httpx.URL(server.url)
+        plain = socket.create_connection((address.host, address.port), timeout=PATIENCE)
+        with context.wrap_socket(plain, server_hostname="127.0.0.1") as client:
+            path = b"/digits/predict?count=256&scale=4"
+            client.sendall(
+                b"GET " + path + b" HTTP/1.1\r\nHost: h\r\nAccept: application/x-npz\r\nConnection: close\r\n\r\n"
+            )
+            time.sleep(0.5)  # the server has written all it can: the rest waits for this client
+            reply = b"".join(iter(lambda: client.recv(65_536), b""))
+    head, _, body = reply.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+    assert length is not None
+    assert len(body) == int(length[1]) > 1_000_000
 
 
 def test_an_idle_client_over_https_does_not_delay_the_shutdown(
