@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from ganctl.exports.errors import ExportError
 from ganctl.exports.formats.base import example_inputs
 from ganctl.exports.manifest import file_entry
 from ganctl.exports.model_card import model_card
 from ganctl.files import write_file
-from ganctl.manifest import CARDS, DOCUMENTS, NAME
+from ganctl.manifest import CARDS, DOCUMENTS, NAME, parse_manifest
 from ganctl.training.images.pictures import ENLARGEMENT, encode, tile, to_picture
 from ganctl.training.images.source import GeneratorSource
 from ganctl.training.models.base import Generator
@@ -32,7 +33,9 @@ def write_documents(folder: Path, fields: Mapping[str, Any]) -> None:
         write_file(folder / name, card)
     documents = {name: file_entry(folder / name, name.partition(".")[2]) for name in DOCUMENTS}
     content = {**fields, "files": fields["files"] | documents}
-    write_file(folder / NAME, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    parse_manifest(text.encode(), NAME, ExportError)  # so that no export is written that cannot be read
+    write_file(folder / NAME, text)
 
 
 def draw_samples(generator: Generator, class_names: Sequence[str]) -> bytes:

@@ -1,6 +1,6 @@
 """Exports a checkpoint: writes and verifies the files in a temporary folder, then renames it to the export folder."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from ganctl.training.images.source import load_generator
 from ganctl.training.models.base import Generator
 
 Announce = Callable[[str], None]
+
+_NAMES = {NAME, *DOCUMENTS, *FILES.values()}
 
 
 def export(
@@ -54,8 +56,10 @@ def export(
     generator, checkpoint = load_generator(path)
     run_dir = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
     out = (out or run_dir / "export").resolve()
-    if out.exists() and not (out.is_dir() and _may_be_replaced(out.iterdir())):
-        raise ExportError(f"--out {out}: found something else than an export, expected a new folder. Name another one")
+    if out.exists() and (foreign := _find_foreign(out)):
+        raise ExportError(
+            f"{out}: found {foreign}, expected a new folder or an export alone. Name another one by --out"
+        )
     formats = EXACT_FORMS if formats is None else formats
     for_browser = site.FOLDER in formats
     runtime = fetch_runtime(announce) if for_browser else {}
@@ -75,10 +79,18 @@ def export(
     return out
 
 
-def _may_be_replaced(paths: Iterable[Path]) -> bool:
-    """True for the files of an export, or none; a README.md alone may be anybody's."""
-    names = {path.name for path in paths if not site.is_site(path)}
-    return not names or (NAME in names and names <= {NAME, *DOCUMENTS, *FILES.values()})
+def _find_foreign(out: Path) -> str | None:
+    """Returns what is no part of an export at a path; None if all of it may be replaced.
+
+    A folder of documents without a manifest is foreign, as a README.md may be anybody's.
+    """
+    if not out.is_dir():
+        return "a file"
+    paths = sorted(out.iterdir())
+    foreign = [path.name for path in paths if path.name not in _NAMES and not site.is_site(path)]
+    if not foreign and paths and not (out / NAME).is_file():
+        foreign = [paths[0].name]
+    return foreign[0] if foreign else None
 
 
 def _write_exact(
@@ -110,6 +122,7 @@ def _write_small(
     gates = {}
     for name in small_forms:
         file = FILES[name]
+        announce(f"writing {file}; int8 takes minutes for large images" if "int8" in file else f"writing {file}")
         write_file(folder / file, get_format(name).write(generator, manifest.as_text(base)))
         content = read_file(folder / file)
         gates[file] = gate.check(file, content, exact)

@@ -1,5 +1,6 @@
 """Gate of small forms: accepts a file by its scores and size, compared with those of the checkpoint's generator."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -59,6 +60,8 @@ class Gate:
         """
         dim, conditional = self._generator.latent_dim, self._generator.conditional
         names = self._evaluator.class_names
+        if not (math.isfinite(self._expected["fd"] or math.nan) and self._expected["fd"] > 0):
+            raise GateError(f"{name}: the generator has no Fréchet distance to compare with. Export without this form")
         source = FileSource(onnx.load(content), latent_dim=dim, conditional=conditional, class_names=names)
         scores, expected = self._evaluator.score(source, full=False), self._expected
         result = {
@@ -72,7 +75,7 @@ class Gate:
             "num_images": scores["num_images"],
             "measure": scores["measure"],
         }
-        if not result["fd_growth"] <= MAX_FD_GROWTH:  # also true for NaN
+        if not result["fd_growth"] <= MAX_FD_GROWTH:
             raise GateError(
                 f"{name}: its Fréchet distance is {result['fd']:.4g}, {result['fd_growth']:+.1%} of"
                 f" {result['fd_fp32']:.4g} in float32, expected at most {MAX_FD_GROWTH:+.0%}. Export without this form"

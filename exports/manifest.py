@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -84,11 +85,18 @@ def build(
             "sha256": checkpoint.sha256,
             "step": progress["step"],
             "images": progress["images"],
-            "metrics": checkpoint.metrics,
+            "metrics": _without_nan(checkpoint.metrics),
         },
         "versions": {name: metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")},
         **measured,
     }
+
+
+def _without_nan(value: Any) -> Any:
+    """Replaces numbers that are not finite, which JSON does not have, by None."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(folder: Path) -> dict[str, Any]:

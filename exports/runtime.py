@@ -20,7 +20,8 @@ from ganctl.training.config.schema import NAMED_DATA_SETS, DataSettings
 from ganctl.training.sampling.inspection import OpenedSource
 from ganctl.versions import written_by
 
-DIFFERENTIABLE = (FILES["torchscript"], FILES["pt2"])  # torch runs them; the faster one first
+READABLE = tuple(file for name, file in FILES.items() if name != "pt2")  # a PT2 file can run code: see untrusted.py
+DIFFERENTIABLE = FILES["torchscript"]
 _CHUNK = 256
 
 
@@ -58,24 +59,29 @@ def load_source(artifact: str, content: bytes, fields: Mapping[str, Any]) -> Fil
     """
     class_names = tuple(map(nfc, fields["class_names"]))
     dim, conditional = fields["z"]["dim"], fields["conditional"]
-    return FileSource(_load(artifact, content), latent_dim=dim, conditional=conditional, class_names=class_names)
+    return FileSource(
+        _load(artifact, content, fields), latent_dim=dim, conditional=conditional, class_names=class_names
+    )
 
 
-def _load(artifact: str, content: bytes) -> Callable[..., Tensor]:
+def _load(artifact: str, content: bytes, fields: Mapping[str, Any]) -> Callable[..., Tensor]:
     (name,) = (name for name, file in FILES.items() if file == artifact)
-    check_file(artifact, content)
-    return get_format(name).load(content)
+    check_file(artifact, content, fields["inputs"])
+    try:
+        return get_format(name).load(content)
+    except Exception as error:  # the runtimes raise errors of many kinds
+        raise ExportError(f"{artifact}: cannot be loaded ({error}). Export again from the checkpoint") from error
 
 
-def load_render(artifact: str, content: bytes, *, conditional: bool) -> Callable[[Tensor, Tensor], Tensor] | None:
+def load_render(artifact: str, content: bytes, fields: Mapping[str, Any]) -> Callable[[Tensor, Tensor], Tensor] | None:
     """Loads a file of an export as a differentiable function; None if its runtime computes no gradients.
 
     Returns:
         A function of z and labels, as `training.images.inversion.Render`.
     """
-    if artifact not in DIFFERENTIABLE:
+    if artifact != DIFFERENTIABLE:
         return None
-    run = _load(artifact, content)
+    run, conditional = _load(artifact, content, fields), fields["conditional"]
 
     def render(z: Tensor, labels: Tensor) -> Tensor:
         images = run(z, labels) if conditional else run(z)
@@ -91,9 +97,10 @@ def open_export(folder: Path) -> OpenedSource:
         ExportError: the export is absent or damaged.
     """
     fields = manifest.read(folder)
-    artifact = next((file for file in FILES.values() if file in fields["files"]), None)
+    artifact = next((file for file in READABLE if file in fields["files"]), None)
     if artifact is None:
-        raise ExportError(f"{folder}: found no exported generator, expected one of {', '.join(FILES.values())}")
+        found = ", ".join(fields["files"])
+        raise ExportError(f"{folder}: found {found}, expected one of {', '.join(READABLE)}. Export that format")
     source = load_source(artifact, read_file(folder / artifact), fields)
     facts = {"export": str(folder.resolve()), "artefact": artifact, "model_version": fields["model_version"]}
     data_name, stored = fields.get("data"), fields.get("data_settings")  # missing in older exports

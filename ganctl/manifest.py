@@ -45,8 +45,8 @@ def changed_documents(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _find_change(file: Path, sha256: str) -> str | None:
-    if not file.is_file():
-        return f"is missing, though {NAME} lists it."
+    if file.is_symlink() or not file.is_file():
+        return f"is missing or no regular file, though {NAME} lists it."
     return None if sha256_of(file) == sha256 else f"is damaged: its SHA-256 differs from {NAME}."
 
 
@@ -68,7 +68,8 @@ def _check_schema(manifest: dict[str, Any]) -> dict[str, Any]:
     error = jsonschema.exceptions.best_match(_validator().iter_errors(manifest))
     if error is not None:
         field = ".".join(map(str, error.absolute_path)) or "the manifest"
-        raise ValueError(f"{field}: {error.message[:300]}")
+        found, expected = json.dumps(error.instance)[:60], json.dumps(error.validator_value)[:200]
+        raise ValueError(f"{field}: found {found}, expected {error.validator} {expected}")
     return manifest
 
 

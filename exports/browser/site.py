@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ganctl.exports.browser.onnxruntime_web import VERSION
+from ganctl.exports.model_card.data_sets import data_set
 from ganctl.files import read_file, write_file
 from ganctl.manifest import NAME
 
@@ -22,8 +23,16 @@ def preferred_model(files: Collection[str]) -> str:
 
 
 def is_site(path: Path) -> bool:
-    """Returns whether a path is a folder that `write_site` wrote into an export."""
-    return path.name == FOLDER and (path / NAME).is_file()
+    """Returns whether a path is a folder that `write_site` wrote, without files of others."""
+    if path.name != FOLDER or not (path / NAME).is_file():
+        return False
+    try:
+        entry = json.loads(read_file(path / NAME))[FOLDER]
+        model = entry["model"]
+    except (ValueError, LookupError, TypeError):
+        return False
+    own = {NAME, "runtime", f"{model}.gz", *(file.name for file in _PAGE.iterdir())}
+    return {file.name for file in path.iterdir()} <= own
 
 
 def write_site(folder: Path, fields: Mapping[str, Any], model: Path, runtime: Mapping[str, bytes]) -> int:
@@ -52,6 +61,6 @@ def write_site(folder: Path, fields: Mapping[str, Any], model: Path, runtime: Ma
     for name, content in large.items():
         write_file(folder / f"{name}.gz", gzip.compress(content, mtime=0))
     progress = sum((folder / f"{name}.gz").stat().st_size for name in large)
-    entry = {"model": model.name, "runtime": VERSION, "bytes": progress}
+    entry = {"model": model.name, "runtime": VERSION, "bytes": progress, **data_set(fields)._asdict()}
     write_file(folder / NAME, json.dumps({**fields, FOLDER: entry}, indent=2, ensure_ascii=False) + "\n")
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

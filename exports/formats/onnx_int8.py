@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, load_model, numpy_helper, shape_inference
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from ganctl.exports.errors import ExportError
 from ganctl.exports.formats import onnx
 from ganctl.exports.formats.base import example_inputs
 from ganctl.exports.formats.onnx_weights import store_as_int8
@@ -31,7 +32,8 @@ from ganctl.training.models.base import Generator
 
 load = onnx.load
 
-_IMAGES = 256  # for the calibration
+_IMAGES = 256  # for the calibration; fewer if they are large
+_VALUES = 1 << 20  # of all these images
 _SEED = 2026  # of their latents: not those that the images are scored on
 _LITTLE_WORK = 1 / 4  # dense layers with a smaller share of the work of the largest layer keep float32 arithmetic
 _SHARES = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.2)  # of the range of all values that are tried as the range of a tensor
@@ -44,8 +46,11 @@ def write(generator: Generator, metadata: Mapping[str, str]) -> bytes:
     """Writes a quantized ONNX model; see `Format`."""
     model = onnx.build(generator)
     names = ["z", "label"] if generator.conditional else ["z"]
-    feed = {n: t.numpy() for n, t in zip(names, example_inputs(generator, _IMAGES, seed=_SEED), strict=True)}
     layers, small = _split_layers(model)
+    if not layers:
+        raise ExportError("--quantize int8: found no convolution or dense layer to compute in int8. Export without it")
+    images = max(16, min(_IMAGES, _VALUES // generator.shape.size))
+    feed = {n: t.numpy() for n, t in zip(names, example_inputs(generator, images, seed=_SEED), strict=True)}
     expected = _session(model).run(None, feed)[0]
     quantized = _quantize(model, layers, feed, {})
     ranges = _search_ranges(quantized, feed, expected)

@@ -36,7 +36,7 @@ _WORDS = {  # other spellings of the parts of an identifier, applied in this ord
     r"^apache(-2)?$": "apache-2.0",  # the first line of its text has no version
     r"^mit-mit$": "mit",
     r"^bsd-([23])-clause-(simplified|new-or-revised)$": r"bsd-\1-clause",
-    r"^.*open-database.*$": "odbl",
+    r"^(open-data-commons-|odc-)?(open-database|odbl)(-1\.0|-odbl)?$": "odbl",
     r"^((?:a|l)?gpl|mpl|epl)-(\d)$": r"\1-\2.0",
 }
 

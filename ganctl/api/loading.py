@@ -68,20 +68,20 @@ def _open_checkpoint(path: Path) -> ImageGenerator:
 
 def _open_export(path: Path) -> ImageGenerator:
     from ganctl.exports import manifest
-    from ganctl.exports.formats import FILES
-    from ganctl.exports.runtime import DIFFERENTIABLE, open_export
+    from ganctl.exports.runtime import DIFFERENTIABLE, READABLE, open_export
     from ganctl.files import read_file
     from ganctl.training.sampling.local_sampler import LocalSampler
 
     source, fields = open_export(path).source, manifest.read(path)
     assert source is not None, "an export generates its images"
-    artifact = next(name for name in (*DIFFERENTIABLE, *FILES.values()) if name in fields["files"])
+    artifact = next(name for name in (DIFFERENTIABLE, *READABLE) if name in fields["files"])
+    content = read_file(path / artifact)  # now: the export may be written anew before `encode` is called
     return ImageGenerator(
         str(path),
         LocalSampler(source),
         class_names=source.class_names if source.conditional else (),
         version=fields["model_version"],
-        open_inverter=lambda: _invert_file(path, artifact, read_file(path / artifact), fields),
+        open_inverter=lambda: _invert_file(path, artifact, content, fields),
     )
 
 
@@ -112,7 +112,7 @@ def _invert_file(path: Path, artifact: str, content: bytes, fields: dict[str, An
     from ganctl.training.images.inversion import Inverter
 
     conditional = bool(fields["conditional"])
-    render = load_render(artifact, content, conditional=conditional)
+    render = load_render(artifact, content, fields)
     if render is None:
         expected = "expected a run, a checkpoint, or an export or archive with TorchScript"
         remedy = "Load the run, or export it again with `ganctl export RUN --format torchscript`"

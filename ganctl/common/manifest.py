@@ -1,14 +1,16 @@
 """Checks the manifest of an export: the fields that its readers need."""
 
 import json
+import re
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from .text import nfc
 
 SCHEMA_VERSION = 1
+_MAX_NAME = 1000  # characters of a class name: normalization takes a time that grows with their square
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # a name with a folder could point anywhere
 
 
 def check_manifest(manifest: object) -> dict[str, Any]:
@@ -38,14 +40,13 @@ def check_manifest(manifest: object) -> dict[str, Any]:
 
 
 def _are_class_names(value: Any) -> bool:
-    are_names = isinstance(value, list) and all(isinstance(name, str) and name for name in value)
+    are_names = isinstance(value, list) and all(isinstance(name, str) and 0 < len(name) <= _MAX_NAME for name in value)
     return are_names and 0 < len(value) == len(set(map(nfc, value)))
 
 
 def _are_files(value: object) -> bool:
     return isinstance(value, dict) and all(
-        # a name with a folder could point anywhere
-        Path(name).name == name and isinstance(entry, dict) and isinstance(entry.get("sha256"), str)
+        _FILE_NAME.fullmatch(name) and isinstance(entry, dict) and isinstance(entry.get("sha256"), str)
         for name, entry in value.items()
     )
 

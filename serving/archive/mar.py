@@ -34,6 +34,7 @@ _MODEL_FILES: dict[BackendName, str] = {
     "torchscript": "generator.ts",
 }
 _MISSING = {"onnx-fp16": "--precision fp16", "onnx-int8": "--quantize int8"}  # flags of export that write the file
+_MAX_DEPTH = 10  # of the settings in an archive: the parser's time grows with the square of the depth
 _HANDLER = Path(__file__).parents[1] / "handler"
 _CONFIG_NAME = "model-config.yaml"
 _DESCRIPTION = (  # keys of the manifest that are part of an archive's description
@@ -151,8 +152,13 @@ def describe_members(members: Mapping[str, bytes], mar: Path) -> dict[str, Any]:
 
 
 def _parse_config(text: bytes) -> Any:
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-        raise ValueError(f"{_CONFIG_NAME} contains YAML aliases")  # a few nested aliases can expand to gigabytes
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):  # a few nested aliases can expand to gigabytes
+            raise ValueError(f"{_CONFIG_NAME} contains YAML aliases")  # noqa: TRY004  # an error of the file
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"{_CONFIG_NAME} is nested more than {_MAX_DEPTH} times")
     return yaml.safe_load(text)
 
 

@@ -107,10 +107,11 @@ class Pictures {
     this.drawn = {images, columns, seed};
     const chosen = this.manifest.conditional ? ` of ${[...new Set(labels)].map((label) => this.manifest.class_names[label]).join(", ")}` : "";
     canvas.setAttribute("aria-label", `${images.length} pictures${chosen}, seed ${seed}`);
-    $("status").textContent = `${images.length} pictures · ${milliseconds.toFixed(0)} ms · ${(1000 * images.length / milliseconds).toFixed(0)} pictures/s`;
+    $("status").textContent = `${images.length} picture${images.length === 1 ? "" : "s"} · ${milliseconds.toFixed(0)} ms · ${(1000 * images.length / milliseconds).toFixed(0)} pictures/s`;
   }
 
   async download() {
+    if (!this.drawn) return;
     const {images, columns, seed} = this.drawn;
     const {pixels, width, height} = tile(images, this.shape, columns, Number($("scale").value));
     const link = document.createElement("a");
@@ -194,13 +195,13 @@ async function play() {
   }
 }
 
-function describe({model_version, image, conditional, class_names, data, license, attribution, browser}) {
+function describe({model_version, image, conditional, class_names, browser}) {
   const text = class_names.length > 0 && conditional && class_names.every((name) => [...name].length === 1);
   document.title = $("title").textContent = text ? "Handwriting from a neural network" : "Pictures from a neural network";
   const colors = {1: "grayscale", 3: "color", 4: "color with transparency"}[image.channels];
   const labels = conditional ? `, ${class_names.length} labels` : "";
   const facts = [`Model ${model_version} (${browser.model})`, `${image.width} × ${image.height} pixels, ${colors}${labels}`];
-  const credit = ["Training images", data, attribution && `by ${attribution}`, license && `license ${license}`];
+  const credit = ["Training images", browser.title, browser.authors && `by ${browser.authors}`, browser.license && `license ${browser.license}`];
   facts.push(credit.filter(Boolean).join(", ").replace(",", ""), `runs with ONNX Runtime Web ${browser.runtime}`);
   $("footer").textContent = facts.join(" · ");
 }
@@ -218,7 +219,7 @@ function fillForm({image, conditional, class_names}) {
   }
   $("seed").max = MAX_SEED;
   $("walk").max = KEYFRAMES;
-  $("scale").value = Math.max(1, Math.min(16, Math.round(WIDTH / (4 * image.width))));
+  $("scale").value = $("scale").defaultValue = Math.max(1, Math.min(16, Math.round(WIDTH / (4 * image.width))));
   $("plate").classList.toggle("checkered", image.channels === 4);
 }
 
@@ -238,7 +239,12 @@ function listen() {
   });
   $("center").addEventListener("click", () => pad.moveTo(0, 0));
   $("play").addEventListener("click", play);
-  $("download").addEventListener("click", () => pictures.download());
+  $("download").addEventListener("click", () => pictures.download().catch((error) => { $("error").textContent = error.message; }));
+  addEventListener("hashchange", () => { // another bookmark in the same tab
+    form.reset();
+    restore();
+    changed();
+  });
 }
 
 async function start() {

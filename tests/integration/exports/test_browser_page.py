@@ -56,6 +56,23 @@ def test_the_latent_pad_follows_the_pointer_and_the_keys(page: Page, url: str) -
     page.wait(f"document.getElementById('canvas').toDataURL() === {json.dumps(first)}")
 
 
+def test_another_bookmark_in_the_same_tab_shows_its_pictures(page: Page, url: str) -> None:
+    open_drawn(page, f"{url}/#seed=7&count=1")
+    first = shown(page)
+    assert "1 picture ·" in text(page, "status")
+    page.evaluate("location.hash = '#seed=99&count=4'")
+    page.wait("document.getElementById('canvas').ariaLabel.includes('seed 99')")
+    assert page.evaluate("document.getElementById('count').value") == "4"
+    page.evaluate("history.back()")
+    page.wait(f"document.getElementById('canvas').toDataURL() === {json.dumps(first)}")
+
+
+def test_the_page_names_the_authors_of_a_known_data_set(page: Page, url: str) -> None:
+    open_drawn(page, f"{url}/#seed=5")
+    assert "MNIST, by Yann LeCun" in text(page, "footer")
+    assert "CC-BY-SA-3.0" in text(page, "footer")
+
+
 def test_the_page_asks_its_own_server_only(page: Page, url: str) -> None:
     open_drawn(page, f"{url}/#seed=5")
     assert len(page.requests) > 5

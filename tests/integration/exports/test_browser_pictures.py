@@ -130,7 +130,7 @@ def test_an_export_of_a_run_holds_the_page_and_can_be_replaced(
     assert done.returncode == 0, done.stderr
     assert f"--directory {out}/browser" in done.stdout
     assert {path.name for path in out.iterdir()} == {
-        "generator.onnx", "manifest.json", "card.md", "samples.png", "browser",
+        "generator.onnx", "manifest.json", "card.md", "README.md", "samples.png", "browser",
     }  # fmt: skip
     with static_server(out / "browser") as url:
         open_drawn(page, f"{url}/#seed=5&count=64&scale=1")

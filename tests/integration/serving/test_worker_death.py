@@ -87,6 +87,8 @@ def test_a_killed_worker_loses_only_its_batch_and_is_restarted(
             clients.wait_for_more(3)
         assert len(watch.workers() & before) == 1, "the other worker was not restarted"
     assert sum(map(len, failures)) == lost > 0, "nothing is lost after the restart"
-    assert max(map(len, failures)) <= 1, "each client loses at most its request in the batch of the killed worker"
+    # The kernel may close a connection of the killed process before its listening socket. A client that connects
+    # again in between loses one more request.
+    assert max(map(len, failures)) <= 2, "each client loses its request in the batch of the killed worker"
     for failure in sum(failures, list[str]()):
         assert failure == "lost" or "Worker died" in failure

@@ -93,11 +93,8 @@ def test_unknown_labels_are_found_without_a_discriminator(tmp_path: Path) -> Non
         assert np.median(encoded.psnr) > 30
 
 
-@pytest.mark.parametrize("file_format", ["torchscript", "pt2"])
-def test_an_export_encodes_with_any_format_that_has_gradients(
-    file_format: str, small_run: Path, tmp_path: Path
-) -> None:
-    generator = load(export(small_run, out=tmp_path / "export", formats=("onnx", file_format)))
+def test_an_export_encodes_with_torchscript_which_has_gradients(small_run: Path, tmp_path: Path) -> None:
+    generator = load(export(small_run, out=tmp_path / "export", formats=("onnx", "torchscript")))
     drawn = generator.sample(labels=[3, 8], seed=1)
     assert generator.encode(drawn.images, drawn.labels).psnr.min() > 30
 

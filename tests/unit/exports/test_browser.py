@@ -11,6 +11,7 @@ import pytest
 from ganctl.exports.browser import onnxruntime_web, site
 from ganctl.exports.errors import ExportError
 from ganctl.exports.export import export
+from ganctl.exports.model_card.data_sets import data_set
 
 PRETRAINED = Path(__file__).parents[3] / "exports/pretrained"
 ROOM = PRETRAINED.parent / "browser"
@@ -34,6 +35,7 @@ def test_the_folder_holds_the_page_the_runtime_the_model_and_the_manifest(writte
         "model": "generator.onnx",
         "runtime": onnxruntime_web.VERSION,
         "bytes": sum(path.stat().st_size for path in written.rglob("*.gz")),
+        **data_set(json.loads((PRETRAINED / "manifest.json").read_text()))._asdict(),
     }
     assert fields == json.loads((PRETRAINED / "manifest.json").read_text())
 
@@ -85,6 +87,10 @@ def test_float16_is_preferred_to_float32() -> None:
 def test_a_folder_browser_of_something_else_is_not_replaced(small_run: Path, tmp_path: Path) -> None:
     (tmp_path / "out/browser").mkdir(parents=True)
     (tmp_path / "out/browser/index.html").write_text("mine")
-    with pytest.raises(ExportError, match="found something else than an export"):
-        export(small_run, out=tmp_path / "out", formats=["onnx"])
-    assert (tmp_path / "out/browser/index.html").read_text() == "mine"
+    for manifest in (None, {"name": "a web extension"}, {"browser": {"model": "generator.onnx"}, "CNAME": "mine"}):
+        if manifest is not None:
+            (tmp_path / "out/browser/manifest.json").write_text(json.dumps(manifest))
+            (tmp_path / "out/browser/CNAME").write_text("mine")
+        with pytest.raises(ExportError, match=f"{tmp_path / 'out'}: found browser, expected a new folder or an export"):
+            export(small_run, out=tmp_path / "out", formats=["onnx"])
+        assert (tmp_path / "out/browser/index.html").read_text() == "mine"

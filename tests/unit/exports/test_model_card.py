@@ -201,6 +201,8 @@ def test_a_markdown_renderer_shows_the_names_as_they_are(fields: dict[str, Any])
     ("name", "identifier"),
     [
         ("Apache-2.0", "apache-2.0"),
+        ("Open Database License v1.0", "odbl"),
+        ("Open Data Commons Open Database License", "odbl"),
         ("Apache License", "apache-2.0"),
         ("Apache License, Version 2.0", "apache-2.0"),
         ("The MIT License (MIT)", "mit"),
@@ -221,7 +223,18 @@ def test_licenses_have_the_identifiers_of_the_hub(name: str, identifier: str) ->
     assert hub_license(name) == {"license": identifier}
 
 
-@pytest.mark.parametrize("name", ["Our own terms", "CC-BY-SA-2.0", "猫", "MIT, but only on Sundays", "Not apache"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Our own terms",
+        "Research only; not the Open Database License",
+        "Open Database of Faces",
+        "CC-BY-SA-2.0",
+        "猫",
+        "MIT, but only on Sundays",
+        "Not apache",
+    ],
+)
 def test_another_license_is_called_other_with_a_name(name: str) -> None:
     fields = hub_license(name)
     assert fields["license"] == "other"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ganctl.exports import gate
-from ganctl.exports.errors import GateError
+from ganctl.exports.errors import ExportError, GateError
 from ganctl.exports.export import export
 from ganctl.exports.formats import FILES, SMALL_FORMS, get_format
 from ganctl.exports.formats.base import UnitRangeGenerator, example_inputs
@@ -20,7 +20,7 @@ from ganctl.exports.formats.onnx_weights import quantize_rows
 from ganctl.serving.archive.mar import package
 from ganctl.serving.errors import PackageError
 from ganctl.training.images.source import load_generator
-from ganctl.training.models.base import Generator
+from ganctl.training.models.base import Generator, ImageShape
 
 SIZES = {"onnx-fp16": 0.52, "onnx-int8": 0.3}  # of the float32 file
 
@@ -101,6 +101,20 @@ def test_int8_arithmetic_is_in_the_layers_with_much_work_and_its_weights_have_7_
                 assert np.abs(tensors[weight.input[0]]).max() <= 64
     assert {kind for op, kind in kinds.values() if op == "Conv"} == {"DequantizeLinear"}
     assert {kind for op, kind in kinds.values() if op == "Gemm"} == {"DequantizeLinear", "Mul"}
+
+
+def test_a_generator_without_layers_for_int8_is_refused() -> None:
+    class Transposed(Generator):
+        def __init__(self) -> None:
+            super().__init__(8, None, ImageShape(1, 16, 16))
+            self.up = torch.nn.ConvTranspose2d(8, 1, 16)
+
+        def forward(self, z: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+            images: torch.Tensor = self.up(z[:, :, None, None]).tanh()
+            return images
+
+    with pytest.raises(ExportError, match="--quantize int8: found no convolution or dense layer"):
+        get_format("onnx-int8").write(Transposed().eval(), {})
 
 
 def test_weights_are_rounded_to_127_steps_of_each_row() -> None:

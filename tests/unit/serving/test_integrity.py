@@ -5,6 +5,7 @@ import json
 import shutil
 import stat
 import struct
+import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -147,6 +148,14 @@ def test_yaml_aliases_in_the_settings_are_refused(mar: Path) -> None:
     bomb = rewrite(mar, {"model-config.yaml": "\n".join(lines).encode()}, sealed=True)
     with pytest.raises(PackageError, match=r"rewritten\.mar: .*model-config\.yaml .*aliases"):
         describe_archive(bomb)
+
+
+def test_deeply_nested_settings_are_refused_at_once(mar: Path) -> None:
+    for text in ("[" * 4000, "[" * 600 + "]" * 600):
+        bomb, start = rewrite(mar, {"model-config.yaml": text.encode()}, sealed=True), time.monotonic()
+        with pytest.raises(PackageError, match=r"rewritten\.mar: .*model-config\.yaml .*nested"):
+            describe_archive(bomb)
+        assert time.monotonic() - start < 3
 
 
 def test_an_archive_with_another_sha256_than_the_pinned_one_is_refused(mar: Path) -> None:
