@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ganctl.common.redaction import redact
 from ganctl.files import add_path_to_errors, write_file
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.errors import DivergenceError
@@ -40,7 +41,7 @@ class StatsLog(Callback):
 
     def on_exception(self, run: Run, error: Exception) -> None:
         reason = "diverged" if isinstance(error, DivergenceError) else "failed"
-        self._write_result(run, reason, {}, error=f"{type(error).__name__}: {error}")
+        self._write_result(run, reason, {}, error=redact(f"{type(error).__name__}: {error}"))
 
     def state_dict(self) -> dict[str, Any]:
         return {"lines": self._lines}
@@ -72,5 +73,5 @@ def append_line(path: Path, line: str) -> None:
 
 
 def append_text(run: Run, text: str) -> None:
-    """Appends a line with the time to the log file of a run."""
-    append_line(run.run_dir / "log.txt", f"{datetime.now().isoformat(' ', 'milliseconds')} {text}")
+    """Appends a line with the time to the log file of a run; addresses lose their passwords."""
+    append_line(run.run_dir / "log.txt", f"{datetime.now().isoformat(' ', 'milliseconds')} {redact(text)}")

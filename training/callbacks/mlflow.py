@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from ganctl import __version__
+from ganctl.common.redaction import redact
 from ganctl.training.callbacks.base import Run
 from ganctl.training.callbacks.tracker import Saved, Status, Tracker, labels
 
@@ -99,11 +100,12 @@ def _experiment() -> str:
 
 
 def _tags(run: Run) -> dict[str, str]:
-    """Returns the tags of a record: ours, and those of MLflow, such as the user."""
+    """Returns the tags of a record: ours, and those of MLflow, such as the user and the address of the repository."""
     from mlflow.tracking.context.registry import resolve_tags
 
     ours = {"version": __version__, **labels(run)}
-    return dict(resolve_tags({f"ganctl.{name}": value for name, value in ours.items()}))
+    tags = resolve_tags({f"ganctl.{name}": value for name, value in ours.items()})
+    return {name: redact(str(value)) for name, value in tags.items()}
 
 
 @contextmanager

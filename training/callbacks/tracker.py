@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from ganctl.common.redaction import redact
 from ganctl.files import write_file
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.callbacks.outbox import Outbox
@@ -111,7 +112,7 @@ class Tracker(Callback, ABC):
         try:
             self._id = self.open(run, printable_settings(run.config), continued, origin)
         except Exception as error:  # of any kind: a wrong address, a key that is refused, a folder without permission
-            fault = f"the record cannot be opened: {type(error).__name__}: {str(error).rstrip('. ')}"
+            fault = f"the record cannot be opened: {type(error).__name__}: {redact(str(error)).rstrip('. ')}"
             raise ConfigError([f"--callback {self.key}: {fault}. Check {self.key.upper()}_… variables."]) from error
         self._file = run.run_dir / f"{self.key}.json"
         self._skipped = _read_sent(self._file, self._id) if continued else {}
@@ -166,7 +167,7 @@ class Tracker(Callback, ABC):
         if self._outbox is not None and self._outbox.errors and not self._reported:
             self._reported = True
             error = self._outbox.errors[0]
-            fault = f"{type(error).__name__}: {error}"
+            fault = redact(f"{type(error).__name__}: {error}")
             _log.warning("%s: part of the record was not sent, and training continues: %s", self.key, fault)
 
     def _write_sent(self) -> None:
