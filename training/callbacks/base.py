@@ -136,10 +136,13 @@ class Callback:
         """Called after a checkpoint was written to `path`."""
 
     def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
-        """Called after the last evaluation and checkpoint, with the reported scores; not called after an error."""
+        """Called after the last evaluation and checkpoint, with the reported scores; not after an error before that."""
 
     def on_exception(self, run: Run, error: Exception) -> None:
-        """Called after an error in the loop, before `close`; the error is raised afterwards."""
+        """Called after an error in a start, a step or an end, before `close`; the error is raised afterwards.
+
+        An exception in this hook is logged, and replaces neither that error nor the calls of other callbacks.
+        """
 
     def close(self) -> None:
         """Always called last; releases files, terminals and signal handlers."""

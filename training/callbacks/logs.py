@@ -17,18 +17,26 @@ _NAME, RESULT = "stats.jsonl", "result.json"
 class StatsLog(Callback):
     """Appends one JSON object for each log interval and each evaluation to `stats.jsonl`; writes `result.json`.
 
-    A resumed run first deletes the lines that were written after its checkpoint, so that no step appears twice.
+    A resumed run first deletes the lines that were written after its checkpoint, so that no step appears twice. It
+    deletes the `result.json` of the run before after its first step: a start that fails leaves that result.
     """
 
     def __init__(self) -> None:
         self._lines = 0
+        self._trained = False  # whether a step was done since the start
+        self._end: tuple[str, Mapping[str, Any]] | None = None  # stop reason and scores
 
     def on_start(self, run: Run) -> None:
         path = run.run_dir / _NAME
         kept = path.read_text("utf-8").splitlines(keepends=True)[: self._lines] if path.exists() else []
         write_file(path, "".join(kept))
         self._lines = len(kept)  # 0 if the run resumes in a new folder
-        (run.run_dir / RESULT).unlink(missing_ok=True)  # of the run before it was resumed
+        self._trained, self._end = False, None
+
+    def on_step(self, run: Run) -> None:
+        if not self._trained:
+            self._trained = True
+            (run.run_dir / RESULT).unlink(missing_ok=True)
 
     def on_log(self, run: Run, stats: Mapping[str, float]) -> None:
         self._write(run, {**stats, "images_per_second": round(run.timer.images_per_second, 1)})
@@ -37,11 +45,15 @@ class StatsLog(Callback):
         self._write(run, {"evaluation": dict(scores)})
 
     def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
+        self._end = reason, scores
         self._write_result(run, reason, scores)
 
     def on_exception(self, run: Run, error: Exception) -> None:
-        reason = "diverged" if isinstance(error, DivergenceError) else "failed"
-        self._write_result(run, reason, {}, error=redact(f"{type(error).__name__}: {error}"))
+        fault = redact(f"{type(error).__name__}: {error}")
+        if self._end is not None:  # the run is complete, and another callback fails in `on_end`
+            self._write_result(run, *self._end, error=fault)
+        elif self._trained:
+            self._write_result(run, "diverged" if isinstance(error, DivergenceError) else "failed", {}, error=fault)
 
     def state_dict(self) -> dict[str, Any]:
         return {"lines": self._lines}
