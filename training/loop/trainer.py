@@ -7,7 +7,6 @@ Read it from `Trainer.fit` down. `training/step/` has a single step, `loop/build
 with any stops and resumes in between give the same bits. Every rank runs this loop; ranks communicate through `ranks`.
 """
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -16,7 +15,6 @@ from typing import Any
 
 import torch
 
-from ganctl.common.redaction import redact
 from ganctl.files import add_path_to_errors
 from ganctl.training.callbacks.base import FINISHED, HOOKS, Callback
 from ganctl.training.callbacks.defaults import check_callbacks, with_defaults
@@ -30,9 +28,8 @@ from ganctl.training.distributed.ranks import Ranks, preserve_random_states, ran
 from ganctl.training.images.source import GeneratorSource, Source, load_generator
 from ganctl.training.loop.build import build_parts
 from ganctl.training.loop.control import LoopControl, Result
+from ganctl.training.loop.last_hooks import end_callbacks, report_error
 from ganctl.training.models.transfer import TransferReport
-
-_log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -118,14 +115,8 @@ class Trainer:
             return self._finish()
 
     def _report_exception(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, Exception):
-            return
-        for callback in self._overrides["on_exception"]:
-            try:
-                callback.on_exception(self, error)
-            except Exception as failure:  # of any kind, such as a full disk: `error` is raised next, and is the reason
-                fault = redact(f"{type(failure).__name__}: {failure}")
-                _log.warning("%s: its report of the error failed: %s", callback.key, fault)
+        if isinstance(error, Exception):
+            report_error(self._overrides["on_exception"], self, error)
 
     def _enter_folder(self) -> None:
         """Creates and locks the run folder, after the build: a run that cannot be built leaves no folder."""
@@ -221,7 +212,7 @@ class Trainer:
         metrics, reason, best_file = {"split": "val"} | self.metrics, self._control.stop, self._checkpoint.best
         if self.ranks.is_main and best_file.exists() and reason in FINISHED:
             metrics = self._score_best(self._checkpoint.newest_intact_best())
-        self._emit_end(reason, metrics)  # it may delete checkpoints
+        end_callbacks(self._overrides["on_end"], self, reason, metrics)  # it may delete checkpoints
         existing_best, last = (path if path.exists() else None for path in (best_file, self._checkpoint.last))
         return Result(
             self.run_dir, self.step, self.images, seconds, images_per_second, existing_best, last, metrics, reason
@@ -232,21 +223,6 @@ class Trainer:
         generator, saved = load_generator(path)
         source = GeneratorSource(generator.to(self.device), self.class_names)
         return {"step": saved.step, "images": saved.state["progress"]["images"], **self._measure(source, "test")}
-
-    def _emit_end(self, reason: str, scores: Mapping[str, Any]) -> None:
-        """Calls every `on_end`, also after one failed: the run is complete, and each callback keeps its scores."""
-        errors = []
-        for callback in self._overrides["on_end"]:
-            try:
-                callback.on_end(self, reason, scores)
-            except Exception as error:  # of any kind: the first one is raised below
-                errors.append(error)
-                if len(errors) > 1:
-                    _log.warning(
-                        "%s: its end failed as well: %s", callback.key, redact(f"{type(error).__name__}: {error}")
-                    )
-        if errors:
-            raise errors[0]
 
     def _emit(self, hook: str, *arguments: Any) -> None:
         for callback in self._overrides[hook]:
