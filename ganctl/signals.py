@@ -3,7 +3,10 @@
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -57,3 +60,33 @@ def stop_unwinding() -> None:
     """Stops raising Terminated: from here on the process ends on its own."""
     if _received:
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextmanager
+def noticed_signals(notice: Callable[[int], None]) -> Iterator[None]:
+    """Calls `notice` with each termination signal in the context, and then the former handler.
+
+    In another thread than the main one it does nothing, since Python handles signals in the main thread only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {number: signal.getsignal(number) for number in termination_signals()}
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        notice(number)
+        handler = former[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+        else:  # the default action, which ends the process
+            signal.signal(number, handler)
+            os.kill(os.getpid(), number)
+
+    for number in former:
+        signal.signal(number, receive)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            if signal.getsignal(number) is receive:  # a second signal may have set another one
+                signal.signal(number, handler)

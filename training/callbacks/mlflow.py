@@ -15,7 +15,8 @@ from ganctl.common.redaction import redact
 from ganctl.training.callbacks.base import Run
 from ganctl.training.callbacks.tracker import Saved, Status, Tracker, labels
 
-_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+_RETRIES, _TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"  # MLflow's own variables
+_QUICK = "10"  # seconds for the answer to a small request; MLflow's default is 120
 _STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 _MAX_KEY, _MAX_PARAM = 250, 6000  # characters that MLflow accepts
 
@@ -24,18 +25,21 @@ class MLflow(Tracker):
     """Logs parameters, metrics, images and checkpoints to the store and the experiment of MLflow's own variables."""
 
     key = "mlflow"
+    _record = ""  # until there is one
 
     def open(self, run: Run, settings: Mapping[str, Any], record_id: str | None, origin: str | None) -> str:
         import mlflow  # takes a second or more
 
-        with _quick_failure():
-            self._client = mlflow.MlflowClient()
-            record_id = record_id or os.environ.get("MLFLOW_RUN_ID")
+        self._cleanup.enter_context(_defaults({_RETRIES: "2"}))  # until the end: four minutes for each task otherwise
+        with _defaults({_TIMEOUT: _QUICK}):  # not for the upload of checkpoints
+            self._client, self._record = mlflow.MlflowClient(), ""
+            chosen = os.environ.get("MLFLOW_RUN_ID")
+            record_id = record_id or (chosen if chosen != origin else None)
             if record_id is None:
                 name = run.run_dir.absolute().name
                 record_id = self._client.create_run(_experiment(), run_name=name, tags=_tags(run)).info.run_id
             else:
-                self._client.update_run(record_id, status="RUNNING")
+                self._continue(record_id)
             self._record = record_id
             self._log_params({name: str(value)[:_MAX_PARAM] for name, value in settings.items()})
             if origin is not None:
@@ -52,18 +56,32 @@ class MLflow(Tracker):
     def send_image(self, name: str, picture: Image.Image, step: int) -> None:
         self._client.log_image(self._record, picture, key=name, step=step, synchronous=True)
 
-    def send_result(
-        self, scores: Mapping[str, float], reason: str, step: int, checkpoints: Mapping[str, Saved]
-    ) -> None:
+    def send_result(self, scores: Mapping[str, float], reason: str, step: int) -> None:
         self.send_scalars(scores, step, time.time())
         self._client.set_tag(self._record, "ganctl.stop_reason", reason)
+
+    def send_checkpoints(self, checkpoints: Mapping[str, Saved]) -> None:
         for name, saved in checkpoints.items():
             self._client.log_artifact(self._record, str(saved.path), "checkpoints")
             self._client.set_tag(self._record, f"ganctl.{name}.step", saved.step)
             self._client.set_tag(self._record, f"ganctl.{name}.sha256", saved.sha256)
 
     def finish(self, status: Status) -> None:
-        self._client.set_terminated(self._record, _STATUS[status])
+        if self._record:
+            with _defaults({_TIMEOUT: _QUICK}):
+                self._client.set_terminated(self._record, _STATUS[status])
+
+    def _continue(self, record_id: str) -> None:
+        import mlflow
+
+        try:
+            self._client.update_run(record_id, status="RUNNING")
+        except mlflow.MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            found = f"found no record {record_id} in {mlflow.get_tracking_uri()}, expected the one of the resumed run"
+            default = "Without it, the store is mlflow.db in the current folder: resume where the run was started."
+            raise LookupError(f"{found}. Set MLFLOW_TRACKING_URI to its store. {default}") from error
 
     def _log_params(self, params: Mapping[str, str]) -> None:
         """Logs parameters; those that the record has with another value, which MLflow keeps, become tags."""
@@ -109,13 +127,12 @@ def _tags(run: Run) -> dict[str, str]:
 
 
 @contextmanager
-def _quick_failure() -> Iterator[None]:
-    """Lets requests to a server that is absent fail after seconds; by MLflow's default they try for four minutes."""
-    if _RETRIES in os.environ:
-        yield
-        return
-    os.environ[_RETRIES] = "2"
+def _defaults(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets those variables of the environment that the user has not set, while the context lasts."""
+    unset = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(unset)
     try:
         yield
     finally:
-        del os.environ[_RETRIES]
+        for name in unset:
+            os.environ.pop(name, None)

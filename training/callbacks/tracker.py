@@ -3,18 +3,21 @@
 import importlib.util
 import json
 import logging
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from PIL import Image
 
 from ganctl.common.redaction import redact
 from ganctl.files import write_file
+from ganctl.signals import Terminated, noticed_signals
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.callbacks.outbox import Outbox
 from ganctl.training.callbacks.previews import fixed_grid
@@ -27,7 +30,8 @@ from ganctl.training.callbacks.scalars import (
 )
 from ganctl.training.checkpoint.format import SUFFIX, read_checkpoint
 from ganctl.training.checkpoint.run_dir import CHECKPOINTS, has_checkpoints
-from ganctl.training.errors import ConfigError
+from ganctl.training.checkpoint.stored_config import changed_settings
+from ganctl.training.errors import CheckpointError, ConfigError
 from ganctl.training.images.pictures import ENLARGEMENT, to_picture
 from ganctl.training.readers.tree import printable
 
@@ -52,10 +56,11 @@ class Tracker(Callback, ABC):
 
     A run that resumes in its folder continues its record, whose id is part of the training state. The file KEY.json in
     the run folder has the last steps that were sent, since a killed process may have sent steps that its checkpoint
-    does not have: those are trained again, and not sent again.
+    does not have: those are trained again, and not sent again. If settings changed, or that file does not say what was
+    sent, the run gets a record of its own, which names the one before.
 
     A thread sends everything, and training does not wait for it. A failure while training is reported once, and
-    training continues. A failure in `open` ends the run before its first step.
+    training continues. A failure or a signal in `open` ends the run before its first step.
     """
 
     def __init__(self) -> None:
@@ -73,6 +78,9 @@ class Tracker(Callback, ABC):
         self._status: Status = "failed"
         self._outbox: Outbox | None = None
         self._reported = False
+        self._settings: dict[str, Any] = {}  # of the record
+        self._signaled = threading.Event()  # whether a termination signal came
+        self._cleanup = ExitStack()
 
     @abstractmethod
     def open(self, run: Run, settings: Mapping[str, Any], record_id: str | None, origin: str | None) -> str:
@@ -82,7 +90,7 @@ class Tracker(Callback, ABC):
             run: the training run, before its first step.
             settings: the preset and the settings.
             record_id: the record to continue; None creates one.
-            origin: of a new record, the record of the run that it continues in another folder, if any.
+            origin: of a new record, the record before it, if any: of another folder, or with other settings.
 
         Returns:
             The id of the record.
@@ -97,26 +105,43 @@ class Tracker(Callback, ABC):
         """Sends an image of a step."""
 
     @abstractmethod
-    def send_result(
-        self, scores: Mapping[str, float], reason: str, step: int, checkpoints: Mapping[str, Saved]
-    ) -> None:
-        """Sends the reported scores, the stop reason, and the files of the checkpoints `best` and `last`."""
+    def send_result(self, scores: Mapping[str, float], reason: str, step: int) -> None:
+        """Sends the reported scores and the stop reason."""
+
+    @abstractmethod
+    def send_checkpoints(self, checkpoints: Mapping[str, Saved]) -> None:
+        """Sends the files of the checkpoints `best` and `last`."""
 
     @abstractmethod
     def finish(self, status: Status) -> None:
-        """Closes the record."""
+        """Closes the record; does nothing if `open` failed before there was one."""
 
     def on_start(self, run: Run) -> None:
         self._status, self._reported = "failed", False
+        self._signaled.clear()
+        self._cleanup.enter_context(noticed_signals(lambda number: self._signaled.set()))
+        self._file, settings = run.run_dir / f"{self.key}.json", printable_settings(run.config)
         continued, origin = (self._id, None) if has_checkpoints(run.run_dir) else (None, self._id)
+        sent: dict[str, int] = {}
+        if continued is not None:
+            known = _read_sent(self._file, continued)
+            if (reason := self._reason_to_branch(run, settings, known)) is not None:
+                _log.warning("%s: starts a new record, since %s; it names the record before it", self.key, reason)
+                continued, origin = None, continued
+            else:
+                sent = known or {}
         try:
-            self._id = self.open(run, printable_settings(run.config), continued, origin)
-        except Exception as error:  # of any kind: a wrong address, a key that is refused, a folder without permission
+            with noticed_signals(_raise_terminated):  # nothing to save yet: a signal need not wait for the server
+                self._id = self.open(run, settings, continued, origin)
+        except BaseException as error:
+            with suppress(Exception):  # of any kind; `error` is raised next, and is the reason
+                self.finish("failed")
+            if not isinstance(error, Exception):
+                raise
+            # of any kind: a wrong address, a key that is refused, a folder without permission
             fault = f"the record cannot be opened: {type(error).__name__}: {redact(str(error)).rstrip('. ')}"
             raise ConfigError([f"--callback {self.key}: {fault}. Check {self.key.upper()}_… variables."]) from error
-        self._file = run.run_dir / f"{self.key}.json"
-        self._skipped = _read_sent(self._file, self._id) if continued else {}
-        self._sent = dict(self._skipped)
+        self._settings, self._skipped, self._sent = settings, sent, dict(sent)
         if (repeated := max(self._skipped.values(), default=0)) > run.step:
             _log.warning("%s: the record has steps up to %d already; they are not sent again", self.key, repeated)
         self._outbox = Outbox(self.key)
@@ -132,17 +157,42 @@ class Tracker(Callback, ABC):
     def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
         self._status = "interrupted" if reason.startswith("SIG") else "finished"
         finals = final_scalars({"split": "val", **scores})
-        self._put(lambda: self.send_result(finals, reason, run.step, _saved_checkpoints(run.run_dir)))
+        if self._status == "interrupted":
+            self._signaled.set()
+        self._put(partial(self.send_result, finals, reason, run.step))
+        self._put(partial(self._send_checkpoints, run.run_dir))
         self._close_outbox()  # Checkpoint may delete files after this
 
     def close(self) -> None:
-        self._close_outbox()
+        try:
+            self._close_outbox()
+        finally:
+            self._cleanup.close()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"id": self._id}
+        return {"id": self._id, "settings": self._settings}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._id = state["id"]
+        self._id, self._settings = state["id"], dict(state.get("settings", {}))
+
+    def _reason_to_branch(self, run: Run, settings: Mapping[str, Any], sent: Mapping[str, int] | None) -> str | None:
+        """Returns why a resumed run must not continue its record, which then would be of two runs; None if it may."""
+        if sent is None:
+            return f"{self._file} does not say which steps the former one has"
+        changed = [name for name in changed_settings(self._settings, settings) if name in self._settings]
+        if changed and max(sent.values(), default=0) > run.step:
+            return f"the former one has later steps with another {', '.join(changed)}"
+        return None
+
+    def _send_checkpoints(self, run_dir: Path) -> None:
+        if self._signaled.is_set():  # a scheduler does not wait for files
+            return
+        try:
+            checkpoints = _saved_checkpoints(run_dir)
+        except (CheckpointError, OSError) as error:
+            _log.warning("%s: the checkpoints were not sent: %s", self.key, error)
+        else:
+            self.send_checkpoints(checkpoints)
 
     def _send(self, run: Run, kind: str, scalars: Mapping[str, float]) -> bool:
         """Sends scalars, unless the record has this step of them; returns whether it does."""
@@ -176,8 +226,7 @@ class Tracker(Callback, ABC):
     def _close_outbox(self) -> None:
         if self._outbox is None:
             return
-        self._outbox.put(partial(self.finish, self._status))
-        complete = self._outbox.close(_LAST_WAIT)
+        complete = self._outbox.close(partial(self.finish, self._status), _LAST_WAIT, self._signaled.is_set)
         self._report()
         if not complete:
             _log.warning("%s: the end of the record was not sent", self.key)
@@ -190,13 +239,19 @@ def _is_installed(package: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def _read_sent(path: Path, record_id: str) -> dict[str, int]:
-    """Reads the last steps that were sent to a record; {} if the file is of another record."""
+def _read_sent(path: Path, record_id: str) -> dict[str, int] | None:
+    """Reads the last steps that were sent to a record; None if the file is absent, damaged or of another record."""
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return dict(content["sent"]) if content["id"] == record_id else {}
+        content = json.loads(path.read_bytes())
+        if content["id"] != record_id:
+            return None
+        return {str(kind): int(step) for kind, step in content["sent"].items()}
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):  # any JSON, or none
+        return None
+
+
+def _raise_terminated(number: int) -> NoReturn:
+    raise Terminated(number)
 
 
 def _saved_checkpoints(run_dir: Path) -> dict[str, Saved]:

@@ -22,6 +22,7 @@ class WandB(Tracker):
     """
 
     key = "wandb"
+    _run: Any = None  # of wandb
 
     def open(self, run: Run, settings: Mapping[str, Any], record_id: str | None, origin: str | None) -> str:
         import wandb  # takes a second or more
@@ -40,6 +41,7 @@ class WandB(Tracker):
             options |= {"id": record_id, "resume": "allow"}
         if _FLUSH in wandb.Settings.model_fields:
             options["settings"] = wandb.Settings(**{_FLUSH: 0.1})
+        self._run = None  # until there is a record
         self._run = wandb.init(**options)
         self._run.config.update(config, allow_val_change=True)
         # an axis of our own: wandb keeps the values of its own newest step in memory, where a killed process loses them
@@ -55,12 +57,12 @@ class WandB(Tracker):
 
         self._run.log({name: wandb.Image(picture), "step": step})
 
-    def send_result(
-        self, scores: Mapping[str, float], reason: str, step: int, checkpoints: Mapping[str, Saved]
-    ) -> None:
+    def send_result(self, scores: Mapping[str, float], reason: str, step: int) -> None:
+        self._run.summary.update({**scores, "stop_reason": reason})
+
+    def send_checkpoints(self, checkpoints: Mapping[str, Saved]) -> None:
         import wandb
 
-        self._run.summary.update({**scores, "stop_reason": reason})
         if checkpoints:
             metadata = {name: {"step": saved.step, "sha256": saved.sha256} for name, saved in checkpoints.items()}
             artifact = wandb.Artifact(f"model-{self._run.id}", "model", metadata=metadata)
@@ -69,4 +71,5 @@ class WandB(Tracker):
             self._run.log_artifact(artifact)
 
     def finish(self, status: Status) -> None:
-        self._run.finish(exit_code=0 if status == "finished" else 1)
+        if self._run is not None:
+            self._run.finish(exit_code=0 if status == "finished" else 1)

@@ -30,6 +30,19 @@ _GENERATOR_KEYS = (
 _DISCRIMINATOR_KEY = re.compile(r"discriminator.*|conditioning|spectral_norm")
 _IMAGE_KEYS = ("source", "size", "channels", "fit", "skip_corrupt", "license", "attribution")
 
+# settings that a resumed run may change: they affect neither the weights nor the scores
+_MAY_CHANGE = (
+    "log.", "early_stopping.", "checkpoint.save_top_k", "checkpoint.save_last", "checkpoint.every",
+    "checkpoint.filename", "train.duration", "train.init_from", "train.cuda_graph", "data.source", "data.license",
+    "data.attribution", "data.num_workers", "data.on_device",
+)  # fmt: skip
+
+
+def changed_settings(previous: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Lists the changed settings that may affect the weights or the scores, as `section.key`."""
+    names = (name for name in current if not name.startswith(_MAY_CHANGE))
+    return [name for name in names if current[name] != previous.get(name)]
+
 
 def generator_settings(checkpoint: LoadedCheckpoint) -> ModelSettings:
     """Reads the settings of the generator; those of the discriminator are the defaults.

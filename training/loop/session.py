@@ -28,7 +28,12 @@ from ganctl.training.checkpoint.run_dir import (
     next_run_dir,
 )  # fmt: skip
 from ganctl.training.checkpoint.run_lock import RunLock
-from ganctl.training.checkpoint.stored_config import missing_settings, resumed_settings, version_errors
+from ganctl.training.checkpoint.stored_config import (
+    changed_settings,
+    missing_settings,
+    resumed_settings,
+    version_errors,
+)
 from ganctl.training.config.registry import CALLBACKS, load_object, suggest
 from ganctl.training.config.resolve import mark_resolved, resolve
 from ganctl.training.config.schema import Config
@@ -42,13 +47,6 @@ from ganctl.training.models.transfer import TransferReport, transfer
 from ganctl.versions import written_by
 
 T = TypeVar("T")
-
-# settings that a resumed run may change: they affect neither the weights nor the scores
-_MAY_CHANGE = (
-    "log.", "early_stopping.", "checkpoint.save_top_k", "checkpoint.save_last", "checkpoint.every",
-    "checkpoint.filename", "train.duration", "train.init_from", "train.cuda_graph", "data.source", "data.license",
-    "data.attribution", "data.num_workers", "data.on_device",
-)  # fmt: skip
 
 _MIN_SHARE = 0.25  # of the weights that --init-from must find; fewer are those of other networks
 _RESTART_PATIENCE = 60.0  # seconds until the ranks of the failed start have ended on every machine
@@ -352,9 +350,8 @@ def _stored_settings(saved: LoadedCheckpoint, allow_changes: bool, announce: Cal
 
 def _check_no_changes(previous: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     errors = [
-        f"{name} = {value!r}: the run has {previous[name]!r}. Leave it out, or give --allow-changes."
-        for name, value in current.items()
-        if value != previous[name] and not name.startswith(_MAY_CHANGE)
+        f"{name} = {current[name]!r}: the run has {previous[name]!r}. Leave it out, or give --allow-changes."
+        for name in changed_settings(previous, current)
     ]
     if errors:
         raise ConfigError(errors)

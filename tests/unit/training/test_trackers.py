@@ -200,7 +200,7 @@ def test_training_does_not_wait_for_a_slow_server() -> None:
     for number in range(3):
         outbox.put(partial(send, number))
     assert time.monotonic() - start < 0.1
-    assert outbox.close(10)
+    assert outbox.close(lambda: None, 10)
     assert done == [0, 1, 2]
 
 
@@ -212,7 +212,7 @@ def test_a_server_that_does_not_answer_delays_the_end_by_the_limit_only() -> Non
 
     outbox.put(wait)
     start = time.monotonic()
-    assert not outbox.close(0.3)
+    assert not outbox.close(lambda: None, 0.3)
     assert time.monotonic() - start < 2
     answer.set()
 
