@@ -24,7 +24,7 @@ _PATHS = ("file", "dir")
 
 _BASH = """\
 %(complete_func)s() {
-    local IFS=$'\\n' type value quoted paths=
+    local IFS=$'\\n' type value quoted paths= command=${1/#\\~\\//"$HOME"/}
     local -a found
     COMPREPLY=()
     while IFS=, read -r type value; do
@@ -33,7 +33,7 @@ _BASH = """\
             part) compopt -o nospace ;;
         esac
         COMPREPLY+=("$value")
-    done < <(COMP_LINE="${COMP_LINE:0:COMP_POINT}" COMP_WORD="$2" %(complete_var)s=bash_complete "$1" 2>/dev/null)
+    done < <(COMP_LINE="${COMP_LINE:0:COMP_POINT}" COMP_WORD="$2" %(complete_var)s=bash_complete "$command" 2>/dev/null)
     if [[ $paths && ${#COMPREPLY[@]} -gt 0 ]]; then
         mapfile -t found < <(compgen -f -- "$2")
         COMPREPLY+=("${found[@]}")
@@ -58,8 +58,8 @@ _ZSH = """\
     local -a plain part described response
     local -x COMP_LINE
     local type value help paths prefix
-    COMP_LINE="${(j: :)words[1,CURRENT-1]} $PREFIX"
-    response=("${(@f)$(%(complete_var)s=zsh_complete $words[1] 2>/dev/null)}")
+    COMP_LINE="${(j: :)words[1,CURRENT-1]} $QIPREFIX$PREFIX"
+    response=("${(@f)$(%(complete_var)s=zsh_complete ${~words[1]} 2>/dev/null)}")
     for type value help in $response; do
         case $type in
             file|dir) paths=$type prefix=$value ;;
@@ -85,16 +85,19 @@ fi
 
 _FISH = """\
 function %(complete_func)s
-    set -l command (commandline -opc)[1]
+    set -l command (string replace -r '^~(?=/)' -- $HOME (commandline -opc)[1])
     set -l line (commandline -cp | string collect)
     for item in (COMP_LINE=$line %(complete_var)s=fish_complete $command 2>/dev/null)
         set -l fields (string split -m 1 , -- $item)
         switch $fields[1]
             case file dir
-                set -l start (string length -- $fields[2])
-                set -l path (string sub -s (math $start + 1) -- (commandline -ct))
+                set -l prefix (string split -m 1 \\t -- $fields[2])
+                set -l path (string replace -r '^~/' -- $HOME/ $prefix[2])
                 for found in (__fish_complete_path $path)
-                    echo $fields[2]$found
+                    if test "$path" != "$prefix[2]"
+                        set found (string replace -- $HOME/ '~/' $found)
+                    end
+                    echo $prefix[1]$found
                 end
             case '*'
                 echo $fields[2]
@@ -152,13 +155,14 @@ class ZshComplete(_Complete):
 
 
 class FishComplete(_Complete):
-    """A completion has its help after a tab."""
+    """A completion has its help after a tab; a prefix has the path after it."""
 
     name = "fish"
     source_template = _FISH
 
     def format_completion(self, item: CompletionItem[str]) -> str:
-        return f"{item.type},{item.value}" + (f"\t{item.help}" if item.help else "")
+        rest = self.get_completion_args()[1].removeprefix(item.value) if item.type in _PATHS else item.help
+        return f"{item.type},{item.value}" + (f"\t{rest}" if rest or item.type in _PATHS else "")
 
 
 SHELLS = tuple(each.name for each in map(add_completion_class, (BashComplete, ZshComplete, FishComplete)))

@@ -39,7 +39,7 @@ class InteractiveShell:
         """Starts the shell in a folder; skips the test if the shell is not installed."""
         if shutil.which(name) is None:
             pytest.skip(f"needs {name}: apt-get install {name}")
-        self.name = name
+        self.name, self.home = name, str(folder)
         master, terminal = pty.openpty()
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 300, 0, 0))  # lines do not wrap
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,8 @@ def shell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         (folder / name).mkdir(parents=True)
     for name in ("model.mar", "settings.toml"):
         (folder / name).touch()
+    (folder / "bin").mkdir()
+    (folder / "bin/ganctl").symlink_to(Path(sys.executable).parent / "ganctl")
     shell = InteractiveShell(str(request.param), folder)
     yield shell
     shell.close()
@@ -63,6 +66,26 @@ def test_tab_completes_a_word(typed: str, completed: str, shell: InteractiveShel
     if shell.name == "zsh":  # which takes the slash away again when a line ends with it
         expected[-1] = expected[-1].removesuffix("/")
     assert shell.complete(f"ganctl {typed}") == expected
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("train other\\ i", "train|other images/"),
+        ("train ~/ima", "train|~/images/"),
+        ("train --set data.source=other\\ i", "train|--set|data.source=other images/"),
+    ],
+)
+def test_tab_completes_a_quoted_word(typed: str, completed: str, shell: InteractiveShell) -> None:
+    words = [word.replace("~", shell.home) for word in ["ganctl", *completed.split("|")]]
+    assert [word.rstrip("/") for word in shell.complete(f"ganctl {typed}")] == [word.rstrip("/") for word in words]
+
+
+def test_tab_completes_inside_quotes_and_after_a_command_with_a_tilde(shell: InteractiveShell) -> None:
+    words = shell.complete("~/bin/ganctl train --preset qui")
+    assert words[1:] == ["train", "--preset", "quick"]
+    quote = "" if shell.name == "bash" else '"'  # bash closes the quote itself
+    assert shell.complete('ganctl train "other i', then=quote)[2].rstrip("/") == "other images"
 
 
 def test_a_value_follows_the_name_of_a_setting_without_a_space(shell: InteractiveShell) -> None:
