@@ -36,8 +36,9 @@ class GroupedCommand(click.Command):
             if isinstance(option, click.Option) and (record := option.get_help_record(ctx)) is not None
         }
         for heading, flags in self.groups.items():
-            with formatter.section(heading):
-                formatter.write_dl([records.pop(flag) for flag in flags if flag in records])
+            if shown := [records.pop(flag) for flag in flags if flag in records]:
+                with formatter.section(heading):
+                    formatter.write_dl(shown)
         if records:
             with formatter.section("Options"):
                 formatter.write_dl([*records.values()])

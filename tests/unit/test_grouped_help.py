@@ -27,3 +27,9 @@ def test_help_lists_each_option_once_below_a_heading(name: str) -> None:
 def test_a_group_of_an_unknown_option_is_an_error() -> None:
     with pytest.raises(ValueError, match="found --sped, expected flags of the command, each once"):
         GroupedCommand("walk", params=[click.Option(["--speed"])], groups={"Motion": ["--sped"]})
+
+
+def test_a_group_whose_options_are_all_hidden_has_no_heading() -> None:
+    command = GroupedCommand("walk", params=[click.Option(["--speed"], hidden=True)], groups={"Motion": ["--speed"]})
+    done = CliRunner().invoke(command, ["--help"])
+    assert (done.exit_code, "Motion" in done.output) == (0, False)
