@@ -42,7 +42,7 @@ def read_environment(folder: Path) -> dict[str, Any]:
     """Reads `environment.json` of a run folder; {} if it is absent, damaged or no JSON object."""
     try:
         environment = json.loads((folder / ENVIRONMENT).read_bytes())
-    except (OSError, ValueError):  # informative only: nothing depends on it
+    except (OSError, ValueError, RecursionError):  # informative only: nothing depends on it
         return {}
     return environment if isinstance(environment, dict) else {}
 

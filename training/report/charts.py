@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from statistics import fmean
 
 from ganctl.training.report.html import Html, element
 
@@ -13,6 +14,7 @@ _MAX_POINTS = 200  # of a line; more are averaged
 _MAX_TOOLTIPS = 50  # of a line
 _LOG_RATIO = 30  # of the largest and the smallest value; beyond, the scale is logarithmic
 _TICKS = 5
+_LARGEST, _SMALLEST = 1e100, 1e-100  # of the values that are drawn
 COLORS = 8  # of style.css
 
 Point = tuple[float, float]
@@ -51,7 +53,7 @@ def line_chart(title: str, series: Sequence[Series], *, x_label: str, percent: b
         x_label: of the horizontal axis.
         percent: whether to write y as percentages, on a linear scale.
     """
-    lines = [_thin(each) for each in series if each.points]
+    lines = [_thin(line) for each in series if (line := _within_range(each)).points]
     if not lines:
         return None
     xs = [x for line in lines for x, _ in line.points]
@@ -135,13 +137,21 @@ def _entry(text: str, style: str) -> Html:
 
 def _thin(line: Series) -> Series:
     """Averages neighboring points of a long line; the last point stays as it is."""
-    points = line.points
-    if len(points) <= _MAX_POINTS or line.errors:
+    points, errors = line.points, line.errors
+    if len(points) <= _MAX_POINTS:
         return line
     bounds = [round(i * (len(points) - 1) / _MAX_POINTS) for i in range(_MAX_POINTS + 1)]
-    groups = [points[start:end] for start, end in pairwise(bounds)]
-    means = [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
-    return replace(line, points=[*means, points[-1]])
+    groups = [slice(start, end) for start, end in pairwise(bounds)]
+    means = [(fmean(x for x, _ in points[group]), fmean(y for _, y in points[group])) for group in groups]
+    mean_errors = [*(fmean(errors[group]) for group in groups), errors[-1]] if errors else ()
+    return replace(line, points=[*means, points[-1]], errors=mean_errors)
+
+
+def _within_range(line: Series) -> Series:
+    """Leaves out values with which the arithmetic of the axes would overflow; rounds those next to 0 to 0."""
+    keep = [i for i, (x, y) in enumerate(line.points) if max(abs(x), abs(y)) < _LARGEST]
+    points = [(line.points[i][0], y if abs(y := line.points[i][1]) > _SMALLEST else 0.0) for i in keep]
+    return replace(line, points=points, errors=[min(line.errors[i], _LARGEST) for i in keep] if line.errors else ())
 
 
 def _with_errors(line: Series) -> list[tuple[Point, float]]:

@@ -105,7 +105,7 @@ def history(run: RunRecord, best: BestCheckpoint, limit: int) -> Html:
 
 
 def _left_out(what: str, reason: str) -> Html:
-    return element("p", f"The {what} are left out: {reason}.".replace("..", "."), class_="quiet")
+    return element("p", f"The {what} are left out: {reason.removesuffix('.')}.", class_="quiet")
 
 
 def _background(pixels: Pixels) -> str | None:

@@ -36,6 +36,8 @@ def open_grid(path: Path) -> Image.Image:
             grid = picture.convert("RGBA" if "A" in picture.getbands() or "transparency" in picture.info else "RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a complete picture ({error})") from error
+    if min(grid.size) < ENLARGEMENT:
+        return grid
     small = grid.resize((grid.width // ENLARGEMENT, grid.height // ENLARGEMENT), Image.Resampling.NEAREST)
     restored = small.resize((small.width * ENLARGEMENT, small.height * ENLARGEMENT), Image.Resampling.NEAREST)
     return small if restored.size == grid.size and np.array_equal(np.asarray(restored), np.asarray(grid)) else grid

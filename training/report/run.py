@@ -120,9 +120,13 @@ class RunRecord:
 
 def number(value: Any) -> float | None:
     """Returns a finite number as a float; None for any other value."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        real = float(value)
+    except OverflowError:  # an integer beyond the range of floats
+        return None
+    return real if math.isfinite(real) else None
 
 
 def _points(rows: Sequence[Mapping[str, Any]], name: str) -> Iterator[tuple[float, float]]:
@@ -176,7 +180,7 @@ def _read_end(path: Path) -> Mapping[str, Any]:
         return result if isinstance(result, dict) else {}
     except FileNotFoundError:
         pass
-    except ValueError:  # damaged
+    except (ValueError, RecursionError, IsADirectoryError):  # damaged
         return {}
     log = path / "log.txt"
     lines = read_file(log).decode("utf-8", "replace").splitlines() if log.exists() else []
@@ -192,7 +196,7 @@ def _read_rows(path: Path, faults: list[str]) -> Sequence[Mapping[str, Any]]:
     for index, line in enumerate(lines):
         try:
             row = json.loads(line) if line.strip() else {}
-        except ValueError:  # also of bytes that are not UTF-8
+        except (ValueError, RecursionError):  # also of bytes that are not UTF-8
             row = None
         if isinstance(row, dict):
             rows += [row] if row else []

@@ -70,7 +70,8 @@ def sentences(scores: Mapping[str, Any]) -> list[str]:
     """Describes scores in one to three sentences, also those of another version, which may lack some."""
     if not scores:
         return ["There is no evaluation yet, so nothing is known about the quality of the images."]
-    known = {"split": "val"} | dict.fromkeys(_READ) | dict(scores)
+    numbers = {name: number(scores.get(name)) for name in _READ if name != "no_summary"}
+    known = {"split": "val", "no_summary": None} | dict(scores) | numbers
     texts = [score_line(known)] if known["kid"] is None or known["kid_se"] is not None else []
     if known["no_summary"] or (number(known["kid"]) is not None and number(known["kid_se"]) is not None):
         readable = known if known["scorer_accuracy"] is not None else known | {"label_accuracy": None}

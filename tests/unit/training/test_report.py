@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from ganctl.main import cli
 from ganctl.training.checkpoint.run_lock import RunLock
@@ -218,6 +219,26 @@ def test_statistics_that_are_no_finite_numbers_leave_gaps(tmp_path: Path) -> Non
     (run,) = read_runs([folder])
     assert run.curve("loss_d") == [(320.0, 0.1)]
     assert ">nan" not in page_of(folder).lower()
+
+
+def test_odd_numbers_and_files_leave_the_rest_of_the_report(tmp_path: Path) -> None:
+    rows = [log_row(10, huge=10**400), log_row(20, loss_d=5e-324), log_row(30, loss_d=0.0, loss_g=1e308)]
+    folder = write_run(tmp_path / "run", *rows, log_row(40, loss_g=-1e308), evaluation(40, fd="x", kid=0.1, kid_se="y"))
+    with (folder / "stats.jsonl").open("a") as file:
+        file.write("[" * 100_000 + "\n" + json.dumps(evaluation(50, fd="x", kid=0.1, kid_se="y")) + "\n")
+    (folder / "samples").mkdir()
+    Image.new("RGB", (1, 1)).save(folder / "samples/00000040.png")
+    (folder / "result.json").mkdir()
+    text = text_of(page_of(folder))
+    assert "stats.jsonl, line 6: found no JSON object" in text
+    assert "Losses" in text
+
+
+def test_the_reason_of_a_part_that_is_left_out_keeps_its_dots(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a..b", log_row(10))
+    (folder / "samples").mkdir()
+    (folder / "samples/00000040.png").write_bytes(b"torn")
+    assert f"The grids are left out: {folder}/samples/00000040.png: not" in text_of(page_of(folder))
 
 
 def test_the_time_of_a_resumed_run_is_the_sum_of_its_starts(tmp_path: Path) -> None:

@@ -63,3 +63,14 @@ def test_errors_are_drawn_as_a_band() -> None:
     drawn = chart(series)
     assert len(re.findall(r'<polygon points="([^"]*)"', drawn)[0].split()) == 4
     assert "<title>KID: 2 ± 0.5 at 1</title>" in drawn
+
+
+def test_a_long_line_with_errors_is_averaged_with_them() -> None:
+    points = [(float(i), float(i % 2)) for i in range(10_000)]
+    drawn = chart(Series("", "KID", points, 0, errors=[0.5] * len(points)))
+    assert len(re.findall(r'<polygon points="([^"]*)"', drawn)[0].split()) == 2 * 201
+
+
+@pytest.mark.parametrize("values", [(0.0, 5e-324), (1e308, -1e308, 1.0), (5e-324, 1.0), (1e300, 1.0)])
+def test_values_at_the_limits_of_floats_are_no_error(values: tuple[float, ...]) -> None:
+    assert "<svg" in chart(line(*values))
