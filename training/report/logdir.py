@@ -27,7 +27,9 @@ def linked_runs(paths: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Path]]]
     for path in paths:
         if not (is_run(path) or _holds_runs(path)):
             found = "a folder without runs" if path.is_dir() else "a file" if path.exists() else "nothing"
-            raise CheckpointError(f"{path}: found {found}, expected a run, or a folder of runs such as runs. Name one")
+            raise CheckpointError(
+                f"{path}: found {found}, expected a run or a folder that holds runs. Name the folder of a run."
+            )
     folders = list(dict.fromkeys(path.resolve() for path in paths))
     with tempfile.TemporaryDirectory(prefix="ganctl-") as temporary:
         root = Path(temporary) / "runs"

@@ -85,3 +85,4 @@ def test_a_folder_without_runs_exits_with_4(name: str, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 4
     assert f"{name}: found " in done.stderr
+    assert "expected a run or a folder that holds runs. Name the folder of a run" in done.stderr
