@@ -18,11 +18,12 @@ class StatsLog(Callback):
     """Appends one JSON object for each log interval and each evaluation to `stats.jsonl`; writes `result.json`.
 
     A resumed run first deletes the lines that were written after its checkpoint, so that no step appears twice. It
-    deletes the `result.json` of the run before after its first step: a start that fails leaves that result.
+    deletes the `result.json` of the run before after its first step: a start that fails leaves that result. `start` is
+    the number of lines before those of the same start of the run, since `seconds` begins at 0 with each start.
     """
 
     def __init__(self) -> None:
-        self._lines = 0
+        self._lines = self._start = 0
         self._trained = False  # whether a step was done since the start
         self._end: tuple[str, Mapping[str, Any]] | None = None  # stop reason and scores
 
@@ -30,7 +31,7 @@ class StatsLog(Callback):
         path = run.run_dir / _NAME
         kept = path.read_text("utf-8").splitlines(keepends=True)[: self._lines] if path.exists() else []
         write_file(path, "".join(kept))
-        self._lines = len(kept)  # 0 if the run resumes in a new folder
+        self._lines = self._start = len(kept)  # 0 if the run resumes in a new folder
         self._trained, self._end = False, None
 
     def on_step(self, run: Run) -> None:
@@ -62,7 +63,7 @@ class StatsLog(Callback):
         self._lines = state["lines"]
 
     def _write(self, run: Run, values: dict[str, Any]) -> None:
-        append_line(run.run_dir / _NAME, json.dumps(_position(run) | values))
+        append_line(run.run_dir / _NAME, json.dumps(_position(run) | {"start": self._start} | values))
         self._lines += 1
 
     def _write_result(self, run: Run, reason: str, scores: Mapping[str, Any], **facts: str) -> None:

@@ -67,6 +67,11 @@ def load_named(settings: DataSettings, split: Split) -> ImageSet:
     return _load(settings.source, folder, split)
 
 
+def is_present(name: str) -> bool:
+    """Returns whether the files of a data set are on this machine, so that `load_named` downloads nothing."""
+    return _present_folder(name) is not None
+
+
 @lru_cache(maxsize=4)
 def _load(name: str, folder: Path, split: Split) -> ImageSet:
     prefix = "t10k" if split == "test" else "train"
@@ -111,8 +116,8 @@ def _configured_root() -> Path | None:
         raise ConfigError([f"{_VARIABLE} = {text!r}: {error}."]) from error
 
 
-def _folder(name: str) -> Path:
-    """Returns the folder of the IDX files; downloads absent files first."""
+def _present_folder(name: str) -> Path | None:
+    """Returns the folder that holds the IDX files; None if they are to be downloaded."""
     root, below = _configured_root(), Path(_TORCHVISION[name], "raw")
     candidates: list[Path] = [*((root, root / below) if root else ()), *((_DEBIAN[name],) if name in _DEBIAN else ())]
     for folder in candidates:
@@ -120,6 +125,18 @@ def _folder(name: str) -> Path:
             return folder
     if name == "mnist":
         return EMBEDDED
+    if root is None and (cached := cache_path("datasets")) is not None:
+        folder = cached / below
+        if all(_find(folder, f"{prefix}-images-idx3-ubyte") for prefix in _COUNTS):
+            return folder
+    return None
+
+
+def _folder(name: str) -> Path:
+    """Returns the folder of the IDX files; downloads absent files first."""
+    if (present := _present_folder(name)) is not None:
+        return present
+    root, below = _configured_root(), Path(_TORCHVISION[name], "raw")
     if root is not None and root.is_file():
         raise DataError(f"{_VARIABLE}: {printable(root)} is a file, expected a folder of data sets. {_SET_A_FOLDER}")
     root = root or cache_path("datasets")
@@ -129,8 +146,7 @@ def _folder(name: str) -> Path:
             f" (HOME is unset or no folder). {_SET_A_FOLDER}"
         )
     folder = root / below
-    if not all(_find(folder, f"{prefix}-images-idx3-ubyte") for prefix in _COUNTS):
-        _download(name, root, folder)
+    _download(name, root, folder)
     return folder
 
 

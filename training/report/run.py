@@ -91,10 +91,12 @@ class RunRecord:
     def seconds(self) -> float:
         """Seconds of training, over all starts: each one counts from 0."""
         total = previous = 0.0
+        start = None  # rows of earlier versions have none
         for row in self.rows:
             seconds = number(row.get("seconds")) or 0.0
-            total += seconds - previous if seconds >= previous else seconds
-            previous = seconds
+            same = seconds >= previous and row.get("start") == start
+            total += seconds - previous if same else seconds
+            previous, start = seconds, row.get("start")
         return total
 
     @property
@@ -115,7 +117,7 @@ class RunRecord:
         """The names of the statistics of the log intervals, in the order of their first occurrence."""
         rows = (row for row in self.rows if "evaluation" not in row)
         names = dict.fromkeys(name for row in rows for name, value in row.items() if number(value) is not None)
-        return [name for name in names if name not in ("step", "images", "seconds")]
+        return [name for name in names if name not in ("step", "images", "seconds", "start")]
 
 
 def number(value: Any) -> float | None:

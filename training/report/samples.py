@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ganctl.training.checkpoint.format import SUFFIX, read_checkpoint
 from ganctl.training.checkpoint.run_dir import CHECKPOINTS
+from ganctl.training.config.schema import NAMED_DATA_SETS
 from ganctl.training.data.base import ImageSet, premultiply
 from ganctl.training.data.datasets import load_split
+from ganctl.training.data.named import is_present
 from ganctl.training.errors import DataError, TrainingError
 from ganctl.training.evaluation.cache import TensorCache
 from ganctl.training.evaluation.neighbors import MemorizationDetector, find_nearest
@@ -148,9 +150,12 @@ def _load_same_images(opened: OpenedSource, identity: dict[str, object]) -> Imag
     """Loads the training images.
 
     Raises:
-        DataError: they are not those of the run.
+        DataError: they are not those of the run, or are not on this machine; nothing is downloaded.
         TrainingError, OSError: they cannot be read.
     """
+    source = opened.data.source
+    if source in NAMED_DATA_SETS and not is_present(source):
+        raise DataError(f"data.source = '{source}': the files are not on this machine, and a report downloads nothing")
     train = load_split(opened.data, "train")
     if list(train.shape) != identity.get("shape") or train.digest() != identity.get("digest"):
         raise DataError(f"data.source = '{opened.data.source}': the images there are no longer those of the run")

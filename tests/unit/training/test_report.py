@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from PIL import Image
 from ganctl.main import cli
 from ganctl.training.checkpoint.run_lock import RunLock
 from ganctl.training.config.schema import DataSettings
+from ganctl.training.data import named
 from ganctl.training.data.base import ImageSet, Split
+from ganctl.training.report import samples
 from ganctl.training.report.page import build_page
 from ganctl.training.report.run import read_runs
+from ganctl.training.sampling.inspection import open_checkpoint
 from tests.conftest import launch, one_object, train_small
 from tests.unit.training.conftest import RegisterData
 
@@ -244,6 +248,8 @@ def test_the_reason_of_a_part_that_is_left_out_keeps_its_dots(tmp_path: Path) ->
 def test_the_time_of_a_resumed_run_is_the_sum_of_its_starts(tmp_path: Path) -> None:
     rows = [log_row(10, seconds=5.0), log_row(20, seconds=9.0), log_row(30, seconds=2.0), log_row(40, seconds=3.0)]
     assert read_runs([write_run(tmp_path / "run", *rows)])[0].seconds == 12.0
+    rows = [log_row(10, seconds=5.0, start=0), log_row(20, seconds=5.2, start=1)]
+    assert read_runs([write_run(tmp_path / "slower", *rows)])[0].seconds == pytest.approx(10.2)
 
 
 def load_hostile(settings: DataSettings, split: Split) -> ImageSet:
@@ -295,6 +301,18 @@ def test_without_the_training_images_the_report_gives_the_reason(tmp_path: Path,
     assert "The samples are left out: the run has no best checkpoint yet." in text_of(page_of(run_dir))
 
 
+def test_a_report_downloads_no_training_images(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH_DATASETS", str(tmp_path))
+    monkeypatch.setattr(named, "_download", lambda *words: pytest.fail("the report downloads"))
+    checkpoint = small_run / "checkpoints/best.safetensors"
+    opened = replace(open_checkpoint(checkpoint), data=DataSettings(source="kmnist"))
+    monkeypatch.setattr(samples, "open_checkpoint", lambda path: opened)
+    text = text_of(page_of(small_run))
+    assert "the files are not on this machine, and a report downloads nothing." in text
+
+
 def test_a_damaged_checkpoint_and_grid_are_reasons_too(small_run: Path, tmp_path: Path) -> None:
     run_dir = shutil.copytree(small_run, tmp_path / "run")
     (run_dir / "checkpoints/best.safetensors").write_bytes(b"torn")
@@ -320,6 +338,9 @@ def test_a_path_that_is_no_run_exits_with_4(kind: str, tmp_path: Path) -> None:
 def test_a_resumed_run_keeps_the_sources_of_its_settings(tmp_path: Path) -> None:
     launch(tmp_path / "run").build(max_steps=10).fit()
     launch(tmp_path / "run", resume="auto").build(max_steps=20).fit()
+    starts = [row.get("start") for row in read_runs([tmp_path / "run"])[0].rows]
+    assert len(set(starts)) == 2
+    assert starts[0] == 0
     sources = json.loads((tmp_path / "run/environment.json").read_text())["setting_sources"]
     assert sources["train.batch_size"] == "--set"
     assert sources["loss.name"] == "preset conv"
