@@ -4,12 +4,13 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import click
 
 from ganctl.options import PathParam, json_option
-from ganctl.signals import Terminated, termination_signals
+from ganctl.signals import REPEAT_WINDOW, Terminated, termination_signals
 from ganctl.streams import note, print_json
 
 _RUNS = Path("runs")
@@ -30,12 +31,15 @@ def board(runs: tuple[Path, ...], host: str, port: int, as_json: bool) -> None:
     from ganctl.training.report.logdir import has_events, linked_runs
 
     address = resolve(host)
-    stopping = threading.Event()
+    received: list[float] = []  # the time of the first signal
 
     def stop(number: int, frame: object) -> None:
-        if not stopping.is_set():
-            stopping.set()
+        if not received:
+            received.append(time.monotonic())
             raise Terminated(number)
+        if time.monotonic() - received[0] > REPEAT_WINDOW:  # the end takes too long: end at once
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     before = {number: signal.signal(number, stop) for number in termination_signals()}
     try:

@@ -60,6 +60,37 @@ def test_runs_have_short_names_until_a_signal_ends_the_board(
     assert (odd / "config.toml").exists()
 
 
+SLOW_END = """
+import contextlib, time
+from pathlib import Path
+from ganctl.training.cli import board
+from ganctl.training.report import logdir
+
+@contextlib.contextmanager
+def linked_runs(paths):
+    try:
+        yield Path(), {}
+    finally:
+        print("ending", flush=True)
+        time.sleep(600)
+
+logdir.linked_runs, board._launch, board.REPEAT_WINDOW = linked_runs, lambda *words: "url", 0.0
+board.board(["run"])
+"""
+
+
+def test_a_second_signal_ends_a_board_whose_end_takes_long() -> None:
+    with subprocess.Popen([sys.executable, "-c", SLOW_END], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "url" in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "ending\n"
+        try:
+            assert stop(process, signal.SIGTERM) == -signal.SIGTERM
+        finally:
+            process.kill()
+
+
 def test_the_default_is_the_folder_runs_in_which_new_runs_appear(logged_run: Path, tmp_path: Path) -> None:
     shutil.copytree(logged_run, tmp_path / "runs" / "00000-first")
     with board(tmp_path) as (process, record):
