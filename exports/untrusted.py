@@ -34,7 +34,7 @@ _TORCH_OPERATORS = {
     "chunk", "clamp", "conv2d", "conv_transpose2d", "cos", "div", "elu", "embedding", "exp", "expand", "flatten",
     "gelu", "group_norm", "hardtanh", "instance_norm", "layer_norm", "leaky_relu", "linear", "matmul", "max_pool2d",
     "mean", "mul", "narrow", "neg", "pad", "permute", "pixel_shuffle", "pow", "relu", "reshape", "rsqrt", "select",
-    "sigmoid", "silu", "sin", "slice", "softmax", "softplus", "sqrt", "squeeze", "stack", "sub", "sum", "tanh",
+    "sigmoid", "size", "silu", "sin", "slice", "softmax", "softplus", "sqrt", "squeeze", "stack", "sub", "sum", "tanh",
     "transpose", "unflatten", "unsqueeze", "upsample_bicubic2d", "upsample_bilinear2d", "upsample_nearest2d", "var",
     "view", "where",
 }  # fmt: skip
@@ -103,10 +103,10 @@ def _check_sizes(name: str, graph: onnx.GraphProto) -> None:
     """Refuses tensors that are too large, or whose size a value decides when the model runs; N is free."""
     values = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.output)}
     free = {size.dim_param for value in graph.input for size in value.type.tensor_type.shape.dim} - {""}
-    for node, output in ((node, output) for node in graph.node for output in node.output if output):
+    for kind, output in ((node.op_type, output) for node in graph.node for output in node.output if output):
         shape = values[output].shape.dim if output in values and values[output].HasField("shape") else []
         is_known = len(shape) and all(size.dim_value or size.dim_param in free for size in shape)
-        if node.op_type in _SIZED_BY_VALUES and not is_known:
+        if kind in _SIZED_BY_VALUES and not is_known:
             raise ExportError(
                 f"{name}: found a tensor of unknown size ({output}), expected fixed sizes but N. {_REMEDY}"
             )
