@@ -177,7 +177,7 @@ class ImageGenerator:
     def encode(self, images: ImagesLike, labels: Labels | None = None, *, steps: int = 200, seed: int = 0) -> Encoding:
         """Finds the latents whose images are nearest to given images, by gradient descent (GAN inversion).
 
-        It needs the gradients of the generator: a run, a checkpoint, or an export or archive with TorchScript or PT2.
+        It needs the gradients of the generator: a run, a checkpoint, or an export or archive with TorchScript.
         A run's discriminator may predict where to start; then fewer steps suffice.
 
         Args:

@@ -25,7 +25,8 @@ class Kill(Callback):
 STEPS = [10, 20, 30, 40, 50]
 
 
-@pytest.fixture(params=TRACKERS)
+# wandb alone in `make test`: the callbacks share this code, and MLflow takes five seconds to start
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.soak] * (name == "mlflow")) for name in TRACKERS])
 def tracker(request: pytest.FixtureRequest) -> str:
     pytest.importorskip(request.param, reason=f"needs the package: pip install 'ganctl[{request.param}]'")
     return str(request.param)
