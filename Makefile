@@ -77,8 +77,9 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.bench ## Measure training's speed and quality, and the service's speed, against peers (three hours)
+bench: .venv/.bench ## Measure training, exports, quality and serving, against peers (three hours)
 	$(BIN)/ganctl bench train
+	$(BIN)/ganctl bench export
 	$(BIN)/ganctl bench quality
 	$(BIN)/ganctl bench serve
 
