@@ -107,5 +107,5 @@ lock: $(UV) ## Renew requirements.lock from pyproject.toml
 		--extra bench pyproject.toml benchmarks/peers.in --output-file benchmarks/requirements.lock
 
 clean: ## Delete what can be made again (not runs/)
-	rm -rf .venv demo bench-quality bench-serve bench-train dist build .images .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf .venv demo bench-export bench-quality bench-serve bench-train dist build .images .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 	find . -name __pycache__ -prune -exec rm -rf {} +
