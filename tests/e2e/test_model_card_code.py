@@ -34,7 +34,7 @@ KINDS = {"digits": (True, 1), "color": (False, 3), "transparent": (True, 4)}  # 
 _NETWORK = ("failed to fetch", "error sending request", "dns error", "offline", "enotfound", "etimedout", "eai_again")
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=["digits", pytest.param("color", marks=pytest.mark.soak), "transparent"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_carded_export(tmp_path_factory.mktemp("export") / "my model", *KINDS[request.param])
 

@@ -33,7 +33,8 @@ def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-@pytest.fixture(params=TRACKERS)
+# wandb alone in `make test`: what both share is tested with it, and MLflow takes five seconds to start
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.soak] * (name == "mlflow")) for name in TRACKERS])
 def tracker(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The short name of a tracker that writes below `tmp_path`."""
     name = str(request.param)
