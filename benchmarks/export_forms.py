@@ -2,8 +2,8 @@
 
 import io
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from ganctl.benchmarks.report import JsonObject, machine, markdown_table
 from ganctl.exports.formats import get_format, onnx
 from ganctl.exports.formats.base import UnitRangeGenerator, example_inputs, hide_exporter_warnings
+from ganctl.exports.gate import median_seconds
 from ganctl.training.checkpoint.run_dir import find_checkpoint
 from ganctl.training.config.resolve import resolve
 from ganctl.training.images.source import load_generator
@@ -23,7 +24,6 @@ SIZES = (1, 8, 64, 256)
 THREADS = (1, 2)
 _DIGITS = ImageShape(1, 28, 28), 10
 _ONNX = ("onnx", "onnx-fp16", "onnx-int8")
-_MIN_CALLS = 5
 
 Run = Callable[..., Tensor]
 
@@ -55,8 +55,8 @@ def measure(
                 runs = _load(generator, files, threads)
                 for n in SIZES:
                     for name, run in runs.items():
-                        inputs = example_inputs(generator, n)
-                        durations.setdefault((name, threads, n), []).append(_median_seconds(run, inputs, seconds))
+                        call = partial(run, *example_inputs(generator, n))
+                        durations.setdefault((name, threads, n), []).append(median_seconds(call, seconds))
             announce(f"repetition {repetition + 1} of {repetitions}")
     finally:
         torch.set_num_threads(before)
@@ -94,19 +94,6 @@ def _load(generator: Generator, files: Mapping[str, bytes], threads: int) -> dic
     for name in _ONNX:
         runs[name] = onnx.load(files[name], threads=threads)
     return runs
-
-
-@torch.inference_mode()
-def _median_seconds(run: Run, inputs: Sequence[Tensor], seconds: float) -> float:
-    """Returns the median duration of the calls within `seconds`, after two for warming up."""
-    for _ in range(2):
-        run(*inputs)
-    durations: list[float] = []
-    while len(durations) < _MIN_CALLS or sum(durations) < seconds:
-        start = time.perf_counter()
-        run(*inputs)
-        durations.append(time.perf_counter() - start)
-    return statistics.median(durations)
 
 
 def forms_table(results: JsonObject) -> str:

@@ -25,7 +25,8 @@ MAX_FD_GROWTH = 0.05
 MAX_ACCURACY_LOSS = 0.003
 _SPLIT: Split = "val"  # as for the choice of the best checkpoint
 SCORED_IMAGES = 5000
-_TIMED_IMAGES, _TIMED_RUNS = 64, 15
+_TIMED_IMAGES, _TIMED_SECONDS = 64, 0.2
+_MIN_CALLS = 5
 
 
 class Gate:
@@ -91,7 +92,7 @@ class Gate:
     def _seconds(self, content: bytes) -> float:
         """Returns the median time for 64 images on one thread."""
         run, inputs = onnx.load(content, threads=1), example_inputs(self._generator, _TIMED_IMAGES)
-        return median_seconds(lambda: run(*inputs), _TIMED_RUNS)
+        return median_seconds(lambda: run(*inputs), _TIMED_SECONDS)
 
 
 def open_gate(
@@ -116,14 +117,16 @@ def open_gate(
 
 
 @torch.inference_mode()
-def median_seconds(run: Callable[[], object], count: int) -> float:
-    """Returns the median duration of `count` calls, after two for warming up."""
-    durations = []
-    for _ in range(count + 2):
+def median_seconds(run: Callable[[], object], seconds: float) -> float:
+    """Returns the median duration of the calls within `seconds`, at least five, after two for warming up."""
+    for _ in range(2):
+        run()
+    durations: list[float] = []
+    while len(durations) < _MIN_CALLS or sum(durations) < seconds:
         start = time.perf_counter()
         run()
         durations.append(time.perf_counter() - start)
-    return statistics.median(durations[2:])
+    return statistics.median(durations)
 
 
 def describe(result: dict[str, Any]) -> str:

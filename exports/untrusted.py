@@ -8,6 +8,7 @@ import io
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -187,7 +188,8 @@ def _read_code(name: str, content: bytes) -> list[str]:
             if not any(member.endswith("/constants.pkl") for member in names):
                 raise ExportError(f"{name}: found a file of another kind, expected TorchScript. {_REMEDY}")
             code = [archive.read(member).decode() for member in names if "/code/" in member and member.endswith(".py")]
-    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError, EOFError) as error:
+    # zipfile raises RuntimeError for encryption and unknown compressions, zlib.error and EOFError for damaged members
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, UnicodeDecodeError) as error:
         raise ExportError(f"{name}: is no valid TorchScript file ({_first_line(error)}). {_REMEDY}") from error
     if not code:
         raise ExportError(f"{name}: found a file of another kind, expected TorchScript. {_REMEDY}")

@@ -97,7 +97,7 @@ def _quantize(model: ModelProto, layers: list[NodeProto], feed: Feed, ranges: Ma
         return load_model(file)
 
 
-class _OneBatch(CalibrationDataReader):  # type: ignore[misc]  # the package has no types
+class _OneBatch(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types, so the base is Any
     """Gives the quantizer one batch of inputs."""
 
     def __init__(self, feed: Feed) -> None:

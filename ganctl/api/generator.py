@@ -68,7 +68,7 @@ class ImageGenerator:
 
     @property
     def conditional(self) -> bool:
-        """Whether images have labels."""
+        """True if the generator draws images of given labels."""
         return bool(self.class_names)
 
     @cached_property

@@ -155,7 +155,7 @@ def _parse_config(text: bytes) -> Any:
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):  # a few nested aliases can expand to gigabytes
-            raise ValueError(f"{_CONFIG_NAME} contains YAML aliases")  # noqa: TRY004  # an error of the file
+            raise ValueError(f"{_CONFIG_NAME} contains YAML aliases")  # noqa: TRY004  # the archive is invalid, not a type
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             raise ValueError(f"{_CONFIG_NAME} is nested more than {_MAX_DEPTH} times")

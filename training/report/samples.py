@@ -81,7 +81,7 @@ class Neighbors:
 
 @dataclass(frozen=True)
 class BestCheckpoint:
-    """What the best checkpoint draws; each absent part has a reason.
+    """Images and scores of the best checkpoint; each absent part has a reason.
 
     Attributes:
         step: of the checkpoint; None if there is none.

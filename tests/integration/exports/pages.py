@@ -1,4 +1,4 @@
-"""What the tests of the page in a browser share: an open page, its pictures, and those of `ganctl sample`."""
+"""Helpers of the tests of the page in a browser: open a page, read its pictures, draw those of `ganctl sample`."""
 
 import shutil
 from pathlib import Path

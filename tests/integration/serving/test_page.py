@@ -4,7 +4,6 @@ import html
 import io
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,13 +17,12 @@ from PIL import Image
 from ganctl.serving.archive.mar import package
 from ganctl.serving.hosts.torchserve.server import Server
 from tests import http
+from tests.browser import CHROMIUM, in_chromium
 from tests.integration.serving.conftest import Engine, Running, running
 from tests.unit.serving.small_export import write_export
 from tests.waiting import PATIENCE
 
 SAFARI = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH; Debian: apt-get install chromium")
 FIELDS = {"text": 31, "count": 2, "seed": 5, "scale": 3, "truncation": 0.5}
 CREDIT = {"license": "CC BY 4.0", "attribution": "Ada <ada@example.org> & others"}
 HOSTILE = ["</script><script>document.title = 'broken'</script>", "<img src=x onerror=\"document.title='broken'\">"]

@@ -4,17 +4,14 @@ import html
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.browser import CHROMIUM, in_chromium
 from tests.waiting import PATIENCE
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH; Debian: apt-get install chromium")
 
 # the report in a frame of a given width; a script of the outer page measures the inner one
 FRAME = """<!doctype html><body><iframe width="{width}" height="800" srcdoc="{page}"></iframe><script>

@@ -228,6 +228,13 @@ def test_a_pickle_in_place_of_a_torchscript_file_is_refused_and_not_run(copied: 
     assert not victim.exists()
 
 
+def test_a_torchscript_file_with_a_damaged_member_is_refused(exported: Path) -> None:
+    content = bytearray((exported / "generator.ts").read_bytes())
+    content[content.index(b"class UnitRangeGenerator") + 5] ^= 1  # another checksum
+    with pytest.raises(ExportError, match=r"generator\.ts: is no valid TorchScript file"):
+        check_file("generator.ts", bytes(content), ["z", "label"])
+
+
 def _saved(value: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)

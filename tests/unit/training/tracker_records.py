@@ -15,7 +15,7 @@ TRACKERS = ("mlflow", "wandb")
 
 @dataclass
 class Record:
-    """What a tracker has of one run."""
+    """The record of one run, as read from a tracker's own store."""
 
     settings: dict[str, str] = field(default_factory=dict)
     series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
