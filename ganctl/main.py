@@ -30,7 +30,7 @@ COMMANDS = {
     "export": ("exports.cli", "Export a generator as verified TorchScript and ONNX files."),
     "package": ("serving.cli.package", "Pack an export into a TorchServe archive (.mar)."),
     "serve": ("serving.cli.serve", "Serve an archive, an export or a run with TorchServe."),
-    "deploy": ("serving.cli.serve", "Deploy a new version to a running server, or roll back."),
+    "deploy": ("serving.cli.deploy", "Deploy a new version to a running server, or roll back."),
     "demo": ("demo", "Train, evaluate, export, package and serve a generator in one command."),
     "bench": ("benchmarks.cli", "Benchmark training, quality and serving, also against installed peers."),
     "doctor": ("doctor", "Check this machine for missing requirements."),

@@ -1,4 +1,4 @@
-"""The commands `ganctl serve` and `ganctl deploy`."""
+"""The command `ganctl serve`."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ import click
 
 from ganctl.grouped_command import GroupedCommand
 from ganctl.options import PRETRAINED, PathParam, SourceParam, complete_named_source, json_option
-from ganctl.serving.cli.package import BACKENDS
+from ganctl.serving.cli.source import backend_option, find_or_package, sha256_option
 from ganctl.signals import Terminated, termination_signals
 from ganctl.streams import note, print_json
 
@@ -21,12 +21,6 @@ if TYPE_CHECKING:
     from ganctl.serving.archive.mar import BackendName
     from ganctl.serving.hosts.native.server import Server as NativeServer
     from ganctl.serving.hosts.torchserve.server import Server as TorchServeServer
-
-
-def _sha256(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    if value is not None and re.fullmatch("[0-9a-fA-F]{64}", value) is None:
-        raise click.BadParameter(f"found {value!r}, expected 64 hexadecimal digits, as `ganctl inspect` prints them.")
-    return value
 
 
 def _workers(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -41,17 +35,12 @@ _MODEL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _RATE = "Requests per second for each key, or for all clients without keys. [native]"
 _CORS = "Let pages of this origin read replies; repeatable, * for all. [native]"
 _PROXY = "Address or network of a proxy whose X-Forwarded-For is logged; repeatable. [native]"
+_DEVICE = "Run TorchScript models there; auto: on a GPU, if there is one. [native]  [default: auto]"
 _DRAIN = "Time limit for answering waiting requests on shutdown."
-_backend_option = click.option(
-    "--backend", type=click.Choice(BACKENDS), help="Model file to serve.  [default: onnx; an archive has its own]"
-)
-_sha256_option = click.option(
-    "--sha256", metavar="HEX", callback=_sha256, help="Refuse an archive with another digest."
-)
 
 
 _GROUPS = {
-    "Model": ("--backend", "--sha256"),
+    "Model": ("--backend", "--device", "--sha256"),
     "Server": ("--engine", "--host", "--port", "--unix-socket", "--workers", "--page", "--drain-seconds", "--json"),
     "Access": ("--auth", "--keys", "--rate-limit", "--cors", "--trusted-proxy", "--tls-cert", "--tls-key"),
     "Metrics and logs": ("--metrics-host", "--access-log"),
@@ -67,8 +56,9 @@ _GROUPS = {
 @click.option("--workers", callback=_workers, default="auto", help="Number of worker processes.")
 @click.option("--auth", type=click.Choice(["token", "none"]), help="[default: none on loopback, token elsewhere]")
 @click.option("--page/--no-page", default=True, help="Show a page to browsers.")
-@_backend_option
-@_sha256_option
+@backend_option
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help=_DEVICE)
+@sha256_option
 @click.option("--access-log", metavar="DIR", type=PathParam(file_okay=False), help="Log each request there, as JSON.")
 @click.option("--keys", metavar="FILE", type=PathParam(), help="Keys of clients, a line `NAME KEY` each. [native]")
 @click.option("--rate-limit", metavar="N", type=click.FloatRange(min=0.01), help=_RATE)
@@ -91,6 +81,7 @@ def serve(
     auth: Literal["token", "none"] | None,
     page: bool,
     backend: "BackendName | None",
+    device: Literal["auto", "cpu", "cuda"] | None,
     sha256: str | None,
     access_log: str | None,
     keys: str | None,
@@ -122,10 +113,12 @@ def serve(
     address, metrics_address = resolve(host), resolve(metrics_host, "--metrics-host")
     named = _named_sources(sources or (PRETRAINED,), engine, context)
     start = _start_torchserve if engine == "torchserve" else _start_native
-    native = {
+    native: dict[str, Any] = {
         "keys": _path(keys), "rate": rate_limit, "origins": origins, "tls_cert": _path(tls_cert),
         "proxies": proxies, "tls_key": _path(tls_key), "unix_socket": _path(unix_socket),
     }  # fmt: skip
+    native |= {"device": device} if device is not None else {}
+    preferred: BackendName = "torchscript" if device == "cuda" else "onnx"  # ONNX models run on the CPU
     _check_native_options(native, engine, auth)
 
     def stop(number: int, frame: object) -> None:
@@ -140,7 +133,8 @@ def serve(
     try:
         with contextlib.suppress(Terminated), tempfile.TemporaryDirectory(prefix="ganctl-") as folder:
             archives = {
-                name: _archive(Path(source), Path(folder) / name, backend, sha256) for name, source in named.items()
+                name: find_or_package(Path(source), Path(folder) / name, backend, sha256, preferred)
+                for name, source in named.items()
             }
             note(f"Starting the engine {engine} for {', '.join(map(str, archives.values()))} …")
             with start(
@@ -238,65 +232,3 @@ def _print_ready(server: "TorchServeServer | NativeServer", names: list[str], as
     if server.token_file:
         lifetime = "; it is valid for 60 minutes" if server.keys_expire else ""
         click.echo(f"Requests need the key `inference` of {server.token_file}{lifetime}.")
-
-
-def _archive(source: Path, folder: Path, backend: "BackendName | None", sha256: str | None) -> Path:
-    """Return the archive to serve: SOURCE itself, or one packaged from it in `folder`."""
-    from ganctl.serving.archive.mar import package as pack
-    from ganctl.serving.errors import PackageError
-
-    if source.is_file() and source.suffix == ".mar":
-        if backend is not None:
-            raise click.UsageError(f"--backend {backend}: an archive has its own backend. Name the export instead.")
-        return source
-    if sha256 is not None:
-        raise click.UsageError(f"--sha256 {sha256}: found {source}, expected an archive (.mar).")
-    if not source.is_dir():
-        found = "another file" if source.exists() else "nothing"
-        raise PackageError(f"{source}: found {found}, expected an archive (.mar), an export or a run's folder.")
-    if not (source / "manifest.json").is_file():
-        from ganctl.exports.export import export
-        from ganctl.exports.formats import SMALL_FORMS
-
-        exact, small = ([], [backend]) if backend in SMALL_FORMS else ([backend or "onnx"], [])
-        source = export(source, out=folder / "export", formats=exact, small_forms=small, announce=note)
-    return pack(source, folder, backend or "onnx")
-
-
-@click.command()
-@click.argument("source", type=SourceParam(), required=False)
-@click.option("--port", type=click.IntRange(1, 65531), default=8080, help="The server's port.")
-@_backend_option
-@_sha256_option
-@click.option("--model", metavar="NAME", help="The model to change, if the server has several.")
-@click.option("--rollback", is_flag=True, help="Serve the previous version again; takes no SOURCE.")
-@json_option
-def deploy(
-    source: str | None,
-    port: int,
-    backend: "BackendName | None",
-    sha256: str | None,
-    model: str | None,
-    rollback: bool,
-    as_json: bool,
-) -> None:
-    """Make a running server serve SOURCE (an archive, an export or a run) from now on.
-
-    The server is your own `ganctl serve` on this machine. A separate process first tests the new version. Then the
-    workers switch to it between two batches, and no request fails. --rollback returns to the previous version.
-    """
-    from ganctl.serving.deploy.control_socket import send_command
-
-    if (source is None) != rollback:
-        raise click.UsageError("Give either SOURCE (an archive, an export or a run) or --rollback.")
-    with tempfile.TemporaryDirectory(prefix="ganctl-") as folder:
-        if source is None:
-            done = send_command(port, {"rollback": True, "model": model})
-        else:
-            mar = _archive(Path(source), Path(folder), backend, sha256)
-            done = send_command(port, {"mar": str(mar.absolute()), "sha256": sha256, "model": model})
-    if as_json:
-        print_json(done)
-    else:
-        click.echo(f"Port {port} now serves model {done['model_version']}; the previous one is {done['previous']}.")
-        click.echo(f"Undo: ganctl deploy --rollback --port {port}")

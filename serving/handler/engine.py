@@ -4,22 +4,24 @@ Matrix products may round differently for another number of rows, because a libr
 batch is therefore cut into chunks of at most 32 rows. A chunk size is used only if, in a test when the model is loaded,
 it gives exactly the floats of the largest size, at every position in the chunk. With ONNX Runtime all sizes pass on the
 machines tried. With TorchScript, sizes below four fail, as oneDNN uses another kernel; they are padded to four rows.
+On a GPU, few sizes are tried, as each is a CUDA graph (`cuda.py`).
 """
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import cuda
 from .common.latents import draw_labels, latents
 from .common.pixels import to_uint8
 from .model import Model
 
-CHUNKS = tuple(range(1, 33))  # candidate chunk sizes; larger ones are not faster
+CHUNKS = tuple(range(1, 33))  # candidate chunk sizes on a CPU; larger ones are not faster
 
 Floats = NDArray[np.float32]
 Inputs = dict[str, NDArray[Any]]  # `z`, float32 [N, latent_dim], and `label`, int64 [N], for a conditional model
@@ -40,7 +42,7 @@ def _load_onnx(path: Path) -> Backend:
 
 
 def _load_torchscript(path: Path) -> Backend:
-    """Load a TorchScript file on one thread, as for `_load_onnx`."""
+    """Load a TorchScript file on the CPU, on one thread, as for `_load_onnx`."""
     import warnings
 
     import torch
@@ -70,12 +72,25 @@ BACKENDS: dict[str, Callable[[Path], Backend]] = {
 class Engine:
     """Generates any number of images with a backend, in chunks.
 
-    `sizes` are the chunk sizes whose results were equal when the model was loaded, ascending.
+    `sizes` are the chunk sizes whose results were equal when the model was loaded, ascending. `device` is `cpu`, or the
+    name of the GPU.
     """
 
-    def __init__(self, backend: Backend, model: Model) -> None:
-        self._backend = backend
-        self.sizes = self._check_sizes(model)
+    def __init__(self, backend: Backend, model: Model, *, sizes: Sequence[int] = CHUNKS, device: str = "cpu") -> None:
+        """Test which of the candidate `sizes`, ascending, give equal images."""
+        self._backend, self.device = backend, device
+        self.sizes = self._check_sizes(model, sizes)
+
+    @classmethod
+    def load(cls, backend: str, path: Path, model: Model, environment: Mapping[str, str]) -> "Engine":
+        """Load the model file of a backend onto the device that the environment asks for.
+
+        Raises:
+            ValueError: that device cannot run the model, or the model does not fit its manifest.
+        """
+        if (gpu := cuda.find_gpu(environment, backend)) is not None:
+            return cls(cuda.load_torchscript(path), model, sizes=cuda.CHUNKS, device=gpu)
+        return cls(BACKENDS[backend](path), model)
 
     def generate(self, inputs: Inputs) -> NDArray[np.uint8]:
         """Generate images, uint8 [N, H, W, C]."""
@@ -91,13 +106,13 @@ class Engine:
             yield self._backend(chunk)[: count - start]
             start += size
 
-    def _check_sizes(self, model: Model) -> tuple[int, ...]:
-        """The chunk sizes that give the same floats as the largest one.
+    def _check_sizes(self, model: Model, sizes: Sequence[int]) -> tuple[int, ...]:
+        """Those of `sizes` that give the same floats as the largest one.
 
         Raises:
             ValueError: the model's output differs from its manifest, or is not finite.
         """
-        largest = CHUNKS[-1]
+        largest = sizes[-1]
         inputs: Inputs = {"z": latents(0, largest, model.latent_dim)}
         if model.conditional:
             inputs["label"] = draw_labels(0, largest, len(model.class_names))
@@ -110,7 +125,7 @@ class Engine:
         rolled = self._backend({name: np.roll(rows, 1, axis=0) for name, rows in inputs.items()})
         if not np.array_equal(rolled, np.roll(reference, 1, axis=0)):
             return (1,)  # the result depends on the position in the chunk, so one image at a time: slow but exact
-        return tuple(size for size in CHUNKS if np.array_equal(np.concatenate([*self._run(inputs, [size])]), reference))
+        return tuple(size for size in sizes if np.array_equal(np.concatenate([*self._run(inputs, [size])]), reference))
 
 
 def _pad(rows: NDArray[Any], size: int) -> NDArray[Any]:

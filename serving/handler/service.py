@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .batch_budget import BatchBudget
 from .common.interpolation import walk
 from .common.latents import batched_latents
-from .engine import BACKENDS, Engine, Inputs
+from .engine import Engine, Inputs
 from .fields import FIELDS
 from .model import DEFAULT_NAME, Limits, Model
 from .openapi import build_openapi
@@ -52,7 +52,8 @@ class Service:
         Args:
             model: the generator's interface and the limits.
             engine: runs the generator.
-            identity: differs between models, backends and code versions that give other bytes for the same request.
+            identity: differs between models, backends, devices and code versions, which give other bytes for the same
+                request.
             page: whether a browser gets the page.
         """
         self.model = model
@@ -74,9 +75,9 @@ class Service:
         """
         manifest = json.loads((folder / "manifest.json").read_bytes())
         model = Model.from_manifest(manifest, Limits.from_config(config), name)
-        engine = Engine(BACKENDS[config["backend"]](folder / config["model_file"]), model)
+        engine = Engine.load(config["backend"], folder / config["model_file"], model, os.environ)
         code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("**/*.py")))
-        identity = f"{name} {model.version} {config['backend']} {hashlib.sha256(code).hexdigest()}"
+        identity = f"{name} {model.version} {config['backend']} {engine.device} {hashlib.sha256(code).hexdigest()}"
         page = config.get("page", False)
         if type(page) is not bool:
             raise ValueError(f"page: must be true or false, found {page!r}")

@@ -14,7 +14,12 @@ _CONSTANT["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
 
 
 def worker_environment(
-    given: Mapping[str, str], folder: Path, *, page: bool = True, access_log: Path | None = None
+    given: Mapping[str, str],
+    folder: Path,
+    *,
+    page: bool = True,
+    access_log: Path | None = None,
+    device: str = "cpu",
 ) -> dict[str, str]:
     """Returns the environment of workers, which write to `folder` only, except for the access log.
 
@@ -23,11 +28,13 @@ def worker_environment(
         folder: the server's private folder.
         page: whether a browser gets the page.
         access_log: folder of the access log, or None.
+        device: runs the generator: `cpu`, `cuda`, or `auto`.
     """
     variables = {
         name: value for name, value in given.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
     variables |= _CONSTANT | {"TMPDIR": str(folder / "tmp"), "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics")}
+    variables["GANCTL_DEVICE"] = device
     if not page:
         variables["GANCTL_PAGE"] = "off"
     if access_log is not None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 import pytest
 
-from ganctl.serving.cli.serve import deploy, serve
+from ganctl.serving.cli.deploy import deploy
+from ganctl.serving.cli.serve import serve
 from ganctl.training.cli.evaluate import evaluate
 from ganctl.training.cli.sample import sample
 from ganctl.training.cli.train import train

@@ -61,6 +61,7 @@ class Server:
         proxies: addresses or networks of proxies whose header X-Forwarded-For names the client in the access log.
         tls_cert, tls_key: PEM files of the certificate and its private key, for HTTPS; read again when they change.
         unix_socket: path of a Unix socket to listen on, in addition to the port.
+        device: runs the generators: `cpu`, `cuda`, or `auto` (a GPU where there is one and the model can use it).
     """
 
     keys_expire = False
@@ -84,6 +85,7 @@ class Server:
         tls_cert: Path | None = None,
         tls_key: Path | None = None,
         unix_socket: Path | None = None,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
     ) -> None:
         self.address = resolve(host)
         self._metrics_address = resolve(metrics_host or "127.0.0.1", "--metrics-host")
@@ -106,7 +108,7 @@ class Server:
         named = {MODEL_NAME: models} if isinstance(models, Path) else models
         self._archives = {name: mar.absolute() for name, mar in named.items()}
         self._sha256, self._access_log = sha256, access_log
-        self._requested_port = port
+        self._requested_port, self._device = port, device
         self._stopped = threading.Event()
         self.pid = os.getpid()
 
@@ -206,7 +208,9 @@ class Server:
         """Writes the folders, the first versions and the key into the private folder."""
         for name in ("logs", "metrics", "tmp"):
             (self.folder / name).mkdir()
-        self._variables = worker_environment(os.environ, self.folder, page=self.page, access_log=self._access_log)
+        self._variables = worker_environment(
+            os.environ, self.folder, page=self.page, access_log=self._access_log, device=self._device
+        )
         self._variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), self._variables.get("PYTHONPATH"))))
         self._versions: dict[str, Versions] = {}
         for name, mar in self._archives.items():
