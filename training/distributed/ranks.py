@@ -4,6 +4,10 @@ Each of P ranks takes an equal share of every batch. Gradients, statistics and b
 whole batch, so all ranks have the same weights, which equal those of a run with one rank. With one rank, the collective
 operations do nothing. Ranks are started by torchrun, by `ganctl train --nproc`, or by another launcher that sets the
 same variables (`rank_environment.py`). CPU tensors are sent by gloo, GPU tensors by NCCL.
+
+A CUDA graph can capture the operations on tensors (`all_reduce_mean`, `all_gather`) with NCCL: they allocate from the
+graph's memory, run in the current stream and read nothing on the host. One communicator sends all of them, in one order
+on all ranks. PyTorch's watchdog does not watch captured operations; a rank that ends is noticed by gloo, after the step.
 """
 
 import datetime
@@ -11,11 +15,12 @@ import os
 import platform
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -40,6 +45,7 @@ class Ranks:
     local_rank: int = 0  # on this machine: the index of this rank's GPU
     restarts: int = 0  # how often torchrun restarted the ranks
     alone: bool = True  # True if the process was started without rank variables
+    gpu_backend: Literal["nccl", "gloo"] = "nccl"  # of GPU tensors; gloo sends them through the host
 
     @staticmethod
     def join() -> "Ranks":
@@ -53,7 +59,13 @@ class Ranks:
             return Ranks()
         if environment.size > 1 and not dist.is_initialized():
             _init_process_group(environment)
-        ranks = Ranks(environment.rank, environment.size, restarts=environment.restarts, alone=False)
+        ranks = Ranks(
+            environment.rank,
+            environment.size,
+            restarts=environment.restarts,
+            alone=False,
+            gpu_backend="nccl" if dist.is_nccl_available() else "gloo",
+        )
         lower_nodes = ranks.all_gather_object(platform.node())[: ranks.rank]
         local_rank = environment.local_rank
         return replace(ranks, local_rank=lower_nodes.count(platform.node()) if local_rank is None else local_rank)
@@ -61,9 +73,20 @@ class Ranks:
     @staticmethod
     def leave() -> None:
         """Leaves the process group, without waiting for other ranks; a process that ends without it may abort."""
-        _group.cache_clear()
+        while _before_leave:
+            if (release := _before_leave.pop()()) is not None:
+                release()
+        _nccl_group.cache_clear()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+    @staticmethod
+    def before_leave(release: Callable[[], None]) -> None:
+        """Calls `release`, a method of an object that still exists then, before `leave` destroys the process group.
+
+        Captured graphs must be released: NCCL waits for their end before it destroys a communicator (pytorch#115388).
+        """
+        _before_leave.append(weakref.WeakMethod(release))
 
     def __deepcopy__(self, memo: object) -> "Ranks":
         return self  # copies of a network use the same process group
@@ -73,6 +96,11 @@ class Ranks:
         """True on rank 0, which evaluates, writes files and logs."""
         return self.rank == 0
 
+    @property
+    def communicates(self) -> bool:
+        """Whether tensors are sent at all; a single rank has the sums already."""
+        return self.size > 1
+
     def local_slice(self, n: int) -> slice:
         """Returns this rank's slice of n items."""
         assert n % self.size == 0, "the config check requires a batch size that is divisible by the number of ranks"
@@ -81,21 +109,25 @@ class Ranks:
 
     def all_reduce_mean(self, tensors: Sequence[Tensor]) -> None:
         """Replaces tensors of one dtype and device by their means over the ranks, in one all-reduce."""
-        if self.size == 1:
+        if not self.communicates:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         with _detect_lost_rank():
-            dist.all_reduce(flat, group=_group(flat.device.type))
+            dist.all_reduce(flat, group=self._group(flat))
         flat /= self.size
         parts = flat.split([tensor.numel() for tensor in tensors])
         torch._foreach_copy_(list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
 
     def all_gather(self, x: Tensor) -> Tensor:
-        """Stacks x of all ranks, [ranks, ...]; for small tensors, and only for several ranks."""
-        gathered = [torch.empty_like(x) for _ in range(self.size)]
+        """Stacks x, [N, ...], of all ranks: [ranks, N, ...]; only if the ranks communicate."""
+        gathered = x.new_empty(self.size, *x.shape)
         with _detect_lost_rank():
-            dist.all_gather(gathered, x.contiguous(), group=_group(x.device.type))
-        return torch.stack(gathered)
+            dist.all_gather_into_tensor(gathered.flatten(0, 1), x.contiguous(), group=self._group(x))
+        return gathered
+
+    def _group(self, tensor: Tensor) -> "dist.ProcessGroup | None":
+        """The process group that sends a tensor; None: the default group, gloo."""
+        return _nccl_group() if tensor.is_cuda and self.gpu_backend == "nccl" else None
 
     def all_reduce_max(self, values: Sequence[int]) -> list[int]:
         """Returns the maximum of each value over several ranks; does not wait for a device."""
@@ -161,6 +193,7 @@ class Ranks:
 
 
 SINGLE_RANK = Ranks()
+_before_leave: "list[weakref.WeakMethod[Callable[[], None]]]" = []
 
 
 def _init_process_group(environment: RankEnvironment) -> None:
@@ -196,13 +229,14 @@ def _interruptible() -> Iterator[None]:
 
 
 @cache
-def _group(device_type: str) -> "dist.ProcessGroup | None":
-    """Returns the process group for tensors of a device type: NCCL for GPUs; None, the default gloo group, for CPUs.
+def _nccl_group() -> "dist.ProcessGroup":
+    """Returns the process group for GPU tensors.
 
-    The first call for GPUs creates the group: all ranks must make it at the same step, after each has set its GPU.
+    The first call creates it: all ranks must make it at the same step, after each has set its GPU.
     """
-    if device_type != "cuda":
-        return None
+    # Else NCCL exchanges the addresses of captured tensors during a capture: a rank whose capture failed before would
+    # leave the others waiting, and memory of `expandable_segments` cannot be registered.
+    os.environ.setdefault("NCCL_GRAPH_REGISTER", "0")
     group = dist.new_group(backend="nccl", timeout=_TIMEOUT)
     assert isinstance(group, dist.ProcessGroup), "every rank is a member"
     return group

@@ -10,6 +10,8 @@ Its gradient moves a generated image towards real ones, and away from other gene
 (arXiv:1705.10743) use it for GANs, on learned features. Here the features are those of a pretrained network.
 """
 
+import itertools
+
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
@@ -47,18 +49,23 @@ def energy_distance(real: Tensor, fake: Tensor, labels: Tensor, maps: list[Image
 
 def _energy_distance(real: Tensor, fake: Tensor, labels: Tensor, maps: list[ImageShape], ranks: Ranks) -> Tensor:
     all_labels = _gather(labels, ranks)
-    n = len(all_labels)
-    rows = torch.arange(len(labels), device=labels.device)[:, None] + ranks.rank * len(labels)
+    local, n = len(labels), len(all_labels)
+    rows = torch.arange(local, device=labels.device)[:, None] + ranks.rank * local
     different = (rows != torch.arange(n, device=labels.device)).to(fake.dtype)  # not an image and itself
     same_class = (labels[:, None] == all_labels).to(fake.dtype)
+    in_class = same_class.sum()
+    ranks.all_reduce_mean([in_class])
+    groups = ((torch.ones_like(same_class), in_class.new_full((), local * n)), (same_class, in_class))
+    pooled = [
+        [adaptive_avg_pool2d(each, _GRID).flatten(1) for each in split_maps(images, maps)] for images in (fake, real)
+    ]
+    gathered = _gather_all([x.detach() for x in itertools.chain(*pooled)], ranks)
     total = fake.new_zeros(())
-    for real_map, fake_map in zip(split_maps(real, maps), split_maps(fake, maps), strict=True):
-        x, y = (adaptive_avg_pool2d(each, _GRID).flatten(1) for each in (fake_map, real_map))
-        to_real = _distances(x, _gather(y, ranks))
-        to_fake = _distances(x, _gather(x.detach(), ranks))
-        for pairs in (torch.ones_like(same_class), same_class):
-            attraction = _mean(to_real, pairs, ranks)
-            repulsion = _mean(to_fake, pairs * different, ranks)
+    for x, all_x, all_y in zip(pooled[0], gathered[: len(maps)], gathered[len(maps) :], strict=True):
+        to_real, to_fake = _distances(x, all_y), _distances(x, all_x)
+        for pairs, count in groups:
+            attraction = _mean(to_real, pairs, count, ranks)
+            repulsion = _mean(to_fake, pairs * different, count - local, ranks)  # without the pairs of an image itself
             # each pair of generated images occurs twice, and only the first one of a pair has a gradient here
             total = total + 2 * attraction - 2 * repulsion + repulsion.detach()
     return total
@@ -66,13 +73,25 @@ def _energy_distance(real: Tensor, fake: Tensor, labels: Tensor, maps: list[Imag
 
 def _gather(x: Tensor, ranks: Ranks) -> Tensor:
     """Joins the rows of all ranks."""
-    return x if ranks.size == 1 else ranks.all_gather(x).flatten(0, 1)
+    return ranks.all_gather(x).flatten(0, 1) if ranks.communicates else x
 
 
-def _mean(distances: Tensor, pairs: Tensor, ranks: Ranks) -> Tensor:
-    """Mean of distances weighted by `pairs`; the mean of its gradient over the ranks is that of the whole batch."""
-    count = pairs.sum()
-    ranks.all_reduce_mean([count])
+def _gather_all(tensors: list[Tensor], ranks: Ranks) -> list[Tensor]:
+    """Joins the rows of all ranks, of each of the [N, …] tensors, in one message."""
+    if not ranks.communicates:
+        return tensors
+    return list(_gather(torch.cat(tensors, dim=1), ranks).split([tensor.shape[1] for tensor in tensors], dim=1))
+
+
+def _mean(distances: Tensor, pairs: Tensor, count: Tensor, ranks: Ranks) -> Tensor:
+    """Mean of distances weighted by `pairs`; the mean of its gradient over the ranks is that of the whole batch.
+
+    Args:
+        distances: [N, M].
+        pairs: 1 for the pairs of the mean, else 0, [N, M].
+        count: number of these pairs, as the mean over the ranks.
+        ranks: those that share the batch.
+    """
     # a class without pairs has none on any rank; a single pair is 1/ranks on average
     return (distances * pairs).sum() / count.clamp(min=1 / ranks.size)
 

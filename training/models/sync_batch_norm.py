@@ -23,7 +23,7 @@ def convert_sync_batch_norm(network: nn.Module, ranks: Ranks) -> None:
     Raises:
         ConfigError: a batch normalization layer has an unsupported type.
     """
-    if ranks.size == 1:
+    if not ranks.communicates:
         return
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):

@@ -6,6 +6,9 @@ buffers, per-step scalars are in `StepInputs` (`device/step_inputs.py`), and not
 
 The first steps run eagerly: optimizers create their state, and libraries choose their kernels. The next step is
 captured, which runs no kernel. From then on each step is one replay.
+
+A graph holds the messages between ranks, too (`distributed/ranks.py`). NCCL requires that all ranks replay a message or
+none does. So all ranks capture at the same step, and compare the outcomes: if one capture fails, all run eagerly.
 """
 
 import logging
@@ -20,7 +23,7 @@ from ganctl.training.config.schema import Config
 from ganctl.training.data.loader import ImagesAndLabels
 from ganctl.training.device.streams import StreamPool
 from ganctl.training.distributed.ranks import Ranks
-from ganctl.training.errors import ConfigError
+from ganctl.training.errors import ConfigError, RankLostError
 from ganctl.training.step.step import Step
 
 WARMUP_STEPS = 3  # eager steps before a capture, for each combination of due parts
@@ -37,8 +40,8 @@ def find_eager_reason(config: Config, device: torch.device, ranks: Ranks) -> str
     setting, reason = config.train.cuda_graph, None
     if device.type != "cuda":
         reason = "CUDA graphs need a CUDA device"
-    elif ranks.size > 1:
-        reason = "ranks exchange gradients between the phases of a step"
+    elif ranks.size > 1 and ranks.gpu_backend != "nccl":
+        reason = f"ranks exchange gradients through the host, by {ranks.gpu_backend}; a graph needs PyTorch with NCCL"
     if reason is not None and setting is True:
         raise ConfigError([f"train.cuda_graph = true: {reason}. Set it to 'auto'."])
     if reason is not None or setting is False:
@@ -63,7 +66,7 @@ def capture_on_cuda(work: Callable[[], None], rng: torch.Generator) -> Replay:
     """
     graph = torch.cuda.CUDAGraph()
     graph.register_generator_state(rng)
-    # CUDA calls of other threads (a loader's pinning, for example) must not break the capture
+    # CUDA calls of other threads (a loader's pinning, NCCL's watchdog) must not break the capture
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         work()
     return graph.replay
@@ -92,6 +95,8 @@ class StepRunner:
         self._inputs: tuple[Tensor, ...] = ()
         self.replays: dict[tuple[str, ...], Replay] = {}  # by the due parts of a step
         self._warmup_counts = Counter[tuple[str, ...]]()
+        if eager_reason is None and step.ranks.communicates:
+            step.ranks.before_leave(self.invalidate)
 
     def __call__(self, batch_ref: Sequence[Tensor], *, step: int, progress: float, lr_factor: float = 1.0) -> None:
         """Runs `Step` on the batch that `batch_ref` refers to; the other arguments are those of `Step`."""
@@ -127,14 +132,18 @@ class StepRunner:
         self._step.update(*self._gather(*batch_ref), due)
 
     def _try_capture(self, due: tuple[str, ...]) -> Replay | None:
-        """Captures a step; after a failure, restores the state and switches to eager steps."""
-        rng_state = self._step.rng.get_state()
+        """Captures a step; after a failure on any rank, restores the state and switches to eager steps."""
+        rng_state, failure = self._step.rng.get_state(), ""
         try:
             self.replays[due] = self._capture(lambda: self._update(self._inputs, due), self._step.rng)
-        except RuntimeError as error:  # CUDA's errors have this type
-            self.eager_reason = f"the capture failed: {str(error).splitlines()[0]}"
-            _log.warning("steps run eagerly: %s", self.eager_reason)
-            self.invalidate()
-            self._step.recover(rng_state)
-            return None
-        return self.replays[due]
+        except (RuntimeError, RankLostError) as error:  # CUDA's errors have the first type, those of messages the second
+            failure = f"the capture failed: {str(error.__cause__ or error).splitlines()[0]}"
+        failures = self._step.ranks.all_gather_object(failure)
+        if not any(failures):
+            return self.replays[due]
+        rank = next(rank for rank, other in enumerate(failures) if other)
+        self.eager_reason = failure or f"on rank {rank}, {failures[rank]}"
+        _log.warning("steps run eagerly: %s", self.eager_reason)
+        self.invalidate()
+        self._step.recover(rng_state)
+        return None

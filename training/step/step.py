@@ -68,7 +68,7 @@ class Step:
         """
         self.generator, self.discriminator, self.device = generator, discriminator, device
         self.rng = torch.Generator(device).manual_seed(config.train.seed)
-        self._config, self._ranks, self.step_inputs = config, ranks, StepInputs(device, on_device=capturable)
+        self._config, self.ranks, self.step_inputs = config, ranks, StepInputs(device, on_device=capturable)
         self._allow_sync = device.type == "cpu" and not capturable  # a CPU reads its tensors at no cost
         # kernels that are launched one by one gain nothing from side streams
         self._streams = StreamPool(device, _STREAMS) if capturable else NO_STREAMS
@@ -160,7 +160,7 @@ class Step:
             if self._allow_sync and not math.isfinite(result.loss.item()):
                 self._nonfinite.check()
             self._streams.join()
-            phase.step(self._scaler, self._ranks)
+            phase.step(self._scaler, self.ranks)
             if phase is phases[0] and not self._allow_sync:
                 with self._streams.stream(0):  # overlaps with the next phase
                     self._nonfinite.check()
@@ -180,7 +180,7 @@ class Step:
         Penalties are missing if no step since then computed any. Waits for the device.
         """
         sums = self._stats.clone()
-        self._ranks.all_reduce_mean([sums])
+        self.ranks.all_reduce_mean([sums])
         counts = [max(1, self._stats_steps[part]) for part, names in self._stat_names.items() for _ in names]
         values = {name: value / n for name, value, n in zip(self._sums, sums.tolist(), counts, strict=True)}
         if not self._stats_steps[PENALTIES]:
@@ -212,9 +212,9 @@ class Step:
         """
         if name := self.first_nonfinite():
             raise divergence_error(f"{name}: found NaN or inf", step)
-        if self._ranks.size > 1:
+        if self.ranks.size > 1:
             weights = [*self._nonfinite.tensors.values(), *self.ema.state_dict().values()]
-            self._ranks.assert_equal_across_ranks(f"the weights at step {step}", fingerprint(weights))
+            self.ranks.assert_equal_across_ranks(f"the weights at step {step}", fingerprint(weights))
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, EMA, optimizers, running statistics of the losses, loss scaler, random stream, open statistics."""
@@ -228,7 +228,7 @@ class Step:
             "scaler": self._scaler.state_dict(),
             "rng": self.rng.get_state(),
             "device": self.device.type,
-            "stats": torch.stack(self._ranks.all_gather_object(self._stats.cpu())),  # [ranks, names]
+            "stats": torch.stack(self.ranks.all_gather_object(self._stats.cpu())),  # [ranks, names]
             "stats_names": list(self._sums),
             "stats_steps": dict(self._stats_steps),
             "threads": torch.get_num_threads(),  # the split of a sum over threads changes its rounding
@@ -250,7 +250,7 @@ class Step:
             self.rng.manual_seed(int.from_bytes(hashlib.sha256(state["rng"].numpy().tobytes()).digest()[:7], "big"))
         if state["stats_names"] == list(self._sums):  # else the loss was changed on purpose: the means start anew
             by_rank = state["stats"]
-            self._stats.copy_(by_rank[self._ranks.rank] if len(by_rank) == self._ranks.size else by_rank.mean(dim=0))
+            self._stats.copy_(by_rank[self.ranks.rank] if len(by_rank) == self.ranks.size else by_rank.mean(dim=0))
             self._stats_steps |= state["stats_steps"]
 
     def load_networks(self, state: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from ganctl.training.distributed.ranks import Ranks, choose_device, random_state
 from ganctl.training.errors import CheckpointError, ConfigError, TrainingError
 from ganctl.training.loop.control import LoopControl
 from ganctl.training.models.sync_batch_norm import convert_sync_batch_norm
+from tests.integration.training.captured import check_captured_steps
 
 CPU = torch.device("cpu")
 
@@ -39,6 +40,7 @@ def check(ranks: Ranks) -> None:
     check_mean_of_large_tensors(ranks)
     check_random_states(ranks)
     check_refused_batch_norm(ranks)
+    check_captured_steps(ranks)
     if ranks.is_main:
         print("passed", choose_device("cpu", ranks))
 

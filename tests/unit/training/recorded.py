@@ -1,5 +1,7 @@
 """Stand-in for a CUDA graph on a CPU: records all tensor operations, and replays them on the same memory.
 
+Messages between ranks are such operations, too. Unlike a capture, a recording runs them, so all ranks must record.
+
 As with a CUDA graph, a replay runs no Python code: numbers that Python computed keep their values of the recording.
 """
 
@@ -7,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -34,6 +37,8 @@ class Recorder(TorchDispatchMode):
                 # views and in-place results already have their values
                 if isinstance(target, Tensor) and target.untyped_storage().data_ptr() not in arguments:
                     target.copy_(value)
+                elif isinstance(value, torch.ScriptObject):  # of a message between ranks
+                    dist.Work.unbox(value).wait()
 
     @property
     def names(self) -> list[str]:

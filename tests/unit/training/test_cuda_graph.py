@@ -8,61 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from ganctl.training.config.resolve import preset_names, resolve
-from ganctl.training.config.schema import Config
-from ganctl.training.device.precision import Precision
+from ganctl.training.config.resolve import preset_names
 from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import ConfigError
-from ganctl.training.models.build import build_discriminator, build_generator
-from ganctl.training.step.cuda_graph import WARMUP_STEPS, StepRunner, capture_on_cuda, find_eager_reason
-from ganctl.training.step.step import Step
+from ganctl.training.step.cuda_graph import WARMUP_STEPS, capture_on_cuda, find_eager_reason
 from tests.unit.training.recorded import Recorder, recorded
-from tests.unit.training.steps import SHAPE, batch, held_out
+from tests.unit.training.runners import build_runner, settings, state, train
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-SMALL = (
-    "model.base_channels=4",
-    "train.ema_decay=0.9",
-    "optimizer.grad_clip_ratio=0.5",
-    "optimizer.decay_start=0.1",
-    "train.precision=fp32",
-)
-
-
-def settings(*assignments: str, preset: str = "conv") -> Config:
-    return resolve(preset=preset, assignments=[*SMALL, *assignments], environment={})[0]
-
-
-def build_runner(
-    config: Config, device: torch.device = CPU, *, name: str = "fp32", **options: Any
-) -> tuple[Step, StepRunner]:
-    torch.manual_seed(0)
-    generator = build_generator(config.model, SHAPE, 10).to(device)
-    discriminator = build_discriminator(config.model, SHAPE, 10).to(device)
-    precision = Precision(name, device.type, "set by the test")
-    step = Step(config, generator, discriminator, device, precision=precision, capturable=True, held_out=held_out())
-    images, labels = (tensor.to(device) for tensor in batch(64))
-    return step, StepRunner(step, lambda index: (images[index], labels[index]), **options)
-
-
-def train(step: Step, runner: StepRunner, *, steps: int = 20) -> dict[str, float]:
-    """Varies the batch, the learning rate, the penalties and the EMA decay from step to step; returns the losses."""
-    for n in range(steps):
-        index = torch.arange(n, n + 16, device=step.device) % 64
-        runner((index,), step=n, progress=n / steps, lr_factor=1 / (1 + n))
-    return step.read_stats()
-
-
-def state(step: Step) -> dict[str, torch.Tensor]:
-    """Returns all tensors of the networks, the optimizers and the losses."""
-    networks = {"generator": step.generator, "discriminator": step.discriminator, "ema": step.ema}
-    tensors = {f"{name}.{key}": t for name, net in networks.items() for key, t in net.state_dict().items()}
-    for phase in step.phases:
-        for key, moments in phase.optimizer.state_dict()["state"].items():
-            tensors |= {f"{phase.name}.{key}.{moment}": value for moment, value in moments.items()}
-    return tensors | {f"losses.{key}": value for key, value in step.objective.state_dict().items()}
-
-
 VARIANTS = [
     *({"preset": name} for name in preset_names()),
     {"assignments": ("train.n_critic=3", "loss.penalty_every=1")},
@@ -144,33 +97,36 @@ def test_a_resumed_run_captures_again() -> None:
         assert torch.equal(value, state(captured_step)[key]), key
 
 
+NCCL, GLOO = Ranks(0, 2), Ranks(0, 2, gpu_backend="gloo")
 CUSTOM_LOSS = "loss.name=ganctl.training.losses.adversarial:Hinge"  # named by its module, as a custom loss
 
 
 @pytest.mark.parametrize(
     ("assignments", "device", "ranks", "reason"),
     [
-        ((), CUDA, 1, None),
-        ((), CPU, 1, "CUDA device"),
-        (("train.cuda_graph=false",), CUDA, 1, "train.cuda_graph is false"),
-        ((), CUDA, 2, "ranks"),
-        ((CUSTOM_LOSS,), CUDA, 1, "loss.name"),
-        ((CUSTOM_LOSS, "train.cuda_graph=true"), CUDA, 1, None),
+        ((), CUDA, Ranks(), None),
+        ((), CUDA, NCCL, None),
+        ((), CPU, Ranks(), "CUDA device"),
+        ((), CPU, NCCL, "CUDA device"),
+        ((), CUDA, GLOO, "by gloo; a graph needs PyTorch with NCCL"),
+        (("train.cuda_graph=false",), CUDA, Ranks(), "train.cuda_graph is false"),
+        ((CUSTOM_LOSS,), CUDA, NCCL, "loss.name"),
+        ((CUSTOM_LOSS, "train.cuda_graph=true"), CUDA, Ranks(), None),
     ],
 )
 def test_a_step_that_is_not_captured_has_a_reason(
-    assignments: tuple[str, ...], device: torch.device, ranks: int, reason: str | None
+    assignments: tuple[str, ...], device: torch.device, ranks: Ranks, reason: str | None
 ) -> None:
-    result = find_eager_reason(settings(*assignments), device, Ranks(0, ranks))
+    result = find_eager_reason(settings(*assignments), device, ranks)
     assert result is None if reason is None else result is not None and reason in result
 
 
-@pytest.mark.parametrize(("device", "ranks", "reason"), [(CPU, 1, "CUDA device"), (CUDA, 2, "ranks")])
+@pytest.mark.parametrize(("device", "ranks", "reason"), [(CPU, Ranks(), "CUDA device"), (CUDA, GLOO, "gloo")])
 def test_cuda_graph_true_is_an_error_if_a_step_cannot_be_captured(
-    device: torch.device, ranks: int, reason: str
+    device: torch.device, ranks: Ranks, reason: str
 ) -> None:
     with pytest.raises(ConfigError, match=rf"train\.cuda_graph = true: .*{reason}.*'auto'"):
-        find_eager_reason(settings("train.cuda_graph=true"), device, Ranks(0, ranks))
+        find_eager_reason(settings("train.cuda_graph=true"), device, ranks)
 
 
 @pytest.mark.gpu
