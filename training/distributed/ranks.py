@@ -7,7 +7,7 @@ same variables (`rank_environment.py`). CPU tensors are sent by gloo, GPU tensor
 
 A CUDA graph can capture the operations on tensors (`all_reduce_mean`, `all_gather`) with NCCL: they allocate from the
 graph's memory, run in the current stream and read nothing on the host. One communicator sends all of them, in one order
-on all ranks. PyTorch's watchdog does not watch captured operations; a rank that ends is noticed by gloo, after the step.
+on all ranks. PyTorch's watchdog does not watch captured operations: gloo notices a rank that ended, after the step.
 """
 
 import datetime
@@ -111,12 +111,16 @@ class Ranks:
         """Replaces tensors of one dtype and device by their means over the ranks, in one all-reduce."""
         if not self.communicates:
             return
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        alone = len(tensors) == 1 and tensors[0].is_contiguous()  # is sent as it is
+        flat = tensors[0] if alone else torch.cat([tensor.reshape(-1) for tensor in tensors])
+        group = self._group(flat)
         with _detect_lost_rank():
-            dist.all_reduce(flat, group=self._group(flat))
-        flat /= self.size
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        torch._foreach_copy_(list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
+            dist.all_reduce(flat, dist.ReduceOp.SUM if group is None else dist.ReduceOp.AVG, group)
+        if group is None:  # gloo cannot average
+            flat /= self.size
+        if not alone:
+            parts = flat.split([tensor.numel() for tensor in tensors])
+            torch._foreach_copy_(list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
 
     def all_gather(self, x: Tensor) -> Tensor:
         """Stacks x, [N, ...], of all ranks: [ranks, N, ...]; only if the ranks communicate."""

@@ -49,11 +49,12 @@ def check_operations(ranks: Ranks) -> None:
     """Besides the messages, a rank runs the operations of a training without ranks; messages have one order."""
 
     def record(group: Ranks) -> list[str]:
-        step, runner = build_runner(settings(), ranks=group, eager_reason="recorded by the test")
+        _, runner = build_runner(settings(), ranks=group, eager_reason="recorded by the test")
         index = torch.arange(BATCH // ranks.size)
         for n in range(3):
             runner((index,), step=n, progress=0.0)
-        with Recorder() as recorder:
+        recorder = Recorder()
+        with recorder:
             runner((index,), step=3, progress=0.0)
         return recorder.names
 

@@ -52,7 +52,7 @@ def torchrun(ranks: int, *arguments: str, **options: object) -> subprocess.Compl
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE, **options)  # type: ignore[call-overload, no-any-return]
 
 
-Updates = Callable[[int], dict[str, torch.Tensor]]
+Updates = Callable[..., dict[str, torch.Tensor]]
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +61,9 @@ def updates(tmp_path_factory: pytest.TempPathFactory) -> Updates:
     folder = tmp_path_factory.mktemp("updates")
 
     @cache
-    def compute(ranks: int) -> dict[str, torch.Tensor]:
-        target = folder / f"{ranks}.safetensors"
-        done = torchrun(
-            ranks, "-m", "tests.integration.training.updates", str(target), json.dumps(CASES | PROJECTED_CASES)
-        )
+    def compute(ranks: int, device: str = "cpu") -> dict[str, torch.Tensor]:
+        target, cases = folder / f"{device}-{ranks}.safetensors", json.dumps(CASES | PROJECTED_CASES)
+        done = torchrun(ranks, "-m", "tests.integration.training.updates", str(target), cases, device)
         assert done.returncode == 0, done.stderr
         return load_file(target)
 
@@ -116,6 +114,19 @@ def test_ranks_with_pretrained_features_compute_the_updates_of_one_process(
         whole = torch.stack([one[name].double().norm() for name in names]).norm()
         for name in names:
             difference = (one[name].double() - several[name].double()).norm() / whole
+            assert difference <= 1e-9, f"{name}: {difference:.1e} of the norm of all"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", [*CASES, *PROJECTED_CASES])
+def test_two_ranks_on_one_gpu_compute_the_updates_of_one_rank_by_gloo(case: str, updates: Updates) -> None:
+    one, two = updates(1, "cuda"), updates(2, "cuda")
+    for stage in ("gradient", "after"):
+        names = [name for name in one if name.startswith(f"{case}/torch.float64/{stage}/")]
+        assert len(names) > 10
+        whole = torch.stack([one[name].double().norm() for name in names]).norm()
+        for name in names:
+            difference = (one[name].double() - two[name].double()).norm() / whole
             assert difference <= 1e-9, f"{name}: {difference:.1e} of the norm of all"
 
 

@@ -1,6 +1,7 @@
 """Run by torchrun in test_ranks.py: writes the gradients and weights of some updates for a table of settings.
 
-Each rank computes its share of the batch; rank 0 writes the results to the file in the first argument.
+Each rank computes its share of the batch; rank 0 writes the results to the file in the first argument. On a GPU, all
+ranks share it and send their tensors by gloo, since NCCL needs a GPU for each rank.
 """
 
 import json
@@ -53,8 +54,8 @@ def record_gradients(phase: Phase, ranks: Ranks, gradients: dict[str, Tensor]) -
     return backward
 
 
-def main(target: str, cases: dict[str, list[str]]) -> None:
-    ranks = Ranks.join()
+def main(target: str, cases: dict[str, list[str]], device: torch.device) -> None:
+    ranks = replace(Ranks.join(), gpu_backend="gloo")
     results: dict[str, Tensor] = {}
     for name, assignments in cases.items():
         preset, *rest = assignments
@@ -62,10 +63,10 @@ def main(target: str, cases: dict[str, list[str]]) -> None:
         config, _ = resolve(preset=preset, assignments=settings, environment={})
         for dtype in (torch.float64, torch.float32):
             torch.manual_seed(1)
-            generator = build_generator(config.model, SHAPE, 10).to(dtype)
-            discriminator = build_discriminator(config.model, SHAPE, 10).to(dtype)
+            generator = build_generator(config.model, SHAPE, 10).to(device, dtype)
+            discriminator = build_discriminator(config.model, SHAPE, 10).to(device, dtype)
             held_out = ImageSet(torch.arange(4 * 784).view(4, *SHAPE).to(torch.uint8), torch.arange(4), ("",) * 10)
-            step = Step(config, generator, discriminator, torch.device("cpu"), ranks=ranks, held_out=held_out)
+            step = Step(config, generator, discriminator, device, ranks=ranks, held_out=held_out)
             gradients: dict[str, Tensor] = {}
             step.phases = [
                 replace(phase, backward_loss=record_gradients(phase, ranks, gradients)) for phase in step.phases
@@ -75,7 +76,8 @@ def main(target: str, cases: dict[str, list[str]]) -> None:
                 images = torch.randint(256, (BATCH, *SHAPE), generator=rng, dtype=torch.uint8)
                 labels = torch.randint(10, (BATCH,), generator=rng)
                 share = ranks.local_slice(BATCH)
-                step(images[share], labels[share], step=number, progress=0.0, lr_factor=0.1)
+                images, labels = images[share].to(device), labels[share].to(device)
+                step(images, labels, step=number, progress=0.0, lr_factor=0.1)
                 if number == 0:
                     results |= {f"{name}/{dtype}/gradient/{key}": gradient for key, gradient in gradients.items()}
             for network in ("generator", "discriminator", "ema"):
@@ -87,4 +89,4 @@ def main(target: str, cases: dict[str, list[str]]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], json.loads(sys.argv[2]))
+    main(sys.argv[1], json.loads(sys.argv[2]), torch.device(sys.argv[3]))
