@@ -3,6 +3,7 @@
 With several ranks: `test_ranks.py`, by recordings on a CPU.
 """
 
+import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +12,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch._C._distributed_c10d import HashStore
 
 from ganctl.training.distributed.ranks import Ranks
 from ganctl.training.errors import RankLostError
+from ganctl.training.models.sync_batch_norm import convert_sync_batch_norm
 from ganctl.training.step.cuda_graph import WARMUP_STEPS, capture_on_cuda
 from tests.unit.training.recorded import recorded
 from tests.unit.training.runners import build_runner, settings, state, train
@@ -33,7 +37,7 @@ class WorldOfOne(Ranks):
 @contextmanager
 def world() -> Iterator[Ranks]:
     """A process group of one rank; as in a training, the default group is gloo, and GPU tensors go through NCCL."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     try:
         yield WorldOfOne()
     finally:
@@ -111,3 +115,25 @@ def test_a_replay_with_messages_never_waits_for_the_device() -> None:
             runner((index,), step=20, progress=0.5)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(3), nn.BatchNorm2d(3), nn.BatchNorm2d(3, affine=False)], ids=str)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_batch_normalization_of_ranks_on_a_gpu_computes_that_of_pytorch(
+    layer: nn.Module, memory_format: torch.memory_format
+) -> None:
+    x = torch.randn(8, 3, 5, 5, dtype=torch.float64, device=CUDA).to(memory_format=memory_format)
+    x = x[:, :, 0, 0] if isinstance(layer, nn.BatchNorm1d) else x
+    results = []
+    with world() as ranks:
+        for group in (Ranks(), ranks):
+            parent = nn.Sequential(copy.deepcopy(layer)).to(CUDA, torch.float64)
+            convert_sync_batch_norm(parent, group)
+            inputs = x.clone().requires_grad_()
+            outputs = parent(inputs)
+            (outputs * x.sin()).sum().backward()
+            gradients = [tensor.grad for tensor in (inputs, *parent.parameters()) if tensor.grad is not None]
+            results.append([outputs.detach(), *gradients, parent[0].running_mean, parent[0].running_var])
+    for expected, value in zip(*results, strict=True):
+        torch.testing.assert_close(value, expected)
