@@ -56,7 +56,11 @@ def evaluate(
     """
     import time
 
+    import torch
+
     from ganctl.training.data.datasets import load_split
+    from ganctl.training.device.threads import limit_threads
+    from ganctl.training.device.turns import take_turns
     from ganctl.training.errors import DataError
     from ganctl.training.evaluation.cache import TensorCache
     from ganctl.training.evaluation.evaluator import Evaluator
@@ -66,6 +70,8 @@ def evaluate(
     from ganctl.training.sampling.writers import open_images
 
     start = time.monotonic()
+    limit_threads()
+    click.get_current_context().with_resource(take_turns(torch.device("cpu")))
     path = Path(source)
     opened = open_images(path) if path.suffix == ".npz" else open_source(path)
     if draws > 1 and opened.images is not None:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from ganctl.training.config.schema import DESCRIPTIONS, Config
 
 PREFIX = "GANCTL_"
-_NOT_SETTINGS = ("PRESET", "PAGE", "HEALTH_URL")  # other variables of ganctl
+_NOT_SETTINGS = ("PRESET", "PAGE", "HEALTH_URL", "TURNS")  # other variables of ganctl
 
 # Kubernetes (service links) and Docker (links) set these for a service or container of any name.
 _PORT = r"PORT(_\d+_[A-Z]+(_(ADDR|PORT|PROTO|START|END))?)?"

@@ -101,6 +101,15 @@ class Ranks:
         """Whether tensors are sent at all; a single rank has the sums already."""
         return self.size > 1
 
+    def in_turns(self) -> int:
+        """Returns the number of ranks that compute in the turns of this rank; see `device/turns.py`.
+
+        Rank 0 takes turns for all, since the others wait for it in each step. Ranks of several machines take none: two
+        runs could wait for each other.
+        """
+        machines = set(self.all_gather_object(platform.node()))
+        return self.size if self.is_main and len(machines) == 1 else 0
+
     def local_slice(self, n: int) -> slice:
         """Returns this rank's slice of n items."""
         assert n % self.size == 0, "the config check requires a batch size that is divisible by the number of ranks"

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from ganctl.training.data.base import put_on_white
+from ganctl.training.device.turns import in_turns
 from ganctl.training.pretrained import FEATURES_FILE
 from ganctl.training.pretrained.efficientnet_lite import EfficientNetLite
 
@@ -57,7 +58,7 @@ class FeatureNetwork(EfficientNetLite):
     def extract(self, images: Tensor) -> Features:
         """Computes the features of uint8 images [N, C, H, W], as in an ImageSet, on the device of the network."""
         device = self.stem.weight.device
-        chunks = [self(_to_input(chunk.to(device))) for chunk in images.split(_CHUNK)]
+        chunks = [self(_to_input(chunk.to(device))) for chunk in in_turns(images.split(_CHUNK))]
         return Features(*(torch.cat(part).cpu() for part in zip(*chunks, strict=True)))
 
 

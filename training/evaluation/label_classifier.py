@@ -25,6 +25,7 @@ from ganctl.training.config.cache_dir import keyed_path, read_cached, write_cach
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet
 from ganctl.training.data.datasets import data_digest, load_split
+from ganctl.training.device.turns import next_turn
 from ganctl.training.evaluation.feature_network import load_feature_network
 from ganctl.training.evaluation.reference_stats import subsample
 from ganctl.training.evaluation.validity import LabelSkill
@@ -103,6 +104,7 @@ def fit(train: ImageSet, test: ImageSet, device: torch.device) -> LabelClassifie
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
+        next_turn()
         optimizer.zero_grad()
         value = cross_entropy(standardized @ weight + bias, labels) + _PENALTY * weight.square().sum()
         value.backward()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ganctl.training.data.base import fixed_permutation
+from ganctl.training.device.turns import in_turns
 
 PRECISION_RECALL_K = 3
 DENSITY_COVERAGE_K = 5
@@ -69,7 +70,7 @@ def kernel_distance(generated: Tensor, real: Tensor) -> tuple[float, float]:
     def sums(a: list[Tensor], b: list[Tensor]) -> Tensor:
         """Sums of the kernel over each two blocks, [blocks, blocks], without the pairs of a row with itself."""
         result = torch.empty(blocks, blocks, dtype=torch.float64)
-        for i, x in enumerate(a):
+        for i, x in enumerate(in_turns(a)):
             for j, y in enumerate(b):
                 kernel = (x @ y.T).div_(x.shape[1]).add_(1).pow_(3)
                 result[i, j] = kernel.sum() - (kernel.trace() if x is y else 0.0)
@@ -105,7 +106,7 @@ class NeighborRadii:
         """Computes the radii for samples [N, F]; with N ≤ k, the distance to the farthest sample."""
         k = min(DENSITY_COVERAGE_K, len(features) - 1)
         smallest = torch.cat(
-            [torch.cdist(rows, features).topk(k + 1, largest=False).values for rows in features.split(_ROWS)]
+            [torch.cdist(rows, features).topk(k + 1, largest=False).values for rows in in_turns(features.split(_ROWS))]
         )  # column 0 is the sample itself, at distance 0
         return NeighborRadii(smallest[:, min(PRECISION_RECALL_K, k)], smallest[:, k])
 
@@ -116,7 +117,7 @@ def manifold_scores(real: Tensor, radii: NeighborRadii, fake: Tensor) -> dict[st
     inside = torch.zeros(len(fake), dtype=torch.bool)  # fakes within the radius of any real sample (k = 3)
     num_containing = torch.zeros(len(fake))  # per fake: real samples whose radius (k = 5) contains it
     recalled, covered = [], []
-    for start in range(0, len(real), _ROWS):
+    for start in in_turns(range(0, len(real), _ROWS)):
         rows = slice(start, start + _ROWS)
         distances = torch.cdist(real[rows], fake)
         inside |= (distances <= radii.precision_recall[rows, None]).any(dim=0)

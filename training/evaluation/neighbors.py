@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ganctl.training.data.base import ImageSet
+from ganctl.training.device.turns import in_turns
 from ganctl.training.evaluation.cache import TensorCache, images_digest
 from ganctl.training.evaluation.reference_stats import count_distinct, subsample
 from ganctl.training.evaluation.validity import too_few_images
@@ -78,7 +79,7 @@ def find_nearest(images: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
     queries = images.flatten(1).float()
     smallest = torch.full((len(queries),), torch.inf)
     nearest = torch.zeros(len(queries), dtype=torch.int64)
-    for start in range(0, len(candidates), _ROWS):
+    for start in in_turns(range(0, len(candidates), _ROWS)):
         rows = candidates[start : start + _ROWS].flatten(1).float()
         values, indices = torch.addmm(rows.square().sum(dim=1)[None], queries, rows.T, alpha=-2).min(dim=1)
         nearest = torch.where(values < smallest, indices + start, nearest)

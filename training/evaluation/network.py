@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ganctl.training.device.turns import in_turns
 from ganctl.training.models.base import to_float
 
 FEATURES = 128
@@ -71,7 +72,7 @@ def classify(classifier: Classifier, images: Tensor) -> ScorerOutput:
     device = next(classifier.parameters()).device
     body = _fuse_batch_norm(classifier.body)
     all_features, logits = [], []
-    for chunk in images.split(_CHUNK):
+    for chunk in in_turns(images.split(_CHUNK)):
         # channels last: convolutions of few channels run several times faster on a CPU
         features = body(to_float(chunk.to(device)).to(memory_format=torch.channels_last))
         all_features.append(features.cpu())

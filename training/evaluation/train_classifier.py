@@ -22,6 +22,7 @@ from ganctl.training.checkpoint.format import weights_digest
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.base import ImageSet
 from ganctl.training.data.datasets import load_split
+from ganctl.training.device.turns import in_turns
 from ganctl.training.evaluation.network import DIGEST_KEY, MNIST_CLASSIFIER, Classifier, classify, spatial_positions
 from ganctl.training.models.base import to_float
 
@@ -63,7 +64,7 @@ def train_classifier(
         classifier, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay), use_buffers=True
     )
     for _ in range(epochs):
-        for indices in torch.randperm(len(data))[: steps * batch].split(batch):
+        for indices in in_turns(torch.randperm(len(data))[: steps * batch].split(batch)):
             progress = done / total
             optimizer.param_groups[0]["lr"] = _PEAK_RATE * min(progress * 10, 0.5 * (1 + math.cos(math.pi * progress)))
             images = to_float(data.images[indices])

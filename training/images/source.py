@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from ganctl.training.checkpoint.format import LoadedCheckpoint, read_checkpoint
 from ganctl.training.checkpoint.stored_config import generator_settings, version_errors
+from ganctl.training.device.turns import in_turns
 from ganctl.training.errors import VersionError
 from ganctl.training.models.base import Generator, ImageShape, to_bytes
 from ganctl.training.models.build import build_generator
@@ -79,7 +80,7 @@ class GeneratorSource:
         training = self.generator.training
         self.generator.eval()
         chunks = zip(z.to(device).split(_CHUNK), label.to(device).split(_CHUNK), strict=True)
-        images = [to_bytes(forward(*chunk)).cpu() for chunk in chunks]
+        images = [to_bytes(forward(*chunk)).cpu() for chunk in in_turns(chunks)]
         self.generator.train(training)
         return torch.cat(images)
 

@@ -14,6 +14,7 @@ from ganctl.training.data.cache import worker_count
 from ganctl.training.data.datasets import find_license, load_split
 from ganctl.training.data.loader import Batches
 from ganctl.training.device.precision import Precision, check_precision, choose_precision, set_tf32
+from ganctl.training.device.threads import limit_threads
 from ganctl.training.distributed.ranks import Ranks, choose_device, fingerprint, preserve_random_states
 from ganctl.training.errors import ConfigError, TrainingError
 from ganctl.training.loop.precision_trial import fastest_on_cpu
@@ -101,6 +102,7 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
     Raises:
         ConfigError, DataError: the settings do not fit the data, the ranks or this machine.
     """
+    limit_threads()
     device = choose_device(config.train.device, ranks)
     if device.type == "cuda" and ranks.size > 1:
         torch.cuda.set_device(device)  # for NCCL, and for tensors on plain "cuda"

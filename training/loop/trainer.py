@@ -24,6 +24,7 @@ from ganctl.training.checkpoint.run_lock import RunLock
 from ganctl.training.config.schema import Config
 from ganctl.training.data.base import Split
 from ganctl.training.device.timing import ResolvedDuration, ThroughputTimer
+from ganctl.training.device.turns import end_turn, next_turn, take_turns
 from ganctl.training.distributed.ranks import Ranks, preserve_random_states, random_states, set_random_states
 from ganctl.training.images.source import GeneratorSource, Source, load_generator
 from ganctl.training.loop.build import build_parts
@@ -95,6 +96,7 @@ class Trainer:
         self._control = LoopControl()
         with ExitStack() as stack:
             stack.callback(self._lock.release)
+            stack.enter_context(take_turns(self.device, processes=self.ranks.in_turns()))
             self._enter_folder()
             stack.enter_context(add_path_to_errors(self.run_dir))  # disk errors of callbacks name the run folder
             if self._started:
@@ -141,6 +143,7 @@ class Trainer:
         self.timer.start()
 
     def _train_step(self) -> None:
+        next_turn()
         lr_factor = math.prod(callback.on_schedule(self) for callback in self._overrides["on_schedule"])
         try:
             self._step_runner(
@@ -192,6 +195,7 @@ class Trainer:
         self._write(self.state_dict(), best=best, listed=True)
 
     def _write(self, state: Mapping[str, Any], *, best: bool, listed: bool) -> None:
+        end_turn()
         if self.ranks.is_main:
             self._emit("on_checkpoint", self._checkpoint.write(state, best=best, listed=listed))
         self._control.evaluation = self._control.checkpoint = False

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ganctl.files import sha256_of
 from ganctl.training.data.base import put_on_white
+from ganctl.training.device.turns import in_turns
 from ganctl.training.errors import DataError
 from ganctl.training.evaluation.feature_files import onnx, torchscript, weights
 from ganctl.training.evaluation.feature_files.base import FLAG, LoadedNetwork, reason, unusable
@@ -76,7 +77,7 @@ class FileFeatures:
             expected = "1 (grayscale), 3 (RGB) or 4 (RGBA)"
             raise DataError(f"{FLAG}: found images of {images.shape[1]} channels, expected {expected}")
         features, last_message = [], time.monotonic()
-        for chunk in images.split(_CHUNK):
+        for chunk in in_turns(images.split(_CHUNK)):
             features.append(self._compute(chunk))
             if not features[-1].isfinite().all():
                 raise unusable(self._path, "found features that are NaN or infinite", "finite ones")
