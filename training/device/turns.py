@@ -24,6 +24,7 @@ from typing import TypeVar
 
 import torch
 
+from ganctl.processes import core_numbers
 from ganctl.training.errors import ConfigError
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ def take_turns(device: torch.device, *, processes: int = 1) -> Iterator[None]:
         yield
         return
     try:
-        _current = Turns(turns_file(), _cores(), processes * torch.get_num_threads())
+        _current = Turns(turns_file(), core_numbers(), processes * torch.get_num_threads())
     except OSError as error:
         _log.info("trains without turns: %s", error)
     try:
@@ -205,7 +206,3 @@ class Turns:
 
     def _unlock(self, offset: int) -> None:
         fcntl.lockf(self._file, fcntl.LOCK_UN, _TURNS, offset)
-
-
-def _cores() -> Collection[int]:
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
