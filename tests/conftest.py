@@ -68,6 +68,7 @@ def own_settings() -> Iterator[None]:
         for name in os.environ:
             if name.startswith("GANCTL_") or name == "PATH_DATASETS":
                 patch.delenv(name)
+        patch.setenv("GANCTL_TURNS", "off")  # a training that a test holds or stops would keep the cores
         yield
 
 

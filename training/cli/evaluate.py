@@ -71,7 +71,7 @@ def evaluate(
 
     start = time.monotonic()
     limit_threads()
-    click.get_current_context().with_resource(take_turns(torch.device("cpu")))
+    click.get_current_context().with_resource(take_turns(torch.get_num_threads()))
     path = Path(source)
     opened = open_images(path) if path.suffix == ".npz" else open_source(path)
     if draws > 1 and opened.images is not None:

@@ -4,13 +4,14 @@ import os
 
 import torch
 
-from ganctl.processes import available_cores
+from ganctl.processes import available_cores, core_numbers
 
 
 def limit_threads() -> None:
-    """Lowers the number of torch's threads to the cores that this process may use, unless OMP_NUM_THREADS sets it.
+    """Lowers the number of torch's threads to the CPU quota of the container, unless OMP_NUM_THREADS sets it.
 
-    torch follows the affinity mask, and not the CPU quota of a container.
+    torch itself follows the affinity mask only.
     """
-    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > (cores := available_cores()):
+    cores = available_cores()
+    if "OMP_NUM_THREADS" not in os.environ and cores < min(len(core_numbers()), torch.get_num_threads()):
         torch.set_num_threads(cores)

@@ -22,8 +22,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from ganctl.processes import core_numbers
 from ganctl.training.errors import ConfigError
 
@@ -40,14 +38,13 @@ _current: "Turns | None" = None
 
 
 @contextmanager
-def take_turns(device: torch.device, *, processes: int = 1) -> Iterator[None]:
-    """Shares the cores with other processes of this user in the context: `next_turn` waits for them.
+def take_turns(threads: int) -> Iterator[None]:
+    """Makes `next_turn` take turns with the other processes of this user, in the context.
 
-    Does nothing on a GPU, within another such context, with GANCTL_TURNS=off, or if the file cannot be locked.
+    Within another such context, with GANCTL_TURNS=off, or if the file cannot be locked, there are no turns.
 
     Args:
-        device: on which the process computes.
-        processes: number of processes that compute in this one's turn, with as many threads each; 0: none.
+        threads: number of threads that compute in the turns; 0: no turns, as on a GPU.
 
     Raises:
         ConfigError: GANCTL_TURNS is neither on nor off.
@@ -55,19 +52,19 @@ def take_turns(device: torch.device, *, processes: int = 1) -> Iterator[None]:
     global _current
     if (setting := os.environ.get(VARIABLE, "").strip().lower()) not in ("", "on", "off"):
         raise ConfigError([f"{VARIABLE}: found {setting!r}, expected on or off. Change it, or unset it."])
-    if device.type != "cpu" or _current is not None or setting == "off" or not processes:
+    if setting == "off" or _current is not None or not threads:
         yield
         return
     try:
-        _current = Turns(turns_file(), core_numbers(), processes * torch.get_num_threads())
+        _current = Turns(turns_file(), core_numbers(), threads)
     except OSError as error:
-        _log.info("trains without turns: %s", error)
+        _log.info("no turns with other processes: %s", error)
     try:
         yield
     finally:
-        ended, _current = _current, None
-        if ended is not None:
-            ended.close()
+        turns, _current = _current, None
+        if turns is not None:
+            turns.close()
 
 
 def next_turn() -> None:

@@ -96,7 +96,7 @@ class Trainer:
         self._control = LoopControl()
         with ExitStack() as stack:
             stack.callback(self._lock.release)
-            stack.enter_context(take_turns(self.device, processes=self.ranks.in_turns()))
+            stack.enter_context(take_turns(self._threads_in_turns()))
             self._enter_folder()
             stack.enter_context(add_path_to_errors(self.run_dir))  # disk errors of callbacks name the run folder
             if self._started:
@@ -141,6 +141,9 @@ class Trainer:
             self.metrics = {}
         self._control.agree(self.ranks, self.duration)  # on_start may have requested a stop
         self.timer.start()
+
+    def _threads_in_turns(self) -> int:
+        return 0 if self.device.type == "cuda" else torch.get_num_threads() * self.ranks.in_turns()
 
     def _train_step(self) -> None:
         next_turn()
