@@ -38,13 +38,24 @@ def bench() -> None:
 @_seconds_option(4.0, "Length of each measurement.")
 @_repetitions_option(5)
 @click.option("--growth/--no-growth", default=True, help="Also vary batch and network size, and time a long run.")
+@click.option("--beside", is_flag=True, help="Instead: trainings that share the cores, with and without turns.")
 @_out_option("bench-train")
 @json_option
-def train(seconds: float, repetitions: int, growth: bool, out: Path, as_json: bool) -> None:
+def train(seconds: float, repetitions: int, growth: bool, beside: bool, out: Path, as_json: bool) -> None:
     """Compare the trainer's speed with bare loops, the tutorial under Lightning, and plain matrix products.
 
     Writes results.json, table.md and rates.png. Five repetitions take a quarter of an hour.
+
+    --beside compares one training alone with several at once on the same cores, on the CPU, and writes results.json
+    and table.md. Five repetitions take ten minutes.
     """
+    if beside:
+        from ganctl.benchmarks.speed.beside import beside_table, measure
+
+        results = measure(seconds=seconds, repetitions=repetitions, announce=_announce)
+        text = beside_table(results)
+        _print(results, text, _save(out, results, text, {}), as_json)
+        return
     _require_matplotlib()
     from ganctl.benchmarks.figures import draw_rates
     from ganctl.benchmarks.speed.compare import measure_all

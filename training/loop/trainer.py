@@ -139,6 +139,7 @@ class Trainer:
         # a new folder has no checkpoint yet: this run must end with its own evaluation
         if not self.ranks.broadcast(self._checkpoint.last.exists()):
             self.metrics = {}
+        next_turn()
         self._control.agree(self.ranks, self.duration)  # on_start may have requested a stop
         self.timer.start()
 
@@ -146,7 +147,6 @@ class Trainer:
         return 0 if self.device.type == "cuda" else torch.get_num_threads() * self.ranks.in_turns()
 
     def _train_step(self) -> None:
-        next_turn()
         lr_factor = math.prod(callback.on_schedule(self) for callback in self._overrides["on_schedule"])
         try:
             self._step_runner(
@@ -166,6 +166,7 @@ class Trainer:
         self._emit("on_step")
         if self.step % self.config.log.every == 0:
             self._emit("on_log", self._step.read_stats())
+        next_turn()  # of rank 0, for which the other ranks wait in `agree`
         self._control.agree(self.ranks, self.duration)
 
     def _should_stop(self) -> bool:
