@@ -110,6 +110,9 @@ def train(
     DATA is a folder, an archive or a file of images, or mnist (the default), fashion-mnist or kmnist. The format is
     recognized; `ganctl inspect DATA` shows what was found. docs/data.md lists the formats.
     """
+    from ganctl.training.device.load import CoreLoad
+
+    load = CoreLoad()  # before torch is imported, which takes seconds
     from ganctl.training.distributed.ranks import Ranks
     from ganctl.training.loop.session import Session
 
@@ -151,6 +154,8 @@ def train(
         _print_facts(trainer, session.config.preset, dry_run=dry_run, as_json=as_json)
     if dry_run:
         return
+    if trainer.device.type == "cpu" and session.ranks.size == 1 and (advice := load.advice()):
+        note(advice)
     result = trainer.fit()
     interrupted = result.stop_reason.startswith("SIG")
     if interrupted:

@@ -86,6 +86,17 @@ def end_turn() -> None:
         _current.end()
 
 
+def others_take_turns() -> bool:
+    """Returns whether another process has a turn on a core of this one. Not to be called within `take_turns`."""
+    try:
+        turns = Turns(turns_file(), core_numbers(), len(core_numbers()))
+    except OSError:
+        return False
+    free = turns.try_next()
+    turns.close()
+    return not free
+
+
 def turns_file() -> Path:
     """Returns the file whose bytes are locked; each user of the machine has one."""
     return Path(tempfile.gettempdir()) / f"ganctl-turns-{os.getuid()}"
@@ -136,8 +147,7 @@ class Turns:
         if time.monotonic() < self._end or self._waiter is not None:
             return
         self.end()
-        if self._take_free():
-            self._begin()
+        if self.try_next():
             return
         self._waiter = waiter = threading.Thread(target=self._wait, name="turns", daemon=True)
         waiter.start()
@@ -145,6 +155,23 @@ class Turns:
         if waiter.is_alive() and not self._impatient:
             self._impatient = True
             _log.warning("another process has kept the cores for %g s: this one goes on beside it", self._patience)
+
+    def try_next(self) -> bool:
+        """Begins the next turn if the cores are free and nobody waits for them; else keeps its place in the queue.
+
+        Returns:
+            Whether the turn has begun.
+        """
+        try:
+            for core in self._cores:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, core)
+        except (BlockingIOError, PermissionError):
+            return False
+        if not self._lock_cores():
+            return False
+        self._unlock(0)
+        self._begin()
+        return True
 
     def end(self) -> None:
         """Ends the turn, and releases the cores."""
@@ -161,17 +188,6 @@ class Turns:
 
     def _begin(self) -> None:
         self._end = time.monotonic() + self._seconds
-
-    def _take_free(self) -> bool:
-        """Takes the cores if they are free and nobody waits for them."""
-        try:
-            for core in self._cores:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, core)
-            return self._lock_cores()
-        except (BlockingIOError, PermissionError):
-            return False
-        finally:
-            self._unlock(0)
 
     def _wait(self) -> None:
         """Waits in the queue, then at its head for the cores: only the head takes any, so it gets all that it needs."""
