@@ -113,11 +113,13 @@ def train(
     from ganctl.training.device.load import CoreLoad
 
     load = CoreLoad()  # before torch is imported, which takes seconds
+    from ganctl.training.data.cache import list_once
     from ganctl.training.distributed.ranks import Ranks
     from ganctl.training.loop.session import Session
 
     context = click.get_current_context()
     context.call_on_close(Ranks.leave)
+    context.with_resource(list_once())
     ranks = 1
     if nproc is not None:
         from ganctl.training.loop.torchrun import count_ranks

@@ -129,18 +129,21 @@ def to_square(image: Image.Image, size: int, fit: Literal["crop", "pad"]) -> NDA
     if image.has_transparency_data:
         image = image.convert("RGBA").convert("RGBa")  # premultiplied: hidden colors must not leak into the edges
     else:
-        image = image.convert("L" if image.mode in ("1", "L") else "RGB").convert("RGB")
+        image = image.convert("L") if image.mode == "1" else image
+        image = image if image.mode == "RGB" else image.convert("RGB")
         if fit == "pad" and image.width != image.height:  # the margins are transparent
             image = image.convert("RGBA").convert("RGBa")
     side = min(image.size) if fit == "crop" else max(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.crop((left, top, left + side, top + side))  # beyond the image: zeros
+    if image.size != (side, side):
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))  # beyond the image: zeros
     if side != size:
         image = image.resize((size, size), Image.Resampling.BICUBIC)
     square = np.full((4, size, size), 255, np.uint8)
     pixels = np.asarray(image).transpose(2, 0, 1)
     square[: len(pixels)] = pixels
-    np.minimum(square[:3], square[3], out=square[:3])  # the filter overshoots at edges
+    if side != size:
+        np.minimum(square[:3], square[3], out=square[:3])  # the filter overshoots at edges
     return square
 
 

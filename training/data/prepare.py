@@ -18,8 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from ganctl.training.config.schema import MAX_SIZE, MIN_SIZE, SIZE_STEP, DataSettings
@@ -33,6 +31,7 @@ from ganctl.training.data.decode import (
     to_square,
     white_level,
 )
+from ganctl.training.data.decoding_progress import show_progress
 from ganctl.training.data.splits import assign_splits, check_splits
 from ganctl.training.errors import DataError
 from ganctl.training.readers.base import Images, Source
@@ -75,7 +74,8 @@ class Decoded:
     sides: NDArray[np.int32]  # [N, 2]: width and height of the original
     modes: Counter[str]  # how many images have each of Pillow's modes, or type of deep pixels
     transparent: NDArray[np.bool_]  # [N]
-    digests: NDArray[np.uint64]  # [N, 2], of the pixels
+    channels: NDArray[np.int8]  # [N], what each image needs: 4 if a part is transparent, else 3 if colored, else 1
+    digests: NDArray[np.uint64]  # [N, 2], of the pixels in these channels
     good: NDArray[np.bool_]  # [N]
     bad: dict[str, str] = field(default_factory=dict)  # name → error
     notes: list[str] = field(default_factory=list)
@@ -89,6 +89,7 @@ class _Facts:
     sides: tuple[int, int] = (0, 0)
     mode: str = ""
     transparent: bool = False
+    channels: int = 0
     digest: bytes = b""
     value_range: ValueRange | None = None
     error: str = ""
@@ -146,6 +147,7 @@ def decode_all(source: Source, settings: DataSettings, *, workers: int, scratch:
         sides=np.zeros((count, 2), np.int32),
         modes=Counter(),
         transparent=np.zeros(count, np.bool_),
+        channels=np.zeros(count, np.int8),
         digests=np.zeros((count, 2), np.uint64),
         good=np.zeros(count, np.bool_),
         bad=dict(source.bad),
@@ -167,6 +169,7 @@ def decode_all(source: Source, settings: DataSettings, *, workers: int, scratch:
             if item.mode:
                 result.modes[item.mode] += 1
             result.transparent[item.index] = item.transparent
+            result.channels[item.index] = item.channels
             result.digests[item.index] = np.frombuffer(item.digest, np.uint64)
             result.good[item.index] = True
 
@@ -233,8 +236,8 @@ def choose_channels(decoded: Decoded, kept: NDArray[np.int64], settings: DataSet
         The number, and a log line if transparent images lose their transparency; else an empty string.
     """
     channels, reason = _choose_channels(decoded, kept, settings)
-    if channels != 4 and len(kept):
-        decoded.digests[kept] = [_digest(decoded.pixels[i, :channels]) for i in kept]
+    for i in kept[decoded.channels[kept] != channels]:
+        decoded.digests[i] = np.frombuffer(_digest(decoded.pixels[i, :channels]), np.uint64)
     return channels, reason
 
 
@@ -243,9 +246,10 @@ def _choose_channels(decoded: Decoded, kept: NDArray[np.int64], settings: DataSe
     channels = settings.channels
     if channels == "auto" and transparent and transparent >= _MIN_TRANSPARENT * len(kept):
         return 4, ""
-    chunks = (decoded.pixels[kept[start : start + _CHUNK]] for start in range(0, len(kept), _CHUNK))
     if channels == "auto":
-        channels = 1 if all((chunk[:, :3] == chunk[:, :1]).all() for chunk in chunks) else 3
+        colors = decoded.channels[kept] == 3
+        transparent_pixels = decoded.pixels[kept[decoded.channels[kept] == 4], :3]
+        channels = 3 if colors.any() or (transparent_pixels != transparent_pixels[:, :1]).any() else 1
     elif channels == 1:
         for start in range(0, len(kept), _CHUNK):  # luma of ITU-R 601-2, as Pillow's conversion
             chosen = kept[start : start + _CHUNK]
@@ -278,18 +282,26 @@ class _Decoder(Dataset[_Facts]):
             square = to_square(image, self.pixels.shape[-1], self.fit)
             self.pixels[i] = square
             mode = "" if self.whites is not None or self.again else image.mode
-            return _Facts(
-                i, image.size, mode, is_transparent(image), _digest(square).tobytes(), metadata_error=metadata_error
-            )
+            channels = _needed_channels(square)
+            digest = _digest(square[:channels])
+            return _Facts(i, image.size, mode, is_transparent(image), channels, digest, metadata_error=metadata_error)
         except (ImageError, DataError) as error:  # DataError: of the archive
             return _Facts(i, error=str(error))
         except Exception as error:  # Pillow's decoders raise many types; the file is reported as bad
             return _Facts(i, error=f"{type(error).__name__}: {error}")
 
 
-def _digest(pixels: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Returns a digest of an image, uint64 [2]."""
-    return np.frombuffer(hashlib.blake2b(pixels.tobytes(), digest_size=16).digest(), np.uint64)
+def _needed_channels(square: NDArray[np.uint8]) -> int:
+    """Returns the number of channels that show an image [4, S, S] completely."""
+    red, green, blue, alpha = square
+    if alpha.min() < 255:
+        return 4
+    return 1 if np.array_equal(red, green) and np.array_equal(red, blue) else 3
+
+
+def _digest(pixels: NDArray[np.uint8]) -> bytes:
+    """Returns a digest of an image, 16 bytes."""
+    return hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
 
 
 def _run(decoder: _Decoder, indices: Sequence[int], workers: int) -> Iterator[_Facts]:
@@ -304,10 +316,7 @@ def _run(decoder: _Decoder, indices: Sequence[int], workers: int) -> Iterator[_F
         generator=torch.Generator(),  # the default would consume random numbers of the caller
         multiprocessing_context="fork" if workers else None,  # the processes write into the same pixels
     )
-    console = Console(stderr=True)
-    bar = track(loader, "decoding images", console=console, transient=True, disable=not console.is_terminal)
-    for batch in bar:
-        yield from batch
+    yield from show_progress(loader, total=len(indices))
 
 
 def _first_side(source: Source, settings: DataSettings) -> int:

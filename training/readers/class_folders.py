@@ -82,7 +82,7 @@ def _open(tree: Tree) -> Source:
             if not labeled:  # beside class folders such files are ignored as well
                 content.files = {path: stamp for path, stamp in content.files.items() if not _is_document(path)}
             _check_count(folder, content, _MIN_CLASS_IMAGES if part == "train" else 1, labeled=labeled)
-            paths += sorted(content.files)
+            paths += sorted(content.files, key=lambda path: path.parts)
             labels += [label] * len(content.files)
             splits += [SPLITS.index(part) if len(parts) > 1 else NO_SPLIT] * len(content.files)
     outside = levels if labeled else [level for level in levels if level not in ends.values()]

@@ -1,6 +1,7 @@
 """Names of files and folders that operating systems, file managers and storage devices create among images."""
 
-from fnmatch import fnmatchcase
+import re
+from fnmatch import fnmatchcase, translate
 
 # lowercase: names are compared without case, as on Windows, macOS and most network shares
 _NAMES = {
@@ -28,9 +29,14 @@ _PATTERNS = (
     "*:zone.identifier", "*:encryptable", "*:$data", "*:afp_afpinfo", "*:afp_resource", "*:com.*",
     "*@synoeastream", "*@synoresource",
 )  # fmt: skip
+_ANY_PATTERN = re.compile("|".join(map(translate, _PATTERNS)))
 
 
 def system_name(name: str) -> str | None:
     """Returns the known name, or the pattern of names, that a file or folder name matches; None if there is none."""
     folded = name.casefold()
-    return name if folded in _NAMES else next((each for each in _PATTERNS if fnmatchcase(folded, each)), None)
+    if folded in _NAMES:
+        return name
+    if not _ANY_PATTERN.match(folded):
+        return None
+    return next(each for each in _PATTERNS if fnmatchcase(folded, each))

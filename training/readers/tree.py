@@ -10,6 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -182,7 +183,13 @@ def _is_run(folder: Path) -> bool:
 
 def is_image_name(path: Path) -> bool:
     """Returns whether the suffix of a file is that of a format that Pillow can read."""
-    image_format = Image.registered_extensions().get(path.suffix.lower())
+    return _is_image_suffix(path.suffix.lower())
+
+
+@cache
+def _is_image_suffix(suffix: str) -> bool:
+    Image.preinit()  # before all others: Pillow tries formats in this order, and some of them open every file
+    image_format = Image.registered_extensions().get(suffix)
     return image_format in Image.OPEN and image_format not in _UNREADABLE_FORMATS
 
 
@@ -194,8 +201,8 @@ def may_be_image(path: Path) -> bool:
 def companions(files: Collection[Path]) -> list[Path]:
     """Returns the files, such as captions, that share their name with an image and are not named like one."""
     images = {path for path in files if is_image_name(path)}
-    stems = {path.with_suffix("") for path in images}
-    no_images = (path for path in files if path.suffix and path not in images)
+    no_images = [path for path in files if path.suffix and path not in images]
+    stems = {path.with_suffix("") for path in images} if no_images else set()
     return [path for path in no_images if path.with_suffix("") in stems or path.with_suffix("") in images]
 
 
@@ -227,5 +234,7 @@ def format_counts(counter: Counter[str]) -> str:
 
 def printable(path: Path | str) -> str:
     """Escapes control characters and bytes that are not UTF-8, so that a path can be printed anywhere."""
-    text = str(path).encode("utf-8", "backslashreplace").decode()
+    if (text := str(path)).isprintable():  # most are, and a data set has many
+        return text
+    text = text.encode("utf-8", "backslashreplace").decode()
     return "".join(f"\\x{ord(letter):02x}" if unicodedata.category(letter) == "Cc" else letter for letter in text)
