@@ -1,5 +1,6 @@
-"""The callback SampleGrid: writes a preview grid per evaluation, and at the end a GIF of these grids."""
+"""The callback SampleGrid: writes an early preview grid, one per evaluation, and at the end a GIF of the latter."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,23 @@ from PIL import Image
 
 from ganctl.files import write_file
 from ganctl.training.callbacks.base import Callback, Run
+from ganctl.training.callbacks.logs import append_text
 from ganctl.training.callbacks.previews import fixed_grid
+from ganctl.training.distributed.ranks import preserve_random_states
 from ganctl.training.images.pictures import ENLARGEMENT, encode, encode_animation, to_picture
 
-TIMELAPSE = "timelapse.gif"
+FIRST, TIMELAPSE = "first.png", "timelapse.gif"
+_FIRST_AFTER = 1.0  # seconds of training
 _FILE_PATTERN = "[0-9]" * 8 + ".png"
 _FRAME_MS, _LAST_FRAME_MS = 250, 2000
+_log = logging.getLogger(__name__)
 
 
 class SampleGrid(Callback):
     """Writes `samples/STEP.png` at each evaluation, and `timelapse.gif`, which shows these images, at the end.
+
+    A new run also writes `first.png` after a second of training, unless an evaluation comes earlier. That picture
+    depends on the clock, so it is no part of the state, and drawing it keeps the random state.
 
     A resumed run first deletes the images that its checkpoint does not list: those of later steps, and of an extra
     evaluation after a limit.
@@ -25,18 +33,29 @@ class SampleGrid(Callback):
 
     def __init__(self) -> None:
         self._steps: list[int] = []
+        self._first_due = False
 
     def on_start(self, run: Run) -> None:
+        self._first_due = run.step == 0
         folder = run.run_dir / "samples"
         folder.mkdir(exist_ok=True)
         for path in folder.glob(_FILE_PATTERN):
             if int(path.stem) not in self._steps:
                 path.unlink()
 
+    def on_step(self, run: Run) -> None:
+        if self._first_due and run.timer.seconds >= _FIRST_AFTER:
+            self._first_due = False
+            with run.timer.pause(), preserve_random_states(run.device):
+                path = _write_grid(run, run.run_dir / FIRST)
+            text = f"step {run.step}  first picture {path}"
+            append_text(run, text)
+            _log.warning("%s", text)
+
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
+        self._first_due = False
         self._steps.append(run.step)
-        grid = encode(to_picture(fixed_grid(run), ENLARGEMENT), "png")
-        write_file(run.run_dir / "samples" / f"{run.step:08d}.png", grid)
+        _write_grid(run, run.run_dir / "samples" / f"{run.step:08d}.png")
 
     def on_end(self, run: Run, reason: str, scores: Mapping[str, Any]) -> None:
         frames = [_open_frame(path) for path in sorted((run.run_dir / "samples").glob(_FILE_PATTERN))]
@@ -49,6 +68,11 @@ class SampleGrid(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._steps = list(state["steps"])
+
+
+def _write_grid(run: Run, path: Path) -> Path:
+    write_file(path, encode(to_picture(fixed_grid(run), ENLARGEMENT), "png"))
+    return path
 
 
 def _open_frame(path: Path) -> Image.Image:

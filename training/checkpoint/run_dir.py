@@ -1,7 +1,7 @@
 """Run folders: their numbers, their files, and the search for their checkpoints.
 
 runs/00012-auto-mnist/
-    .lock  config.toml  environment.json  stats.jsonl  result.json  log.txt  samples/*.png  timelapse.gif
+    .lock  config.toml  environment.json  stats.jsonl  result.json  log.txt  first.png  samples/*.png  timelapse.gif
     events.out.tfevents.*
     checkpoints/  last, best, and step-N for each of the top k and the one before `last`
 """
@@ -28,11 +28,11 @@ _OLD_LOG = "log.old.txt"
 _BEFORE_START = re.compile(rf"{re.escape(run_lock.NAME)}|\.nfs[0-9a-f]+")
 _AFTER_START = re.compile(
     rf"{_BEFORE_START.pattern}|{CHECKPOINTS}|samples|profile|config\.toml|environment\.json|stats\.jsonl"
-    r"|result\.json|log(\.old)?\.txt|timelapse\.gif|events\.out\.tfevents\..*"
+    r"|result\.json|log(\.old)?\.txt|first\.png|timelapse\.gif|events\.out\.tfevents\..*"
 )
 _STATISTICS = (
-    "stats.jsonl", "result.json", "events.out.tfevents.*", "timelapse.gif", "samples/" + "[0-9]" * 8 + ".png",
-    "profile/*.pt.trace.json*",
+    "stats.jsonl", "result.json", "events.out.tfevents.*", "first.png", "timelapse.gif",
+    "samples/" + "[0-9]" * 8 + ".png", "profile/*.pt.trace.json*",
 )  # fmt: skip
 _log = logging.getLogger(__name__)
 

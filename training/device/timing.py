@@ -50,9 +50,18 @@ class ThroughputTimer:
     def pause(self) -> Iterator[None]:
         """Excludes the time of the context from the throughput."""
         self.synchronize()  # steps still queued on the device count as training
-        paused_at = time.monotonic()
+        paused_at = self.seconds
         yield
-        self._paused_seconds += time.monotonic() - paused_at
+        self._paused_seconds += self.seconds - paused_at
+
+    @contextmanager
+    def exclude(self) -> Iterator[None]:
+        """Excludes the time of the context from `seconds` and the throughput, as that of a start is."""
+        self.synchronize()
+        excluded_at = time.monotonic()
+        yield
+        if self._started_at:
+            self._started_at += time.monotonic() - excluded_at
 
     def measurement(self) -> tuple[float, int]:
         """Returns the seconds of training and the number of images since the warm-up."""

@@ -8,6 +8,7 @@ import pytest
 
 from ganctl.training.config.registry import DATASETS
 from ganctl.training.data import cache
+from tests.unit.training.fake_clock import FakeClock
 
 RegisterData = Callable[[str, Any], None]
 
@@ -18,6 +19,12 @@ def data_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     cache.clear_memory_cache()
     return tmp_path / "cache" / "ganctl" / "datasets"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """The clock that training reads, in the hands of the test."""
+    return FakeClock(monkeypatch)
 
 
 @pytest.fixture

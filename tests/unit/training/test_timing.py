@@ -5,21 +5,9 @@ import torch
 
 from ganctl.training.config.duration import Duration
 from ganctl.training.device.timing import ResolvedDuration, ThroughputTimer
+from tests.unit.training.fake_clock import FakeClock
 
 CPU = torch.device("cpu")
-
-
-class FakeClock:
-    """A monotonic clock that the test advances."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
-        monkeypatch.setattr("ganctl.training.device.timing.time.monotonic", lambda: self.now)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
-    return FakeClock(monkeypatch)
 
 
 def train(timer: ThroughputTimer, clock: FakeClock, *, steps: int, seconds_each: float) -> None:
@@ -36,6 +24,20 @@ def test_a_pause_counts_for_the_seconds_but_not_for_the_throughput(clock: FakeCl
     with timer.pause():
         clock.now += 7
     assert timer.seconds == pytest.approx(10)
+    assert timer.images_per_second == pytest.approx(100)
+
+
+def test_excluded_time_counts_for_neither_the_seconds_nor_the_throughput(clock: FakeClock) -> None:
+    timer = ThroughputTimer(batch_size=10, device=CPU)
+    with timer.exclude():  # before the start
+        clock.now += 5
+    timer.start()
+    train(timer, clock, steps=30, seconds_each=0.1)
+    with timer.pause():
+        clock.now += 2
+        with timer.exclude():
+            clock.now += 90
+    assert timer.seconds == pytest.approx(5)
     assert timer.images_per_second == pytest.approx(100)
 
 
