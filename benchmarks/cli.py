@@ -68,6 +68,24 @@ def train(seconds: float, repetitions: int, growth: bool, beside: bool, out: Pat
 
 
 @bench.command()
+@click.option(
+    "--data", "sources", multiple=True, default=["mnist"], metavar="DATA", help="Data set, as for `train`; repeatable."
+)
+@_out_option("bench-start")
+@json_option
+def start(sources: tuple[str, ...], out: Path, as_json: bool) -> None:
+    """Time the start of a training: to its first step and first picture, with an empty cache and with a filled one.
+
+    Writes results.json and table.md. A data set takes a minute or two.
+    """
+    from ganctl.benchmarks.start import measure, start_table
+
+    results = measure(sources, announce=_announce)
+    text = start_table(results)
+    _print(results, text, _save(out, results, text, {}), as_json)
+
+
+@bench.command()
 @click.option("--source", type=PathParam(path_type=Path), help="Run or checkpoint.  [default: `quick`, untrained]")
 @_seconds_option(0.3, "Length of each measurement.")
 @_repetitions_option(5)

@@ -24,14 +24,16 @@ _CHILD = """
 import json, resource, sys, time
 from ganctl.training.config.schema import DataSettings
 from ganctl.training.data.datasets import load_split
+from ganctl.training.readers.tree import SPLITS
 
 start = time.perf_counter()
-images = len(load_split(DataSettings(source=sys.argv[1]), "train"))
+load_split(DataSettings(source=sys.argv[1]), "train")
 wall = time.perf_counter() - start
 seconds = {}
 for name, who in (("main", resource.RUSAGE_SELF), ("workers", resource.RUSAGE_CHILDREN)):
     usage = resource.getrusage(who)
     seconds[name] = usage.ru_utime + usage.ru_stime
+images = sum(len(load_split(DataSettings(source=sys.argv[1]), split)) for split in SPLITS)
 rollup = dict(line.split(":", 1) for line in open("/proc/self/smaps_rollup").read().splitlines()[1:])
 print(json.dumps({"images": images, "wall": wall, "cpu": seconds, "anonymous_kb": int(rollup["Anonymous"].split()[0])}))
 """
@@ -53,10 +55,10 @@ def make_archive(path: Path, images: int, size: int) -> None:
             archive.addfile(member, io.BytesIO(contents[i % len(contents)]))
 
 
-def load(archive: Path, cache: Path) -> dict[str, Any]:
-    """Loads the data set in a process of its own; returns its figures."""
+def load(source: Path, cache: Path) -> dict[str, Any]:
+    """Loads a data set in a process of its own; returns its figures."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
-    command = [sys.executable, "-c", _CHILD, str(archive)]
+    command = [sys.executable, "-c", _CHILD, str(source)]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     result: dict[str, Any] = json.loads(done.stdout)
     return result

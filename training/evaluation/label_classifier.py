@@ -1,6 +1,6 @@
 """Label classifier of the scores: multinomial logistic regression on the features of the feature network.
 
-It is fitted to the training images, in seconds, and tested on the test images. It shares nothing with the networks of a
+It is fitted to the training images, in half a minute on two cores, and tested on the test images. It shares nothing with the networks of a
 training run: a generator that learned to please a classification loss does not please this classifier for that reason.
 
     python -m ganctl.training.evaluation.label_classifier [--out FILE]
@@ -63,8 +63,8 @@ def load_label_classifier(
 ) -> LabelClassifier | None:
     """Returns the label classifier of a data set; None if the data have no labels, or one class.
 
-    The weights for MNIST are part of the package. For other data the first call fits the classifier, which takes half a
-    minute on two cores; the result is cached.
+    The weights for MNIST are part of the package. For other data the first call fits the classifier; the result is
+    cached.
 
     Raises:
         DataError: the data are absent or damaged.
