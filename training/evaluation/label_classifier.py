@@ -1,7 +1,8 @@
 """Label classifier of the scores: multinomial logistic regression on the features of the feature network.
 
-It is fitted to the training images, in half a minute on two cores, and tested on the test images. It shares nothing with the networks of a
-training run: a generator that learned to please a classification loss does not please this classifier for that reason.
+It is fitted to the training images, in half a minute on two cores, and tested on the test images. It shares nothing
+with the networks of a training run: a generator that learned to please a classification loss does not please this
+classifier for that reason.
 
     python -m ganctl.training.evaluation.label_classifier [--out FILE]
 
