@@ -95,6 +95,27 @@ def test_a_constant_feature_gives_a_finite_loss_and_gradient() -> None:
     assert fake.grad.isfinite().all()
 
 
+def test_classes_without_images_change_nothing() -> None:
+    few, many = FeatureMatching(1.0, 2, 16, CPU), FeatureMatching(1.0, 1000, 16, CPU)
+    for seed in range(5):
+        fakes = [features(100 + seed, spread=0.8, offset=0.5).requires_grad_() for _ in range(2)]
+        losses = (
+            few.loss(features(seed), fakes[0], LABELS, SINGLE_RANK),
+            many.loss(features(seed), fakes[1], LABELS * 700 + 123, SINGLE_RANK),
+        )
+        torch.testing.assert_close(*losses)
+        torch.testing.assert_close(*(torch.autograd.grad(*each)[0] for each in zip(losses, fakes, strict=True)))
+
+
+def test_features_that_overflowed_are_not_counted() -> None:
+    matching, expected = FeatureMatching(1.0, 2, 16, CPU), FeatureMatching(1.0, 2, 16, CPU)
+    overflowed = features(7)
+    overflowed[3, 5] = torch.inf
+    matching.loss(overflowed, features(8), LABELS, SINGLE_RANK)
+    losses = [m.loss(features(0), features(1), LABELS, SINGLE_RANK) for m in (matching, expected)]
+    torch.testing.assert_close(*losses)
+
+
 def test_restored_statistics_give_identical_losses() -> None:
     matching, _ = collect_statistics(spread=0.8, offset=0.5)
     restored = FeatureMatching(1.0, 2, 16, CPU)
