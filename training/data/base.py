@@ -13,8 +13,6 @@ from ganctl.common.text import nfc
 from ganctl.training.errors import DataError
 from ganctl.training.readers.tree import Split as Split  # part of the interface of custom data sets
 
-_CHUNK = 10_000  # images
-
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -45,8 +43,8 @@ class ImageSet:
         """
         digest = hashlib.sha256(json.dumps([self.images.shape, self.class_names]).encode())
         digest.update(self.labels.numpy().tobytes())
-        for chunk in self.images.split(_CHUNK):  # torch sums a copy in int64, eight times as large
-            digest.update(chunk.flatten(1).sum(dim=1, dtype=torch.int64).numpy().tobytes())
+        # not by torch, which sums a copy in int64, and takes three to eight times as long
+        digest.update(self.images.numpy().sum(axis=(1, 2, 3), dtype=np.int64).tobytes())
         return digest.hexdigest()
 
 
