@@ -54,6 +54,13 @@ def test_a_few_hundred_images_fit_a_useful_classifier_with_the_same_digest_each_
     assert torch.equal(torch.get_rng_state(), before), "a training run goes on with the same random numbers"
 
 
+def test_of_many_test_images_a_part_measures_the_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_classifier, "TEST_IMAGES", 100)
+    skill = fit(load_digits(DIGITS, "train"), load_digits(DIGITS, "test"), CPU).skill
+    assert skill.images == 100
+    assert skill.accuracy > 0.8
+
+
 def test_a_second_call_reads_the_same_classifier_from_the_cache(
     cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
