@@ -170,7 +170,8 @@ class _ShuffledBatches(Dataset[ImagesAndLabels]):
 
 def _members(data: ImageSet) -> list[Tensor]:
     """Returns the indices of the images of each class that has any, int64."""
-    return [members for label in range(data.num_classes) if len(members := (data.labels == label).nonzero()[:, 0])]
+    order, counts = data.labels.argsort(stable=True), torch.bincount(data.labels)
+    return list(order.split(counts[counts > 0].tolist()))
 
 
 def _balanced_counts(counts: list[int], total: int, balance: float) -> list[int]:

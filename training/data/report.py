@@ -106,13 +106,10 @@ def _describe_loaded(settings: DataSettings) -> tuple[dict[str, Any], NDArray[np
 
 
 def _classes(names: tuple[str, ...], labels: NDArray[Any], splits: NDArray[Any]) -> list[dict[str, Any]]:
+    counts = {split: np.bincount(labels[splits == number], minlength=len(names)) for number, split in enumerate(SPLITS)}
     return [
-        {
-            "name": name,
-            "images": int((labels == label).sum()),
-            **{split: int(((labels == label) & (splits == number)).sum()) for number, split in enumerate(SPLITS)},
-        }
-        for label, name in enumerate(names)
+        {"name": name, "images": int(total)} | {split: int(each[label]) for split, each in counts.items()}
+        for label, (name, total) in enumerate(zip(names, np.bincount(labels, minlength=len(names)), strict=False))
     ]
 
 

@@ -75,8 +75,8 @@ def _open(tree: Tree) -> Source:
         format="IDX files",
         images=ArrayImages(images),
         names=[
-            f"{printable(path)}, image {i}"
-            for path, part in zip(matches, images, strict=True)
+            f"{name}, image {i}"
+            for name, part in zip(map(printable, matches), images, strict=True)
             for i in range(len(part))
         ],
         labels=indices,

@@ -73,11 +73,11 @@ def _open(tree: Tree) -> Source:
     except (*ARRAY_FILE_ERRORS, TypeError, KeyError) as error:
         raise DataError(f"{printable(path)}: {error}") from error
     labels_, class_names = index_labels(names)
-    count = len(labels_)
+    count, name = len(labels_), printable(path)
     return Source(
         format=".npz file",
         images=ArrayImages(images),
-        names=[f"{printable(path)}, image {i}" for i in range(count)],
+        names=[f"{name}, image {i}" for i in range(count)],
         labels=labels_,
         class_names=() if class_names == ("",) else class_names,
         splits=np.array(splits, np.int8),
