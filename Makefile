@@ -77,10 +77,11 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.bench ## Measure training, exports, quality and serving, against peers (three hours)
+bench: .venv/.bench ## Measure training, growth, exports, quality and serving, against peers (three hours)
 	$(BIN)/ganctl bench start
 	$(BIN)/ganctl bench train
 	$(BIN)/ganctl bench export
+	$(BIN)/ganctl bench growth
 	$(BIN)/ganctl bench quality
 	$(BIN)/ganctl bench serve
 
@@ -108,5 +109,5 @@ lock: $(UV) ## Renew requirements.lock from pyproject.toml
 		--extra bench pyproject.toml benchmarks/peers.in --output-file benchmarks/requirements.lock
 
 clean: ## Delete what can be made again (not runs/)
-	rm -rf .venv demo bench-export bench-quality bench-serve bench-start bench-train dist build .images .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf .venv demo bench-export bench-growth bench-quality bench-serve bench-start bench-train dist build .images .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 	find . -name __pycache__ -prune -exec rm -rf {} +

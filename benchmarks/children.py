@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
@@ -12,11 +12,18 @@ def python_path() -> str:
     return os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
 
 
-def run_module(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m` with these arguments and this project on the path; captures output, ignores the exit code."""
+def run_module(
+    arguments: Sequence[str], environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m` with these arguments and this project on the path; captures output, ignores the exit code.
+
+    Args:
+        arguments: the module and its arguments.
+        environment: variables to add.
+    """
     return subprocess.run(
         [sys.executable, "-P", "-m", *arguments],
-        env=os.environ | {"PYTHONPATH": python_path()},
+        env={**os.environ, **(environment or {}), "PYTHONPATH": python_path()},
         capture_output=True,
         encoding="utf-8",
         errors="replace",

@@ -37,11 +37,10 @@ def bench() -> None:
 @bench.command()
 @_seconds_option(4.0, "Length of each measurement.")
 @_repetitions_option(5)
-@click.option("--growth/--no-growth", default=True, help="Also vary batch and network size, and time a long run.")
 @click.option("--beside", is_flag=True, help="Instead: trainings that share the cores, with and without turns.")
 @_out_option("bench-train")
 @json_option
-def train(seconds: float, repetitions: int, growth: bool, beside: bool, out: Path, as_json: bool) -> None:
+def train(seconds: float, repetitions: int, beside: bool, out: Path, as_json: bool) -> None:
     """Compare the trainer's speed with bare loops, the tutorial under Lightning, and plain matrix products.
 
     Writes results.json, table.md and rates.png. Five repetitions take a quarter of an hour.
@@ -61,7 +60,7 @@ def train(seconds: float, repetitions: int, growth: bool, beside: bool, out: Pat
     from ganctl.benchmarks.speed.compare import measure_all
     from ganctl.benchmarks.speed.table import speed_table
 
-    results = measure_all(seconds=seconds, repetitions=repetitions, growth=growth, announce=_announce)
+    results = measure_all(seconds=seconds, repetitions=repetitions, announce=_announce)
     text = speed_table(results)
     files = _save(out, results, text, {"rates.png": lambda path: draw_rates(results, path)})
     _print(results, text, files, as_json)
@@ -83,6 +82,31 @@ def start(sources: tuple[str, ...], out: Path, as_json: bool) -> None:
     results = measure(sources, announce=_announce)
     text = start_table(results)
     _print(results, text, _save(out, results, text, {}), as_json)
+
+
+@bench.command()
+@click.option("--only", "names", multiple=True, metavar="AXIS", help="Only this axis; may be repeated.")
+@click.option("--max-images", default=1_000_000, type=click.IntRange(min=1000), help="Leave out larger data sets.")
+@_out_option("bench-growth")
+@json_option
+def growth(names: tuple[str, ...], max_images: int, out: Path, as_json: bool) -> None:
+    """Measure how time and memory of a training grow with one size at a time, on the CPU.
+
+    The axes: steps of the run, images of the data set, their size, classes, ranks, batch, channels of the networks,
+    latent. Each point is a `ganctl train` on synthetic images.
+
+    Writes results.json, table.md and growth.png. All axes take ten minutes, and 7 GB in the folder TMPDIR.
+    """
+    _require_matplotlib()
+    from ganctl.benchmarks.figures import draw_growth
+    from ganctl.benchmarks.growth.axes import choose_axes
+    from ganctl.benchmarks.growth.measure import measure
+    from ganctl.benchmarks.growth.table import growth_table
+
+    results = measure(choose_axes(names), max_images=max_images, announce=_announce)
+    text = growth_table(results)
+    files = _save(out, results, text, {"growth.png": lambda path: draw_growth(results, path)})
+    _print(results, text, files, as_json)
 
 
 @bench.command()

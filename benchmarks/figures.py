@@ -1,4 +1,4 @@
-"""Figures of `ganctl bench`: Fréchet distance over time, training rates, and serving rates and latencies."""
+"""Figures of `ganctl bench`: Fréchet distance over time, training rates, growth, and serving rates and latencies."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,6 +78,40 @@ def draw_rates(results: JsonObject, path: Path) -> None:
             axes.set_axisbelow(True)
         panels[-1, 0].set_xlabel("images/s")
         figure.savefig(path, dpi=150)
+        plt.close(figure)
+
+
+def draw_growth(results: JsonObject, path: Path) -> None:
+    """Draws CPU time per image, seconds until the first step, and memory over each axis, log-log."""
+    axes_points = results["axes"]
+    measures = {
+        "CPU µs per image": {"": ("cpu_seconds_per_image", 1e6)},
+        "start, s": {"first run": ("first_start_seconds", 1.0), "later runs": ("start_seconds", 1.0)},
+        "memory, MB": {"peak resident": ("peak_bytes", 1e-6), "private": ("private_bytes", 1e-6)},
+    }
+    with mpl.rc_context(_STYLE | {"font.size": 10}):
+        figure, panels = plt.subplots(
+            len(measures), len(axes_points), figsize=(0.8 + 1.9 * len(axes_points), 7), squeeze=False, sharey="row",
+            sharex="col", layout="constrained",
+        )  # fmt: skip
+        for row, (title, curves) in zip(panels, measures.items(), strict=True):
+            row[0].set_ylabel(title)
+            for axes, points in zip(row, axes_points.values(), strict=True):
+                values = [point["value"] for point in points]
+                for i, (label, (name, factor)) in enumerate(curves.items()):
+                    style = {"color": _COLORS[i], "marker": _MARKS[i], "markersize": 4, "label": label}
+                    axes.plot(values, [point[name] * factor for point in points], **style)
+                axes.set(xscale="log", yscale="log")
+                axes.set_xticks(values, [f"{value:,}" if value < 10_000 else f"{value:.0e}" for value in values])
+                for scale in (axes.xaxis, axes.yaxis):
+                    scale.set_minor_formatter(NullFormatter())
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+            if len(curves) > 1:
+                row[0].legend(fontsize=8)
+        for axes, axis in zip(panels[-1], axes_points, strict=True):
+            axes.set_xlabel(axis)
+        figure.savefig(path, dpi=100)
         plt.close(figure)
 
 

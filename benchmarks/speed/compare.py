@@ -94,16 +94,7 @@ def _on_cuda() -> list[Loop]:
     return [*cases, *(Loop(system, "gpu", large, precision) for system, precision in own)]
 
 
-def growth_cases() -> list[Loop]:
-    """Returns cases that vary batch size, latent size and width of `conv`, one at a time."""
-    return [
-        *(Loop("step", "conv", batch, "fp32") for batch in (16, 64, 256, 1024)),
-        *(Loop("step", "conv", 64, "fp32", (f"model.latent_dim={latent_dim}",)) for latent_dim in (32, 512)),
-        *(Loop("step", "conv", 64, "fp32", (f"model.base_channels={width}",)) for width in (16, 64)),
-    ]
-
-
-def measure_all(*, seconds: float, repetitions: int, growth: bool, announce: Callable[[str], None]) -> JsonObject:
+def measure_all(*, seconds: float, repetitions: int, announce: Callable[[str], None]) -> JsonObject:
     """Runs all measurements of `ganctl bench train` and returns its results.
 
     Raises:
@@ -114,10 +105,6 @@ def measure_all(*, seconds: float, repetitions: int, growth: bool, announce: Cal
     results = speed.run(comparison(cuda=cuda), ["fp32", "tf32", "bf16"] if cuda else CPU_PRECISIONS)
     results["automatic"] = speed.automatic(preset_batches(cuda=cuda))
     results |= {"machine": machine(), "seconds": seconds, "repetitions": repetitions, "skipped": speed.skipped}
-    if growth:
-        once = SpeedBenchmark(seconds=seconds, repetitions=1, announce=announce)
-        results["growth"] = once.run(growth_cases(), ["fp32"])["cases"]
-        results["run_length"] = speed.run_length()
     return results
 
 
@@ -135,10 +122,6 @@ class SpeedBenchmark:
             {"preset": preset, "batch": batch} | self._measure(Loop("automatic", preset, batch, "auto").arguments())
             for preset, batch in presets
         ]
-
-    def run_length(self) -> JsonObject:
-        """Returns how step time and memory change during a long run: see `run_length.py`."""
-        return self._start(["ganctl.benchmarks.speed.run_length"])
 
     def run(self, cases: Sequence[Loop], precisions: Sequence[str]) -> JsonObject:
         """Measures all cases and the machine's matrix products in each repetition.
@@ -167,10 +150,7 @@ class SpeedBenchmark:
 
     def _measure(self, arguments: list[str]) -> JsonObject:
         timed = ["--seconds", str(self._seconds), "--started", str(time.time())]
-        return self._start(["ganctl.benchmarks.speed.one_run", *arguments, *timed])
-
-    def _start(self, arguments: list[str]) -> JsonObject:
-        done = run_module(arguments)
+        done = run_module(["ganctl.benchmarks.speed.one_run", *arguments, *timed])
         if done.returncode:
             raise BenchError(f"{' '.join(arguments)} failed with exit code {done.returncode}:\n{done.stderr.strip()}")
         record: JsonObject = json.loads(done.stdout.strip().splitlines()[-1])

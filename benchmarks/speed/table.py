@@ -43,17 +43,6 @@ def speed_table(results: JsonObject) -> str:
     lines += [f"- {name} was skipped: {why}" for name, why in results["skipped"].items()]
     if results.get("automatic"):
         lines += ["", *_precision_table(cases, results["automatic"])]
-    if results.get("growth"):
-        head = ["`conv`'s step with", "images/s", "µs per image", "memory, MB"]
-        lines += ["", *markdown_table(head, map(_growth_cells, results["growth"]))]
-    if length := results.get("run_length"):
-        lines += [
-            "",
-            f"{length['steps']:,} steps in small epochs, with evaluations, sample images and checkpoints: a step takes"
-            f" {1000 * length['second_quarter_step_seconds']:.2f} ms in the second quarter of the run and"
-            f" {1000 * length['last_quarter_step_seconds']:.2f} ms in the last; memory grows by"
-            f" {length['growth_bytes'] / 1e6:+.1f} MB between them and ends at {length['memory_bytes'] / 1e6:,.0f} MB.",
-        ]
     return "\n".join(lines) + "\n"
 
 
@@ -93,9 +82,3 @@ def _cells(case: JsonObject, peer: JsonObject | None) -> list[str]:
         f"{memory / 1e6:,.0f}",
         f"{case['first_step_seconds']:.1f}",
     ]
-
-
-def _growth_cells(case: JsonObject) -> list[str]:
-    description = ", ".join([f"batch {case['batch']}", *(text.removeprefix("model.") for text in case["assignments"])])
-    rate = case["images_per_second"]
-    return [description, f"{rate:,.0f}", f"{1e6 / rate:,.0f}", f"{case['memory_bytes'] / 1e6:,.0f}"]

@@ -1,7 +1,6 @@
 """`ganctl bench train`: the compared loops do the same work, and the table shows the measured values."""
 
 import copy
-import json
 import re
 import time
 from itertools import pairwise
@@ -9,10 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
 
 from ganctl.benchmarks.errors import BenchError
-from ganctl.benchmarks.speed import run_length
 from ganctl.benchmarks.speed.bare import BareStep
 from ganctl.benchmarks.speed.compare import (
     Loop,
@@ -165,12 +162,3 @@ def test_the_table_compares_each_loop_with_its_peer() -> None:
     assert {preset for preset, _ in preset_batches(cuda=False)} == {*preset_names()}
     assert "| `lightning-basic-gan`, 64 | 3,000 | 5,000 (1.67 ×) | bf16 | lightning-basic-gan's reason |" in lines
     assert [line for line in lines if line.startswith("- lightning ") and line.endswith(": not installed")]
-
-
-@pytest.mark.soak
-def test_run_length_reports_the_growth_of_step_time_and_memory() -> None:
-    done = CliRunner().invoke(run_length.main, ["--epochs", "8"], catch_exceptions=False)
-    result = json.loads(done.stdout.strip().splitlines()[-1])
-    assert result["steps"] == 80
-    assert result["last_quarter_step_seconds"] > 0
-    assert result["memory_bytes"] > abs(result["growth_bytes"])
