@@ -125,7 +125,8 @@ def summarize(record: JsonObject) -> JsonObject:
     blocks = range(half, len(record["step_seconds"]) - _BLOCK + 1, _BLOCK)
 
     def per_image(name: str) -> float:
-        return statistics.median(sum(record[name][i : i + _BLOCK]) for i in blocks) / (_BLOCK * record["batch"])
+        seconds = statistics.median(sum(record[name][i : i + _BLOCK]) for i in blocks)
+        return float(seconds / (_BLOCK * record["batch"]))
 
     return {
         "seconds_per_image": per_image("step_seconds"),

@@ -1,5 +1,6 @@
 """`ganctl bench growth` measures real trainings; its table names what grows."""
 
+import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -15,7 +16,9 @@ from ganctl.benchmarks.growth.data import write_images
 from ganctl.benchmarks.growth.measure import Trainings, measure, summarize
 from ganctl.benchmarks.growth.table import growth_table, not_flat
 from ganctl.benchmarks.report import JsonObject
+from tests.conftest import Ganctl
 
+RUN_MODULE = "ganctl.benchmarks.growth.measure.run_module"
 TINY = replace(BASE, steps=8, images=60, size=16, classes=2, batch=8)
 
 
@@ -106,7 +109,13 @@ def test_the_figure_has_a_column_for_each_axis(tmp_path: Path) -> None:
     assert sizes[0][1] == sizes[1][1]
 
 
-def test_a_point_is_a_real_training_that_is_measured_once(tmp_path: Path) -> None:
+def test_a_point_is_a_real_training_that_is_measured_once(
+    tmp_path: Path, ganctl: Ganctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fork(arguments: list[str], environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+        return ganctl(*arguments[1:], env={**os.environ, **environment})
+
+    monkeypatch.setattr(RUN_MODULE, fork)
     messages: list[str] = []
     trainings = Trainings(tmp_path, messages.append)
     result = trainings.measure(TINY)
@@ -120,7 +129,7 @@ def test_a_point_is_a_real_training_that_is_measured_once(tmp_path: Path) -> Non
 
 def test_the_error_of_a_training_names_its_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = subprocess.CompletedProcess([], 3, "", "train.batch_size = 1000: there are only 48 training images")
-    monkeypatch.setattr("ganctl.benchmarks.growth.measure.run_module", lambda *arguments: failed)
+    monkeypatch.setattr(RUN_MODULE, lambda *arguments: failed)
     with pytest.raises(
         BenchError, match=r"batch 1,000: `ganctl train` failed with exit code 3:\ntrain.batch_size = 1000"
     ):
