@@ -15,11 +15,14 @@ from ganctl.training.callbacks import SampleGrid, TimeLimit, evaluation, samples
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.callbacks.previews import fixed_grid
 from ganctl.training.config.resolve import resolve
+from ganctl.training.data.base import ImageSet
 from ganctl.training.data.decoding_progress import show_progress
+from ganctl.training.errors import DataError
 from ganctl.training.evaluation.scorer import Scorer
 from ganctl.training.loop.trainer import Trainer
 from tests.conftest import SHORT
 from tests.states import assert_same_state
+from tests.unit.training.conftest import RegisterData
 from tests.unit.training.fake_clock import FakeClock
 
 EXTRA = ("train.batch_size=32", "evaluation.every=640 images")  # 20 steps
@@ -124,6 +127,18 @@ def test_neither_the_picture_nor_the_scorer_changes_the_state_of_a_run(
     assert (tmp_path / "one/first.png").exists()
     assert len(scorer_loads) == 3
     assert_same_state(*(tmp_path / name / "checkpoints/last.safetensors" for name in ("one", "other")))
+
+
+def test_splits_of_the_same_images_are_an_error_before_the_first_step(
+    tmp_path: Path, register_data: RegisterData
+) -> None:
+    images = torch.arange(64 * 16 * 16).remainder(251).byte().view(64, 1, 16, 16)
+    register_data("same", lambda settings, split: ImageSet(images, torch.arange(64) % 2, ("a", "b")))
+    config, _ = resolve(preset="conv", assignments=[*SHORT, "data.source=same"], environment={})
+    trainer = Trainer(config, run_dir=tmp_path)
+    with pytest.raises(DataError, match="found the same images in the splits val and train"):
+        trainer.fit()
+    assert trainer.step == 0
 
 
 @pytest.mark.parametrize("terminal", [True, False])
