@@ -18,7 +18,7 @@ from ganctl.training.config.resolve import resolve
 from ganctl.training.data.base import ImageSet
 from ganctl.training.data.decoding_progress import show_progress
 from ganctl.training.errors import DataError
-from ganctl.training.evaluation.scorer import Scorer
+from ganctl.training.evaluation.scorer import Scorer, load_scorer
 from ganctl.training.loop.trainer import Trainer
 from tests.conftest import SHORT
 from tests.states import assert_same_state
@@ -52,13 +52,12 @@ class RecordFirstPicture(Callback):
 def scorer_loads(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> list[int]:
     """Makes loading the scorer take 90 s and draw random numbers; returns a list of the loads."""
     loads: list[int] = []
-    load = evaluation.load_scorer
 
     def slow(*arguments: Any, **options: Any) -> Scorer:
         loads.append(1)
         clock.now += 90
         torch.rand(3)
-        return load(*arguments, **options)
+        return load_scorer(*arguments, **options)
 
     monkeypatch.setattr(evaluation, "load_scorer", slow)
     return loads
