@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ganctl.training.callbacks import SampleGrid, TimeLimit, evaluation, samples
+from ganctl.training.callbacks import SampleGrid, TimeLimit, samples
 from ganctl.training.callbacks.base import Callback, Run
 from ganctl.training.callbacks.previews import fixed_grid
 from ganctl.training.config.resolve import resolve
@@ -59,7 +59,7 @@ def scorer_loads(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> list[int]
         torch.rand(3)
         return load_scorer(*arguments, **options)
 
-    monkeypatch.setattr(evaluation, "load_scorer", slow)
+    monkeypatch.setattr("ganctl.training.callbacks.evaluation.load_scorer", slow)
     return loads
 
 
