@@ -43,6 +43,7 @@ def draw_disks(folder: Path) -> None:
         image.save(folder / f"{i}.png")
 
 
+@pytest.mark.soak  # another environment to install; the one of the README is in `make test`
 @pytest.mark.timeout(4 * INSTALL_TIMEOUT)
 def test_the_wheel_in_a_new_environment_trains_samples_and_packages(tmp_path: Path) -> None:
     built = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT, cwd=ROOT)

@@ -34,8 +34,14 @@ def small_export(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("form", SMALL_FORMS)
+@pytest.mark.parametrize(
+    ("engine", "form"),
+    [
+        pytest.param(engine, form, marks=pytest.mark.soak if engine == "torchserve" and form == "onnx-fp16" else ())
+        for engine in ENGINES
+        for form in SMALL_FORMS
+    ],
+)
 def test_a_host_serves_a_small_form(form: str, engine: Engine, small_export: Path, tmp_path: Path) -> None:
     seed, digits = 5, [7, 0, 3, 9, 1]
     with running(small_export, tmp_path, "--backend", form, engine=engine) as served:

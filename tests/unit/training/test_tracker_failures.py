@@ -116,7 +116,7 @@ def test_a_checkpoint_that_cannot_be_read_costs_neither_the_scores_nor_the_end_o
     assert "the checkpoints were not sent" in caplog.text
 
 
-@pytest.mark.parametrize("when", ["while it trains", "while it waits"])
+@pytest.mark.parametrize("when", ["while it trains", pytest.param("while it waits", marks=pytest.mark.soak)])
 def test_a_signal_shortens_the_last_wait_and_leaves_the_checkpoints_out(
     when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +166,7 @@ def test_a_record_whose_settings_cannot_be_sent_is_finished(tmp_path: Path) -> N
     assert records[-1] == ("finish", "failed")
 
 
+@pytest.mark.soak  # MLflow itself
 def test_mlflow_finishes_a_record_whose_settings_cannot_be_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +184,7 @@ def test_mlflow_finishes_a_record_whose_settings_cannot_be_sent(
     assert record.info.status == "FAILED"
 
 
+@pytest.mark.soak  # MLflow itself
 def test_a_resumed_run_whose_record_is_in_another_store_names_the_store_and_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
