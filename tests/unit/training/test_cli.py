@@ -201,8 +201,9 @@ def test_training_writes_only_into_its_folder_and_the_users_cache(ganctl: Ganctl
     }
     assert sum(map(len, by_folder.values())) == len(files)
     assert {folder.name for folder in by_folder} == {"datasets", "real"}
-    # MNIST's training images and labels, decompressed once, and the statistics of the validation images
-    assert by_folder[cache / "datasets"] == ["train-images-idx3-ubyt", "train-labels-idx1-ubyt"]
+    # MNIST's images and labels, decompressed once, and the statistics of the validation images
+    mnist = ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", "train-images-idx3-ubyt", "train-labels-idx1-ubyt"]
+    assert by_folder[cache / "datasets"] == mnist
     assert len(by_folder[cache / "real"]) == 1
 
 
