@@ -143,7 +143,7 @@ def test_ranks_share_requests_and_batch_statistics_and_keep_their_random_states(
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("rank 0 fails", r"Error: run: a failure of rank 0"),
+        pytest.param("rank 0 fails", r"Error: run: a failure of rank 0", marks=pytest.mark.soak),
         ("values differ", r"Error: the weights: rank 1 of 2\b"),
         ("rank 0 ends", r"Error: another rank ended\b"),
     ],

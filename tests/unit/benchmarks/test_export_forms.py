@@ -15,6 +15,7 @@ def results(small_run: Path) -> JsonObject:
     return measure(small_run, seconds=0.001, repetitions=1)
 
 
+@pytest.mark.soak  # calibrates int8
 def test_every_form_has_a_size_and_a_time_for_each_n_and_number_of_threads(results: JsonObject) -> None:
     assert [form["name"] for form in results["forms"]] == FORMS
     for form in results["forms"]:

@@ -136,6 +136,7 @@ def test_snapshots_are_due_twice_in_each_doubling_of_the_time_and_at_the_end() -
     assert recorder.is_over(32)
 
 
+@pytest.mark.soak  # trains for seconds
 def test_snapshots_do_not_count_as_training_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     take, now = Recorder.take, 0.0
 
