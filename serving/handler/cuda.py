@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .torchscript import fixed_kernels, load_module
+
 if TYPE_CHECKING:
     import torch
 
@@ -54,23 +56,18 @@ def load_torchscript(path: Path) -> Callable[[dict[str, NDArray[Any]]], Floats]:
     TF32 is off and cuDNN's choice of kernels is fixed, so that images are within one gray level of those of a CPU, and
     equal on GPUs of the same kind.
     """
-    import warnings
-
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
-    with warnings.catch_warnings():  # TorchScript is deprecated, but works; each worker would log the warning
-        warnings.simplefilter("ignore")
-        module = torch.jit.load(str(path), map_location="cuda").eval()
+    module = load_module(path, "cuda")
     graphs: dict[int, _Graph] = {}
     lock = threading.Lock()  # the threads of a worker share the graphs' memory
 
     def run(inputs: dict[str, NDArray[Any]]) -> Floats:
         size = len(inputs["z"])
         tensors = [torch.from_numpy(rows) for rows in inputs.values()]
-        # The optimizing executor would replace the kernels after the first runs, which changes the rounding.
-        with lock, torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # not re-exported
+        with lock, fixed_kernels():
             if size not in graphs:
                 graphs[size] = _Graph(module, tensors)
             return graphs[size].run(tensors)

@@ -20,6 +20,7 @@ from . import cuda
 from .common.latents import draw_labels, latents
 from .common.pixels import to_uint8
 from .model import Model
+from .torchscript import fixed_kernels, load_module
 
 CHUNKS = tuple(range(1, 33))  # candidate chunk sizes on a CPU; larger ones are not faster
 
@@ -43,18 +44,13 @@ def _load_onnx(path: Path) -> Backend:
 
 def _load_torchscript(path: Path) -> Backend:
     """Load a TorchScript file on the CPU, on one thread, as for `_load_onnx`."""
-    import warnings
-
     import torch
 
     torch.set_num_threads(1)
-    with warnings.catch_warnings():  # TorchScript is deprecated, but works; each worker would log the warning
-        warnings.simplefilter("ignore")
-        module = torch.jit.load(str(path), map_location="cpu").eval()
+    module = load_module(path, "cpu")
 
     def run(inputs: Inputs) -> Floats:
-        # The optimizing executor would replace the kernels after the first runs, which changes the rounding.
-        with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # not re-exported
+        with fixed_kernels():
             images: Floats = module(*map(torch.from_numpy, inputs.values())).numpy()
             return images
 

@@ -98,7 +98,7 @@ class Ranks:
 
     @property
     def communicates(self) -> bool:
-        """Whether tensors are sent at all; a single rank has the sums already."""
+        """Whether the ranks send tensors to each other; a single rank has the sums already."""
         return self.size > 1
 
     def in_turns(self) -> int:

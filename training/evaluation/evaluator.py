@@ -64,7 +64,6 @@ class Evaluator:
         """
         self.scorer = scorer or load_scorer(data, device=device, announce=announce)
         self.scorer_fault = find_scorer_fault(self.scorer.skill)
-        check_floor(data, split, num_images)
         real, other = load_split(data, split), load_split(data, _other_split(split))
         self.num_images = min(num_images, len(real), len(other))  # the floor needs as many images of the other split
         self.class_names, self._num_classes = real.class_names, real.num_classes
@@ -86,6 +85,8 @@ class Evaluator:
         self.real = ReferenceStats(cache.get_or_compute(inputs, compute) if cache else compute())
         self._distinct_images = count_distinct(images)
         self._no_floor = self.real.floor <= _MIN_FLOOR * float(self.real.gaussian.covariance.trace())
+        if self._no_floor:
+            _check_distinct(data, split)
 
     def generate(self, source: Source, index: int = 0) -> tuple[Tensor, Tensor | None]:
         """Generates `num_images` images with the class frequencies of the real images.
@@ -156,7 +157,9 @@ class Evaluator:
 
 
 def check_floor(data: DataSettings, split: Split, num_images: int) -> None:
-    """Checks that the real images of an Evaluator have a floor; takes no time worth mentioning.
+    """Checks in a fraction of a second that an Evaluator will not find copies of the same images as its floor.
+
+    Nearly equal images pass: only the Evaluator, which computes the floor, finds them.
 
     Raises:
         DataError: the split has the same images as the one that gives the floor.
@@ -164,9 +167,15 @@ def check_floor(data: DataSettings, split: Split, num_images: int) -> None:
     real, other = load_split(data, split).images, load_split(data, _other_split(split)).images
     n = min(num_images, len(real), len(other))
     pixels, other_pixels = (sorted(image.tobytes() for image in subsample(x, n).numpy()) for x in (real, other))
-    # equal splits are legitimate if each class consists of a single image
-    if pixels == other_pixels and count_distinct(real, other) > load_split(data, split).num_classes:
-        found = f"data.source = '{data.source}': found the same images in the splits {split} and {_other_split(split)}"
+    if pixels == other_pixels:
+        _check_distinct(data, split)
+
+
+def _check_distinct(data: DataSettings, split: Split) -> None:
+    """Raises the DataError of splits without a floor, unless each class consists of a single image."""
+    real, other_split = load_split(data, split), _other_split(split)
+    if count_distinct(real.images, load_split(data, other_split).images) > real.num_classes:
+        found = f"data.source = '{data.source}': found the same images in the splits {split} and {other_split}"
         raise DataError(f"{found}, so that the scores have no floor. Give each split its own images")
 
 

@@ -33,6 +33,7 @@ class FeatureMatching:
         self._variances = torch.zeros(2, features, device=device)
         self._shares = torch.zeros(classes, 1, device=device, dtype=torch.float64)
         self._zero, self._one = torch.zeros((), device=device, dtype=torch.float64), torch.ones((), device=device)
+        self._nan = torch.full_like(self._zero, torch.nan)
         self._update_summary()
 
     def loss(self, real: Tensor, fake: Tensor, labels: Tensor, ranks: Ranks) -> Tensor:
@@ -64,10 +65,12 @@ class FeatureMatching:
         """Adds a batch to the statistics; returns the loss and the gradient of the fake features, [N, F]."""
         both = torch.cat([real, fake], dim=1).double()
         batch = torch.cat([torch.ones_like(both[:, :1]), both, both.square()], dim=1)
-        batch = torch.where(batch.isfinite().all(), batch, self._zero)  # not counted if features overflowed in fp16
+        # a batch with features that overflowed in fp16, on any rank, is not counted: all its counts become NaN
+        batch = torch.where(batch.isfinite().all(), batch, self._nan)
         labels = self._groups(labels)
         sums = self._sum_by_class(batch, labels)
         ranks.all_reduce_mean([sums])
+        sums = torch.where(sums[:, 0].isfinite().all(), sums, self._zero)
         self._statistics.mul_(_DECAY).add_(sums, alpha=ranks.size)  # the sum over all ranks
         self._update_summary()
         (real_means, fake_means), (real_variances, fake_variances) = self._means, self._variances

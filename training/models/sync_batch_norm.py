@@ -54,9 +54,9 @@ class _SyncBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training and self.running_mean is not None:
             return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self._eps)
-        running = self._count_batch() if self.training else None
+        batch = _Batch(self._ranks, self._eps, self._count_batch() if self.training else None)
         normalize = _FusedNormalize if x.is_cuda else _Normalize
-        normalized: Tensor = normalize.apply(x, self.weight, self.bias, running, self._ranks, self._eps)
+        normalized: Tensor = normalize.apply(x, self.weight, self.bias, batch)
         return normalized
 
     def _count_batch(self) -> "_Running | None":
@@ -78,6 +78,14 @@ class _Running(NamedTuple):
     weight: float
 
 
+class _Batch(NamedTuple):
+    """What a normalization needs besides tensors: the ranks that share the batch, ε, and statistics to update."""
+
+    ranks: Ranks
+    eps: float
+    running: _Running | None
+
+
 class _Normalize(torch.autograd.Function):
     """y = w · (x − m) / √(v + ε) + b, with mean m and variance v per channel over all ranks; updates the running ones.
 
@@ -86,15 +94,8 @@ class _Normalize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        running: _Running | None,
-        ranks: Ranks,
-        eps: float,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, batch: _Batch) -> Tensor:
+        ranks, eps, running = batch
         unused = x.new_zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))  # sets the dtype
         local = torch.stack(torch.batch_norm_update_stats(x, unused, unused, 0.0))
         by_rank = ranks.all_gather(local)  # [ranks, 2, C]: mean and variance
@@ -122,22 +123,18 @@ class _Normalize(torch.autograd.Function):
         offset = means[1] * factor * (1 if weight is None else weight) - slope * mean
         shape = [1, -1] + [1] * (x.dim() - 2)  # broadcasts one number per channel over x
         grad_x = torch.addcmul(grad_fixed_stats - offset.view(shape), x, slope.view(shape), value=-1).to(x.dtype)
-        return grad_x, *((None, None) if weight is None else (grad_weight, grad_bias)), None, None, None
+        return grad_x, *((None, None) if weight is None else (grad_weight, grad_bias)), None
 
 
 class _FusedNormalize(torch.autograd.Function):
-    """As `_Normalize`, with the CUDA kernels of PyTorch's SyncBatchNorm; all ranks have equally many samples."""
+    """Batch normalization like `_Normalize`, by the CUDA kernels of PyTorch's SyncBatchNorm.
+
+    All ranks have equally many samples.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        running: _Running | None,
-        ranks: Ranks,
-        eps: float,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, batch: _Batch) -> Tensor:
+        ranks, eps, running = batch
         x = _dense(x)
         by_rank = ranks.all_gather(torch.stack(torch.batch_norm_stats(x, eps)))  # [ranks, 2, C]: mean and 1/√(v + ε)
         counts = by_rank.new_full((ranks.size,), x.numel() // x.shape[1])
@@ -162,7 +159,7 @@ class _FusedNormalize(torch.autograd.Function):
         ctx.ranks.all_reduce_mean([sums])
         count = torch.full((1,), x.numel() // x.shape[1], dtype=torch.int32, device=x.device)  # samples of a rank
         grad_x = torch.batch_norm_backward_elemt(gradient, x, mean, inverse, weight, sums[0], sums[1], count)
-        return grad_x, *((None, None) if weight is None else (grad_weight, grad_bias)), None, None, None
+        return grad_x, *((None, None) if weight is None else (grad_weight, grad_bias)), None
 
 
 def _dense(x: Tensor) -> Tensor:

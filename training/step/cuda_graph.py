@@ -136,10 +136,8 @@ class StepRunner:
         rng_state, failure = self._step.rng.get_state(), ""
         try:
             self.replays[due] = self._capture(lambda: self._update(self._inputs, due), self._step.rng)
-        except (
-            RuntimeError,
-            RankLostError,
-        ) as error:  # CUDA's errors have the first type, those of messages the second
+        # CUDA's errors are RuntimeErrors, those of messages RankLostErrors
+        except (RuntimeError, RankLostError) as error:
             failure = f"the capture failed: {str(error.__cause__ or error).splitlines()[0]}"
         failures = self._step.ranks.all_gather_object(failure)
         if not any(failures):

@@ -16,7 +16,6 @@ from ganctl.serving.hosts.native.server import Server
 from tests.unit.serving.service_calls import json_call, reply_to
 
 Inputs = dict[str, np.ndarray]
-without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 
 
 @pytest.mark.parametrize("variables", [{}, {"GANCTL_DEVICE": "cpu"}, {"GANCTL_DEVICE": "auto"}])
@@ -24,12 +23,19 @@ def test_a_model_for_onnx_runtime_runs_on_the_cpu(variables: dict[str, str]) -> 
     assert find_gpu(variables, "onnx-int8") is None
 
 
-@without_gpu
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hides the GPUs of the machine, from this process and from those that it starts."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.mark.usefixtures("no_gpu")
 def test_auto_is_the_cpu_where_there_is_no_gpu() -> None:
     assert find_gpu({"GANCTL_DEVICE": "auto"}, "torchscript") is None
 
 
-@without_gpu
+@pytest.mark.usefixtures("no_gpu")
 def test_a_gpu_that_is_missing_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"--device cuda: torch .* found no GPU"):
         find_gpu({"GANCTL_DEVICE": "cuda"}, "torchscript")
@@ -45,7 +51,7 @@ def test_a_device_that_does_not_exist_is_an_error() -> None:
         find_gpu({"GANCTL_DEVICE": "gpu"}, "torchscript")
 
 
-@without_gpu
+@pytest.mark.usefixtures("no_gpu")
 def test_a_server_that_cannot_use_the_gpu_ends_with_the_reason(export: Path, tmp_path: Path) -> None:
     archive = package(export, tmp_path, "torchscript")
     with (

@@ -1,8 +1,10 @@
 """Feature matching moves means and variances of generated features towards running statistics of the real ones."""
 
+from collections.abc import Sequence
+
 import torch
 
-from ganctl.training.distributed.ranks import SINGLE_RANK
+from ganctl.training.distributed.ranks import SINGLE_RANK, Ranks
 from ganctl.training.losses.feature_matching import FeatureMatching
 from ganctl.training.losses.terms import reweight
 from tests.unit.training.steps import distance_of_features
@@ -112,6 +114,21 @@ def test_features_that_overflowed_are_not_counted() -> None:
     overflowed = features(7)
     overflowed[3, 5] = torch.inf
     matching.loss(overflowed, features(8), LABELS, SINGLE_RANK)
+    losses = [m.loss(features(0), features(1), LABELS, SINGLE_RANK) for m in (matching, expected)]
+    torch.testing.assert_close(*losses)
+
+
+class BesideAnOverflow(Ranks):
+    """Two ranks, of which the other one's features have overflowed."""
+
+    def all_reduce_mean(self, tensors: Sequence[torch.Tensor]) -> None:
+        for tensor in tensors:
+            tensor[0] = torch.nan  # its images are of the first class
+
+
+def test_a_batch_that_overflowed_on_another_rank_is_not_counted() -> None:
+    matching, expected = FeatureMatching(1.0, 2, 16, CPU), FeatureMatching(1.0, 2, 16, CPU)
+    matching.loss(features(7), features(8), LABELS, BesideAnOverflow(0, 2))
     losses = [m.loss(features(0), features(1), LABELS, SINGLE_RANK) for m in (matching, expected)]
     torch.testing.assert_close(*losses)
 

@@ -42,7 +42,7 @@ class Counting(Ranks):
 
 @dataclass(frozen=True)
 class Messages:
-    """What a step of a rank sends; `gathered` are the features of its images for the energy distance."""
+    """Messages of a rank in one step; `gathered` are the features of its images for the energy distance."""
 
     count: int
     reduced: float  # MB
