@@ -23,7 +23,7 @@ LABEL_FEATURES = 768
 _SCALE = 0.4  # of the image features: their standard deviations become about 1 for photos, icons and digits
 _INPUT_SIZE = 64  # pixels; smaller images are enlarged, for the strides of 16 in the network
 _DITHER = 4.0  # gray levels, standard deviation of the noise that is added to every image
-_CHUNK = 64  # images; larger chunks do not fit into a CPU's caches
+_CHUNK = 2**17  # pixels of the network's input at a time; larger chunks do not fit into a CPU's caches
 _LABEL_GRIDS = {7: 2, 10: 2}  # block whose output the label features contain → side of its grid of means
 
 
@@ -58,7 +58,9 @@ class FeatureNetwork(EfficientNetLite):
     def extract(self, images: Tensor) -> Features:
         """Computes the features of uint8 images [N, C, H, W], as in an ImageSet, on the device of the network."""
         device = self.stem.weight.device
-        chunks = [self(_to_input(chunk.to(device))) for chunk in in_turns(images.split(_CHUNK))]
+        height, width = _input_size(images)
+        chunk_size = max(1, _CHUNK // (height * width))
+        chunks = [self(_to_input(chunk.to(device))) for chunk in in_turns(images.split(chunk_size))]
         return Features(*(torch.cat(part).cpu() for part in zip(*chunks, strict=True)))
 
 
@@ -70,10 +72,14 @@ def _to_input(images: Tensor) -> Tensor:
     """
     height, width = images.shape[2:]
     values = (put_on_white(images) + _dither(height, width).to(images.device)).expand(-1, 3, -1, -1)
-    size = [max(_INPUT_SIZE, side) for side in (height, width)]
+    size = _input_size(images)
     if size != [height, width]:
         values = interpolate(values, size=size, mode="bicubic", align_corners=False)
     return ((values - 127) / 128).contiguous(memory_format=torch.channels_last)
+
+
+def _input_size(images: Tensor) -> list[int]:
+    return [max(_INPUT_SIZE, side) for side in images.shape[2:]]
 
 
 @cache
