@@ -25,7 +25,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("any machine")
 
 SMALL = (
-    "model.base_channels=8", "evaluation.num_images=200", "evaluation.test_images=500", "log.every=10",
+    "model.base_channels=8", "evaluation.num_images=100", "evaluation.test_images=100", "log.every=10",
     "log.tensorboard=false", "train.duration=10 epochs", "evaluation.every=2 epochs",
     "train.precision=fp32",  # what follows no clock
 )  # fmt: skip

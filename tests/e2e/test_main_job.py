@@ -55,7 +55,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("job") / PLACE
     folder.mkdir(parents=True)
     # the default recipe with half its channels, to the end of its duration, where the learning rate is low
-    settings = ("--set", "model.base_channels=16", "--set", "train.duration=45000 images", "--set", "optimizer.lr=2e-3")
+    assignments = (
+        "model.base_channels=16", "train.duration=45000 images", "optimizer.lr=2e-3",
+        "evaluation.num_images=500", "evaluation.test_images=500",
+    )  # fmt: skip
+    settings = [word for assignment in assignments for word in ("--set", assignment)]
     records = {"train": ganctl(folder, "train", *settings, "--run-dir", "run")}
     records["export"] = ganctl(folder, "export", "run", "--out", "export")
     records["package"] = ganctl(folder, "package", "export", "--out", ".")

@@ -77,7 +77,7 @@ def test_a_report_shows_scores_curves_classes_images_settings_and_environment(sm
     text = text_of(page)
     assert "stopped at the step limit, before its end" in text
     assert "the nearest of 55,000 training images, by the Euclidean distance" in text
-    assert re.search(r"evaluation\.num_images 200 --set", text), "the source of a setting"
+    assert re.search(r"evaluation\.num_images 100 --set", text), "the source of a setting"
     assert re.search(r"model\.spectral_norm false preset conv|model\.spectral_norm false default", text)
     assert re.search(r"torch \d+\.\d+", text)
     for alt in (
