@@ -1,6 +1,7 @@
 """The callback SampleGrid: writes an early preview grid, one per evaluation, and at the end a GIF of the latter."""
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ _log = logging.getLogger(__name__)
 class SampleGrid(Callback):
     """Writes `samples/STEP.png` at each evaluation, and `timelapse.gif`, which shows these images, at the end.
 
-    A new run also writes `first.png` after a second of training, unless an evaluation comes earlier. That picture
-    depends on the clock, so it is no part of the state, and drawing it keeps the random state.
+    A new run also writes `first.png` after a second of training, and anew each time that the training time has doubled,
+    until the first evaluation. That picture depends on the clock, so it is no part of the state, and drawing it keeps
+    the random state.
 
     A resumed run first deletes the images that its checkpoint does not list: those of later steps, and of an extra
     evaluation after a limit.
@@ -33,10 +35,10 @@ class SampleGrid(Callback):
 
     def __init__(self) -> None:
         self._steps: list[int] = []
-        self._first_due = False
+        self._first_at = math.inf  # seconds of training
 
     def on_start(self, run: Run) -> None:
-        self._first_due = run.step == 0
+        self._first_at = math.inf if run.step else _FIRST_AFTER
         folder = run.run_dir / "samples"
         folder.mkdir(exist_ok=True)
         for path in folder.glob(_FILE_PATTERN):
@@ -44,16 +46,18 @@ class SampleGrid(Callback):
                 path.unlink()
 
     def on_step(self, run: Run) -> None:
-        if self._first_due and run.timer.seconds >= _FIRST_AFTER:
-            self._first_due = False
-            with run.timer.pause(), preserve_random_states(run.device):
-                path = _write_grid(run, run.run_dir / FIRST)
-            text = f"step {run.step}  first picture {path}"
+        if run.timer.seconds < self._first_at:
+            return
+        with run.timer.pause(), preserve_random_states(run.device):
+            path = _write_grid(run, run.run_dir / FIRST)
+        if self._first_at == _FIRST_AFTER:
+            text = f"step {run.step}  first picture {path}; it is drawn anew until the first evaluation"
             append_text(run, text)
             _log.warning("%s", text)
+        self._first_at = 2 * run.timer.seconds
 
     def on_evaluation(self, run: Run, scores: Mapping[str, Any]) -> None:
-        self._first_due = False
+        self._first_at = math.inf
         self._steps.append(run.step)
         _write_grid(run, run.run_dir / "samples" / f"{run.step:08d}.png")
 

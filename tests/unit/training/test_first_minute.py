@@ -39,13 +39,16 @@ class TenthOfASecond(Callback):
 
 
 class RecordFirstPicture(Callback):
-    """Records the step after which `first.png` is there; comes after SampleGrid."""
+    """Records the steps after which `first.png` is new; comes after SampleGrid."""
 
-    step: int | None = None
+    def __init__(self) -> None:
+        self.steps: list[int] = []
 
     def on_step(self, run: Run) -> None:
-        if self.step is None and (run.run_dir / "first.png").exists():
-            self.step = run.step
+        picture = run.run_dir / "first.png"
+        if picture.exists():
+            picture.unlink()
+            self.steps.append(run.step)
 
 
 @pytest.fixture
@@ -84,10 +87,21 @@ def test_the_first_picture_comes_after_a_second_of_training_and_before_the_score
     watch = Watch()
     with caplog.at_level(logging.WARNING):
         trainer(tmp_path, clock, SampleGrid(), watch, max_steps=30).fit()
-    assert watch.step in (10, 11), "a second is ten steps"
+    assert watch.steps[0] in (10, 11), "a second is ten steps"
     assert loads_at == [0, 0, 1], "the evaluation after step 20 loads the scorer, once"
-    line = f"step {watch.step}  first picture {tmp_path / 'first.png'}"
-    assert line in caplog.messages
+    lines = [line for line in caplog.messages if "first picture" in line]
+    path = tmp_path / "first.png"
+    assert lines == [f"step {watch.steps[0]}  first picture {path}; it is drawn anew until the first evaluation"]
+
+
+def test_the_first_picture_is_drawn_anew_when_the_training_time_has_doubled_until_the_first_evaluation(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    watch = RecordFirstPicture()
+    config, _ = resolve(preset="conv", assignments=[*SHORT, "evaluation.every=1920 images"], environment={})  # 60 steps
+    callbacks = (TenthOfASecond(clock), SampleGrid(), watch)
+    Trainer(config, run_dir=tmp_path, callbacks=callbacks, max_steps=60).fit()
+    assert watch.steps == pytest.approx([10, 20, 40], abs=4), "but not after the evaluation at step 60"
 
 
 def test_a_run_that_ends_in_its_first_second_or_resumes_writes_no_first_picture(
