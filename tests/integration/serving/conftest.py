@@ -29,6 +29,15 @@ Engine = Literal["torchserve", "native"]
 ENGINES: tuple[Engine, ...] = ("torchserve", "native")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("soak_on_torchserve"):
+            assert isinstance(item, pytest.Function)
+            if item.callspec.params["engine"] == "torchserve":
+                item.add_marker(pytest.mark.soak)
+
+
 class Running(NamedTuple):
     """A running `ganctl serve`: its process, the JSON record that it printed, and its folder for temporary files."""
 

@@ -50,6 +50,7 @@ def test_a_server_on_ipv6_answers_deploys_and_drains(engine: Engine, export: Pat
 
 
 @needs_ipv6
+@pytest.mark.soak_on_torchserve
 def test_a_server_on_all_ipv6_addresses_also_listens_on_ipv4(engine: Engine, export: Path, tmp_path: Path) -> None:
     with running(export, tmp_path, "--host", "::", "--auth", "none", engine=engine) as server:
         port = server.url.rpartition(":")[2]

@@ -58,12 +58,14 @@ def test_ganctl_and_the_ceiling_are_measured_and_compared(targets: dict[str, Tar
     assert f"| {ratio:.2f} |" in serve_table(results)
 
 
+@pytest.mark.soak
 def test_the_ceiling_answers_every_request_with_the_same_image(models: Models, targets: dict[str, Target]) -> None:
     with run_server(CEILING, targets[CEILING].prepare) as server:
         for body in ({"digits": 1}, {"digits": 2}):
             assert http.post(server.url, json=body).content == models.digit
 
 
+@pytest.mark.soak
 def test_a_stock_torchserve_runs_the_handler_with_default_settings(targets: dict[str, Target], tmp_path: Path) -> None:
     targets["stock"].prepare(tmp_path)
     with zipfile.ZipFile(tmp_path / "store" / "digits.mar") as archive:

@@ -96,6 +96,7 @@ def test_a_version_that_fails_its_smoke_test_is_not_deployed(server: Server, arc
     assert workers(server) == before
 
 
+@pytest.mark.soak_on_torchserve
 def test_a_damaged_archive_changes_nothing(server: Server, archives: list[Path], tmp_path: Path) -> None:
     truncated = tmp_path / "digits.mar"
     truncated.write_bytes(archives[1].read_bytes()[:2000])
@@ -106,11 +107,13 @@ def test_a_damaged_archive_changes_nothing(server: Server, archives: list[Path],
     assert version(server) == "aaaaaaaaaaaa"
 
 
+@pytest.mark.soak_on_torchserve
 def test_a_rollback_without_a_previous_version_is_refused(server: Server) -> None:
     with pytest.raises(DeployError, match="--rollback: "):
         server.roll_back()
 
 
+@pytest.mark.soak_on_torchserve
 def test_a_restarted_worker_serves_the_new_version(server: Server, archives: list[Path]) -> None:
     server.deploy(archives[1])
     victims = workers(server)
@@ -127,6 +130,7 @@ def test_a_restarted_worker_serves_the_new_version(server: Server, archives: lis
     assert replies[-1].headers["x-model-version"] == "bbbbbbbbbbbb"
 
 
+@pytest.mark.soak_on_torchserve
 def test_only_the_active_and_the_previous_version_are_kept(server: Server, archives: list[Path]) -> None:
     for archive in (archives[1], archives[0], archives[1]):
         server.deploy(archive)

@@ -115,6 +115,7 @@ def test_draining_answers_busy_keep_alive_clients_with_503_and_closes_their_conn
     assert "Ended before" not in err
 
 
+@pytest.mark.soak_on_torchserve
 def test_drain_seconds_limits_the_wait_for_workers(engine: Engine, gated: Path, gate: Gate, temporary: Path) -> None:
     with running(gated, temporary, "--drain-seconds", "1", engine=engine) as server:
         watch = Watch(server)

@@ -65,6 +65,7 @@ def test_two_hang_ups_of_every_process_drain_the_server(engine: Engine, export: 
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.soak_on_torchserve
 def test_a_closed_terminal_drains_the_server(engine: Engine, export: Path, temporary: Path) -> None:
     controller, terminal = os.openpty()
     command = [sys.executable, "-m", "ganctl", "serve", str(export), "--engine", engine]

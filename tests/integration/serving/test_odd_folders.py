@@ -48,6 +48,7 @@ def test_serve_and_deploy_work_with_any_path_and_locale(
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.soak_on_torchserve
 def test_deploy_works_if_the_temporary_folder_is_a_symbolic_link(engine: Engine, export: Path, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")

@@ -110,6 +110,7 @@ def _wait_for_refusals(wires: list[Wire]) -> int:
     return wait_for(answered, f"{EXCESS} requests are refused")
 
 
+@pytest.mark.soak_on_torchserve
 def test_many_large_replies_at_once_restart_no_worker(own: Running) -> None:
     watch = Watch(own)
     workers = watch.workers()
@@ -125,6 +126,7 @@ def test_many_large_replies_at_once_restart_no_worker(own: Running) -> None:
     assert watch.workers() == workers
 
 
+@pytest.mark.soak_on_torchserve
 def test_clients_retry_until_many_large_requests_are_answered(own: Running) -> None:
     def picture_size(seed: int) -> int:
         with Client(own.url, timeout=PATIENCE) as client:

@@ -20,6 +20,7 @@ SLOW, INCOMPLETE, NOT_READING = 80, 60, 60  # clients that send byte by byte, se
 BODY = json.dumps({"digits": 7, "seed": 3}).encode()
 
 
+@pytest.mark.soak_on_torchserve
 def test_two_hundred_slow_clients_do_not_delay_another_client(own: Running) -> None:
     """The slow clients send their next byte only after the other client has its reply; if the reply had to wait for
     them, it would never come."""

@@ -27,12 +27,14 @@ def test_every_form_has_a_size_and_a_time_for_each_n_and_number_of_threads(resul
             assert times["256"] > times["1"]
 
 
+@pytest.mark.soak
 def test_the_table_has_a_row_for_each_form_and_its_speed_beside_that_of_onnx(results: JsonObject) -> None:
     rows = {line.split(" | ")[0].strip("| "): line for line in forms_table(results).splitlines()}
     assert set(FORMS) <= set(rows)
     assert rows["onnx"].count("(1.00)") == len(SIZES) * len(THREADS)
 
 
+@pytest.mark.soak
 def test_the_figure_is_drawn(results: JsonObject, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the package matplotlib is not installed: 'make bench' installs it")
     from ganctl.benchmarks.export_forms import draw_forms

@@ -73,6 +73,7 @@ def test_every_system_is_scored_at_all_snapshots(finished: Finished) -> None:
     assert json.loads(json.dumps(finished.results)) == finished.results
 
 
+@pytest.mark.soak
 def test_generated_images_have_the_label_frequencies_of_the_real_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +96,7 @@ def test_generated_images_have_the_label_frequencies_of_the_real_ones(
     assert samples.shape == (20, 28, 28, 1)
 
 
+@pytest.mark.soak
 def test_the_table_has_a_row_for_each_system_and_the_reasons_of_skipped_and_failed_ones(finished: Finished) -> None:
     text = table(finished.results | {"skipped": {"gpu": "no device"}, "failed": {"ns-gan-0": "exit code 1"}})
     scored, _, curve = text.partition("seconds of training")
@@ -116,11 +118,13 @@ def no_training(arguments: Sequence[str]) -> "subprocess.CompletedProcess[str]":
     raise AssertionError(f"a run was started: {arguments}")
 
 
+@pytest.mark.soak
 def test_complete_runs_are_not_repeated(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RUN_MODULE, no_training)
     assert quality(finished.out).run() == finished.results
 
 
+@pytest.mark.soak
 def test_a_folder_with_other_settings_is_an_error_before_training(
     finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +133,7 @@ def test_a_folder_with_other_settings_is_an_error_before_training(
         quality(finished.out, seconds=4.0, seeds=2).run()
 
 
+@pytest.mark.soak
 def test_runs_of_another_machine_or_version_are_not_mixed_with_new_ones(
     finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +143,7 @@ def test_runs_of_another_machine_or_version_are_not_mixed_with_new_ones(
         quality(finished.out).run()
 
 
+@pytest.mark.soak
 def test_the_curve_is_a_png_image_with_content(finished: Finished, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the package matplotlib is not installed: 'make peers' installs it")
     from ganctl.benchmarks.figures import draw_curves
@@ -214,6 +220,7 @@ def test_only_unavailable_systems_are_an_error_with_the_reason_and_the_install_c
     assert re.search(facts, message)
 
 
+@pytest.mark.soak
 def test_the_command_writes_all_files_and_prints_one_object(finished: Finished, ganctl: Ganctl) -> None:
     words = ["--seconds", 3, "--draws", 1, "--num-images", 200, "--out", finished.out]
     words += [word for name in NAMES for word in ("--system", name)]

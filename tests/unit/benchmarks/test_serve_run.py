@@ -35,6 +35,7 @@ def by_name() -> dict[str, Target]:
     return {system.name: system for system in systems(MODELS)}
 
 
+@pytest.mark.soak
 def test_each_repetition_measures_all_servers() -> None:
     messages: list[str] = []
     cases = [Case("GET", 2), Case("POST", 4), Case("grid", 1)]
