@@ -89,6 +89,7 @@ def test_a_signal_while_evaluate_writes_its_cache_leaves_no_file(library: Path, 
     "number",
     [signal.SIGTERM, *(pytest.param(other, marks=pytest.mark.soak) for other in (signal.SIGINT, signal.SIGHUP))],
 )
+@pytest.mark.soak
 def test_two_signals_during_an_export_leave_the_earlier_export_unchanged(
     number: signal.Signals, tmp_path: Path
 ) -> None:

@@ -32,7 +32,9 @@ def run(*words: str | bytes | Path, variables: dict[str, str], folder: Path) -> 
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
 
 
-@pytest.mark.parametrize("stream", STREAM_VARIABLES)
+@pytest.mark.parametrize(
+    "stream", ["ASCII", *(pytest.param(name, marks=pytest.mark.soak) for name in STREAM_VARIABLES if name != "ASCII")]
+)
 def test_a_non_ascii_name_is_printed_in_every_encoding(stream: str, small_run: Path, tmp_path: Path) -> None:
     (tmp_path / NAME).mkdir(parents=True)  # parents: the name contains slashes
     commands: list[tuple[list[str | Path], int]] = [(["inspect", small_run / NAME], 4)]
@@ -91,6 +93,7 @@ def test_a_file_name_that_is_not_utf8_is_read_written_and_printed(
 
 
 @pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.soak
 def test_train_prints_the_name_of_its_run_folder_without_markup_and_logs_in_utf8(
     terminal: bool, tmp_path: Path
 ) -> None:
@@ -106,6 +109,7 @@ def test_train_prints_the_name_of_its_run_folder_without_markup_and_logs_in_utf8
     assert "Fréchet" in (run_dir / "log.txt").read_text("utf-8")
 
 
+@pytest.mark.soak
 def test_train_writes_into_a_folder_whose_name_is_not_utf8(started_ganctl: Ganctl, tmp_path: Path) -> None:
     settings = [word for setting in (*SMALL, "log.tensorboard=true") for word in ("--set", setting)]
     root = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
@@ -116,6 +120,7 @@ def test_train_writes_into_a_folder_whose_name_is_not_utf8(started_ganctl: Ganct
     assert list(run_dir.glob("events.out.tfevents.*"))
 
 
+@pytest.mark.soak
 def test_ranks_print_in_the_encoding_of_the_command(tmp_path: Path) -> None:
     for name in ("café", "日本"):
         (tmp_path / name).mkdir()
@@ -137,6 +142,7 @@ def test_ranks_print_in_the_encoding_of_the_command(tmp_path: Path) -> None:
     assert "café" in done.stdout.decode("latin-1")
 
 
+@pytest.mark.soak
 def test_the_model_card_of_non_ascii_classes_is_utf8(small_run: Path, tmp_path: Path) -> None:
     from ganctl.training.checkpoint.format import read_checkpoint, write_checkpoint
 

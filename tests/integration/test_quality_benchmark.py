@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.any_images import disks, save_folder
@@ -12,6 +13,7 @@ from tests.conftest import Ganctl, one_object
 SYSTEMS = ("lightning-basic-gan", "dcgan")  # in the order of the table
 
 
+@pytest.mark.soak
 def test_the_comparison_runs_on_a_folder_of_images_with_alpha(tmp_path: Path, ganctl: Ganctl) -> None:
     source = save_folder(tmp_path / "disks", disks(300, 20), labeled=True)
     words = ["--data", source, "--seconds", 2, "--num-images", 200, "--out", tmp_path / "out"]

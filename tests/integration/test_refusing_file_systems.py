@@ -41,6 +41,7 @@ def test_a_training_succeeds_in_a_folder_that_cannot_be_flushed(
     assert (tmp_path / "run/checkpoints/best.safetensors").exists()
 
 
+@pytest.mark.soak
 def test_sample_succeeds_in_a_folder_that_cannot_be_opened_for_a_flush(
     library: Path, started_ganctl: Ganctl, tmp_path: Path
 ) -> None:
@@ -149,6 +150,7 @@ def test_a_read_error_of_an_export_is_reported_with_the_path(
     check_reported(done, exported / part, errno.ESTALE)
 
 
+@pytest.mark.soak
 def test_a_loop_of_symbolic_links_is_reported_as_an_error_and_not_a_defect(
     started_ganctl: Ganctl, small_run: Path, tmp_path: Path
 ) -> None:

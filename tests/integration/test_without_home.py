@@ -39,7 +39,7 @@ def user() -> Iterator[UnlistedUser]:
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("home", ["unset", "unreadable"])
+@pytest.mark.parametrize("home", [pytest.param("unset", marks=pytest.mark.soak), "unreadable"])
 def test_evaluation_needs_no_home_folder(home: str, user: UnlistedUser) -> None:
     private = user.folder.parent / "of-root"
     private.mkdir(mode=0o700, exist_ok=True)
@@ -64,6 +64,7 @@ def test_train_export_package_and_sample_need_no_home_folder(user: UnlistedUser)
         assert "Traceback" not in done.stderr, (words, done.stderr)
 
 
+@pytest.mark.soak
 def test_serve_needs_no_home_folder(user: UnlistedUser) -> None:
     command = [str(user.python), "-m", "ganctl", "serve", "--port", "0", "--workers", "1", "--json"]
     with subprocess.Popen(
@@ -82,6 +83,7 @@ def test_serve_needs_no_home_folder(user: UnlistedUser) -> None:
         assert server.wait(PATIENCE) == 0
 
 
+@pytest.mark.soak
 def test_the_error_of_a_download_without_a_cache_folder_names_data_source_and_path_datasets(user: UnlistedUser) -> None:
     done = user.run("train", "--dry-run", "--set", "data.source=kmnist")
     assert done.returncode == 4, done.stderr

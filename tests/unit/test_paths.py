@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import ganctl.exports
@@ -18,6 +19,7 @@ SPECIAL = "é 日本 #1 %41 & \"q\" 'p' \\n"
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # Python must not switch to UTF-8 by itself
 
 
+@pytest.mark.soak
 def test_an_export_in_a_folder_with_special_characters_is_sampled_and_packed(
     started_ganctl: Ganctl, tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ def requested_image(url: str, body: dict[str, int]) -> np.ndarray[tuple[int, ...
         return np.asarray(image, np.uint8)
 
 
+@pytest.mark.soak
 def test_ganctl_and_the_ceiling_are_measured_and_compared(targets: dict[str, Target]) -> None:
     cases = [Case("GET", 4), Case("POST", 128), Case("JSON", 64), Case("grid", 16)]
     results = SHORT.run([targets["onnx-1"], targets[CEILING]], cases)
@@ -85,6 +86,7 @@ def model_url(pid: int) -> str:
 
 
 @pytest.mark.parametrize(("name", "package"), [(LITSERVE, "litserve"), ("fastapi", "fastapi")])
+@pytest.mark.soak
 def test_a_peer_returns_the_requested_digits(targets: dict[str, Target], name: str, package: str) -> None:
     pytest.importorskip(package, reason=f"the package {package} is not installed: 'make bench' installs it")
     system = targets[name]

@@ -22,6 +22,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.soak_on_torchserve
 def test_serve_sample_and_deploy_ignore_proxy_certificate_and_java_variables(
     engine: Engine, export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,7 @@ def test_only_the_inference_port_is_open_beyond_loopback(exposed: Running) -> No
         assert address in ("0100007F", "0000000000000000FFFF00000100007F"), f"port {port} is open on {address}"
 
 
+@pytest.mark.soak_on_torchserve
 def test_metrics_host_opens_the_port_of_the_metrics_and_no_other(engine: Engine, export: Path, tmp_path: Path) -> None:
     with running(export, tmp_path, "--metrics-host", "0.0.0.0", engine=engine) as server:
         open_ports = listening(server.process.pid)

@@ -35,6 +35,7 @@ def small_disk() -> Iterator[Path]:
         subprocess.run(["umount", name], check=True)
 
 
+@pytest.mark.soak
 def test_a_server_answers_while_the_disk_of_its_logs_is_full(export: Path, small_disk: Path) -> None:
     with running(export, small_disk) as server:
         expected = seeded_image(server)

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
     ("warm_up", "count"),
     [(500, 1_500), pytest.param(40_000, 90_000, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])],
 )
+@pytest.mark.soak_on_torchserve
 def test_hostile_requests_cause_no_5xx_no_restart_and_no_memory_growth(own: Running, warm_up: int, count: int) -> None:
     watch = Watch(own)
     workers, expected = watch.workers(), seeded_image(own)

@@ -36,6 +36,7 @@ def description(served: Running) -> OpenApiSchema:
         *((name, mode) for name in ("drawFields", "drawQuery") for mode in GenerationMode),
     ],
 )
+@pytest.mark.soak_on_torchserve
 def test_replies_conform_to_the_openapi_description(
     description: OpenApiSchema, operation: str, mode: GenerationMode
 ) -> None:

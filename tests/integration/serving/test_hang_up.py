@@ -38,6 +38,7 @@ def start(engine: Engine, export: Path, temporary: Path, *arguments: str) -> Run
     return Running(process, json.loads(process.stdout.readline()), temporary, engine)
 
 
+@pytest.mark.soak_on_torchserve
 def test_two_hang_ups_of_every_process_drain_the_server(engine: Engine, export: Path, temporary: Path) -> None:
     server = start(engine, export, temporary, "--drain-seconds", str(PATIENCE))
     process, url, watch = server.process, server.url, Watch(server)
@@ -91,6 +92,7 @@ def test_a_closed_terminal_drains_the_server(engine: Engine, export: Path, tempo
 
 
 @pytest.mark.usefixtures("ignores_hang_ups")
+@pytest.mark.soak_on_torchserve
 def test_a_server_under_nohup_ignores_hang_ups_of_every_process(engine: Engine, export: Path, temporary: Path) -> None:
     server = start(engine, export, temporary)
     process = server.process

@@ -33,6 +33,7 @@ def generated_labels(server: Running, query: str) -> list[int]:
     return [image["label"] for image in reply.json()["images"]]
 
 
+@pytest.mark.soak_on_torchserve
 def test_a_query_accepts_every_label_name_in_both_unicode_forms(odd_names: Running) -> None:
     for label, name in enumerate(NAMES):
         for form in FORMS:

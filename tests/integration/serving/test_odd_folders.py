@@ -27,6 +27,7 @@ def deploy(mar: Path, url: str, temporary: Path) -> dict[str, str]:
     return record
 
 
+@pytest.mark.soak_on_torchserve
 def test_serve_and_deploy_work_with_any_path_and_locale(
     engine: Engine, export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def flood(server: Running, until: Callable[[list[Wire]], int]) -> tuple[list[Rep
 
 
 @pytest.mark.usefixtures("many_files")
+@pytest.mark.soak
 def test_a_full_queue_of_torchserve_refuses_excess_requests_with_503_and_answers_the_others(
     export: Path, tmp_path: Path
 ) -> None:

@@ -72,6 +72,7 @@ def test_a_browser_gets_the_page_and_curl_an_image(served: Running, path: str) -
     assert http.get(served.url + path).headers["content-type"] == "image/png"
 
 
+@pytest.mark.soak_on_torchserve
 def test_a_server_with_no_page_gives_a_browser_an_image(engine: Engine, export: Path, tmp_path: Path) -> None:
     with running(export, tmp_path, "--no-page", "--workers", "1", engine=engine) as server:
         address = f"{server.url}/digits/predict"

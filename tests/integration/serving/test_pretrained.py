@@ -43,6 +43,7 @@ def test_the_pretrained_generator_reaches_the_scores_of_its_model_card(tmp_path:
     assert scores["label_accuracy"] > 0.99
 
 
+@pytest.mark.soak
 def test_sample_and_inspect_accept_pretrained_in_an_empty_folder(tmp_path: Path) -> None:
     done = ganctl("sample", "pretrained", "--text", "2026", "--out", "2026.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -50,6 +51,7 @@ def test_sample_and_inspect_accept_pretrained_in_an_empty_folder(tmp_path: Path)
     assert json.loads(ganctl("inspect", "pretrained", "--json", cwd=tmp_path).stdout)["kind"] == "export"
 
 
+@pytest.mark.soak
 def test_a_local_folder_named_pretrained_takes_precedence(tmp_path: Path) -> None:
     (tmp_path / "pretrained").mkdir()
     done = ganctl("sample", "pretrained", "--out", "x.png", cwd=tmp_path)

@@ -37,7 +37,7 @@ def small_export(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.mark.parametrize(
     ("engine", "form"),
     [
-        pytest.param(engine, form, marks=pytest.mark.soak if engine == "torchserve" and form == "onnx-fp16" else ())
+        pytest.param(engine, form, marks=pytest.mark.soak if engine == "torchserve" else ())
         for engine in ENGINES
         for form in SMALL_FORMS
     ],

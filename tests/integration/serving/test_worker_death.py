@@ -23,6 +23,7 @@ CLIENTS = 6  # with retries, and as many without
 LOST_AFTER = 30.0  # seconds without a reply, after which a request counts as lost by TorchServe
 
 
+@pytest.mark.soak_on_torchserve
 def test_a_killed_worker_loses_only_its_batch_and_is_restarted(
     engine: Engine, gated: Path, gate: Gate, temporary: Path
 ) -> None:

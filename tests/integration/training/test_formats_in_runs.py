@@ -57,6 +57,7 @@ def train(source: Path, *settings: str) -> str:
     return weights_digest(parts.step.ema.state_dict())
 
 
+@pytest.mark.soak
 def test_four_formats_give_one_generator(tmp_path: Path) -> None:
     drawn = draw(count=120)
     small = ("model.base_channels=4", "train.batch_size=8")

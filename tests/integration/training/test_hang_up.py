@@ -35,6 +35,7 @@ def check_log(run_dir: Path, number: signal.Signals) -> None:
     assert re.search(rf"\bstep {saved_step(run_dir)}\b.*\b{number.name}\b", last), last
 
 
+@pytest.mark.soak
 def test_two_ranks_save_when_nproc_gets_sighup_twice(hold: Hold, tmp_path: Path) -> None:
     """The kernel and the shell both send SIGHUP when a terminal is closed."""
     process = start(tmp_path / "run", *TWO_RANKS, *LIMIT, hold=hold)
@@ -84,6 +85,7 @@ def test_ranks_under_nohup_continue_after_sighup_if_torchrun_does_not_handle_it(
 
 
 @pytest.mark.parametrize("ignored", [signal.SIGHUP, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
+@pytest.mark.soak
 def test_a_signal_that_is_ignored_at_the_start_stays_ignored(
     ignored: signal.Signals, hold: Hold, tmp_path: Path
 ) -> None:
@@ -121,6 +123,7 @@ def test_a_training_saves_when_its_terminal_is_closed(words: tuple[str, ...], ho
     check_log(run_dir, signal.SIGHUP)
 
 
+@pytest.mark.soak
 def test_a_training_continues_when_stdout_and_stderr_are_closed_and_saves_on_sigterm(
     hold: Hold, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from ganctl.training.checkpoint.format import read_checkpoint
@@ -11,6 +12,7 @@ from tests.conftest import Ganctl, one_object
 SETTINGS = ("--preset", "quick", "--set", "model.base_channels=8", "--set", "model.generator_base_channels=8")
 
 
+@pytest.mark.soak
 def test_a_run_on_other_images_logs_what_it_took_resumes_bit_for_bit_and_starts_equally_on_ranks(
     ganctl: Ganctl, tmp_path: Path
 ) -> None:

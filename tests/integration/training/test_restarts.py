@@ -15,7 +15,7 @@ from tests.held import Hold
 from tests.integration.training.processes import Process, check_interrupted, finish, pid_of_rank, reserved_port, start
 from tests.states import assert_same_run
 
-STEPS = 120
+STEPS = 60
 HELD = 50  # the step in which ranks are killed or stopped; the last evaluation was at step 40
 LIMIT = ("--max-steps", str(STEPS))
 
@@ -155,6 +155,7 @@ def test_stopped_torchrun_never_exits_with_0_and_one_rank_can_resume_the_run_of_
         assert (states[1]["networks"]["ema"][name] - weight).norm() <= 1e-4 * weight.norm() + 1e-6, name
 
 
+@pytest.mark.soak
 def test_an_error_of_a_callback_on_every_rank_is_reported_and_causes_no_restart(tmp_path: Path) -> None:
     (tmp_path / "failing_callback.py").write_text(FAILING_CALLBACK)
     process = start(
@@ -226,6 +227,7 @@ def data(settings, split):
         ("data.source='unequal:data'", r"\brank (failed|ended)\b"),
     ],
 )
+@pytest.mark.soak
 def test_a_rank_that_differs_or_fails_ends_all_ranks_with_one_json_object_and_no_restart(
     setting: str, message: str, tmp_path: Path
 ) -> None:
@@ -239,6 +241,7 @@ def test_a_rank_that_differs_or_fails_ends_all_ranks_with_one_json_object_and_no
 
 
 @pytest.mark.parametrize("flag", ["--dry-run", pytest.param("--print-config", marks=pytest.mark.soak)])
+@pytest.mark.soak
 def test_one_rank_prints_the_output_under_torchrun(flag: str, tmp_path: Path) -> None:
     process = start(tmp_path / "run", flag, torchrun=("--nproc-per-node=2",))
     stdout, stderr = finish(process)

@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import SMALL
 
 
+@pytest.mark.soak
 def test_a_training_does_not_import_the_compiler_of_pytorch(tmp_path: Path) -> None:
     """The import takes a second, and training compiles nothing."""
     settings = [word for setting in SMALL for word in ("--set", setting)]

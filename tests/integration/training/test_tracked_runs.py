@@ -53,6 +53,7 @@ def test_a_killed_run_continues_its_record_with_every_step_once(
     assert record.status == "FINISHED"
 
 
+@pytest.mark.soak
 def test_of_several_ranks_one_records(tracker: str, started_ganctl: Ganctl, tmp_path: Path) -> None:
     environment = {**os.environ, **local_store(tmp_path), "OMP_NUM_THREADS": "1"}
     words = ("--run-dir", "run", "--callback", tracker, "--nproc", 2, "--max-steps", 20)
@@ -63,6 +64,7 @@ def test_of_several_ranks_one_records(tracker: str, started_ganctl: Ganctl, tmp_
     assert record.image_steps == [10, 20]
 
 
+@pytest.mark.soak
 def test_stdout_has_only_the_object_of_json(tracker: str, started_ganctl: Ganctl, tmp_path: Path) -> None:
     store = {name: value for name, value in local_store(tmp_path).items() if name != "WANDB_SILENT"}
     environment = {**os.environ, **store, "OMP_NUM_THREADS": "1"}

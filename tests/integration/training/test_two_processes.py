@@ -40,6 +40,7 @@ def test_during_a_training_a_second_one_is_refused_and_commands_that_read_the_fo
     assert json.loads(stdout)["steps"] == 40
 
 
+@pytest.mark.soak
 def test_a_killed_training_unlocks_its_folder_even_while_its_data_loaders_are_alive(tmp_path: Path) -> None:
     run_dir, hold = tmp_path / "run", Hold(tmp_path / "hold", 5)
     loader = ("--set", "data.on_device=false", "--set", "data.num_workers=1")

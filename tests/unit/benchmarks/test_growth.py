@@ -109,6 +109,7 @@ def test_the_figure_has_a_column_for_each_axis(tmp_path: Path) -> None:
     assert sizes[0][1] == sizes[1][1]
 
 
+@pytest.mark.soak
 def test_a_point_is_a_real_training_that_is_measured_once(
     tmp_path: Path, ganctl: Ganctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:

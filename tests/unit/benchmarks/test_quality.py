@@ -192,6 +192,7 @@ def test_a_summary_has_the_sample_deviation_and_the_worst_run() -> None:
     assert summary(runs[:1])["std"]["fd_ratio"] is None, "one run has no deviation"
 
 
+@pytest.mark.soak
 def test_a_failed_run_is_reported_and_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unknown = System("unknown", "a system that the process of the run does not find", preset="conv")
     monkeypatch.setattr("ganctl.benchmarks.quality.compare.systems", lambda: [unknown])

@@ -58,6 +58,7 @@ def test_refused_requests_count_only_in_the_share_of_refused_ones() -> None:
     assert post["refused"][0] == pytest.approx(0.1, abs=0.03), "every tenth request is for the digit 3"
 
 
+@pytest.mark.soak
 def test_the_variant_that_is_fastest_in_a_short_trial_is_measured() -> None:
     messages: list[str] = []
     system = tiny("one", "3", variants=(tiny("one"),))

@@ -121,6 +121,7 @@ def test_each_loop_is_measured_in_a_process_of_its_own() -> None:
     assert len(messages) == 4
 
 
+@pytest.mark.soak
 def test_the_automatic_precision_is_reported_with_the_measured_gain() -> None:
     (result,) = SpeedBenchmark(seconds=0.1, repetitions=1, announce=lambda text: None).automatic([("quick", 16)])
     assert (result["preset"], result["batch"]) == ("quick", 16)
@@ -128,6 +129,7 @@ def test_the_automatic_precision_is_reported_with_the_measured_gain() -> None:
     assert re.search(r"\bbf16\b.*\b\d+\.\d\d times\b", result["reason"])
 
 
+@pytest.mark.soak
 def test_the_error_of_a_failed_loop_has_its_reason() -> None:
     benchmark = SpeedBenchmark(seconds=0.1, repetitions=1, announce=lambda text: None)
     with pytest.raises(BenchError, match=r"model\.widht"):

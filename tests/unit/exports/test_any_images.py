@@ -160,7 +160,7 @@ def test_the_code_in_the_card_generates_images(kind: str, request: pytest.Fixtur
     assert done.stdout == f"float32 {(3, 4, 16, 16) if kind == 'rgba' else (10, 1, 20, 20)}\n", done.stderr
 
 
-@pytest.mark.parametrize(("size", "mode"), [(128, "RGBA"), (48, "RGB")])
+@pytest.mark.parametrize(("size", "mode"), [pytest.param(128, "RGBA", marks=pytest.mark.soak), (48, "RGB")])
 def test_larger_images_are_exported_with_their_size(size: int, mode: str, tmp_path: Path) -> None:
     images = disks(12, size)
     source = save_folder(tmp_path / "images", images if mode == "RGBA" else images[..., :3])

@@ -272,8 +272,9 @@ class Net(torch.nn.Module):
 
 @pytest.mark.parametrize(
     ("preset", "form"),
-    [(preset, form) for preset in ("conv", "residual") for form in FILES if form not in ("pt2", "onnx-int8")]
-    + [("conv", "onnx-int8"), ("lightning-basic-gan", "onnx")],
+    [("conv", form) for form in FILES if form != "pt2"]
+    + [pytest.param("residual", form, marks=pytest.mark.soak) for form in FILES if form not in ("pt2", "onnx-int8")]
+    + [("lightning-basic-gan", "onnx")],
 )
 def test_our_own_files_pass(preset: str, form: str) -> None:
     shape, classes = (ImageShape(4, 32, 32), 3) if preset == "residual" else (ImageShape(1, 28, 28), 10)

@@ -69,7 +69,7 @@ def _run_reference(model: onnx.ModelProto, inputs: Inputs) -> Images:
     return np.asarray(images)
 
 
-@pytest.mark.parametrize("form", SMALL_FORMS)
+@pytest.mark.parametrize("form", ["onnx-fp16", pytest.param("onnx-int8", marks=pytest.mark.soak)])
 def test_the_reference_implementation_runs_the_small_forms(form: str, small_run: Path, inputs: Inputs) -> None:
     generator, _ = load_generator(small_run / "checkpoints/best.safetensors")
     content = get_format(form).write(generator, {})

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ganctl.exports.export import export
-from ganctl.exports.formats import EXACT_FORMS, FILES, get_format
+from ganctl.exports.formats import EXACT_FORMS, FILES, SMALL_FORMS, get_format
 from ganctl.serving.archive.mar import package
 from ganctl.training.images.source import load_generator
 
@@ -57,13 +57,16 @@ def test_a_later_export_of_the_same_process_gives_the_same_files(
     assert digests(export(small_run, out=tmp_path / "again")) == digests(exported)
 
 
-@pytest.mark.parametrize("form", ["onnx-fp16", pytest.param("onnx-int8", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("form", SMALL_FORMS)
 def test_small_forms_have_the_same_bytes_each_time(form: str, small_run: Path) -> None:
     generator, _ = load_generator(small_run / "checkpoints/best.safetensors")
     assert get_format(form).write(generator, {"a": "b"}) == get_format(form).write(generator, {"a": "b"})
 
 
-@pytest.mark.parametrize("form", FILES)
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=pytest.mark.soak if form in SMALL_FORMS else ()) for form in FILES]
+)
 def test_no_file_names_a_folder_of_this_machine(form: str, small_run: Path) -> None:
     generator, _ = load_generator(small_run / "checkpoints/best.safetensors")
     content = get_format(form).write(generator, {})

@@ -35,6 +35,7 @@ def part(split: Split, start: int) -> ImageSet:
     return ImageSet(whole.images[chosen], whole.labels[chosen], whole.class_names)
 
 
+@pytest.mark.soak
 def test_real_images_have_no_gap_and_the_real_score_is_computed_once(small_data: DataSettings) -> None:
     messages: list[str] = []
     store = TensorCache(messages.append)

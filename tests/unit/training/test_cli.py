@@ -207,6 +207,7 @@ def test_training_writes_only_into_its_folder_and_the_users_cache(ganctl: Ganctl
     assert len(by_folder[cache / "real"]) == 1
 
 
+@pytest.mark.soak
 def test_dry_run_of_two_ranks_reports_the_batch_and_memory_of_each_and_writes_nothing(
     ganctl: Ganctl, tmp_path: Path
 ) -> None:

@@ -189,6 +189,7 @@ def test_an_unconditional_generator_has_a_class_balance(small_unconditional_run:
     assert record["label_accuracy"] is None
 
 
+@pytest.mark.soak
 def test_cas_trains_a_classifier_on_the_images_of_a_run_or_a_file(
     small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, register_data: RegisterData
 ) -> None:

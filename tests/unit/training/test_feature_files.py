@@ -198,6 +198,7 @@ def test_a_line_says_what_the_file_holds(script: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # of the exporters
+@pytest.mark.soak
 def test_the_code_of_the_evaluation_page_makes_two_files_with_the_same_features(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from ganctl.training.models.build import build_discriminator, build_generator
 from ganctl.training.step.step import Step
 
 SHAPES = [ImageShape(channels, size, size) for size in (16, 20, 48, 128) for channels in (1, 3, 4)]
+QUICK_SHAPES = [ImageShape(1, 16, 16), ImageShape(3, 20, 20), ImageShape(1, 48, 48), ImageShape(4, 128, 128)]
 PRESETS = ("conv", "residual", "lightning-basic-gan")
 LABELS = pytest.mark.parametrize("classes", [3, None], ids=["labels", "no labels"])
 
@@ -26,7 +27,7 @@ def name(shape: object) -> str:
     ("preset", "shape"),
     # a linear layer to 128 × 128 × 4 has 67 million weights
     [
-        (preset, shape)
+        pytest.param(preset, shape, marks=() if shape in QUICK_SHAPES else pytest.mark.soak)
         for preset in PRESETS
         for shape in SHAPES
         if preset != "lightning-basic-gan" or shape.size <= 128 * 128

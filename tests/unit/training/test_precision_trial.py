@@ -152,6 +152,7 @@ class Flat(Generator):
     assert "my kernel supports float32 only" in str(record["precision_reason"])
 
 
+@pytest.mark.soak
 def test_all_ranks_choose_the_same_format(ganctl: Ganctl) -> None:
     result = ganctl("train", *FLAGS, "--nproc", 2, "--device", "cpu", "--dry-run", "--json")
     assert result.returncode == 0, result.stderr

@@ -30,7 +30,7 @@ from tests.unit.training.folders import fill, fill_flat
 from tests.unit.training.recorded import recorded
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [PRESETS[0], pytest.param(PRESETS[1], marks=pytest.mark.soak)])
 @pytest.mark.parametrize(
     "stop", [pytest.param(7, marks=pytest.mark.soak), pytest.param(20, marks=pytest.mark.soak), 25]
 )  # before the first evaluation, on one, between two
@@ -57,7 +57,7 @@ def test_a_resumed_run_with_adaptive_augmentation_ends_bit_identical(tmp_path: P
     assert probabilities[0] != probabilities[1]
 
 
-@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("channels", [pytest.param(3, marks=pytest.mark.soak), 4])
 def test_a_resumed_run_on_pretrained_features_ends_bit_identical_and_does_not_save_them(
     channels: int, tmp_path: Path
 ) -> None:

@@ -206,6 +206,7 @@ def silent_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 @pytest.mark.usefixtures("silent_server")
+@pytest.mark.soak
 def test_a_server_that_never_answers_delays_the_start_by_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,7 @@ def test_steps_that_are_trained_again_are_not_recorded_again(tracker: str, tmp_p
     assert steps(record, "train/loss_d") == steps(record, "validation/fd") == record.image_steps == [10, 20, 30, 40, 50]
 
 
+@pytest.mark.soak
 def test_a_run_that_continues_in_another_folder_gets_a_record_of_its_own(tracker: str, tmp_path: Path) -> None:
     train(tmp_path / "run", tracker, steps=20)
     (first,) = read_records(tracker, tmp_path)
@@ -144,6 +145,7 @@ class DropMetrics(Callback):
 
 
 @pytest.mark.parametrize("tracker", ["mlflow"], indirect=True)
+@pytest.mark.soak
 def test_a_store_that_fails_while_training_costs_one_warning(
     tracker: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -54,6 +54,7 @@ def fidelity_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.soak
 def test_torch_fidelitys_weights_give_the_features_of_torch_fidelity(fidelity_weights: Path, tmp_path: Path) -> None:
     network = fidelity.FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(fidelity_weights)
