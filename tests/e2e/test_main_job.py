@@ -128,6 +128,7 @@ def test_inspect_prints_the_same_version_for_export_archive_and_checkpoint(serve
     assert checkpoint["generator_sha256"].startswith(version)
 
 
+@pytest.mark.soak
 def test_serve_accepts_a_run_folder(served: Served) -> None:
     command = [sys.executable, "-m", "ganctl", "serve", "run", "--port", "0", "--workers", "1", "--json"]
     variables = environment(served.folder.parent)

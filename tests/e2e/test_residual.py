@@ -18,7 +18,8 @@ SETTINGS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("size", "channels"), [pytest.param(32, 3, marks=pytest.mark.soak), (64, 4)])
+@pytest.mark.parametrize(("size", "channels"), [(32, 3), (64, 4)])
+@pytest.mark.soak
 def test_images_are_trained_on_exported_and_served(size: int, channels: int, ganctl: Ganctl, tmp_path: Path) -> None:
     def run(*words: object) -> dict[str, Any]:
         done = ganctl(*words, "--json")

@@ -59,6 +59,7 @@ def test_a_local_folder_named_pretrained_takes_precedence(tmp_path: Path) -> Non
     assert "pretrained" in done.stderr
 
 
+@pytest.mark.soak
 def test_serve_without_a_source_serves_the_pretrained_generator(temporary: Path, tmp_path: Path) -> None:
     process = start_ganctl("serve", "--port", "0", "--json", temporary=temporary)
     try:

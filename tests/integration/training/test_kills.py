@@ -42,8 +42,9 @@ def kill_after_a_save(run_dir: Path, preset: str, seconds: float) -> None:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("preset", ["conv", pytest.param("lightning-basic-gan", marks=pytest.mark.soak)])
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("preset", ["conv", "lightning-basic-gan"])
+@pytest.mark.parametrize("kills", [1, 20])
 def test_a_killed_and_resumed_run_ends_bitwise_equal_to_an_uninterrupted_one(
     preset: str, kills: int, tmp_path: Path
 ) -> None:

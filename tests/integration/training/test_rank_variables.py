@@ -18,6 +18,7 @@ GROUP = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_POR
 LIMIT = ("--max-steps", "20")
 
 
+@pytest.mark.soak
 def test_processes_with_rank_and_world_size_train_together_and_rank_0_prints_the_result(tmp_path: Path) -> None:
     with reserved_port() as port:
         address = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}

@@ -36,6 +36,7 @@ def settings(*assignments: str) -> list[str]:
     return ["--preset", "conv", *(word for each in (*SHORT, *assignments) for word in ("--set", each))]
 
 
+@pytest.mark.soak
 def test_a_killed_run_continues_its_record_with_every_step_once(
     tracker: str, started_ganctl: Ganctl, tmp_path: Path
 ) -> None:

@@ -131,6 +131,7 @@ def test_copies_of_training_images_are_reported_and_validation_images_are_not(tm
     assert "memorization" not in new.stdout
 
 
+@pytest.mark.soak
 def test_a_network_file_provides_the_features_and_the_label_scores_stay(small_run: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     file = scripted(Scripted(), tmp_path / "inception.pt")
