@@ -25,5 +25,6 @@ def fixed_kernels() -> Iterator[None]:
     """Run modules without gradients; the optimizing executor would replace kernels after the first runs."""
     import torch
 
-    with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # not re-exported
+    # PyTorch documents optimized_execution, but does not list it in torch.jit.__all__, where mypy looks
+    with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         yield

@@ -98,7 +98,7 @@ class Ranks:
 
     @property
     def communicates(self) -> bool:
-        """Whether the ranks send tensors to each other; a single rank has the sums already."""
+        """True if several ranks train, which must send each other tensors; a single rank has the sums already."""
         return self.size > 1
 
     def in_turns(self) -> int:

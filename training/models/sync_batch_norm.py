@@ -79,7 +79,7 @@ class _Running(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """What a normalization needs besides tensors: the ranks that share the batch, ε, and statistics to update."""
+    """The ranks that share a batch, the ε of its variance, and the running statistics that the batch updates."""
 
     ranks: Ranks
     eps: float
